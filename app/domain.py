@@ -1,0 +1,224 @@
+"""The product's own values: what a generation is asked to do, and what came of it.
+
+Owns frozen types only. No wire format (see `app.api.schemas`), no storage (see `app.stores`), no tensors.
+Times are seconds since the epoch, durations say their unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SEED_LIMIT = 2**32
+"""Seeds live in [0, SEED_LIMIT)."""
+
+
+class Status(StrEnum):
+    """Where a generation stands; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+
+
+class EventKind(StrEnum):
+    """The lines of a generation's log. `SUCCEEDED`, `FAILED` and `CANCELLED` close it."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    STEP = "step"
+    PREVIEW = "preview"
+    PRUNED = "pruned"
+    CANDIDATE = "candidate"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether this line closes the log."""
+        return self in {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A text that candidates are marked down for. `weight` > 0, relative to the other negatives."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How candidates are compared. `diversity` in [0, 1]; `min_score` leaves lower ones out of the returned."""
+
+    negative_weight: float = 0.5
+    negatives: tuple[Negative, ...] = ()
+    min_score: float | None = None
+    diversity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """After step `at` (1-based) live candidates are previewed and scored, and the best `keep` go on (None: all)."""
+
+    at: int
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSpec:
+    """Everything that decides a generation's result; made by the service with all defaults filled in.
+
+    `negative_prompt` "" is none; it also steers sampling. `seed` is candidate 0's, see `candidate_seed`.
+    `owner` shares the device fairly between callers and decides nothing else.
+    """
+
+    id: str
+    prompt: str
+    negative_prompt: str
+    n_candidates: int
+    n: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seed: int
+    ranking: Ranking = Ranking()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    deterministic: bool = False
+    owner: str = ""
+
+    @property
+    def guided(self) -> bool:
+        """Whether sampling uses classifier-free guidance: two denoiser entries a row instead of one."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def negatives(self) -> tuple[Negative, ...]:
+        """Every negative the ranking counts: the negative prompt first, with weight 1."""
+        own = (Negative(self.negative_prompt),) if self.negative_prompt else ()
+        return own + self.ranking.negatives
+
+    def candidate_seed(self, index: int) -> int:
+        """Seed of candidate `index`: a request for one candidate with this seed makes the same image."""
+        return (self.seed + index) % SEED_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`score = similarity - negative_weight * penalty`; every cosine in [-1, 1], `negatives` in the spec's order."""
+
+    score: float
+    similarity: float
+    penalty: float
+    negatives: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the N as it ended. `rank` 1 is best, None for those not returned; `score_is_preview` when it was pruned.
+
+    `softmax` is the share among the candidates that were finished, `z_score` counts standard deviations from
+    the scorer's null distribution; both None where they cannot be said.
+    """
+
+    index: int
+    seed: int
+    score: Score | None = None
+    rank: int | None = None
+    pruned_at_step: int | None = None
+    score_is_preview: bool = False
+    softmax: float | None = None
+    z_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, milliseconds. Shared device calls count in full for every generation in them."""
+
+    queue_ms: float = 0.0
+    encode_ms: float = 0.0
+    denoise_ms: float = 0.0
+    preview_ms: float = 0.0
+    finish_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was done: `rows_unpruned` is what N candidates without pruning would have stepped."""
+
+    rows_stepped: int = 0
+    rows_unpruned: int = 0
+    previews: int = 0
+    decodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the caller should know about an answer that is good all the same: one of `warnings` on the wire."""
+
+    code: str
+    detail: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a generation failed, fit to be shown: a code of `app.errors` and a sentence."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded."""
+
+    spec: GenerationSpec
+    status: Status
+    created: float
+    model: str
+    scorer: str
+    output_format: str = "png"
+    started: float | None = None
+    finished: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    margin: float | None = None
+    low_confidence: bool = False
+    warnings: tuple[Notice, ...] = ()
+    timings: Timings = Timings()
+    work: Work = Work()
+    failure: Failure | None = None
+
+    @property
+    def id(self) -> str:
+        """The generation's name, `gen_` and 26 characters that sort by time."""
+        return self.spec.id
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        """The returned candidates, best first."""
+        ranked = [c for c in self.candidates if c.rank is not None]
+        return tuple(sorted(ranked, key=lambda c: c.rank or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of a generation's log. `seq` counts from 1 without gaps; `data` is JSON."""
+
+    seq: int
+    kind: EventKind
+    data: Mapping[str, Any]
+    created: float

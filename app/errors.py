@@ -1,0 +1,130 @@
+"""Every error the service answers with: one small tree, each leaf with a code, an HTTP status and a title.
+
+    FrontrunnerError
+    +- Invalid              422 invalid_request       a field is out of range or contradicts another
+    |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
+    +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
+    +- NotReady             409 not_ready             the generation has no result yet, or ended without one
+    +- BadImage             400 bad_image             an upload is not a readable image
+    +- UnsupportedMedia     415 unsupported_media     the media type is not one of those accepted
+    +- TooLarge             413 too_large             body, file or image larger than the limit
+    +- EngineFailed         500 engine_failed         a device call failed; this generation ended with it
+    |  +- OutOfDeviceMemory 500 out_of_device_memory  not even the smallest batch fitted
+    +- Unavailable          503 (with Retry-After)
+       +- Overloaded        503 queue_full            admission: the queue holds its limit of candidates
+       +- Draining          503 draining              shutting down; ask another replica
+       +- Loading           503 loading               the models are not loaded yet
+       +- EngineDead        503 engine_dead           the device thread died; the process is about to end
+       +- StoreUnavailable  503 store_unavailable     database or blob store out of reach
+
+Owns no HTTP: `app.api.problems` renders them. Messages are for the caller: no path, no traceback.
+"""
+
+from __future__ import annotations
+
+
+class FrontrunnerError(Exception):
+    """Base of the tree. `detail` helps the caller mend the request; `pointer` is a JSON Pointer to the field."""
+
+    code = "internal_error"
+    status = 500
+    title = "Internal error"
+
+    def __init__(self, detail: str, *, pointer: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+
+
+class Invalid(FrontrunnerError):
+    """A field is out of range or contradicts another."""
+
+    code, status, title = "invalid_request", 422, "The request is not valid"
+
+
+class NothingAboveMinScore(Invalid):
+    """An image was asked for and no candidate reached `min_score`."""
+
+    code, title = "nothing_above_min_score", "No candidate reached min_score"
+
+
+class NotFound(FrontrunnerError):
+    """No such thing, or not the caller's."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class NotReady(FrontrunnerError):
+    """The generation has no result yet, or ended without one."""
+
+    code, status, title = "not_ready", 409, "Not ready"
+
+
+class BadImage(FrontrunnerError):
+    """An upload is not a readable image."""
+
+    code, status, title = "bad_image", 400, "The image cannot be read"
+
+
+class UnsupportedMedia(FrontrunnerError):
+    """The media type is not one of those accepted."""
+
+    code, status, title = "unsupported_media", 415, "Unsupported media type"
+
+
+class TooLarge(FrontrunnerError):
+    """A body, file or image is larger than the limit."""
+
+    code, status, title = "too_large", 413, "Too large"
+
+
+class EngineFailed(FrontrunnerError):
+    """A device call failed; the generations in it ended with it."""
+
+    code, status, title = "engine_failed", 500, "The engine failed"
+
+
+class OutOfDeviceMemory(EngineFailed):
+    """Not even the smallest batch fitted the device."""
+
+    code, title = "out_of_device_memory", "Out of device memory"
+
+
+class Unavailable(FrontrunnerError):
+    """Not now; `retry_after_s` says when to try again, at most 120 s."""
+
+    code, status, title = "unavailable", 503, "Not available"
+
+    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = min(120.0, max(1.0, retry_after_s))
+
+
+class Overloaded(Unavailable):
+    """The queue holds its limit of candidates."""
+
+    code, title = "queue_full", "The queue is full"
+
+
+class Draining(Unavailable):
+    """Shutting down; another replica may answer."""
+
+    code, title = "draining", "Shutting down"
+
+
+class Loading(Unavailable):
+    """The models are not loaded yet."""
+
+    code, title = "loading", "Loading"
+
+
+class EngineDead(Unavailable):
+    """The device thread died; the process is about to end."""
+
+    code, title = "engine_dead", "The engine is dead"
+
+
+class StoreUnavailable(Unavailable):
+    """Database or blob store out of reach."""
+
+    code, title = "store_unavailable", "The store cannot be reached"

@@ -1,0 +1,197 @@
+"""What the engine asks of a neural model, said without torch.
+
+Owns the protocols `Generator` and `Scorer` and the plain values that cross them. Tensors stay behind the
+border: the engine carries `Latent` and `Pixels` as opaque handles and never looks inside. Every method here is
+called from one thread only, the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Latent: TypeAlias = Any
+"""A candidate's state between two steps: x and, once stepped, the x0 estimate of the last step."""
+
+Pixels: TypeAlias = Any
+"""uint8 (B, H, W, 3), sRGB: a NumPy array, or a torch tensor on the generator's device. See `to_host`."""
+
+Images: TypeAlias = NDArray[np.uint8]
+"""uint8 (B, H, W, 3), sRGB, in host memory."""
+
+Embeddings: TypeAlias = NDArray[np.float32]
+"""float32 (B, D), every row L2-normalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A text that did not fit: `tokens` counted with the special ones, `dropped` is the lost tail in words."""
+
+    tokens: int
+    limit: int
+    dropped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """A text as the denoiser wants it. `state` is opaque and may be shared by any number of rows.
+
+    Rows share a denoiser call only when their conditionings have the same `length` (tokens).
+    """
+
+    state: Any
+    length: int
+    truncation: Truncation | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """A sampler with a number of steps, as a table: one row a step, see `COLUMNS`.
+
+    The denoiser is called with `c_in * x` at time `t`; with its output m, the estimate of the finished latent is
+    `x0 = c * x + d * m` and the next state `x' = a * x + b * m + h * x0_of_the_step_before + s * noise`.
+    The first x is `noise_scale` times unit noise.
+    """
+
+    COLUMNS = ("t", "c_in", "a", "b", "c", "d", "h", "s")
+
+    sampler: str
+    noise_scale: float
+    table: NDArray[np.float64]
+
+    @property
+    def steps(self) -> int:
+        """Number of denoising steps; a sampler may make one more or less than was asked for."""
+        return len(self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One denoising step of one candidate. `negative` None means unguided: one entry in the batch, else two."""
+
+    latent: Latent
+    prompt: Conditioning
+    negative: Conditioning | None
+    guidance_scale: float
+    schedule: Schedule
+    step: int
+    seed: int
+
+    @property
+    def entries(self) -> int:
+        """Denoiser batch entries this row costs."""
+        return 1 if self.negative is None else 2
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorInfo:
+    """A generator's name, limits and defaults. Sizes in pixels; `revision` changes when the weights do."""
+
+    id: str
+    revision: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: tuple[str, ...]
+    token_limit: int
+    prediction_type: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerInfo:
+    """A scorer's name and limits. `null_mean` and `null_std`: cosines of images with texts that do not belong together."""
+
+    id: str
+    revision: str
+    dimensions: int
+    image_size: int
+    token_limit: int
+    logit_scale: float
+    device: str
+    null_mean: float | None = None
+    null_std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """A text in the scorer's space: `vector` float32 (D,), L2-normalised."""
+
+    vector: NDArray[np.float32]
+    truncation: Truncation | None = None
+
+
+class Generator(Protocol):
+    """A latent diffusion model whose denoiser takes one timestep a row."""
+
+    @property
+    def info(self) -> GeneratorInfo:
+        """Name, limits and defaults; constant."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+        """Texts as the denoiser wants them, in order; the empty text is the unconditional one. May be cached."""
+        ...
+
+    def schedule(self, sampler: str, steps: int) -> Schedule:
+        """The table of a sampler. Raises ValueError for a sampler not in `info.samplers` or steps out of reach."""
+        ...
+
+    def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> Latent:
+        """The first state of a candidate: depends on these arguments only, and is the same on every device."""
+        ...
+
+    def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
+        """One denoiser call for rows of equal latent shape and text length, padded to `size` >= len(rows) rows.
+
+        Raises `OutOfMemory` when the device cannot hold the batch.
+        """
+        ...
+
+    def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
+        """Latents of one shape as pixels. `preview` decodes the x0 estimate, by a tiny decoder where there is one."""
+        ...
+
+    def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
+        """Host copy for storage: float16 (B, C, h, w). `preview` takes the x0 estimate."""
+        ...
+
+    def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
+        """Finished latents back from `dump`, good for `decode`."""
+        ...
+
+
+class Scorer(Protocol):
+    """A joint image and text embedder (CLIP)."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        """Name and limits; constant."""
+        ...
+
+    def embed_images(self, pixels: Pixels) -> Embeddings:
+        """Embeddings of images of one size, any device, in order. Raises `OutOfMemory`."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        """Embeddings of texts, in order. May be cached."""
+        ...
+
+
+class OutOfMemory(RuntimeError):
+    """The device could not hold a batch; a smaller one may fit."""
+
+
+def to_host(pixels: Pixels) -> Images:
+    """Pixels as a contiguous NumPy array, copied from the device where they live on one."""
+    host = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
+    return np.ascontiguousarray(host, dtype=np.uint8)

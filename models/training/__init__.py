@@ -1,0 +1,1 @@
+"""How the embedded pack is made: data, trainers, judge, figures, export.  Serving never imports this package."""
