@@ -1,1 +1,1 @@
-"""The engine: rows of many generations, one device call at a time. Integers and NumPy only; tensors live in `models`."""
+"""Rows of many generations, one device call at a time. Integers and NumPy only; tensors live in `models`."""

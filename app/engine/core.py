@@ -1,0 +1,282 @@
+"""The engine's loop body: `EngineCore.tick()` makes one device call for rows of many generations.
+
+Owns the calls to the models and what they mean for the rows; `scheduler` decides which, `runtime` gives the thread.
+Synchronous, no threads, no asyncio; the clock is injected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TypeAlias
+
+import numpy as np
+
+from app.domain import GenerationSpec
+from app.engine import ranking
+from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
+from app.engine.config import EngineConfig
+from app.engine.run import Phase, Row, Run, Texts, truncation_notice
+from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
+from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
+from models.contract import Generator, Latent, OutOfMemory, Pixels, Scorer, StepRow, to_host
+
+log = logging.getLogger(__name__)
+
+Call: TypeAlias = Callable[[Generator, Scorer], None]
+"""A one-off device call; hands on its own result and its own error."""
+
+SMOOTHING = 0.3
+"""Weight of the newest generation in the running mean of seconds per candidate."""
+
+
+class TooManyFailures(RuntimeError):
+    """So many device calls failed in a row that the device itself must be at fault."""
+
+
+class EngineCore:
+    """The generations on one device. Every method belongs to the engine's thread."""
+
+    def __init__(
+        self, generator: Generator, scorer: Scorer, config: EngineConfig, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._generator = generator
+        self._scorer = scorer
+        self._config = config
+        self._clock = clock
+        self._scheduler = Scheduler(config)
+        self._calls: list[Call] = []
+        self._updates: list[tuple[str, Update]] = []
+        self._failing = 0
+        self._spent = 0.0
+        self.live = 0
+        self.rows_stepped = 0
+        self.denoiser_calls = 0
+        self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
+        self.seconds_per_candidate = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether a tick would do nothing."""
+        return not (self._calls or self._updates or self._scheduler.runs)
+
+    def submit(self, spec: GenerationSpec, submitted: float) -> None:
+        """Take a generation that came in at `submitted` on this clock."""
+        self._scheduler.add(Run(spec, submitted))
+
+    def cancel(self, generation_id: str) -> None:
+        """Drop a generation and its rows; unknown ones are ignored."""
+        for run in self._scheduler.runs:
+            if run.spec.id == generation_id:
+                self._end(run, Cancelled())
+
+    def call(self, call: Call) -> None:
+        """Make a one-off device call before the next planned one."""
+        self._calls.append(call)
+
+    def tick(self) -> list[tuple[str, Update]]:
+        """One device call and what came of it: updates by generation id, in order.
+
+        Raises TooManyFailures after `max_failing_ticks` failed calls in a row; errors of the loop itself pass through.
+        """
+        if self._calls:
+            self._calls.pop(0)(self._generator, self._scorer)
+        elif (plan := self._scheduler.plan()) is not None:
+            started = self._clock()
+            self._start(plan, started)
+            try:
+                self._execute(plan)
+            except OutOfMemory:
+                if not self._scheduler.shrink(plan):
+                    self._fail(plan, OutOfDeviceMemory("the device cannot hold even the smallest batch of this size"))
+            except Exception as error:
+                log.exception("device call failed", extra={"kind": plan.kind})
+                self._fail(plan, EngineFailed(f"{plan.kind} failed on the device ({type(error).__name__})"))
+            else:
+                self._failing = 0
+                self._account(plan, self._clock() - started)
+                self._conclude(plan)
+        self.live = self._scheduler.live
+        updates, self._updates = self._updates, []
+        return updates
+
+    def measure(self) -> None:
+        """Time a denoiser call at every bucket, within `warmup_s`, and tell the scheduler."""
+        info = self._generator.info
+        schedule = self._generator.schedule(info.sampler, info.steps)
+        text = self._generator.encode([""])[0]
+        latent = self._generator.noise(0, info.width, info.height, schedule)
+        row = StepRow(latent, text, text if info.guidance_scale > 1 else None, info.guidance_scale, schedule, 0, 0)
+        seconds: dict[int, float] = {}
+        begun = self._clock()
+        for bucket in self._config.buckets:
+            try:
+                self._generator.step([row] * bucket, bucket)
+                started = self._clock()
+                self._generator.step([row] * bucket, bucket)
+            except OutOfMemory:
+                break
+            seconds[bucket] = self._clock() - started
+            if self._clock() - begun + 4 * seconds[bucket] > self._config.warmup_s:
+                break
+        if not seconds:
+            raise OutOfDeviceMemory("the device cannot hold a single row of the default size")
+        self._scheduler.learn(seconds)
+
+    # one kind of device work each
+
+    def _execute(self, plan: Plan) -> None:
+        if plan.kind is Kind.ENCODE:
+            assert plan.run is not None
+            self._encode(plan.run)
+        elif plan.kind is Kind.STEP:
+            self._step(plan)
+        elif plan.kind is Kind.PREVIEW:
+            self._preview(plan)
+        else:
+            self._finish(plan)
+
+    def _encode(self, run: Run) -> None:
+        """Texts for denoiser and scorer, and the first noise of every row. One text a call, so that company
+        never changes a bit of it."""
+        spec = run.spec
+        run.schedule = self._generator.schedule(spec.sampler, spec.steps)
+        prompt = self._generator.encode([spec.prompt])[0]
+        negative = self._generator.encode([spec.negative_prompt])[0] if spec.guided else None
+        vectors = [self._scorer.embed_texts([t])[0] for t in (spec.prompt, *(n.text for n in spec.negatives))]
+        query = ranking.Query(
+            vectors[0].vector,
+            np.stack([v.vector for v in vectors])[1:],
+            np.asarray([n.weight for n in spec.negatives], np.float32),
+            spec.ranking.negative_weight,
+        )
+        read = [("generator", spec.prompt, prompt.truncation)]
+        read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
+        texts = (spec.prompt, *(n.text for n in spec.negatives))
+        read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
+        notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
+        run.texts = Texts(prompt, negative, query, notices)
+        run.rows = [
+            Row(run, i, seed, self._generator.noise(seed, spec.width, spec.height, run.schedule))
+            for i, seed in enumerate(map(spec.candidate_seed, range(spec.n_candidates)))
+        ]
+        run.count(rows_unpruned=spec.n_candidates * run.schedule.steps)
+
+    def _step(self, plan: Plan) -> None:
+        latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
+        for row, latent in zip(plan.rows, latents, strict=True):
+            row.latent = latent
+        advance(plan.rows)
+        self.rows_stepped += len(plan.rows)
+        self.denoiser_calls += 1
+        for run in plan.runs:
+            run.count(rows_stepped=sum(r.run is run for r in plan.rows))
+            live = run.live()
+            slowest = min(r.step for r in live)
+            if slowest > run.reported and run.schedule is not None:
+                run.reported = slowest
+                self._emit(run, Stepped(slowest, run.schedule.steps, len(live)))
+
+    def _preview(self, plan: Plan) -> None:
+        pixels = self._score(plan, preview=True)
+        for row, image in zip(plan.rows, to_host(pixels), strict=True):
+            assert row.score is not None
+            row.phase = Phase.PARKED
+            row.run.count(previews=1)
+            self._emit(row.run, Previewed(row.index, row.step, row.score, image))
+        for run in plan.runs:
+            at, dropped = run.reported, release(run)
+            if dropped:
+                self._store(dropped, preview=True)
+                self._emit(run, Pruned(tuple(r.index for r in dropped), at))
+
+    def _finish(self, plan: Plan) -> None:
+        pixels = self._score(plan, preview=False)
+        self._store(plan.rows, preview=False)
+        for row, image in zip(plan.rows, to_host(pixels), strict=True):
+            assert row.score is not None
+            row.phase = Phase.DONE
+            row.run.count(decodes=1)
+            row.run.hold_image(row, image)
+            self._emit(row.run, Finished(row.index, row.score))
+
+    def _score(self, plan: Plan, *, preview: bool) -> Pixels:
+        """Decode the rows of a plan, embed and score them; the pixels, without padding."""
+        rows = [*plan.rows, *plan.rows[-1:] * (plan.size - len(plan.rows))]
+        pixels = self._generator.decode([r.latent for r in rows], preview=preview)
+        embeddings = self._scorer.embed_images(pixels)
+        for row, embedding in zip(plan.rows, embeddings, strict=False):
+            assert row.run.texts is not None
+            row.embedding = embedding
+            row.score = ranking.score(embedding[None], row.run.texts.query)[0]
+        return pixels[: len(plan.rows)]
+
+    def _store(self, rows: Sequence[Row], *, preview: bool) -> None:
+        """Copy latents to the host and let go of them on the device."""
+        for row, array in zip(rows, self._generator.dump([r.latent for r in rows], preview=preview), strict=True):
+            row.stored, row.latent = array, None
+
+    # the life of a generation
+
+    def _start(self, plan: Plan, now: float) -> None:
+        if plan.kind is Kind.ENCODE and plan.run is not None:
+            plan.run.spend(queue=now - plan.run.submitted)
+            self._emit(plan.run, Started(plan.run.timings.queue_ms))
+
+    def _account(self, plan: Plan, seconds: float) -> None:
+        self.stage_seconds[plan.kind] += seconds
+        self._spent += seconds
+        stage = "denoise" if plan.kind is Kind.STEP else str(plan.kind)
+        for run in plan.runs:
+            run.spend(**{stage: seconds})
+
+    def _conclude(self, plan: Plan) -> None:
+        """End the generations whose last row was finished by this plan."""
+        for run in plan.runs:
+            if not run.rows or run.live():
+                continue
+            chosen = run.chosen()
+            if not any(np.isfinite(r.value) for r in run.rows if r.phase is Phase.DONE):
+                self._end(run, Failed(EngineFailed("no candidate has a score that is a number")))
+                continue
+            self._decode_missing(run, [i for i in chosen if i not in run.images])
+            run.spend(total=self._clock() - run.submitted)
+            per_candidate = self._spent / run.spec.n_candidates
+            self._spent = 0.0
+            known = self.seconds_per_candidate or per_candidate
+            self.seconds_per_candidate = known + SMOOTHING * (per_candidate - known)
+            self._end(run, Succeeded(run.conclude(self._scorer.info, chosen)))
+
+    def _decode_missing(self, run: Run, indices: Sequence[int]) -> None:
+        """Pictures that were let go because others scored higher, wanted back for the sake of diversity."""
+        for index in indices:
+            stored = run.rows[index].stored
+            assert stored is not None
+            latent: Latent = self._generator.load(stored[None])[0]
+            run.images[index] = to_host(self._generator.decode([latent]))[0]
+            run.count(decodes=1)
+
+    def _fail(self, plan: Plan, error: FrontrunnerError) -> None:
+        for run in plan.runs:
+            self._end(run, Failed(error))
+        self._failing += 1
+        if self._failing >= self._config.max_failing_ticks:
+            raise TooManyFailures(error.detail)
+
+    def _end(self, run: Run, update: Update) -> None:
+        self._scheduler.remove(run)
+        run.rows = []
+        self._emit(run, update)
+
+    def _emit(self, run: Run, update: Update) -> None:
+        self._updates.append((run.spec.id, update))
+
+
+def _step_row(row: Row) -> StepRow:
+    run = row.run
+    assert run.texts is not None
+    assert run.schedule is not None
+    return StepRow(
+        row.latent, run.texts.prompt, run.texts.negative, run.spec.guidance_scale, run.schedule, row.step, row.seed
+    )

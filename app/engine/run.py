@@ -1,0 +1,180 @@
+"""A generation in the engine: its rows, where each stands, and the outcome they add up to.
+
+Owns the state of one generation and nothing else: `scheduler` decides who runs next, `core` calls the models.
+Engine thread only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Candidate, GenerationSpec, Notice, Score, Timings, Work
+from app.engine import ranking
+from app.engine.client import Outcome
+from models.contract import Conditioning, Embeddings, Latent, Schedule, ScorerInfo, Truncation
+
+
+class Phase(Enum):
+    """What a row waits for."""
+
+    STEP = auto()
+    PREVIEW = auto()
+    PARKED = auto()
+    FINISH = auto()
+    DONE = auto()
+    PRUNED = auto()
+
+
+LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
+"""Phases of a row that still holds a latent on the device."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A candidate on the device. `step` counts steps made; `latent` is gone once it is done or pruned."""
+
+    run: Run
+    index: int
+    seed: int
+    latent: Latent = None
+    step: int = 0
+    phase: Phase = Phase.STEP
+    score: Score | None = None
+    embedding: NDArray[np.float32] | None = None
+    stored: NDArray[np.float16] | None = None
+    pruned_at: int | None = None
+
+    @property
+    def value(self) -> float:
+        """The score to sort by; NaN where there is none."""
+        return self.score.score if self.score is not None else float("nan")
+
+
+@dataclass(slots=True)
+class Texts:
+    """What `encode` made of a generation's texts, for the denoiser and for the scorer."""
+
+    prompt: Conditioning
+    negative: Conditioning | None
+    query: ranking.Query
+    notices: tuple[Notice, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A generation in the engine. `deficit` is its credit with the scheduler, in denoiser entries."""
+
+    spec: GenerationSpec
+    submitted: float
+    schedule: Schedule | None = None
+    texts: Texts | None = None
+    rows: list[Row] = field(default_factory=list)
+    deficit: float = 0.0
+    reported: int = 0
+    images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    timings: Timings = Timings()
+    work: Work = Work()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Rows of runs with equal keys can share a denoiser call."""
+        texts = self.texts
+        length = texts.prompt.length if texts is not None else 0
+        return self.spec.width, self.spec.height, length, self.spec.deterministic
+
+    @property
+    def entries(self) -> int:
+        """Denoiser batch entries that one of its rows costs."""
+        return 2 if self.spec.guided else 1
+
+    def live(self) -> list[Row]:
+        """Rows that are still in the race, by index."""
+        return [r for r in self.rows if r.phase in LIVE]
+
+    def ready(self) -> list[Row]:
+        """Rows that can make a step, those furthest behind first."""
+        return sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
+
+    def spend(self, **seconds: float) -> None:
+        """Add to the timings, named as in `Timings` without `_ms`."""
+        self.timings = replace(
+            self.timings, **{f"{k}_ms": getattr(self.timings, f"{k}_ms") + 1000 * v for k, v in seconds.items()}
+        )
+
+    def count(self, **work: int) -> None:
+        """Add to the work done, named as in `Work`."""
+        self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
+
+    def hold_image(self, row: Row, image: NDArray[np.uint8]) -> None:
+        """Keep a finished picture while it is among the best n so far."""
+        self.images[row.index] = image
+        if len(self.images) > self.spec.n:
+            held = sorted(self.images)
+            worst = held[ranking.order([self.rows[i].value for i in held])[-1]]
+            del self.images[worst]
+
+    def chosen(self) -> list[int]:
+        """Indices to return, best first; every live row must be done."""
+        done = [r for r in self.rows if r.phase is Phase.DONE]
+        asked = self.spec.ranking
+        places = ranking.select(
+            [r.value for r in done], _stack(done), self.spec.n, diversity=asked.diversity, min_score=asked.min_score
+        )
+        return [done[p].index for p in places]
+
+    def conclude(self, scorer: ScorerInfo, chosen: list[int]) -> Outcome:
+        """The outcome of a run whose rows are all done or pruned, returning `chosen`."""
+        done = [r for r in self.rows if r.phase is Phase.DONE]
+        values = [r.value for r in done]
+        share = dict(zip((r.index for r in done), ranking.softmax(values, scorer.logit_scale), strict=True))
+        rank = {index: place + 1 for place, index in enumerate(chosen)}
+        best = done[ranking.order(values)[0]].score if done else None
+        assert self.texts is not None
+        return Outcome(
+            candidates=tuple(_candidate(r, rank.get(r.index), share.get(r.index), scorer) for r in self.rows),
+            margin=ranking.margin(values),
+            low_confidence=ranking.low_confidence(best, values, scorer),
+            notices=self.texts.notices,
+            timings=self.timings,
+            work=self.work,
+            embeddings=_stack(self.rows),
+            latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
+            images=self.images,
+        )
+
+
+def _stack(rows: list[Row]) -> Embeddings:
+    return np.stack([r.embedding for r in rows if r.embedding is not None])
+
+
+def _candidate(row: Row, rank: int | None, share: float | None, scorer: ScorerInfo) -> Candidate:
+    return Candidate(
+        index=row.index,
+        seed=row.seed,
+        score=row.score,
+        rank=rank,
+        pruned_at_step=row.pruned_at,
+        score_is_preview=row.pruned_at is not None,
+        softmax=share,
+        z_score=ranking.z_score(row.score.similarity, scorer) if row.score is not None else None,
+    )
+
+
+def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
+    """The warning for a text that `model` ("generator" or "scorer") did not read to its end."""
+    return Notice(
+        "prompt_truncated",
+        f"the {model} read {truncation.limit} of {truncation.tokens} tokens",
+        {
+            "model": model,
+            "text": text,
+            "tokens": truncation.tokens,
+            "limit": truncation.limit,
+            "dropped": truncation.dropped,
+        },
+    )

@@ -1,0 +1,206 @@
+"""Who runs next: which rows, of which generations, in one device call.
+
+Owns the order of work, fairness and batch sizes; knows rows, steps and measured seconds, never a tensor.
+Fairness is deficit round robin (Shreedhar and Varghese 1995): every generation earns credit per turn, a row costs
+its denoiser entries, and callers (`spec.owner`) earn the same however many generations they have.
+Engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+from app.engine import pruning
+from app.engine.config import EngineConfig
+from app.engine.run import Phase, Row, Run
+
+NEARLY = 1.03
+"""A smaller bucket is preferred when its seconds per row are within this factor of the best."""
+
+KNEE = 1.3
+"""In company a call grows only to where a row costs at most this much more than at the best bucket."""
+
+QUANTUM = 2.0
+"""Credit a caller earns in a round, in denoiser entries: the price of one guided row."""
+
+
+class Kind(StrEnum):
+    """The four pieces of device work."""
+
+    ENCODE = "encode"
+    STEP = "step"
+    PREVIEW = "preview"
+    FINISH = "finish"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One device call: `rows` for all kinds but ENCODE, which takes `run`. `size` is the padded batch, in rows."""
+
+    kind: Kind
+    rows: tuple[Row, ...] = ()
+    run: Run | None = None
+    size: int = 0
+
+    @property
+    def runs(self) -> list[Run]:
+        """The generations in it, each once."""
+        return [self.run] if self.run is not None else list(dict.fromkeys(r.run for r in self.rows))
+
+
+class Scheduler:
+    """The generations on the device and those that wait for room, in turn."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._waiting: deque[Run] = deque()
+        self._running: deque[Run] = deque()
+        self._seconds: dict[int, float] = {b: float(b) for b in config.buckets}
+        self._pixel_rows = config.buckets[-1]
+
+    def learn(self, seconds: Mapping[int, float]) -> None:
+        """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest."""
+        largest = max(seconds)
+        self._seconds = {b: seconds.get(b, seconds[largest] * b / largest) for b in self._config.buckets}
+
+    def shrink(self, plan: Plan) -> bool:
+        """Make calls of this kind smaller, for the device could not hold it; False when they cannot be."""
+        if plan.size and any(r.run.spec.deterministic for r in plan.rows):
+            return False
+        if plan.kind is Kind.STEP:
+            smaller = {b: s for b, s in self._seconds.items() if b < plan.size}
+            self._seconds = smaller or self._seconds
+            return bool(smaller)
+        self._pixel_rows = len(plan.rows) // 2
+        return self._pixel_rows > 0
+
+    @property
+    def seconds(self) -> Mapping[int, float]:
+        """Seconds of a denoiser call by the buckets in use."""
+        return dict(self._seconds)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All generations held, running ones first."""
+        return [*self._running, *self._waiting]
+
+    def add(self, run: Run) -> None:
+        """Queue a generation."""
+        self._waiting.append(run)
+
+    def remove(self, run: Run) -> None:
+        """Forget a generation and its rows."""
+        for queue in (self._waiting, self._running):
+            if run in queue:
+                queue.remove(run)
+
+    @property
+    def live(self) -> int:
+        """Candidates that hold a place on the device."""
+        return sum(len(r.live()) for r in self._running)
+
+    def plan(self) -> Plan | None:
+        """The next device call, or None when there is nothing to do."""
+        self._admit()
+        fresh = next((r for r in self._running if r.texts is None), None)
+        if fresh is not None:
+            return Plan(Kind.ENCODE, run=fresh)
+        return self._pixels(Kind.FINISH, Phase.FINISH) or self._pixels(Kind.PREVIEW, Phase.PREVIEW) or self._step()
+
+    def _admit(self) -> None:
+        """Start waiting generations while there is room for their rows; one always fits alone."""
+        live = self.live + sum(r.spec.n_candidates for r in self._running if not r.rows)
+        while self._waiting and (not live or live + self._waiting[0].spec.n_candidates <= self._config.live_rows):
+            run = self._waiting.popleft()
+            self._running.append(run)
+            live += run.spec.n_candidates
+
+    def _pixels(self, kind: Kind, phase: Phase) -> Plan | None:
+        """Decode and score rows that wait for it: those of one size and manner, from any generations."""
+        waiting = [r for run in self._running for r in run.rows if r.phase is phase]
+        if not waiting:
+            return None
+        spec = waiting[0].run.spec
+        fellows = (r for r in waiting if r.run.key == waiting[0].run.key)
+        if spec.deterministic:
+            fixed = self._config.deterministic_rows
+            return Plan(kind, tuple(islice(fellows, fixed)), size=fixed)
+        room = min(self._config.decode_rows(spec.width, spec.height), max(1, self._pixel_rows))
+        return Plan(kind, tuple(islice(fellows, room)))
+
+    def _step(self) -> Plan | None:
+        """Rows for one denoiser call, from every generation that can share it with the one whose turn it is."""
+        head = next((r for r in self._running if r.ready()), None)
+        if head is None:
+            return None
+        peers = [r for r in self._running if r.key == head.key and r.ready()]
+        self._running.rotate(-1)
+        if head.spec.deterministic:
+            fixed = self._config.deterministic_rows
+            return Plan(Kind.STEP, tuple(_turn(peers, fixed)), size=fixed)
+        share = self._share(peers)
+        rows = _turn(peers, self.bucket(sum(min(share, len(r.ready())) for r in peers)))
+        return Plan(Kind.STEP, tuple(rows), size=self.bucket(len(rows)))
+
+    def _share(self, peers: Sequence[Run]) -> int:
+        """Rows one generation may have in a call: all when alone, few beside a small one that should not wait."""
+        if len(peers) == 1:
+            return max(self._seconds)
+        smallest = min(len(r.ready()) for r in peers)
+        return max(smallest, self._knee() // len(peers), 1)
+
+    def _knee(self) -> int:
+        """The smallest bucket whose rows cost little more than at the best one."""
+        best = min(s / b for b, s in self._seconds.items())
+        return min(b for b, s in self._seconds.items() if s / b <= KNEE * best)
+
+    def bucket(self, rows: int) -> int:
+        """The bucket with the fewest seconds per useful row for that many rows; among near equals the smallest."""
+        cost = {b: s / min(b, rows) for b, s in self._seconds.items()}
+        best = min(cost.values())
+        return min(b for b, c in cost.items() if c <= NEARLY * best)
+
+
+def _turn(peers: Sequence[Run], size: int) -> list[Row]:
+    """Rows for one call: rounds of deficit round robin until it holds `size` or nobody is ready."""
+    owners = Counter(r.spec.owner for r in peers)
+    ready = {run: deque(run.ready()) for run in peers}
+    rows: list[Row] = []
+    while len(rows) < size and any(ready.values()):
+        for run, queue in ready.items():
+            run.deficit += QUANTUM / owners[run.spec.owner]
+            while queue and run.deficit >= run.entries and len(rows) < size:
+                rows.append(queue.popleft())
+                run.deficit -= run.entries
+            run.deficit = min(run.deficit, QUANTUM) if queue else 0.0
+    return rows
+
+
+def advance(rows: Iterable[Row]) -> None:
+    """Note one step made by each row and what it waits for next."""
+    for row in rows:
+        row.step += 1
+        spec = row.run.spec
+        if row.run.schedule is not None and row.step == row.run.schedule.steps:
+            row.phase = Phase.FINISH
+        elif any(c.at == row.step for c in spec.checkpoints):
+            row.phase = Phase.PREVIEW
+
+
+def release(run: Run) -> list[Row]:
+    """When all live rows are parked at a checkpoint, send the best on and return those that were dropped."""
+    live = run.live()
+    if not live or any(r.phase is not Phase.PARKED for r in live):
+        return []
+    checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
+    going = set(pruning.keep([r.value for r in live], checkpoint))
+    dropped = [r for place, r in enumerate(live) if place not in going]
+    for row in live:
+        row.phase = Phase.STEP
+    for row in dropped:
+        row.phase, row.pruned_at = Phase.PRUNED, row.step
+    return dropped
