@@ -1,0 +1,108 @@
+"""Probing: any linear solver becomes its table, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.contract import Schedule
+from models.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
+from models.samplers import Stepped, Vector, probe
+
+COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
+
+
+class TableSolver:
+    """A solver that follows a table and remembers the x0 of the step before, as a scheduler object would."""
+
+    def __init__(self, schedule: Schedule, clip: float | None = None) -> None:
+        self.table = schedule.table
+        self.noise_scale = schedule.noise_scale
+        self.clip = clip
+        self.x0: Vector | None = None
+        self.random = np.random.default_rng(7)
+
+    @property
+    def times(self) -> Sequence[float]:
+        return [float(t) for t in self.table[:, 0]]
+
+    def scale(self, step: int, state: Vector) -> Vector:
+        return np.asarray(self.table[step, COLUMN["c_in"]] * state)
+
+    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+        _, _, a, b, c, d, h, s = self.table[step]
+        x0 = c * state + d * output
+        if self.clip is not None:
+            x0 = np.clip(x0, -self.clip, self.clip)
+        noise = self.random.standard_normal(state.shape) if s else np.zeros_like(state)
+        memory = h * self.x0 if self.x0 is not None else 0.0
+        after = a * state + b * output + memory + s * noise
+        self.x0 = x0
+        return Stepped(np.asarray(after), np.asarray(x0), noise)
+
+
+class LongMemory(TableSolver):
+    """Also looks two steps back, as third-order solvers do."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(schedule)
+        self.older: list[Vector] = []
+
+    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+        stepped = super().step(step, state, output)
+        older = self.older[-2] if len(self.older) > 1 else np.zeros_like(state)
+        self.older.append(stepped.x0)
+        return Stepped(stepped.state + 0.1 * older, stepped.x0, stepped.noise)
+
+
+def random_schedule(steps: int, seed: int) -> Schedule:
+    random = np.random.default_rng(seed)
+    table = random.uniform(0.2, 2.0, (steps, len(Schedule.COLUMNS))) * random.choice([-1, 1], (steps, 8))
+    table[:1, COLUMN["h"]] = 0.0
+    return Schedule("random", 1.5, table)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 50])
+def test_a_known_solver_gives_back_its_table(sampler: str, prediction: str, steps: int) -> None:
+    known = FakeGenerator(prediction_type=prediction).schedule(sampler, steps)
+    found = probe(sampler, lambda: TableSolver(known))
+    np.testing.assert_allclose(found.table, known.table, rtol=1e-9, atol=1e-9)
+    assert (found.sampler, found.steps, found.noise_scale) == (sampler, steps, known.noise_scale)
+
+
+@given(steps=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+def test_any_linear_solver_with_memory_and_noise_gives_back_its_table(steps: int, seed: int) -> None:
+    known = random_schedule(steps, seed)
+    found = probe("random", lambda: TableSolver(known))
+    np.testing.assert_allclose(found.table, known.table, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_clipping_is_refused(sampler: str) -> None:
+    known = FakeGenerator().schedule(sampler, 8)
+    with pytest.raises(ValueError, match=f"{sampler}.*not linear"):
+        probe(sampler, lambda: TableSolver(known, clip=1.0))
+
+
+def test_memory_longer_than_one_step_is_refused() -> None:
+    known = FakeGenerator().schedule("dpmpp_2m", 8)
+    with pytest.raises(ValueError, match="not linear"):
+        probe("long", lambda: LongMemory(known))
+
+
+def test_a_table_that_is_not_finite_is_refused() -> None:
+    known = random_schedule(4, 0)
+    known.table[2, COLUMN["b"]] = np.inf
+    with pytest.raises(ValueError, match="no finite table"):
+        probe("broken", lambda: TableSolver(known))
+
+
+def test_no_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="no finite table at 0 steps"):
+        probe("none", lambda: TableSolver(random_schedule(0, 0)))
