@@ -1,0 +1,239 @@
+"""From the engine's updates to the stores: the life of one generation after it was admitted.
+
+Owns the event log's wording, the files of a generation, and the lease that says this process still works on it.
+One task a generation, on the event loop; image files are encoded in worker threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from app import imaging
+from app.domain import Candidate, EventKind, Failure, Generation, Notice, Score, Status
+from app.engine.client import (
+    Cancelled,
+    Failed,
+    Finished,
+    Outcome,
+    Previewed,
+    Pruned,
+    Started,
+    Stepped,
+    Succeeded,
+    Update,
+)
+from app.errors import StoreUnavailable
+from app.stores.contract import Blobs, Line, Records
+
+log = logging.getLogger(__name__)
+
+QUIET_S = 0.1
+"""Least seconds between two writes of one log, so that progress never costs more than the work it tells of."""
+
+PREVIEW_SIDE = 256
+"""Longest side of the preview pictures in the log, pixels."""
+
+RETRIES_S = (0.2, 0.5, 1, 2, 5, 10, 20)
+"""Waits between attempts to store a result while the store is out of reach."""
+
+
+def folder(generation_id: str) -> str:
+    """Prefix of every file of a generation."""
+    return f"generations/{generation_id}/"
+
+
+def image_key(generation_id: str, index: int, output_format: str) -> str:
+    """Where a candidate's encoded image lives."""
+    return f"{folder(generation_id)}{index}.{output_format}"
+
+
+def field_key(generation_id: str) -> str:
+    """Where embeddings (float32 (N, D)) and latents (float16 (N, C, h, w)) of all candidates live, as .npz."""
+    return f"{folder(generation_id)}field.npz"
+
+
+def parameters(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
+    """What an image file says of how it was made: enough to make it again."""
+    spec = generation.spec
+    return {
+        "generation": spec.id,
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": candidate.seed,
+        "steps": spec.steps,
+        "sampler": spec.sampler,
+        "guidance_scale": spec.guidance_scale,
+        "width": spec.width,
+        "height": spec.height,
+        "model": generation.model,
+        "scorer": generation.scorer,
+        "score": candidate.score.score if candidate.score is not None else None,
+        "similarity": candidate.score.similarity if candidate.score is not None else None,
+        "penalty": candidate.score.penalty if candidate.score is not None else None,
+    }
+
+
+class Follower:
+    """Writes down what the engine says of one generation until it is final."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        records: Records,
+        blobs: Blobs,
+        *,
+        lease_s: float,
+        clock: Callable[[], float],
+        give_up: Callable[[str], None],
+    ) -> None:
+        self.generation = generation
+        self._records = records
+        self._blobs = blobs
+        self._lease_s = lease_s
+        self._clock = clock
+        self.pulse = asyncio.Event()
+        self._give_up = give_up
+        self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
+
+    def sink(self, updates: Sequence[Update]) -> None:
+        """Where the engine puts its updates."""
+        self._updates.put_nowait(updates)
+
+    def beat(self) -> None:
+        """Wake those who watch the log; `pulse` is a fresh one for the next time."""
+        pulse, self.pulse = self.pulse, asyncio.Event()
+        pulse.set()
+
+    async def run(self) -> None:
+        """Follow to the end. The generation is then final in the store, or was forgotten."""
+        final = False
+        while not final:
+            updates = await self._next()
+            final = bool(updates) and isinstance(updates[-1], Succeeded | Failed | Cancelled)
+            kept = await (self._finish(updates) if final else self._note(updates))
+            if not kept and not final:
+                self._give_up(self.generation.id)
+            self.beat()
+
+    async def _next(self) -> list[Update]:
+        """The next updates: all that come within QUIET_S, or none when the lease wants prolonging."""
+        updates: list[Update] = []
+        wait = self._lease_s / 3
+        while not (updates and isinstance(updates[-1], Succeeded | Failed | Cancelled)):
+            try:
+                updates += await asyncio.wait_for(self._updates.get(), wait)
+            except TimeoutError:
+                break
+            wait = QUIET_S
+        return updates
+
+    async def _note(self, updates: Sequence[Update]) -> bool:
+        """Append progress to the log; False when the generation was forgotten. A lost line is no lost result."""
+        lines = await asyncio.to_thread(_lines, updates)
+        lease = self._clock() + self._lease_s
+        try:
+            if any(isinstance(u, Started) for u in updates):
+                self.generation = replace(self.generation, status=Status.RUNNING, started=self._clock())
+                return await self._records.save(self.generation, lines, lease_until=lease)
+            return await self._records.append(self.generation.id, lines, lease_until=lease)
+        except StoreUnavailable:
+            log.warning("progress was not written: the store is out of reach", extra={"generation": self.generation.id})
+            return True
+
+    async def _finish(self, updates: Sequence[Update]) -> bool:
+        """Store the result, trying again while the store is out of reach. Raises StoreUnavailable when it is lost."""
+        last = updates[-1]
+        lines = await asyncio.to_thread(_lines, updates[:-1])
+        self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
+        lines.append(_closing(self.generation))
+        for wait in (*RETRIES_S, None):
+            try:
+                await asyncio.gather(*(self._blobs.put(key, data) for key, data in files.items()))
+                kept = await self._records.save(self.generation, lines, lease_until=None)
+            except StoreUnavailable:
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                if not kept:
+                    await self._blobs.delete_prefix(folder(self.generation.id))
+                return kept
+        raise AssertionError
+
+
+def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation, dict[str, bytes]]:
+    """The final record and its files."""
+    generation = replace(generation, finished=now, started=generation.started or now)
+    if isinstance(last, Succeeded):
+        return _succeeded(generation, last.outcome)
+    if isinstance(last, Failed):
+        return replace(generation, status=Status.FAILED, failure=Failure(last.error.code, last.error.detail)), {}
+    return replace(generation, status=Status.CANCELLED), {}
+
+
+def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
+    notices = [*generation.warnings, *outcome.notices]
+    missing = generation.spec.n - sum(c.rank is not None for c in outcome.candidates)
+    if missing:
+        notices.append(Notice("below_min_score", f"{missing} of the images asked for did not reach min_score"))
+    generation = replace(
+        generation,
+        status=Status.SUCCEEDED,
+        candidates=outcome.candidates,
+        margin=outcome.margin,
+        low_confidence=outcome.low_confidence,
+        warnings=tuple(notices),
+        timings=outcome.timings,
+        work=outcome.work,
+    )
+    form = generation.output_format
+    files = {
+        image_key(generation.id, c.index, form): imaging.encode(
+            outcome.images[c.index], form, parameters(generation, c)
+        )
+        for c in generation.best
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, embeddings=outcome.embeddings, latents=outcome.latents)
+    return generation, {**files, field_key(generation.id): buffer.getvalue()}
+
+
+def _closing(generation: Generation) -> Line:
+    """The line that closes the log; the result itself is in the record."""
+    data: dict[str, Any] = {"status": str(generation.status)}
+    if generation.failure is not None:
+        data["failure"] = {"code": generation.failure.code, "detail": generation.failure.detail}
+    return Line(EventKind(str(generation.status)), data)
+
+
+def _lines(updates: Sequence[Update]) -> list[Line]:
+    """Log lines of updates; of several steps only the newest is told. Encodes previews: not for the event loop."""
+    newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
+    return [_line(u) for u in updates if not isinstance(u, Stepped) or u is newest]
+
+
+def _line(update: Update) -> Line:
+    if isinstance(update, Started):
+        return Line(EventKind.STARTED, {"queue_ms": round(update.queue_ms, 3)})
+    if isinstance(update, Stepped):
+        return Line(EventKind.STEP, {"step": update.step, "steps": update.steps, "live": update.live})
+    if isinstance(update, Previewed):
+        picture = imaging.thumbnail(update.image, PREVIEW_SIDE)
+        data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": picture}
+        return Line(EventKind.PREVIEW, data)
+    if isinstance(update, Pruned):
+        return Line(EventKind.PRUNED, {"indices": list(update.indices), "step": update.step})
+    assert isinstance(update, Finished)
+    return Line(EventKind.CANDIDATE, {"index": update.index, "score": _score(update.score)})
+
+
+def _score(score: Score) -> float | None:
+    """A score for JSON, which has no NaN."""
+    return score.score if np.isfinite(score.score) else None

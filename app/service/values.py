@@ -1,0 +1,87 @@
+"""What the use cases take and give, where the domain has no word for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain import Checkpoint, Notice, Ranking, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for. `prompt_chars` counts one text, `images` the files of one ranking."""
+
+    candidates: int = 64
+    default_candidates: int = 16
+    steps: int = 150
+    guidance_scale: float = 50.0
+    prompt_chars: int = 4000
+    negatives: int = 16
+    images: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A generation as asked for; None means the model's or the server's own default.
+
+    `pruning` "auto", "off" or explicit checkpoints. `partial_images` asks for that many rounds of previews.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    n_candidates: int | None = None
+    n: int = 1
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    seed: int | None = None
+    model: str | None = None
+    ranking: Ranking = Ranking()
+    pruning: str | tuple[Checkpoint, ...] | None = None
+    partial_images: int = 0
+    deterministic: bool = False
+    output_format: str = "png"
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedImage:
+    """An uploaded image in its place: `index` is its place in the upload, `rank` 1 is best."""
+
+    index: int
+    rank: int
+    score: Score
+    softmax: float
+    z_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankResult:
+    """Uploaded images, best first, compared with one prompt."""
+
+    scorer: str
+    prompt: str
+    ranking: Ranking
+    images: tuple[RankedImage, ...]
+    margin: float | None
+    low_confidence: bool
+    warnings: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An encoded image: bytes, media type (`image/png`...) and a strong ETag (quoted)."""
+
+    data: bytes
+    media_type: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Candidates ahead in the queue, and the measured guess of the seconds until the result."""
+
+    position: int
+    eta_seconds: float | None
