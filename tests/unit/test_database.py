@@ -1,0 +1,340 @@
+"""Records over SQLite: round trips, gapless logs under concurrency, leases, and a store that is out of reach."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import sqlite3
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain import (
+    Candidate,
+    Checkpoint,
+    EventKind,
+    Failure,
+    Generation,
+    GenerationSpec,
+    Negative,
+    Notice,
+    Ranking,
+    Score,
+    Status,
+    Timings,
+    Work,
+)
+from app.errors import StoreUnavailable
+from app.stores import database
+from app.stores.contract import Line, Records
+from app.stores.database import Database
+
+STEP = Line(EventKind.STEP, {"step": 1, "steps": 20, "live": 16})
+
+
+def generation(id: str = "gen_a", status: Status = Status.RUNNING, created: float = 100.0) -> Generation:
+    spec = GenerationSpec(id, "a red apple", "blurry", 2, 1, 64, 64, 20, 4.0, "euler", 7)
+    return Generation(spec, status, created, "pictogram", "pictogram")
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncGenerator[Database]:
+    store = await Database.open(url, clock=lambda: 42.5)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/records.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+async def records(request: pytest.FixtureRequest, url: str, anyio_backend: str) -> AsyncIterator[Records]:
+    async with opened(url if request.param == "file" else "sqlite://") as store:
+        yield store
+
+
+@pytest.mark.anyio
+async def test_a_new_generation_is_found_with_its_first_lines(records: Records) -> None:
+    await records.create(generation(), [Line(EventKind.QUEUED, {}), STEP], lease_until=1)
+    assert await records.get("gen_a") == generation()
+    assert await records.get("gen_b") is None
+    first, second = await records.events("gen_a", 0)
+    assert (first.seq, first.kind, first.data, first.created) == (1, EventKind.QUEUED, {}, 42.5)
+    assert (second.seq, second.kind, second.data) == (2, EventKind.STEP, STEP.data)
+    assert await records.events("gen_b", 0) == []
+
+
+@pytest.mark.anyio
+async def test_saving_replaces_the_record_and_goes_on_with_the_log(records: Records) -> None:
+    await records.create(generation(), [STEP], lease_until=1)
+    done = replace(generation(status=Status.SUCCEEDED), finished=120.25, margin=0.1)
+    assert await records.save(done, [STEP, Line(EventKind.SUCCEEDED, {})], lease_until=None)
+    assert await records.get("gen_a") == done
+    assert [(e.seq, e.kind.final) for e in await records.events("gen_a", 1)] == [(2, False), (3, True)]
+
+
+@pytest.mark.anyio
+async def test_appending_leaves_the_record_alone(records: Records) -> None:
+    await records.create(generation(), [], lease_until=1)
+    assert await records.append("gen_a", [STEP] * 3, lease_until=2)
+    assert await records.append("gen_a", [], lease_until=3)
+    assert await records.get("gen_a") == generation()
+    assert [e.seq for e in await records.events("gen_a", 1, limit=1)] == [2]
+
+
+@pytest.mark.anyio
+async def test_what_was_forgotten_is_not_written_again(records: Records) -> None:
+    await records.create(generation(), [STEP], lease_until=1)
+    assert await records.delete("gen_a")
+    assert not await records.delete("gen_a")
+    assert not await records.save(generation(), [STEP], lease_until=2)
+    assert not await records.append("gen_a", [STEP], lease_until=2)
+    assert await records.get("gen_a") is None
+    assert await records.events("gen_a", 0) == []
+
+
+@pytest.mark.anyio
+async def test_lapsed_are_those_whose_process_is_gone(records: Records) -> None:
+    await records.create(generation("gen_late"), [], lease_until=9)
+    await records.create(generation("gen_early"), [], lease_until=5)
+    await records.create(generation("gen_alive"), [], lease_until=10)
+    await records.create(generation("gen_done", Status.FAILED), [], lease_until=1)
+    await records.create(generation("gen_prolonged"), [], lease_until=1)
+    await records.append("gen_prolonged", [], lease_until=20)
+    assert [g.id for g in await records.lapsed(10)] == ["gen_early", "gen_late"]
+    assert [g.id for g in await records.lapsed(10, limit=1)] == ["gen_early"]
+
+
+@pytest.mark.anyio
+async def test_expired_are_old_and_final(records: Records) -> None:
+    for age, status in enumerate(Status):
+        await records.create(generation(f"gen_{status}", status, created=10 - age), [], lease_until=1)
+    assert await records.expired(9) == ["gen_cancelled", "gen_failed", "gen_succeeded"]
+    assert await records.expired(7, limit=1) == ["gen_cancelled"]
+
+
+@pytest.mark.anyio
+async def test_a_number_json_cannot_say_is_null_in_the_log(records: Records) -> None:
+    await records.create(generation(), [Line(EventKind.CANDIDATE, {"score": math.nan, "x": (1, 2)})], lease_until=1)
+    assert (await records.events("gen_a", 0))[0].data == {"score": None, "x": [1, 2]}
+
+
+@pytest.mark.anyio
+async def test_numbers_have_no_gaps_when_two_stores_append_at_once(url: str) -> None:
+    async with opened(url) as one, opened(url) as two:
+        await one.create(generation(), [], lease_until=1)
+        await asyncio.gather(*(s.append("gen_a", [STEP] * 3, lease_until=2) for s in (one, two) * 25))
+        assert [e.seq for e in await two.events("gen_a", 0)] == list(range(1, 151))
+
+
+WRITER = """
+import asyncio, sys
+from app.domain import EventKind
+from app.stores.contract import Line
+from app.stores.database import Database
+from tests.unit.test_database import generation
+
+async def main(url, name):
+    store = await Database.open(url)
+    await store.create(generation(name), [], lease_until=1)
+    while await store.get("gen_shared") is None:
+        await asyncio.sleep(0.01)
+    for _ in range(40):
+        await store.append("gen_shared", [Line(EventKind.STEP, {})] * 2, lease_until=2)
+    await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.anyio
+async def test_processes_share_a_file_that_none_of_them_has_made_yet(url: str) -> None:
+    names = ["gen_1", "gen_2", "gen_3"]
+    started = [await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, url, name) for name in names]
+    async with opened(url) as store:
+        await store.create(generation("gen_shared"), [], lease_until=1)
+        assert [await process.wait() for process in started] == [0, 0, 0]
+        assert all([await store.get(name) for name in names])
+        assert [e.seq for e in await store.events("gen_shared", 0)] == list(range(1, 241))
+
+
+@pytest.mark.anyio
+async def test_everything_is_there_after_reopening(url: str) -> None:
+    async with opened(url) as store:
+        await store.create(generation(), [STEP], lease_until=1)
+    async with opened(url) as store:
+        assert await store.get("gen_a") == generation()
+        await store.append("gen_a", [STEP], lease_until=1)
+        assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_write_leaves_the_store_usable(url: str) -> None:
+    async with opened(url) as store:
+        await store.create(generation(), [], lease_until=1)
+        for turns in range(30):
+            write = asyncio.create_task(store.append("gen_a", [STEP] * 2, lease_until=2))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            write.cancel()
+            await asyncio.gather(write, return_exceptions=True)
+        assert await asyncio.wait_for(store.append("gen_a", [STEP], lease_until=2), 5)
+        seqs = [e.seq for e in await store.events("gen_a", 0)]
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) % 2 == 1
+
+
+@pytest.mark.anyio
+async def test_a_failing_write_leaves_nothing_behind(url: str) -> None:
+    async with opened(url) as store:
+        await store.create(generation(), [], lease_until=1)
+        with pytest.raises(StoreUnavailable):
+            await store.create(generation(), [STEP], lease_until=1)
+        assert await store.events("gen_a", 0) == []
+
+
+@pytest.mark.anyio
+async def test_a_database_of_a_later_release_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(url) as store:
+        await store.create(generation(), [], lease_until=1)
+    monkeypatch.setattr(database, "SCHEMA_VERSION", database.SCHEMA_VERSION - 1)
+    with pytest.raises(StoreUnavailable, match="later release"):
+        await Database.open(url)
+
+
+@pytest.mark.anyio
+async def test_a_file_that_cannot_be_opened_is_unavailable_and_not_named(tmp_path: Path) -> None:
+    (tmp_path / "junk.db").write_bytes(b"not a database" * 1000)
+    for name in ("missing/records.db", "junk.db"):
+        with pytest.raises(StoreUnavailable) as caught:
+            await Database.open(f"sqlite:///{tmp_path}/{name}")
+        assert str(tmp_path) not in caught.value.detail
+
+
+@pytest.mark.anyio
+async def test_a_full_disk_is_unavailable_and_then_passes(url: str) -> None:
+    async with opened(url) as store:
+        await store.create(generation(), [STEP], lease_until=1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.append("gen_a", [Line(EventKind.PREVIEW, {"image": "x" * 100_000})], lease_until=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert await store.append("gen_a", [STEP], lease_until=2)
+        assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_a_writer_that_waits_too_long_is_unavailable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    async with opened(url) as store:
+        await store.create(generation(), [STEP], lease_until=1)
+        other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            await store.append("gen_a", [STEP], lease_until=2)
+        assert await store.get("gen_a") == generation()
+        other.close()
+        assert await store.append("gen_a", [STEP], lease_until=2)
+
+
+@pytest.mark.anyio
+async def test_ping_answers_while_the_tables_are_there(url: str) -> None:
+    async with opened(url) as store:
+        await store.ping()
+        other = sqlite3.connect(url.removeprefix("sqlite:///"))
+        other.execute("DROP TABLE schema_version")
+        other.close()
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+
+
+number = st.floats(allow_nan=False)
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+score = st.builds(Score, number, number, number, st.lists(number, max_size=3).map(tuple))
+candidate = st.builds(
+    Candidate,
+    index=st.integers(0, 63),
+    seed=st.integers(0, 2**32 - 1),
+    score=st.none() | score,
+    rank=st.none() | st.integers(1, 64),
+    pruned_at_step=st.none() | st.integers(1, 150),
+    score_is_preview=st.booleans(),
+    softmax=st.none() | number,
+    z_score=st.none() | number,
+)
+ranking = st.builds(
+    Ranking, number, st.lists(st.builds(Negative, text, number), max_size=3).map(tuple), st.none() | number, number
+)
+spec = st.builds(
+    GenerationSpec,
+    id=st.just("gen_a"),
+    prompt=text,
+    negative_prompt=text,
+    n_candidates=st.integers(1, 64),
+    n=st.integers(1, 64),
+    width=st.integers(8, 4096),
+    height=st.integers(8, 4096),
+    steps=st.integers(1, 150),
+    guidance_scale=number,
+    sampler=text,
+    seed=st.integers(0, 2**32 - 1),
+    ranking=ranking,
+    checkpoints=st.lists(st.builds(Checkpoint, st.integers(1), st.none() | st.integers(1)), max_size=2).map(tuple),
+    deterministic=st.booleans(),
+    owner=text,
+)
+any_generation = st.builds(
+    Generation,
+    spec=spec,
+    status=st.sampled_from(Status),
+    created=number,
+    model=text,
+    scorer=text,
+    started=st.none() | number,
+    finished=st.none() | number,
+    candidates=st.lists(candidate, max_size=3).map(tuple),
+    margin=st.none() | number,
+    low_confidence=st.booleans(),
+    warnings=st.lists(
+        st.builds(Notice, text, text, st.dictionaries(text, st.integers() | text | st.none(), max_size=2)), max_size=2
+    ).map(tuple),
+    timings=st.builds(Timings, number, number, number, number, number, number),
+    work=st.builds(Work, st.integers(0), st.integers(0), st.integers(0), st.integers(0)),
+    failure=st.none() | st.builds(Failure, text, text),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(any_generation)
+def test_a_record_comes_back_exactly(original: Generation) -> None:
+    async def there_and_back() -> Generation | None:
+        async with opened("sqlite://") as store:
+            await store.create(original, [], lease_until=1)
+            return await store.get("gen_a")
+
+    assert asyncio.run(there_and_back()) == original
+
+
+@pytest.mark.anyio
+async def test_a_score_that_is_not_a_number_comes_back(records: Records) -> None:
+    odd = replace(generation(), candidates=(Candidate(0, 7, Score(math.nan, math.inf, 0.1)),))
+    await records.create(odd, [], lease_until=1)
+    found = await records.get("gen_a")
+    assert found is not None
+    assert found.candidates[0].score is not None
+    assert math.isnan(found.candidates[0].score.score)
+    assert found.candidates[0].score.similarity == math.inf
