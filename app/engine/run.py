@@ -139,7 +139,7 @@ class Run:
             candidates=tuple(_candidate(r, rank.get(r.index), share.get(r.index), scorer) for r in self.rows),
             margin=ranking.margin(values),
             low_confidence=ranking.low_confidence(best, values, scorer),
-            notices=self.texts.notices,
+            notices=(*self.texts.notices, *_unscored(self.rows)),
             timings=self.timings,
             work=self.work,
             embeddings=_stack(self.rows),
@@ -152,16 +152,23 @@ def _stack(rows: list[Row]) -> Embeddings:
     return np.stack([r.embedding for r in rows if r.embedding is not None])
 
 
+def _unscored(rows: list[Row]) -> tuple[Notice, ...]:
+    lost = [r.index for r in rows if np.isnan(r.value)]
+    detail = f"the scorer gave no number for {len(lost)} candidates"
+    return (Notice("score_not_a_number", detail, {"indices": lost}),) if lost else ()
+
+
 def _candidate(row: Row, rank: int | None, share: float | None, scorer: ScorerInfo) -> Candidate:
+    score = None if np.isnan(row.value) else row.score
     return Candidate(
         index=row.index,
         seed=row.seed,
-        score=row.score,
+        score=score,
         rank=rank,
         pruned_at_step=row.pruned_at,
         score_is_preview=row.pruned_at is not None,
         softmax=share,
-        z_score=ranking.z_score(row.score.similarity, scorer) if row.score is not None else None,
+        z_score=ranking.z_score(score.similarity, scorer) if score is not None else None,
     )
 
 

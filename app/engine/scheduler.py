@@ -24,6 +24,9 @@ NEARLY = 1.03
 KNEE = 1.3
 """In company a call grows only to where a row costs at most this much more than at the best bucket."""
 
+OVERHEAD_ROWS = 4.0
+"""What a call costs beyond its rows, in rows, until it has been measured."""
+
 QUANTUM = 2.0
 """Credit a caller earns in a round, in denoiser entries: the price of one guided row."""
 
@@ -59,7 +62,7 @@ class Scheduler:
         self._config = config
         self._waiting: deque[Run] = deque()
         self._running: deque[Run] = deque()
-        self._seconds: dict[int, float] = {b: float(b) for b in config.buckets}
+        self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
         self._pixel_rows = config.buckets[-1]
 
     def learn(self, seconds: Mapping[int, float]) -> None:

@@ -1,0 +1,20 @@
+"""Image files in and out: encoding results, reading uploads, drawing contact sheets. Pillow and NumPy, no torch.
+
+Owns formats, colour modes and the metadata inside files. Which image, for whom and where it is kept is the service's.
+Images are uint8 (H, W, 3), sRGB. Every function is plain and may take tens of milliseconds: not for the event loop.
+"""
+
+from app.imaging.files import MEDIA_TYPES, encode, resize, thumbnail
+from app.imaging.sheet import Caption, contact_sheet
+from app.imaging.uploads import parse_data_uri, read_upload
+
+__all__ = [
+    "MEDIA_TYPES",
+    "Caption",
+    "contact_sheet",
+    "encode",
+    "parse_data_uri",
+    "read_upload",
+    "resize",
+    "thumbnail",
+]

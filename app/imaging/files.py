@@ -1,0 +1,115 @@
+"""Encoding: PNG, WebP and JPEG files that say how they were made. Owns speed, quality and the metadata in them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pydantic_core
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+"""What `encode` writes, by the name a request gives it."""
+
+KEYWORD = "frontrunner"
+"""PNG text chunk with the parameters as JSON."""
+
+INFOTEXT = "parameters"
+"""PNG text chunk with the parameters in the words that image browsers and web UIs know."""
+
+_SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M"}
+_EXIF_LIMIT = 65_000
+
+
+def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+    """`image` (H, W, 3) as a file; `output_format` is a key of MEDIA_TYPES (else ValueError).
+
+    png: lossless, run-length deflate. Measured on one core: a noisy 64 px pictogram 0.13 ms and 5.7 kB, a smooth
+    1024 px photograph 58 ms and 1.44 MB; Pillow's default level takes 404 ms for the same size.
+    webp: lossless at its fastest, 0.2 ms and 6 kB, 40 ms and about a tenth less than png.
+    jpeg: quality 90, 4 ms at 1024 px, a third of the size or less.
+
+    `parameters` go into a png as JSON under `frontrunner` and as infotext under `parameters`; into a webp or jpeg as
+    JSON in the EXIF UserComment, except that a jpeg, whose EXIF ends at 64 KiB, goes without when they are longer.
+    """
+    picture = Image.fromarray(image)
+    buffer = io.BytesIO()
+    if output_format == "png":
+        picture.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=_chunks(parameters))
+    elif output_format == "webp":
+        picture.save(buffer, "WEBP", lossless=True, quality=0, method=0, exif=_exif(parameters))
+    elif output_format == "jpeg":
+        exif = _exif(parameters)
+        picture.save(buffer, "JPEG", quality=90, exif=exif if len(exif) < _EXIF_LIMIT else b"")
+    else:
+        raise ValueError(f"no such image format: {output_format!r}")
+    return buffer.getvalue()
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """`image` with its proportions kept, made smaller until it fits `size` (width, height); never larger."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    if scale >= 1:
+        return image
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.array(Image.fromarray(image).resize(small, Image.Resampling.LANCZOS))
+
+
+def thumbnail(image: NDArray[np.uint8], max_side: int) -> str:
+    """`image` at most `max_side` wide and high, as a data URI of a small WebP file (quality 80)."""
+    buffer = io.BytesIO()
+    Image.fromarray(resize(image, (max_side, max_side))).save(buffer, "WEBP", quality=80, method=2)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def infotext(parameters: Mapping[str, Any]) -> str:
+    """The prompt, the negative prompt and one line of settings, as web UIs write them; what is missing is left out."""
+    lines = [str(parameters.get("prompt", ""))]
+    if parameters.get("negative_prompt"):
+        lines.append(f"Negative prompt: {parameters['negative_prompt']}")
+    sampler = parameters.get("sampler")
+    settings = {
+        "Steps": parameters.get("steps"),
+        "Sampler": _SAMPLER_NAMES.get(str(sampler), sampler),
+        "CFG scale": parameters.get("guidance_scale"),
+        "Seed": parameters.get("seed"),
+        "Size": f"{parameters['width']}x{parameters['height']}" if "width" in parameters else None,
+        "Model": parameters.get("model"),
+    }
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    """A setting's value, as a JSON string where its own punctuation would break the line apart."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+
+
+def _json(parameters: Mapping[str, Any]) -> str:
+    return pydantic_core.to_json(parameters, ensure_ascii=True, inf_nan_mode="null").decode("ascii")
+
+
+def _chunks(parameters: Mapping[str, Any] | None) -> PngInfo:
+    chunks = PngInfo()
+    if parameters is not None:
+        chunks.add_text(KEYWORD, _json(parameters))
+        chunks.add_text(INFOTEXT, infotext(parameters).replace("\0", ""))
+    return chunks
+
+
+def _exif(parameters: Mapping[str, Any] | None) -> bytes:
+    if parameters is None:
+        return b""
+    exif = Image.Exif()
+    comment = b"ASCII\0\0\0" + _json(parameters).encode("ascii")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return exif.tobytes()

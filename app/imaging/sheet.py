@@ -1,0 +1,141 @@
+"""The contact sheet: a ranked field of candidates in one picture. Owns its look; order and numbers are given.
+
+Drawn with Pillow's built-in font, which has no letters beyond ASCII.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE = 256
+"""Pictures are brought near this size: small ones by whole numbers, so that pixels stay sharp."""
+
+_MARGIN, _GAP, _PAD, _TEXT = 28, 20, 12, 92
+_PAPER, _CARD, _EDGE = "#f4f3ef", "#ffffff", "#dcdad2"
+_INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#b4b1a7", "#d9480f"
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What is told of a picture. `rank` None is one that was not returned; `note` takes the place of the cosines."""
+
+    seed: int
+    rank: int | None = None
+    score: float | None = None
+    similarity: float | None = None
+    penalty: float | None = None
+    note: str = ""
+
+
+def contact_sheet(
+    images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], columns: int = 4, title: str = ""
+) -> NDArray[np.uint8]:
+    """A sheet (H, W, 3) of images (H, W, 3), sizes may differ, in the order given, `columns` to a row.
+
+    The best is framed; the bar under a picture is its score within the field. Raises ValueError for no image.
+    """
+    if not images or len(images) != len(captions) or columns < 1:
+        raise ValueError("a sheet needs at least one image, a caption for each, and a column")
+    columns = min(columns, len(images))
+    pictures = [_fitted(image) for image in images]
+    side = max(max(picture.size) for picture in pictures)
+    card = side + 2 * _PAD, side + 2 * _PAD + _TEXT
+    top = _MARGIN + (52 if title else 0)
+    rows = -(-len(images) // columns)
+    width = 2 * _MARGIN + columns * card[0] + (columns - 1) * _GAP
+    sheet = Image.new("RGB", (width, top + rows * card[1] + (rows - 1) * _GAP + _MARGIN), _PAPER)
+    if title:
+        _write(sheet, (_MARGIN, _MARGIN - 2), _shortened(title, _font(26), width - 2 * _MARGIN), 26, _INK, bold=True)
+    for place, (picture, caption, share) in enumerate(zip(pictures, captions, _shares(captions), strict=True)):
+        row, column = divmod(place, columns)
+        corner = _MARGIN + column * (card[0] + _GAP), top + row * (card[1] + _GAP)
+        _draw_card(sheet, corner, card, picture, caption, share)
+    return np.array(sheet)
+
+
+def _draw_card(
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+    picture: Image.Image,
+    caption: Caption,
+    share: float,
+) -> None:
+    x, y = corner
+    side = size[0] - 2 * _PAD
+    best = caption.rank == 1
+    draw = ImageDraw.Draw(sheet)
+    outline, thickness = (_ACCENT, 3) if best else (_EDGE, 1)
+    draw.rounded_rectangle((x, y, x + size[0], y + size[1]), 10, _CARD, outline, thickness)
+    sheet.paste(picture, (x + _PAD + (side - picture.width) // 2, y + _PAD + (side - picture.height) // 2))
+    left, right, base = x + _PAD, x + _PAD + side, y + _PAD + side
+    colour = _ACCENT if best else _INK if caption.rank else _FAINT
+    draw.rectangle((left, base + 8, right, base + 11), _EDGE)
+    draw.rectangle((left, base + 8, left + round(side * share), base + 11), colour)
+    _write_caption(sheet, caption, left, right, base + 20, colour)
+
+
+def _write_caption(sheet: Image.Image, caption: Caption, left: int, right: int, y: int, colour: str) -> None:
+    rank = f"#{caption.rank}" if caption.rank else "-"
+    score = f"{caption.score:.3f}" if caption.score is not None else "no score"
+    _write(sheet, (left, y), rank, 24, colour, bold=True)
+    _write(sheet, (right, y), score, 24, _INK if caption.rank else _QUIET, bold=True, anchor="ra")
+    _write(sheet, (left, y + 34), _details(caption), 15, _QUIET)
+    _write(sheet, (left, y + 54), f"seed {caption.seed}", 15, _QUIET)
+
+
+def _details(caption: Caption) -> str:
+    if caption.note or caption.similarity is None or caption.penalty is None:
+        return caption.note
+    return f"similarity {caption.similarity:.3f}   penalty {caption.penalty:.3f}"
+
+
+def _shares(captions: Sequence[Caption]) -> list[float]:
+    """Each score's place in the field, from 0.04 for the lowest to 1 for the highest; 0 without a score."""
+    scores = [c.score for c in captions if c.score is not None]
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    span = high - low
+    return [0.0 if c.score is None else 1.0 if not span else 0.04 + 0.96 * (c.score - low) / span for c in captions]
+
+
+def _fitted(image: NDArray[np.uint8]) -> Image.Image:
+    picture = Image.fromarray(image)
+    longest = max(picture.size)
+    if longest > SIDE:
+        size = max(1, picture.width * SIDE // longest), max(1, picture.height * SIDE // longest)
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    times = SIDE // longest
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def _write(
+    sheet: Image.Image,
+    at: tuple[int, int],
+    text: str,
+    size: int,
+    colour: str,
+    *,
+    bold: bool = False,
+    anchor: str = "la",
+) -> None:
+    draw = ImageDraw.Draw(sheet)
+    draw.text(at, text, colour, _font(size), anchor, stroke_width=0.5 if bold else 0, stroke_fill=colour)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text` cut at a word, with dots, to fit `width` pixels."""
+    words = text.split()
+    if font.getlength(" ".join(words)) <= width:
+        return " ".join(words)
+    while len(words) > 1 and font.getlength(" ".join(words) + " ...") > width:
+        words.pop()
+    return " ".join(words) + " ..."

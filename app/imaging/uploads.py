@@ -1,0 +1,126 @@
+"""Reading what callers send: any usual image file as plain RGB pixels, anything else as an error that helps.
+
+The content decides, not the name or declared type. Read are PNG, JPEG, WebP, GIF and BMP: no TIFF, PSD, HEIC or SVG,
+whose decoders are large and rarely met here. Embedded colour profiles are ignored, as CLIP's own preprocessing does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import struct
+import warnings
+import zlib
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
+
+READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+_OTHERS = {
+    b"%PDF": "PDF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"8BPS": "Photoshop",
+    b"\0\0\1\0": "icon",
+    b"<svg": "SVG",
+    b"<?xml": "XML",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of an image file: upright, the first frame of several, transparency on white.
+
+    `declared`, the caller's media type, only chooses the error for what is no image at all. The size is checked from
+    the header, before anything is decoded. Raises BadImage, TooLarge, UnsupportedMedia.
+    """
+    if not data:
+        raise BadImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=READ) as image:
+            _check_pixels(image.width, image.height, max_pixels)
+            image.load()
+            return _plain(_upright(image))
+    except UnidentifiedImageError:
+        raise _unread(data, declared) from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise TooLarge(f"the image has more than the {max_pixels} pixels allowed") from None
+    except _DAMAGED as error:
+        raise BadImage("the image file is damaged or incomplete") from error
+
+
+def parse_data_uri(text: str) -> bytes:
+    """The bytes of `data:image/...;base64,...` (or percent-encoded). Raises BadImage, UnsupportedMedia."""
+    head, comma, body = text.strip().partition(",")
+    scheme, _, kind = head.partition(":")
+    if scheme.lower() != "data" or not comma or not text.isascii():
+        raise BadImage("an image is given as a data URI: data:image/png;base64,...")
+    media, *marks = (part.strip().lower() for part in kind.split(";"))
+    if media and not media.startswith("image/"):
+        raise UnsupportedMedia("the data URI does not hold an image")
+    raw = unquote_to_bytes(body)
+    if "base64" not in marks:
+        return raw
+    try:
+        return base64.b64decode(b"".join(raw.split()), validate=True)
+    except binascii.Error as error:
+        raise BadImage("the data URI is not valid base64") from error
+
+
+def _check_pixels(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise TooLarge(f"the image is {width}x{height} and {limit} pixels are allowed")
+
+
+def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
+    head = data[:64].lstrip()
+    name = next((name for magic, name in _OTHERS.items() if data.startswith(magic) or head.startswith(magic)), None)
+    if data[4:8] == b"ftyp":
+        name = "AVIF" if data[8:12] in {b"avif", b"avis"} else "HEIC or video"
+    if name is not None:
+        return UnsupportedMedia(f"this is a file of type {name}; PNG, JPEG, WebP, GIF and BMP are read")
+    if declared is not None and not declared.lower().startswith(("image/", "application/octet-stream")):
+        return UnsupportedMedia("PNG, JPEG, WebP, GIF and BMP images are read")
+    return BadImage("this is not an image, or its header is damaged")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGED:  # broken metadata does not spoil the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _plain(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image))
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey (H, W) in 0..65535, scaled; Pillow alone would clip it."""
+    scaled = (np.clip(grey, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535
+    return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -1,0 +1,90 @@
+"""Every setting of a process, read once from `FRONTRUNNER_...` in the environment. Read by entry points only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "FRONTRUNNER_"
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Units are in the names; a value that cannot work is refused with a sentence."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data_dir: Path = Field(Path("data"), description="folder of the database and the images, made if needed")
+    database_url: str = Field("", repr=False, description="database in place of the SQLite file in the data folder")
+    blob_url: str = Field("", repr=False, description="image store in place of the folder in the data folder")
+
+    generator: str = Field("pictogram", min_length=1, description="pack, folder or hub id that makes the images")
+    scorer: str = Field("pictogram", min_length=1, description="pack, folder or open_clip name/pretrained that ranks")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:1")
+
+    max_candidates: int = Field(64, ge=1, le=1024, description="most candidates of one generation")
+    default_candidates: int = Field(16, ge=1, le=1024, description="candidates when the request does not say")
+    max_queued_candidates: int = Field(512, ge=1, le=100_000, description="candidates held before new ones get 503")
+    max_steps: int = Field(150, ge=1, le=1000, description="most denoising steps of one candidate")
+    max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="longest text, in characters")
+    max_images: int = Field(64, ge=1, le=1024, description="most images of one ranking")
+    max_image_pixels: int = Field(40_000_000, ge=4096, le=1_000_000_000, description="largest upload, in pixels")
+    max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
+    body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
+    pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")
+
+    lease_s: float = Field(60.0, ge=5, le=3600, description="silence after which a replica's generations count as lost")
+    drain_s: float = Field(30.0, ge=0, le=3600, description="how long a stopping server waits for what runs")
+    retention_s: float = Field(604_800.0, ge=60, description="how long results are kept")
+    sweep_s: float = Field(60.0, ge=1, le=3600, description="pause between two looks for what is old or lost")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["console", "json"] = Field("console", description="for eyes, or one JSON object a line")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _own_folder(cls, value: Path) -> Path:
+        path = value.expanduser().absolute()
+        if path in {Path("/"), Path.home()}:
+            raise ValueError("must be a folder of its own, not the root or the home folder")
+        if path.exists() and not path.is_dir():
+            raise ValueError("is a file; a folder is needed")
+        return path
+
+    @field_validator("database_url", "blob_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and "://" not in value:
+            raise ValueError("must be a URL such as sqlite:///folder/file.db or file:///folder")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.max_queued_candidates < self.max_candidates:
+            raise ValueError("MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES, or the largest request never fits")
+        if self.default_candidates > self.max_candidates:
+            raise ValueError("DEFAULT_CANDIDATES must be at most MAX_CANDIDATES")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL: the one that was set, else the SQLite file in the data folder."""
+        return self.database_url or f"sqlite:///{self.data_dir}/frontrunner.db"
+
+    @property
+    def blobs(self) -> str:
+        """The image store's URL: the one that was set, else the folder in the data folder."""
+        return self.blob_url or (self.data_dir / "blobs").as_uri()
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """One line for each setting that was refused, fit for an operator; values are not repeated."""
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "settings"
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines

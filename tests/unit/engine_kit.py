@@ -1,0 +1,68 @@
+"""Specs and a loop for tests of the engine on the fakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.domain import GenerationSpec
+from app.engine.client import Cancelled, Failed, Outcome, Succeeded, Update
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from models.fakes import FakeGenerator, FakeScorer
+
+
+def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
+    fields: dict[str, Any] = {
+        "id": name,
+        "prompt": "a red apple",
+        "negative_prompt": "",
+        "n_candidates": 4,
+        "n": 1,
+        "width": 64,
+        "height": 64,
+        "steps": 6,
+        "guidance_scale": 3.0,
+        "sampler": "ddim",
+        "seed": 7,
+    }
+    return GenerationSpec(**{**fields, **changes})
+
+
+class Bench:
+    """A core on fakes, with every update by generation."""
+
+    def __init__(self, config: EngineConfig | None = None, **fake: Any) -> None:
+        self.generator = FakeGenerator(**fake)
+        self.scorer = FakeScorer()
+        self.core = EngineCore(self.generator, self.scorer, config or EngineConfig())
+        self.updates: dict[str, list[Update]] = {}
+        self.ticks = 0
+
+    def submit(self, *specs: GenerationSpec) -> None:
+        for one in specs:
+            self.core.submit(one, 0.0)
+
+    def tick(self) -> None:
+        self.ticks += 1
+        for name, update in self.core.tick():
+            self.updates.setdefault(name, []).append(update)
+
+    def run(self, limit: int = 10_000) -> None:
+        while not self.core.idle:
+            self.tick()
+            assert self.ticks < limit, "the engine does not come to an end"
+
+    def outcome(self, name: str = "gen_a") -> Outcome:
+        last = self.updates[name][-1]
+        assert isinstance(last, Succeeded), last
+        return last.outcome
+
+    def ends(self, name: str) -> list[Update]:
+        return [u for u in self.updates.get(name, []) if isinstance(u, Succeeded | Failed | Cancelled)]
+
+
+def alone(one: GenerationSpec) -> Outcome:
+    bench = Bench()
+    bench.submit(one)
+    bench.run()
+    return bench.outcome(one.id)

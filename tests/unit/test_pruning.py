@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain import Checkpoint
+from app.engine import pruning
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(1, 40) | st.none())
+def test_keep_is_the_best_and_never_empty(scores: list[float], keep: int | None) -> None:
+    kept = pruning.keep(scores, Checkpoint(3, keep))
+    assert kept == sorted(kept)
+    assert len(kept) == min(keep or len(scores), len(scores))
+    lost = set(range(len(scores))) - set(kept)
+    assert all(scores[i] <= min(scores[j] for j in kept) for i in lost)
+
+
+def test_a_score_that_is_not_a_number_goes_first() -> None:
+    assert pruning.keep([float("nan"), -0.9, 0.2], Checkpoint(2, 2)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "place", "word"),
+    [
+        pytest.param([Checkpoint(5, 4), Checkpoint(3, 2)], 1, "rising", id="out of order"),
+        pytest.param([Checkpoint(5, 4), Checkpoint(5, 2)], 1, "rising", id="twice the same"),
+        pytest.param([Checkpoint(0, 4)], 0, "rising", id="before the first step"),
+        pytest.param([Checkpoint(10, 4)], 0, "last of 10", id="at the last step"),
+        pytest.param([Checkpoint(2, 9)], 0, "8 candidates", id="more than live"),
+        pytest.param([Checkpoint(2, 4), Checkpoint(3, 5)], 1, "4 candidates", id="more than the one before kept"),
+        pytest.param([Checkpoint(2, 1)], 0, "n=2", id="fewer than n"),
+    ],
+)
+def test_bad_checkpoints_are_named(checkpoints: list[Checkpoint], place: int, word: str) -> None:
+    found = pruning.problem(checkpoints, steps=10, n_candidates=8, n=2)
+    assert found is not None
+    assert found[0] == place
+    assert word in found[1]
+
+
+def test_good_checkpoints_pass() -> None:
+    assert pruning.problem([Checkpoint(3), Checkpoint(4, 8), Checkpoint(6, 2)], steps=10, n_candidates=8, n=2) is None
+
+
+def test_looks_are_spread_evenly_and_never_replace_a_pruning() -> None:
+    assert pruning.partial(3, 16, ()) == (Checkpoint(4), Checkpoint(8), Checkpoint(12))
+    assert pruning.partial(1, 16, (Checkpoint(8, 2),)) == (Checkpoint(8, 2),)
+    assert pruning.partial(3, 1, ()) == ()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from app.engine import ranking
+from models.contract import ScorerInfo
+
+
+def unit(*rows: tuple[float, ...]) -> np.ndarray:
+    values = np.asarray(rows, np.float32)
+    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
+
+
+def query(prompt: tuple[float, ...], *negatives: tuple[float, ...], weights: tuple[float, ...] = ()) -> ranking.Query:
+    hostile = unit(*negatives) if negatives else np.zeros((0, len(prompt)), np.float32)
+    return ranking.Query(unit(prompt)[0], hostile, np.asarray(weights, np.float32), 0.5)
+
+
+def scorer(mean: float | None = 0.0, std: float | None = 0.1) -> ScorerInfo:
+    return ScorerInfo("s", "1", 2, 64, 77, 100.0, "cpu", mean, std)
+
+
+def test_without_negatives_the_score_is_the_similarity() -> None:
+    (only,) = ranking.score(unit((1, 1)), query((1, 0)))
+    assert only.penalty == 0
+    assert only.score == only.similarity == pytest.approx(np.sqrt(0.5))
+
+
+def test_penalty_is_the_weighted_mean_of_positive_cosines() -> None:
+    images = unit((0.6, 0.8))
+    (only,) = ranking.score(images, query((1, 0), (0, 1), (0, -1), weights=(3, 1)))
+    assert only.negatives == pytest.approx((0.8, -0.8))
+    assert only.penalty == pytest.approx(3 * 0.8 / 4)
+    assert only.score == pytest.approx(0.6 - 0.5 * 0.6)
+
+
+def test_ties_break_by_place_and_nan_comes_last() -> None:
+    assert ranking.order([0.1, float("nan"), 0.3, 0.3, -5.0]) == [2, 3, 0, 4, 1]
+
+
+@given(st.lists(st.floats(-1, 1) | st.just(float("nan")), max_size=20), st.integers(1, 20))
+def test_select_returns_the_best_in_order(scores: list[float], n: int) -> None:
+    chosen = ranking.select(scores, np.zeros((len(scores), 2), np.float32), n)
+    finite = [s for s in scores if s == s]
+    assert [scores[i] for i in chosen] == sorted(finite, reverse=True)[:n]
+
+
+def test_min_score_leaves_lower_ones_out() -> None:
+    assert ranking.select([0.1, 0.5, 0.3], np.zeros((3, 2), np.float32), 3, min_score=0.3) == [1, 2]
+
+
+def test_diversity_passes_over_a_near_duplicate() -> None:
+    images = unit((1, 0, 0), (1, 0.01, 0), (0, 1, 0))
+    assert ranking.select([0.9, 0.89, 0.5], images, 2) == [0, 1]
+    assert ranking.select([0.9, 0.89, 0.5], images, 2, diversity=0.5) == [0, 2]
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 12), st.just(4)), elements=st.floats(-1, 1, width=16)),
+    st.integers(1, 12),
+    st.floats(0, 1),
+)
+def test_diverse_picks_are_distinct_hold_the_best_and_are_in_order(
+    images: np.ndarray, n: int, diversity: float
+) -> None:
+    images = unit(*map(tuple, images + np.float32(0.01)))
+    scores = [float(v) for v in images[:, 0]]
+    chosen = ranking.select(scores, images, n, diversity=diversity)
+    assert len(chosen) == len(set(chosen)) == min(n, len(scores))
+    assert ranking.order(scores)[0] == chosen[0]
+    assert [scores[i] for i in chosen] == sorted((scores[i] for i in chosen), reverse=True)
+
+
+def test_softmax_is_a_share_and_knows_nan() -> None:
+    shares = ranking.softmax([0.3, float("nan"), 0.3], 100)
+    assert shares == pytest.approx([0.5, 0.0, 0.5])
+    assert ranking.softmax([], 100) == []
+
+
+def test_margin_needs_two() -> None:
+    assert ranking.margin([0.2]) is None
+    assert ranking.margin([0.2, 0.5, 0.1]) == pytest.approx(0.3)
+    assert ranking.margin([0.2, float("nan")]) is None
+
+
+@pytest.mark.parametrize(
+    ("similarity", "field", "expected"),
+    [
+        pytest.param(0.5, [0.5, 0.1], False, id="clear winner"),
+        pytest.param(0.1, [0.1, -0.3], True, id="no better than chance"),
+        pytest.param(0.5, [0.5, 0.49], True, id="all alike"),
+    ],
+)
+def test_low_confidence(similarity: float, field: list[float], expected: bool) -> None:
+    best = ranking.score(unit((similarity, float(np.sqrt(1 - similarity**2)))), query((1, 0)))[0]
+    assert ranking.low_confidence(best, field, scorer()) is expected
+
+
+def test_without_a_null_distribution_nothing_is_said() -> None:
+    best = ranking.score(unit((1, 0)), query((1, 0)))[0]
+    assert ranking.z_score(1.0, scorer(None, None)) is None
+    assert not ranking.low_confidence(best, [1.0], scorer(None, None))
+    assert ranking.low_confidence(None, [], scorer())

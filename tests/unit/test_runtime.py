@@ -1,0 +1,195 @@
+"""The engine's thread: what crosses it, how it refuses, drains and dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.engine.client import Cancelled, Failed, Succeeded, Update
+from app.engine.config import EngineConfig
+from app.engine.runtime import LocalEngine
+from app.engine.scheduler import Scheduler
+from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
+from models.contract import Embeddings, Generator, Pixels, Scorer
+from models.fakes import FakeGenerator, FakeScorer
+from tests.unit.engine_kit import spec
+
+pytestmark = pytest.mark.anyio
+
+
+class Inbox:
+    """A sink that can be waited for."""
+
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+        self._done = asyncio.Event()
+
+    def __call__(self, updates: Sequence[Update]) -> None:
+        self.updates.extend(updates)
+        if isinstance(self.updates[-1], Succeeded | Failed | Cancelled):
+            self._done.set()
+
+    async def last(self) -> Update:
+        await asyncio.wait_for(self._done.wait(), 20)
+        return self.updates[-1]
+
+
+@asynccontextmanager
+async def engine(
+    load: Callable[[], tuple[Generator, Scorer]] | None = None, drain_s: float = 10, **config: int
+) -> AsyncIterator[tuple[LocalEngine, list[BaseException]]]:
+    deaths: list[BaseException] = []
+    local = LocalEngine(load or (lambda: (FakeGenerator(), FakeScorer())), EngineConfig(**config), deaths.append)  # type: ignore[arg-type]
+    local.start()
+    while not local.stats().ready and not local.stats().dead:
+        await asyncio.sleep(0.005)
+    try:
+        yield local, deaths
+    finally:
+        await local.close(drain_s)
+
+
+def slow(delay_s: float = 0.02) -> tuple[Generator, Scorer]:
+    return FakeGenerator(delay_s=delay_s), FakeScorer()
+
+
+async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None:
+    async with engine() as (local, deaths):
+        inboxes = [Inbox() for _ in range(8)]
+        for i, inbox in enumerate(inboxes):
+            local.submit(spec(f"g{i}", n_candidates=i + 1, seed=i), inbox)
+        assert local.stats().queued + local.stats().running == 36
+        lasts = [await inbox.last() for inbox in inboxes]
+        assert all(isinstance(last, Succeeded) for last in lasts)
+        await asyncio.sleep(0.05)
+        stats = local.stats()
+        assert (stats.queued, stats.running) == (0, 0)
+        assert stats.rows_stepped == 36 * 6
+        assert stats.seconds_per_candidate > 0
+        assert not deaths
+
+
+async def test_admission_is_counted_in_candidates() -> None:
+    async with engine(lambda: slow(), capacity=10) as (local, _):
+        first, second = Inbox(), Inbox()
+        local.submit(spec("a", n_candidates=8), first)
+        with pytest.raises(Overloaded) as refused:
+            local.submit(spec("b", n_candidates=3), second)
+        assert 1 <= refused.value.retry_after_s <= 120
+        local.submit(spec("c", n_candidates=2), second)
+        await first.last()
+        await second.last()
+        local.submit(spec("d", n_candidates=10), (third := Inbox()))
+        assert isinstance(await third.last(), Succeeded)
+
+
+async def test_before_the_models_are_loaded_it_says_so() -> None:
+    local = LocalEngine(lambda: slow(), EngineConfig(), lambda _: None)
+    with pytest.raises(Loading):
+        _ = local.generator
+    with pytest.raises(Loading):
+        local.submit(spec(), Inbox())
+    local.start()
+    await local.close(0)
+
+
+async def test_cancel_reaches_a_running_generation() -> None:
+    async with engine(lambda: slow()) as (local, _):
+        inbox = Inbox()
+        local.submit(spec(steps=200, n_candidates=2), inbox)
+        while not inbox.updates:
+            await asyncio.sleep(0.01)
+        local.cancel("gen_a")
+        assert isinstance(await inbox.last(), Cancelled)
+        assert local.stats().rows_stepped < 400
+
+
+async def test_closing_drains_what_runs_and_refuses_what_is_new() -> None:
+    async with engine(lambda: slow()) as (local, _):
+        inbox = Inbox()
+        local.submit(spec(), inbox)
+        closing = asyncio.create_task(local.close(10))
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            local.submit(spec("b"), Inbox())
+        await closing
+        assert isinstance(inbox.updates[-1], Succeeded)
+
+
+async def test_closing_cancels_what_does_not_end_in_time() -> None:
+    async with engine(lambda: slow()) as (local, _):
+        inbox = Inbox()
+        local.submit(spec(steps=900), inbox)
+        await local.close(0.1)
+        assert isinstance(inbox.updates[-1], Cancelled)
+
+
+async def test_death_outside_a_tick_fails_every_waiter_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Scheduler) -> None:
+        raise MemoryError("the loop itself broke")
+
+    monkeypatch.setattr(Scheduler, "plan", broken)
+    deaths: list[BaseException] = []
+    local = LocalEngine(lambda: slow(), EngineConfig(), deaths.append)
+    local.start()
+    while not local.stats().ready:
+        await asyncio.sleep(0.005)
+    inboxes = [Inbox(), Inbox()]
+    local.submit(spec("a"), inboxes[0])
+    local.submit(spec("b"), inboxes[1])
+    for inbox in inboxes:
+        last = await inbox.last()
+        assert isinstance(last, Failed)
+        assert isinstance(last.error, EngineDead)
+    assert [type(d) for d in deaths] == [MemoryError]
+    assert local.stats().dead
+    with pytest.raises(EngineDead):
+        local.submit(spec("c"), Inbox())
+    with pytest.raises(EngineDead):
+        await local.embed_texts(["x"])
+    await local.close(0)
+
+
+async def test_models_that_do_not_load_are_a_death() -> None:
+    def broken() -> tuple[Generator, Scorer]:
+        raise OSError("no such weights")
+
+    async with engine(broken) as (local, deaths):
+        assert local.stats().dead
+        assert isinstance(deaths[0], OSError)
+
+
+async def test_one_off_calls_are_answered_beside_a_running_generation() -> None:
+    async with engine(lambda: slow()) as (local, _):
+        inbox = Inbox()
+        local.submit(spec(steps=30), inbox)
+        images = [np.full((side, side, 3), 10 * i, np.uint8) for i, side in enumerate((8, 16, 8, 4))]
+        vectors = await local.embed_images(images)
+        for i, image in enumerate(images):
+            np.testing.assert_allclose(vectors[i], FakeScorer().embed_images(image[None])[0], atol=1e-6)
+        assert (await local.embed_texts(["red"]))[0].vector.shape == (13,)
+        assert not isinstance(inbox.updates[-1] if inbox.updates else None, Succeeded)
+        last = await inbox.last()
+        assert isinstance(last, Succeeded)
+        pictures = await local.decode(last.outcome.latents)
+        assert pictures.shape == (4, 64, 64, 3)
+
+
+async def test_a_failed_one_off_call_is_typed_and_hurts_nobody_else() -> None:
+    class Picky(FakeScorer):
+        def embed_images(self, pixels: Pixels) -> Embeddings:
+            raise ValueError("/secret/path")
+
+    async with engine(lambda: (FakeGenerator(), Picky())) as (local, deaths):
+        with pytest.raises(EngineFailed) as failed:
+            await local.embed_images([np.zeros((8, 8, 3), np.uint8)])
+        assert "secret" not in failed.value.detail
+        assert len(await local.embed_texts(["red"])) == 1
+        assert not deaths
+    async with engine(lambda: (FakeGenerator(), FakeScorer(max_rows=0))) as (local, _):
+        with pytest.raises(TooLarge):
+            await local.embed_images([np.zeros((8, 8, 3), np.uint8)])

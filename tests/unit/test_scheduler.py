@@ -1,0 +1,123 @@
+"""Who shares a device call: fairness between generations and callers, batch sizes, room on the device."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from app.domain import GenerationSpec
+from app.engine.config import EngineConfig
+from app.engine.scheduler import Kind, Plan, Scheduler
+from tests.unit.engine_kit import Bench, spec
+
+
+def linear(bench: Bench, overhead: float = 0.0) -> None:
+    """Costs of a device whose calls cost `overhead` rows more than their rows."""
+    bench.core._scheduler.learn({b: overhead + b for b in (1, 2, 4, 8, 16, 32)})
+
+
+def steps(bench: Bench) -> list[Counter[str]]:
+    """Rows of each generation in every denoiser call, until all is done."""
+    seen: list[Counter[str]] = []
+    plan = bench.core._scheduler.plan
+
+    def watched() -> Plan | None:
+        found = plan()
+        if found is not None and found.kind is Kind.STEP:
+            seen.append(Counter(r.run.spec.id for r in found.rows))
+        return found
+
+    bench.core._scheduler.plan = watched  # type: ignore[method-assign]
+    bench.run()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows", "expected"),
+    [
+        pytest.param({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, 5, 1, id="linear: nothing is gained by a batch"),
+        pytest.param({1: 5.0, 2: 5.2, 4: 5.4, 8: 6.0}, 5, 8, id="flat: padding is free"),
+        pytest.param({1: 1.0, 2: 1.5, 4: 2.4, 8: 4.7}, 5, 4, id="in between: four now, one later"),
+        pytest.param({1: 1.0, 2: 1.5, 4: 2.4, 8: 4.6}, 8, 8, id="a full bucket"),
+    ],
+)
+def test_bucket_has_the_fewest_seconds_per_useful_row(seconds: dict[int, float], rows: int, expected: int) -> None:
+    scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
+    scheduler.learn(seconds)
+    assert scheduler.bucket(rows) == expected
+
+
+def test_buckets_that_were_not_measured_cost_in_proportion_to_the_largest_that_was() -> None:
+    scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
+    scheduler.learn({1: 1.0, 2: 1.5})
+    assert scheduler.seconds == {1: 1.0, 2: 1.5, 4: 3.0, 8: 6.0}
+
+
+def test_a_small_request_is_not_held_back_by_a_large_one() -> None:
+    bench = Bench()
+    linear(bench, overhead=2)
+    bench.submit(spec("large", n_candidates=64, steps=6))
+    for _ in range(6):
+        bench.tick()
+    bench.submit(spec("small", n_candidates=1, steps=6))
+    seen = steps(bench)
+    mine = [i for i, c in enumerate(seen) if c["small"]]
+    assert mine == list(range(6)), "the small one is in every call from its first on"
+    assert max(sum(c.values()) for c in seen[:6]) <= 16
+    assert max(sum(c.values()) for c in seen[6:]) > 16
+
+
+def test_two_large_requests_fill_the_device_and_share_it() -> None:
+    bench = Bench()
+    linear(bench, overhead=8)
+    bench.submit(spec("a", n_candidates=64, steps=4), spec("b", n_candidates=64, steps=4))
+    seen = steps(bench)
+    both = [c for c in seen if c["a"] and c["b"]]
+    assert len(both) >= len(seen) - 2
+    assert all(abs(c["a"] - c["b"]) <= 1 for c in both)
+    assert sum(sum(c.values()) for c in seen) == 2 * 64 * 4
+
+
+def test_callers_share_evenly_however_many_requests_they_have() -> None:
+    bench = Bench(EngineConfig(buckets=(1, 2, 4, 8)))
+    linear(bench, overhead=8)
+    many = [spec(f"many{i}", n_candidates=8, steps=4, owner="greedy") for i in range(7)]
+    bench.submit(*many, spec("one", n_candidates=8, steps=4, owner="modest"))
+    seen = steps(bench)
+    last = max(i for i, c in enumerate(seen) if c["one"])
+    rows = sum((Counter(c) for c in seen[: last + 1]), Counter())
+    greedy = sum(v for k, v in rows.items() if k != "one")
+    assert rows["one"] == 32
+    assert greedy <= 32 + 2 * 8
+
+
+def test_an_unguided_row_costs_half_of_a_guided_one() -> None:
+    bench = Bench(EngineConfig(buckets=(1, 2, 4, 8, 16)))
+    linear(bench, overhead=40)
+    bench.submit(spec("guided", n_candidates=30, steps=4), spec("plain", n_candidates=60, steps=4, guidance_scale=1.0))
+    seen = steps(bench)
+    mixed = [c for c in seen[4:] if c["guided"] and c["plain"]][:10]
+    assert sum(c["plain"] for c in mixed) == pytest.approx(2 * sum(c["guided"] for c in mixed), rel=0.2)
+
+
+@pytest.mark.parametrize("odd", [{"width": 32}, {"deterministic": True}])
+def test_rows_that_cannot_share_a_call_do_not(odd: dict[str, object]) -> None:
+    bench = Bench()
+    bench.submit(spec("a", n_candidates=3), spec("b", n_candidates=3, **odd))
+    assert all(len(c) == 1 for c in steps(bench))
+
+
+def _spec(name: str, n: int) -> GenerationSpec:
+    return spec(name, n_candidates=n, steps=2)
+
+
+def test_generations_beyond_the_room_wait_their_turn_and_one_always_fits() -> None:
+    bench = Bench(EngineConfig(live_rows=8))
+    bench.submit(_spec("a", 6), _spec("b", 6), _spec("huge", 50))
+    most = 0
+    while not bench.core.idle:
+        bench.tick()
+        most = max(most, bench.core.live) if not bench.ends("b") else most
+    assert most <= 8
+    assert all(bench.ends(name) for name in ("a", "b", "huge"))
