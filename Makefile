@@ -1,0 +1,65 @@
+# Frontrunner in one word each: make demo | serve | test | check | bench | fix | clean.
+# The first of them makes .venv with everything inside; nothing is installed outside this folder.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+PROMPT ?= a red apple on a white background
+NEGATIVE ?=
+N ?= 16
+OUT ?= demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+QUICK_TESTS := tests/unit tests/api tests/architecture tests/contract
+
+# Through the environment, so that no character of a prompt is ever read by make's shell.
+export DEMO_PROMPT = $(value PROMPT)
+export DEMO_NEGATIVE = $(value NEGATIVE)
+export DEMO_N = $(value N)
+export DEMO_OUT = $(value OUT)
+
+.PHONY: help
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+.PHONY: demo
+demo: $(READY) ## sample, rank and show: PROMPT="..." NEGATIVE="..." N=16 OUT=demo
+	@$(BIN)/frontrunner generate --negative "$$DEMO_NEGATIVE" --candidates "$$DEMO_N" --out "$$DEMO_OUT" -- "$$DEMO_PROMPT"
+
+.PHONY: serve
+serve: $(READY) ## the service on 127.0.0.1:8000 (FRONTRUNNER_HOST and FRONTRUNNER_PORT move it)
+	@$(BIN)/frontrunner serve
+
+.PHONY: check
+check: $(READY) ## format, lint, types, import rules and every test that needs no torch
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m 'not torch and not bench' $(QUICK_TESTS)
+
+.PHONY: test
+test: $(READY) ## every test but the measurements
+	$(BIN)/pytest -m 'not bench'
+
+.PHONY: bench
+bench: $(READY) ## the measurements
+	$(BIN)/pytest -m bench tests/bench
+
+.PHONY: fix
+fix: $(READY) ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## forget the virtual environment and every cache; data/ and demo/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -e '.[models]' --group dev
+	@touch $@

@@ -1,0 +1,190 @@
+"""Every error as one document: RFC 9457 problem details with an `error` member that OpenAI clients read.
+
+Owns the shape, the JSON Pointers and the exception handlers. Which error it is, is `app.errors`; what only HTTP knows
+(405, 406, 408, a body that is no JSON) has its code here. Nothing the caller sent is repeated but the names of fields.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import FrontrunnerError, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+
+HTTP_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "request_timeout",
+    413: "too_large",
+    415: "unsupported_media",
+    422: "invalid_request",
+    500: "internal_error",
+}
+"""Codes of errors that only HTTP knows, by status."""
+
+
+class ErrorMember(BaseModel):
+    """The error as OpenAI clients expect it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class FieldError(BaseModel):
+    """One field that was refused: `pointer` (JSON Pointer) in the body, or the name of a `parameter` elsewhere."""
+
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `error` says it again for OpenAI clients, `errors` names the fields at fault."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: ErrorMember
+    errors: list[FieldError] | None = None
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    instance: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer for an error. 5xx that would only repeat themselves say `x-should-retry: false`."""
+    body: dict[str, Any] = {
+        "type": f"urn:frontrunner:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "error": error_member(status, code, detail, errors),
+    }
+    if errors:
+        body["errors"] = [e.model_dump(exclude_none=True) for e in errors]
+    extra = {"x-should-retry": "false"} if status in {409, 500} else {}
+    # ASCII only: a field's name may hold halves of surrogate pairs, which no UTF-8 can say.
+    return Response(
+        json.dumps(body), status, {"cache-control": "no-store", **extra, **(headers or {})}, media_type=MEDIA_TYPE
+    )
+
+
+def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
+    """The `error` member, also used inside event streams."""
+    kind = "invalid_request_error" if status < 500 else "overloaded_error" if status == 503 else "server_error"
+    first = next(iter(errors), None)
+    param = (first.parameter or _dotted(first.pointer or "")) if first else None
+    return {"message": detail, "type": kind, "param": param or None, "code": code}
+
+
+def from_error(error: FrontrunnerError, instance: str) -> Response:
+    """The answer for an error of the tree."""
+    headers = {"retry-after": str(math.ceil(error.retry_after_s))} if isinstance(error, Unavailable) else None
+    return problem(
+        error.status, error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
+    )
+
+
+def field_errors(error: FrontrunnerError) -> list[FieldError]:
+    """The field an error points at, if it does."""
+    return [FieldError(detail=error.detail, pointer=error.pointer)] if error.pointer else []
+
+
+def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer for an error that only HTTP knows."""
+    code = HTTP_CODES.get(status, "http_error")
+    return problem(status, code, HTTPStatus(status).phrase, detail, instance, headers=headers)
+
+
+def from_validation(error: RequestValidationError, instance: str) -> Response:
+    """The answer for a request that does not fit its schema: 400 when the body is no JSON, else 422."""
+    problems = error.errors()
+    if any(p["type"] == "json_invalid" for p in problems):
+        return problem(400, "invalid_json", "The body is not JSON", "the body cannot be read as JSON", instance)
+    fields = {(f.pointer, f.parameter): f for f in reversed([_field(p, error.body) for p in problems])}
+    errors = list(reversed(fields.values()))
+    detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
+    return problem(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
+
+
+def _field(found: Mapping[str, Any], body: Any) -> FieldError:
+    where, *path = found["loc"]
+    detail = str(found["msg"]).removeprefix("Value error, ")
+    if where != "body":
+        return FieldError(detail=detail, parameter=".".join(str(p) for p in path))
+    return FieldError(detail=detail, pointer=_pointer(path, body, missing=found["type"] == "missing"))
+
+
+def _pointer(path: Sequence[str | int], body: Any, *, missing: bool) -> str:
+    """A JSON Pointer as a URI fragment; parts that pydantic put in for union members are left out."""
+    parts = []
+    for place, part in enumerate(path):
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
+            body = body[part]  # type: ignore[index]
+            parts.append(part)
+        elif missing and place == len(path) - 1:
+            parts.append(part)
+    return "#" + "".join("/" + _escaped(str(p)) for p in parts)
+
+
+def _escaped(part: str) -> str:
+    return quote(part.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
+
+
+def _dotted(pointer: str) -> str:
+    return pointer.removeprefix("#").removeprefix("/").replace("/", ".")
+
+
+def install(app: FastAPI) -> None:
+    """Render every error of `app`, foreseen or not, as a problem."""
+
+    async def on_error(request: Request, error: FrontrunnerError) -> Response:
+        return from_error(error, request.url.path)
+
+    async def on_validation(request: Request, error: RequestValidationError) -> Response:
+        return from_validation(error, request.url.path)
+
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        return from_http(error.status_code, _sentence(error), request.url.path, error.headers)
+
+    async def on_bug(request: Request, _: Exception) -> Response:
+        return from_http(500, "an unforeseen error; the log has it under this request's id", request.url.path)
+
+    app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, on_http)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, on_bug)
+
+
+def _sentence(error: HTTPException) -> str:
+    if error.status_code == 404:
+        return "there is nothing at this address"
+    if error.status_code == 405:
+        return f"this address takes {(error.headers or {}).get('Allow', 'other methods')}"
+    return str(error.detail)
