@@ -98,7 +98,8 @@ def shift_hue(rgba: U8, source: float, target: str) -> U8:
     moved[..., 0] = HUES[target] + (moved[..., 0] - HUES[target]) * 0.4
     moved[..., 1] = np.where(hsv[..., 1] > 0.15, np.clip(hsv[..., 1] * 0.6 + 0.36, 0, 1), hsv[..., 1])
     lift = {"yellow": 0.93, "pink": 0.95, "orange": 0.93}.get(target, 0.0)
-    moved[..., 2] = np.where(hsv[..., 1] > 0.15, np.maximum(hsv[..., 2], lift * hsv[..., 2] + 0.18 * (lift > 0)), hsv[..., 2])
+    bright = np.maximum(hsv[..., 2], lift * hsv[..., 2] + 0.18 * (lift > 0))
+    moved[..., 2] = np.where(hsv[..., 1] > 0.15, bright, hsv[..., 2])
     if target == "pink":
         moved[..., 1] *= 0.62
     out = rgba.copy()

@@ -12,18 +12,22 @@ const size = Number(sizeText);
 const require = createRequire(path.resolve(nodeFolder, "node_modules", "x.js"));
 const { Resvg } = require("@resvg/resvg-js");
 const icons = require(`@iconify-json/${set}/icons.json`);
-const byCode = require(`@iconify-json/${set}/chars.json`);
+// Some sets ship no code point table: there the other sets' names for the code point are tried.
+const tables = [set, "noto", "twemoji", "fluent-emoji-flat"].map((s) => require(`@iconify-json/${s}/chars.json`));
 const things = JSON.parse(fs.readFileSync(0, "utf8")); // [{name, hexcode}]
 
-function iconOf(hexcode) {
+function iconOf({ name, hexcode }) {
   const code = hexcode.toLowerCase();
-  let name = byCode[code] ?? byCode[code.replaceAll("-fe0f", "")];
-  if (name && !icons.icons[name]) name = icons.aliases?.[name]?.parent;
-  return name && icons.icons[name];
+  const slug = name.toLowerCase().replace(/[’'.]/g, "").replace(/[^a-z0-9]+/g, "-");
+  const names = tables.map((t) => t[code] ?? t[code.replaceAll("-fe0f", "")]);
+  for (const n of [...names, slug]) {
+    const found = n && (icons.icons[n] ?? icons.icons[icons.aliases?.[n]?.parent]);
+    if (found) return found;
+  }
 }
 
 for (let i = Number(startText); i < things.length; i++) {
-  const icon = iconOf(things[i].hexcode);
+  const icon = iconOf(things[i]);
   if (!icon) continue;
   fs.writeFileSync(path.join(out, `${set}.now`), String(i));
   const w = icon.width ?? icons.width ?? 16;

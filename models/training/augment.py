@@ -1,0 +1,52 @@
+"""Augmentation of picture batches for the scorer and the judge: geometry, and the corruption that previews show."""
+
+import torch
+from torch.nn import functional
+
+
+def warp(x: torch.Tensor, turn: float, scale: float, shift: float) -> torch.Tensor:
+    """Random rotation (up to `turn` radians), scale and shift (shares of the picture), edges repeated.
+
+    x: float32 (B, 3, S, S) in [-1, 1].
+    """
+    b = len(x)
+    angle = (torch.rand(b) * 2 - 1) * turn
+    zoom = 1 + (torch.rand(b) * 2 - 1) * scale
+    stretch = 1 + (torch.rand(b) * 2 - 1) * scale
+    move = (torch.rand(b, 2) * 2 - 1) * 2 * shift
+    cos, sin = angle.cos(), angle.sin()
+    first = torch.stack([cos * zoom, -sin, move[:, 0]], 1)
+    theta = torch.stack([first, torch.stack([sin, cos * zoom * stretch, move[:, 1]], 1)], 1)
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def soften(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Blurs `share` of the batch (down and up by 2 or 4) and adds noise to as many, as early previews look."""
+    out = x.clone()
+    for factor, part in ((2, 0.6), (4, 0.4)):
+        chosen = torch.rand(len(x)) < share * part
+        if chosen.any():
+            low = functional.avg_pool2d(out[chosen], factor)
+            blurred = functional.interpolate(low, scale_factor=factor, mode="bilinear")
+            mix = torch.rand(len(blurred), 1, 1, 1) * 0.7 + 0.3
+            out[chosen] = out[chosen] * (1 - mix) + blurred * mix
+    noisy = (torch.rand(len(x), 1, 1, 1) < share).float() * torch.rand(len(x), 1, 1, 1) * 0.25
+    coarse = functional.interpolate(torch.randn(len(x), 3, 16, 16), scale_factor=4, mode="bilinear")
+    return out + noisy * (0.5 * torch.randn_like(out) + coarse)
+
+
+def erase(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Covers a random square of up to a third of the edge with the mean colour in `share` of the batch (in place)."""
+    for i in torch.nonzero(torch.rand(len(x)) < share).flatten().tolist():
+        edge = int(torch.randint(6, 21, ()))
+        top, left = (int(v) for v in torch.randint(0, x.shape[-1] - edge, (2,)))
+        x[i, :, top : top + edge, left : left + edge] = x[i].mean((1, 2))[:, None, None]
+    return x
+
+
+def augment(x: torch.Tensor, strong: float = 1.0) -> torch.Tensor:
+    """The training view of a batch: float32 (B, 3, S, S); sides are never swapped, since captions name them."""
+    x = warp(x, 0.2 * strong, 0.1 * strong, 0.04 * strong)
+    gain = 1 + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.12
+    return erase(soften(x * gain, 0.35), 0.25 * strong)

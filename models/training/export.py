@@ -1,0 +1,145 @@
+"""Writes a pack folder from the trained runs: float16 safetensors, configs, pack.json with sha256 of every file.
+
+The text encoder is not copied; pack.json names the package that carries it and its sha256.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+
+from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
+
+VERSION = "0.2"
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "BertModel"],
+    "tokenizer": ["transformers", "BertTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """`final.pt` as it is, or the averaged weights of a `checkpoint.pt` of a run still going."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if "average" in state:
+        state["modules"] = {**state["modules"], **state["average"]}
+    return state
+
+
+def halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Floats as contiguous float16."""
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+
+
+def export_generator(out: Path, autoencoder: Path, unet: Path) -> None:
+    """The diffusers folder: vae, unet, scheduler, model_index.json."""
+    vae = train_autoencoder.build()
+    vae.load_state_dict(weights(autoencoder)["modules"])
+    vae.half().save_pretrained(out / "vae")
+    state = weights(unet)["modules"]
+    widths = (state["unet.conv_in.weight"].shape[0], state["unet.mid_block.resnets.0.conv1.weight"].shape[0])
+    denoiser = train_generator.build(widths)
+    denoiser.load_state_dict({k.removeprefix("unet."): v for k, v in state.items()})
+    denoiser.half().save_pretrained(out / "unet")
+    DDIMScheduler(**train_generator.SCHEDULE).save_pretrained(out / "scheduler")
+    (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", "utf-8")
+
+
+def export_scorer(out: Path, path: Path, tower: str) -> None:
+    """The open_clip folder without the text trunk."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = weights(path)["modules"]
+    places = {"proj.": "text.proj.", "scale.": ""}
+    for prefix, place in places.items():
+        state = {place + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
+    save_file(halves(state), out / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (out / "open_clip_config.json").write_text(json.dumps(train_scorer.config(tower), indent=2) + "\n", "utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def null_statistics(out: Path, runs: Path) -> dict[str, float]:
+    """Mean and deviation of the cosine between composed pictures and captions of other pictures."""
+    import numpy as np
+
+    from models.training.data import read_rows
+    from models.training.sampling import Pack
+
+    pack = Pack(out)
+    pictures = np.load(runs / "scenes" / "generator.npy", mmap_mode="r")
+    chosen = np.random.default_rng(3).choice(len(pictures), 400, replace=False)
+    rows = read_rows(runs / "scenes" / "generator.jsonl")
+    chosen.sort()
+    cosines = pack.embed_pictures(pictures[chosen]) @ pack.embed_texts([rows[i]["caption"] for i in chosen]).T
+    others = cosines[~torch.eye(len(chosen), dtype=torch.bool)]
+    return {"mean": round(float(others.mean()), 5), "std": round(float(others.std()), 5), "pairs": len(others)}
+
+
+def write_index(out: Path, extra: dict[str, Any]) -> None:
+    """pack.json over every other file but the card and the sheets."""
+    listed = {".json", ".safetensors"}
+    files = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in ("pack.json", "figures.json"))
+    meta = {
+        "id": "pictogram",
+        "version": VERSION,
+        "size": [64, 64],
+        "text_encoder": {
+            "distribution": texts.DISTRIBUTION,
+            "package": texts.PACKAGE,
+            "folder": texts.FOLDER,
+            "weights_sha256": sha256(texts.folder() / "model.safetensors"),
+            "max_length": texts.MAX_TOKENS,
+            "use_attention_mask": True,
+        },
+        "generator": {"folder": "generator", "defaults": {"steps": 16, "guidance_scale": 4.0, "sampler": "ddim"}},
+        "scorer": {"folder": "scorer", "trained": ["visual.", "text.proj.", "logit_scale"], **extra},
+        "files": {str(p.relative_to(out)): sha256(p) for p in files},
+        "names": "names.json",
+    }
+    (out / "pack.json").write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
+    parser.add_argument("--out", type=Path, default=None, help="the pack folder to write (default: RUNS/pack)")
+    parser.add_argument("--autoencoder", type=Path, default=None, help="default: RUNS/autoencoder/final.pt")
+    parser.add_argument("--generator", type=Path, default=None, help="default: RUNS/generator/final.pt")
+    parser.add_argument("--scorer", type=Path, default=None, help="default: RUNS/scorer/final.pt")
+    parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
+    args = parser.parse_args()
+    out: Path = args.out or args.runs / "pack"
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    kinds = ("autoencoder", "generator", "scorer")
+    finals = {kind: getattr(args, kind) or args.runs / kind / "final.pt" for kind in kinds}
+    export_generator(out / "generator", finals["autoencoder"], finals["generator"])
+    export_scorer(out / "scorer", finals["scorer"], args.tower)
+    (out / "names.json").write_text(json.dumps(icons.pack_names(), indent=0, ensure_ascii=False) + "\n", "utf-8")
+    write_index(out, {})
+    write_index(out, {"null": null_statistics(out, args.runs)})
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    print(f"{out}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Icon sets: installs the named packages, renders them once, and reads them back.  No torch.
+
+Owns the folder RUNS/icons (SET.rgba, SET.txt) and RUNS/things.json (names, code points, keywords).
+Sources and licences are listed in `SETS`; the model card credits them.
+"""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from models.training.palette import U8
+from models.training.scenes import Icons
+
+ICON_PX = 120
+HERE = Path(__file__).parent
+SETS = {
+    "noto": "Apache-2.0",
+    "noto-v1": "Apache-2.0",
+    "fluent-emoji": "MIT",
+    "fluent-emoji-flat": "MIT",
+    "twemoji": "CC-BY-4.0",
+    "emojione": "CC-BY-4.0",
+}
+GENERATOR_STYLES = ("noto", "twemoji")
+SCORER_STYLES = ("noto", "twemoji", "noto-v1", "fluent-emoji", "fluent-emoji-flat")
+SCORER_UNSEEN = "emojione"
+JUDGE_STYLES = ("emojione", "noto-v1", "fluent-emoji", "fluent-emoji-flat")
+JUDGE_UNSEEN = ("noto", "twemoji")
+VERSIONS = {
+    "@iconify-json/noto": "1.2.9",
+    "@iconify-json/noto-v1": "1.2.5",
+    "@iconify-json/fluent-emoji": "1.2.7",
+    "@iconify-json/fluent-emoji-flat": "1.2.6",
+    "@iconify-json/twemoji": "1.2.5",
+    "@iconify-json/emojione": "1.2.3",
+    "@resvg/resvg-js": "2.6.2",
+    "emojibase-data": "17.0.0",
+}
+PEOPLE_GROUPS = (1, 2, 8, 9)
+"""Emoji groups left out: people, components, symbols, flags; hearts of the smileys group stay."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EmojiThing:
+    """One drawable thing: its name, code points as dashed hexadecimal, and keywords."""
+
+    name: str
+    hexcode: str
+    tags: tuple[str, ...]
+
+
+def pack_names() -> list[str]:
+    """The names the pack promises, in a fixed order."""
+    names: list[str] = json.loads((HERE / "names.json").read_text("utf-8"))
+    return names
+
+
+def install(node: Path) -> None:
+    """Installs the icon sets, the emoji data and the renderer into the folder `node` with npm."""
+    node.mkdir(parents=True, exist_ok=True)
+    wanted = [f"{name}@{version}" for name, version in VERSIONS.items()]
+    subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(node), *wanted], check=True)
+
+
+def read_things(node: Path) -> list[EmojiThing]:
+    """Every thing of the emoji data that the domain allows, the pack's names first."""
+    rows = json.loads((node / "node_modules/emojibase-data/en/data.json").read_text("utf-8"))
+    order = {name: i for i, name in enumerate(pack_names())}
+    kept = [
+        EmojiThing(r["label"], r["hexcode"], tuple(r.get("tags", ())))
+        for r in rows
+        if r["label"] in order or ("group" in r and r["group"] not in PEOPLE_GROUPS)
+    ]
+    return sorted(kept, key=lambda t: order.get(t.name, len(order)))
+
+
+def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
+    """Renders one set, restarting past pictures that abort the renderer; returns the number of pictures."""
+    for suffix in ("rgba", "txt", "now"):
+        (out / f"{style}.{suffix}").unlink(missing_ok=True)
+    stdin = json.dumps([{"name": t.name, "hexcode": t.hexcode} for t in things])
+    start = 0
+    while True:
+        command = ["node", str(HERE / "render.mjs"), str(node), str(out), style, str(ICON_PX), str(start)]
+        done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+        at = (out / f"{style}.now").read_text() if (out / f"{style}.now").exists() else ""
+        if at == "done":
+            break
+        if not at or int(at) < start:
+            raise RuntimeError(f"rendering {style} failed: {done.stderr[-500:]}")
+        start = int(at) + 1
+    return len((out / f"{style}.txt").read_text("utf-8").splitlines())
+
+
+def render(runs: Path) -> None:
+    """Renders every set into RUNS/icons and writes RUNS/things.json."""
+    node, out = runs / "node", runs / "icons"
+    out.mkdir(parents=True, exist_ok=True)
+    things = read_things(node)
+    (runs / "things.json").write_text(json.dumps([dataclasses.asdict(t) for t in things]), "utf-8")
+    for style in SETS:
+        print(f"{style}: {render_set(node, out, style, things)} of {len(things)} pictures", flush=True)
+
+
+def load_things(runs: Path) -> list[EmojiThing]:
+    """The rendered things with their keywords."""
+    rows = json.loads((runs / "things.json").read_text("utf-8"))
+    return [EmojiThing(r["name"], r["hexcode"], tuple(r["tags"])) for r in rows]
+
+
+def load_icons(runs: Path, styles: tuple[str, ...] = tuple(SETS)) -> Icons:
+    """(style, name) -> uint8 RGBA (120, 120, 4), memory-mapped."""
+    icons: dict[tuple[str, str], U8] = {}
+    for style in styles:
+        names = (runs / "icons" / f"{style}.txt").read_text("utf-8").splitlines()
+        raw = np.memmap(runs / "icons" / f"{style}.rgba", np.uint8, "r", shape=(len(names), ICON_PX, ICON_PX, 4))
+        icons |= {(style, name): raw[i] for i, name in enumerate(names)}
+    return icons

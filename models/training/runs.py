@@ -1,0 +1,201 @@
+"""What every trainer shares: where a run lives, checkpoints, averaged weights, the learning rate, the log.
+
+A run is a folder: `checkpoint.pt` (everything needed to go on), `log.jsonl` (one line per report), `final.pt`
+(averaged weights), `plateau.pt` (as the checkpoint, just before the rate decayed: copy it over `checkpoint.pt`
+to train on at the full rate).  All are written to a side file and renamed, so no file is ever half written.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@dataclasses.dataclass(slots=True)
+class Schedule:
+    """Learning rate over samples: a linear warm-up, a plateau, then a cosine to a hundredth.
+
+    The end is a number of samples, or a time of day in seconds since the epoch (`ends_at`): then the decay covers
+    the last `decay_s` seconds before it, whatever the speed of the machine.
+    """
+
+    peak: float
+    warmup: int
+    samples: int = 0
+    decay: int = 0
+    ends_at: float = 0.0
+    decay_s: float = 0.0
+
+    def left(self, seen: int, now: float) -> float:
+        """Share of the decay still to come: 1 on the plateau, 0 at the end."""
+        if self.ends_at:
+            return min(1.0, max(0.0, (self.ends_at - now) / max(self.decay_s, 1.0)))
+        return min(1.0, max(0.0, (self.samples - seen) / max(self.decay, 1)))
+
+    def rate(self, seen: int, now: float) -> float:
+        """The learning rate after `seen` samples at the time `now`."""
+        left = self.left(seen, now)
+        cosine = 0.01 + 0.99 * (0.5 - 0.5 * math.cos(math.pi * left))
+        return self.peak * min(1.0, (seen + 1) / max(self.warmup, 1)) * cosine
+
+    def over(self, seen: int, now: float) -> bool:
+        """Whether training has ended."""
+        return now >= self.ends_at if self.ends_at else seen >= self.samples
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, rate: float, batch: int, samples: int) -> None:
+    """The options that all trainers have."""
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
+    parser.add_argument("--name", default=None, help="name of this run inside RUNS (default: the trainer's)")
+    parser.add_argument("--init", type=Path, default=None, help="weights to start from (a checkpoint wins)")
+    parser.add_argument("--samples", type=int, default=samples, help="pictures to train on in all")
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the samples over which the rate decays")
+    parser.add_argument("--ends-at", type=float, default=0.0, help="end at this time (epoch seconds), not at SAMPLES")
+    parser.add_argument("--decay-s", type=float, default=2400.0, help="with --ends-at: seconds of decay before the end")
+    parser.add_argument("--rate", type=float, default=rate, help="peak learning rate")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-s", type=float, default=120.0, help="seconds between checkpoints")
+
+
+class Run:
+    """One resumable training run.
+
+    `modules` are saved and averaged; the average follows with a half-life that grows with training
+    (decay = min(`ema`, (1 + n) / (10 + n)) at update n).
+    """
+
+    def __init__(self, folder: Path, args: argparse.Namespace, modules: nn.ModuleDict, ema: float = 0.999) -> None:
+        self.folder, self.args, self.modules, self.ema_decay = folder, args, modules, ema
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)
+        self.trained = [n for n, p in modules.named_parameters() if p.requires_grad]
+        self.schedule = Schedule(
+            args.rate, 200 * args.batch, args.samples, int(args.samples * args.decay), args.ends_at, args.decay_s
+        )
+        self.seen = self.updates = 0
+        self.seconds = 0.0
+        self.saved_at = self.turned_at = time.monotonic()
+        self.window: dict[str, list[float]] = {}
+        self.reported = (0, 0.0)
+        self.average: dict[str, torch.Tensor] = {}
+        self.resume()
+        if not self.average:
+            self.average = {n: p.detach().clone() for n, p in modules.named_parameters() if p.requires_grad}
+
+    def resume(self) -> None:
+        """Goes on from `checkpoint.pt`, else from `--init` (weights only), else from scratch."""
+        if (self.folder / "checkpoint.pt").exists():
+            state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+            self.modules.load_state_dict(state["modules"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average = state["average"]
+            self.seen, self.updates, self.seconds = state["seen"], state["updates"], state["seconds"]
+            self.reported = (self.seen, self.seconds)
+            print(f"resumed at {self.seen} samples", flush=True)
+        elif self.args.init:
+            given = torch.load(self.args.init, weights_only=True)["modules"]
+            print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
+
+    def step(self, loss: torch.Tensor, count: int) -> None:
+        """One update from the loss of `count` samples, with clipped gradients."""
+        now = time.time()
+        if self.schedule.left(self.seen, now) < 1 and not (self.folder / "plateau.pt").exists():
+            self.save("plateau.pt")
+        rate = self.schedule.rate(self.seen, now)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimizer.step()
+        self.seen += count
+        self.updates += 1
+        share = 1 - min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
+        named = dict(self.modules.named_parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_([self.average[n] for n in self.trained], [named[n] for n in self.trained], share)
+        turned = time.monotonic()
+        self.seconds += min(turned - self.turned_at, 60.0)
+        self.turned_at = turned
+        if turned - self.saved_at > self.args.save_s:
+            self.save()
+
+    def note(self, **values: float) -> None:
+        """Adds to the means of the next report."""
+        for key, value in values.items():
+            self.window.setdefault(key, []).append(value)
+
+    def report(self, **values: float) -> None:
+        """Writes the means since the last report and `values` to the log and the screen."""
+        speed = (self.seen - self.reported[0]) / max(self.seconds - self.reported[1], 1e-9)
+        self.reported = (self.seen, self.seconds)
+        line = {"seen": self.seen, "minutes": round(self.seconds / 60, 1), "per_s": round(speed, 1)}
+        line["rate"] = float(f"{self.schedule.rate(self.seen, time.time()):.3g}")
+        means = {k: float(np.mean(v)) for k, v in self.window.items()}
+        line |= {k: round(v, 5) for k, v in (means | values).items()}
+        self.window.clear()
+        print(json.dumps(line), flush=True)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def over(self) -> bool:
+        """Whether the schedule has ended."""
+        return self.schedule.over(self.seen, time.time())
+
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Writes everything needed to go on."""
+        state = {
+            "modules": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "seen": self.seen,
+            "updates": self.updates,
+            "seconds": self.seconds,
+        }
+        write(state, self.folder / name)
+        self.saved_at = time.monotonic()
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """The state dict with the averaged weights in place of the current ones."""
+        return {**self.modules.state_dict(), **self.average}
+
+    def finish(self, **extra: Any) -> None:
+        """Saves the checkpoint and `final.pt` with the averaged weights."""
+        self.save()
+        state = {"modules": self.averaged(), "seen": self.seen, "seconds": self.seconds, **extra}
+        write(state, self.folder / "final.pt")
+
+
+def write(state: dict[str, Any], path: Path) -> None:
+    """Saves `state` so that `path` is always whole."""
+    side = path.with_suffix(".tmp")
+    torch.save(state, side)
+    os.replace(side, path)
+
+
+def batches(count: int, batch: int, seed: int, skip: int = 0) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Endless shuffled index batches over `count` rows; `skip` samples were seen before a resume."""
+    epoch, at = divmod(skip, count)
+    while True:
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        for start in range(at, count - batch + 1, batch):
+            yield order[start : start + batch]
+        epoch, at = epoch + 1, 0
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Threads and seeds of a trainer."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)

@@ -1,0 +1,198 @@
+"""Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
+
+Trained are the image tower, the text projection and the logit scale, on composed pictures of five styles.
+Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
+against the cached embeddings of all names; against the eleven backgrounds of the picture's own name.
+The figure is retrieval over the pack's names in a style never trained on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip import CustomTextCLIP
+from torch import nn
+from torch.nn import functional
+
+from models.training import icons, runs, texts
+from models.training.augment import augment
+from models.training.captions import DISPLAY, article
+from models.training.data import read_rows
+from models.training.palette import BACKGROUND_NAMES
+from models.training.scenes import Scene, SceneSampler, Thing, compose
+from models.training.train_autoencoder import to_tensor
+
+PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
+
+
+def config(tower: str) -> dict[str, Any]:
+    """The open_clip_config.json of the pack."""
+    return {
+        "model_cfg": {
+            "embed_dim": 256,
+            "vision_cfg": {
+                "timm_model_name": tower,
+                "timm_model_pretrained": False,
+                "timm_pool": "avg",
+                "timm_proj": "linear",
+                "image_size": 64,
+            },
+            "text_cfg": {
+                "hf_model_name": PACKAGED,
+                "hf_tokenizer_name": PACKAGED,
+                "hf_model_pretrained": False,
+                "hf_pooler_type": "mean_pooler",
+                "hf_proj_type": "linear",
+                "context_length": texts.MAX_TOKENS,
+            },
+        },
+        "preprocess_cfg": {
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
+
+
+def build(tower: str) -> CustomTextCLIP:
+    """The stock class with random weights, the packaged folder put in for its name."""
+    settings = json.loads(json.dumps(config(tower)["model_cfg"]).replace(PACKAGED, str(texts.folder())))
+    return CustomTextCLIP(**settings)
+
+
+def trained_parts(model: CustomTextCLIP) -> nn.ModuleDict:
+    """What the pack stores of the scorer."""
+    scale = nn.Module()
+    scale.logit_scale = model.logit_scale
+    return nn.ModuleDict({"visual": model.visual, "proj": model.text.proj, "scale": scale})
+
+
+def say(name: str) -> str:
+    """How a name is asked for in the tables and figures."""
+    return DISPLAY.get(name, name)
+
+
+class Table:
+    """Cached mean text states of all names, bare and on each background: float32 (N, 384) and (N, 11, 384)."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "scenes" / "names.npz"
+        self.names = icons.pack_names()
+        if not path.exists():
+            encoder = texts.TextEncoder()
+            asked = [f"{article(say(n))} on a {b} background" for n in self.names for b in BACKGROUND_NAMES]
+            on = torch.cat([encoder.pooled(asked[i : i + 256]) for i in range(0, len(asked), 256)])
+            np.savez(path, bare=encoder.pooled([say(n) for n in self.names]).numpy(), on=on.numpy())
+        found = np.load(path)
+        self.bare = torch.from_numpy(found["bare"])
+        self.on = torch.from_numpy(found["on"]).view(len(self.names), len(BACKGROUND_NAMES), -1)
+        self.place = {n: i for i, n in enumerate(self.names)}
+
+
+class Pairs:
+    """The cached data set: pictures, caption and near-miss states, targets over names, backgrounds."""
+
+    def __init__(self, folder: Path, table: Table) -> None:
+        scenes = folder / "scenes"
+        rows = read_rows(scenes / "scorer.jsonl")
+        place = {c: i for i, c in enumerate(json.loads((scenes / "scorer.captions.json").read_text("utf-8")))}
+        self.pictures = np.load(scenes / "scorer.npy", mmap_mode="r")
+        self.pooled = torch.from_numpy(np.load(scenes / "scorer.pooled.npy")).float()
+        self.caption = torch.tensor([place[r["caption"]] for r in rows])
+        self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
+        self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
+        self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
+
+
+def picture_loss(
+    image: torch.Tensor, captions: torch.Tensor, near: torch.Tensor, has_near: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Contrastive loss both ways; `near` is each picture's own extra wrong caption, all (B, 256) and normalised."""
+    logits = scale * image @ captions.T
+    own = (scale * (image * near).sum(1)).masked_fill(~has_near, -1e4)
+    target = torch.arange(len(image))
+    to_text = functional.cross_entropy(torch.cat([logits, own[:, None]], 1), target)
+    hard = functional.softplus((own - logits.diagonal())[has_near]).mean() if has_near.any() else torch.zeros(())
+    return (to_text + functional.cross_entropy(logits.T, target)) / 2 + hard
+
+
+def batch_loss(parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The losses of one batch, by name."""
+    x = augment(to_tensor(data.pictures[rows.numpy()])).contiguous(memory_format=torch.channels_last)
+    image = functional.normalize(parts["visual"](x), dim=-1)
+    scale = parts["scale"].logit_scale.exp().clamp(max=100)
+    project = parts["proj"]
+    captions = functional.normalize(project(data.pooled[data.caption[rows]]), dim=-1)
+    near = functional.normalize(project(data.pooled[data.negative[rows].clamp(min=0)]), dim=-1)
+    names = functional.normalize(project(table.bare), dim=-1)
+    things = data.things[rows]
+    logp = (scale * image @ names.T).log_softmax(1)
+    on = functional.normalize(project(table.on[things[:, 0]]), dim=-1)
+    colour = functional.cross_entropy(scale * (on @ image[:, :, None])[..., 0], data.background[rows])
+    return {
+        "contrast": picture_loss(image, captions, near, data.negative[rows] >= 0, scale),
+        "names": -logp.gather(1, things).mean(),
+        "colour": colour,
+    }
+
+
+class Unseen:
+    """Single things in a style never trained on, for the figures."""
+
+    def __init__(self, folder: Path, table: Table, styles: tuple[str, ...], count: int = 600) -> None:
+        source = icons.load_icons(folder, styles)
+        sampler = SceneSampler(source, table.names, styles, seed=99, pairs=0.0)
+        scenes = [Scene((Thing(s.things[0].name),), s.style, s.background) for s in sampler.draw(count)]
+        self.pictures = to_tensor(np.stack([compose(s, source) for s in scenes]))
+        self.target = torch.tensor([table.place[s.things[0].name] for s in scenes])
+        self.background = torch.tensor([BACKGROUND_NAMES.index(s.background) for s in scenes])
+
+    def recall(self, image: torch.Tensor, names: torch.Tensor) -> dict[str, float]:
+        """Recall at 1 and 5 of normalised (or scored) embeddings over the names."""
+        top = (image @ names.T).topk(5, dim=1).indices == self.target[:, None]
+        return {"r1": float(top[:, 0].float().mean()), "r5": float(top.any(1).float().mean())}
+
+
+def check(parts: nn.ModuleDict, table: Table, unseen: Unseen) -> dict[str, float]:
+    """Retrieval over names and background accuracy in the unseen style."""
+    parts.eval()
+    with torch.inference_mode():
+        image = functional.normalize(torch.cat([parts["visual"](x) for x in unseen.pictures.split(100)]), dim=-1)
+        names = functional.normalize(parts["proj"](table.bare), dim=-1)
+        on = functional.normalize(parts["proj"](table.on[unseen.target]), dim=-1)
+        colour = ((on @ image[:, :, None])[..., 0].argmax(1) == unseen.background).float().mean()
+    parts.train()
+    return {**unseen.recall(image, names), "background": float(colour)}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
+    parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
+    args = parser.parse_args()
+    runs.prepare(args)
+    parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
+    run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
+    table = Table(args.runs)
+    data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
+    torch.manual_seed(args.seed + run.seen)
+    order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
+    while not run.over():
+        rows = torch.from_numpy(next(order))
+        losses = batch_loss(parts, data, table, rows)
+        run.step(losses["contrast"] + losses["names"] + 0.5 * losses["colour"], len(rows))
+        run.note(**{k: v.item() for k, v in losses.items()})
+        if run.updates % 100 == 0:
+            run.report(**check(parts, table, unseen))
+    parts.load_state_dict(run.averaged())
+    run.report(**{f"final_{k}": v for k, v in check(parts, table, unseen).items()})
+    run.finish(tower=args.tower)
+
+
+if __name__ == "__main__":
+    main()

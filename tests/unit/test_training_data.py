@@ -1,0 +1,119 @@
+"""The torch-free parts of the training data: palette, composition, captions, and the pixel checks of the figures."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+
+from models.training import checks, palette, prompts
+from models.training.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
+from models.training.icons import pack_names
+from models.training.scenes import Scene, SceneSampler, Thing, compose, variants
+
+EDGE = 120
+
+
+def disc(rgb: tuple[int, int, int]) -> palette.U8:
+    """A shaded disc that fills its icon, as RGBA."""
+    y, x = np.mgrid[:EDGE, :EDGE] - EDGE / 2 + 0.5
+    icon = np.zeros((EDGE, EDGE, 4), np.uint8)
+    icon[..., :3] = np.array(rgb) * (0.8 + 0.2 * (y[..., None] < 0))
+    icon[..., 3] = 255 * (x**2 + y**2 < (EDGE / 2 - 4) ** 2)
+    return icon
+
+
+ICONS = {
+    ("noto", name): disc(rgb)
+    for name, rgb in {"apple": (200, 30, 30), "frog": (40, 160, 60), "moon": (90, 90, 95)}.items()
+}
+NAMES = ["apple", "frog", "moon"]
+
+
+def sampler(seed: int = 1, pairs: float = 0.3) -> SceneSampler:
+    return SceneSampler(ICONS, NAMES, ["noto"], seed, pairs)
+
+
+def test_hsv_round_trip() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (500, 3), dtype=np.uint8)
+    assert np.abs(palette.hsv_to_rgb(palette.rgb_to_hsv(rgb)).astype(int) - rgb).max() <= 1
+
+
+@pytest.mark.parametrize("name", palette.BACKGROUND_NAMES)
+def test_palette_colours_name_themselves(name: str) -> None:
+    assert palette.nearest_background(np.array(palette.BACKGROUNDS[name], np.float32)) == name
+
+
+def test_only_single_coloured_things_have_a_main_hue() -> None:
+    assert palette.main_hue(ICONS["noto", "apple"]) is not None
+    assert palette.main_hue(ICONS["noto", "moon"]) is None
+
+
+def test_hue_shift_keeps_transparency() -> None:
+    icon = ICONS["noto", "apple"]
+    source = palette.main_hue(icon)
+    assert source is not None
+    shifted = palette.shift_hue(icon, source, "blue")
+    assert (shifted[..., 3] == icon[..., 3]).all()
+    assert shifted[EDGE // 2, EDGE // 2, 2] > shifted[EDGE // 2, EDGE // 2, 0]
+
+
+def test_every_composed_attribute_passes_its_check() -> None:
+    for scene in sampler().draw(120):
+        found = checks.attributes(compose(scene, ICONS), scene)
+        assert all(found.values()), (scene, found)
+
+
+def test_checks_refuse_the_wrong_picture() -> None:
+    stated = frozenset({"background", "size", "place"})
+    asked = Scene((Thing("apple", "blue"),), "noto", "white", "small", "left", stated)
+    shown = Scene((Thing("apple"),), "noto", "pink", "large", "centre", stated)
+    assert not any(checks.attributes(compose(shown, ICONS), asked).values())
+
+
+def test_same_seed_same_scenes() -> None:
+    assert sampler(4).draw(30) == sampler(4).draw(30)
+
+
+def test_variants_differ_in_one_attribute_only() -> None:
+    rng = random.Random(0)
+    for scene in sampler(2).draw(60):
+        for other in variants(scene, rng, NAMES):
+            fields = ("things", "style", "background", "size", "place")
+            assert sum(getattr(scene, f) != getattr(other, f) for f in fields) <= 1
+
+
+def test_words_belong_to_the_pack() -> None:
+    names = set(pack_names())
+    assert set(DISPLAY) <= names
+    assert set(SYNONYMS) <= names
+    assert set(HELD_OUT.values()) <= names
+    assert len(HELD_OUT) == 60
+
+
+def test_held_out_synonyms_are_never_trained() -> None:
+    real = {("noto", name): ICONS["noto", "apple"] for name in pack_names()}
+    scenes = SceneSampler(real, pack_names(), ["noto"], 3).draw(4000)
+    captioner = Captioner(3, {name: [*HELD_OUT, "nice"] for name in pack_names()})
+    words = re.compile(r"\b(" + "|".join(re.escape(w) for w in HELD_OUT) + r")\b")
+    assert not [c for c in map(captioner.caption, scenes) if words.search(c)]
+
+
+def test_captions_state_what_the_scene_states() -> None:
+    scene = Scene(
+        (Thing("apple", "blue"),), "noto", "yellow", "small", "left", frozenset({"background", "size", "place"})
+    )
+    captioner = Captioner(1)
+    for _ in range(40):
+        text = captioner.caption(scene)
+        assert "blue apple" in text
+        assert "yellow" in text
+        assert "left" in text
+        assert re.search("small|tiny|little", text)
+
+
+def test_prompts_are_fixed_and_fit() -> None:
+    asked = prompts.composed(sampler(6), 20)
+    assert asked == prompts.composed(sampler(6), 20)
+    assert all(p.scene and len(p.text.split()) <= 24 for p in asked)
+    assert len(prompts.synonyms()) == 60
