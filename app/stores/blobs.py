@@ -82,4 +82,4 @@ def _typed() -> Generator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        raise StoreUnavailable("The file store cannot be reached or has no room left.") from error
+        raise StoreUnavailable("the file store cannot be reached or has no room left") from error

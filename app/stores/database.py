@@ -112,7 +112,7 @@ class Database:
                 await connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
         if version is not None and version > SCHEMA_VERSION:
             raise StoreUnavailable(
-                f"The database has schema {version} and this release knows {SCHEMA_VERSION}: start a later release."
+                f"the database has schema {version} and this release knows {SCHEMA_VERSION}: start a later release"
             )
 
     async def create(self, generation: Generation, lines: Sequence[Line], *, lease_until: float) -> None:
@@ -231,7 +231,7 @@ async def _transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         async with engine.begin() as connection:
             yield connection
     except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable("The database cannot be reached or has no room left.") from error
+        raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
 
 def _engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
