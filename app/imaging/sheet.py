@@ -17,7 +17,7 @@ SIDE = 256
 
 _MARGIN, _GAP, _PAD, _TEXT = 28, 20, 12, 92
 _PAPER, _CARD, _EDGE = "#f4f3ef", "#ffffff", "#dcdad2"
-_INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#b4b1a7", "#d9480f"
+_INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#a29f95", "#d9480f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ def contact_sheet(
         raise ValueError("a sheet needs at least one image, a caption for each, and a column")
     columns = min(columns, len(images))
     pictures = [_fitted(image) for image in images]
-    side = max(max(picture.size) for picture in pictures)
-    card = side + 2 * _PAD, side + 2 * _PAD + _TEXT
+    card = SIDE + 2 * _PAD, SIDE + 2 * _PAD + _TEXT
     top = _MARGIN + (52 if title else 0)
     rows = -(-len(images) // columns)
     width = 2 * _MARGIN + columns * card[0] + (columns - 1) * _GAP
@@ -66,18 +65,25 @@ def _draw_card(
     caption: Caption,
     share: float,
 ) -> None:
-    x, y = corner
-    side = size[0] - 2 * _PAD
-    best = caption.rank == 1
+    left, top = corner[0] + _PAD, corner[1] + _PAD
+    right, base = left + SIDE, top + SIDE
+    colour = _ACCENT if caption.rank == 1 else _INK if caption.rank else _FAINT
+    sheet.paste(_blank_card(size, framed=caption.rank == 1), corner)
+    sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
     draw = ImageDraw.Draw(sheet)
-    outline, thickness = (_ACCENT, 3) if best else (_EDGE, 1)
-    draw.rounded_rectangle((x, y, x + size[0], y + size[1]), 10, _CARD, outline, thickness)
-    sheet.paste(picture, (x + _PAD + (side - picture.width) // 2, y + _PAD + (side - picture.height) // 2))
-    left, right, base = x + _PAD, x + _PAD + side, y + _PAD + side
-    colour = _ACCENT if best else _INK if caption.rank else _FAINT
-    draw.rectangle((left, base + 8, right, base + 11), _EDGE)
-    draw.rectangle((left, base + 8, left + round(side * share), base + 11), colour)
+    draw.rectangle((left, base + 8, right - 1, base + 11), _EDGE)
+    if share:
+        draw.rectangle((left, base + 8, left + round(SIDE * share) - 1, base + 11), colour)
     _write_caption(sheet, caption, left, right, base + 20, colour)
+
+
+def _blank_card(size: tuple[int, int], *, framed: bool) -> Image.Image:
+    """Drawn four times as large and reduced, for smooth corners."""
+    card = Image.new("RGB", (4 * size[0], 4 * size[1]), _PAPER)
+    edge, thickness = (_ACCENT, 12) if framed else (_EDGE, 4)
+    box = (0, 0, card.width - 1, card.height - 1)
+    ImageDraw.Draw(card).rounded_rectangle(box, 40, _CARD, edge, thickness)
+    return card.reduce(4)
 
 
 def _write_caption(sheet: Image.Image, caption: Caption, left: int, right: int, y: int, colour: str) -> None:

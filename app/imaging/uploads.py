@@ -23,7 +23,10 @@ from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
 
 READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
+    UserWarning,  # Pillow's about broken metadata, where the interpreter is told to raise warnings
+)
 _OTHERS = {
     b"%PDF": "PDF",
     b"II*\0": "TIFF",
