@@ -124,14 +124,16 @@ class Follower:
 
     async def _next(self) -> list[Update]:
         """The next updates: all that come within QUIET_S, or none when the lease wants prolonging."""
+        clock = asyncio.get_running_loop().time
         updates: list[Update] = []
-        wait = self._lease_s / 3
+        until = clock() + self._lease_s / 3
         while not (updates and isinstance(updates[-1], Succeeded | Failed | Cancelled)):
             try:
-                updates += await asyncio.wait_for(self._updates.get(), wait)
+                batch = await asyncio.wait_for(self._updates.get(), max(0.0, until - clock()))
             except TimeoutError:
                 break
-            wait = QUIET_S
+            until = until if updates else clock() + QUIET_S
+            updates += batch
         return updates
 
     async def _note(self, updates: Sequence[Update]) -> bool:

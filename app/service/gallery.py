@@ -61,7 +61,8 @@ class Gallery:
             stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
             if stored is not None:
                 side = generation.spec.width * generation.spec.height
-                return await asyncio.to_thread(imaging.read_upload, stored, side, None)
+                pixels: NDArray[np.uint8] = await asyncio.to_thread(imaging.read_upload, stored, side, None)
+                return pixels
         if generation.model != self._engine.generator.id:
             raise NotFound(f"this image was not kept, and {generation.model!r}, which could make it, is not loaded")
         field = await self._blobs.get(field_key(generation.id))

@@ -1,0 +1,157 @@
+"""Where a race is cut: the checkpoints with the least expected work whose expected result is good enough.
+
+Pure functions of numbers. The model: final scores of a field are normal; a preview's score correlates with the final
+one as the calibration says; previews of two steps form a Markov chain with it (the later one knows all that the
+earlier one knew). Quality is the share of the best-of-N gain that is kept, E[mean of the n kept best] over
+E[mean of the n best], both above the mean of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Checkpoint
+
+Array = NDArray[np.float64]
+
+DRAWS = 2000
+"""Simulated fields; the error of an estimated quality is about 0.003."""
+
+EARLIEST = 0.2
+"""Share of the steps before which nothing is cut: previews there say little, whatever a calibration claims."""
+
+HALFWAY = 0.5
+"""Share of the steps before which at least max(n, 2) candidates stay."""
+
+MOST_STEPS = 10
+"""Steps considered as checkpoints, evenly spread, which bounds the search for long schedules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Measured seconds: of a denoiser call by its rows, and of one preview and one finish a row."""
+
+    step: tuple[tuple[int, float], ...]
+    preview: float
+    finish: float
+
+    @classmethod
+    def of(cls, step: Mapping[int, float], preview: float, finish: float) -> Costs:
+        """Costs with `step` as measured, by bucket."""
+        return cls(tuple(sorted(step.items())), preview, finish)
+
+    def steps(self, rows: int) -> float:
+        """Seconds of one step of `rows` rows, in the calls that the scheduler would make."""
+        total = 0.0
+        while rows > 0:
+            bucket, seconds = min(self.step, key=lambda bs: bs[1] / min(bs[0], rows))
+            calls = max(1, rows // bucket)
+            total += calls * seconds
+            rows -= calls * bucket
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What a plan is made for. `correlations`: of preview and final score after step 1, 2, ... (Pearson)."""
+
+    n_candidates: int
+    n: int
+    steps: int
+    correlations: tuple[float, ...]
+    costs: Costs
+
+    def work(self, checkpoints: Sequence[Checkpoint]) -> float:
+        """Expected device seconds of the race cut there."""
+        live, last, total = self.n_candidates, 0, 0.0
+        for checkpoint in checkpoints:
+            total += (checkpoint.at - last) * self.costs.steps(live) + live * self.costs.preview
+            live, last = checkpoint.keep or live, checkpoint.at
+        return total + (self.steps - last) * self.costs.steps(live) + live * self.costs.finish
+
+
+@lru_cache(maxsize=256)
+def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
+    """At most two checkpoints, or none where cutting saves nothing or costs too much quality. Takes up to a second."""
+    best: tuple[Checkpoint, ...] = ()
+    least = race.work(())
+    if race.n_candidates <= race.n:
+        return best
+    for checkpoints, kept in _options(race):
+        if kept >= quality and (work := race.work(checkpoints)) < least:
+            best, least = checkpoints, work
+    return best
+
+
+def _options(race: Race) -> Iterator[tuple[tuple[Checkpoint, ...], float]]:
+    """Every plan considered, with its expected quality."""
+    field = _Field(race)
+    places = _places(race.steps)
+    for i, first in enumerate(places):
+        for keep, kept in field.cut(first, _floor(race, first)):
+            yield (Checkpoint(first, keep),), field.quality(kept)
+            for second in places[i + 1 :]:
+                for last, left in field.cut(second, _floor(race, second), kept):
+                    yield (Checkpoint(first, keep), Checkpoint(second, last)), field.quality(left)
+
+
+def _places(steps: int) -> list[int]:
+    """Steps after which a cut is considered."""
+    lowest = max(1, int(np.ceil(EARLIEST * steps)))
+    if lowest >= steps:
+        return []
+    return sorted({round(at) for at in np.linspace(lowest, steps - 1, min(MOST_STEPS, steps - lowest))})
+
+
+def _floor(race: Race, at: int) -> int:
+    return max(race.n, 2) if at < HALFWAY * race.steps else race.n
+
+
+def _keeps(live: int, floor: int) -> list[int]:
+    """Numbers of survivors considered: about a third apart."""
+    keeps: set[int] = set()
+    keep = live * 0.75
+    while keep >= floor:
+        keeps.add(round(keep))
+        keep *= 0.75
+    return sorted((k for k in keeps | {floor} if floor <= k < live), reverse=True)
+
+
+class _Field:
+    """Simulated fields: final scores (DRAWS, N), and previews that know of them what the calibration says."""
+
+    def __init__(self, race: Race) -> None:
+        draw = np.random.default_rng(0)
+        shape = (DRAWS, race.n_candidates)
+        self._n = race.n
+        self._finals = draw.standard_normal(shape)
+        self._whole = self._gain(self._finals)
+        self._previews: dict[int, Array] = {}
+        later, known = self._finals, 1.0
+        for at in reversed(_places(race.steps)):
+            correlation = min(known, max(0.0, race.correlations[at - 1]))
+            link = correlation / known if known > 0 else 0.0
+            later = link * later + np.sqrt(1 - link**2) * draw.standard_normal(shape)
+            self._previews[at], known = later, correlation
+
+    def cut(self, at: int, floor: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Survivors (DRAWS, keep) of a cut at a step, for every number considered."""
+        places = np.tile(np.arange(self._finals.shape[1]), (DRAWS, 1)) if among is None else among
+        previews = np.take_along_axis(self._previews[at], places, axis=1)
+        ranked = np.take_along_axis(places, np.argsort(-previews, axis=1), axis=1)
+        for keep in _keeps(places.shape[1], floor):
+            yield keep, ranked[:, :keep]
+
+    def quality(self, kept: NDArray[np.intp]) -> float:
+        """Share of the whole gain that these survivors hold."""
+        return self._gain(np.take_along_axis(self._finals, kept, axis=1)) / self._whole
+
+    def _gain(self, finals: Array) -> float:
+        if self._n == 1:
+            return float(finals.max(axis=1).mean())
+        return float(np.partition(finals, -self._n, axis=1)[:, -self._n :].mean())

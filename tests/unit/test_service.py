@@ -1,0 +1,326 @@
+"""The use cases on the fakes with real stores: a database file and a folder of images."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import imaging
+from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
+from app.engine.config import EngineConfig
+from app.engine.runtime import LocalEngine
+from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, StoreUnavailable
+from app.service import Draft, Limits, Service
+from app.service.follow import folder
+from app.stores.blobs import BlobStore
+from app.stores.contract import Line
+from app.stores.database import Database
+from models.fakes import FakeGenerator, FakeScorer
+
+pytestmark = pytest.mark.anyio
+
+
+class House:
+    """A service with everything it stands on."""
+
+    def __init__(self, service: Service, records: Database, blobs: BlobStore, generator: FakeGenerator) -> None:
+        self.service = service
+        self.records = records
+        self.blobs = blobs
+        self.generator = generator
+
+    async def made(self, **draft: Any) -> str:
+        generation = await self.service.submit(Draft(**{"prompt": "a red apple", "seed": 7, "steps": 4, **draft}))
+        return (await self.service.wait(generation.id)).id
+
+
+@asynccontextmanager
+async def house(tmp_path: Path, delay_s: float = 0.0, **service: Any) -> AsyncIterator[House]:
+    generator = FakeGenerator(delay_s=delay_s)
+    engine = LocalEngine(lambda: (generator, FakeScorer()), EngineConfig(), lambda _: None)
+    records = await Database.open(f"sqlite:///{tmp_path}/records.db")
+    blobs = BlobStore.open(f"file://{tmp_path}/blobs")
+    made = Service(engine, records, blobs, Limits(), **service)
+    engine.start()
+    while not engine.stats().ready:
+        await asyncio.sleep(0.005)
+    try:
+        yield House(made, records, blobs, generator)
+    finally:
+        await engine.close(5)
+        await made.close()
+        await records.close()
+
+
+async def test_a_generation_is_answered_recorded_and_logged(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        queued = await h.service.submit(Draft("a red apple", n_candidates=6, n=2, seed=7, steps=4))
+        assert queued.status is Status.QUEUED
+        done = await h.service.wait(queued.id)
+        assert done.status is Status.SUCCEEDED
+        assert len(done.candidates) == 6
+        assert [c.rank for c in done.best] == [1, 2]
+        assert await h.service.get(queued.id) == done
+        events = [e async for e in h.service.watch(queued.id)]
+        assert [e.seq for e in events] == list(range(1, len(events) + 1))
+        kinds = [e.kind for e in events]
+        assert kinds[:2] == [EventKind.QUEUED, EventKind.STARTED]
+        assert kinds[-1] is EventKind.SUCCEEDED
+        assert kinds.count(EventKind.CANDIDATE) == 6
+        resumed = [e.seq async for e in h.service.watch(queued.id, after=events[-3].seq)]
+        assert resumed == [e.seq for e in events[-2:]]
+        assert h.service.outcomes() == {"succeeded": 1}
+
+
+async def test_a_watcher_sees_lines_while_they_are_written(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.03) as h:
+        queued = await h.service.submit(Draft("a red apple", n_candidates=2, steps=20, partial_images=2))
+        seen: list[EventKind] = []
+        async for event in h.service.watch(queued.id):
+            seen.append(event.kind)
+            if event.kind is EventKind.PREVIEW:
+                assert event.data["image"].startswith("data:image/webp;base64,")
+        assert seen.count(EventKind.PREVIEW) == 4
+        assert seen.count(EventKind.STEP) > 3
+
+
+async def test_results_survive_a_restart(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=4, n=1)
+        before = await h.service.image(name, 0, "png")
+        record = await h.service.get(name)
+    async with house(tmp_path) as h:
+        assert await h.service.get(name) == record
+        assert (await h.service.image(name, 0, "png")).data == before.data
+        assert [e.kind async for e in h.service.watch(name)][-1] is EventKind.SUCCEEDED
+
+
+async def test_every_candidate_has_an_image_returned_or_not(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=6, n=2)
+        whole = await h.made(n_candidates=6, n=6)
+        for index in range(6):
+            one = imaging.read_upload((await h.service.image(name, index, "png")).data, 10**6, None)
+            two = imaging.read_upload((await h.service.image(whole, index, "png")).data, 10**6, None)
+            assert np.abs(one.astype(int) - two.astype(int)).max() <= 2
+
+
+async def test_images_come_in_other_formats_and_smaller_never_larger(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=3, n=3)
+        for form in ("png", "webp", "jpeg"):
+            image = await h.service.image(name, 1, form)
+            assert image.media_type == f"image/{form}"
+            assert image == await h.service.image(name, 1, form)
+        small = await h.service.image(name, 1, "png", (32, 32))
+        assert imaging.read_upload(small.data, 10**6, None).shape == (32, 32, 3)
+        with pytest.raises(Invalid):
+            await h.service.image(name, 1, "png", (128, 128))
+        with pytest.raises(NotFound):
+            await h.service.image(name, 3, "png")
+
+
+async def test_a_png_says_how_it_was_made(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=3, negative_prompt="green")
+        record = await h.service.get(name)
+        winner = record.best[0]
+        with Image.open(BytesIO((await h.service.image(name, winner.index, "png")).data)) as picture:
+            texts = dict(picture.text)  # type: ignore[attr-defined]
+        told = next(json.loads(t) for t in texts.values() if t.startswith("{"))
+        assert told["seed"] == winner.seed
+        assert told["prompt"] == "a red apple"
+        assert told["negative_prompt"] == "green"
+        assert f"Seed: {winner.seed}" in texts["parameters"]
+
+
+async def test_defaults_are_filled_in_and_told(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        spec = (await h.service.submit(Draft("x"))).spec
+        assert (spec.width, spec.height, spec.steps, spec.sampler, spec.guidance_scale) == (64, 64, 8, "ddim", 2.0)
+        assert spec.n_candidates == 16
+        assert 0 <= spec.seed < 2**32
+        wide = (await h.service.submit(Draft("x", n=20, width=32, height=16))).spec
+        assert (wide.n_candidates, wide.width, wide.height) == (20, 32, 16)
+
+
+async def test_auto_without_a_calibration_says_so(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        asked = await h.service.submit(Draft("x", pruning="auto"))
+        assert asked.spec.checkpoints == ()
+        assert [n.code for n in asked.warnings] == ["pruning_uncalibrated"]
+        assert not (await h.service.submit(Draft("x", pruning="off"))).warnings
+
+
+@pytest.mark.parametrize(
+    ("draft", "pointer"),
+    [
+        ({"prompt": "  "}, "#/prompt"),
+        ({"prompt": "x" * 5000}, "#/prompt"),
+        ({"prompt": "a\x00b"}, "#/prompt"),
+        ({"prompt": "\ud800"}, "#/prompt"),
+        ({"negative_prompt": "x" * 5000}, "#/negative_prompt"),
+        ({"n_candidates": 65}, "#/n_candidates"),
+        ({"n_candidates": 2, "n": 3}, "#/n"),
+        ({"steps": 0}, "#/steps"),
+        ({"steps": 999}, "#/steps"),
+        ({"guidance_scale": float("nan")}, "#/guidance_scale"),
+        ({"guidance_scale": float("inf")}, "#/guidance_scale"),
+        ({"seed": -1}, "#/seed"),
+        ({"seed": 2**32}, "#/seed"),
+        ({"width": 60}, "#/size"),
+        ({"height": 4096}, "#/size"),
+        ({"sampler": "magic"}, "#/sampler"),
+        ({"model": "other"}, "#/model"),
+        ({"pruning": (Checkpoint(3, 8), Checkpoint(2, 4))}, "#/pruning/1"),
+        ({"ranking": Ranking(negatives=(Negative("x"),) * 17)}, "#/ranking/negatives"),
+        ({"ranking": Ranking(negatives=(Negative("ok"), Negative(" ")))}, "#/ranking/negatives/1/text"),
+        ({"ranking": Ranking(negatives=(Negative("ok", float("inf")),))}, "#/ranking/negatives/0/weight"),
+        ({"ranking": Ranking(negative_weight=-1)}, "#/ranking/negative_weight"),
+        ({"ranking": Ranking(diversity=2)}, "#/ranking/diversity"),
+        ({"ranking": Ranking(min_score=float("nan"))}, "#/ranking/min_score"),
+    ],
+)
+async def test_a_draft_that_cannot_be_made_is_refused_with_a_pointer(
+    tmp_path: Path, draft: dict[str, Any], pointer: str
+) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(FrontrunnerError) as refused:
+            await h.service.submit(Draft(**{"prompt": "x", **draft}))
+        assert refused.value.pointer == pointer
+        assert refused.value.status in {404, 422}
+        assert h.service.stats().queued == 0
+
+
+async def test_cancel_and_forget(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as h:
+        running = await h.service.submit(Draft("x", steps=150))
+        with pytest.raises(NotReady):
+            await h.service.image(running.id, 0, "png")
+        cancelled = await h.service.cancel(running.id)
+        assert cancelled.status is Status.CANCELLED
+        assert sum(h.generator.calls) < 150 * 16
+        name = await h.made(n_candidates=2)
+        await h.service.forget(name)
+        with pytest.raises(NotFound):
+            await h.service.get(name)
+        assert not list((tmp_path / "blobs").rglob(f"*{name}*/*"))
+        other = await h.service.submit(Draft("x", steps=150))
+        await h.service.forget(other.id)
+        for missing in (h.service.get, h.service.wait, h.service.cancel, h.service.forget):
+            with pytest.raises(NotFound):
+                await missing(other.id)
+
+
+async def test_a_generation_forgotten_by_another_process_leaves_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as h:
+        running = await h.service.submit(Draft("x", steps=40, n_candidates=2))
+        await asyncio.sleep(0.1)
+        await h.records.delete(running.id)
+        while h.service.stats().queued + h.service.stats().running:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        assert await h.records.get(running.id) is None
+        assert await h.blobs.get(f"{folder(running.id)}field.npz") is None
+
+
+async def test_another_process_can_wait_and_watch(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+        running = await one.service.submit(Draft("x", steps=20, n_candidates=2))
+        waited, events = await asyncio.gather(two.service.wait(running.id), _all(two.service, running.id))
+        assert waited.status is Status.SUCCEEDED
+        assert events[-1] is EventKind.SUCCEEDED
+
+
+async def _all(service: Service, name: str) -> list[EventKind]:
+    return [e.kind async for e in service.watch(name)]
+
+
+async def test_sweep_forgets_the_old_and_fails_the_abandoned(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=2)
+        orphan = await h.service.submit(Draft("x", n_candidates=1))
+        await h.service.wait(orphan.id)
+    now = [2e9]
+    async with house(tmp_path, clock=lambda: now[0]) as h:
+        lost = await h.service.submit(Draft("y", n_candidates=1))
+        done = await h.service.wait(lost.id)
+        abandoned = type(done)(
+            type(done.spec)(**{**{f: getattr(done.spec, f) for f in done.spec.__slots__}, "id": "gen_lost"}),
+            Status.RUNNING,
+            now[0],
+            "fake",
+            "fake",
+        )
+        await h.records.create(abandoned, [Line(EventKind.QUEUED, {})], lease_until=now[0] - 1)
+        assert await h.service.sweep(retention_s=3600) == 3
+        with pytest.raises(NotFound):
+            await h.service.get(name)
+        failed = await h.service.get("gen_lost")
+        assert failed.status is Status.FAILED
+        assert failed.failure is not None
+        assert failed.failure.code == "interrupted"
+        assert (await _all(h.service, "gen_lost"))[-1] is EventKind.FAILED
+
+
+async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as h:
+        failures = iter([True, True])
+        put = h.blobs.put
+
+        async def flaky(key: str, data: bytes) -> None:
+            if next(failures, False):
+                raise StoreUnavailable("disk full")
+            await put(key, data)
+
+        monkeypatch.setattr(h.blobs, "put", flaky)
+        monkeypatch.setattr("app.service.follow.RETRIES_S", (0.01, 0.01, 0.01))
+        name = await h.made(n_candidates=2)
+        assert (await h.service.get(name)).status is Status.SUCCEEDED
+        assert (await h.service.image(name, 0, "png")).data
+
+
+async def test_rank_orders_images_and_counts_negatives(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        colours = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+        images = [np.full((16 + 8 * i, 24, 3), rgb, np.uint8) for i, rgb in enumerate(colours.values())]
+        plain = await h.service.rank("red", Ranking(), images)
+        assert plain.images[0].index == 0
+        assert [i.rank for i in plain.images] == [1, 2, 3]
+        turned = await h.service.rank("red", Ranking(5.0, (Negative("red"),)), images)
+        assert turned.images[-1].index == 0
+        assert turned.images[-1].score.penalty > 0
+        with pytest.raises(Invalid):
+            await h.service.rank("red", Ranking(), [])
+
+
+async def test_place_counts_those_ahead(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as h:
+        await h.made(n_candidates=2)
+        first = await h.service.submit(Draft("x", n_candidates=5, steps=30))
+        second = await h.service.submit(Draft("x", n_candidates=3, steps=30))
+        assert h.service.place(first).position == 0
+        place = h.service.place(second)
+        assert place.position == 5
+        assert place.eta_seconds is not None
+        assert place.eta_seconds > 0
+
+
+async def test_ready_says_in_one_word_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as h:
+        assert await h.service.ready() is None
+
+        async def silent() -> None:
+            raise StoreUnavailable("gone")
+
+        monkeypatch.setattr(h.records, "ping", silent)
+        assert await h.service.ready() == "store"
