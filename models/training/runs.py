@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,8 @@ class Run:
         self.seen = self.updates = 0
         self.seconds = 0.0
         self.saved_at = self.turned_at = time.monotonic()
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self.stop)
         self.window: dict[str, list[float]] = {}
         self.reported = (0, 0.0)
         self.average: dict[str, torch.Tensor] = {}
@@ -107,6 +110,10 @@ class Run:
         elif self.args.init:
             given = torch.load(self.args.init, weights_only=True)["modules"]
             print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
+
+    def stop(self, *_: object) -> None:
+        """Asks for a checkpoint and an end after the current step (SIGTERM)."""
+        self.stopping = True
 
     def step(self, loss: torch.Tensor, count: int) -> None:
         """One update from the loss of `count` samples, with clipped gradients."""
@@ -129,8 +136,10 @@ class Run:
         turned = time.monotonic()
         self.seconds += min(turned - self.turned_at, 60.0)
         self.turned_at = turned
-        if turned - self.saved_at > self.args.save_s:
+        if self.stopping or turned - self.saved_at > self.args.save_s:
             self.save()
+        if self.stopping:
+            raise SystemExit(f"stopped at {self.seen} samples; start again to go on")
 
     def note(self, **values: float) -> None:
         """Adds to the means of the next report."""
