@@ -24,7 +24,8 @@ class Settings(BaseSettings):
 
     generator: str = Field("pictogram", min_length=1, description="pack, folder or hub id that makes the images")
     scorer: str = Field("pictogram", min_length=1, description="pack, folder or open_clip name/pretrained that ranks")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:1")
+    preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
 
     max_candidates: int = Field(64, ge=1, le=1024, description="most candidates of one generation")
     default_candidates: int = Field(16, ge=1, le=1024, description="candidates when the request does not say")

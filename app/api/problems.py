@@ -37,6 +37,10 @@ HTTP_CODES = {
 """Codes of errors that only HTTP knows, by status."""
 
 
+class ClientGone(Exception):
+    """The client closed the connection before its answer was ready; nobody reads the 499 but the log."""
+
+
 class ErrorMember(BaseModel):
     """The error as OpenAI clients expect it."""
 
@@ -173,12 +177,16 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> Response:
         return from_http(error.status_code, _sentence(error), request.url.path, error.headers)
 
+    async def on_gone(*_: object) -> Response:
+        return Response(status_code=499)
+
     async def on_bug(request: Request, _: Exception) -> Response:
-        return from_http(500, "an unforeseen error; the log has it under this request's id", request.url.path)
+        return from_http(500, "an unforeseen error; the log tells more", request.url.path)
 
     app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, on_http)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientGone, on_gone)
     app.add_exception_handler(Exception, on_bug)
 
 

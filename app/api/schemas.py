@@ -141,13 +141,21 @@ class GenerationRequest(Sampling):
         return self.draft(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
 
 
-class RankRequest(Request):
-    """Images to compare with a prompt."""
+class RankForm(Request):
+    """Images to compare with a prompt, as files of a form."""
 
     prompt: Words = Field(description="What the images are compared with.")
     negative_prompt: Text | None = Field(None, description="Counts as a negative of weight 1.")
-    ranking: RankingIn = RankingIn()
-    images: list[str] = Field(min_length=1, max_length=1024, description="data: URIs with base64, of images.")
+    ranking: RankingIn = Field(RankingIn(), description="In a form: as JSON.")
+    images: list[str] = Field(
+        min_length=1, description="Image files.", json_schema_extra={"items": {"type": "string", "format": "binary"}}
+    )
+
+
+class RankRequest(RankForm):
+    """Images to compare with a prompt, as data URIs."""
+
+    images: list[str] = Field(min_length=1, description="data: URIs of images, in base64.")
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -1,0 +1,115 @@
+"""What routes share: the service, a checked id, a JSON body, and waiting for a result while the client is there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from email.message import Message
+from typing import Annotated, TypeAlias
+
+import anyio
+from fastapi import Depends, Path, Request
+
+from app.api.problems import ClientGone
+from app.domain import Failure, Generation, Status
+from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
+from app.metrics import Metrics
+from app.service import Service
+
+_ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What the routes work with, at `app.state.face`. `image_pixels` bounds one upload."""
+
+    service: Service
+    metrics: Metrics
+    image_pixels: int
+
+
+def face(request: Request) -> Face:
+    """The app's `Face`."""
+    found: Face = request.app.state.face
+    return found
+
+
+def _service(request: Request) -> Service:
+    return face(request).service
+
+
+def _generation_id(
+    generation_id: Annotated[str, Path(description="As given by POST.", examples=["gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"])],
+) -> str:
+    if not _ID.fullmatch(generation_id):
+        raise NotFound("there is no such generation: an id is gen_ and 26 letters and digits")
+    return generation_id
+
+
+def media_type(request: Request) -> str:
+    """The body's media type in lower case, without parameters; "" when the request names none."""
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    return header.get_content_type() if request.headers.get("content-type") else ""
+
+
+def json_body(request: Request) -> None:
+    """Refuse a body that does not call itself JSON. Raises UnsupportedMedia."""
+    kind = media_type(request)
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
+
+
+FaceDep: TypeAlias = Annotated[Face, Depends(face)]
+ServiceDep: TypeAlias = Annotated[Service, Depends(_service)]
+GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
+JsonBody = Depends(json_body)
+
+
+async def finished(request: Request, service: Service, generation_id: str) -> Generation:
+    """The generation once it has succeeded; it is cancelled when the client goes away first.
+
+    Raises ClientGone, what it failed with, or NotReady when somebody cancelled it.
+    """
+    waiting = asyncio.create_task(service.wait(generation_id))
+    leaving = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientGone
+        return succeeded(waiting.result())
+    finally:
+        leaving.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            with anyio.CancelScope(shield=True):
+                await service.cancel(generation_id)
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def succeeded(generation: Generation) -> Generation:
+    """The generation, if it went well. Raises what it failed with, or NotReady."""
+    if generation.failure is not None:
+        raise as_error(generation.failure)
+    if generation.status is not Status.SUCCEEDED:
+        raise NotReady(f"the generation is {generation.status}")
+    return generation
+
+
+def as_error(failure: Failure) -> FrontrunnerError:
+    """The error of the tree that a stored failure was made from; one of EngineFailed's kind where there is none."""
+    found = _by_code(FrontrunnerError).get(failure.code)
+    return found(failure.detail) if found else EngineFailed(failure.detail)
+
+
+def _by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found |= _by_code(kind)
+    return found

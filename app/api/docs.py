@@ -1,0 +1,157 @@
+"""What the OpenAPI document says beyond the types: examples that were real, and every error of every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api import problems
+from app.api.negotiation import IMAGES
+from app.errors import FrontrunnerError
+
+DESCRIPTION = """\
+Generate many, keep the best: N candidate images are sampled for a prompt, compared with it by CLIP, and the best come
+back in order of `similarity - negative_weight * penalty`. One address, four manners: plain JSON, `Prefer:
+respond-async`, `Accept: text/event-stream`, `Accept: image/png`.
+"""
+
+PROMPT = {"prompt": "a red apple on a white background"}
+REQUESTS = {
+    "smallest": {"summary": "Only a prompt", "value": PROMPT},
+    "best three of sixteen": {
+        "summary": "Sixteen candidates, three returned, marked down for text",
+        "value": {
+            **PROMPT,
+            "negative_prompt": "blurry, text, watermark",
+            "n_candidates": 16,
+            "n": 3,
+            "size": "64x64",
+            "steps": 16,
+            "guidance_scale": 4.0,
+            "sampler": "ddim",
+            "seed": 7,
+            "ranking": {"negative_weight": 0.5, "negatives": [{"text": "letters", "weight": 1.0}]},
+        },
+    },
+    "fixed checkpoints": {
+        "summary": "Sixteen candidates, eight after step 5, four after step 10",
+        "value": {**PROMPT, "n_candidates": 16, "pruning": [{"at": 5, "keep": 8}, {"at": 10, "keep": 4}]},
+    },
+}
+OPENAI_REQUESTS = {
+    "smallest": {"summary": "Only a prompt", "value": PROMPT},
+    "with ours": {
+        "summary": "What the openai package sends with extra_body",
+        "value": {**PROMPT, "n": 2, "size": "64x64", "response_format": "b64_json", "n_candidates": 8, "seed": 7},
+    },
+}
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_PIXEL, _PIXEL]}
+
+_EXAMPLES = {
+    400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),
+    404: ("not_found", "Not found", "there is no such generation, or it was forgotten", None),
+    406: ("not_acceptable", "Not Acceptable", "none of the media types in Accept can be made here", None),
+    408: ("request_timeout", "Request Timeout", "the body took too long to arrive", None),
+    409: ("not_ready", "Not ready", "the generation is running", None),
+    413: ("too_large", "Content Too Large", "the body is larger than the limit of 33554432 bytes", None),
+    415: ("unsupported_media", "Unsupported media type", "the body must be JSON", None),
+    422: ("invalid_request", "The request is not valid", "24 is not between 1 and 16", "#/n"),
+    500: ("engine_failed", "The engine failed", "the device call failed (RuntimeError)", None),
+    503: ("queue_full", "The queue is full", "512 candidates are held and 16 more would pass the limit of 512", None),
+}
+_SAYS = {
+    400: "The body is not JSON, or an image cannot be read.",
+    404: "No such generation, candidate or model.",
+    406: "No media type in `Accept` can be made here.",
+    408: "The body took too long to arrive.",
+    409: "The generation has no result yet, or ended without one.",
+    413: "The body or an image is larger than the limit.",
+    415: "The media type of the body or of an image is not one of those taken.",
+    422: "A field is unknown, out of range or contradicts another; `errors` points at it.",
+    500: "The engine failed; `x-should-retry: false`.",
+    503: "Loading, full, draining, dead, or a store is out of reach; `Retry-After` says when to come back.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these errors."""
+    return {status: _error(status) for status in statuses}
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, title, detail, pointer = _EXAMPLES[status]
+    fields = [problems.FieldError(detail=detail, pointer=pointer)] if pointer else []
+    example = {
+        "type": f"urn:frontrunner:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": "/v1/generations",
+        "error": problems.error_member(status, code, detail, fields),
+    }
+    if fields:
+        example["errors"] = [f.model_dump(exclude_none=True) for f in fields]
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+    answer: dict[str, Any] = {"description": _SAYS[status], "content": {problems.MEDIA_TYPE: content}}
+    if status == 503:
+        answer["headers"] = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
+    return answer
+
+
+def binary() -> dict[str, Any]:
+    """The `content` of an image, in each of the formats."""
+    return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGES}
+
+
+def headers(**described: str) -> dict[str, Any]:
+    """Documented answer headers; underscores stand for hyphens."""
+    return {k.replace("_", "-"): {"description": v, "schema": {"type": "string"}} for k, v in described.items()}
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` its OpenAPI document, made once, with the schema that all errors share."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            document["components"]["schemas"] |= _schemas(problems.Problem)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:
+    """An `openapi_extra` for a body that its route reads by hand: media type, model and example of each form."""
+    content = {}
+    for kind, model, example in models:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        content[kind] = {"schema": schema, **({"example": example} if example else {})}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _schemas(model: type[problems.Problem]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), model.__name__: schema}
+
+
+def codes(root: type[FrontrunnerError] = FrontrunnerError) -> Sequence[str]:
+    """Every code that an error can have, from the tree and from HTTP."""
+    found = {root.code, *problems.HTTP_CODES.values(), "invalid_json"}
+    for kind in root.__subclasses__():
+        found |= set(codes(kind))
+    return sorted(found)

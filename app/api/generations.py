@@ -1,0 +1,225 @@
+"""/v1/generations: one address in four manners, and what is left of a generation. Rules are the service's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from starlette.exceptions import HTTPException
+
+from app.api import docs, sse
+from app.api.answers import GenerationOut
+from app.api.deps import GenerationId, JsonBody, ServiceDep, finished
+from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
+from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
+from app.domain import EventKind, Generation
+from app.errors import NotFound, NothingAboveMinScore
+from app.service import Draft, ImageFile, Service
+
+router = APIRouter(prefix="/v1/generations", tags=["generations"])
+
+KEPT = "private, max-age=86400, immutable"
+"""A candidate's image never changes; it only goes when its generation is forgotten."""
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": GenerationOut,
+        "description": "The result, in the form that `Accept` asks for.",
+        "content": {EVENTS: {"schema": {"type": "string"}}, **docs.binary()},
+        "headers": docs.headers(
+            Location="The generation.",
+            X_Frontrunner_Id="The generation, with an image.",
+            X_Frontrunner_Seed="What makes this image again, with an image.",
+            X_Frontrunner_Score="similarity - negative_weight * penalty, with an image.",
+        ),
+    },
+    202: {
+        "model": GenerationOut,
+        "description": "Queued, for `Prefer: respond-async`.",
+        "headers": docs.headers(Location="Where to look for the result.", Preference_Applied="respond-async"),
+    },
+}
+
+
+@router.post(
+    "",
+    summary="Sample candidates and rank them",
+    dependencies=[JsonBody],
+    response_model=None,
+    responses={**_ANSWERS, **docs.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+)
+async def create(
+    request: Request,
+    asked: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, docs.REQUESTS))],
+    service: ServiceDep,
+    prefer: Annotated[list[str] | None, Header(description="`respond-async` answers 202 at once.")] = None,
+) -> Response:
+    """Plain requests wait for the result; they and streams are cancelled when the client goes away."""
+    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{asked.output_format}")
+    manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
+    draft = asked.to_domain()
+    if manner is None:
+        raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
+    if manner == EVENTS:
+        return await _streamed(service, draft, asked.response_format)
+    if manner in IMAGES:
+        return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")))
+    generation = await service.submit(draft)
+    if prefers(prefer or [], "respond-async"):
+        return _accepted(service, generation)
+    done = await finished(request, service, generation.id)
+    return _json(await result(service, done, asked.response_format), headers=_location(done.id))
+
+
+@router.get("/{generation_id}", summary="A generation as it stands", responses=docs.errors(404, 503))
+@router.head("/{generation_id}", include_in_schema=False)
+async def read(generation_id: GenerationId, service: ServiceDep) -> GenerationOut:
+    """Any replica knows it; `queue_position` and `eta_seconds` are this one's guess while it is not done."""
+    return _standing(service, await service.get(generation_id))
+
+
+@router.get(
+    "/{generation_id}/events",
+    summary="A generation's log, as server-sent events",
+    response_class=sse.EventStream,
+    responses={200: {"content": {EVENTS: {"schema": {"type": "string"}}}}, **docs.errors(404, 422, 503)},
+)
+async def events(
+    generation_id: GenerationId,
+    service: ServiceDep,
+    last_event_id: Annotated[int, Header(ge=0, description="Lines up to this one are left out.")] = 0,
+) -> Response:
+    """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation."""
+    await service.get(generation_id)
+    return sse.EventStream(_log(service, generation_id, last_event_id, "url"))
+
+
+@router.get(
+    "/{generation_id}/images/{index}",
+    summary="A candidate's image",
+    response_class=Response,
+    responses={
+        200: {"content": docs.binary(), "headers": docs.headers(ETag="Of these bytes.", Cache_Control=KEPT)},
+        304: {"description": "The caller has these bytes already."},
+        **docs.errors(404, 409, 422, 500, 503),
+    },
+)
+@router.head("/{generation_id}/images/{index}", include_in_schema=False)
+async def image(
+    generation_id: GenerationId,
+    index: Annotated[int, Path(ge=0, lt=2**31, description="The candidate's, 0 to N-1.")],
+    service: ServiceDep,
+    form: Annotated[
+        ImageFormat | None, Query(alias="format", description="Default: what the generation asked.")
+    ] = None,
+    size: Annotated[str | None, Query(pattern=SIZE, description="WIDTHxHEIGHT to fit in; never enlarged.")] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Of any of the N; those not returned are made from what was stored when first asked for."""
+    generation = await service.get(generation_id)
+    box = parse_size(size) if size else None
+    file = await service.image(generation_id, index, form or generation.output_format, box)
+    headers = {"etag": file.etag, "cache-control": KEPT}
+    if _held(if_none_match, file.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)
+
+
+@router.delete("/{generation_id}", summary="Cancel and forget", status_code=204, responses=docs.errors(404, 503))
+async def forget(generation_id: GenerationId, service: ServiceDep) -> None:
+    """Stops it if it runs, then deletes its record, its log and its files."""
+    await service.forget(generation_id)
+
+
+async def result(service: Service, generation: Generation, form: ResponseFormat) -> GenerationOut:
+    """A generation that succeeded, with links or with the images themselves."""
+    if form == "url":
+        return GenerationOut.from_domain(generation)
+    return GenerationOut.from_domain(generation, files=await encoded(service, generation))
+
+
+async def encoded(service: Service, generation: Generation) -> dict[int, str]:
+    """The returned images in base64, by index."""
+    indices = [c.index for c in generation.best]
+    files = await asyncio.gather(*(service.image(generation.id, i, generation.output_format) for i in indices))
+    return {i: base64.b64encode(file.data).decode("ascii") for i, file in zip(indices, files, strict=True)}
+
+
+async def forsake(service: Service, generation_id: str) -> None:
+    """Cancel what nobody waits for any more; nothing happens to what has ended or was forgotten."""
+    try:
+        await service.cancel(generation_id)
+    except NotFound:
+        return
+
+
+async def _streamed(service: Service, draft: Draft, form: ResponseFormat) -> Response:
+    generation = await service.submit(draft)
+    lines = _log(service, generation.id, 0, form)
+    on_close = partial(forsake, service, generation.id)
+    return sse.EventStream(lines, headers=_location(generation.id), on_close=on_close)
+
+
+async def _log(service: Service, generation_id: str, after: int, form: ResponseFormat) -> AsyncIterator[bytes]:
+    """The log as bytes. The closing line holds the generation, as GET would give it."""
+    async for line in service.watch(generation_id, after):
+        if not line.kind.final:
+            yield sse.event(line.kind, line.data, line.seq)
+            continue
+        generation = await service.get(generation_id)
+        with_files = line.kind is EventKind.SUCCEEDED and form == "b64_json"
+        answer = await result(service, generation, "b64_json" if with_files else "url")
+        yield sse.event(line.kind, answer, line.seq)
+
+
+async def _picture(request: Request, service: Service, draft: Draft) -> Response:
+    """The winner's bytes."""
+    generation = await service.submit(draft)
+    generation = await finished(request, service, generation.id)
+    if not generation.best:
+        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+    best = generation.best[0]
+    file: ImageFile = await service.image(generation.id, best.index, draft.output_format)
+    score = best.score.score if best.score is not None else math.nan
+    told = {
+        "x-frontrunner-id": generation.id,
+        "x-frontrunner-seed": str(best.seed),
+        "x-frontrunner-score": f"{score:.6f}",
+    }
+    return Response(
+        file.data,
+        media_type=file.media_type,
+        headers={**_location(generation.id), **told, "etag": file.etag, "cache-control": "no-store", "vary": "accept"},
+    )
+
+
+def _accepted(service: Service, generation: Generation) -> Response:
+    body = _standing(service, generation)
+    pause = min(30, max(1, math.ceil(body.eta_seconds or 1)))
+    headers = {**_location(generation.id), "preference-applied": "respond-async", "retry-after": str(pause)}
+    return _json(body, 202, headers)
+
+
+def _standing(service: Service, generation: Generation) -> GenerationOut:
+    place = None if generation.status.final else service.place(generation)
+    return GenerationOut.from_domain(generation, place=place)
+
+
+def _json(body: GenerationOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body.model_dump_json(), status, headers, media_type=JSON)
+
+
+def _location(generation_id: str) -> dict[str, str]:
+    return {"location": f"{router.prefix}/{generation_id}", "vary": "accept, prefer"}
+
+
+def _held(if_none_match: str | None, etag: str) -> bool:
+    """Whether the caller's `If-None-Match` names this ETag; weak ones count, as RFC 9110 wants it."""
+    held = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return bool(held & {etag, "*"})

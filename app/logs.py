@@ -1,0 +1,54 @@
+"""Logs on standard error: lines for eyes or JSON, one form for the service's own and every library's.
+
+Owns the form only. No log line holds a prompt, an image or a header of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "aiosqlite", "multipart", "python_multipart")
+
+
+def configure(level: str, form: str) -> None:
+    """Send the logs of this process to standard error; `form` is "console" or "json"."""
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _plain],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_last(form)],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _plain(_: object, __: str, entry: EventDict) -> EventDict:
+    """Without the copy of its message, coloured, that uvicorn adds."""
+    entry.pop("color_message", None)
+    return entry
+
+
+def _last(form: str) -> list[Processor]:
+    if form == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

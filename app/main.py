@@ -1,0 +1,120 @@
+"""The composition root: from settings to a running service. The only place that knows every part.
+
+`create_app` builds, its lifespan starts and drains. The models load on the engine's thread, so that the address answers
+at once and /readyz tells when they are there. torch is imported by that thread, never with this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import docs, generations, health, models, openai, problems, rank
+from app.api.deps import Face
+from app.api.middleware import BodyGuard, Observed
+from app.engine.config import EngineConfig
+from app.engine.runtime import LocalEngine
+from app.errors import StoreUnavailable
+from app.metrics import Metrics
+from app.service import Limits, Service
+from app.settings import Settings
+from app.stores.blobs import BlobStore
+from app.stores.database import Database
+from models import registry
+from models.contract import Models
+
+log = logging.getLogger(__name__)
+
+OnDeath = Callable[[BaseException], None]
+
+
+def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: OnDeath | None = None) -> FastAPI:
+    """The service as an ASGI app. `engine` is started and closed by it; without one the settings' models are loaded.
+
+    `on_death` is called with the reason when the engine dies: end the process then. Without it /readyz stays 503.
+    """
+    engine = engine or LocalEngine(lambda: _load(settings), _engine_config(settings), on_death or _mourn)
+    app = FastAPI(
+        title="Frontrunner",
+        summary="Generate many, keep the best.",
+        description=docs.DESCRIPTION,
+        version=__version__,
+        lifespan=_lifespan(settings, engine),
+        redirect_slashes=False,
+    )
+    app.state.engine = engine
+    app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
+    app.add_middleware(Observed)
+    for part in (generations, openai, rank, models, health):
+        app.include_router(part.router)
+    problems.install(app)
+    docs.install(app)
+    return app
+
+
+def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        records = await Database.open(settings.database)
+        try:
+            service = Service(
+                engine,
+                records,
+                BlobStore.open(settings.blobs),
+                _limits(settings),
+                lease_s=settings.lease_s,
+                pruning=settings.pruning,
+            )
+            app.state.face = Face(service, Metrics(service), settings.max_image_pixels)
+            engine.start()
+            sweeping = asyncio.create_task(_sweep(service, settings), name="sweep")
+            try:
+                yield
+            finally:
+                sweeping.cancel()
+                await engine.close(settings.drain_s)
+                await service.close()
+        finally:
+            await records.close()
+
+    return lifespan
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        candidates=settings.max_candidates,
+        default_candidates=settings.default_candidates,
+        steps=settings.max_steps,
+        prompt_chars=settings.max_prompt_chars,
+        images=settings.max_images,
+    )
+
+
+def _engine_config(settings: Settings) -> EngineConfig:
+    return EngineConfig(capacity=settings.max_queued_candidates)
+
+
+def _load(settings: Settings) -> Models:
+    """On the engine's thread."""
+    decoder = settings.preview_decoder or None
+    return registry.load(settings.generator, settings.scorer, settings.device, decoder)
+
+
+def _mourn(reason: BaseException) -> None:
+    log.critical("the engine died: %s", reason)
+
+
+async def _sweep(service: Service, settings: Settings) -> None:
+    """Look for what is old or lost, again and again, until cancelled."""
+    while True:
+        try:
+            await service.sweep(settings.retention_s)
+        except StoreUnavailable:
+            log.warning("nothing was swept: the store is out of reach")
+        await asyncio.sleep(settings.sweep_s)

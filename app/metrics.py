@@ -1,0 +1,81 @@
+"""What /metrics tells: HTTP counted as it happens, the engine's figures read when asked. Owns every metric's name.
+
+Each app has a registry of its own, so that many can live in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.service import Service
+
+LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+GAUGES = {
+    "frontrunner_ready": "1 when the models are loaded and the engine lives",
+    "frontrunner_queued_candidates": "candidates waiting for the device",
+    "frontrunner_live_rows": "candidates being denoised",
+    "frontrunner_capacity_candidates": "candidates that are held before new ones are refused",
+    "frontrunner_seconds_per_candidate": "measured device seconds a candidate",
+}
+COUNTERS = {
+    "frontrunner_rows_stepped_total": "denoising steps of single candidates",
+    "frontrunner_denoiser_calls_total": "calls of the denoiser, each over many rows",
+    "frontrunner_stage_seconds_total": "device seconds by stage",
+    "frontrunner_generations_total": "generations that ended, by outcome",
+}
+HTTP = {
+    "frontrunner_http_requests_total": "answers by method, route and status",
+    "frontrunner_http_seconds": "seconds from request to the end of the answer, by method and route",
+}
+NAMES = (*GAUGES, *COUNTERS, *HTTP)
+"""Every metric, as it is scraped."""
+
+
+class Metrics:
+    """The figures of one app."""
+
+    def __init__(self, service: Service) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Engine(service))
+        (requests, requests_text), (seconds, seconds_text) = HTTP.items()
+        self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
+        self._seconds = Histogram(
+            seconds, seconds_text, ("method", "route"), buckets=LATENCY_S, registry=self._registry
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer. `route` is a template, never a path, so that there are few of them."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Engine(Collector):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._service.stats()
+        gauges = (stats.ready, stats.queued, stats.running, stats.capacity, stats.seconds_per_candidate)
+        for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
+            yield GaugeMetricFamily(name, text, value=float(value))
+        rows, calls, stages, generations = COUNTERS.items()
+        yield CounterMetricFamily(*rows, value=stats.rows_stepped)
+        yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
+        yield _labelled(stages, "stage", stats.stage_seconds)
+        yield _labelled(generations, "outcome", self._service.outcomes())
+
+
+def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(*named, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
