@@ -30,6 +30,13 @@ class Status(StrEnum):
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
+class Stop(StrEnum):
+    """Why a generation in waves made no further one: the cap was reached, or little more was to be gained."""
+
+    CAP = "cap"
+    GAIN = "gain"
+
+
 class EventKind(StrEnum):
     """The lines of a generation's log. `SUCCEEDED`, `FAILED` and `CANCELLED` close it."""
 
@@ -80,6 +87,8 @@ class GenerationSpec:
     """Everything that decides a generation's result; made by the service with all defaults filled in.
 
     `negative_prompt` "" is none; it also steers sampling. `seed` is candidate 0's, see `candidate_seed`.
+    `wave` None makes all `n_candidates` at once; else they come in waves of that many until another is not worth it.
+    `shadow` only notes who would have been pruned at the checkpoints, to measure what pruning costs.
     `owner` shares the device fairly between callers and decides nothing else.
     """
 
@@ -96,6 +105,8 @@ class GenerationSpec:
     seed: int
     ranking: Ranking = Ranking()
     checkpoints: tuple[Checkpoint, ...] = ()
+    wave: int | None = None
+    shadow: bool = False
     deterministic: bool = False
     owner: str = ""
 
@@ -184,7 +195,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded."""
+    """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
+
+    `stopped` says why no further wave was made, where candidates came in waves.
+    """
 
     spec: GenerationSpec
     status: Status
@@ -197,6 +211,7 @@ class Generation:
     candidates: tuple[Candidate, ...] = ()
     margin: float | None = None
     low_confidence: bool = False
+    stopped: Stop | None = None
     warnings: tuple[Notice, ...] = ()
     timings: Timings = Timings()
     work: Work = Work()

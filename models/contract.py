@@ -130,6 +130,25 @@ class TextEmbedding:
     truncation: Truncation | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well previews foretell final scores, for one generator and one scorer, measured over whole runs.
+
+    generator, scorer: the revisions it was measured with; for others it means nothing. steps: of those runs.
+    The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
+    final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
+    preview score and the guidance gap (see `Generator.gaps`); `correlation`, Pearson's, of that fit.
+    """
+
+    generator: str
+    scorer: str
+    steps: int
+    spearman: tuple[float, ...]
+    correlation: tuple[float, ...]
+    preview_weight: tuple[float, ...]
+    gap_weight: tuple[float, ...]
+
+
 class Generator(Protocol):
     """A latent diffusion model whose denoiser takes one timestep a row."""
 
@@ -154,6 +173,13 @@ class Generator(Protocol):
         """One denoiser call for rows of equal latent shape and text length, padded to `size` >= len(rows) rows.
 
         Raises `OutOfMemory` when the device cannot hold the batch.
+        """
+        ...
+
+    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+        """How far guidance pulled at the last step: root mean square of (guided by text - by negative), float32 (B,).
+
+        Zero for rows that made no step or were unguided.
         """
         ...
 
@@ -185,6 +211,15 @@ class Scorer(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """Embeddings of texts, in order. May be cached."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What one process serves; belongs to one thread once it is in use."""
+
+    generator: Generator
+    scorer: Scorer
+    calibration: Calibration | None = None
 
 
 class OutOfMemory(RuntimeError):

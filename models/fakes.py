@@ -57,10 +57,11 @@ _HEADROOM = 0.1
 
 @dataclass(frozen=True, slots=True)
 class FakeLatent:
-    """A candidate between two steps: `x` and `x0` float32 (3, height / 8, width / 8)."""
+    """A candidate between two steps: `x` and `x0` float32 (3, height / 8, width / 8), `gap` of guidance."""
 
     x: NDArray[np.float32]
     x0: NDArray[np.float32] | None = None
+    gap: float = 0.0
 
 
 class FakeGenerator:
@@ -126,6 +127,10 @@ class FakeGenerator:
         """One counted call. Raises `OutOfMemory` above `max_rows`, RuntimeError at `fail_on_call`."""
         self._enter(len(rows), size)
         return [_stepped(row, self._info.prediction_type) for row in rows]
+
+    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+        """How far guidance pulled at the last step: root mean square, float32 (B,)."""
+        return np.asarray([latent.gap for latent in latents], np.float32)
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Images:
         """Latents of one shape as pixels, eight to a latent cell. Raises `OutOfMemory` above `max_rows`."""
@@ -257,15 +262,17 @@ def _stepped(row: StepRow, prediction_type: str) -> FakeLatent:
     t, c_in, a, b, c, d, h, s = row.schedule.table[row.step]
     x = row.latent.x.astype(np.float64)
     output = _denoise(c_in * x, t, row.prompt.state, prediction_type)
+    gap = 0.0
     if row.negative is not None:
         away = _denoise(c_in * x, t, row.negative.state, prediction_type)
+        gap = float(np.sqrt(np.mean((output - away) ** 2)))
         output = away + row.guidance_scale * (output - away)
     after = a * x + b * output
     if h:
         after = after + h * row.latent.x0
     if s:
         after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
-    return FakeLatent(after.astype(np.float32), (c * x + d * output).astype(np.float32))
+    return FakeLatent(after.astype(np.float32), (c * x + d * output).astype(np.float32), gap)
 
 
 def _quarters(images: Images) -> Array:

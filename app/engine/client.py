@@ -12,9 +12,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, Timings, Work
+from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
+from app.engine.costs import Costs
 from app.errors import FrontrunnerError
-from models.contract import Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
+from models.contract import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Outcome:
     """All that is left of a generation. Arrays hold all N by index; pruned ones by their last preview.
 
     embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index.
+    `regret` is the share of the best-of-N gain that pruning would have lost, told by generations in shadow.
     """
 
     candidates: tuple[Candidate, ...]
@@ -75,6 +77,8 @@ class Outcome:
     embeddings: Embeddings
     latents: NDArray[np.float16]
     images: Mapping[int, NDArray[np.uint8]]
+    stopped: Stop | None = None
+    regret: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +133,16 @@ class Engine(Protocol):
     @property
     def scorer(self) -> ScorerInfo:
         """The scorer that is loaded. Raises Loading before there is one."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How well previews foretell scores with these models; None where nobody measured it."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """Seconds of guided rows of the default size, measured when the models were loaded. Raises Loading."""
         ...
 
     def submit(self, spec: GenerationSpec, sink: Sink) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TypeAlias
 
@@ -15,17 +16,22 @@ import numpy as np
 
 from app.domain import GenerationSpec
 from app.engine import ranking
+from app.engine.calibration import estimate
 from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
+from app.engine.costs import Costs
 from app.engine.run import Phase, Row, Run, Texts, truncation_notice
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
 from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
-from models.contract import Generator, Latent, OutOfMemory, Pixels, Scorer, StepRow, to_host
+from models.contract import Generator, Latent, Models, OutOfMemory, Pixels, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
 
 Call: TypeAlias = Callable[[Generator, Scorer], None]
 """A one-off device call; hands on its own result and its own error."""
+
+TIMED_ROWS = 8
+"""Rows decoded to time a preview and a finish."""
 
 SMOOTHING = 0.3
 """Weight of the newest generation in the running mean of seconds per candidate."""
@@ -38,11 +44,10 @@ class TooManyFailures(RuntimeError):
 class EngineCore:
     """The generations on one device. Every method belongs to the engine's thread."""
 
-    def __init__(
-        self, generator: Generator, scorer: Scorer, config: EngineConfig, clock: Callable[[], float] = perf_counter
-    ) -> None:
-        self._generator = generator
-        self._scorer = scorer
+    def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
+        self._generator = models.generator
+        self._scorer = models.scorer
+        self._calibration = models.calibration
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(config)
@@ -55,6 +60,7 @@ class EngineCore:
         self.denoiser_calls = 0
         self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
         self.seconds_per_candidate = 0.0
+        self.costs = Costs.of(self._scheduler.seconds, 0.0, 0.0)
 
     @property
     def idle(self) -> bool:
@@ -102,27 +108,52 @@ class EngineCore:
         return updates
 
     def measure(self) -> None:
-        """Time a denoiser call at every bucket, within `warmup_s`, and tell the scheduler."""
+        """Time the device's work at the default size, within about `warmup_s`; sets `costs`, tells the scheduler.
+
+        Raises OutOfDeviceMemory when not a single row fits.
+        """
         info = self._generator.info
         schedule = self._generator.schedule(info.sampler, info.steps)
         text = self._generator.encode([""])[0]
         latent = self._generator.noise(0, info.width, info.height, schedule)
-        row = StepRow(latent, text, text if info.guidance_scale > 1 else None, info.guidance_scale, schedule, 0, 0)
+        row = StepRow(latent, text, text, info.guidance_scale, schedule, 0, 0)
         seconds: dict[int, float] = {}
-        begun = self._clock()
+        until = self._clock() + self._config.warmup_s
         for bucket in self._config.buckets:
             try:
-                self._generator.step([row] * bucket, bucket)
-                started = self._clock()
-                self._generator.step([row] * bucket, bucket)
+                seconds[bucket] = self._time(partial(self._generator.step, [row] * bucket, bucket))
             except OutOfMemory:
                 break
-            seconds[bucket] = self._clock() - started
-            if self._clock() - begun + 4 * seconds[bucket] > self._config.warmup_s:
+            if self._clock() + 4 * seconds[bucket] > until:
                 break
         if not seconds:
             raise OutOfDeviceMemory("the device cannot hold a single row of the default size")
         self._scheduler.learn(seconds)
+        stepped = self._generator.step([row], 1)[0]
+        self.costs = Costs.of(
+            self._scheduler.seconds, self._time_pixels(stepped, preview=True), self._time_pixels(stepped, preview=False)
+        )
+
+    def _time(self, work: Callable[[], object]) -> float:
+        """Seconds of the second of two runs: the first one pays for what is built once."""
+        work()
+        started = self._clock()
+        work()
+        return self._clock() - started
+
+    def _time_pixels(self, latent: Latent, *, preview: bool) -> float:
+        """Seconds a row of decoding and embedding, at a batch the device holds."""
+        info = self._generator.info
+        rows = min(TIMED_ROWS, self._config.decode_rows(info.width, info.height))
+
+        def work() -> None:
+            self._scorer.embed_images(self._generator.decode([latent] * rows, preview=preview))
+
+        try:
+            return self._time(work) / rows
+        except OutOfMemory:
+            rows = 1
+            return self._time(work)
 
     # one kind of device work each
 
@@ -157,11 +188,17 @@ class EngineCore:
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
         run.texts = Texts(prompt, negative, query, notices)
-        run.rows = [
-            Row(run, i, seed, self._generator.noise(seed, spec.width, spec.height, run.schedule))
-            for i, seed in enumerate(map(spec.candidate_seed, range(spec.n_candidates)))
-        ]
-        run.count(rows_unpruned=spec.n_candidates * run.schedule.steps)
+        self._make_wave(run)
+
+    def _make_wave(self, run: Run) -> None:
+        """The next rows of a generation: all, or those of a wave."""
+        spec, first = run.spec, len(run.rows)
+        assert run.schedule is not None
+        run.reported = 0
+        for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
+            seed = spec.candidate_seed(index)
+            run.rows.append(Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, run.schedule)))
+        run.count(rows_unpruned=(len(run.rows) - first) * run.schedule.steps)
 
     def _step(self, plan: Plan) -> None:
         latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
@@ -180,16 +217,22 @@ class EngineCore:
 
     def _preview(self, plan: Plan) -> None:
         pixels = self._score(plan, preview=True)
-        for row, image in zip(plan.rows, to_host(pixels), strict=True):
+        gaps = self._generator.gaps([r.latent for r in plan.rows])
+        for row, image, gap in zip(plan.rows, to_host(pixels), gaps, strict=True):
             assert row.score is not None
-            row.phase = Phase.PARKED
+            row.phase, row.gap = Phase.PARKED, float(gap)
             row.run.count(previews=1)
             self._emit(row.run, Previewed(row.index, row.step, row.score, image))
         for run in plan.runs:
-            at, dropped = run.reported, release(run)
+            at, dropped = run.reported, release(run, self._worth)
             if dropped:
                 self._store(dropped, preview=True)
                 self._emit(run, Pruned(tuple(r.index for r in dropped), at))
+
+    def _worth(self, row: Row) -> float:
+        """What a row's preview foretells."""
+        assert row.run.schedule is not None
+        return estimate(self._calibration, row.value, row.gap, row.step, row.run.schedule.steps)
 
     def _finish(self, plan: Plan) -> None:
         pixels = self._score(plan, preview=False)
@@ -235,6 +278,9 @@ class EngineCore:
         """End the generations whose last row was finished by this plan."""
         for run in plan.runs:
             if not run.rows or run.live():
+                continue
+            if run.wants_more():
+                self._make_wave(run)
                 continue
             chosen = run.chosen()
             if not any(np.isfinite(r.value) for r in run.rows if r.phase is Phase.DONE):

@@ -8,7 +8,7 @@ E[mean of the n best], both above the mean of the field.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Checkpoint
+from app.engine.costs import Costs
 
 Array = NDArray[np.float64]
 
@@ -30,30 +31,6 @@ HALFWAY = 0.5
 
 MOST_STEPS = 10
 """Steps considered as checkpoints, evenly spread, which bounds the search for long schedules."""
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Measured seconds: of a denoiser call by its rows, and of one preview and one finish a row."""
-
-    step: tuple[tuple[int, float], ...]
-    preview: float
-    finish: float
-
-    @classmethod
-    def of(cls, step: Mapping[int, float], preview: float, finish: float) -> Costs:
-        """Costs with `step` as measured, by bucket."""
-        return cls(tuple(sorted(step.items())), preview, finish)
-
-    def steps(self, rows: int) -> float:
-        """Seconds of one step of `rows` rows, in the calls that the scheduler would make."""
-        total = 0.0
-        while rows > 0:
-            bucket, seconds = min(self.step, key=lambda bs: bs[1] / min(bs[0], rows))
-            calls = max(1, rows // bucket)
-            total += calls * seconds
-            rows -= calls * bucket
-        return total
 
 
 @dataclass(frozen=True, slots=True)

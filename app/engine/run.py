@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, Timings, Work
-from app.engine import ranking
+from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
+from app.engine import ranking, waves
 from app.engine.client import Outcome
 from models.contract import Conditioning, Embeddings, Latent, Schedule, ScorerInfo, Truncation
 
@@ -36,7 +36,10 @@ LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A candidate on the device. `step` counts steps made; `latent` is gone once it is done or pruned."""
+    """A candidate on the device. `step` counts steps made; `latent` is gone once it is done or pruned.
+
+    `gap` is how far guidance pulled before the last preview; `shadowed` marks one that would have been pruned.
+    """
 
     run: Run
     index: int
@@ -48,6 +51,8 @@ class Row:
     embedding: NDArray[np.float32] | None = None
     stored: NDArray[np.float16] | None = None
     pruned_at: int | None = None
+    gap: float = 0.0
+    shadowed: bool = False
 
     @property
     def value(self) -> float:
@@ -127,6 +132,27 @@ class Run:
         )
         return [done[p].index for p in places]
 
+    def wants_more(self) -> bool:
+        """Whether another wave is worth making, now that all rows so far are done or pruned."""
+        wave = self.spec.wave
+        if wave is None or len(self.rows) >= self.spec.n_candidates:
+            return False
+        return waves.expected_gain([r.value for r in self.rows], wave) >= waves.WORTH
+
+    def _stopped(self) -> Stop | None:
+        if self.spec.wave is None:
+            return None
+        return Stop.CAP if len(self.rows) >= self.spec.n_candidates else Stop.GAIN
+
+    def _regret(self) -> float | None:
+        """Share of the gain over a random pick that pruning would have lost; None outside the shadow."""
+        if not self.spec.shadow:
+            return None
+        done = [r for r in self.rows if np.isfinite(r.value)]
+        gains = [_best_mean(rows, self.spec.n) for rows in (done, [r for r in done if not r.shadowed])]
+        mean = float(np.mean([r.value for r in done]))
+        return (gains[0] - gains[1]) / (gains[0] - mean) if gains[0] > mean else 0.0
+
     def conclude(self, scorer: ScorerInfo, chosen: list[int]) -> Outcome:
         """The outcome of a run whose rows are all done or pruned, returning `chosen`."""
         done = [r for r in self.rows if r.phase is Phase.DONE]
@@ -139,6 +165,8 @@ class Run:
             candidates=tuple(_candidate(r, rank.get(r.index), share.get(r.index), scorer) for r in self.rows),
             margin=ranking.margin(values),
             low_confidence=ranking.low_confidence(best, values, scorer),
+            stopped=self._stopped(),
+            regret=self._regret(),
             notices=(*self.texts.notices, *_unscored(self.rows)),
             timings=self.timings,
             work=self.work,
@@ -146,6 +174,10 @@ class Run:
             latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
             images=self.images,
         )
+
+
+def _best_mean(rows: list[Row], n: int) -> float:
+    return float(np.mean(sorted((r.value for r in rows), reverse=True)[:n]))
 
 
 def _stack(rows: list[Row]) -> Embeddings:

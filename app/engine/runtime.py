@@ -25,12 +25,15 @@ from app.domain import GenerationSpec
 from app.engine.client import Cancelled, EngineStats, Failed, Sink, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
+from app.engine.costs import Costs
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
 from models.contract import (
+    Calibration,
     Embeddings,
     Generator,
     GeneratorInfo,
     Images,
+    Models,
     OutOfMemory,
     Scorer,
     ScorerInfo,
@@ -42,7 +45,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Message: TypeAlias = Callable[[EngineCore], None]
-Load: TypeAlias = Callable[[], tuple[Generator, Scorer]]
+Load: TypeAlias = Callable[[], Models]
 
 LAST_TICK_S = 30.0
 """How long a closing engine waits for the device call it is in."""
@@ -74,7 +77,7 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._core: EngineCore | None = None
-        self._models: tuple[Generator, Scorer] | None = None
+        self._models: Models | None = None
         self._held: dict[str, _Held] = {}
         self._pending: set[asyncio.Future[object]] = set()
         self._death: BaseException | None = None
@@ -90,12 +93,24 @@ class LocalEngine:
     @property
     def generator(self) -> GeneratorInfo:
         """See `Engine`."""
-        return self._loaded()[0].info
+        return self._loaded().generator.info
 
     @property
     def scorer(self) -> ScorerInfo:
         """See `Engine`."""
-        return self._loaded()[1].info
+        return self._loaded().scorer.info
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `Engine`."""
+        return self._loaded().calibration
+
+    @property
+    def costs(self) -> Costs:
+        """See `Engine`."""
+        self._loaded()
+        assert self._core is not None
+        return self._core.costs
 
     def submit(self, spec: GenerationSpec, sink: Sink) -> None:
         """See `Engine`."""
@@ -176,7 +191,7 @@ class LocalEngine:
 
     # the event loop's side
 
-    def _loaded(self) -> tuple[Generator, Scorer]:
+    def _loaded(self) -> Models:
         if self._death is not None:
             raise EngineDead("the engine died and the process is about to end")
         if self._models is None:
@@ -253,10 +268,10 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
-            generator, scorer = self._load()
-            core = EngineCore(generator, scorer, self._config)
+            models = self._load()
+            core = EngineCore(models, self._config)
             core.measure()
-            self._core, self._models = core, (generator, scorer)
+            self._core, self._models = core, models
             while self._take(core):
                 updates = core.tick()
                 if updates:

@@ -9,7 +9,7 @@ Engine thread only.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -194,16 +194,23 @@ def advance(rows: Iterable[Row]) -> None:
             row.phase = Phase.PREVIEW
 
 
-def release(run: Run) -> list[Row]:
-    """When all live rows are parked at a checkpoint, send the best on and return those that were dropped."""
+def release(run: Run, worth: Callable[[Row], float]) -> list[Row]:
+    """When all live rows are parked at a checkpoint, send the best by `worth` on and return those that were dropped.
+
+    In shadow nobody is dropped: the rows are marked, and race on beside those that they would have lost to.
+    """
     live = run.live()
     if not live or any(r.phase is not Phase.PARKED for r in live):
         return []
     checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
-    going = set(pruning.keep([r.value for r in live], checkpoint))
-    dropped = [r for place, r in enumerate(live) if place not in going]
+    racing = [r for r in live if not r.shadowed]
+    going = set(pruning.keep([worth(r) for r in racing], checkpoint))
+    dropped = [r for place, r in enumerate(racing) if place not in going]
     for row in live:
         row.phase = Phase.STEP
     for row in dropped:
-        row.phase, row.pruned_at = Phase.PRUNED, row.step
-    return dropped
+        if run.spec.shadow:
+            row.shadowed = True
+        else:
+            row.phase, row.pruned_at = Phase.PRUNED, row.step
+    return [] if run.spec.shadow else dropped

@@ -17,6 +17,7 @@ from app.engine import ranking as rank_math
 from app.engine.client import Engine, EngineStats
 from app.engine.run import truncation_notice
 from app.errors import Invalid, NotFound, NotReady, StoreUnavailable
+from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import check_ranking, check_text, resolve
 from app.service.follow import Follower, folder
 from app.service.gallery import Gallery
@@ -34,7 +35,7 @@ PING_S = 2.0
 
 
 class Service:
-    """See the module. `pruning` is the server's default, "auto" or "off"; `clock` gives seconds since the epoch."""
+    """See the module. `clock` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Service:
         limits: Limits,
         *,
         lease_s: float = 60.0,
-        pruning: str = "auto",
+        pruning: PruningPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -52,11 +53,12 @@ class Service:
         self._blobs = blobs
         self._limits = limits
         self._lease_s = lease_s
-        self._pruning = pruning
+        self._cut = Cutter(engine, pruning or PruningPolicy())
         self._clock = clock
         self._gallery = Gallery(engine, blobs)
         self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
         self._ended: dict[str, int] = {}
+        self._regrets = (0, 0.0)
 
     @property
     def limits(self) -> Limits:
@@ -74,6 +76,10 @@ class Service:
     def outcomes(self) -> Mapping[str, int]:
         """Generations this process ended, by status."""
         return dict(self._ended)
+
+    def regrets(self) -> tuple[int, float]:
+        """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
+        return self._regrets
 
     async def ready(self) -> str | None:
         """None when requests are welcome, else one word why not: dead, loading, draining, full, store."""
@@ -100,7 +106,7 @@ class Service:
         Raises Invalid (with a pointer), NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
         generator, scorer = self.models()
-        spec, notices = resolve(draft, generator, self._limits, self._pruning)
+        spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
             spec, Status.QUEUED, self._clock(), generator.id, scorer.id, draft.output_format, warnings=notices
         )
@@ -268,6 +274,9 @@ class Service:
         follower, _ = self._following.pop(generation_id)
         status = str(follower.generation.status)
         self._ended[status] = self._ended.get(status, 0) + 1
+        if follower.regret is not None:
+            count, total = self._regrets
+            self._regrets = count + 1, total + follower.regret
         if not task.cancelled() and task.exception() is not None:
             log.error("following a generation failed", exc_info=task.exception())
         follower.beat()

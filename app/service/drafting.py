@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice, Ranking
 from app.engine import pruning
@@ -15,8 +18,25 @@ from app.errors import Invalid, NotFound
 from app.service.values import Draft, Limits
 from models.contract import GeneratorInfo
 
+WAVE = 8
+"""Candidates in a wave, unless more are to be returned."""
+
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SIZE_FLOOR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A race as the planner wants to know it: candidates that start together, and how they are sampled."""
+
+    n_candidates: int
+    n: int
+    steps: int
+    guided: bool
+
+
+Cut: TypeAlias = Callable[[str | None, Heat], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
+"""From "auto", "off" or None (the server's default): checkpoints, whether in shadow, notices."""
 
 
 def new_id() -> str:
@@ -26,17 +46,18 @@ def new_id() -> str:
 
 
 def resolve(
-    draft: Draft, generator: GeneratorInfo, limits: Limits, default_pruning: str
+    draft: Draft, generator: GeneratorInfo, limits: Limits, cut: Cut
 ) -> tuple[GenerationSpec, tuple[Notice, ...]]:
-    """The spec of a draft, and what the caller should know of how it was read. Raises Invalid and NotFound."""
+    """The spec of a draft, and what the caller should know of how it was read. Raises Invalid and NotFound.
+
+    `cut` plans the pruning that "auto" stands for; it may take a second.
+    """
     if draft.model not in (None, generator.id):
         raise NotFound(f"model {draft.model!r} is not loaded here; {generator.id!r} is", pointer="#/model")
     check_text(draft.prompt, "#/prompt", limits, empty=False)
     check_text(draft.negative_prompt, "#/negative_prompt", limits)
     check_ranking(draft.ranking, limits)
-    n_candidates = draft.n_candidates or max(limits.default_candidates, draft.n)
-    _bound(n_candidates, 1, limits.candidates, "#/n_candidates")
-    _bound(draft.n, 1, n_candidates, "#/n")
+    n_candidates, wave = _field(draft, limits)
     steps = generator.steps if draft.steps is None else draft.steps
     _bound(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
@@ -45,7 +66,7 @@ def resolve(
     _bound(seed, 0, SEED_LIMIT - 1, "#/seed")
     width, height = draft.width or generator.width, draft.height or generator.height
     _check_size(width, height, generator)
-    checkpoints, notices = _checkpoints(draft, default_pruning, steps, n_candidates)
+    checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, steps, guidance > 1), cut)
     spec = GenerationSpec(
         id=new_id(),
         prompt=draft.prompt,
@@ -60,6 +81,8 @@ def resolve(
         seed=seed,
         ranking=draft.ranking,
         checkpoints=pruning.partial(draft.partial_images, steps, checkpoints),
+        wave=wave,
+        shadow=shadow,
         deterministic=draft.deterministic,
         owner=draft.owner,
     )
@@ -108,16 +131,28 @@ def _sampler(asked: str | None, generator: GeneratorInfo) -> str:
     return asked or generator.sampler
 
 
-def _checkpoints(
-    draft: Draft, default: str, steps: int, n_candidates: int
-) -> tuple[tuple[Checkpoint, ...], tuple[Notice, ...]]:
-    """Where candidates are pruned, and a notice when `auto` could not be followed."""
-    asked = default if draft.pruning is None else draft.pruning
-    if isinstance(asked, tuple):
-        wrong = pruning.problem(asked, steps=steps, n_candidates=n_candidates, n=draft.n)
+def _field(draft: Draft, limits: Limits) -> tuple[int, int | None]:
+    """How many candidates there may be, and how many come in a wave (None: all at once)."""
+    if draft.max_candidates is not None and draft.n_candidates != "auto":
+        raise Invalid('max_candidates goes with n_candidates "auto"', pointer="#/max_candidates")
+    if draft.n_candidates == "auto":
+        cap = limits.candidates if draft.max_candidates is None else draft.max_candidates
+        _bound(cap, 1, limits.candidates, "#/max_candidates")
+        _bound(draft.n, 1, cap, "#/n")
+        return cap, min(cap, max(WAVE, draft.n))
+    if draft.n_candidates is None:
+        _bound(draft.n, 1, limits.candidates, "#/n")
+        return max(limits.default_candidates, draft.n), None
+    _bound(draft.n_candidates, 1, limits.candidates, "#/n_candidates")
+    _bound(draft.n, 1, draft.n_candidates, "#/n")
+    return draft.n_candidates, None
+
+
+def _checkpoints(draft: Draft, heat: Heat, cut: Cut) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
+    """Where candidates are pruned, whether in shadow only, and a notice when `auto` could not be followed."""
+    if isinstance(draft.pruning, tuple):
+        wrong = pruning.problem(draft.pruning, steps=heat.steps, n_candidates=heat.n_candidates, n=heat.n)
         if wrong is not None:
             raise Invalid(wrong[1], pointer=f"#/pruning/{wrong[0]}")
-        return asked, ()
-    if asked == "off" or n_candidates == draft.n:
-        return (), ()
-    return (), (Notice("pruning_uncalibrated", "this model has no calibration, so nothing was pruned"),)
+        return draft.pruning, False, ()
+    return cut(draft.pruning, heat)

@@ -99,6 +99,7 @@ class Follower:
         self._lease_s = lease_s
         self._clock = clock
         self.pulse = asyncio.Event()
+        self.regret: float | None = None
         self._give_up = give_up
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
 
@@ -152,6 +153,7 @@ class Follower:
     async def _finish(self, updates: Sequence[Update]) -> bool:
         """Store the result, trying again while the store is out of reach. Raises StoreUnavailable when it is lost."""
         last = updates[-1]
+        self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
         lines = await asyncio.to_thread(_lines, updates[:-1])
         self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
         lines.append(_closing(self.generation))
@@ -191,6 +193,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         candidates=outcome.candidates,
         margin=outcome.margin,
         low_confidence=outcome.low_confidence,
+        stopped=outcome.stopped,
         warnings=tuple(notices),
         timings=outcome.timings,
         work=outcome.work,

@@ -61,15 +61,15 @@ class Gallery:
             stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
             if stored is not None:
                 side = generation.spec.width * generation.spec.height
-                pixels: NDArray[np.uint8] = await asyncio.to_thread(imaging.read_upload, stored, side, None)
-                return pixels
+                return await asyncio.to_thread(imaging.read_upload, stored, side, None)
         if generation.model != self._engine.generator.id:
             raise NotFound(f"this image was not kept, and {generation.model!r}, which could make it, is not loaded")
         field = await self._blobs.get(field_key(generation.id))
         if field is None:
             raise StoreUnavailable("the files of this generation are gone")
         latents = await asyncio.to_thread(_latents, field)
-        return (await self._engine.decode(latents[index : index + 1]))[0]
+        decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
+        return decoded
 
 
 def _latents(field: bytes) -> NDArray[np.float16]:

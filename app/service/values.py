@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from app.domain import Checkpoint, Notice, Ranking, Score
 
@@ -24,12 +25,14 @@ class Limits:
 class Draft:
     """A generation as asked for; None means the model's or the server's own default.
 
+    `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
     `pruning` "auto", "off" or explicit checkpoints. `partial_images` asks for that many rounds of previews.
     """
 
     prompt: str
     negative_prompt: str = ""
-    n_candidates: int | None = None
+    n_candidates: int | Literal["auto"] | None = None
+    max_candidates: int | None = None
     n: int = 1
     width: int | None = None
     height: int | None = None

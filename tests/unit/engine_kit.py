@@ -8,6 +8,7 @@ from app.domain import GenerationSpec
 from app.engine.client import Cancelled, Failed, Outcome, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
+from models.contract import Models
 from models.fakes import FakeGenerator, FakeScorer
 
 
@@ -34,7 +35,7 @@ class Bench:
     def __init__(self, config: EngineConfig | None = None, **fake: Any) -> None:
         self.generator = FakeGenerator(**fake)
         self.scorer = FakeScorer()
-        self.core = EngineCore(self.generator, self.scorer, config or EngineConfig())
+        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig())
         self.updates: dict[str, list[Update]] = {}
         self.ticks = 0
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain import Checkpoint, GenerationSpec, Negative, Ranking
+from app.domain import Checkpoint, GenerationSpec, Negative, Ranking, Stop
 from app.engine.client import Cancelled, Failed, Finished, Pruned, Started, Stepped, Succeeded
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore, TooManyFailures
 from app.errors import EngineFailed, OutOfDeviceMemory
-from models.contract import Embeddings, Latent, Pixels, StepRow
+from models.contract import Calibration, Embeddings, Latent, Models, Pixels, StepRow
 from models.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import Bench, alone, spec
 
@@ -173,7 +173,7 @@ def test_failures_in_a_row_kill_the_engine() -> None:
         def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
             raise RuntimeError("device-side assert")
 
-    core = EngineCore(Broken(), FakeScorer(), EngineConfig(max_failing_ticks=2))
+    core = EngineCore(Models(Broken(), FakeScorer()), EngineConfig(max_failing_ticks=2))
     core.submit(spec("a"), 0.0)
     core.submit(spec("b", width=32), 0.0)
     for _ in range(3):
@@ -197,7 +197,7 @@ class BlindScorer(FakeScorer):
 
 @pytest.mark.parametrize("blind", [1, 4])
 def test_a_score_that_is_not_a_number_is_never_first(blind: int) -> None:
-    core = EngineCore(FakeGenerator(), BlindScorer(blind), EngineConfig())
+    core = EngineCore(Models(FakeGenerator(), BlindScorer(blind)), EngineConfig())
     core.submit(spec(n=4), 0.0)
     updates = []
     while not core.idle:
@@ -311,3 +311,51 @@ def test_no_row_is_lost_or_doubled_and_every_generation_ends(
 def _fields(one: GenerationSpec) -> dict[str, object]:
     names = [n for n in one.__slots__ if n != "id"]
     return {n: getattr(one, n) for n in names}
+
+
+def test_in_shadow_nobody_is_dropped_and_the_regret_is_told() -> None:
+    cuts = (Checkpoint(1, 2),)
+    shadowed = alone(spec(n_candidates=12, checkpoints=cuts, shadow=True))
+    assert all(c.pruned_at_step is None for c in shadowed.candidates)
+    assert shadowed.work.rows_stepped == shadowed.work.rows_unpruned
+    pruned = alone(spec(n_candidates=12, checkpoints=cuts))
+    finals = [c.score.score for c in shadowed.candidates if c.score]
+    kept = max(c.score.score for c in pruned.candidates if c.score and not c.score_is_preview)
+    lost = (max(finals) - kept) / (max(finals) - float(np.mean(finals)))
+    assert shadowed.regret == pytest.approx(lost, abs=1e-6)
+    assert pruned.regret is None
+
+
+def test_waves_stop_when_little_is_to_be_gained() -> None:
+    outcome = alone(spec(n_candidates=200, wave=8))
+    made = len(outcome.candidates)
+    assert made % 8 == 0
+    assert 8 <= made < 200
+    assert outcome.stopped is Stop.GAIN
+    assert outcome.work.rows_unpruned == made * 6
+    whole = alone(spec(n_candidates=made))
+    assert [c.score for c in outcome.candidates] == [c.score for c in whole.candidates]
+
+
+def test_waves_stop_at_the_cap() -> None:
+    outcome = alone(spec(n_candidates=10, wave=8))
+    assert len(outcome.candidates) <= 10
+    assert outcome.stopped in {Stop.CAP, Stop.GAIN}
+    assert alone(spec(n_candidates=8, wave=8)).stopped is Stop.CAP
+
+
+def test_a_calibration_decides_who_goes_on() -> None:
+    steps = 6
+    known = Calibration("1", "1", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
+    cut = spec(n_candidates=6, n=1, checkpoints=(Checkpoint(3, 2),))
+    core = EngineCore(Models(FakeGenerator(), FakeScorer(), known), EngineConfig())
+    core.submit(cut, 0.0)
+    kept: dict[bool, set[int]] = {}
+    last = None
+    while not core.idle:
+        last = core.tick()[-1:] or last
+    assert last is not None
+    assert isinstance(last[0][1], Succeeded)
+    kept[True] = {c.index for c in last[0][1].outcome.candidates if not c.pruned_at_step}
+    kept[False] = {c.index for c in alone(cut).candidates if not c.pruned_at_step}
+    assert not kept[True] & kept[False], "a weight of -1 turns the order round"

@@ -14,7 +14,7 @@ from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.engine.scheduler import Scheduler
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
-from models.contract import Embeddings, Generator, Pixels, Scorer
+from models.contract import Embeddings, Models, Pixels
 from models.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import spec
 
@@ -40,10 +40,10 @@ class Inbox:
 
 @asynccontextmanager
 async def engine(
-    load: Callable[[], tuple[Generator, Scorer]] | None = None, drain_s: float = 10, **config: int
+    load: Callable[[], Models] | None = None, drain_s: float = 10, **config: int
 ) -> AsyncIterator[tuple[LocalEngine, list[BaseException]]]:
     deaths: list[BaseException] = []
-    local = LocalEngine(load or (lambda: (FakeGenerator(), FakeScorer())), EngineConfig(**config), deaths.append)  # type: ignore[arg-type]
+    local = LocalEngine(load or (lambda: Models(FakeGenerator(), FakeScorer())), EngineConfig(**config), deaths.append)  # type: ignore[arg-type]
     local.start()
     while not local.stats().ready and not local.stats().dead:
         await asyncio.sleep(0.005)
@@ -53,8 +53,8 @@ async def engine(
         await local.close(drain_s)
 
 
-def slow(delay_s: float = 0.02) -> tuple[Generator, Scorer]:
-    return FakeGenerator(delay_s=delay_s), FakeScorer()
+def slow(delay_s: float = 0.02) -> Models:
+    return Models(FakeGenerator(delay_s=delay_s), FakeScorer())
 
 
 async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None:
@@ -155,7 +155,7 @@ async def test_death_outside_a_tick_fails_every_waiter_and_is_told_once(monkeypa
 
 
 async def test_models_that_do_not_load_are_a_death() -> None:
-    def broken() -> tuple[Generator, Scorer]:
+    def broken() -> Models:
         raise OSError("no such weights")
 
     async with engine(broken) as (local, deaths):
@@ -182,14 +182,16 @@ async def test_one_off_calls_are_answered_beside_a_running_generation() -> None:
 async def test_a_failed_one_off_call_is_typed_and_hurts_nobody_else() -> None:
     class Picky(FakeScorer):
         def embed_images(self, pixels: Pixels) -> Embeddings:
-            raise ValueError("/secret/path")
+            if pixels.shape[1] == 8:
+                raise ValueError("/secret/path")
+            return super().embed_images(pixels)
 
-    async with engine(lambda: (FakeGenerator(), Picky())) as (local, deaths):
+    async with engine(lambda: Models(FakeGenerator(), Picky())) as (local, deaths):
         with pytest.raises(EngineFailed) as failed:
             await local.embed_images([np.zeros((8, 8, 3), np.uint8)])
         assert "secret" not in failed.value.detail
         assert len(await local.embed_texts(["red"])) == 1
         assert not deaths
-    async with engine(lambda: (FakeGenerator(), FakeScorer(max_rows=0))) as (local, _):
+    async with engine(lambda: Models(FakeGenerator(), FakeScorer(max_rows=8))) as (local, _):
         with pytest.raises(TooLarge):
-            await local.embed_images([np.zeros((8, 8, 3), np.uint8)])
+            await local.embed_images([np.zeros((8, 8, 3), np.uint8)] * 9)

@@ -24,6 +24,7 @@ from app.service.follow import folder
 from app.stores.blobs import BlobStore
 from app.stores.contract import Line
 from app.stores.database import Database
+from models.contract import Models
 from models.fakes import FakeGenerator, FakeScorer
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,7 @@ class House:
 @asynccontextmanager
 async def house(tmp_path: Path, delay_s: float = 0.0, **service: Any) -> AsyncIterator[House]:
     generator = FakeGenerator(delay_s=delay_s)
-    engine = LocalEngine(lambda: (generator, FakeScorer()), EngineConfig(), lambda _: None)
+    engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
     records = await Database.open(f"sqlite:///{tmp_path}/records.db")
     blobs = BlobStore.open(f"file://{tmp_path}/blobs")
     made = Service(engine, records, blobs, Limits(), **service)

@@ -1,0 +1,112 @@
+"""What previews are worth: fitting a calibration from whole runs, and reading it at any step of any schedule.
+
+Pure functions. Steps of other schedules are matched by the share of the steps that is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract import Calibration, GeneratorInfo, ScorerInfo
+
+Array = NDArray[np.float64]
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One prompt's field, unpruned: `previews` and `gaps` (steps, N) after every step, `finals` (N,)."""
+
+    previews: Array
+    gaps: Array
+    finals: Array
+
+
+def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
+    """A calibration from traces of equal numbers of steps. Raises ValueError for fewer than two, or mixed steps."""
+    counts = {len(t.previews) for t in traces}
+    if len(traces) < 2 or len(counts) != 1:
+        raise ValueError("a calibration needs at least two prompts with equal numbers of steps")
+    finals = np.concatenate([_centred(t.finals) for t in traces])
+    columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
+    for step in range(counts.pop()):
+        known = np.stack([np.concatenate([_centred(part[step]) for part in parts]) for parts in _parts(traces)], axis=1)
+        weights = np.linalg.lstsq(known, finals, rcond=None)[0]
+        columns["spearman"].append(float(np.mean([_spearman(t.previews[step], t.finals) for t in traces])))
+        columns["correlation"].append(_pearson(known @ weights, finals))
+        columns["preview_weight"].append(float(weights[0]))
+        columns["gap_weight"].append(float(weights[1]))
+    spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
+    return Calibration(generator.revision, scorer.revision, len(spearman), spearman, correlation, preview, gap)
+
+
+def estimate(calibration: Calibration | None, preview: float, gap: float, step: int, steps: int) -> float:
+    """The final score that a preview foretells, up to a constant that fellows at the same step share."""
+    if calibration is None:
+        return preview
+    share = step / steps
+    return _at(calibration, calibration.preview_weight, share) * preview + (
+        _at(calibration, calibration.gap_weight, share) * gap
+    )
+
+
+def correlations(calibration: Calibration, steps: int) -> tuple[float, ...]:
+    """What previews know after each of `steps` steps, never less than before."""
+    known = [_at(calibration, calibration.correlation, (i + 1) / steps) for i in range(steps)]
+    return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
+
+
+def dump(calibration: Calibration) -> dict[str, Any]:
+    """The JSON form."""
+    return {"format": FORMAT, **asdict(calibration)}
+
+
+def load(data: Mapping[str, Any]) -> Calibration:
+    """A calibration from its JSON form. Raises ValueError when it is not one."""
+    try:
+        fields: dict[str, Any] = dict(data)
+        if fields.pop("format") != FORMAT:
+            raise ValueError(f"a calibration of format {FORMAT} is needed")
+        values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
+        made = Calibration(**values)
+        lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
+    except (KeyError, TypeError) as error:
+        raise ValueError("this is not a calibration") from error
+    if lengths != {made.steps}:
+        raise ValueError("a calibration needs one value a step")
+    return made
+
+
+def fits(calibration: Calibration, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
+    """Whether it was measured with these very weights."""
+    return (calibration.generator, calibration.scorer) == (generator.revision, scorer.revision)
+
+
+def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:
+    return [t.previews for t in traces], [t.gaps for t in traces]
+
+
+def _at(calibration: Calibration, values: Sequence[float], share: float) -> float:
+    places = np.arange(1, calibration.steps + 1) / calibration.steps
+    return float(np.interp(share, places, values))
+
+
+def _centred(values: Array) -> Array:
+    return np.asarray(values - values.mean())
+
+
+def _pearson(one: Array, two: Array) -> float:
+    scale = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float(one @ two) / scale if scale > 0 else 0.0
+
+
+def _spearman(one: Array, two: Array) -> float:
+    ranks = [_centred(np.argsort(np.argsort(v)).astype(np.float64)) for v in (one, two)]
+    return _pearson(ranks[0], ranks[1])

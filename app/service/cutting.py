@@ -1,0 +1,49 @@
+"""What pruning "auto" means here and now: the planner, fed with this engine's calibration and costs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from app.domain import Checkpoint, Notice
+from app.engine import calibration, planner
+from app.engine.client import Engine
+from app.service.drafting import Heat
+
+
+@dataclass(frozen=True, slots=True)
+class PruningPolicy:
+    """The server's defaults. `quality` is the share of the best-of-N gain that "auto" keeps, expected, in (0, 1).
+
+    `shadow_share` of the generations pruned by "auto" run unpruned instead and report what pruning would have lost.
+    """
+
+    default: str = "auto"
+    quality: float = 0.97
+    shadow_share: float = 0.0
+
+
+class Cutter:
+    """Plans for one engine. Its calls are pure but for the draw of the shadow, and may take a second."""
+
+    def __init__(self, engine: Engine, policy: PruningPolicy) -> None:
+        self._engine = engine
+        self._policy = policy
+
+    def __call__(self, asked: str | None, heat: Heat) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
+        """Checkpoints for a heat, whether they are only noted, and a notice when "auto" cannot be followed."""
+        if (asked or self._policy.default) == "off" or heat.n_candidates == heat.n:
+            return (), False, ()
+        known = self._engine.calibration
+        if known is None:
+            return (), False, (_uncalibrated("this model has no calibration"),)
+        if not calibration.fits(known, self._engine.generator, self._engine.scorer):
+            return (), False, (_uncalibrated("the calibration was measured with other weights"),)
+        costs = self._engine.costs if heat.guided else self._engine.costs.scaled(0.5)
+        race = planner.Race(heat.n_candidates, heat.n, heat.steps, calibration.correlations(known, heat.steps), costs)
+        checkpoints = planner.plan(race, self._policy.quality)
+        return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
+
+
+def _uncalibrated(why: str) -> Notice:
+    return Notice("pruning_uncalibrated", f"{why}, so nothing was pruned")

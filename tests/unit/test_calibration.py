@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine import calibration, waves
+from app.engine.calibration import Trace
+from models.fakes import FakeGenerator, FakeScorer
+
+GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
+
+
+def traces(noise: tuple[float, ...] = (1.0, 0.3, 0.05), gap_share: float = 0.0, prompts: int = 40) -> list[Trace]:
+    """Fields whose previews are the final score with less noise at each step; the gap tells of that noise."""
+    draw = np.random.default_rng(3)
+    made = []
+    for prompt in range(prompts):
+        finals = draw.normal(0.3 + 0.1 * prompt, 1.0, 16)
+        errors = [draw.normal(0, s, 16) for s in noise]
+        gaps = [gap_share * e + draw.normal(0, 0.01, 16) for e in errors]
+        made.append(Trace(np.stack([finals + e for e in errors]), np.stack(gaps), finals))
+    return made
+
+
+def test_later_previews_know_more() -> None:
+    made = calibration.fit(traces(), GENERATOR, SCORER)
+    assert made.steps == 3
+    assert list(made.spearman) == sorted(made.spearman)
+    assert made.spearman[0] == pytest.approx(0.69, abs=0.06)
+    assert made.correlation == pytest.approx((0.7, 0.96, 0.999), abs=0.04)
+    assert calibration.fits(made, GENERATOR, SCORER)
+
+
+def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
+    plain = calibration.fit(traces(), GENERATOR, SCORER)
+    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER)
+    assert told.correlation[0] > plain.correlation[0] + 0.2
+    assert told.gap_weight[0] < -0.5
+    low, high = (calibration.estimate(told, 0.5, gap, 1, 3) for gap in (0.2, 0.0))
+    assert low < high
+
+
+def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
+    made = calibration.fit(traces(), GENERATOR, SCORER)
+    assert calibration.correlations(made, 3) == made.correlation
+    twelve = calibration.correlations(made, 12)
+    assert len(twelve) == 12
+    assert twelve[7] == pytest.approx(made.correlation[1])
+    assert list(twelve) == sorted(twelve)
+    assert calibration.correlations(made, 1) == (made.correlation[2],)
+
+
+def test_without_a_calibration_the_preview_stands() -> None:
+    assert calibration.estimate(None, 0.3, 9.0, 1, 8) == 0.3
+
+
+def test_json_round_trip_and_refusal() -> None:
+    made = calibration.fit(traces(), GENERATOR, SCORER)
+    stored = json.loads(json.dumps(calibration.dump(made)))
+    assert calibration.load(stored) == made
+    for broken in (
+        {},
+        {**stored, "format": 9},
+        {**stored, "steps": 2},
+        {**stored, "extra": 1},
+        {**stored, "spearman": "x"},
+    ):
+        with pytest.raises(ValueError, match="calibration"):
+            calibration.load(broken)
+
+
+def test_too_little_to_fit_from() -> None:
+    with pytest.raises(ValueError, match="two prompts"):
+        calibration.fit(traces(prompts=1), GENERATOR, SCORER)
+    with pytest.raises(ValueError, match="equal numbers"):
+        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER)
+
+
+def test_expected_gain_of_a_wave() -> None:
+    draw = np.random.default_rng(0)
+    fields = [draw.standard_normal(16) for _ in range(400)]
+    told = np.mean([waves.expected_gain(list(f), 8) for f in fields])
+    true = np.mean([max(0.0, draw.standard_normal(8).max() - f.max()) for f in fields])
+    assert told == pytest.approx(true, abs=0.06)
+    assert waves.expected_gain([0.3], 8) == float("inf")
+    assert waves.expected_gain([0.3, 0.3, float("nan")], 8) == 0.0
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 16))
+def test_a_larger_wave_promises_no_less(scores: list[float], wave: int) -> None:
+    assert 0 <= waves.expected_gain(scores, wave) <= waves.expected_gain(scores, wave + 1) + 1e-9

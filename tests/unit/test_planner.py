@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain import Checkpoint
+from app.engine import pruning
+from app.engine.costs import Costs
+from app.engine.planner import Race, plan
+
+KNOWN = (0.17, 0.27, 0.39, 0.5, 0.63, 0.74, 0.81, 0.87, 0.9, 0.93, 0.945, 0.96, 0.97, 0.98, 0.99, 0.995)
+BATCHED = Costs.of({1: 0.07, 2: 0.1, 4: 0.17, 8: 0.3, 16: 0.56}, preview=0.012, finish=0.014)
+
+
+def race(n_candidates: int = 16, n: int = 1, known: tuple[float, ...] = KNOWN, costs: Costs = BATCHED) -> Race:
+    return Race(n_candidates, n, len(known), known, costs)
+
+
+def test_costs_of_a_step_follow_the_calls_that_would_be_made() -> None:
+    assert BATCHED.steps(16) == pytest.approx(0.56)
+    assert BATCHED.steps(40) == pytest.approx(2 * 0.56 + 0.3)
+    assert BATCHED.steps(3) == pytest.approx(0.17)
+    assert BATCHED.scaled(0.5).steps(16) == pytest.approx(0.28)
+
+
+def test_work_adds_up() -> None:
+    flat = Costs.of({1: 1.0}, preview=0.5, finish=2.0)
+    assert race(8, costs=flat).work(()) == 8 * 16 + 8 * 2
+    cut = (Checkpoint(4, 3), Checkpoint(8, 2))
+    assert race(8, costs=flat).work(cut) == 8 * 4 + 8 * 0.5 + 3 * 4 + 3 * 0.5 + 2 * 8 + 2 * 2
+
+
+def test_a_large_field_is_cut_harder_than_a_small_one() -> None:
+    shares = [race(n).work(plan(race(n), 0.97)) / race(n).work(()) for n in (4, 16, 64)]
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] < 0.5
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(race(4, n=4), id="all are returned"),
+        pytest.param(race(1), id="one candidate"),
+        pytest.param(race(16, known=(0.9,)), id="one step"),
+        pytest.param(race(16, known=(0.0,) * 16), id="previews know nothing"),
+        pytest.param(race(16, costs=Costs.of({1: 0.01}, preview=9.0, finish=0.01)), id="previews cost more than steps"),
+    ],
+)
+def test_nothing_is_cut_where_nothing_is_gained(one: Race) -> None:
+    assert plan(one, 0.97) == ()
+
+
+RACES = st.builds(
+    Race,
+    n_candidates=st.integers(1, 24),
+    n=st.integers(1, 6),
+    steps=st.just(12),
+    correlations=st.lists(st.floats(0, 0.999), min_size=12, max_size=12).map(lambda v: tuple(sorted(v))),
+    costs=st.builds(
+        lambda unit, batch, preview, finish: Costs.of({1: unit, 8: unit * batch}, preview, finish),
+        st.floats(0.001, 1),
+        st.floats(1, 8),
+        st.floats(0, 3),
+        st.floats(0, 3),
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RACES, st.floats(0.5, 0.999), st.floats(0.5, 0.999))
+def test_plans_keep_their_promises(one: Race, some: float, other: float) -> None:
+    low, high = sorted((some, other))
+    plans = [plan(one, low), plan(one, high)]
+    assert one.work(plans[0]) <= one.work(plans[1]) <= one.work(())
+    for cuts in plans:
+        assert len(cuts) <= 2
+        assert pruning.problem(cuts, steps=12, n_candidates=one.n_candidates, n=min(one.n, one.n_candidates)) is None
+        assert all(c.keep is not None and c.keep >= one.n for c in cuts)
+        assert all(c.at >= 0.2 * 12 for c in cuts)
+        assert all(c.keep is not None and c.keep >= 2 for c in cuts if c.at < 6)
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    first = plan(race(12), 0.95)
+    plan.cache_clear()
+    assert plan(race(12), 0.95) == first
