@@ -36,11 +36,12 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Previewed:
-    """The x0 estimate of a candidate after `step`: uint8 (H, W, 3)."""
+    """The x0 estimate of a candidate after `step`: uint8 (H, W, 3). `gap` is how far guidance pulled in that step."""
 
     index: int
     step: int
     score: Score
+    gap: float
     image: NDArray[np.uint8]
 
 

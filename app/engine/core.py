@@ -222,7 +222,7 @@ class EngineCore:
             assert row.score is not None
             row.phase, row.gap = Phase.PARKED, float(gap)
             row.run.count(previews=1)
-            self._emit(row.run, Previewed(row.index, row.step, row.score, image))
+            self._emit(row.run, Previewed(row.index, row.step, row.score, row.gap, image))
         for run in plan.runs:
             at, dropped = run.reported, release(run, self._worth)
             if dropped:

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.engine import calibration
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.tracing import watch
+from app.errors import EngineFailed
+from models.contract import Models
+from models.fakes import FakeGenerator, FakeScorer
+
+
+def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None:
+    generator, scorer = FakeGenerator(), FakeScorer()
+    core = EngineCore(Models(generator, scorer), EngineConfig())
+    told: list[int] = []
+    races = list(
+        watch(core, generator.info, ["a red apple", "a blue boat", "grass"], n_candidates=8, progress=told.append)
+    )
+    assert told == [1, 2, 3]
+    for race in races:
+        assert race.trace.previews.shape == race.trace.gaps.shape == (8, 8)
+        assert race.images.shape == (8, 64, 64, 3)
+        assert np.abs(race.trace.previews[-1] - race.trace.finals).max() == 0
+        assert (race.trace.gaps[:-1] > 0).all()
+    made = calibration.fit([r.trace for r in races], generator.info, scorer.info)
+    assert made.spearman[-1] == pytest.approx(1.0)
+    assert made.spearman[0] < 1.0
+
+
+def test_a_race_that_fails_says_so() -> None:
+    generator = FakeGenerator(fail_on_call=3)
+    core = EngineCore(Models(generator, FakeScorer()), EngineConfig())
+    with pytest.raises(EngineFailed):
+        list(watch(core, generator.info, ["x"], n_candidates=2))
