@@ -1,0 +1,71 @@
+"""Writes the pack's CARD.md from the stored figures, the runs' logs and `card.template.md`."""
+
+import argparse
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+LABELS = {
+    ("autoencoder", "psnr_db"): "autoencoder: PSNR in dB on pictures of things never trained on",
+    ("scorer", "r1"): "scorer: image to text over the names, unseen style, R@1",
+    ("scorer", "r5"): "the same, R@5",
+    ("scorer", "background"): "scorer: stated background right among 11",
+    ("arbiter", "r5"): "judge: R@5 over the names in the generator's styles, which it never saw",
+    ("known", "random_top5"): "things it knows: the judge's top five hold the thing, random pick",
+    ("known", "best_top5"): "the same, best of 16",
+    ("known", "judge_prefers_best"): "the judge prefers the best to a random other one",
+    ("known", "spearman_25"): "rank correlation of preview and final score at 25 % of the steps",
+    ("known", "spearman_50"): "the same at 50 %",
+    ("composed", "random"): "two or more stated attributes all shown, by pixels, random pick",
+    ("composed", "best"): "the same, best of 16",
+    ("negative", "yellow_without"): "share of yellow backgrounds in the top three where the prompt leaves it open",
+    ("negative", "yellow_with"): 'the same with the negative prompt "on a yellow background"',
+    ("synonyms", "best_top5"): "synonyms never trained on: the judge's top five hold the meaning, best of 16",
+}
+
+
+def last_line(log: Path) -> dict[str, Any]:
+    """The last report of a run."""
+    found: dict[str, Any] = json.loads(log.read_text("utf-8").splitlines()[-1])
+    return found
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """The rows of the figures that were computed."""
+    rows = [(label, figures.get(part, {}).get(key)) for (part, key), label in LABELS.items()]
+    return "\n".join(f"| {label} | {value:.3g} |" for label, value in rows if value is not None)
+
+
+def fill(runs: Path, pack: Path, figures: dict[str, Any]) -> str:
+    """The text of the card."""
+    meta = json.loads((pack / "pack.json").read_text("utf-8"))
+    config = json.loads((pack / "scorer" / "open_clip_config.json").read_text("utf-8"))
+    values = {
+        "version": meta["version"],
+        "distribution": meta["text_encoder"]["distribution"],
+        "tower": config["model_cfg"]["vision_cfg"]["timm_model_name"],
+        "figures": figures_table(figures),
+    }
+    for kind in ("autoencoder", "generator", "scorer"):
+        line = last_line(runs / kind / "log.jsonl")
+        values |= {f"{kind}_seen": f"{line['seen']:,}", f"{kind}_minutes": f"{line['minutes']:.0f}"}
+    template = (Path(__file__).parent / "card.template.md").read_text("utf-8")
+    return string.Template(template).substitute(values)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
+    parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
+    parser.add_argument("--figures", type=Path, default=None, help="default: RUNS/figures/figures.json")
+    args = parser.parse_args()
+    pack: Path = args.pack or args.runs / "pack"
+    figures = json.loads((args.figures or args.runs / "figures" / "figures.json").read_text("utf-8"))
+    (pack / "CARD.md").write_text(fill(args.runs, pack, figures), "utf-8")
+    print(pack / "CARD.md")
+
+
+if __name__ == "__main__":
+    main()
