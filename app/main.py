@@ -21,7 +21,7 @@ from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
-from app.service import Limits, Service
+from app.service import Limits, PruningPolicy, Service
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
@@ -48,6 +48,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         redirect_slashes=False,
     )
     app.state.engine = engine
+    app.state.drain_s = settings.drain_s
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
     for part in (generations, openai, rank, models, health):
@@ -69,7 +70,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 BlobStore.open(settings.blobs),
                 _limits(settings),
                 lease_s=settings.lease_s,
-                pruning=settings.pruning,
+                pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
             )
             app.state.face = Face(service, Metrics(service), settings.max_image_pixels)
             engine.start()
@@ -78,7 +79,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 yield
             finally:
                 sweeping.cancel()
-                await engine.close(settings.drain_s)
+                await engine.close(app.state.drain_s)
                 await service.close()
         finally:
             await records.close()
@@ -103,7 +104,8 @@ def _engine_config(settings: Settings) -> EngineConfig:
 def _load(settings: Settings) -> Models:
     """On the engine's thread."""
     decoder = settings.preview_decoder or None
-    return registry.load(settings.generator, settings.scorer, settings.device, decoder)
+    loaded = registry.load(settings.generator, settings.scorer, settings.device, decoder)
+    return Models(loaded.generator, loaded.scorer)
 
 
 def _mourn(reason: BaseException) -> None:

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")
+    pruning_quality: float = Field(0.97, gt=0, lt=1, description="share of the best-of-N gain that auto keeps")
+    pruning_shadow: float = Field(0.0, ge=0, le=1, description="share of generations that measure pruning instead")
 
     lease_s: float = Field(60.0, ge=5, le=3600, description="silence after which a replica's generations count as lost")
     drain_s: float = Field(30.0, ge=0, le=3600, description="how long a stopping server waits for what runs")

@@ -1,0 +1,162 @@
+"""The command line: `frontrunner serve | generate | rank`. Owns words and exit codes; the work is the service's."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from app.cli import remote, screen
+from app.cli.child import running_service
+from app.cli.remote import Complaint
+
+app = typer.Typer(
+    name="frontrunner",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Generate many, keep the best: sample candidate images for a prompt and rank them with CLIP.",
+)
+
+Url = Annotated[str | None, typer.Option(metavar="URL", help="A running service; without it one is started.")]
+Negative = Annotated[str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on, 127.0.0.1 by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 8000 by default.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Pack, folder or hub id that makes the images.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Pack, folder or open_clip name/pretrained.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database and the images.")] = None,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the service.
+
+    Every setting is also read from the environment, as `FRONTRUNNER_...`; an option wins. The first SIGTERM or Ctrl-C
+    turns /readyz to 503 and lets what runs come to its end; the second stops at once.
+
+    **Examples**
+
+    `frontrunner serve`
+
+    `frontrunner serve --host 0.0.0.0 --port 80 --device cuda`
+
+    `frontrunner serve --generator stabilityai/sd-turbo --scorer ViT-B-32/laion2b_s34b_b79k`
+    """
+    from app.cli.serving import run
+
+    asked = {"host": host, "port": port, "generator": generator, "scorer": scorer, "device": device}
+    options: dict[str, Any] = {k: v for k, v in (asked | {"data_dir": data_dir}).items() if v is not None}
+    with _complaining():
+        code = run(options, fd)
+    raise typer.Exit(code)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images should show.")],
+    negative: Negative = "",
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Images to sample and compare.")] = 16,
+    n: Annotated[int, typer.Option("--best", "-n", min=1, help="Images to keep, best first.")] = 4,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first candidate; drawn when left out.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="In pixels; the model's own when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="One of the model's, such as euler or ddim.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the images and the contact sheet.")] = Path("demo"),
+    url: Url = None,
+) -> None:
+    """Sample candidates for PROMPT, rank them, save the best and a contact sheet of all.
+
+    Talks to the service at --url, or starts one for the occasion, with its data in a temporary folder.
+
+    **Examples**
+
+    `frontrunner generate "a red apple on a white background"`
+
+    `frontrunner generate "two green trees" -x "blurry, text" -c 32 -n 3 --seed 7 --out trees`
+
+    `frontrunner generate "a blue boat" --url http://127.0.0.1:8000`
+    """
+    body = {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "n_candidates": candidates,
+        "n": min(n, candidates),
+        "seed": seed,
+        "size": size,
+        "steps": steps,
+        "guidance_scale": guidance,
+        "sampler": sampler,
+        "previews": 2,
+    }
+    console, progress = Console(), Console(stderr=True)
+    with _complaining(), _service(url, progress) as client:
+        done = screen.follow(remote.generation(client, body), progress)
+        console.print(screen.candidates(done))
+        for path in remote.save(client, done, out):
+            console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def rank(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images are compared with.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", exists=True, dir_okay=False, readable=True, help="Images.")
+    ],
+    negative: Negative = "",
+    url: Url = None,
+) -> None:
+    """Rank image FILES by how well they show PROMPT.
+
+    **Examples**
+
+    `frontrunner rank "a red apple" *.png`
+
+    `frontrunner rank "a red apple" a.png b.jpg -x "text, letters" --url http://127.0.0.1:8000`
+    """
+    console, progress = Console(), Console(stderr=True)
+    with _complaining(), _service(url, progress) as client:
+        console.print(screen.ranking(remote.ranking(client, prompt, negative, files), files))
+
+
+@contextmanager
+def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
+    """A client of the service at `url`, or of one that lives as long as this block."""
+    with ExitStack() as stack:
+        if url is not None:
+            client = stack.enter_context(remote.connect(url))
+        else:
+            with console.status("loading the models"):
+                client = stack.enter_context(running_service())
+        yield client
+
+
+@contextmanager
+def _complaining() -> Iterator[None]:
+    """A `Complaint` as one line on standard error and exit code 1; SIGTERM cleans up as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield
+    except Complaint as complaint:
+        typer.echo(f"frontrunner: {complaint}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(_: int, __: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The `frontrunner` command."""
+    app(prog_name="frontrunner")

@@ -1,0 +1,5 @@
+"""`python -m app.cli` is `frontrunner`."""
+
+from app.cli import main
+
+main()

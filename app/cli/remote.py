@@ -1,0 +1,127 @@
+"""The service as the command line sees it, over HTTP: ask, follow, fetch. Says what went wrong in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from app import imaging
+
+Client: TypeAlias = httpx.Client
+Json: TypeAlias = dict[str, Any]
+
+TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
+"""Silence of a minute is an end: the event stream has a heartbeat every 15 s."""
+
+
+class Complaint(Exception):
+    """What the user should know before the command ends with code 1."""
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Client]:
+    """A client of the service at `url`. What HTTP does wrong inside the block becomes a Complaint."""
+    try:
+        with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
+            yield client
+    except httpx.ConnectError:
+        raise Complaint(f"there is no service at {url}") from None
+    except httpx.TimeoutException:
+        raise Complaint(f"the service at {url} does not answer") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Complaint(f"the connection to {url} failed: {error}") from None
+
+
+def generation(client: Client, body: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
+    """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint."""
+    asked = {k: v for k, v in body.items() if v is not None}
+    with client.stream("POST", "/v1/generations", json=asked, headers={"accept": "text/event-stream"}) as answer:
+        if answer.status_code != 200:
+            answer.read()
+            raise _refusal(answer)
+        yield from _events(answer.iter_lines())
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
+    kind, data = "", ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            kind = value
+        elif name == "data":
+            data += value
+        elif not line and data:
+            yield kind, json.loads(data)
+            kind, data = "", ""
+
+
+def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -> Json:
+    """Have files compared with a prompt. Raises Complaint."""
+    with ExitStack() as stack:
+        parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
+        answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
+    if answer.status_code != 200:
+        raise _refusal(answer)
+    ranked: Json = answer.json()
+    return ranked
+
+
+def save(client: Client, done: Json, out: Path) -> list[Path]:
+    """Write the returned images and a contact sheet of all candidates; the paths written. Raises Complaint."""
+    ranked = sorted(done["candidates"], key=_place)
+    files = [_image(client, done["id"], c["index"]) for c in ranked]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = [out / f"best-{c['rank']:02}.png" for c in ranked if c["rank"]]
+        for path, data in zip(written, files, strict=False):
+            path.write_bytes(data)
+        sheet = out / "sheet.png"
+        sheet.write_bytes(_sheet(done, ranked, files))
+    except OSError as error:
+        raise Complaint(f"cannot write to {out}: {error.strerror}") from None
+    return [*written, sheet]
+
+
+def _place(candidate: Json) -> tuple[float, float]:
+    """Returned ones by rank, then the others by falling score."""
+    score = candidate["score"]
+    return (candidate["rank"] or float("inf"), float("inf") if score is None else -score)
+
+
+def _image(client: Client, generation_id: str, index: int) -> bytes:
+    answer = client.get(f"/v1/generations/{generation_id}/images/{index}", params={"format": "png"})
+    if answer.status_code != 200:
+        raise _refusal(answer)
+    return answer.content
+
+
+def _sheet(done: Json, ranked: Sequence[Json], files: Sequence[bytes]) -> bytes:
+    captions = [
+        imaging.Caption(
+            seed=c["seed"],
+            rank=c["rank"],
+            score=c["score"],
+            similarity=c["similarity"],
+            penalty=c["penalty"],
+            note=f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else "",
+        )
+        for c in ranked
+    ]
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
+
+
+def _refusal(answer: httpx.Response) -> Complaint:
+    try:
+        return Complaint(str(answer.json()["detail"]))
+    except (ValueError, KeyError, TypeError):
+        return Complaint(f"the service answered {answer.status_code}")

@@ -1,0 +1,97 @@
+"""`frontrunner serve`: uvicorn with a drain before it stops, and an end with a bad code when the engine dies."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from app import logs
+from app.cli.remote import Complaint
+from app.main import create_app
+from app.settings import Settings, complaints
+
+KEEP_ALIVE_S = 75
+"""Longer than balancers keep idle connections (nginx: 60 s), or requests are lost on ones that just closed."""
+
+FAREWELL_S = 10
+"""How long answers under way may take once nothing is being sampled any more."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but the first signal only drains: nothing new is taken, and it stops when what runs has ended."""
+
+    def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
+        super().__init__(config)
+        self.death: BaseException | None = None
+        self._drain_s = drain_s
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first signal drains; a second one stops at once, a third (Ctrl-C) drops answers under way too."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._drain_s
+            self._app.state.engine.drain()
+        else:
+            self._app.state.drain_s = 0.0
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
+
+    def on_death(self, reason: BaseException) -> None:
+        """Stop, since only a new process can help."""
+        self.death = reason
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._deadline is not None and not self.should_exit:
+            stats = self._app.state.engine.stats()
+            late = time.monotonic() >= self._deadline
+            if late:
+                self._app.state.drain_s = 0.0
+            self.should_exit = late or stats.queued + stats.running == 0
+        return await super().on_tick(counter)
+
+    @property
+    def _app(self) -> FastAPI:
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        return app
+
+
+def run(options: Mapping[str, Any], fd: int | None = None) -> int:
+    """Serve until told to stop; the exit code. `fd` is a listening socket to use. Raises Complaint."""
+    try:
+        settings = Settings(**options)
+    except ValidationError as error:
+        raise Complaint("; ".join(complaints(error))) from None
+    logs.configure(settings.log_level, settings.log_format)
+    server = _server(settings)
+    server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    if server.death is not None:
+        raise Complaint(f"the engine died: {server.death}")
+    return 0
+
+
+def _server(settings: Settings) -> Server:
+    died: list[Server] = []
+    app = create_app(settings, on_death=lambda reason: died[0].on_death(reason))
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=FAREWELL_S,
+    )
+    server = Server(config, settings.drain_s)
+    died.append(server)
+    return server
