@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import from_http
+from app.api.problems import from_http, instance
 
 REQUEST_ID = "frontrunner.request_id"
 """Where a request's id is in its ASGI scope."""
@@ -115,7 +115,7 @@ class BodyGuard:
         async def unfinished(message: Message) -> None:
             await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
 
-        await from_http(413, self._sentence(), scope["path"], _CLOSE)(scope, receive, unfinished)
+        await from_http(413, self._sentence(), instance(scope), _CLOSE)(scope, receive, unfinished)
         try:
             async with asyncio.timeout(LINGER_S):
                 while (await receive()).get("more_body", False):

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from app.errors import FrontrunnerError, Unavailable
 
@@ -35,6 +36,16 @@ HTTP_CODES = {
     500: "internal_error",
 }
 """Codes of errors that only HTTP knows, by status."""
+
+
+_PLAIN = {
+    "extra_forbidden": "there is no such field",
+    "missing": "the field is required",
+    "string_unicode": "the text is no valid Unicode",
+    "model_type": "an object is wanted",
+    "model_attributes_type": "an object is wanted",
+}
+"""Clearer words than pydantic's, by its type of error."""
 
 
 class ClientGone(Exception):
@@ -139,7 +150,7 @@ def from_validation(error: RequestValidationError, instance: str) -> Response:
 
 def _field(found: Mapping[str, Any], body: Any) -> FieldError:
     where, *path = found["loc"]
-    detail = str(found["msg"]).removeprefix("Value error, ")
+    detail = _PLAIN.get(found["type"], str(found["msg"]).removeprefix("Value error, "))
     if where != "body":
         return FieldError(detail=detail, parameter=".".join(str(p) for p in path))
     return FieldError(detail=detail, pointer=_pointer(path, body, missing=found["type"] == "missing"))
@@ -169,25 +180,30 @@ def install(app: FastAPI) -> None:
     """Render every error of `app`, foreseen or not, as a problem."""
 
     async def on_error(request: Request, error: FrontrunnerError) -> Response:
-        return from_error(error, request.url.path)
+        return from_error(error, instance(request.scope))
 
     async def on_validation(request: Request, error: RequestValidationError) -> Response:
-        return from_validation(error, request.url.path)
+        return from_validation(error, instance(request.scope))
 
     async def on_http(request: Request, error: HTTPException) -> Response:
-        return from_http(error.status_code, _sentence(error), request.url.path, error.headers)
+        return from_http(error.status_code, _sentence(error), instance(request.scope), error.headers)
 
     async def on_gone(*_: object) -> Response:
         return Response(status_code=499)
 
     async def on_bug(request: Request, _: Exception) -> Response:
-        return from_http(500, "an unforeseen error; the log tells more", request.url.path)
+        return from_http(500, "an unforeseen error; the log tells more", instance(request.scope))
 
     app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, on_http)  # type: ignore[arg-type]
     app.add_exception_handler(ClientGone, on_gone)
     app.add_exception_handler(Exception, on_bug)
+
+
+def instance(scope: Scope) -> str:
+    """The address that was asked, as a URI reference."""
+    return quote(scope["path"], errors="replace")
 
 
 def _sentence(error: HTTPException) -> str:

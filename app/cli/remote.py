@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
         parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
         answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
     if answer.status_code != 200:
-        raise _refusal(answer)
+        raise _refusal(answer, files)
     ranked: Json = answer.json()
     return ranked
 
@@ -120,8 +121,13 @@ def _sheet(done: Json, ranked: Sequence[Json], files: Sequence[bytes]) -> bytes:
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
 
 
-def _refusal(answer: httpx.Response) -> Complaint:
+def _refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
+    """What the service said; of `files`, which one it was about."""
     try:
-        return Complaint(str(answer.json()["detail"]))
-    except (ValueError, KeyError, TypeError):
+        problem = answer.json()
+        pointers = [str(e.get("pointer")) for e in problem.get("errors", ())]
+        found = re.fullmatch(r"#/images/(\d+)", pointers[0]) if pointers else None
+        about = f"{files[int(found[1])].name}: " if found and files else ""
+        return Complaint(f"{about}{problem['detail']}")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Complaint(f"the service answered {answer.status_code}")

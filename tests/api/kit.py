@@ -1,0 +1,118 @@
+"""A running service on the fakes: a real uvicorn in a thread, so that connections can be slow, cut and kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from app.engine.config import EngineConfig
+from app.engine.runtime import LocalEngine
+from app.main import create_app
+from app.settings import Settings
+from models.contract import Models
+from models.fakes import FakeGenerator, FakeScorer
+
+PROMPT = {"prompt": "a red apple", "n_candidates": 3, "steps": 4, "seed": 7}
+
+
+class House:
+    """A service at `url`, its fakes, and a client of it."""
+
+    def __init__(self, url: str, app: FastAPI, generator: FakeGenerator, client: httpx.Client) -> None:
+        self.url = url
+        self.app = app
+        self.generator = generator
+        self.client = client
+
+    @property
+    def address(self) -> tuple[str, int]:
+        url = httpx.URL(self.url)
+        return url.host, url.port or 80
+
+    @property
+    def live(self) -> int:
+        """Candidates that the engine holds, waiting or running."""
+        stats = self.app.state.engine.stats()
+        return int(stats.queued + stats.running)
+
+    def post(self, path: str = "/v1/generations", **given: Any) -> httpx.Response:
+        return self.client.post(path, **given)
+
+    def made(self, **asked: Any) -> dict[str, Any]:
+        answer = self.post(json={**PROMPT, **asked})
+        assert answer.status_code == 200, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def queued(self, **asked: Any) -> dict[str, Any]:
+        answer = self.post(json={**PROMPT, **asked}, headers={"prefer": "respond-async"})
+        assert answer.status_code == 202, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+
+@contextmanager
+def running(tmp_path: Path, generator: FakeGenerator | None = None, wait: bool = True, **given: Any) -> Iterator[House]:
+    """A service with these settings; the block starts once it is ready, or at once."""
+    generator = generator or FakeGenerator()
+    settings = Settings(data_dir=tmp_path / "data", drain_s=0, **given)
+    config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0)
+    engine = LocalEngine(lambda: Models(generator, FakeScorer()), config, lambda _: None)
+    app = create_app(settings, engine)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5, lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=20) as client:
+            if wait:
+                until(lambda: client.get("/readyz").status_code == 200)
+            yield House(url, app, generator, client)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def until(holds: Any, seconds: float = 10.0) -> None:
+    """Return once `holds()` is true."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def events(text: str) -> list[tuple[str, int | None, dict[str, Any]]]:
+    """Kind, number and data of each event of a whole stream."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            number = int(fields["id"]) if "id" in fields else None
+            found.append((fields["event"], number, json.loads(fields["data"])))
+    return found
+
+
+def is_problem(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
+    """Check the form of an error, and that it tells nothing of the inside; its body."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["error"]["code"] == code, body
+    assert body["type"].endswith(code)
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    if pointer is not None:
+        assert pointer in [e.get("pointer", e.get("parameter")) for e in body["errors"]], body
+    for secret in ("Traceback", "site-packages", "/app/", "/tmp", ".py"):
+        assert secret not in answer.text
+    return body
