@@ -1,0 +1,23 @@
+"""Why a model could not be loaded. Messages name models and files inside packs, never a place on this machine.
+
+ModelError
+├── ModelNotFound      no such pack, folder, hub id or package
+├── ModelUnsupported   found, but not of a kind that can be run here
+└── PackCorrupt        a file of a pack is missing or differs from its checksum
+"""
+
+
+class ModelError(RuntimeError):
+    """A model could not be loaded."""
+
+
+class ModelNotFound(ModelError):
+    """Nothing goes by that name, or the hub that has it is out of reach."""
+
+
+class ModelUnsupported(ModelError):
+    """The model exists and needs something that is not here."""
+
+
+class PackCorrupt(ModelError):
+    """A pack's file is missing or is not the one that was packed."""

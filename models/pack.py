@@ -1,0 +1,91 @@
+"""A pack on disk: what its `pack.json` promises, and the proof that the files keep it.
+
+Owns finding packs, their checksums and the folder of the packaged text encoder. Torch-free; it loads no weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import ModelNotFound, PackCorrupt
+
+MANIFEST = "pack.json"
+PACKS = Path(__file__).parent / "packs"
+_TEXT_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A folder with a generator, a scorer and a manifest. `revision` changes with the version or any weight."""
+
+    id: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Pack:
+        """The pack in a folder. Raises PackCorrupt when its manifest cannot be read."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            return cls(manifest["id"], folder, manifest)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PackCorrupt(f"pack {folder.name!r}: {MANIFEST} cannot be read") from error
+
+    @property
+    def generator(self) -> Path:
+        """The diffusers folder."""
+        return self.folder / str(self.manifest["generator"]["folder"])
+
+    @property
+    def scorer(self) -> Path:
+        """The open_clip folder."""
+        return self.folder / str(self.manifest["scorer"]["folder"])
+
+    @property
+    def text_encoder(self) -> Mapping[str, Any]:
+        """The manifest's part about the packaged text encoder."""
+        part: Mapping[str, Any] = self.manifest["text_encoder"]
+        return part
+
+    @property
+    def revision(self) -> str:
+        """Version and a digest of all checksums."""
+        promised = json.dumps([self.manifest["files"], self.text_encoder], sort_keys=True)
+        return f"{self.manifest['version']}-{hashlib.sha256(promised.encode()).hexdigest()[:12]}"
+
+    def text_encoder_folder(self) -> Path:
+        """Where the package that carries the text encoder keeps it; the package itself is not imported.
+
+        Raises ModelNotFound when it is not installed.
+        """
+        spec = importlib.util.find_spec(str(self.text_encoder["package"]))
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelNotFound(f"pack {self.id!r} needs the package {self.text_encoder['distribution']}")
+        return Path(spec.submodule_search_locations[0]) / str(self.text_encoder["folder"])
+
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises PackCorrupt or ModelNotFound."""
+        for name, promised in self.manifest["files"].items():
+            self._compare(self.folder / name, name, promised)
+        weights = self.text_encoder_folder() / _TEXT_WEIGHTS
+        self._compare(weights, f"{self.text_encoder['package']}/{_TEXT_WEIGHTS}", self.text_encoder["weights_sha256"])
+
+    def _compare(self, path: Path, name: str, promised: str) -> None:
+        if not path.is_file():
+            raise PackCorrupt(f"pack {self.id!r}: {name} is missing")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != promised:
+            raise PackCorrupt(f"pack {self.id!r}: {name} does not match its checksum")
+
+
+def packs(root: Path = PACKS) -> dict[str, Pack]:
+    """The packs in a folder of packs, by id. Raises PackCorrupt for a manifest that cannot be read."""
+    found = [Pack.read(manifest.parent) for manifest in sorted(root.glob(f"*/{MANIFEST}"))]
+    return {pack.id: pack for pack in found}
