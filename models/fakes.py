@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,6 +222,7 @@ def _truncation(text: str, limit: int) -> Truncation | None:
     return Truncation(tokens=len(words) + 2, limit=limit, dropped=" ".join(words[limit - 2 :]))
 
 
+@lru_cache(1024)
 def _thumbnail(text: str) -> Array:
     """What a text looks like: (3, 2, 2) about -0.5..0.5; its colour words decide most, the text as a whole the rest."""
     if not text.strip():

@@ -1,0 +1,125 @@
+"""From names to running models: packs, fakes, hub ids and folders.
+
+Owns the meaning of a name and the sharing of a pack's text encoder. torch is imported when a real model is asked
+for, never with this module; nothing is fetched unless a hub id is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.contract import Generator, Scorer
+from models.errors import ModelNotFound
+from models.fakes import FakeGenerator, FakeScorer
+from models.pack import MANIFEST, Pack, packs
+
+FAKE = "fake"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What one process serves. Both belong to one thread once they are in use."""
+
+    generator: Generator
+    scorer: Scorer
+
+
+def load(generator: str, scorer: str, device: str = "auto", preview_decoder: str | None = None) -> Models:
+    """Load both by name: a pack, `fake`, a folder, or a hub id (for the scorer any name that open_clip knows).
+
+    `device` is `auto`, `cpu` or `cuda[:n]`; fakes ignore it. `preview_decoder` is a folder or hub id of a tiny
+    decoder of the generator's latents. Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported
+    and PackCorrupt.
+    """
+    if generator == scorer == FAKE:
+        return Models(FakeGenerator(), FakeScorer())
+    loader = _Loader(device)
+    return Models(loader.generator(generator, preview_decoder), loader.scorer(scorer))
+
+
+def label(name: str) -> str:
+    """What a model is called in answers and errors: its name, but of a place on this machine the last part only."""
+    bare = name.removeprefix("local-dir:")
+    if bare != name or Path(bare).is_absolute() or Path(bare).is_dir():
+        return Path(bare).name
+    architecture, _, weights = name.partition("/")
+    return f"{architecture}/{Path(weights).name}" if weights.startswith("/") else name
+
+
+class _Loader:
+    """Loads real models onto one device; what two of them share is loaded once."""
+
+    def __init__(self, device: str) -> None:
+        from models import loading
+
+        loading.prepare_process()
+        self._loading = loading
+        self._placement = loading.place(device)
+        self._packs = packs()
+        self._text_encoders: dict[Path, Any] = {}
+
+    def generator(self, name: str, preview_decoder: str | None) -> Generator:
+        """A generator by name, with a decoder for its previews or without."""
+        if name == FAKE:
+            return FakeGenerator()
+        from models import diffusers_generator as adapter
+
+        decoder = None
+        if preview_decoder is not None:
+            with self._explained("preview decoder", preview_decoder):
+                decoder = adapter.load_preview_decoder(preview_decoder, self._placement)
+        pack = self._pack(name)
+        known: dict[str, Any] = {"id": label(name), "preview_decoder": decoder}
+        if pack is not None:
+            known |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
+        with self._explained("generator", name):
+            folder = pack.generator if pack else Path(name) if Path(name).is_dir() else adapter.fetch(_hub_id(name))
+            pipe = adapter.load_pipeline(folder, self._placement, self._text_encoder(pack) if pack else None)
+        return adapter.DiffusersGenerator(pipe, self._placement, **known)
+
+    def scorer(self, name: str) -> Scorer:
+        """A scorer by name."""
+        if name == FAKE:
+            return FakeScorer()
+        from models import open_clip_scorer as adapter
+
+        pack = self._pack(name)
+        if pack is not None:
+            return adapter.load_pack(pack, self._text_encoder(pack), self._placement)
+        return adapter.load_named(f"local-dir:{name}" if Path(name).is_dir() else name, label(name), self._placement)
+
+    def _pack(self, name: str) -> Pack | None:
+        """The pack of that id or in that folder, its files checked; None for anything else."""
+        pack = self._packs.get(name)
+        if pack is None and (Path(name) / MANIFEST).is_file():
+            pack = Pack.read(Path(name))
+        if pack is not None and pack.folder not in self._text_encoders:
+            pack.verify()
+        return pack
+
+    def _text_encoder(self, pack: Pack) -> Any:
+        if pack.folder not in self._text_encoders:
+            self._text_encoders[pack.folder] = self._loading.load_text_encoder(pack, self._placement)
+        return self._text_encoders[pack.folder]
+
+    @contextmanager
+    def _explained(self, kind: str, name: str) -> Iterator[None]:
+        """Turn what the libraries raise for files into an error that names the model and no place."""
+        try:
+            yield
+        except self._loading.FILE_ERRORS as error:
+            reason = "a file is missing or cannot be read" if Path(name).is_dir() else "the hub does not give it"
+            raise ModelNotFound(f"{kind} {label(name)!r}: {reason}") from error
+
+
+def _hub_id(name: str) -> str:
+    if not _HUB_ID.fullmatch(name):
+        known = ", ".join((FAKE, *packs()))
+        raise ModelNotFound(f"generator {label(name)!r} is not a folder, not a hub id and none of {known}")
+    return name
