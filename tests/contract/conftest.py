@@ -1,0 +1,127 @@
+"""Every implementation of the two protocols, made once a session. torch is imported only by those that need it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
+
+from models.contract import Generator, Scorer
+from models.fakes import FakeGenerator, FakeScorer
+from models.registry import Models
+
+FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
+REAL = ["sd-epsilon", "sd-v_prediction", "sd-sample", "sdxl", "pictogram"]
+
+
+def _torch(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.torch) for name in names]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """diffusers' schedulers hand torch tensors to NumPy 2 in a way that NumPy warns of."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"))
+
+
+class Workshop:
+    """Builds each model once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pack: Models | None = None
+        self._pipes: dict[str, Any] = {}
+        self._made: dict[str, Any] = {}
+
+    @property
+    def pack(self) -> Models:
+        """The embedded pack, through the registry."""
+        from models import registry
+
+        self._pack = self._pack or registry.load("pictogram", "pictogram", "cpu")
+        return self._pack
+
+    def pipe(self, name: str) -> Any:
+        """The stock pipeline behind a real generator."""
+        if name not in self._pipes:
+            self._pipes[name] = self._build(name)
+            self._pipes[name].set_progress_bar_config(disable=True)
+        return self._pipes[name]
+
+    def _build(self, name: str) -> Any:
+        if name == "pictogram":
+            from models.diffusers_generator import load_pipeline
+            from models.loading import load_text_encoder, place, prepare_process
+            from models.pack import packs
+
+            prepare_process()
+            pack, placement = packs()[name], place("cpu")
+            return load_pipeline(pack.generator, placement, load_text_encoder(pack, placement))
+        from tests.contract import tiny
+
+        kind, _, prediction = name.partition("-")
+        return tiny.sdxl(self._folder / name) if kind == "sdxl" else tiny.sd(self._folder / name, prediction)
+
+    def generator(self, name: str) -> Generator:
+        """A generator by the names above."""
+        if name.startswith("fake-"):
+            return FakeGenerator(prediction_type=name.removeprefix("fake-"), token_limit=16)
+        if name == "pictogram":
+            return self.pack.generator
+        if name not in self._made:
+            from models.diffusers_generator import DiffusersGenerator
+            from models.loading import place, prepare_process
+
+            prepare_process()
+            self._made[name] = DiffusersGenerator(self.pipe(name), place("cpu"), id=name)
+        made: Generator = self._made[name]
+        return made
+
+    def scorer(self, name: str) -> Scorer:
+        """`fake`, `tiny` or `pictogram`."""
+        if name == "fake":
+            return FakeScorer()
+        if name == "pictogram":
+            return self.pack.scorer
+        if name not in self._made:
+            from models.loading import place, prepare_process
+            from models.open_clip_scorer import load_named
+            from tests.contract import tiny
+
+            prepare_process()
+            self._made[name] = load_named(tiny.clip(self.clip_folder), "tiny", place("cpu"))
+        made: Scorer = self._made[name]
+        return made
+
+    @property
+    def clip_folder(self) -> Path:
+        """Where the tiny CLIP is."""
+        return self._folder / "clip"
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(params=[*FAKES, *_torch(REAL)])
+def generator(request: pytest.FixtureRequest, workshop: Workshop) -> Generator:
+    """Any generator."""
+    return workshop.generator(request.param)
+
+
+@pytest.fixture(params=_torch(REAL))
+def real(request: pytest.FixtureRequest) -> str:
+    """The name of a generator that has a stock pipeline."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["fake", *_torch(["tiny", "pictogram"])])
+def scorer(request: pytest.FixtureRequest, workshop: Workshop) -> Scorer:
+    """Any scorer."""
+    return workshop.scorer(request.param)

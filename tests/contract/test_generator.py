@@ -1,0 +1,192 @@
+"""What the engine may take for granted of any generator."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from models.contract import Generator, Schedule, to_host
+from tests.contract.loop import Candidate, difference, finish, levels, start, step, values
+
+COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
+LATENTS = 1e-4
+"""Largest difference of fp32 latents between batch sizes."""
+LEVELS = 2
+"""Largest difference of pixels that follows from it."""
+
+
+def mixed(generator: Generator) -> list[Candidate]:
+    """Candidates of unlike samplers, steps, texts and guidance, each advanced by another number of steps."""
+    texts = itertools.cycle(["a red apple", "two green cars", "dog"])
+    made = [
+        start(generator, seed, prompt=next(texts), sampler=sampler, steps=4 + seed, guidance=[1.0, 2.5][seed % 2])
+        for seed, sampler in enumerate(generator.info.samplers)
+    ]
+    for ahead, candidate in enumerate(made):
+        for _ in range(ahead % 3):
+            step(generator, [candidate])
+    return made
+
+
+def tolerance(candidate: Candidate) -> float:
+    """Latents are compared where the denoiser sees them: the state may be scaled by the sampler's noise."""
+    return LATENTS * max(1.0, candidate.row.schedule.noise_scale)
+
+
+def test_info_is_coherent(generator: Generator) -> None:
+    info = generator.info
+    assert info.sampler in info.samplers
+    assert set(info.samplers) <= {"euler", "ddim", "dpmpp_2m", "euler_ancestral"}
+    assert info.width % info.size_multiple == info.height % info.size_multiple == 0
+    assert max(info.width, info.height) <= info.max_size
+    assert info.steps >= 1
+    assert info.revision
+    assert (info.device, info.dtype) == ("cpu", "float32")
+
+
+def test_schedules_are_finite_tables_of_their_steps(generator: Generator) -> None:
+    for sampler, steps in itertools.product(generator.info.samplers, (1, 2, 3, 7, 20)):
+        schedule = generator.schedule(sampler, steps)
+        assert (schedule.sampler, schedule.steps) == (sampler, steps)
+        assert schedule.table.shape == (steps, len(Schedule.COLUMNS))
+        assert np.isfinite(schedule.table).all()
+        assert (np.diff(schedule.table[:, COLUMN["t"]]) < 0).all()
+        assert schedule.table[0, COLUMN["h"]] == 0
+        assert schedule.table[:, COLUMN["s"]].any() == (sampler == "euler_ancestral" and steps > 1)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("plms", 5), ("", 5), ("ddim", 0), ("ddim", -1), ("ddim", 100_000)])
+def test_other_schedules_are_refused(generator: Generator, sampler: str, steps: int) -> None:
+    with pytest.raises(ValueError, match=r"sampler|steps"):
+        generator.schedule(sampler, steps)
+
+
+def test_noise_depends_on_seed_and_size_only(generator: Generator) -> None:
+    info, (one, other) = generator.info, generator.info.samplers[:2]
+    schedule = generator.schedule(one, 5)
+    first = values(generator.noise(7, info.width, info.height, schedule))
+    generator.noise(8, info.width, info.height, schedule)
+    np.testing.assert_array_equal(first, values(generator.noise(7, info.width, info.height, schedule)))
+    assert not np.array_equal(first, values(generator.noise(8, info.width, info.height, schedule)))
+    same = generator.schedule(other, 9)
+    scaled = values(generator.noise(7, info.width, info.height, same)) / same.noise_scale
+    np.testing.assert_allclose(scaled, first / schedule.noise_scale, rtol=1e-6)
+    assert abs(scaled.std() - 1) < 0.15
+
+
+def test_largest_seed(generator: Generator) -> None:
+    finish(generator, [start(generator, 2**32 - 1, sampler=generator.info.samplers[-1], steps=2)])
+
+
+def test_equal_texts_share_their_encoding(generator: Generator) -> None:
+    one, other, again, empty = generator.encode(["a red apple", "dog", "a red apple", ""])
+    assert one.state is again.state
+    assert one.state is not other.state
+    assert one.length == other.length == empty.length
+    assert all(each.truncation is None for each in (one, other, empty))
+    assert generator.encode([]) == []
+
+
+def test_truncation_names_what_is_lost(generator: Generator) -> None:
+    limit = generator.info.token_limit
+    fitting, long = generator.encode([" ".join(["x"] * (limit - 2)), " ".join(["x"] * (limit - 2) + ["y", "z"])])
+    assert fitting.truncation is None
+    assert long.truncation is not None
+    assert (long.truncation.tokens, long.truncation.limit) == (limit + 2, limit)
+    assert long.truncation.dropped.split() == ["y", "z"]
+    assert long.length == fitting.length
+
+
+@pytest.mark.parametrize("text", ["\u202eolleh \u0000 \U0001f34e\U0001f697", "x" * 10_000, " ", "\n"])
+def test_any_text_can_be_encoded(generator: Generator, text: str) -> None:
+    (encoded,) = generator.encode([text])
+    assert encoded.length == generator.encode(["dog"])[0].length
+
+
+def test_rows_of_unlike_generations_are_what_they_are_alone(generator: Generator) -> None:
+    together, alone = mixed(generator), mixed(generator)
+    step(generator, together)
+    for one, other in zip(together, alone, strict=True):
+        step(generator, [other])
+        assert difference(one.row.latent, other.row.latent) <= tolerance(one)
+        assert np.abs(np.array(one.row.latent.x0) - np.array(other.row.latent.x0)).max() <= LATENTS
+
+
+def test_mixed_candidates_end_as_they_do_alone(generator: Generator) -> None:
+    together = finish(generator, mixed(generator))
+    alone = [finish(generator, [each])[0] for each in mixed(generator)]
+    for one, other in zip(together, alone, strict=True):
+        assert difference(one, other) <= LATENTS
+    assert levels(to_host(generator.decode(together)), to_host(generator.decode(alone))) <= LEVELS
+
+
+def test_one_size_gives_the_same_bits_in_any_company(generator: Generator) -> None:
+    subject = {"prompt": "two green cars", "steps": 3}
+    alone = finish(generator, [start(generator, 5, **subject)], size=4)[0]
+    for place in range(4):
+        company = [start(generator, 20 + each, prompt="dog", steps=3) for each in range(3)]
+        batch = [*company[:place], start(generator, 5, **subject), *company[place:]]
+        np.testing.assert_array_equal(values(finish(generator, batch, size=4)[place]), values(alone))
+
+
+def test_padding_comes_back_to_nobody(generator: Generator) -> None:
+    rows = [start(generator, seed).row for seed in range(3)]
+    assert len(generator.step(rows, 8)) == 3
+    for refused in ([], rows):
+        with pytest.raises(ValueError, match="padded"):
+            generator.step(refused, 2)
+
+
+def test_a_candidate_alone_is_the_one_of_sixteen(generator: Generator) -> None:
+    steps = 4
+    sixteen = finish(generator, [start(generator, seed, steps=steps) for seed in range(16)])
+    alone = finish(generator, [start(generator, 11, steps=steps)])
+    pixels = to_host(generator.decode(sixteen))
+    assert levels(pixels[11], to_host(generator.decode(alone))[0]) <= LEVELS
+    assert levels(pixels[0], pixels[1]) > LEVELS
+
+
+def test_pixels_are_bytes_of_the_asked_size(generator: Generator) -> None:
+    width, height = generator.info.width + 8, generator.info.height
+    latents = finish(generator, [start(generator, seed, steps=2, size=(width, height)) for seed in range(2)])
+    pixels = to_host(generator.decode(latents))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (2, height, width, 3))
+    assert pixels.flags.c_contiguous
+
+
+def test_a_preview_shows_the_estimate(generator: Generator) -> None:
+    candidate = start(generator, 3)
+    step(generator, [candidate])
+    latents = [candidate.row.latent]
+    shown, state = (to_host(generator.decode(latents, preview=kind)) for kind in (True, False))
+    again = generator.load(generator.dump(latents, preview=True))
+    assert levels(shown, to_host(generator.decode(again))) <= LEVELS
+    assert levels(shown, state) > LEVELS
+
+
+def test_latents_survive_storage(generator: Generator) -> None:
+    latents = finish(generator, [start(generator, seed) for seed in range(2)])
+    stored = generator.dump(latents)
+    assert (stored.dtype, stored.shape) == (np.float16, (2, *values(latents[0]).shape))
+    again = generator.load(stored)
+    assert levels(to_host(generator.decode(again)), to_host(generator.decode(latents))) <= LEVELS
+    assert levels(to_host(generator.decode(again, preview=True)), to_host(generator.decode(again))) == 0
+    np.testing.assert_array_equal(generator.dump(again), stored)
+
+
+def test_previews_are_stored_as_estimates(generator: Generator) -> None:
+    candidate = start(generator, 0)
+    step(generator, [candidate])
+    stored = generator.dump([candidate.row.latent], preview=True)
+    np.testing.assert_allclose(stored[0], np.array(candidate.row.latent.x0), rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_and_negative_text_matter(generator: Generator) -> None:
+    plain, guided, other = (
+        finish(generator, [start(generator, 1, guidance=guidance, negative=negative)])[0]
+        for guidance, negative in ((1.0, ""), (3.0, ""), (3.0, "two green cars"))
+    )
+    assert difference(plain, guided) > 1e-4
+    assert difference(guided, other) > 1e-4

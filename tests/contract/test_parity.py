@@ -1,0 +1,145 @@
+"""The loop over the contract makes what the stock diffusers pipeline makes from the same noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.contract import to_host
+from tests.contract.conftest import Workshop
+from tests.contract.loop import finish, levels, start, values
+
+torch = pytest.importorskip("torch")
+
+from diffusers import (  # noqa: E402
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral  # noqa: E402
+
+from models import diffusers_generator as adapter  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SCHEDULERS = {"euler": EulerDiscreteScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
+PROMPT, NEGATIVE = "a red apple", "blue"
+SEEDS = (3, 2**32 - 1)
+LATENTS = 1e-4
+LEVELS = 2
+
+
+def unit_noise(pipe: Any, width: int, height: int) -> Any:
+    """What the stock pipeline would draw for these seeds."""
+    shape = (1, pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS]
+    return torch.cat(drawn)
+
+
+def stock(pipe: Any, scheduler: Any, noise: Any, guidance: float, steps: int, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Latents and pixels of the stock pipeline, whose own scheduler is put back afterwards."""
+    own, pipe.scheduler = pipe.scheduler, scheduler
+    negative = [NEGATIVE] * len(SEEDS) if guidance > 1 else None
+    wanted = {"num_inference_steps": steps, "guidance_scale": guidance, "width": size[0], "height": size[1]}
+    texts = {"prompt": [PROMPT] * len(SEEDS), "negative_prompt": negative}
+    latents, images = (
+        pipe(latents=noise.clone(), output_type=kind, **texts, **wanted).images for kind in ("latent", "pil")
+    )
+    pipe.scheduler = own
+    return latents.numpy(), np.stack([np.asarray(image) for image in images])
+
+
+def ours(generator: Any, sampler: str, guidance: float, steps: int, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Latents and pixels of the loop over the contract, and the first states."""
+    how = {"prompt": PROMPT, "negative": NEGATIVE, "guidance": guidance, "sampler": sampler, "steps": steps}
+    latents = finish(generator, [start(generator, seed, size=size, **how) for seed in SEEDS])
+    return np.stack([values(each) for each in latents]), to_host(generator.decode(latents))
+
+
+def rounding(noise: Any, noise_scale: float) -> float:
+    """Spacing of float32 at the first state: what the stock pipeline, too, cannot know better.
+
+    Above 1e-4 only where a model's first noise is huge, as with cosine betas and an unscaled state.
+    """
+    return float(np.spacing(np.float32(float(noise.abs().max()) * noise_scale)))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("euler", 6), ("ddim", 6), ("dpmpp_2m", 6), ("dpmpp_2m", 16), ("ddim", 1)]
+)
+def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, steps: int, guidance: float) -> None:
+    pipe, generator = workshop.pipe(real), workshop.generator(real)
+    size = (generator.info.width, generator.info.height)
+    noise = unit_noise(pipe, *size)
+    scheduler = SCHEDULERS[sampler].from_config(pipe.scheduler.config)
+    latents, pixels = ours(generator, sampler, guidance, steps, size)
+    wanted, images = stock(pipe, scheduler, noise, guidance, steps, size)
+    allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps).noise_scale))
+    assert np.abs(latents - wanted).max() <= allowed
+    assert levels(pixels, images) <= LEVELS
+
+
+@pytest.mark.parametrize("name", ["sd-epsilon", "sdxl"])
+def test_equals_the_stock_pipeline_at_another_size(workshop: Workshop, name: str) -> None:
+    pipe, generator, size = workshop.pipe(name), workshop.generator(name), (40, 24)
+    latents, pixels = ours(generator, "ddim", 4.0, 3, size)
+    wanted, images = stock(
+        pipe, DDIMScheduler.from_config(pipe.scheduler.config), unit_noise(pipe, *size), 4.0, 3, size
+    )
+    assert np.abs(latents - wanted).max() <= LATENTS
+    assert levels(pixels, images) <= LEVELS
+
+
+@pytest.mark.parametrize("name", ["sd-epsilon", "sd-v_prediction", "sdxl"])
+def test_ancestral_noise_apart_equals_the_stock_pipeline(
+    workshop: Workshop, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, generator = workshop.pipe(name), workshop.generator(name)
+    size, steps = (generator.info.width, generator.info.height), 5
+    rows = [start(generator, seed, sampler="euler_ancestral", steps=steps).row for seed in SEEDS]
+    drawn: list[Any] = []
+
+    def same_noise(shape: Any, **_: Any) -> Any:
+        at = [adapter.StepRow(r.latent, r.prompt, None, 1.0, r.schedule, len(drawn) % steps, r.seed) for r in rows]
+        drawn.append(adapter._ancestral_noise(at, np.ones(len(at))))
+        return drawn[-1]
+
+    monkeypatch.setattr(ancestral, "randn_tensor", same_noise)
+    scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    latents, pixels = ours(generator, "euler_ancestral", 4.0, steps, size)
+    wanted, images = stock(pipe, scheduler, unit_noise(pipe, *size), 4.0, steps, size)
+    assert len(drawn) == 2 * steps
+    assert np.abs(latents - wanted).max() <= LATENTS
+    assert levels(pixels, images) <= LEVELS
+
+
+def exact_euler(pipe: Any, generator: Any, noise: Any, guidance: float, steps: int) -> NDArray[np.float64]:
+    """Euler's method on the pack's v-prediction with a float64 state: what every float32 loop only approaches."""
+    scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    sigmas, x = scheduler.sigmas.double(), noise.double() * float(scheduler.init_noise_sigma)
+    prompt, negative = (each.state.hidden for each in generator.encode([PROMPT, NEGATIVE]))
+    for t, sigma, after in zip(scheduler.timesteps, sigmas, sigmas[1:], strict=False):
+        seen = (x / (sigma**2 + 1) ** 0.5).float()
+        with torch.inference_mode():
+            positive, away = (
+                pipe.unet(seen, t, text.expand(len(x), -1, -1))[0].double() for text in (prompt, negative)
+            )
+        output = away + guidance * (positive - away)
+        x0 = x / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+        x = x + (x - x0) / sigma * (after - sigma)
+    return np.asarray(x)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 16])
+def test_where_the_stock_pipeline_rounds_the_loop_is_exact(workshop: Workshop, steps: int) -> None:
+    pipe, generator = workshop.pipe("pictogram"), workshop.generator("pictogram")
+    size = (generator.info.width, generator.info.height)
+    latents, _ = ours(generator, "euler", 4.0, steps, size)
+    exact = exact_euler(pipe, generator, unit_noise(pipe, *size), 4.0, steps)
+    assert np.abs(latents - exact).max() <= LATENTS
