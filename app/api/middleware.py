@@ -6,6 +6,7 @@ Plain ASGI. Nothing here reads a body, and nothing of a body, a query or a heade
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 import uuid
@@ -27,7 +28,7 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 _CLOSE = {"connection": "close"}
 
-log = structlog.stdlib.get_logger("frontrunner.access")
+log = logging.getLogger("frontrunner.access")
 
 
 class Observed:
@@ -64,8 +65,8 @@ class Observed:
 def _note(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     scope["app"].state.face.metrics.answered(scope["method"], route, status, seconds)
-    tell = log.debug if route in _QUIET_ROUTES else log.info
-    tell("answered", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 1))
+    told = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+    log.log(logging.DEBUG if route in _QUIET_ROUTES else logging.INFO, "answered", extra=told)
 
 
 class BodyGuard:

@@ -12,3 +12,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One service for all tests that leave it as they found it."""
     with running(tmp_path_factory.mktemp("house"), max_body_mib=2, body_timeout_s=1.5, max_image_pixels=250_000) as it:
         yield it
+
+
+@pytest.fixture(autouse=True)
+def _served_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test sent, the next request is served."""
+    yield
+    if "house" in request.fixturenames:
+        house = request.getfixturevalue("house")
+        assert house.post(json={"prompt": "x", "n_candidates": 1, "steps": 1}).status_code == 200

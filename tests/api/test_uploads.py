@@ -1,0 +1,112 @@
+"""Uploads as they come in the wild: read where they are images, refused with the place of the one that is not."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from tests.api.kit import House, is_problem
+
+
+def _file(image: Image.Image, form: str = "PNG", **given: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **given)
+    return buffer.getvalue()
+
+
+RED = Image.new("RGB", (24, 16), "red")
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
+PALETTE = Image.new("P", (24, 16), 1)
+PALETTE.putpalette([255, 255, 255, 255, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(_file(RED, "GIF", save_all=True, append_images=[RED.rotate(9)]), id="animated"),
+        pytest.param(_file(RED.convert("CMYK"), "JPEG"), id="cmyk"),
+        pytest.param(_file(Image.fromarray(np.full((16, 24), 40_000, np.uint16))), id="16-bit"),
+        pytest.param(_file(PALETTE, transparency=0), id="palette-with-alpha"),
+        pytest.param(_file(RED, "JPEG", exif=TURNED), id="rotated"),
+        pytest.param(_file(RED, "WEBP"), id="mislabelled"),
+    ],
+)  # fmt: skip
+def test_odd_images_that_work(house: House, data: bytes) -> None:
+    answer = _ranked(house, data, prompt="red")
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        pytest.param(b"", 400, "bad_image", id="0-bytes"),
+        pytest.param(_file(NOISE)[:2000], 400, "bad_image", id="truncated"),
+        pytest.param(b"GIF89a", 400, "bad_image", id="header-only"),
+        pytest.param(_file(Image.new("L", (4000, 4000))), 413, "too_large", id="pixel-bomb"),
+        pytest.param(b"%PDF-1.7 nothing", 415, "unsupported_media", id="pdf"),
+        pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media", id="svg"),
+    ],
+)
+def test_images_that_do_not(house: House, data: bytes, status: int, code: str) -> None:
+    is_problem(_ranked(house, data, prompt="red"), status, code, "#/images/1")
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    good = f"data:image/png;base64,{base64.b64encode(_file(RED)).decode()}"
+    is_problem(house.post("/v1/rank", json={"prompt": "x", "images": [good, uri]}), status, code, "#/images/1")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "http://example.com/a.png",
+        "data:,x",
+        "data:image/png;base64,!!!",
+        "data:text/html,<b>",
+        "file:///etc/passwd",
+    ],
+)
+def test_data_uris_that_are_no_images(house: House, uri: str) -> None:
+    answer = house.post("/v1/rank", json={"prompt": "x", "images": [uri]})
+    assert answer.status_code in {400, 415}
+    is_problem(answer, answer.status_code, answer.json()["error"]["code"], "#/images/0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({}, "#/prompt"),
+        ({"prompt": ""}, "#/prompt"),
+        ({"prompt": "x", "ranking": "{"}, "#/ranking"),
+        ({"prompt": "x", "ranking": '{"diversity": 3}'}, "#/ranking/diversity"),
+        ({"prompt": "x", "ranking": "NaN"}, "#/ranking"),
+        ({"prompt": ["x", "y"]}, "#/prompt"),
+        ({"prompt": "x", "colour": "red"}, "#/colour"),
+    ],
+)
+def test_forms_that_do_not_fit(house: House, fields: dict[str, Any], pointer: str) -> None:
+    is_problem(_ranked(house, _file(RED), **fields), 422, "invalid_request", pointer)
+
+
+def test_rank_wants_images_but_not_too_many(house: House) -> None:
+    is_problem(house.post("/v1/rank", json={"prompt": "x", "images": []}), 422, "invalid_request", "#/images")
+    is_problem(house.post("/v1/rank", json={"prompt": "x"}), 422, "invalid_request", "#/images")
+    many = [("images", ("a.png", _file(RED), "image/png"))] * 65
+    is_problem(house.post("/v1/rank", data={"prompt": "x"}, files=many), 422, "invalid_request", "#/images")
+    uris = [f"data:image/png;base64,{base64.b64encode(_file(RED)).decode()}"] * 65
+    is_problem(house.post("/v1/rank", json={"prompt": "x", "images": uris}), 422, "invalid_request", "#/images")
+    is_problem(
+        house.post("/v1/rank", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "bad_request"
+    )
+    is_problem(house.post("/v1/rank", content=b"x", headers={"content-type": "image/png"}), 415, "unsupported_media")
+
+
+def _ranked(house: House, data: bytes, **fields: Any) -> Any:
+    files = [("images", ("a.png", _file(RED), "image/png")), ("images", ("b.png", data, "image/png"))]
+    return house.post("/v1/rank", data=fields, files=files)
