@@ -103,9 +103,13 @@ def _engine_config(settings: Settings) -> EngineConfig:
 
 def _load(settings: Settings) -> Models:
     """On the engine's thread."""
-    decoder = settings.preview_decoder or None
-    loaded = registry.load(settings.generator, settings.scorer, settings.device, decoder)
-    return Models(loaded.generator, loaded.scorer)
+    return registry.load(
+        settings.generator,
+        settings.scorer,
+        settings.device,
+        settings.preview_decoder or None,
+        settings.calibration,
+    )
 
 
 def _mourn(reason: BaseException) -> None:

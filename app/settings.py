@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     generator: str = Field("pictogram", min_length=1, description="pack, folder or hub id that makes the images")
     scorer: str = Field("pictogram", min_length=1, description="pack, folder or open_clip name/pretrained that ranks")
+    calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
 

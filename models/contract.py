@@ -109,7 +109,10 @@ class GeneratorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ScorerInfo:
-    """A scorer's name and limits. `null_mean` and `null_std`: cosines of images with texts that do not belong together."""
+    """A scorer's name and limits.
+
+    `null_mean` and `null_std` are of the cosines of images with texts that do not belong together; None if unknown.
+    """
 
     id: str
     revision: str

@@ -141,7 +141,7 @@ class DiffusersGenerator:
             return [TorchLatent(x, x) for x in stacked]
 
     def _denoise(self, rows: Sequence[StepRow], scaled: Any, t: Any) -> tuple[Any, Any]:
-        """The denoiser's output, guided where a row is, float32 (rows, C, h, w), and how far guidance pulled (rows,)."""
+        """The output, guided where a row is, float32 (rows, C, h, w), and how far guidance pulled, (rows,)."""
         guided = [index for index, row in enumerate(rows) if row.negative is not None]
         texts = [row.prompt.state for row in rows] + [row.negative.state for row in rows if row.negative is not None]
         x = torch.cat([scaled, scaled[guided]]) if guided else scaled

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.contract import Generator, Scorer
-from models.errors import ModelNotFound
+from models import calibrations
+from models.contract import Calibration, Generator, Models, Scorer
+from models.errors import ModelNotFound, PackCorrupt
 from models.fakes import FakeGenerator, FakeScorer
 from models.pack import MANIFEST, Pack, packs
 
@@ -22,25 +22,24 @@ FAKE = "fake"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    """What one process serves. Both belong to one thread once they are in use."""
-
-    generator: Generator
-    scorer: Scorer
-
-
-def load(generator: str, scorer: str, device: str = "auto", preview_decoder: str | None = None) -> Models:
+def load(
+    generator: str,
+    scorer: str,
+    device: str = "auto",
+    preview_decoder: str | None = None,
+    calibration: Path | None = None,
+) -> Models:
     """Load both by name: a pack, `fake`, a folder, or a hub id (for the scorer any name that open_clip knows).
 
     `device` is `auto`, `cpu` or `cuda[:n]`; fakes ignore it. `preview_decoder` is a folder or hub id of a tiny
-    decoder of the generator's latents. Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported
-    and PackCorrupt.
+    decoder of the generator's latents. `calibration` is the file of one; without it a pack's own is taken. Sets the
+    thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer())
     loader = _Loader(device)
-    return Models(loader.generator(generator, preview_decoder), loader.scorer(scorer))
+    known = calibrations.read(calibration) if calibration is not None else loader.calibration(generator, scorer)
+    return Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), known)
 
 
 def label(name: str) -> str:
@@ -82,6 +81,15 @@ class _Loader:
             folder = pack.generator if pack else Path(name) if Path(name).is_dir() else adapter.fetch(_hub_id(name))
             pipe = adapter.load_pipeline(folder, self._placement, self._text_encoder(pack) if pack else None)
         return adapter.DiffusersGenerator(pipe, self._placement, **known)
+
+    def calibration(self, generator: str, scorer: str) -> Calibration | None:
+        """The one a pack brings for its own generator and scorer."""
+        pack = self._packs.get(generator)
+        found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
+        try:
+            return calibrations.load(found) if found is not None else None
+        except ValueError as error:
+            raise PackCorrupt(f"pack {generator!r}: {error}") from error
 
     def scorer(self, name: str) -> Scorer:
         """A scorer by name."""

@@ -5,9 +5,8 @@ Pure functions. Steps of other schedules are matched by the share of the steps t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,6 @@ from numpy.typing import NDArray
 from models.contract import Calibration, GeneratorInfo, ScorerInfo
 
 Array = NDArray[np.float64]
-
-FORMAT = 1
-"""Version of the JSON form."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,27 +57,6 @@ def correlations(calibration: Calibration, steps: int) -> tuple[float, ...]:
     """What previews know after each of `steps` steps, never less than before."""
     known = [_at(calibration, calibration.correlation, (i + 1) / steps) for i in range(steps)]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
-
-
-def dump(calibration: Calibration) -> dict[str, Any]:
-    """The JSON form."""
-    return {"format": FORMAT, **asdict(calibration)}
-
-
-def load(data: Mapping[str, Any]) -> Calibration:
-    """A calibration from its JSON form. Raises ValueError when it is not one."""
-    try:
-        fields: dict[str, Any] = dict(data)
-        if fields.pop("format") != FORMAT:
-            raise ValueError(f"a calibration of format {FORMAT} is needed")
-        values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
-        made = Calibration(**values)
-        lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
-    except (KeyError, TypeError) as error:
-        raise ValueError("this is not a calibration") from error
-    if lengths != {made.steps}:
-        raise ValueError("a calibration needs one value a step")
-    return made
 
 
 def fits(calibration: Calibration, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.engine import calibration, waves
 from app.engine.calibration import Trace
+from models import calibrations
 from models.fakes import FakeGenerator, FakeScorer
 
 GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
@@ -60,8 +61,8 @@ def test_without_a_calibration_the_preview_stands() -> None:
 
 def test_json_round_trip_and_refusal() -> None:
     made = calibration.fit(traces(), GENERATOR, SCORER)
-    stored = json.loads(json.dumps(calibration.dump(made)))
-    assert calibration.load(stored) == made
+    stored = json.loads(json.dumps(calibrations.dump(made)))
+    assert calibrations.load(stored) == made
     for broken in (
         {},
         {**stored, "format": 9},
@@ -70,7 +71,7 @@ def test_json_round_trip_and_refusal() -> None:
         {**stored, "spearman": "x"},
     ):
         with pytest.raises(ValueError, match="calibration"):
-            calibration.load(broken)
+            calibrations.load(broken)
 
 
 def test_too_little_to_fit_from() -> None:

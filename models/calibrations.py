@@ -1,0 +1,44 @@
+"""Calibrations as JSON, in a pack's manifest or in a file of their own. How they are made and used is the engine's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from models.contract import Calibration
+from models.errors import ModelUnsupported
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+def dump(calibration: Calibration) -> dict[str, Any]:
+    """The JSON form."""
+    return {"format": FORMAT, **asdict(calibration)}
+
+
+def load(data: Mapping[str, Any]) -> Calibration:
+    """A calibration from its JSON form. Raises ValueError when it is not one."""
+    try:
+        fields: dict[str, Any] = dict(data)
+        if fields.pop("format") != FORMAT:
+            raise ValueError(f"a calibration of format {FORMAT} is needed")
+        values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
+        made = Calibration(**values)
+        lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
+    except (KeyError, TypeError) as error:
+        raise ValueError("this is not a calibration") from error
+    if lengths != {made.steps}:
+        raise ValueError("a calibration needs one value a step")
+    return made
+
+
+def read(path: Path) -> Calibration:
+    """A calibration from its file. Raises ModelUnsupported when there is none or it cannot be read."""
+    try:
+        return load(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ModelUnsupported(f"the calibration {path.name!r} cannot be read") from error

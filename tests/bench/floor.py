@@ -1,0 +1,131 @@
+"""What the software adds to the bare model calls, and what the model calls make of the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from app.domain import GenerationSpec
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from models.contract import GeneratorInfo, Models, Pixels
+from tests.bench import server
+from tests.bench.kit import Figure, paired, seconds
+from tests.bench.straight import Straight
+
+PROMPT = "a red apple on a white background"
+
+
+def overhead(models: Models, runs: int) -> Figure:
+    """Seconds of the engine against the sum of the bare denoiser, decoder and CLIP calls made in the same run."""
+    info = models.generator.info
+    unet = models.generator._unet  # type: ignore[attr-defined]
+    vae = models.generator._vae  # type: ignore[attr-defined]
+    tower = models.scorer._model  # type: ignore[attr-defined]
+    spent: list[float] = []
+    hooks = [_stopwatch(module, spent) for module in (unet, vae.decoder, tower.visual, tower.text)]
+    core = EngineCore(models, EngineConfig())
+    core.measure()
+    ratios = []
+    for run in range(runs + 1):
+        spent.clear()
+        took = seconds(partial(_generate, core, info, 16, info.steps, run))
+        ratios.append(took / sum(spent))
+    for pair in hooks:
+        for hook in pair:
+            hook.remove()
+    value = statistics.median(ratios[1:])
+    return Figure("engine seconds", value, "bare model calls", at_most=1.10, detail={"runs": runs})
+
+
+def _stopwatch(module: Any, spent: list[float]) -> tuple[Any, Any]:
+    started: list[float] = []
+
+    def before(*_: Any) -> None:
+        started.append(time.perf_counter())
+
+    def after(*_: Any) -> None:
+        spent.append(time.perf_counter() - started.pop())
+
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
+
+
+def _generate(core: EngineCore, info: GeneratorInfo, n: int, steps: int, seed: int) -> None:
+    spec = GenerationSpec(
+        "bench", PROMPT, "", n, 1, info.width, info.height, steps, info.guidance_scale, info.sampler, seed
+    )
+    core.submit(spec, time.perf_counter())
+    while not core.idle:
+        core.tick()
+
+
+@torch.inference_mode()
+def machine_share(models: Models, runs: int) -> Figure:
+    """FLOP a second of the denoiser at 16 guided rows, against a large matrix product."""
+    unet = models.generator._unet  # type: ignore[attr-defined]
+    config, rows = unet.config, 32
+    x = torch.randn(rows, config.in_channels, config.sample_size, config.sample_size)
+    text = torch.randn(rows, 24, config.cross_attention_dim)
+    t = torch.full((rows,), 500.0)
+
+    def denoise() -> None:
+        unet(x, t, encoder_hidden_states=text, return_dict=False)
+
+    with FlopCounterMode(display=False) as counter:
+        denoise()
+    side = 2048
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    denoise()
+    pairs = [(seconds(denoise), seconds(lambda: a @ b)) for _ in range(runs)]
+    shares = [(counter.get_total_flops() / d) / (2 * side**3 / g) for d, g in pairs]
+    detail = {
+        "gflop_a_call": round(counter.get_total_flops() / 1e9, 2),
+        "gemm_gflop_s": round(2 * side**3 / statistics.median(g for _, g in pairs) / 1e9, 1),
+        "ms_a_guided_row": round(1000 * statistics.median(d for d, _ in pairs) / 16, 2),
+    }
+    return Figure(
+        "denoiser FLOP/s at 16 guided rows", statistics.median(shares), "matrix product", at_least=0.5, detail=detail
+    )
+
+
+def embedding(models: Models, script: Straight, runs: int) -> Figure:
+    """Images a second of the scorer over 256 host images, against open_clip and PIL image by image."""
+    draw = np.random.default_rng(0)
+    pixels: Pixels = draw.integers(0, 256, (256, 64, 64, 3), np.uint8)
+    pictures = script.pipe.numpy_to_pil(pixels / 255.0)
+    value, detail = paired(lambda: script.embed_one_by_one(pictures), lambda: models.scorer.embed_images(pixels), runs)
+    return Figure(
+        "embedding 256 images: images a second", value, "open_clip + PIL, one by one", at_least=3.0, detail=detail
+    )
+
+
+def http_added(client: Any, models: Models, runs: int) -> Figure:
+    """Milliseconds that HTTP, stores and files add to a one-step, one-candidate request."""
+    info = models.generator.info
+    core = EngineCore(models, EngineConfig())
+    core.measure()
+
+    def direct() -> None:
+        spec = GenerationSpec(
+            "bench", PROMPT, "", 1, 1, info.width, info.height, 1, info.guidance_scale, info.sampler, 7
+        )
+        core.submit(spec, time.perf_counter())
+        while not core.idle:
+            core.tick()
+
+    def over_http() -> None:
+        server.generate(client, PROMPT, n_candidates=1, n=1, steps=1, seed=7)
+
+    direct()
+    over_http()
+    added = [1000 * (seconds(over_http) - seconds(direct)) for _ in range(runs)]
+    value = statistics.median(added)
+    return Figure(
+        "HTTP adds to one step of one candidate, ms", value, "the engine called directly", 5.0, detail={"runs": runs}
+    )

@@ -1,0 +1,103 @@
+"""How measurements are made and kept: paired runs, medians of ratios, one JSON with the machine's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "fastapi", "uvicorn")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number. `against` says what it is a ratio to; `limit` is what it must reach, with its side."""
+
+    name: str
+    value: float
+    against: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    detail: Mapping[str, Any] | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it is where it should be; None where nothing was asked."""
+        if self.at_most is not None:
+            return self.value <= self.at_most
+        return self.value >= self.at_least if self.at_least is not None else None
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def paired(ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> tuple[float, dict[str, Any]]:
+    """Median of the ratios ours / theirs over `runs` pairs in alternating order; a first pair does not count."""
+    ours()
+    theirs()
+    pairs = []
+    for run in range(runs):
+        if run % 2:
+            b = seconds(theirs)
+            a = seconds(ours)
+        else:
+            a = seconds(ours)
+            b = seconds(theirs)
+        pairs.append((a, b))
+    ratios = sorted(a / b for a, b in pairs)
+    detail = {
+        "runs": runs,
+        "ratios": [round(r, 4) for r in ratios],
+        "median_s": [round(statistics.median(p[i] for p in pairs), 4) for i in (0, 1)],
+    }
+    return statistics.median(ratios), detail
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "gpu": None,
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def store(name: str, figures: list[Figure], **extra: Any) -> Path:
+    """Write `results/<name>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    rows = [{k: v for k, v in (asdict(f) | {"reached": f.reached}).items() if v is not None} for f in figures]
+    path.write_text(json.dumps({"machine": machine(), "figures": rows, **extra}, indent=1) + "\n")
+    return path
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures as text."""
+    lines = []
+    for f in figures:
+        limit = f"<= {f.at_most:g}" if f.at_most is not None else f">= {f.at_least:g}" if f.at_least is not None else ""
+        mark = {True: "yes", False: "NO", None: ""}[f.reached]
+        lines.append(f"{f.name:<58} {f.value:>9.3f}  {limit:<9} {mark:<4} {f.against}")
+    return "\n".join(lines)

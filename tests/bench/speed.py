@@ -1,0 +1,60 @@
+"""Wall time over HTTP against the straight script, and what company costs."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import httpx
+
+from tests.bench import server
+from tests.bench.kit import Figure, paired
+from tests.bench.straight import Straight
+
+PROMPT = "a red apple on a white background"
+SCRIPT = "diffusers + open_clip script"
+
+
+def best_of(client: httpx.Client, script: Straight, n: int, pruning: str, runs: int, at_most: float) -> Figure:
+    """One request for the best of n, over HTTP, against the script that makes all n."""
+    seeds = iter(range(1_000_000))
+
+    def ours() -> None:
+        server.generate(client, PROMPT, n_candidates=n, n=1, pruning=pruning, seed=next(seeds))
+
+    def theirs() -> None:
+        script.best_of(PROMPT, n, next(seeds))
+
+    value, detail = paired(ours, theirs, runs)
+    word = "pruned" if pruning == "auto" else "unpruned"
+    return Figure(f"best of {n}, {word}: wall time", value, SCRIPT, at_most=at_most, detail=detail)
+
+
+def company(client: httpx.Client, runs: int) -> Figure:
+    """A one-candidate request beside a 64-candidate one, against the same alone."""
+    url, small = str(client.base_url), {"prompt": PROMPT, "n_candidates": 1}
+    large = {"prompt": "a blue car", "n_candidates": 64, "pruning": "off"}
+
+    def alone() -> float:
+        return server.at_once(url, [small])[0]
+
+    alone()
+    pairs = [(server.beside(url, large, small, after_s=0.5 + 0.1 * run), alone()) for run in range(runs)]
+    ratios = [a / b for a, b in pairs]
+    detail = {"runs": runs, "ratios": [round(r, 3) for r in ratios], "alone_s": round(pairs[0][1], 3)}
+    return Figure("1 candidate beside 64: time to its result", statistics.median(ratios), "alone", 3.0, detail=detail)
+
+
+def throughput(client: httpx.Client, clients: int, runs: int, at_least: float | None = None) -> Figure:
+    """Images a second of some one-candidate clients at once, against the same one after the other."""
+    url = str(client.base_url)
+    body: dict[str, Any] = {"prompt": PROMPT, "n_candidates": 1}
+
+    def serial() -> None:
+        for _ in range(clients):
+            server.at_once(url, [body])
+
+    value, detail = paired(serial, lambda: server.at_once(url, [body] * clients), runs)
+    return Figure(
+        f"{clients} clients at once: images a second", value, "one at a time", at_least=at_least, detail=detail
+    )
