@@ -23,8 +23,6 @@ from app.service import Draft, Service
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
-Partial = Mapping[str, Any]
-
 
 class ImagesRequest(Sampling):
     """OpenAI's request with our fields beside its own."""
@@ -188,15 +186,16 @@ async def _events(service: Service, generation: Generation) -> AsyncIterator[byt
 
 async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
     """The best preview of every round, as a data URI: a round is over when the log goes on with something else."""
-    best: Partial | None = None
+    best: Mapping[str, Any] | None = None
     async for line in log:
-        if line.kind is EventKind.PREVIEW:
-            best = max((p for p in (best, line.data) if p is not None), key=_worth)
-        elif best is not None:
+        preview = line.data if line.kind is EventKind.PREVIEW else None
+        if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
             best = None
+        if preview is not None:
+            best = preview if best is None else max(best, preview, key=_worth)
 
 
-def _worth(preview: Partial) -> float:
+def _worth(preview: Mapping[str, Any]) -> float:
     score = preview["score"]
     return float("-inf") if score is None else float(score)

@@ -14,10 +14,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield it
 
 
-@pytest.fixture(autouse=True)
-def _served_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def served_afterwards(house: House) -> Iterator[None]:
     """Whatever a test sent, the next request is served."""
     yield
-    if "house" in request.fixturenames:
-        house = request.getfixturevalue("house")
-        assert house.post(json={"prompt": "x", "n_candidates": 1, "steps": 1}).status_code == 200
+    assert house.post(json={"prompt": "x", "n_candidates": 1, "steps": 1}).status_code == 200

@@ -11,6 +11,8 @@ import pytest
 
 from tests.api.kit import PROMPT, House, is_problem
 
+pytestmark = pytest.mark.usefixtures("served_afterwards")
+
 JSON = {"content-type": "application/json"}
 
 

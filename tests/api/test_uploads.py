@@ -12,6 +12,8 @@ from PIL import ExifTags, Image
 
 from tests.api.kit import House, is_problem
 
+pytestmark = pytest.mark.usefixtures("served_afterwards")
+
 
 def _file(image: Image.Image, form: str = "PNG", **given: Any) -> bytes:
     buffer = io.BytesIO()
