@@ -10,9 +10,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
 
-from models.contract import Generator, Scorer
+from models.contract import Generator, Models, Scorer
 from models.fakes import FakeGenerator, FakeScorer
-from models.registry import Models
 
 FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
 REAL = ["sd-epsilon", "sd-v_prediction", "sd-sample", "sdxl", "pictogram"]
@@ -23,7 +22,7 @@ def _torch(names: list[str]) -> list[Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """diffusers' schedulers hand torch tensors to NumPy 2 in a way that NumPy warns of."""
+    """The schedulers of diffusers hand torch tensors to NumPy 2 in a way that NumPy warns of."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"))

@@ -123,11 +123,10 @@ def test_mixed_candidates_end_as_they_do_alone(generator: Generator) -> None:
 
 
 def test_one_size_gives_the_same_bits_in_any_company(generator: Generator) -> None:
-    subject = {"prompt": "two green cars", "steps": 3}
-    alone = finish(generator, [start(generator, 5, **subject)], size=4)[0]
+    alone = finish(generator, [start(generator, 5, prompt="two green cars", steps=3)], size=4)[0]
     for place in range(4):
         company = [start(generator, 20 + each, prompt="dog", steps=3) for each in range(3)]
-        batch = [*company[:place], start(generator, 5, **subject), *company[place:]]
+        batch = [*company[:place], start(generator, 5, prompt="two green cars", steps=3), *company[place:]]
         np.testing.assert_array_equal(values(finish(generator, batch, size=4)[place]), values(alone))
 
 
@@ -152,7 +151,8 @@ def test_pixels_are_bytes_of_the_asked_size(generator: Generator) -> None:
     width, height = generator.info.width + 8, generator.info.height
     latents = finish(generator, [start(generator, seed, steps=2, size=(width, height)) for seed in range(2)])
     pixels = to_host(generator.decode(latents))
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (2, height, width, 3))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (2, height, width, 3)
     assert pixels.flags.c_contiguous
 
 
@@ -169,7 +169,8 @@ def test_a_preview_shows_the_estimate(generator: Generator) -> None:
 def test_latents_survive_storage(generator: Generator) -> None:
     latents = finish(generator, [start(generator, seed) for seed in range(2)])
     stored = generator.dump(latents)
-    assert (stored.dtype, stored.shape) == (np.float16, (2, *values(latents[0]).shape))
+    assert stored.dtype == np.float16
+    assert stored.shape == (2, *values(latents[0]).shape)
     again = generator.load(stored)
     assert levels(to_host(generator.decode(again)), to_host(generator.decode(latents))) <= LEVELS
     assert levels(to_host(generator.decode(again, preview=True)), to_host(generator.decode(again))) == 0
@@ -190,3 +191,15 @@ def test_guidance_and_negative_text_matter(generator: Generator) -> None:
     )
     assert difference(plain, guided) > 1e-4
     assert difference(guided, other) > 1e-4
+
+
+def test_gaps_tell_how_far_guidance_pulled(generator: Generator) -> None:
+    fresh, plain, guided, aimless = (
+        start(generator, 1, guidance=guidance, negative=negative)
+        for guidance, negative in ((3.0, "blue"), (1.0, "blue"), (3.0, "blue"), (3.0, "a red apple"))
+    )
+    step(generator, [plain, guided, aimless])
+    gaps = generator.gaps([each.row.latent for each in (fresh, plain, guided, aimless)])
+    assert gaps.dtype == np.float32
+    assert gaps[0] == gaps[1] == 0
+    assert gaps[2] > 10 * gaps[3]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.contract import to_host
+from models.contract import StepRow, to_host
 from tests.contract.conftest import Workshop
 from tests.contract.loop import finish, levels, start, values
 
@@ -55,8 +56,8 @@ def stock(pipe: Any, scheduler: Any, noise: Any, guidance: float, steps: int, si
 
 def ours(generator: Any, sampler: str, guidance: float, steps: int, size: tuple[int, int]) -> tuple[Any, Any]:
     """Latents and pixels of the loop over the contract, and the first states."""
-    how = {"prompt": PROMPT, "negative": NEGATIVE, "guidance": guidance, "sampler": sampler, "steps": steps}
-    latents = finish(generator, [start(generator, seed, size=size, **how) for seed in SEEDS])
+    begin = partial(start, generator, prompt=PROMPT, negative=NEGATIVE, guidance=guidance, sampler=sampler)
+    latents = finish(generator, [begin(seed, steps=steps, size=size) for seed in SEEDS])
     return np.stack([values(each) for each in latents]), to_host(generator.decode(latents))
 
 
@@ -105,7 +106,7 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
     drawn: list[Any] = []
 
     def same_noise(shape: Any, **_: Any) -> Any:
-        at = [adapter.StepRow(r.latent, r.prompt, None, 1.0, r.schedule, len(drawn) % steps, r.seed) for r in rows]
+        at = [StepRow(r.latent, r.prompt, None, 1.0, r.schedule, len(drawn) % steps, r.seed) for r in rows]
         drawn.append(adapter._ancestral_noise(at, np.ones(len(at))))
         return drawn[-1]
 

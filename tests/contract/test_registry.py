@@ -1,0 +1,188 @@
+"""Names become models, or errors that say which name and nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import registry
+from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
+from models.fakes import FakeGenerator, FakeScorer
+from models.pack import PACKS
+from tests.contract.conftest import Workshop
+
+needs_torch = pytest.mark.torch
+
+
+def test_fakes_need_no_torch() -> None:
+    script = "import sys; from models import registry; registry.load('fake', 'fake'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("pictogram", "pictogram"),
+        ("owner/model", "owner/model"),
+        ("hf-hub:owner/model", "hf-hub:owner/model"),
+        ("ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/laion2b_s34b_b79k"),
+        ("ViT-B-32//some/where/weights.pt", "ViT-B-32/weights.pt"),
+        ("local-dir:/some/where/clip", "clip"),
+        ("/some/where/sd", "sd"),
+    ],
+)
+def test_labels_name_no_place(name: str, called: str) -> None:
+    assert registry.label(name) == called
+
+
+@needs_torch
+def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> None:
+    generator: Any = workshop.pack.generator
+    scorer: Any = workshop.pack.scorer
+    assert scorer._model.text.transformer is generator._texts._pipe.text_encoder
+    assert generator.info.revision == scorer.info.revision
+    assert (generator.info.id, generator.info.steps, generator.info.sampler) == ("pictogram", 16, "ddim")
+
+
+@needs_torch
+def test_real_and_fake_may_be_mixed() -> None:
+    models = registry.load("fake", "pictogram", "cpu")
+    assert isinstance(models.generator, FakeGenerator)
+    assert models.scorer.info.id == "pictogram"
+    assert isinstance(registry.load("fake", "fake", "nowhere").scorer, FakeScorer)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "broken", ["generator/unet/diffusion_pytorch_model.safetensors", "scorer/open_clip_config.json"]
+)
+def test_a_corrupt_pack_is_refused_by_both(tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(PACKS / "pictogram", folder)
+    content = bytearray((folder / broken).read_bytes())
+    content[-2] ^= 1
+    (folder / broken).write_bytes(content)
+    for names in ((str(folder), "fake"), ("fake", str(folder))):
+        with pytest.raises(PackCorrupt, match=f"{broken} does not match") as error:
+            registry.load(*names, "cpu")
+        assert str(tmp_path) not in str(error.value)
+
+
+@needs_torch
+def test_a_folder_is_called_by_its_name(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.pipe("sd-epsilon").save_pretrained(tmp_path / "mine", safe_serialization=True)
+    workshop.scorer("tiny")
+    models = registry.load(str(tmp_path / "mine"), str(workshop.clip_folder), "cpu")
+    assert (models.generator.info.id, models.scorer.info.id) == ("mine", "clip")
+    assert models.generator.info.revision == workshop.generator("sd-epsilon").info.revision
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("nothing", "fake"), "generator 'nothing' is not a folder, not a hub id and none of fake, pictogram"),
+        (("/no/such/place", "fake"), "generator 'place' is not a folder"),
+        (("no-owner/no-model", "fake"), "generator 'no-owner/no-model': the hub does not give it"),
+        (("fake", "nothing"), "scorer 'nothing' is not a pack"),
+        (("fake", "ViT-B-32/no-such-tag"), "scorer 'ViT-B-32/no-such-tag': no such model"),
+        (("fake", "hf-hub:no-owner/no-model"), "scorer 'hf-hub:no-owner/no-model': no such model"),
+        (("fake", "local-dir:/no/such/place"), "scorer 'place': no such model"),
+    ],
+)
+def test_unknown_names_are_named(names: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    logging.disable()
+    with pytest.raises(ModelNotFound, match=message) as error:
+        registry.load(*names, "cpu")
+    logging.disable(logging.NOTSET)
+    assert "/no/such" not in str(error.value)
+
+
+@needs_torch
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    shutil.copytree(PACKS / "pictogram" / "generator", tmp_path / "half")
+    (tmp_path / "half" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match="generator 'half': a file is missing") as error:
+        registry.load(str(tmp_path / "half"), "fake", "cpu")
+    assert str(tmp_path) not in str(error.value)
+
+
+@needs_torch
+def test_other_pipelines_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelUnsupported, match="FluxPipeline"):
+        registry.load(str(tmp_path), "fake", "cpu")
+
+
+@needs_torch
+def test_a_scorer_with_another_activation_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="ViT-B-32-quickgelu/openai"):
+        registry.load("fake", "ViT-B-32/openai", "cpu")
+
+
+@needs_torch
+def test_an_absent_device_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="device 'xpu:7'"):
+        registry.load("fake", "pictogram", "xpu:7")
+
+
+@needs_torch
+def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
+
+    from models.diffusers_samplers import DiffusersSchedules
+
+    schedules = DiffusersSchedules(EulerDiscreteScheduler.from_config({"clip_sample": True}))
+    assert schedules.samplers == ("euler", "dpmpp_2m", "euler_ancestral")
+    with pytest.raises(ValueError, match="not linear"):
+        schedules("ddim", 4)
+    assert "ddim" in DiffusersSchedules(EulerDiscreteScheduler()).samplers
+    with pytest.raises(ModelUnsupported, match="DDIMScheduler"):
+        DiffusersSchedules(DDIMScheduler(thresholding=True))
+    with pytest.raises(ModelUnsupported, match="LCMScheduler"):
+        DiffusersSchedules(LCMScheduler())
+
+
+@needs_torch
+def test_a_full_device_is_told_apart() -> None:
+    import torch
+
+    from models.contract import OutOfMemory
+    from models.loading import memory_guard
+
+    with pytest.raises(OutOfMemory), memory_guard():
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(OutOfMemory), memory_guard():
+        raise torch.OutOfMemoryError("full")
+    with pytest.raises(RuntimeError, match="other"), memory_guard():
+        raise RuntimeError("other")
+
+
+@needs_torch
+def test_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: Path) -> None:
+    import diffusers
+    import numpy as np
+    import torch
+
+    from models.contract import to_host
+    from tests.contract.loop import finish, levels, start
+
+    torch.manual_seed(0)
+    blocks = {f"{side}_block_out_channels": (16, 16) for side in ("encoder", "decoder")}
+    counts = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    diffusers.AutoencoderTiny(**blocks, **counts).save_pretrained(tmp_path / "tiny")
+    workshop.pipe("sdxl").save_pretrained(tmp_path / "sdxl")
+    generator = registry.load(str(tmp_path / "sdxl"), "fake", "cpu", str(tmp_path / "tiny")).generator
+    latents = finish(generator, [start(generator, 0, steps=1)])
+    image, preview = (to_host(generator.decode(latents, preview=kind)) for kind in (False, True))
+    assert image.shape == preview.shape == (1, 32, 32, 3)
+    assert levels(image, preview) > 2
+    assert np.array_equal(image, to_host(workshop.generator("sdxl").decode(latents)))

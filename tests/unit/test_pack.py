@@ -1,0 +1,97 @@
+"""A pack is what its manifest says, or it is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from models.errors import ModelNotFound, PackCorrupt
+from models.pack import Pack, packs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack of one file whose text encoder is in a package that must not be imported."""
+    package = tmp_path / "site" / "some_text_encoder"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model" / "model.safetensors").write_bytes(b"text")
+    monkeypatch.syspath_prepend(package.parent)
+    folder = tmp_path / "packs" / "one"
+    (folder / "generator").mkdir(parents=True)
+    (folder / "generator" / "weights").write_bytes(b"weights")
+    manifest = {
+        "id": "one",
+        "version": "0.1",
+        "text_encoder": {
+            "distribution": "some-text-encoder==1",
+            "package": "some_text_encoder",
+            "folder": "model",
+            "weights_sha256": hashlib.sha256(b"text").hexdigest(),
+        },
+        "generator": {"folder": "generator"},
+        "scorer": {"folder": "scorer"},
+        "files": {"generator/weights": hashlib.sha256(b"weights").hexdigest()},
+    }
+    (folder / "pack.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / "pack.json").read_text())
+    (folder / "pack.json").write_text(json.dumps(manifest | changes))
+
+
+def test_packs_are_found_by_id(folder: Path) -> None:
+    found = packs(folder.parent)["one"]
+    assert found == Pack.read(folder)
+    assert (found.generator, found.scorer) == (folder / "generator", folder / "scorer")
+    found.verify()
+
+
+def test_the_embedded_pack_is_whole() -> None:
+    pack = packs()["pictogram"]
+    listed = {
+        str(path.relative_to(pack.folder)) for kind in (pack.generator, pack.scorer) for path in kind.rglob("*.*")
+    }
+    assert listed == set(pack.manifest["files"])
+
+
+@pytest.mark.parametrize("content", [b"other", None])
+def test_a_changed_or_missing_file_is_refused(folder: Path, content: bytes | None) -> None:
+    weights = folder / "generator" / "weights"
+    weights.unlink() if content is None else weights.write_bytes(content)
+    with pytest.raises(PackCorrupt, match="pack 'one': generator/weights") as error:
+        Pack.read(folder).verify()
+    assert str(folder.parent) not in str(error.value)
+
+
+def test_other_text_encoder_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "site" / "some_text_encoder" / "model" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(PackCorrupt, match=r"some_text_encoder/model\.safetensors does not match"):
+        Pack.read(folder).verify()
+
+
+def test_a_missing_package_is_named(folder: Path) -> None:
+    rewrite(folder, text_encoder={"distribution": "not-here==1", "package": "not_here", "folder": "model"})
+    with pytest.raises(ModelNotFound, match="needs the package not-here==1"):
+        Pack.read(folder).verify()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
+def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / "pack.json").write_text(text)
+    with pytest.raises(PackCorrupt, match=r"pack 'one': pack\.json"):
+        packs(folder.parent)
+
+
+def test_the_revision_follows_version_and_weights(folder: Path) -> None:
+    before = Pack.read(folder).revision
+    assert before.startswith("0.1-")
+    rewrite(folder, version="0.2")
+    newer = Pack.read(folder).revision
+    rewrite(folder, files={"generator/weights": "0" * 64})
+    assert len({before, newer, Pack.read(folder).revision}) == 3
