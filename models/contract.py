@@ -175,6 +175,7 @@ class Generator(Protocol):
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One denoiser call for rows of equal latent shape and text length, padded to `size` >= len(rows) rows.
 
+        A row's bits depend on `size` and on how many of the rows are guided, on nothing else of its company.
         Raises `OutOfMemory` when the device cannot hold the batch.
         """
         ...
