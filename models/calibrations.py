@@ -21,9 +21,10 @@ def dump(calibration: Calibration) -> dict[str, Any]:
 
 
 def load(data: Mapping[str, Any]) -> Calibration:
-    """A calibration from its JSON form. Raises ValueError when it is not one."""
+    """A calibration from its JSON form; `measured`, what the run says of itself, is passed over. Raises ValueError."""
     try:
         fields: dict[str, Any] = dict(data)
+        fields.pop("measured", None)
         if fields.pop("format") != FORMAT:
             raise ValueError(f"a calibration of format {FORMAT} is needed")
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}

@@ -1,4 +1,4 @@
-"""The command line: `frontrunner serve | generate | rank`. Owns words and exit codes; the work is the service's."""
+"""The command line: `frontrunner serve | generate | rank | calibrate`. Owns words and exit codes, no work."""
 
 from __future__ import annotations
 
@@ -126,6 +126,33 @@ def rank(
     console, progress = Console(), Console(stderr=True)
     with _complaining(), _service(url, progress) as client:
         console.print(screen.ranking(remote.ranking(client, prompt, negative, files), files))
+
+
+@app.command()
+def calibrate(
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One prompt a line, as users write them; a pack brings its own.")
+    ] = None,
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates a prompt.")] = 16,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the calibration is written.")] = Path(
+        "calibration.json"
+    ),
+) -> None:
+    """Measure how well previews foretell final scores, so that pruning "auto" knows where to cut.
+
+    Runs every prompt unpruned with the models that `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name, previews
+    every step, and fits the final score. A calibration holds for these weights only; others refuse it.
+
+    **Examples**
+
+    `frontrunner calibrate`
+
+    `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
+    """
+    from app.cli.calibrating import run
+
+    with _complaining():
+        run(prompts, candidates, out, Console())
 
 
 @contextmanager
