@@ -14,6 +14,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK_TESTS := tests/unit tests/api tests/architecture tests/contract
 
+# Threads that spin at barriers starve each other on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 # Through the environment, so that no character of a prompt is ever read by make's shell.
 export DEMO_PROMPT = $(value PROMPT)
 export DEMO_NEGATIVE = $(value NEGATIVE)

@@ -6,6 +6,7 @@ for, never with this module; nothing is fetched unless a hub id is named.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class _Loader:
     """Loads real models onto one device; what two of them share is loaded once."""
 
     def __init__(self, device: str) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
         from models import loading
 
         loading.prepare_process()
