@@ -31,7 +31,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": GenerationOut,
         "description": "The result, in the form that `Accept` asks for.",
-        "content": {EVENTS: {"schema": {"type": "string"}}, **docs.binary()},
+        "content": {**docs.events(list(EventKind)), **docs.binary()},
         "headers": docs.headers(
             Location="The generation.",
             X_Frontrunner_Id="The generation, with an image.",
@@ -87,13 +87,13 @@ async def read(generation_id: GenerationId, service: ServiceDep) -> GenerationOu
 @router.get(
     "/{generation_id}/events",
     summary="A generation's log, as server-sent events",
-    response_class=sse.EventStream,
-    responses={200: {"content": {EVENTS: {"schema": {"type": "string"}}}}, **docs.errors(404, 422, 503)},
+    response_class=Response,
+    responses={200: {"content": docs.events(list(EventKind))}, **docs.errors(404, 422, 503)},
 )
 async def events(
     generation_id: GenerationId,
     service: ServiceDep,
-    last_event_id: Annotated[int, Header(ge=0, description="Lines up to this one are left out.")] = 0,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**31, description="Lines up to this one are left out.")] = 0,
 ) -> Response:
     """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation."""
     await service.get(generation_id)

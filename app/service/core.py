@@ -161,8 +161,11 @@ class Service:
         return follower.generation
 
     async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:
-        """The log after line `after`, then new lines as they come, until the closing one. Raises NotFound."""
-        await self.get(generation_id)
+        """The log after line `after`, then new lines as they come, until the closing one. Raises NotFound.
+
+        Empty when `after` is the closing line or one that never was.
+        """
+        ended = (await self.get(generation_id)).status.final
         while True:
             followed = self._following.get(generation_id)
             pulse = followed[0].pulse if followed is not None else None
@@ -174,11 +177,13 @@ class Service:
                     return
             if events:
                 continue
+            if ended:
+                return
             if pulse is not None:
                 await pulse.wait()
             else:
                 await asyncio.sleep(POLL_S)
-                await self.get(generation_id)
+            ended = (await self.get(generation_id)).status.final
 
     async def image(
         self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None

@@ -89,6 +89,9 @@ def test_events_resume_after_the_last_one_seen(house: House) -> None:
     whole = events(house.client.get(where).text)
     rest = events(house.client.get(where, headers={"last-event-id": "3"}).text)
     assert rest == whole[3:]
+    for end in (len(whole), len(whole) + 1, 2**31 - 1):
+        assert house.client.get(where, headers={"last-event-id": str(end)}).text == ""
+    is_problem(house.client.get(where, headers={"last-event-id": str(2**63)}), 422, "invalid_request", "last-event-id")
     is_problem(house.client.get(where, headers={"last-event-id": "x"}), 422, "invalid_request", "last-event-id")
 
 
