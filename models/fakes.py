@@ -278,7 +278,9 @@ def _stepped(row: StepRow, prediction_type: str) -> FakeLatent:
 
 
 def _quarters(images: Images) -> Array:
-    """Mean colour of the four quarters: (B, 3, 2, 2) in -1..1."""
+    """Mean colour of the four quarters: (B, 3, 2, 2) in -1..1; a picture one pixel wide is doubled first."""
+    if min(images.shape[1:3]) < 2:
+        images = images.repeat(2, 1).repeat(2, 2)
     halves = [np.array_split(half, 2, axis=2) for half in np.array_split(images, 2, axis=1)]
     means = np.array([[part.mean(axis=(1, 2)) for part in half] for half in halves])
     return np.asarray(means.transpose(2, 3, 0, 1) / 127.5 - 1.0)
