@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api import problems
-from app.api.negotiation import IMAGES
+from app.api.negotiation import EVENTS, IMAGES
 from app.errors import FrontrunnerError
 
 DESCRIPTION = """\
@@ -38,7 +38,7 @@ REQUESTS = {
     },
     "fixed checkpoints": {
         "summary": "Sixteen candidates, eight after step 5, four after step 10",
-        "value": {**PROMPT, "n_candidates": 16, "pruning": [{"at": 5, "keep": 8}, {"at": 10, "keep": 4}]},
+        "value": {**PROMPT, "n_candidates": 16, "steps": 16, "pruning": [{"at": 5, "keep": 8}, {"at": 10, "keep": 4}]},
     },
 }
 OPENAI_REQUESTS = {
@@ -48,10 +48,15 @@ OPENAI_REQUESTS = {
         "value": {**PROMPT, "n": 2, "size": "64x64", "response_format": "b64_json", "n_candidates": 8, "seed": 7},
     },
 }
-_PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+_RED = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAA"
+    "BLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
 )
-RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_PIXEL, _PIXEL]}
+_GREEN = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAA"
+    "BLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJggg=="
+)
+RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_RED, _GREEN]}
 
 _EXAMPLES = {
     400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),
@@ -109,6 +114,15 @@ def binary() -> dict[str, Any]:
     return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGES}
 
 
+def events(kinds: Sequence[str]) -> dict[str, Any]:
+    """The `content` of an event stream: `data` is JSON, on one line."""
+    data = {"type": "string", "contentMediaType": "application/json"}
+    event = {"type": "string", "enum": [*kinds, "error"]}
+    number, pause = {"type": "string"}, {"type": "integer", "minimum": 0}
+    properties = {"event": event, "data": data, "id": number, "retry": pause}
+    return {EVENTS: {"itemSchema": {"type": "object", "properties": properties, "required": ["event", "data"]}}}
+
+
 def headers(**described: str) -> dict[str, Any]:
     """Documented answer headers; underscores stand for hyphens."""
     return {k.replace("_", "-"): {"description": v, "schema": {"type": "string"}} for k, v in described.items()}
@@ -127,11 +141,22 @@ def install(app: FastAPI) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
+            _without_unused(document)
             document["components"]["schemas"] |= _schemas(problems.Problem)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _without_unused(document: dict[str, Any]) -> None:
+    """Drop the 422 that FastAPI adds wherever a route has a parameter: the real ones are documented by hand."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from app.service import Draft, Service
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 
+PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+
+
 class ImagesRequest(Sampling):
     """OpenAI's request with our fields beside its own."""
 
@@ -122,7 +125,7 @@ class ImagesOut(Answer):
         200: {
             "model": ImagesOut,
             "description": "The images, or with `stream` their events.",
-            "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
+            "content": docs.events([PARTIAL, COMPLETED]),
         },
         **docs.errors(400, 404, 408, 409, 413, 415, 422, 500, 503),
     },
@@ -168,20 +171,17 @@ async def _events(service: Service, generation: Generation) -> AsyncIterator[byt
     }
     rounds = 0
     async for preview in _rounds(service.watch(generation.id)):
-        kind = "image_generation.partial_image"
         head, _, data = preview.partition(";base64,")
         own = {"b64_json": data, "partial_image_index": rounds, "output_format": head.removeprefix("data:image/")}
-        yield sse.event(kind, {"type": kind, **own, **common})
+        yield sse.event(PARTIAL, {"type": PARTIAL, **own, **common})
         rounds += 1
     done = succeeded(await service.get(generation.id))
     answer = await result(service, done, "b64_json")
-    kind = "image_generation.completed"
     for image in answer.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
         usage = Usage().model_dump()
-        yield sse.event(
-            kind, {"type": kind, **own, "id": done.id, "output_format": done.output_format, "usage": usage, **common}
-        )
+        made = {"id": done.id, "output_format": done.output_format, "usage": usage}
+        yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
 
 
 async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:

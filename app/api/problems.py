@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import FrontrunnerError, Unavailable
@@ -186,7 +187,13 @@ def install(app: FastAPI) -> None:
         return from_validation(error, instance(request.scope))
 
     async def on_http(request: Request, error: HTTPException) -> Response:
-        return from_http(error.status_code, _sentence(error), instance(request.scope), error.headers)
+        headers, sentence = error.headers, str(error.detail)
+        if error.status_code == 404:
+            sentence = "there is nothing at this address"
+        if error.status_code == 405:
+            headers = {"allow": _allowed(request)}
+            sentence = f"this address takes {headers['allow']}"
+        return from_http(error.status_code, sentence, instance(request.scope), headers)
 
     async def on_gone(*_: object) -> Response:
         return Response(status_code=499)
@@ -206,9 +213,9 @@ def instance(scope: Scope) -> str:
     return quote(scope["path"], errors="replace")
 
 
-def _sentence(error: HTTPException) -> str:
-    if error.status_code == 404:
-        return "there is nothing at this address"
-    if error.status_code == 405:
-        return f"this address takes {(error.headers or {}).get('Allow', 'other methods')}"
-    return str(error.detail)
+def _allowed(request: Request) -> str:
+    """Every method that the address takes; a route knows only its own."""
+    routes = request.app.router.routes
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    taken = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    return ", ".join(taken)
