@@ -41,15 +41,15 @@ check: $(READY) ## format, lint, types, import rules and every test that needs n
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m 'not torch and not bench' $(QUICK_TESTS)
+	$(BIN)/pytest -m 'not torch' $(QUICK_TESTS)
 
 .PHONY: test
-test: $(READY) ## every test but the measurements
-	$(BIN)/pytest -m 'not bench'
+test: $(READY) ## every test
+	$(BIN)/pytest
 
 .PHONY: bench
-bench: $(READY) ## the measurements
-	$(BIN)/pytest -m bench tests/bench
+bench: $(READY) ## the measurements, printed, stored as JSON and drawn
+	$(BIN)/python -m tests.bench
 
 .PHONY: fix
 fix: $(READY) ## format, and mend what can be mended

@@ -14,12 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
+from app.engine.costs import Costs
 from models.contract import GeneratorInfo, Models, Pixels
 from tests.bench import server
 from tests.bench.kit import Figure, paired, seconds
 from tests.bench.straight import Straight
 
 PROMPT = "a red apple on a white background"
+
+
+def costs(models: Models) -> Costs:
+    """What device work costs here and now."""
+    core = EngineCore(models, EngineConfig())
+    core.measure()
+    return core.costs
 
 
 def overhead(models: Models, runs: int) -> Figure:

@@ -1,0 +1,71 @@
+"""`python -m tests.bench`: measure, print, store, draw. `--only` and `--runs` for a quick look."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from models import registry
+from models.contract import Models
+from tests.bench import floor, gain, plots, server, speed
+from tests.bench.judge import judge
+from tests.bench.kit import Figure, store, table
+from tests.bench.straight import Straight
+
+PARTS = ("speed", "company", "floor", "gain")
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--runs", type=int, default=5, help="paired runs of every timing")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of the gain figures")
+    asked = parser.parse_args()
+    models = registry.load("pictogram", "pictogram")
+    script = Straight()
+    figures: list[Figure] = []
+    extra: dict[str, object] = {}
+
+    def note(*made: Figure) -> None:
+        figures.extend(made)
+        print(table(list(made)), flush=True)
+
+    with server.service() as client:
+        if "speed" in asked.only:
+            note(speed.best_of(client, script, 16, "off", asked.runs, at_most=0.95))
+            note(speed.best_of(client, script, 16, "auto", asked.runs, at_most=0.55))
+            note(speed.best_of(client, script, 64, "auto", asked.runs, at_most=0.40))
+            note(floor.http_added(client, models, 10 * asked.runs))
+        if "company" in asked.only:
+            note(speed.company(client, asked.runs))
+            for clients in (2, 4, 8, 16):
+                note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
+    if "floor" in asked.only:
+        note(floor.overhead(models, asked.runs))
+        note(floor.machine_share(models, 4 * asked.runs))
+        note(floor.embedding(models, script, asked.runs))
+    if "gain" in asked.only and models.calibration is not None:
+        made, extra["curve"] = _gain(models, asked.prompts)
+        note(*made)
+    path = store("pictogram", figures, **extra)
+    plots.draw(path)
+    print(f"wrote {path}")
+
+
+def _gain(models: Models, prompts: int) -> tuple[list[Figure], list[dict[str, float]]]:
+    assert models.calibration is not None
+    races = gain.watched(models, prompts, 64, judge(), _progress(prompts))
+    return gain.figures(races, models.calibration, floor.costs(models))
+
+
+def _progress(total: int) -> Callable[[int], None]:
+    return lambda done: print(f"\r{done}/{total} prompts", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What pruning keeps of the best-of-N gain, and for how much work: races watched whole, every plan replayed on them.
+
+The prompts are not those that calibrated the pack. A replay is exact: a survivor's picture does not depend on who was
+dropped, so pruning is a choice among scores that were all measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Checkpoint
+from app.engine import calibration, planner, pruning
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.costs import Costs
+from app.engine.tracing import Watched, watch
+from models.contract import Calibration, Models
+from tests.bench.kit import Figure
+
+Array = NDArray[np.float64]
+Judge = Callable[[str, NDArray[np.uint8]], Array]
+"""A second opinion: scores (N,) of pictures (N, H, W, 3) for a prompt."""
+
+PROMPTS = Path(__file__).parent / "prompts.txt"
+QUALITY = 0.97
+
+
+@dataclass(frozen=True)
+class Race:
+    """One prompt's field: `previews`, `gaps` (steps, N), `finals` (N,), `judged` (N,) by the second opinion."""
+
+    previews: Array
+    gaps: Array
+    finals: Array
+    judged: Array
+
+    def first(self, n: int) -> Race:
+        """The race that a request for n candidates would have been."""
+        return Race(self.previews[:, :n], self.gaps[:, :n], self.finals[:n], self.judged[:n])
+
+
+def watched(
+    models: Models, prompts: int, n_candidates: int, judge: Judge | None, progress: Callable[[int], None]
+) -> list[Race]:
+    """Races of the bench's prompts, every candidate finished. Without a judge `judged` is empty."""
+    core = EngineCore(models, EngineConfig())
+    texts = PROMPTS.read_text().split("\n")[:prompts]
+    races = watch(core, models.generator.info, texts, n_candidates=n_candidates, seed=50_000, progress=progress)
+    return [_race(w, judge) for w in races]
+
+
+def _race(seen: Watched, judge: Judge | None) -> Race:
+    judged = judge(seen.prompt, seen.images) if judge is not None else np.zeros(0)
+    return Race(seen.trace.previews, seen.trace.gaps, seen.trace.finals, judged)
+
+
+def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration) -> list[int]:
+    """Who is left at the end of a race cut there: the engine's own rule, replayed."""
+    steps = len(race.previews)
+    live = list(range(len(race.finals)))
+    for cut in checkpoints:
+        row = cut.at - 1
+        worth = [calibration.estimate(known, race.previews[row, i], race.gaps[row, i], cut.at, steps) for i in live]
+        live = [live[place] for place in pruning.keep(worth, cut)]
+    return live
+
+
+def kept(races: Sequence[Race], checkpoints: Sequence[Checkpoint], known: Calibration, by: str) -> float:
+    """Share of the gain over the mean that is kept, in the scores named `by`: "finals" or "judged"."""
+    gains = [_gains(race, getattr(race, by), survivors(race, checkpoints, known)) for race in races]
+    return sum(g[0] for g in gains) / sum(g[1] for g in gains)
+
+
+def _gains(race: Race, scores: Array, left: list[int]) -> tuple[float, float]:
+    """What the winner of those left, and of all, has above the mean; winners are the ranking scorer's choice."""
+    winner, best = left[int(np.argmax(race.finals[left]))], int(np.argmax(race.finals))
+    return float(scores[winner] - scores.mean()), float(scores[best] - scores.mean())
+
+
+def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[list[Figure], list[dict[str, float]]]:
+    """The gain kept at 16 and 64, and the curve of gain against work for all sizes up to the races'."""
+    made, curve = [], []
+    largest = len(races[0].finals)
+    for n in (4, 8, 16, 32, 64):
+        if n > largest:
+            break
+        fields = [race.first(n) for race in races]
+        steps = len(races[0].previews)
+        plan = planner.Race(n, 1, steps, calibration.correlations(known, steps), costs)
+        cuts = planner.plan(plan, QUALITY)
+        ours = kept(fields, cuts, known, "finals")
+        gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))
+        curve.append({"n": n, "kept": ours, "work": plan.work(cuts), "unpruned": plan.work(()), "gain": gain})
+        if n not in (16, 64):
+            continue
+        share = round(plan.work(cuts) / plan.work(()), 3)
+        detail = {"cuts": [[c.at, c.keep] for c in cuts], "work": share, "prompts": len(races)}
+        made.append(Figure(f"best of {n}, pruned: gain kept", ours, "unpruned", at_least=0.97, detail=detail))
+        if len(fields[0].judged):
+            theirs = kept(fields, cuts, known, "judged")
+            made.append(Figure(f"best of {n}, pruned: gain kept, other judge", theirs, "unpruned", at_least=0.93))
+    return made, curve
