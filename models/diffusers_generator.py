@@ -177,7 +177,7 @@ class DiffusersGenerator:
         guidance = 0.0 if turbo else _GUIDANCE[type(pipe).__name__]
         return GeneratorInfo(
             id=id,
-            revision=revision or fingerprint(pipe.unet, pipe.vae),
+            revision=revision or fingerprint(pipe.unet, pipe.vae, pipe.text_encoder),
             width=width,
             height=height,
             size_multiple=math.lcm(_SIZE_MULTIPLE, self._factor),
@@ -194,8 +194,12 @@ class DiffusersGenerator:
 
 
 def fetch(hub_id: str) -> Path:
-    """The folder of a hub model in the local cache, downloaded first if it is not there. Raises OSError."""
+    """The folder of a hub model in the local cache, downloaded first if it is not there.
+
+    Raises ModelUnsupported, before anything large is fetched, or OSError.
+    """
     with silence():
+        _supported(diffusers.DiffusionPipeline.load_config(hub_id)["_class_name"])
         return Path(diffusers.DiffusionPipeline.download(hub_id, safety_checker=None))
 
 
@@ -204,9 +208,7 @@ def load_pipeline(folder: Path, placement: Placement, text_encoder: TextEncoder 
 
     Raises ModelUnsupported for any other kind of pipeline, one of FILE_ERRORS where files are missing or unreadable.
     """
-    kind = diffusers.DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"]
-    if kind not in _PIPELINES:
-        raise ModelUnsupported(f"a {kind} cannot be run here, only {' and '.join(_PIPELINES)}")
+    kind = _supported(diffusers.DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"])
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
     without = {"add_watermarker": False} if kind == _PIPELINES[1] else {"safety_checker": None}
     with silence():
@@ -229,9 +231,14 @@ def load_preview_decoder(name: str, placement: Placement) -> Any:
     return decoder.to(placement.device).eval()
 
 
+def _supported(kind: str) -> str:
+    if kind not in _PIPELINES:
+        raise ModelUnsupported(f"a {kind} cannot be run here, only {' and '.join(_PIPELINES)}")
+    return kind
+
+
 def _check(pipe: Any) -> None:
-    if type(pipe).__name__ not in _PIPELINES:
-        raise ModelUnsupported(f"a {type(pipe).__name__} cannot be run here, only {' and '.join(_PIPELINES)}")
+    _supported(type(pipe).__name__)
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ModelUnsupported("the denoiser wants more than latents: an inpainting or editing model")
     if pipe.unet.config.time_cond_proj_dim is not None:

@@ -13,29 +13,31 @@ from models.contract import StepRow, to_host
 from tests.contract.conftest import Workshop
 from tests.contract.loop import finish, levels, start, values
 
-torch = pytest.importorskip("torch")
-
-from diffusers import (  # noqa: E402
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-)
-from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral  # noqa: E402
-
-from models import diffusers_generator as adapter  # noqa: E402
-
 pytestmark = pytest.mark.torch
 
-SCHEDULERS = {"euler": EulerDiscreteScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
+SCHEDULERS = {
+    "euler": "EulerDiscreteScheduler",
+    "ddim": "DDIMScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+}
 PROMPT, NEGATIVE = "a red apple", "blue"
 SEEDS = (3, 2**32 - 1)
 LATENTS = 1e-4
 LEVELS = 2
 
 
+def scheduler_of(pipe: Any, sampler: str) -> Any:
+    """The sampler as a user of the stock pipeline would put it in."""
+    import diffusers
+
+    return getattr(diffusers, SCHEDULERS[sampler]).from_config(pipe.scheduler.config)
+
+
 def unit_noise(pipe: Any, width: int, height: int) -> Any:
     """What the stock pipeline would draw for these seeds."""
+    import torch
+
     shape = (1, pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
     drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS]
     return torch.cat(drawn)
@@ -77,9 +79,8 @@ def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, 
     pipe, generator = workshop.pipe(real), workshop.generator(real)
     size = (generator.info.width, generator.info.height)
     noise = unit_noise(pipe, *size)
-    scheduler = SCHEDULERS[sampler].from_config(pipe.scheduler.config)
     latents, pixels = ours(generator, sampler, guidance, steps, size)
-    wanted, images = stock(pipe, scheduler, noise, guidance, steps, size)
+    wanted, images = stock(pipe, scheduler_of(pipe, sampler), noise, guidance, steps, size)
     allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps).noise_scale))
     assert np.abs(latents - wanted).max() <= allowed
     assert levels(pixels, images) <= LEVELS
@@ -89,9 +90,7 @@ def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, 
 def test_equals_the_stock_pipeline_at_another_size(workshop: Workshop, name: str) -> None:
     pipe, generator, size = workshop.pipe(name), workshop.generator(name), (40, 24)
     latents, pixels = ours(generator, "ddim", 4.0, 3, size)
-    wanted, images = stock(
-        pipe, DDIMScheduler.from_config(pipe.scheduler.config), unit_noise(pipe, *size), 4.0, 3, size
-    )
+    wanted, images = stock(pipe, scheduler_of(pipe, "ddim"), unit_noise(pipe, *size), 4.0, 3, size)
     assert np.abs(latents - wanted).max() <= LATENTS
     assert levels(pixels, images) <= LEVELS
 
@@ -100,6 +99,10 @@ def test_equals_the_stock_pipeline_at_another_size(workshop: Workshop, name: str
 def test_ancestral_noise_apart_equals_the_stock_pipeline(
     workshop: Workshop, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
+
+    from models import diffusers_generator as adapter
+
     pipe, generator = workshop.pipe(name), workshop.generator(name)
     size, steps = (generator.info.width, generator.info.height), 5
     rows = [start(generator, seed, sampler="euler_ancestral", steps=steps).row for seed in SEEDS]
@@ -111,7 +114,7 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
         return drawn[-1]
 
     monkeypatch.setattr(ancestral, "randn_tensor", same_noise)
-    scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    scheduler = scheduler_of(pipe, "euler_ancestral")
     latents, pixels = ours(generator, "euler_ancestral", 4.0, steps, size)
     wanted, images = stock(pipe, scheduler, unit_noise(pipe, *size), 4.0, steps, size)
     assert len(drawn) == 2 * steps
@@ -121,7 +124,9 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
 
 def exact_euler(pipe: Any, generator: Any, noise: Any, guidance: float, steps: int) -> NDArray[np.float64]:
     """Euler's method on the pack's v-prediction with a float64 state: what every float32 loop only approaches."""
-    scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    import torch
+
+    scheduler = scheduler_of(pipe, "euler")
     scheduler.set_timesteps(steps)
     sigmas, x = scheduler.sigmas.double(), noise.double() * float(scheduler.init_noise_sigma)
     prompt, negative = (each.state.hidden for each in generator.encode([PROMPT, NEGATIVE]))

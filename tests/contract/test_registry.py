@@ -107,6 +107,23 @@ def test_unknown_names_are_named(names: tuple[str, str], message: str, monkeypat
 
 
 @needs_torch
+def test_a_hub_id_is_read_from_the_cache_without_a_network(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit, cached = "0" * 40, tmp_path / "models--owner--model"
+    workshop.pipe("sdxl").save_pretrained(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    info = registry.load("owner/model", "fake", "cpu").generator.info
+    assert (info.id, info.revision) == ("owner/model", workshop.generator("sdxl").info.revision)
+    (cached / "snapshots" / commit / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelUnsupported, match="FluxPipeline"):
+        registry.load("owner/model", "fake", "cpu")
+
+
+@needs_torch
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     shutil.copytree(PACKS / "pictogram" / "generator", tmp_path / "half")
     (tmp_path / "half" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
