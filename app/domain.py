@@ -65,13 +65,49 @@ class Negative:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that candidates should look like (`weight` > 0) or should not (`weight` < 0).
+
+    `vector` is its embedding by the scorer, L2-normalised. `generation` and `index` name the candidate it was, None
+    for an upload, of which nothing but the embedding is kept.
+    """
+
+    weight: float
+    vector: tuple[float, ...]
+    generation: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """A profile as it was when a ranking named it: adds `bound * tanh(vector . image - offset)` to the score.
+
+    The bound has the score's own unit and already holds the weight that was asked for.
+    """
+
+    profile: str
+    weight: float
+    bound: float
+    offset: float
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
-    """How candidates are compared. `diversity` in [0, 1]; `min_score` leaves lower ones out of the returned."""
+    """How candidates are compared. `diversity` in [0, 1]; `min_score` leaves lower ones out of the returned.
+
+    `prompt` None compares with the prompt they are sampled from. `own_negative` counts the negative prompt as the
+    first negative, with weight 1.
+    """
 
     negative_weight: float = 0.5
     negatives: tuple[Negative, ...] = ()
     min_score: float | None = None
     diversity: float = 0.0
+    prompt: str | None = None
+    own_negative: bool = True
+    references: tuple[Reference, ...] = ()
+    taste: Taste | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +118,22 @@ class Checkpoint:
     keep: int | None = None
 
 
+class Kinship(StrEnum):
+    """What made a generation out of another one."""
+
+    RERANK = "rerank"
+    REFINE = "refine"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Where a generation comes from. `generation` and `index` are None for one that was refined from an upload."""
+
+    kind: Kinship
+    generation: str | None = None
+    index: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationSpec:
     """Everything that decides a generation's result; made by the service with all defaults filled in.
@@ -89,6 +141,7 @@ class GenerationSpec:
     `negative_prompt` "" is none; it also steers sampling. `seed` is candidate 0's, see `candidate_seed`.
     `wave` None makes all `n_candidates` at once; else they come in waves of that many until another is not worth it.
     `shadow` only notes who would have been pruned at the checkpoints, to measure what pruning costs.
+    `strength` None samples from noise; else from a picture, which 0 leaves as it is and 1 forgets.
     `owner` shares the device fairly between callers and decides nothing else.
     """
 
@@ -109,6 +162,8 @@ class GenerationSpec:
     shadow: bool = False
     deterministic: bool = False
     owner: str = ""
+    parent: Parent | None = None
+    strength: float | None = None
 
     @property
     def guided(self) -> bool:
@@ -117,9 +172,14 @@ class GenerationSpec:
 
     @property
     def negatives(self) -> tuple[Negative, ...]:
-        """Every negative the ranking counts: the negative prompt first, with weight 1."""
-        own = (Negative(self.negative_prompt),) if self.negative_prompt else ()
+        """Every negative the ranking counts: the negative prompt first, with weight 1, where it counts."""
+        own = (Negative(self.negative_prompt),) if self.negative_prompt and self.ranking.own_negative else ()
         return own + self.ranking.negatives
+
+    @property
+    def question(self) -> str:
+        """The text that candidates are compared with."""
+        return self.prompt if self.ranking.prompt is None else self.ranking.prompt
 
     def candidate_seed(self, index: int) -> int:
         """Seed of candidate `index`: a request for one candidate with this seed makes the same image."""
@@ -128,12 +188,24 @@ class GenerationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`score = similarity - negative_weight * penalty`; every cosine in [-1, 1], `negatives` in the spec's order."""
+    """`score = similarity - negative_weight * penalty + taste`; every cosine in [-1, 1].
+
+    `negatives` and `references` are cosines in the ranking's order. `prompt` is the cosine with the text alone, None
+    where that is the similarity itself.
+    """
 
     score: float
     similarity: float
     penalty: float
     negatives: tuple[float, ...] = ()
+    references: tuple[float, ...] = ()
+    prompt: float | None = None
+    taste: float = 0.0
+
+    @property
+    def text(self) -> float:
+        """The cosine with the text alone."""
+        return self.similarity if self.prompt is None else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +213,8 @@ class Candidate:
     """One of the N as it ended. `rank` 1 is best, None for those not returned; `score_is_preview` when it was pruned.
 
     `softmax` is the share among the candidates that were finished, `z_score` counts standard deviations from
-    the scorer's null distribution; both None where they cannot be said.
+    the scorer's null distribution; both None where they cannot be said. `duplicate_of` is the best of the group of
+    near-duplicates it belongs to, None for the best itself and for one that is like no other.
     """
 
     index: int
@@ -152,6 +225,7 @@ class Candidate:
     score_is_preview: bool = False
     softmax: float | None = None
     z_score: float | None = None
+    duplicate_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

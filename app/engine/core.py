@@ -175,16 +175,12 @@ class EngineCore:
         run.schedule = self._generator.schedule(spec.sampler, spec.steps)
         prompt = self._generator.encode([spec.prompt])[0]
         negative = self._generator.encode([spec.negative_prompt])[0] if spec.guided else None
-        vectors = [self._scorer.embed_texts([t])[0] for t in (spec.prompt, *(n.text for n in spec.negatives))]
-        query = ranking.Query(
-            vectors[0].vector,
-            np.stack([v.vector for v in vectors])[1:],
-            np.asarray([n.weight for n in spec.negatives], np.float32),
-            spec.ranking.negative_weight,
-        )
+        texts = (spec.question, *(n.text for n in spec.negatives))
+        vectors = [self._scorer.embed_texts([t])[0] for t in texts]
+        stacked = np.stack([v.vector for v in vectors])
+        query = ranking.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
         read = [("generator", spec.prompt, prompt.truncation)]
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
-        texts = (spec.prompt, *(n.text for n in spec.negatives))
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
         run.texts = Texts(prompt, negative, query, notices)

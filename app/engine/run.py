@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
 from app.engine import ranking, waves
 from app.engine.client import Outcome
+from app.engine.standing import stand
 from models.contract import Conditioning, Embeddings, Latent, Schedule, ScorerInfo, Truncation
 
 
@@ -155,22 +156,20 @@ class Run:
 
     def conclude(self, scorer: ScorerInfo, chosen: list[int]) -> Outcome:
         """The outcome of a run whose rows are all done or pruned, returning `chosen`."""
-        done = [r for r in self.rows if r.phase is Phase.DONE]
-        values = [r.value for r in done]
-        share = dict(zip((r.index for r in done), ranking.softmax(values, scorer.logit_scale), strict=True))
-        rank = {index: place + 1 for place, index in enumerate(chosen)}
-        best = done[ranking.order(values)[0]].score if done else None
+        done = [r.index for r in self.rows if r.phase is Phase.DONE]
+        embeddings = _stack(self.rows)
+        standing = stand([_candidate(r) for r in self.rows], embeddings, done, chosen, scorer)
         assert self.texts is not None
         return Outcome(
-            candidates=tuple(_candidate(r, rank.get(r.index), share.get(r.index), scorer) for r in self.rows),
-            margin=ranking.margin(values),
-            low_confidence=ranking.low_confidence(best, values, scorer),
+            candidates=standing.candidates,
+            margin=standing.margin,
+            low_confidence=standing.low_confidence,
             stopped=self._stopped(),
             regret=self._regret(),
             notices=(*self.texts.notices, *_unscored(self.rows)),
             timings=self.timings,
             work=self.work,
-            embeddings=_stack(self.rows),
+            embeddings=embeddings,
             latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
             images=self.images,
         )
@@ -190,17 +189,13 @@ def _unscored(rows: list[Row]) -> tuple[Notice, ...]:
     return (Notice("score_not_a_number", detail, {"indices": lost}),) if lost else ()
 
 
-def _candidate(row: Row, rank: int | None, share: float | None, scorer: ScorerInfo) -> Candidate:
-    score = None if np.isnan(row.value) else row.score
+def _candidate(row: Row) -> Candidate:
     return Candidate(
         index=row.index,
         seed=row.seed,
-        score=score,
-        rank=rank,
+        score=None if np.isnan(row.value) else row.score,
         pruned_at_step=row.pruned_at,
         score_is_preview=row.pruned_at is not None,
-        softmax=share,
-        z_score=ranking.z_score(score.similarity, scorer) if score is not None else None,
     )
 
 

@@ -218,12 +218,8 @@ class Service:
             raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
         texts = (prompt, *(n.text for n in ranking.negatives))
         vectors = await self._engine.embed_texts(texts)
-        query = rank_math.Query(
-            vectors[0].vector,
-            np.stack([v.vector for v in vectors])[1:],
-            np.asarray([n.weight for n in ranking.negatives], np.float32),
-            ranking.negative_weight,
-        )
+        stacked = np.stack([v.vector for v in vectors])
+        query = rank_math.query(ranking, stacked[0], stacked[1:], [n.weight for n in ranking.negatives])
         embeddings = await self._engine.embed_images(images)
         scores = rank_math.score(embeddings, query)
         values = [s.score for s in scores]
@@ -236,7 +232,7 @@ class Service:
             prompt=prompt,
             ranking=ranking,
             images=tuple(
-                RankedImage(i, place + 1, scores[i], shares[i], rank_math.z_score(scores[i].similarity, scorer))
+                RankedImage(i, place + 1, scores[i], shares[i], rank_math.z_score(scores[i].text, scorer))
                 for place, i in enumerate(chosen)
             ),
             margin=rank_math.margin(values),

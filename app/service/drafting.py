@@ -59,11 +59,11 @@ def resolve(
     check_ranking(draft.ranking, limits)
     n_candidates, wave = _field(draft, limits)
     steps = generator.steps if draft.steps is None else draft.steps
-    _bound(steps, 1, limits.steps, "#/steps")
+    bound(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
-    _bound(guidance, 0, limits.guidance_scale, "#/guidance_scale")
+    bound(guidance, 0, limits.guidance_scale, "#/guidance_scale")
     seed = secrets.randbelow(SEED_LIMIT) if draft.seed is None else draft.seed
-    _bound(seed, 0, SEED_LIMIT - 1, "#/seed")
+    bound(seed, 0, SEED_LIMIT - 1, "#/seed")
     width, height = draft.width or generator.width, draft.height or generator.height
     _check_size(width, height, generator)
     checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, steps, guidance > 1), cut)
@@ -99,21 +99,24 @@ def check_text(text: str, pointer: str, limits: Limits, *, empty: bool = True) -
         raise Invalid("the text holds control characters or lone surrogates", pointer=pointer)
 
 
-def check_ranking(ranking: Ranking, limits: Limits) -> None:
-    """Refuse a ranking that no score can be computed from."""
+def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> None:
+    """Refuse a ranking that no score can be computed from. `base` points at where it is in the body."""
+    if ranking.prompt is not None:
+        check_text(ranking.prompt, f"{base}/prompt", limits, empty=False)
     if len(ranking.negatives) > limits.negatives:
-        raise Invalid(f"at most {limits.negatives} negatives are taken", pointer="#/ranking/negatives")
+        raise Invalid(f"at most {limits.negatives} negatives are taken", pointer=f"{base}/negatives")
     for place, negative in enumerate(ranking.negatives):
-        check_text(negative.text, f"#/ranking/negatives/{place}/text", limits, empty=False)
+        check_text(negative.text, f"{base}/negatives/{place}/text", limits, empty=False)
         if not (math.isfinite(negative.weight) and negative.weight > 0):
-            raise Invalid("a weight must be a number above 0", pointer=f"#/ranking/negatives/{place}/weight")
-    _bound(ranking.negative_weight, 0, 10, "#/ranking/negative_weight")
-    _bound(ranking.diversity, 0, 1, "#/ranking/diversity")
+            raise Invalid("a weight must be a number above 0", pointer=f"{base}/negatives/{place}/weight")
+    bound(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
+    bound(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
-        _bound(ranking.min_score, -20, 1, "#/ranking/min_score")
+        bound(ranking.min_score, -20, 1, f"{base}/min_score")
 
 
-def _bound(value: float, low: float, high: float, pointer: str) -> None:
+def bound(value: float, low: float, high: float, pointer: str) -> None:
+    """Refuse a number outside [low, high], or none."""
     if not low <= value <= high:
         raise Invalid(f"{value} is not between {low} and {high}", pointer=pointer)
 
@@ -122,7 +125,7 @@ def _check_size(width: int, height: int, generator: GeneratorInfo) -> None:
     for side in (width, height):
         if side % generator.size_multiple:
             raise Invalid(f"{side} is not a multiple of {generator.size_multiple}", pointer="#/size")
-        _bound(side, max(_SIZE_FLOOR, generator.size_multiple), generator.max_size, "#/size")
+        bound(side, max(_SIZE_FLOOR, generator.size_multiple), generator.max_size, "#/size")
 
 
 def _sampler(asked: str | None, generator: GeneratorInfo) -> str:
@@ -137,14 +140,14 @@ def _field(draft: Draft, limits: Limits) -> tuple[int, int | None]:
         raise Invalid('max_candidates goes with n_candidates "auto"', pointer="#/max_candidates")
     if draft.n_candidates == "auto":
         cap = limits.candidates if draft.max_candidates is None else draft.max_candidates
-        _bound(cap, 1, limits.candidates, "#/max_candidates")
-        _bound(draft.n, 1, cap, "#/n")
+        bound(cap, 1, limits.candidates, "#/max_candidates")
+        bound(draft.n, 1, cap, "#/n")
         return cap, min(cap, max(WAVE, draft.n))
     if draft.n_candidates is None:
-        _bound(draft.n, 1, limits.candidates, "#/n")
+        bound(draft.n, 1, limits.candidates, "#/n")
         return max(limits.default_candidates, draft.n), None
-    _bound(draft.n_candidates, 1, limits.candidates, "#/n_candidates")
-    _bound(draft.n, 1, draft.n_candidates, "#/n")
+    bound(draft.n_candidates, 1, limits.candidates, "#/n_candidates")
+    bound(draft.n, 1, draft.n_candidates, "#/n")
     return draft.n_candidates, None
 
 

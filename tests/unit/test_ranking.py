@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.engine import ranking
+from app.engine import likeness, ranking
 from models.contract import ScorerInfo
 
 
@@ -18,6 +20,14 @@ def unit(*rows: tuple[float, ...]) -> np.ndarray:
 def query(prompt: tuple[float, ...], *negatives: tuple[float, ...], weights: tuple[float, ...] = ()) -> ranking.Query:
     hostile = unit(*negatives) if negatives else np.zeros((0, len(prompt)), np.float32)
     return ranking.Query(unit(prompt)[0], hostile, np.asarray(weights, np.float32), 0.5)
+
+
+def referring(weights: tuple[float, ...], *references: tuple[float, ...]) -> ranking.Query:
+    return replace(
+        query((1, 0), (0, 1), weights=(1,)),
+        references=unit(*references),
+        reference_weights=np.asarray(weights, np.float32),
+    )
 
 
 def scorer(mean: float | None = 0.0, std: float | None = 0.1) -> ScorerInfo:
@@ -105,3 +115,61 @@ def test_without_a_null_distribution_nothing_is_said() -> None:
     assert ranking.z_score(1.0, scorer(None, None)) is None
     assert not ranking.low_confidence(best, [1.0], scorer(None, None))
     assert ranking.low_confidence(None, [], scorer())
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 40), st.sampled_from([4, 13, 256, 513])),
+        elements=st.floats(-1, 1, width=16),
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_score_does_not_depend_on_company(images: np.ndarray, seed: int) -> None:
+    images = unit(*map(tuple, images + np.float32(0.01)))
+    random = np.random.default_rng(seed)
+    texts = unit(*map(tuple, random.normal(size=(4, images.shape[1]))))
+    asked = ranking.Query(
+        texts[0], texts[1:3], np.ones(2, np.float32), 0.5, texts[2:], np.asarray([0.5, -0.25], np.float32),
+        ranking.Taste(texts[3], 0.1, 0.05),
+    )  # fmt: skip
+    together = ranking.score(images, asked)
+    assert together == [ranking.score(image[None], asked)[0] for image in images]
+    assert together[::-1] == ranking.score(images[::-1], asked)
+
+
+def test_liked_references_mix_with_the_prompt() -> None:
+    (only,) = ranking.score(unit((0.6, 0.8)), referring((0.5, 1.5), (0, 1), (1, 0)))
+    assert only.references == pytest.approx((0.8, 0.6))
+    assert only.text == pytest.approx(0.6)
+    assert only.similarity == pytest.approx((0.6 + 0.5 * 0.8 + 1.5 * 0.6) / 3)
+
+
+def test_unwanted_references_count_among_the_negatives() -> None:
+    (only,) = ranking.score(unit((0.6, 0.8)), referring((-3,), (1, 0)))
+    assert only.similarity == only.text == pytest.approx(0.6)
+    assert only.penalty == pytest.approx((1 * 0.8 + 3 * 0.6) / 4)
+
+
+@pytest.mark.parametrize(("angle", "share"), [(1.0, 0.05), (-1.0, -0.05)])
+def test_taste_adds_at_most_its_bound(angle: float, share: float) -> None:
+    asked = replace(query((0, 1)), taste=ranking.Taste(np.asarray([100, 0], np.float32), 0.0, 0.05))
+    (only,) = ranking.score(unit((angle, 0)), asked)
+    assert only.taste == pytest.approx(share)
+    assert only.score == pytest.approx(only.similarity + share)
+
+
+def test_near_duplicates_are_chains_named_by_their_best() -> None:
+    steps = [(float(np.cos(a)), float(np.sin(a))) for a in (0.0, 0.2, 0.4, 1.5, 3.0, 3.1)]
+    images = unit(*steps)
+    assert likeness.groups(images) == [0, 0, 0, 3, 4, 4]
+    assert likeness.duplicates(images, [5, 2, 3, 0, 1, 4]) == {0: 2, 1: 2, 4: 5}
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 1.0))
+def test_diversity_returns_one_of_each_group_where_there_are_enough(seed: int, diversity: float) -> None:
+    random = np.random.default_rng(seed)
+    centres = np.eye(4, 16) + 0.3
+    images = unit(*map(tuple, centres.repeat(8, axis=0) + random.normal(0, 0.01, (32, 16))))
+    chosen = ranking.select(list(random.normal(size=32)), images, 4, diversity=diversity)
+    assert sorted(i // 8 for i in chosen) == [0, 1, 2, 3]
