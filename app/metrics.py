@@ -27,6 +27,8 @@ COUNTERS = {
     "frontrunner_denoiser_calls_total": "calls of the denoiser, each over many rows",
     "frontrunner_stage_seconds_total": "device seconds by stage",
     "frontrunner_generations_total": "generations that ended, by outcome",
+    "frontrunner_pruning_shadows_total": "generations that ran unpruned to measure what pruning would have lost",
+    "frontrunner_pruning_regret_total": "sum over them of the share of the best-of-N gain that pruning would have lost",
 }
 HTTP = {
     "frontrunner_http_requests_total": "answers by method, route and status",
@@ -67,11 +69,13 @@ class _Engine(Collector):
         gauges = (stats.ready, stats.queued, stats.running, stats.capacity, stats.seconds_per_candidate)
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
-        rows, calls, stages, generations = COUNTERS.items()
+        rows, calls, stages, generations, shadows, regret = COUNTERS.items()
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
         yield _labelled(generations, "outcome", self._service.outcomes())
+        for named, value in zip((shadows, regret), self._service.regrets(), strict=True):
+            yield CounterMetricFamily(*named, value=value)
 
 
 def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:

@@ -100,7 +100,10 @@ class FailureOut(Answer):
 
 
 class GenerationOut(Answer):
-    """A generation as it stands, with the parameters that were really used."""
+    """A generation as it stands, with the parameters that were really used.
+
+    `stopped` says why candidates in waves came to an end: the cap was reached, or little more was to be gained.
+    """
 
     id: str
     object: Literal["generation"] = "generation"
@@ -129,6 +132,7 @@ class GenerationOut(Answer):
     candidates: list[CandidateOut]
     margin: float | None
     low_confidence: bool
+    stopped: Literal["cap", "gain"] | None
     warnings: list[WarningOut]
     timings: TimingsOut
     work: WorkOut
@@ -167,6 +171,7 @@ class GenerationOut(Answer):
             candidates=[_candidate(c) for c in generation.candidates],
             margin=generation.margin,
             low_confidence=generation.low_confidence,
+            stopped=generation.stopped.value if generation.stopped else None,
             warnings=warnings(generation.warnings),
             timings=TimingsOut.model_validate(generation.timings, from_attributes=True),
             work=WorkOut.model_validate(generation.work, from_attributes=True),

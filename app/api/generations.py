@@ -58,7 +58,7 @@ async def create(
     request: Request,
     asked: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, docs.REQUESTS))],
     service: ServiceDep,
-    prefer: Annotated[list[str] | None, Header(description="`respond-async` answers 202 at once.")] = None,
+    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
 ) -> Response:
     """Plain requests wait for the result; they and streams are cancelled when the client goes away."""
     kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{asked.output_format}")
@@ -71,7 +71,7 @@ async def create(
     if manner in IMAGES:
         return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")))
     generation = await service.submit(draft)
-    if prefers(prefer or [], "respond-async"):
+    if prefers(prefer, "respond-async"):
         return _accepted(service, generation)
     done = await finished(request, service, generation.id)
     return _json(await result(service, done, asked.response_format), headers=_location(done.id))

@@ -23,10 +23,9 @@ def choose(accept: str | None, offers: Sequence[str]) -> str | None:
     return offers[-place] if quality > 0 else None
 
 
-def prefers(prefer: Sequence[str], word: str) -> bool:
-    """Whether the `Prefer` headers hold a preference, such as `respond-async`."""
-    asked = (part.partition(";")[0].strip().lower() for line in prefer for part in line.split(","))
-    return word in asked
+def prefers(prefer: str, word: str) -> bool:
+    """Whether a `Prefer` header holds a preference, such as `respond-async`; unknown ones are passed over."""
+    return word in (part.partition(";")[0].strip().lower() for part in prefer.split(","))
 
 
 def _ranges(accept: str) -> list[tuple[str, float]]:

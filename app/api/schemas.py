@@ -53,7 +53,7 @@ class NegativeIn(Request):
     """A text that candidates are marked down for."""
 
     text: Words
-    weight: Float = Field(1.0, gt=0, le=100, description="Relative to the other negatives.")
+    weight: Float = Field(1.0, ge=0.001, le=100, description="Relative to the other negatives.")
 
     def to_domain(self) -> Negative:
         """As the ranking knows it."""
@@ -94,7 +94,10 @@ class Sampling(Request):
 
     prompt: Words = Field(description="What the images should show.")
     negative_prompt: Text | None = Field(None, description="Steers sampling away and counts as a negative of weight 1.")
-    n_candidates: int | None = Field(None, ge=1, le=1024, description="Images that are sampled and compared.")
+    n_candidates: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Images that are sampled and compared; auto makes waves until another would gain little."
+    )
+    max_candidates: int | None = Field(None, ge=1, le=1024, description="Cap of n_candidates auto.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: Float | None = Field(None, ge=0, le=100, description="1 or less samples without guidance.")
     sampler: Name | None = Field(None, description="One of the model's samplers, see GET /v1/models.")
@@ -111,6 +114,7 @@ class Sampling(Request):
             prompt=self.prompt,
             negative_prompt=self.negative_prompt or "",
             n_candidates=self.n_candidates,
+            max_candidates=self.max_candidates,
             n=n,
             width=width,
             height=height,

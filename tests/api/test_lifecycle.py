@@ -58,7 +58,7 @@ def test_deleting_ends_every_waiter(house: House) -> None:
         ask = partial(house.post, json=LONG, headers={"accept": accept})
         waiting = threading.Thread(target=lambda ask=ask: answers.append(ask()))
         waiting.start()
-        until(lambda: house.live == 16)
+        until(lambda: house.live == 16 and len(house.app.state.face.service._following) == 1)
         (generation_id,) = house.app.state.face.service._following
         assert house.client.delete(f"/v1/generations/{generation_id}").status_code == 204
         waiting.join(10)

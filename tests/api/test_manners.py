@@ -61,6 +61,15 @@ def test_async_answers_at_once_and_the_result_comes_by_get(house: House) -> None
     assert house.client.get(where).json()["queue_position"] is None
 
 
+def test_auto_makes_waves_up_to_a_cap(house: House) -> None:
+    body = house.made(n_candidates="auto", max_candidates=24, n=2)
+    assert body["stopped"] in {"cap", "gain"}
+    assert 2 <= len(body["candidates"]) <= 24
+    assert [c["seed"] for c in body["candidates"]] == list(range(7, 7 + len(body["candidates"])))
+    is_problem(house.post(json={**PROMPT, "max_candidates": 24}), 422, "invalid_request", "#/max_candidates")
+    is_problem(house.post(json={**PROMPT, "n_candidates": "many"}), 422, "invalid_request", "#/n_candidates")
+
+
 def test_stream_tells_the_whole_story_and_ends_with_the_result(house: House) -> None:
     answer = house.post(json={**PROMPT, "previews": 1}, headers={"accept": "text/event-stream"})
     assert answer.status_code == 200
