@@ -105,7 +105,8 @@ def make_latents(runs: Path, weights: Path, batch: int = 64) -> None:
         for at in range(0, len(pictures), batch):
             table[at : at + batch] = model.encoder(ae.to_tensor(pictures[at : at + batch])).half().numpy()
     table.flush()
-    print(f"latents of {len(table)} pictures: mean {table[:2000].mean():.3f}, deviation {table[:2000].std():.3f}")
+    some = table[:2000].astype(np.float32)
+    print(f"latents of {len(table)} pictures: mean {some.mean():.3f}, deviation {some.std():.3f}")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def held_out(name: str) -> bool:
 
 def to_tensor(pictures: U8) -> torch.Tensor:
     """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64) in [-1, 1], channels last."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class Pictures:
