@@ -120,11 +120,12 @@ class EngineCore:
         seconds: dict[int, float] = {}
         until = self._clock() + self._config.warmup_s
         for bucket in self._config.buckets:
+            work = partial(self._generator.step, [row] * bucket, bucket)
             try:
-                seconds[bucket] = self._time(partial(self._generator.step, [row] * bucket, bucket))
+                seconds[bucket] = min(self._time(work), self._time(work))
             except OutOfMemory:
                 break
-            if self._clock() + 4 * seconds[bucket] > until:
+            if self._clock() + 8 * seconds[bucket] > until:
                 break
         if not seconds:
             raise OutOfDeviceMemory("the device cannot hold a single row of the default size")

@@ -88,10 +88,13 @@ class Run:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Rows of runs with equal keys can share a denoiser call."""
-        texts = self.texts
+        """Rows of runs with equal keys can share a denoiser call.
+
+        The bits of a row depend on how many rows of the call are guided, so deterministic ones keep to their kind.
+        """
+        spec, texts = self.spec, self.texts
         length = texts.prompt.length if texts is not None else 0
-        return self.spec.width, self.spec.height, length, self.spec.deterministic
+        return spec.width, spec.height, length, spec.deterministic, spec.deterministic and spec.guided
 
     @property
     def entries(self) -> int:
