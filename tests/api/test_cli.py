@@ -1,0 +1,230 @@
+"""The command line, each command in a process of its own, on the fakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import httpx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from app.cli import app
+from tests.api.kit import House, until
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "app.cli"]
+ASKED = ["generate", "a red apple", "--candidates", "5", "--best", "2", "--seed", "7", "--steps", "4"]
+
+
+def _environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    own = {"GENERATOR": "fake", "SCORER": "fake", "DATA_DIR": str(tmp_path / "data"), **more}
+    temporary = tmp_path / "tmp"
+    temporary.mkdir(exist_ok=True)
+    quiet = {k: v for k, v in os.environ.items() if not k.startswith("FRONTRUNNER_")}
+    return quiet | {f"FRONTRUNNER_{k}": v for k, v in own.items()} | {"COLUMNS": "120", "TMPDIR": str(temporary)}
+
+
+def _run(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = _environment(tmp_path, **settings)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def _told(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """Standard output of a command that goes well, run in this process."""
+    found = CliRunner().invoke(app, [str(a) for a in arguments], env=environment or {})
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def _complaint(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """The one line on standard error of a command that does not, run in this process."""
+    found = CliRunner().invoke(app, [str(a) for a in arguments], env=environment or {})
+    assert found.exit_code == 1, found.output
+    assert "Traceback" not in found.output
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("frontrunner: ")]
+    return line
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _left_behind(tmp_path: Path) -> list[str]:
+    return [p.name for p in (tmp_path / "tmp").iterdir()]
+
+
+def test_generate_starts_a_service_shows_and_writes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = _run(tmp_path, *ASKED, "--negative", "blue [x]", "--out", str(out))
+    assert found.returncode == 0, found
+    head, *rows = found.stdout.splitlines()
+    assert head.split() == ["rank", "seed", "similarity", "penalty", "score"]
+    cells = [row.split() for row in rows[:5]]
+    assert [row[0] for row in cells] == ["1", "2", "-", "-", "-"]
+    assert sorted(int(row[1]) for row in cells) == [7, 8, 9, 10, 11]
+    scores = [float(row[4]) for row in cells]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(p.name for p in out.iterdir()) == ["best-01.png", "best-02.png", "sheet.png"]
+    assert _size(out / "best-01.png") == (64, 64)
+    assert _size(out / "sheet.png")[0] > 800
+    assert "step 4/4" in found.stderr
+    assert _left_behind(tmp_path) == []
+
+
+def test_generate_uses_the_service_at_url(tmp_path: Path, house: House) -> None:
+    _told(*ASKED, "--out", tmp_path / "out", "--url", house.url)
+    assert (tmp_path / "out" / "sheet.png").exists()
+
+
+def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> None:
+    url = ["--url", house.url]
+    assert "65 is not a multiple of 8" in _complaint(*ASKED, "--size", "65x64", *url)
+    assert "there is no service at" in _complaint(*ASKED, "--url", "http://127.0.0.1:9")
+    assert "nowhere" in _complaint(*ASKED, "--url", "nowhere")
+    assert "cannot write" in _complaint(*ASKED, "--out", "/dev/null/x", *url)
+    text = tmp_path / "no-image.png"
+    text.write_text("no image")
+    assert "no-image.png: " in _complaint("rank", "x", text, *url)
+    assert CliRunner().invoke(app, ["rank", "x", "missing.png"]).exit_code == 2
+
+
+def test_a_service_that_cannot_start_is_told(tmp_path: Path) -> None:
+    assert "FRONTRUNNER_PORT: " in _complaint(*ASKED, environment=_environment(tmp_path, PORT="none"))
+
+
+def test_rank_names_files_best_first(tmp_path: Path, house: House) -> None:
+    files = [tmp_path / f"{colour}[1].png" for colour in ("blue", "red")]
+    for file in files:
+        Image.new("RGB", (20, 20), file.name.partition("[")[0]).save(file)
+    told = _told("rank", "a red apple", *files, "--url", house.url)
+    assert [line.split()[-1] for line in told.splitlines()[1:]] == ["red[1].png", "blue[1].png"]
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "rank", "calibrate"])
+def test_help_teaches_by_example(command: str) -> None:
+    told = _told(command, "--help")
+    assert f"frontrunner {command}" in told
+    assert "Examples" in told
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_generate_leaves_nothing_behind(tmp_path: Path, sent: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "a red apple", "--candidates", "64", "--steps", "150", "--out", str(tmp_path / "out")],
+        cwd=ROOT, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    until(lambda: _left_behind(tmp_path) != [], 20)
+    time.sleep(0.5)
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    assert _left_behind(tmp_path) == []
+
+
+# serve
+
+
+@contextmanager
+def _served(tmp_path: Path, prelude: str = "", **settings: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """`frontrunner serve` on an inherited socket; `prelude` is python to run before it."""
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        code = f"{dedent(prelude)}\nfrom app.cli import main\nmain()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", "--fd", str(port.fileno())],
+            cwd=ROOT, env=_environment(tmp_path, **settings), pass_fds=[port.fileno()],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=20) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _ready(client: httpx.Client) -> None:
+    until(lambda: client.get("/readyz").status_code == 200, 20)
+
+
+FAKES = """
+    from models import contract, fakes, registry
+    class Generator(fakes.FakeGenerator):
+        def encode(self, texts):
+            if "die" in texts:
+                raise SystemExit("gone")
+            return super().encode(texts)
+    registry.load = lambda *_, **__: contract.Models(Generator(delay_s=0.02), fakes.FakeScorer())
+"""
+
+
+def test_the_first_signal_drains(tmp_path: Path) -> None:
+    with _served(tmp_path, FAKES, LOG_FORMAT="json") as (process, client):
+        _ready(client)
+        asked = {"prompt": "a very private prompt", "n_candidates": 4, "steps": 100}
+        queued = client.post("/v1/generations", json=asked, headers={"prefer": "respond-async"}).json()
+        process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/readyz").status_code == 503)
+        refused = client.post("/v1/generations", json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        with client.stream("GET", f"/v1/generations/{queued['id']}/events") as answer:
+            assert "event: succeeded" in "".join(answer.iter_text())
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 0
+    answered = [line for line in output.splitlines() if '"event": "answered"' in line]
+    assert any('"status": 202' in line and '"request_id"' in line for line in answered)
+    assert "private" not in output
+
+
+def test_what_does_not_end_in_time_is_cancelled(tmp_path: Path) -> None:
+    with _served(tmp_path, FAKES, DRAIN_S="0.5") as (process, client):
+        _ready(client)
+        asked = {"prompt": "x", "n_candidates": 64, "steps": 150}
+        queued = client.post("/v1/generations", json=asked, headers={"prefer": "respond-async"}).json()
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        process.wait(20)
+        assert process.returncode == 0
+        assert time.monotonic() - start < 10
+    with _served(tmp_path) as (_, client):
+        _ready(client)
+        assert client.get(f"/v1/generations/{queued['id']}").json()["status"] == "cancelled"
+
+
+def test_models_that_do_not_load_end_the_process(tmp_path: Path) -> None:
+    with _served(tmp_path, "from models import registry\nregistry.load = lambda *_, **__: [][0]") as (process, _):
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert output.splitlines()[-1] == "frontrunner: the engine died: list index out of range"
+
+
+def test_a_dead_engine_ends_the_process_after_telling_its_waiters(tmp_path: Path) -> None:
+    with _served(tmp_path, FAKES) as (process, client):
+        _ready(client)
+        answer = client.post("/v1/generations", json={"prompt": "die", "n_candidates": 1})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_dead")
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert output.splitlines()[-1] == "frontrunner: the engine died: gone"
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = _run(tmp_path, "serve", "--port", str(taken.getsockname()[1]))
+    assert found.returncode != 0
+    assert "address already in use" in found.stderr
+    assert "Traceback" not in found.stderr
