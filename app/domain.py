@@ -290,6 +290,7 @@ class Generation:
     timings: Timings = Timings()
     work: Work = Work()
     failure: Failure | None = None
+    scorer_revision: str = ""
 
     @property
     def id(self) -> str:

@@ -3,6 +3,7 @@
     FrontrunnerError
     +- Invalid              422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
+    |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
     +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
     +- BadImage             400 bad_image             an upload is not a readable image
@@ -46,6 +47,12 @@ class NothingAboveMinScore(Invalid):
     """An image was asked for and no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
+
+
+class OtherScorer(Invalid):
+    """Embeddings or votes were made with another scorer; nothing can be compared."""
+
+    code, title = "other_scorer", "Made with another scorer"
 
 
 class NotFound(FrontrunnerError):

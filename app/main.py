@@ -14,14 +14,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import docs, generations, health, models, openai, problems, rank
+from app.api import docs, generations, health, models, openai, problems, rank, rerank
 from app.api.deps import Face
 from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
-from app.service import Limits, PruningPolicy, Service
+from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Service
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
@@ -51,7 +51,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.drain_s = settings.drain_s
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
-    for part in (generations, openai, rank, models, health):
+    for part in (generations, rerank, openai, rank, models, health):
         app.include_router(part.router)
     problems.install(app)
     docs.install(app)
@@ -64,15 +64,23 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         records = await Database.open(settings.database)
         try:
+            blobs, limits = BlobStore.open(settings.blobs), _limits(settings)
             service = Service(
                 engine,
                 records,
-                BlobStore.open(settings.blobs),
-                _limits(settings),
+                blobs,
+                limits,
                 lease_s=settings.lease_s,
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
             )
-            app.state.face = Face(service, Metrics(service), settings.max_image_pixels)
+            fields = Fields(engine, blobs)
+            app.state.face = Face(
+                service,
+                Dialogue(engine, records, blobs, fields, limits, service.get),
+                References(engine, fields, limits, service.get),
+                Metrics(service),
+                settings.max_image_pixels,
+            )
             engine.start()
             sweeping = asyncio.create_task(_sweep(service, settings), name="sweep")
             try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas import ImageFormat
-from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Score
+from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score
 from app.service import QueuePlace, RankedImage, RankResult
 
 
@@ -26,16 +26,38 @@ class NegativeOut(Answer):
     similarity: float
 
 
-class ImageOut(Answer):
-    """A returned image. `seed` makes it again alone; `similarity`, `penalty` and the negatives' are cosines."""
+class ReferenceOut(Answer):
+    """A reference and how much an image looks like it; `generation` is null for an upload."""
+
+    generation: str | None
+    index: int | None
+    weight: float
+    similarity: float
+
+
+class ScoreOut(Answer):
+    """A score and all it is made of. `prompt_similarity` is the prompt's alone, `similarity` that of the liked mix."""
+
+    score: float
+    similarity: float
+    penalty: float
+    taste: float
+    prompt_similarity: float
+    negatives: list[NegativeOut]
+    references: list[ReferenceOut]
+
+
+class ImageOut(ScoreOut):
+    """A returned image. `seed` makes it again alone; `duplicate_of` is a better one that is nearly the same.
+
+    `score_is_preview` marks one that was pruned and came back in a re-ranking: its image is its last preview.
+    """
 
     rank: int
     index: int
     seed: int
-    score: float
-    similarity: float
-    penalty: float
-    negatives: list[NegativeOut]
+    score_is_preview: bool
+    duplicate_of: int | None
     softmax: float | None
     z_score: float | None
     url: str | None
@@ -51,17 +73,53 @@ class CandidateOut(Answer):
     score: float | None
     similarity: float | None
     penalty: float | None
+    taste: float | None
     pruned_at_step: int | None
     score_is_preview: bool
+    duplicate_of: int | None
+
+
+class NegativeAsked(Answer):
+    """A negative."""
+
+    text: str
+    weight: float
+
+
+class ReferenceAsked(Answer):
+    """A reference; `generation` is null for an upload, of which only its embedding is kept."""
+
+    generation: str | None
+    index: int | None
+    weight: float
+
+
+class TasteAsked(Answer):
+    """A taste; it adds at most `bound` to a score, or takes as much away."""
+
+    profile: str
+    weight: float
+    bound: float
 
 
 class RankingOut(Answer):
-    """How candidates were compared."""
+    """How candidates were compared: with `prompt`, which a re-ranking may have changed, and all the rest."""
 
+    prompt: str
     negative_weight: float
-    negatives: list[dict[str, Any]]
+    negatives: list[NegativeAsked]
     diversity: float
     min_score: float | None
+    references: list[ReferenceAsked]
+    taste: TasteAsked | None
+
+
+class ParentOut(Answer):
+    """What a generation was made from; `generation` and `index` are null for an upload that was refined."""
+
+    kind: Literal["rerank", "refine"]
+    generation: str | None
+    index: int | None
 
 
 class WarningOut(Answer):
@@ -126,6 +184,8 @@ class GenerationOut(Answer):
     checkpoints: list[dict[str, int | None]]
     deterministic: bool
     output_format: ImageFormat
+    parent: ParentOut | None
+    strength: float | None
     queue_position: int | None
     eta_seconds: float | None
     data: list[ImageOut]
@@ -161,10 +221,12 @@ class GenerationOut(Answer):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
-            ranking=_ranking(spec.ranking),
+            ranking=_ranking(spec.question, spec.negatives, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,
+            parent=ParentOut.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
+            strength=spec.strength,
             queue_position=place.position if place else None,
             eta_seconds=place.eta_seconds if place else None,
             data=[_image(spec, c, c.score, files) for c in generation.best if c.score is not None],
@@ -179,15 +241,11 @@ class GenerationOut(Answer):
         )
 
 
-class RankedOut(Answer):
+class RankedOut(ScoreOut):
     """An uploaded image in its place; `index` is its place in the upload."""
 
     rank: int
     index: int
-    score: float
-    similarity: float
-    penalty: float
-    negatives: list[NegativeOut]
     softmax: float
     z_score: float | None
 
@@ -210,8 +268,8 @@ class RankOut(Answer):
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
-            ranking=_ranking(result.ranking),
-            data=[_ranked(image, result.ranking.negatives) for image in result.images],
+            ranking=_ranking(result.prompt, result.ranking.negatives, result.ranking),
+            data=[_ranked(image, result.ranking) for image in result.images],
             margin=result.margin,
             low_confidence=result.low_confidence,
             warnings=warnings(result.warnings),
@@ -228,12 +286,18 @@ def warnings(notices: Sequence[Notice]) -> list[WarningOut]:
     return [WarningOut(code=n.code, detail=n.detail, **n.data) for n in notices]
 
 
-def _ranking(ranking: Ranking) -> RankingOut:
+def _ranking(prompt: str, negatives: Sequence[Negative], ranking: Ranking) -> RankingOut:
+    taste = ranking.taste
     return RankingOut(
+        prompt=prompt,
         negative_weight=ranking.negative_weight,
-        negatives=[{"text": n.text, "weight": n.weight} for n in ranking.negatives],
+        negatives=[NegativeAsked(text=n.text, weight=n.weight) for n in negatives],
         diversity=ranking.diversity,
         min_score=ranking.min_score,
+        references=[
+            ReferenceAsked(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
+        ],
+        taste=TasteAsked(profile=taste.profile, weight=taste.weight, bound=taste.bound) if taste else None,
     )
 
 
@@ -242,7 +306,9 @@ def _image(spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapp
         rank=candidate.rank or 0,
         index=candidate.index,
         seed=candidate.seed,
-        **_cosines(score, spec.negatives),
+        score_is_preview=candidate.score_is_preview,
+        duplicate_of=candidate.duplicate_of,
+        **_cosines(score, spec.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
         url=None if files else image_url(spec.id, candidate.index),
@@ -259,23 +325,31 @@ def _candidate(candidate: Candidate) -> CandidateOut:
         score=score.score if score else None,
         similarity=score.similarity if score else None,
         penalty=score.penalty if score else None,
+        taste=score.taste if score else None,
+        duplicate_of=candidate.duplicate_of,
         pruned_at_step=candidate.pruned_at_step,
         score_is_preview=candidate.score_is_preview,
     )
 
 
-def _ranked(image: RankedImage, negatives: Sequence[Negative]) -> RankedOut:
-    cosines = _cosines(image.score, negatives)
+def _ranked(image: RankedImage, ranking: Ranking) -> RankedOut:
+    cosines = _cosines(image.score, ranking.negatives, ranking.references)
     return RankedOut(rank=image.rank, index=image.index, **cosines, softmax=image.softmax, z_score=image.z_score)
 
 
-def _cosines(score: Score, negatives: Sequence[Negative]) -> dict[str, Any]:
+def _cosines(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
     return {
         "score": score.score,
         "similarity": score.similarity,
         "penalty": score.penalty,
+        "taste": score.taste,
+        "prompt_similarity": score.text,
         "negatives": [
             NegativeOut(text=n.text, weight=n.weight, similarity=s)
             for n, s in zip(negatives, score.negatives, strict=True)
+        ],
+        "references": [
+            ReferenceOut(generation=r.generation, index=r.index, weight=r.weight, similarity=s)
+            for r, s in zip(references, score.references, strict=True)
         ],
     }

@@ -15,7 +15,7 @@ from app.api.problems import ClientGone
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
-from app.service import Service
+from app.service import Dialogue, References, Service
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -25,6 +25,8 @@ class Face:
     """What the routes work with, at `app.state.face`. `image_pixels` bounds one upload."""
 
     service: Service
+    dialogue: Dialogue
+    references: References
     metrics: Metrics
     image_pixels: int
 

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from app.api import docs, sse
 from app.api.answers import GenerationOut
-from app.api.deps import GenerationId, JsonBody, ServiceDep, finished
+from app.api.asking import furnished
+from app.api.deps import FaceDep, GenerationId, JsonBody, ServiceDep, finished
 from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
 from app.domain import EventKind, Generation
@@ -57,13 +58,15 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 async def create(
     request: Request,
     asked: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, docs.REQUESTS))],
-    service: ServiceDep,
+    face: FaceDep,
     prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
 ) -> Response:
     """Plain requests wait for the result; they and streams are cancelled when the client goes away."""
+    service = face.service
     kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{asked.output_format}")
     manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
     draft = asked.to_domain()
+    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
     if manner is None:
         raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
     if manner == EVENTS:

@@ -68,6 +68,7 @@ class LimitsOut(Answer):
     prompt_chars: int
     negatives: int
     images: int
+    references: int
 
 
 class ModelsOut(Answer):

@@ -7,6 +7,7 @@ theirs that has no meaning here is answered with an entry in `warnings`, never w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -15,7 +16,8 @@ from pydantic import Field, StringConstraints
 
 from app.api import docs, sse
 from app.api.answers import Answer, ImageOut, NegativeOut, WarningOut
-from app.api.deps import JsonBody, ServiceDep, finished, succeeded
+from app.api.asking import furnished
+from app.api.deps import FaceDep, JsonBody, finished, succeeded
 from app.api.generations import forsake, result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
@@ -133,10 +135,11 @@ class ImagesOut(Answer):
 async def create(
     request: Request,
     asked: Annotated[ImagesRequest, Body(openapi_examples=cast(Any, docs.OPENAI_REQUESTS))],
-    service: ServiceDep,
+    face: FaceDep,
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
-    generation = await service.submit(asked.to_domain())
+    service, draft = face.service, asked.to_domain()
+    generation = await service.submit(replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking)))
     if asked.stream:
         on_close = partial(forsake, service, generation.id)
         return sse.EventStream(_events(service, generation), on_close=on_close)

@@ -18,6 +18,7 @@ from starlette.datastructures import FormData, UploadFile
 from app import imaging
 from app.api import docs
 from app.api.answers import RankOut
+from app.api.asking import furnished
 from app.api.deps import Face, FaceDep, media_type
 from app.api.schemas import RankForm, RankRequest
 from app.errors import FrontrunnerError, Invalid, UnsupportedMedia
@@ -48,7 +49,7 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
     else:
         raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
     images = await _decoded(reads)
-    ranking = asked.ranking.to_domain(asked.negative_prompt or "")
+    ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
     return RankOut.from_domain(await face.service.rank(asked.prompt, ranking, images))
 
 

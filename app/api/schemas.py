@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking
 from app.service import Draft
@@ -40,6 +40,7 @@ Text: TypeAlias = Annotated[str, AfterValidator(_without_controls), Field(json_s
 Words: TypeAlias = Annotated[Text, AfterValidator(_with_words), Field(min_length=1)]
 Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Profile: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Float: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -60,16 +61,43 @@ class NegativeIn(Request):
         return Negative(self.text, self.weight)
 
 
+class ReferenceIn(Request):
+    """A picture that images should look like, or with a weight below 0 should not: an upload or a candidate."""
+
+    image: str | None = Field(None, description="data: URI of an image, in base64.")
+    generation: str | None = Field(None, max_length=64, description="Whose candidate it is.")
+    index: int | None = Field(None, ge=0, lt=2**31, description="Of the candidate.")
+    weight: Float = Field(0.5, ge=-10, le=10, description="Beside the prompt, which has weight 1; not 0.")
+
+    @model_validator(mode="after")
+    def _one_picture(self) -> ReferenceIn:
+        if (self.image is None) == (self.generation is None) or (self.index is None) != (self.generation is None):
+            raise ValueError("either image, or generation and index are wanted")
+        return self
+
+
+class TasteIn(Request):
+    """A profile of likes that joins the score."""
+
+    profile: Profile
+    weight: Float = Field(1.0, ge=0, le=1, description="1 is as much as a taste may ever count.")
+
+
 class RankingIn(Request):
-    """How candidates are compared: score = similarity - negative_weight * penalty."""
+    """How candidates are compared: score = similarity - negative_weight * penalty + taste."""
 
     negative_weight: Float = Field(0.5, ge=0, le=10, description="How much the negatives count.")
     negatives: list[NegativeIn] = Field([], description="Texts to be marked down for; they do not steer sampling.")
     diversity: Float = Field(0.0, ge=0, le=1, description="Above 0 the returned images are also kept apart.")
     min_score: Float | None = Field(None, ge=-20, le=1, description="Candidates below it are not returned.")
+    references: list[ReferenceIn] = Field([], description="Pictures to be like, or unlike.")
+    taste: TasteIn | None = Field(None, description="Whose taste joins the score; null leaves taste out.")
 
     def to_domain(self, negative_prompt: str = "") -> Ranking:
-        """As the engine knows it; a `negative_prompt` that nothing is sampled with becomes the first negative."""
+        """As the engine knows it, without references and taste, which `app.api.asking` looks up.
+
+        A `negative_prompt` that nothing is sampled with becomes the first negative.
+        """
         first = (Negative(negative_prompt),) if negative_prompt else ()
         return Ranking(
             negative_weight=self.negative_weight,

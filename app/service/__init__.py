@@ -1,7 +1,28 @@
-"""The use cases: submit, get, wait, watch, image, cancel, forget, rank. The only caller of engine and stores."""
+"""The use cases: submit, get, wait, watch, image, cancel, forget, rank. The only caller of engine and stores.
+
+`Dialogue` goes on from a generation that is done, `References` looks up the pictures that a ranking refers to.
+"""
 
 from app.service.core import Service
 from app.service.cutting import PruningPolicy
+from app.service.dialogue import Dialogue, Lineage, Reranking
+from app.service.fields import Fields
+from app.service.references import AskedReference, References
 from app.service.values import Draft, ImageFile, Limits, QueuePlace, RankedImage, RankResult
 
-__all__ = ["Draft", "ImageFile", "Limits", "PruningPolicy", "QueuePlace", "RankResult", "RankedImage", "Service"]
+__all__ = [
+    "AskedReference",
+    "Dialogue",
+    "Draft",
+    "Fields",
+    "ImageFile",
+    "Limits",
+    "Lineage",
+    "PruningPolicy",
+    "QueuePlace",
+    "RankResult",
+    "RankedImage",
+    "References",
+    "Reranking",
+    "Service",
+]

@@ -108,7 +108,14 @@ class Service:
         generator, scorer = self.models()
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
-            spec, Status.QUEUED, self._clock(), generator.id, scorer.id, draft.output_format, warnings=notices
+            spec,
+            Status.QUEUED,
+            self._clock(),
+            generator.id,
+            scorer.id,
+            draft.output_format,
+            warnings=notices,
+            scorer_revision=scorer.revision,
         )
         follower = Follower(
             generation,

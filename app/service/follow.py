@@ -183,10 +183,6 @@ def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
-    notices = [*generation.warnings, *outcome.notices]
-    missing = generation.spec.n - sum(c.rank is not None for c in outcome.candidates)
-    if missing:
-        notices.append(Notice("below_min_score", f"{missing} of the images asked for did not reach min_score"))
     generation = replace(
         generation,
         status=Status.SUCCEEDED,
@@ -194,7 +190,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         margin=outcome.margin,
         low_confidence=outcome.low_confidence,
         stopped=outcome.stopped,
-        warnings=tuple(notices),
+        warnings=(*generation.warnings, *outcome.notices, *shortfall(generation.spec.n, outcome.candidates)),
         timings=outcome.timings,
         work=outcome.work,
     )
@@ -208,6 +204,13 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
     buffer = io.BytesIO()
     np.savez(buffer, embeddings=outcome.embeddings, latents=outcome.latents)
     return generation, {**files, field_key(generation.id): buffer.getvalue()}
+
+
+def shortfall(n: int, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
+    """The warning that fewer than `n` of the candidates are returned, if so."""
+    missing = n - sum(c.rank is not None for c in candidates)
+    detail = f"{missing} of the images asked for did not reach min_score"
+    return (Notice("below_min_score", detail),) if missing else ()
 
 
 def _closing(generation: Generation) -> Line:

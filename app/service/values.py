@@ -19,6 +19,7 @@ class Limits:
     prompt_chars: int = 4000
     negatives: int = 16
     images: int = 64
+    references: int = 8
 
 
 @dataclass(frozen=True, slots=True)

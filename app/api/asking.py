@@ -1,0 +1,52 @@
+"""What a ranking asks for that has to be looked up first: the pictures it refers to, and whose taste joins in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import imaging
+from app.api.deps import Face
+from app.api.schemas import RankingIn, ReferenceIn
+from app.domain import Ranking, Reference
+from app.errors import FrontrunnerError
+from app.service import AskedReference
+
+
+async def furnished(face: Face, asked: RankingIn, ranking: Ranking, base: str = "#/ranking") -> Ranking:
+    """`ranking` with the references that were `asked` for. `base` points at where they are in the body.
+
+    Raises what is wrong with a picture, a generation or a profile, with a pointer to it.
+    """
+    return replace(ranking, references=await references(face, asked.references, f"{base}/references"))
+
+
+async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
+    """References looked up, in order."""
+    looked = [
+        AskedReference(
+            one.weight,
+            await picture(face, one.image, f"{base}/{place}/image") if one.image is not None else None,
+            one.generation,
+            one.index or 0,
+        )
+        for place, one in enumerate(asked[: face.service.limits.references + 1])
+    ]
+    return await face.references(looked, base)
+
+
+async def picture(face: Face, uri: str, pointer: str) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of a data URI. Raises BadImage, TooLarge and UnsupportedMedia, pointing at it."""
+    try:
+        return await asyncio.to_thread(_read, uri, face.image_pixels)
+    except FrontrunnerError as error:
+        error.pointer = pointer
+        raise
+
+
+def _read(uri: str, max_pixels: int) -> NDArray[np.uint8]:
+    return imaging.read_upload(imaging.parse_data_uri(uri), max_pixels)

@@ -1,0 +1,189 @@
+"""Going on from a generation without sampling: ranking its candidates by other words, and walking back its descent.
+
+Owns what a re-ranking is made of and what is kept of one. The mathematics is `app.engine.ranking`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from app.domain import (
+    Candidate,
+    EventKind,
+    Generation,
+    GenerationSpec,
+    Kinship,
+    Notice,
+    Parent,
+    Ranking,
+    Status,
+    Timings,
+    Work,
+)
+from app.engine import ranking as rank_math
+from app.engine.client import Engine
+from app.engine.run import truncation_notice
+from app.engine.standing import Standing, stand
+from app.errors import NotFound
+from app.service.drafting import bound, check_ranking, new_id
+from app.service.fields import Fields
+from app.service.follow import field_key, folder, image_key, shortfall
+from app.service.gallery import Gallery
+from app.service.values import Limits
+from app.stores.contract import Blobs, Line, Records
+from models.contract import Embeddings, ScorerInfo
+
+LINEAGE_LIMIT = 1000
+"""Generations that are walked back; a dialogue is shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reranking:
+    """Another question to the same candidates. `n` None returns as many as the generation did.
+
+    `include_pruned` lets candidates that were pruned compete with the score of their last preview. None lets them
+    when the question has other words or references than the one they were pruned by: to the same question they
+    have lost already, so the same settings give the same order.
+    """
+
+    ranking: Ranking
+    n: int | None = None
+    include_pruned: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A dialogue, the root first. `missing` is the ancestor that was forgotten, where the walk had to end."""
+
+    generations: tuple[Generation, ...]
+    missing: str | None
+
+
+class Dialogue:
+    """See the module. `get` gives a generation that the caller may see, or raises NotFound."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        records: Records,
+        blobs: Blobs,
+        fields: Fields,
+        limits: Limits,
+        get: Callable[[str], Awaitable[Generation]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._records = records
+        self._blobs = blobs
+        self._fields = fields
+        self._limits = limits
+        self._get = get
+        self._clock = clock
+        self._gallery = Gallery(engine, blobs)
+
+    async def rerank(self, source: Generation, asked: Reranking) -> Generation:
+        """`source` as it would stand by another ranking; nothing is stored. Timings and work are the re-ranking's.
+
+        Pointers are into a body that holds the ranking's fields. Raises Invalid, NotReady, OtherScorer, Loading.
+        """
+        started = perf_counter()
+        embeddings = await self._fields.embeddings(source)
+        n = source.spec.n if asked.n is None else asked.n
+        bound(n, 1, len(source.candidates), "#/n")
+        check_ranking(asked.ranking, self._limits, "#")
+        spec = replace(source.spec, ranking=asked.ranking, n=n)
+        query, notices = await self._query(spec)
+        encoded = perf_counter()
+        pool = _pool(source, spec, asked.include_pruned)
+        scorer = self._engine.scorer
+        standing = await asyncio.to_thread(_standing, source.candidates, embeddings, pool, query, spec, scorer)
+        ended = perf_counter()
+        return replace(
+            source,
+            spec=spec,
+            candidates=standing.candidates,
+            margin=standing.margin,
+            low_confidence=standing.low_confidence,
+            warnings=(*notices, *shortfall(n, standing.candidates)),
+            timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
+            work=Work(),
+            stopped=None,
+        )
+
+    async def keep(self, source: Generation, reranked: Generation) -> Generation:
+        """Store a re-ranking of `source` as a generation of its own, and its child.
+
+        The files are copied, so that either can be forgotten without the other. Raises StoreUnavailable.
+        """
+        now, spec = self._clock(), reranked.spec
+        own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
+        kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
+        form = kept.output_format
+        try:
+            await self._blobs.put(field_key(own.id), await self._fields.file(spec.id))
+            for candidate in kept.best:
+                picture = await self._gallery.image(source, candidate.index, form, None)
+                await self._blobs.put(image_key(own.id, candidate.index, form), picture.data)
+            lines = [
+                Line(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
+                Line(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
+            ]
+            await self._records.create(kept, lines, lease_until=now)
+        except BaseException:
+            await self._blobs.delete_prefix(folder(own.id))
+            raise
+        return kept
+
+    async def lineage(self, generation_id: str) -> Lineage:
+        """The generation and all it came from, the root first. Raises NotFound for the generation itself."""
+        chain = [await self._get(generation_id)]
+        while (parent := chain[-1].spec.parent) is not None and parent.generation is not None:
+            try:
+                chain.append(await self._get(parent.generation))
+            except NotFound:
+                return Lineage(tuple(reversed(chain)), parent.generation)
+            if len(chain) == LINEAGE_LIMIT:
+                return Lineage(tuple(reversed(chain)), None)
+        return Lineage(tuple(reversed(chain)), None)
+
+    async def _query(self, spec: GenerationSpec) -> tuple[rank_math.Query, tuple[Notice, ...]]:
+        texts = (spec.question, *(n.text for n in spec.negatives))
+        vectors = await self._engine.embed_texts(texts)
+        stacked = np.stack([v.vector for v in vectors])
+        query = rank_math.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
+        cut = zip(texts, vectors, strict=True)
+        return query, tuple(truncation_notice("scorer", t, v.truncation) for t, v in cut if v.truncation is not None)
+
+
+def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:
+    """Candidates that may be returned."""
+    if include_pruned is None:
+        include_pruned = _words(source.spec) != _words(spec)
+    return [c.index for c in source.candidates if include_pruned or c.pruned_at_step is None]
+
+
+def _words(spec: GenerationSpec) -> tuple[object, ...]:
+    """What a candidate is compared with, whatever the weights."""
+    return spec.question, {n.text for n in spec.negatives}, {r.vector for r in spec.ranking.references}
+
+
+def _standing(
+    candidates: Sequence[Candidate],
+    embeddings: Embeddings,
+    pool: Sequence[int],
+    query: rank_math.Query,
+    spec: GenerationSpec,
+    scorer: ScorerInfo,
+) -> Standing:
+    scores = rank_math.score(embeddings, query)
+    scored = [replace(c, score=None if np.isnan(s.score) else s) for c, s in zip(candidates, scores, strict=True)]
+    values = [scores[i].score for i in pool]
+    asked = spec.ranking
+    places = rank_math.select(values, embeddings[pool], spec.n, diversity=asked.diversity, min_score=asked.min_score)
+    return stand(scored, embeddings, pool, [pool[p] for p in places], scorer)
