@@ -1,0 +1,81 @@
+"""Settings come from the environment, and what cannot work is refused with its name and a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import PREFIX, Settings, complaints
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_local_and_in_one_folder(tmp_path: Path) -> None:
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.database == f"sqlite:///{tmp_path}/data/frontrunner.db"
+    assert settings.blobs == f"file://{tmp_path}/data/blobs"
+    assert not (tmp_path / "data").exists()
+
+
+def test_urls_win_over_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRONTRUNNER_DATABASE_URL", " sqlite:///elsewhere.db ")
+    monkeypatch.setenv("FRONTRUNNER_BLOB_URL", "s3://bucket/prefix")
+    settings = Settings()
+    assert settings.database == "sqlite:///elsewhere.db"
+    assert settings.blobs == "s3://bucket/prefix"
+    assert "elsewhere" not in repr(settings)
+    assert "bucket" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("PORT", "web", "valid integer"),
+        ("HOST", "", "at least 1 character"),
+        ("DATA_DIR", "/", "a folder of its own"),
+        ("DATA_DIR", "~", "a folder of its own"),
+        ("DATA_DIR", "/etc/hostname", "is a file"),
+        ("DATABASE_URL", "records.db", "must be a URL"),
+        ("BLOB_URL", "images", "must be a URL"),
+        ("DEVICE", "gpu", "should match pattern"),
+        ("MAX_CANDIDATES", "0", "greater than or equal to 1"),
+        ("DRAIN_S", "-1", "greater than or equal to 0"),
+        ("DRAIN_S", "nan", "less than or equal to 3600"),
+        ("LEASE_S", "inf", "less than or equal to 3600"),
+        ("RETENTION_S", "nan", "greater than or equal to 60"),
+        ("PRUNING", "maybe", "'auto' or 'off'"),
+        ("PRUNING_QUALITY", "1", "less than 1"),
+        ("LOG_FORMAT", "xml", "'console' or 'json'"),
+    ],
+)
+def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(f"FRONTRUNNER_{name}", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (line,) = complaints(refused.value)
+    assert line.startswith(f"FRONTRUNNER_{name}: ")
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"max_candidates": 100, "max_queued_candidates": 50}, "MAX_QUEUED_CANDIDATES"),
+        ({"default_candidates": 65}, "DEFAULT_CANDIDATES"),
+    ],
+)
+def test_contradictions(given: dict[str, int], says: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(**given)  # type: ignore[arg-type]
+    (line,) = complaints(refused.value)
+    assert line.startswith("settings: ")
+    assert says in line
