@@ -49,6 +49,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     )
     app.state.engine = engine
     app.state.drain_s = settings.drain_s
+    app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
     for part in (generations, rerank, openai, rank, models, health):
@@ -61,10 +62,13 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
 def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        records = await Database.open(settings.database)
         try:
-            blobs, limits = BlobStore.open(settings.blobs), _limits(settings)
+            records, blobs = await _stores(settings)
+        except StoreUnavailable as error:
+            app.state.refusal = error.detail
+            raise
+        try:
+            limits = _limits(settings)
             service = Service(
                 engine,
                 records,
@@ -93,6 +97,16 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             await records.close()
 
     return lifespan
+
+
+async def _stores(settings: Settings) -> tuple[Database, BlobStore]:
+    """Both stores, opened. Raises StoreUnavailable."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable("the data folder cannot be made or is not allowed to be written") from error
+    blobs = BlobStore.open(settings.blobs)
+    return await Database.open(settings.database), blobs
 
 
 def _limits(settings: Settings) -> Limits:

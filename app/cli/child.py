@@ -60,7 +60,7 @@ def _wait(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Complaint(f"the service could not start: {_last_line(log)}")
+            raise Complaint(_last_line(log))
         with suppress(httpx.TransportError):  # it is about to end, or to take the connection
             if client.get("/readyz").status_code == 200:
                 return
@@ -69,8 +69,9 @@ def _wait(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _last_line(log: Path) -> str:
+    """Why the child ended: its own complaint is the last thing it says."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("frontrunner: ") if lines else "it said nothing"
+    return lines[-1].removeprefix("frontrunner: ") if lines else "the service ended without a word"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -60,6 +60,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     @property
+    def refusal(self) -> str:
+        """Why it did not start: a store, or else the address."""
+        return str(self._app.state.refusal or f"port {self.config.port} on {self.config.host} cannot be taken")
+
+    @property
     def _app(self) -> FastAPI:
         app: FastAPI = self.config.app  # type: ignore[assignment]
         return app
@@ -73,7 +78,10 @@ def run(options: Mapping[str, Any], fd: int | None = None) -> int:
         raise Complaint("; ".join(complaints(error))) from None
     logs.configure(settings.log_level, settings.log_format)
     server = _server(settings)
-    server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    try:
+        server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    except SystemExit:
+        raise Complaint(f"the service did not start: {server.refusal}") from None
     if server.death is not None:
         raise Complaint(f"the engine died: {server.death}")
     return 0

@@ -225,6 +225,12 @@ def test_a_dead_engine_ends_the_process_after_telling_its_waiters(tmp_path: Path
 def test_a_taken_port_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         found = _run(tmp_path, "serve", "--port", str(taken.getsockname()[1]))
-    assert found.returncode != 0
-    assert "address already in use" in found.stderr
+    assert found.returncode == 1
+    assert "frontrunner: the service did not start: port " in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_store_out_of_reach_is_told(tmp_path: Path) -> None:
+    found = _run(tmp_path, "serve", "--port", "0", "--data-dir", "/dev/null/data")
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1].startswith("frontrunner: the service did not start: the data folder cannot")
