@@ -1,0 +1,139 @@
+"""The embedded pack end to end: what the service answers over HTTP, recomputed with the libraries' own classes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.cli.child import running_service
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning"),
+]
+
+PROMPT = "a red apple on a white background"
+SEED = 7
+BASE: dict[str, Any] = {"prompt": PROMPT, "seed": SEED, "steps": 6, "pruning": "off"}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with running_service() as client:
+        client.timeout = httpx.Timeout(240)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    pytest.importorskip("torch")
+    from tests.bench.straight import Straight
+
+    return Straight()
+
+
+def made(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    answer = client.post("/v1/generations", json={**BASE, **body})
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def picture(client: httpx.Client, generation: dict[str, Any], index: int) -> Image.Image:
+    answer = client.get(f"/v1/generations/{generation['id']}/images/{index}")
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(answer.content)).convert("RGB")
+
+
+def apart(one: Image.Image, two: Image.Image) -> int:
+    """Largest difference of any channel of any pixel."""
+    return int(np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16)).max())
+
+
+def test_scores_agree_with_open_clip_on_the_returned_files(client: httpx.Client, script: Any) -> None:
+    negative = "a green leaf"
+    result = made(client, n_candidates=6, n=6, negative_prompt=negative, guidance_scale=4.0)
+    pictures = [picture(client, result, d["index"]) for d in result["data"]]
+    similarity = script.similarities(pictures, PROMPT)
+    penalty = np.maximum(script.similarities(pictures, negative), 0)
+    for i, told in enumerate(result["data"]):
+        assert told["similarity"] == pytest.approx(float(similarity[i]), abs=0.01)
+        assert told["penalty"] == pytest.approx(float(penalty[i]), abs=0.01)
+        assert told["score"] == pytest.approx(told["similarity"] - 0.5 * told["penalty"], abs=1e-6)
+    scores = [d["score"] for d in result["data"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_images_are_those_of_the_stock_pipeline(client: httpx.Client, script: Any) -> None:
+    result = made(client, n_candidates=4, n=4, guidance_scale=4.0)
+    stock = script.best_of(PROMPT, 4, SEED, steps=6, guidance_scale=4.0)
+    for image, index in zip(stock.images, stock.indices, strict=True):
+        assert apart(image, picture(client, result, index)) <= 2
+    assert [d["index"] for d in result["data"]] == stock.indices
+
+
+def test_a_candidate_made_alone_is_the_one_of_the_batch(client: httpx.Client) -> None:
+    many = made(client, n_candidates=16, n=1)
+    for index in (0, 5, 15):
+        alone = made(client, n_candidates=1, seed=SEED + index)
+        assert apart(picture(client, alone, 0), picture(client, many, index)) <= 2
+
+
+def test_deterministic_is_the_same_to_the_last_bit_whatever_the_company(client: httpx.Client) -> None:
+    whole = {"n_candidates": 5, "n": 1, "deterministic": True}
+    alone = made(client, **whole)
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(made, client, **{**whole, "seed": 90 + i, "prompt": "a blue car"}) for i in range(2)]
+        plain = pool.submit(made, client, n_candidates=7, prompt="a dog")
+        company = made(client, **whole)
+        for other in (*others, plain):
+            other.result()
+    pruned = made(client, **whole, pruning=[{"at": 3, "keep": 2}])
+    assert company["candidates"] == alone["candidates"]
+    survivors = [c for c in pruned["candidates"] if c["pruned_at_step"] is None]
+    assert len(survivors) == 2
+    for survivor in survivors:
+        assert survivor["score"] == alone["candidates"][survivor["index"]]["score"]
+        assert apart(picture(client, pruned, survivor["index"]), picture(client, alone, survivor["index"])) == 0
+
+
+def test_clients_at_once_get_what_they_get_alone_in_fewer_calls(client: httpx.Client) -> None:
+    asked: list[dict[str, Any]] = [
+        {"prompt": p, "n_candidates": n, "steps": s, "sampler": sampler, "guidance_scale": g, "seed": 10 * n}
+        for p, n, s, sampler, g in (
+            ("a dog", 1, 8, "ddim", 4.0),
+            ("a red car", 5, 6, "euler", 3.0),
+            ("a banana", 3, 7, "dpmpp_2m", 1.0),
+            ("a blue boat", 2, 5, "ddim", 6.0),
+            ("a cat", 4, 6, "dpmpp_2m", 4.0),
+            ("a tree", 1, 9, "euler", 1.0),
+            ("a cup", 2, 6, "ddim", 2.0),
+            ("a clock", 1, 4, "euler", 5.0),
+        )
+    ]
+    before = calls(client)
+    alone = [made(client, **one) for one in asked]
+    between = calls(client)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        company = list(pool.map(lambda one: made(client, **one), asked))
+    after = calls(client)
+    for one, two in zip(alone, company, strict=True):
+        scores = [[c["score"] for c in result["candidates"]] for result in (one, two)]
+        np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
+        best = one["data"][0]["index"]
+        assert apart(picture(client, one, best), picture(client, two, best)) <= 2
+    assert after - between < between - before
+
+
+def calls(client: httpx.Client) -> float:
+    """Denoiser calls so far."""
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(x.split()[1] for x in lines if x.startswith("frontrunner_denoiser_calls_total")))
