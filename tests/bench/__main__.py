@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from models import registry
 from models.contract import Models
-from tests.bench import floor, gain, plots, server, speed
+from tests.bench import floor, gain, memory, plots, server, speed
 from tests.bench.judge import judge
 from tests.bench.kit import Figure, store, table
 from tests.bench.straight import Straight
@@ -49,6 +49,7 @@ def main() -> None:
         note(floor.overhead(models, asked.runs))
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
+        note(memory.growth())
     if "gain" in asked.only and models.calibration is not None:
         made, extra["curve"] = _gain(models, asked.prompts)
         note(*made)
