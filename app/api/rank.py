@@ -37,7 +37,7 @@ TEXT_FIELD_BYTES = 1024 * 1024
     "/rank",
     summary="Rank images against a prompt",
     openapi_extra=docs.body(("application/json", RankRequest, docs.RANK_REQUEST), (FORM, RankForm, None)),
-    responses=docs.errors(400, 408, 413, 415, 422, 500, 503),
+    responses=docs.errors(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def rank(request: Request, face: FaceDep) -> RankOut:
     """No sampling. Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON)."""

@@ -177,7 +177,7 @@ def test_old_results_are_swept(tmp_path: Path) -> None:
         old = house.made()
     with time_machine.travel(time.time() + 7 * 86_400 + 60, tick=True), running(tmp_path) as house:
         until(lambda: house.client.get(f"/v1/generations/{old['id']}").status_code == 404)
-        assert list((tmp_path / "data" / "blobs").rglob("*.png")) == []
+        until(lambda: list((tmp_path / "data" / "blobs").rglob("*.png")) == [])
 
 
 def _rows(house: House) -> int:
