@@ -135,13 +135,25 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """A picture that candidates begin as: latents float16 of `shape` (C, h, w), little-endian, in base64.
+
+    `strength` 0 leaves the picture as it is, 1 samples from noise; between, that share of the steps is made.
+    """
+
+    strength: float
+    shape: tuple[int, ...]
+    latents: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationSpec:
     """Everything that decides a generation's result; made by the service with all defaults filled in.
 
     `negative_prompt` "" is none; it also steers sampling. `seed` is candidate 0's, see `candidate_seed`.
     `wave` None makes all `n_candidates` at once; else they come in waves of that many until another is not worth it.
     `shadow` only notes who would have been pruned at the checkpoints, to measure what pruning costs.
-    `strength` None samples from noise; else from a picture, which 0 leaves as it is and 1 forgets.
+    `start` None samples from noise.
     `owner` shares the device fairly between callers and decides nothing else.
     """
 
@@ -163,7 +175,7 @@ class GenerationSpec:
     deterministic: bool = False
     owner: str = ""
     parent: Parent | None = None
-    strength: float | None = None
+    start: Start | None = None
 
     @property
     def guided(self) -> bool:

@@ -54,7 +54,8 @@ class Schedule:
 
     The denoiser is called with `c_in * x` at time `t`; with its output m, the estimate of the finished latent is
     `x0 = c * x + d * m` and the next state `x' = a * x + b * m + h * x0_of_the_step_before + s * noise`.
-    The first x is `noise_scale` times unit noise.
+    The first x is `noise_scale` times unit noise. A finished latent enters at a step as
+    `entry[step, 0] * latent + entry[step, 1] * unit noise`, float64 (steps, 2).
     """
 
     COLUMNS = ("t", "c_in", "a", "b", "c", "d", "h", "s")
@@ -62,6 +63,7 @@ class Schedule:
     sampler: str
     noise_scale: float
     table: NDArray[np.float64]
+    entry: NDArray[np.float64]
 
     @property
     def steps(self) -> int:
@@ -170,6 +172,20 @@ class Generator(Protocol):
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> Latent:
         """The first state of a candidate: depends on these arguments only, and is the same on every device."""
+        ...
+
+    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
+        """The state before step `start` of a candidate that begins as a picture instead of noise.
+
+        `array` (C, h, w) is from `dump` or `encode_image`; the noise is that of `noise` with this seed.
+        """
+        ...
+
+    def encode_image(self, pixels: Images) -> NDArray[np.float16]:
+        """Pictures of one size as finished latents, for storage and `renoise`: float16 (B, C, h, w).
+
+        Width and height are multiples of `info.size_multiple`. Raises `OutOfMemory`.
+        """
         ...
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:

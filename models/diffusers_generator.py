@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.conditioning import TextConditioner
-from models.contract import Conditioning, GeneratorInfo, Latent, Pixels, Schedule, StepRow
+from models.contract import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.diffusers_samplers import DiffusersSchedules
 from models.errors import ModelUnsupported
 from models.loading import Placement, TextEncoder, fingerprint, memory_guard, silence
@@ -88,6 +88,21 @@ class DiffusersGenerator:
         unit = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         return TorchLatent((unit * schedule.noise_scale).to(self._placement.device))
 
+    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
+        """What the stock image-to-image pipeline mixes from these latents and a CPU generator of this seed."""
+        signal, scale = (float(weight) for weight in schedule.entry[start])
+        unit = torch.randn(array.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        latent = torch.from_numpy(array.astype(np.float32))
+        return TorchLatent((signal * latent + scale * unit).to(self._placement.device))
+
+    def encode_image(self, pixels: Images) -> NDArray[np.float16]:
+        """Pictures as finished latents, the mode of what the encoder says. Raises `OutOfMemory`."""
+        with memory_guard():
+            image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
+            encoded = self._vae.encode(image / 127.5 - 1.0, return_dict=False)[0]
+            mode = encoded if torch.is_tensor(encoded) else encoded.mode()  # tiny autoencoders have no distribution
+            return np.asarray(_scale(self._vae.config, mode.float()).to(torch.float16).cpu().numpy())
+
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One denoiser call for rows of one latent shape and text length, padded to `size` by repeating the last.
 
@@ -105,7 +120,7 @@ class DiffusersGenerator:
             x0 = _column(c) * x + _column(d) * output
             after = _column(a) * x + _column(b) * output
             if table[:, 6].any():
-                after = after + _column(h) * _history(padded)
+                after = after + _column(h) * _history(padded, x0)
             if table[:, 7].any():
                 after = after + _column(s) * _ancestral_noise(padded, table[:, 7]).to(x.device)
             return [TorchLatent(after[i], x0[i], gaps[i]) for i in range(len(rows))]
@@ -267,9 +282,18 @@ def _unscale(config: Any, latents: Any) -> Any:
     return latents * std / config.scaling_factor + mean
 
 
-def _history(rows: Sequence[StepRow]) -> Any:
-    latents = [row.latent for row in rows]
-    return torch.stack([torch.zeros_like(each.x) if each.x0 is None else each.x0 for each in latents])
+def _scale(config: Any, latents: Any) -> Any:
+    """The way back from `_unscale`."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return latents * config.scaling_factor
+    mean, std = (torch.tensor(each, device=latents.device).view(1, -1, 1, 1) for each in (mean, std))
+    return (latents - mean) * config.scaling_factor / std
+
+
+def _history(rows: Sequence[StepRow], x0: Any) -> Any:
+    """The x0 of the step before; of rows that made none, this step's own, which makes the step first order."""
+    return torch.stack([own if row.latent.x0 is None else row.latent.x0 for row, own in zip(rows, x0, strict=True)])
 
 
 def _ancestral_noise(rows: Sequence[StepRow], weights: NDArray[np.float64]) -> Any:

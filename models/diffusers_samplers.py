@@ -54,10 +54,10 @@ class DiffusersSolver:
         self._scheduler = scheduler
         self._ancestral = isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler)
         scheduler.set_timesteps(steps, device="cpu")
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
         if isinstance(scheduler, _BY_SIGMA):  # differences and variances of large ones round badly in float32
             scheduler.sigmas = scheduler.sigmas.double()
+        self._entries = [self._enter(step) for step in range(len(scheduler.timesteps))]
+        self._begin(0)
         self.times = [float(t) for t in scheduler.timesteps]
 
     @property
@@ -69,6 +69,10 @@ class DiffusersSolver:
         """The state as the denoiser is to see it."""
         scaled = self._scheduler.scale_model_input(torch.from_numpy(state), self._scheduler.timesteps[step])
         return np.asarray(scaled, np.float64)
+
+    def entry(self, step: int) -> tuple[float, float]:
+        """What a finished latent and unit noise are multiplied with to make a state before `step`."""
+        return self._entries[step]
 
     def step(self, step: int, state: Vector, output: Vector) -> Stepped:
         """One step. The model output is float64 so that the scheduler computes, and draws its noise, in float64."""
@@ -85,6 +89,17 @@ class DiffusersSolver:
             same = torch.Generator().manual_seed(step)
             noise = torch.randn(state.shape, generator=same, dtype=torch.float64).numpy()
         return Stepped(np.asarray(after.prev_sample, np.float64), np.asarray(x0, np.float64), noise)
+
+    def _enter(self, step: int) -> tuple[float, float]:
+        """Watch the scheduler mix, as it does for its image-to-image pipelines. Before any step is made."""
+        self._begin(step)
+        latent, noise = torch.eye(2, dtype=torch.float64)[:, None]
+        mixed = self._scheduler.add_noise(latent, noise, self._scheduler.timesteps[step : step + 1])[0]
+        return float(mixed[0]), float(mixed[1])
+
+    def _begin(self, step: int) -> None:
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(step)
 
 
 class DiffusersSchedules:

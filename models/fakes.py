@@ -54,6 +54,7 @@ _FACTOR = 8
 _MAX_STEPS = 1000
 _SPREAD = 0.5
 _HEADROOM = 0.1
+_BRIGHTEST = 0.998
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,20 @@ class FakeGenerator:
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> FakeLatent:
         """The first state: normal noise of the seed alone, times the schedule's scale."""
         return FakeLatent((schedule.noise_scale * _normal((seed,), width, height)).astype(np.float32))
+
+    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
+        """The picture with the seed's own noise, as the schedule mixes them before step `start`."""
+        signal, scale = schedule.entry[start]
+        unit = _normal((seed,), array.shape[2] * _FACTOR, array.shape[1] * _FACTOR)
+        return FakeLatent((signal * array.astype(np.float64) + scale * unit).astype(np.float32))
+
+    def encode_image(self, pixels: Images) -> NDArray[np.float16]:
+        """The mean colour of every eight by eight pixels, as `decode` would have it. Raises `OutOfMemory`."""
+        self._check_memory(len(pixels))
+        batch, height, width, _ = pixels.shape
+        cells = pixels.reshape(batch, height // _FACTOR, _FACTOR, width // _FACTOR, _FACTOR, 3).mean(axis=(2, 4))
+        inner = np.clip(cells.transpose(0, 3, 1, 2) / 127.5 - 1.0, -_BRIGHTEST, _BRIGHTEST)
+        return np.asarray(np.arctanh(inner), np.float16)
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One counted call. Raises `OutOfMemory` above `max_rows`, RuntimeError at `fail_on_call`."""
@@ -269,12 +284,12 @@ def _stepped(row: StepRow, prediction_type: str) -> FakeLatent:
         away = _denoise(c_in * x, t, row.negative.state, prediction_type)
         gap = float(np.sqrt(np.mean((output - away) ** 2)))
         output = away + row.guidance_scale * (output - away)
-    after = a * x + b * output
+    after, x0 = a * x + b * output, c * x + d * output
     if h:
-        after = after + h * row.latent.x0
+        after = after + h * (x0 if row.latent.x0 is None else row.latent.x0)
     if s:
         after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
-    return FakeLatent(after.astype(np.float32), (c * x + d * output).astype(np.float32), gap)
+    return FakeLatent(after.astype(np.float32), x0.astype(np.float32), gap)
 
 
 def _quarters(images: Images) -> Array:
@@ -346,4 +361,4 @@ def _schedule(sampler: str, steps: int, prediction_type: str) -> Schedule:
     }[prediction_type]
     c = from_z * c_in
     table = np.stack([t, c_in, p + q * c, q * d, c, d, h, s], axis=1)
-    return Schedule(sampler, float(1 / c_in[0]), table)
+    return Schedule(sampler, float(1 / c_in[0]), table, np.stack([alpha, sigma], axis=1) / c_in[:, None])

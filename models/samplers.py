@@ -50,6 +50,10 @@ class Solver(Protocol):
         """The state as the denoiser is to see it; called right before `step`."""
         ...
 
+    def entry(self, step: int) -> tuple[float, float]:
+        """What a finished latent and unit noise are multiplied with to make a state before `step`."""
+        ...
+
     def step(self, step: int, state: Vector, output: Vector) -> Stepped:
         """The next state, given this one and what the denoiser made of it."""
         ...
@@ -65,8 +69,14 @@ def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
     with np.errstate(all="ignore"):
         for step in range(len(table)):
             table[step] = _read(solver, step, table[step - 1] if step else None)
-    schedule = Schedule(sampler, float(solver.noise_scale), table)
-    if not len(table) or not np.isfinite(table).all() or not np.isfinite(schedule.noise_scale):
+    entry = np.asarray([solver.entry(step) for step in range(len(table))], np.float64).reshape(len(table), 2)
+    schedule = Schedule(sampler, float(solver.noise_scale), table, entry)
+    if (
+        not len(table)
+        or not np.isfinite(table).all()
+        or not np.isfinite(entry).all()
+        or not np.isfinite(schedule.noise_scale)
+    ):
         raise ValueError(f"sampler {sampler!r} has no finite table at {len(table)} steps")
     _prove(schedule, start())
     return schedule

@@ -226,7 +226,7 @@ class GenerationOut(Answer):
             deterministic=spec.deterministic,
             output_format=generation.output_format,
             parent=ParentOut.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
-            strength=spec.strength,
+            strength=spec.start.strength if spec.start else None,
             queue_position=place.position if place else None,
             eta_seconds=place.eta_seconds if place else None,
             data=[_image(spec, c, c.score, files) for c in generation.best if c.score is not None],

@@ -169,6 +169,10 @@ class Engine(Protocol):
         """Stored latents as images, between two ticks."""
         ...
 
+    async def encode_images(self, images: Images) -> NDArray[np.float16]:
+        """Pictures (B, H, W, 3) of one size as latents (B, C, h, w), between two ticks."""
+        ...
+
     def stats(self) -> EngineStats:
         """A snapshot; cheap, never blocks."""
         ...

@@ -20,10 +20,11 @@ from app.engine.calibration import estimate
 from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.costs import Costs
+from app.engine.latents import first_step, unpack
 from app.engine.run import Phase, Row, Run, Texts, truncation_notice
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
 from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
-from models.contract import Generator, Latent, Models, OutOfMemory, Pixels, Scorer, StepRow, to_host
+from models.contract import Generator, Latent, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +197,20 @@ class EngineCore:
         assert run.schedule is not None
         run.reported = 0
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
-            seed = spec.candidate_seed(index)
-            run.rows.append(Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, run.schedule)))
-        run.count(rows_unpruned=(len(run.rows) - first) * run.schedule.steps)
+            run.rows.append(self._row(run, run.schedule, index))
+        run.count(rows_unpruned=sum(run.schedule.steps - row.step for row in run.rows[first:]))
+
+    def _row(self, run: Run, schedule: Schedule, index: int) -> Row:
+        """A candidate before its first step: noise, a picture in noise, or a picture that is finished already."""
+        spec = run.spec
+        seed = spec.candidate_seed(index)
+        step = 0 if spec.start is None else first_step(spec.start.strength, schedule.steps)
+        if spec.start is None or step == 0:
+            return Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, schedule))
+        array = unpack(spec.start)
+        if step == schedule.steps:
+            return Row(run, index, seed, self._generator.load(array[None])[0], step, Phase.FINISH)
+        return Row(run, index, seed, self._generator.renoise(array, seed, schedule, step), step)
 
     def _step(self, plan: Plan) -> None:
         latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)

@@ -153,6 +153,10 @@ class LocalEngine:
         """See `Engine`."""
         return await self._run(lambda generator, _: to_host(generator.decode(generator.load(latents))))
 
+    async def encode_images(self, images: Images) -> NDArray[np.float16]:
+        """See `Engine`."""
+        return await self._run(lambda generator, _: generator.encode_image(images))
+
     def stats(self) -> EngineStats:
         """See `Engine`. `queued` counts those not yet live, on their way in too."""
         core = self._core

@@ -4,7 +4,7 @@ Owns formats, colour modes and the metadata inside files. Which image, for whom 
 Images are uint8 (H, W, 3), sRGB. Every function is plain and may take tens of milliseconds: not for the event loop.
 """
 
-from app.imaging.files import MEDIA_TYPES, encode, resize, thumbnail
+from app.imaging.files import MEDIA_TYPES, encode, fill, resize, thumbnail
 from app.imaging.sheet import Caption, contact_sheet
 from app.imaging.uploads import parse_data_uri, read_upload
 
@@ -13,6 +13,7 @@ __all__ = [
     "Caption",
     "contact_sheet",
     "encode",
+    "fill",
     "parse_data_uri",
     "read_upload",
     "resize",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydantic_core
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -61,6 +61,11 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
         return image
     small = max(1, round(width * scale)), max(1, round(height * scale))
     return np.array(Image.fromarray(image).resize(small, Image.Resampling.LANCZOS))
+
+
+def fill(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """`image` scaled to cover `size` (width, height) exactly, larger if need be; what hangs over is cut off evenly."""
+    return np.array(ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS))
 
 
 def thumbnail(image: NDArray[np.uint8], max_side: int) -> str:

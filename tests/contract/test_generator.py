@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,3 +204,43 @@ def test_gaps_tell_how_far_guidance_pulled(generator: Generator) -> None:
     assert gaps.dtype == np.float32
     assert gaps[0] == gaps[1] == 0
     assert gaps[2] > 10 * gaps[3]
+
+
+def test_a_picture_enters_between_noise_and_itself(generator: Generator) -> None:
+    info = generator.info
+    picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
+    for sampler in info.samplers:
+        schedule = generator.schedule(sampler, 12)
+        assert schedule.entry.shape == (12, 2)
+        signal, noise = schedule.entry.T
+        assert (np.diff(noise / signal) < 0).all()
+        unit = values(generator.noise(7, info.width, info.height, schedule)) / schedule.noise_scale
+        for step_ in (0, 5, 11):
+            state = values(generator.renoise(picture, 7, schedule, step_))
+            mixed_ = signal[step_] * picture.astype(np.float64) + noise[step_] * unit
+            np.testing.assert_allclose(state, mixed_, atol=1e-4 * max(1.0, float(noise[step_])))
+
+
+def test_the_less_noise_the_nearer_to_the_picture(generator: Generator) -> None:
+    picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
+    for sampler in generator.info.samplers:
+        away = []
+        for step_ in (2, 10, 19):
+            row = start(generator, 7, sampler=sampler, steps=20).row
+            again = generator.renoise(picture, 7, row.schedule, step_)
+            (end,) = finish(generator, [Candidate(replace(row, latent=again, step=step_))])
+            assert np.isfinite(values(end)).all()
+            away.append(float(np.abs(values(end) - picture).mean()))
+        assert away[2] < away[0]
+
+
+def test_a_picture_survives_encoding(generator: Generator) -> None:
+    (latent,) = finish(generator, [start(generator, 5)])
+    seen = to_host(generator.decode([latent]))
+    array = generator.encode_image(seen)
+    assert array.dtype == np.float16
+    assert array.shape == generator.dump([latent]).shape
+    again = to_host(generator.decode(generator.load(array)))
+    assert again.shape == seen.shape
+    if generator.info.id in {"fake", "pictogram"}:  # the tiny ones have random weights
+        assert np.abs(again.astype(int) - seen.astype(int)).mean() < 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.contract import StepRow, to_host
 from tests.contract.conftest import Workshop
-from tests.contract.loop import finish, levels, start, values
+from tests.contract.loop import Candidate, finish, levels, start, values
 
 pytestmark = pytest.mark.torch
 
@@ -149,3 +150,33 @@ def test_where_the_stock_pipeline_rounds_the_loop_is_exact(workshop: Workshop, s
     latents, _ = ours(generator, "euler", 4.0, steps, size)
     exact = exact_euler(pipe, generator, unit_noise(pipe, *size), 4.0, steps)
     assert np.abs(latents - exact).max() <= LATENTS
+
+
+@pytest.mark.parametrize("name", ["sd-epsilon", "sd-v_prediction"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("strength", [0.3, 0.75])
+def test_from_a_picture_equals_the_stock_pipeline(workshop: Workshop, name: str, sampler: str, strength: float) -> None:
+    import torch
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    from app.engine.latents import first_step
+
+    pipe, generator, steps = workshop.pipe(name), workshop.generator(name), 8
+    picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
+    again = StableDiffusionImg2ImgPipeline(**{**pipe.components, "scheduler": scheduler_of(pipe, sampler)})
+    again.set_progress_bar_config(disable=True)
+    wanted = again(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        image=torch.from_numpy(picture[None].astype(np.float32)),
+        strength=strength,
+        guidance_scale=4.0,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    row = start(generator, 3, prompt=PROMPT, negative=NEGATIVE, guidance=4.0, sampler=sampler, steps=steps).row
+    step = first_step(strength, steps)
+    begun = replace(row, latent=generator.renoise(picture, 3, row.schedule, step), step=step)
+    (latent,) = finish(generator, [Candidate(begun)])
+    assert np.abs(values(latent) - wanted[0].numpy()).max() <= LATENTS

@@ -21,6 +21,7 @@ class TableSolver:
 
     def __init__(self, schedule: Schedule, clip: float | None = None) -> None:
         self.table = schedule.table
+        self.entries = schedule.entry
         self.noise_scale = schedule.noise_scale
         self.clip = clip
         self.x0: Vector | None = None
@@ -32,6 +33,9 @@ class TableSolver:
 
     def scale(self, step: int, state: Vector) -> Vector:
         return np.asarray(self.table[step, COLUMN["c_in"]] * state)
+
+    def entry(self, step: int) -> tuple[float, float]:
+        return float(self.entries[step, 0]), float(self.entries[step, 1])
 
     def step(self, step: int, state: Vector, output: Vector) -> Stepped:
         _, _, a, b, c, d, h, s = self.table[step]
@@ -63,7 +67,7 @@ def random_schedule(steps: int, seed: int) -> Schedule:
     random = np.random.default_rng(seed)
     table = random.uniform(0.2, 2.0, (steps, len(Schedule.COLUMNS))) * random.choice([-1, 1], (steps, 8))
     table[:1, COLUMN["h"]] = 0.0
-    return Schedule("random", 1.5, table)
+    return Schedule("random", 1.5, table, random.uniform(0.1, 1.0, (steps, 2)))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

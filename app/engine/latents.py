@@ -1,0 +1,30 @@
+"""Latents as text, so that a record holds all that a generation begins with, and where on the way it begins. Pure."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Start
+
+
+def pack(latents: NDArray[np.float16], strength: float) -> Start:
+    """A start from the latents (C, h, w) of one picture."""
+    data = np.ascontiguousarray(latents, "<f2").tobytes()
+    return Start(strength, latents.shape, base64.b64encode(data).decode("ascii"))
+
+
+def unpack(start: Start) -> NDArray[np.float16]:
+    """The latents (C, h, w) of a start."""
+    return np.frombuffer(base64.b64decode(start.latents), "<f2").reshape(start.shape).astype(np.float16)
+
+
+def first_step(strength: float, steps: int) -> int:
+    """The step that is made first: `steps` for strength 0, which makes none, 0 for strength 1.
+
+    Between, diffusers' own rounding down of the steps to make, but at least one.
+    """
+    made = max(1, min(int(steps * strength), steps)) if strength > 0 else 0
+    return steps - made
