@@ -41,11 +41,11 @@ check: $(READY) ## format, lint, types, import rules and every test that needs n
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m 'not torch' $(QUICK_TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch' $(QUICK_TESTS)
 
 .PHONY: test
 test: $(READY) ## every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: bench
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
