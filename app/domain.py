@@ -283,7 +283,8 @@ class Failure:
 class Generation:
     """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
 
-    `stopped` says why no further wave was made, where candidates came in waves.
+    `stopped` says why no further wave was made, where candidates came in waves. `attempts` counts how often a device
+    began with it: more than once when a process died over it.
     """
 
     spec: GenerationSpec
@@ -303,6 +304,7 @@ class Generation:
     work: Work = Work()
     failure: Failure | None = None
     scorer_revision: str = ""
+    attempts: int = 0
 
     @property
     def id(self) -> str:

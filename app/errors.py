@@ -3,6 +3,7 @@
     FrontrunnerError
     +- Invalid              422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
+    |  +- KeyReused         422 idempotency_key_reused  the idempotency key came with another request before
     |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
     +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
@@ -53,6 +54,12 @@ class OtherScorer(Invalid):
     """Embeddings or votes were made with another scorer; nothing can be compared."""
 
     code, title = "other_scorer", "Made with another scorer"
+
+
+class KeyReused(Invalid):
+    """The idempotency key came with another request before."""
+
+    code, title = "idempotency_key_reused", "The idempotency key was used for another request"
 
 
 class NotFound(FrontrunnerError):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import structlog
 from structlog.typing import EventDict, Processor
 
-_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "aiosqlite", "multipart", "python_multipart")
+_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "aiosqlite", "alembic", "multipart", "python_multipart")
 
 
 def configure(level: str, form: str) -> None:

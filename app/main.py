@@ -21,7 +21,7 @@ from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
-from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Service
+from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Service, Terms
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
@@ -74,7 +74,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 records,
                 blobs,
                 limits,
-                lease_s=settings.lease_s,
+                terms=Terms(settings.lease_s, settings.attempts),
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
             )
             fields = Fields(engine, blobs)
@@ -86,12 +86,18 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 settings.max_image_pixels,
             )
             engine.start()
-            sweeping = asyncio.create_task(_sweep(service, settings), name="sweep")
+            upkeep = [
+                asyncio.create_task(_sweep(service, settings), name="sweep"),
+                asyncio.create_task(service.work(), name="work"),
+            ]
             try:
                 yield
             finally:
-                sweeping.cancel()
-                await engine.close(app.state.drain_s)
+                for task in upkeep:
+                    task.cancel()
+                await engine.drained(app.state.drain_s)
+                await service.hand_back()
+                await engine.close(0)
                 await service.close()
         finally:
             await records.close()
@@ -116,6 +122,7 @@ def _limits(settings: Settings) -> Limits:
         steps=settings.max_steps,
         prompt_chars=settings.max_prompt_chars,
         images=settings.max_images,
+        stream_s=settings.stream_s,
     )
 
 

@@ -41,8 +41,11 @@ class Settings(BaseSettings):
     pruning_quality: float = Field(0.97, gt=0, lt=1, description="share of the best-of-N gain that auto keeps")
     pruning_shadow: float = Field(0.0, ge=0, le=1, description="share of generations that measure pruning instead")
 
-    lease_s: float = Field(60.0, ge=5, le=3600, description="silence after which a replica's generations count as lost")
+    lease_s: float = Field(60.0, ge=1, le=3600, description="silence after which a replica's generations count as lost")
+    attempts: int = Field(2, ge=1, le=100, description="times a generation may be begun, should its replicas die")
+    notice_s: float = Field(0.0, ge=0, le=600, description="how long a stopping server still takes requests, unready")
     drain_s: float = Field(30.0, ge=0, le=3600, description="how long a stopping server waits for what runs")
+    stream_s: float = Field(3600.0, ge=1, le=86_400, description="longest life of one event stream; clients resume")
     retention_s: float = Field(604_800.0, ge=60, description="how long results are kept")
     sweep_s: float = Field(60.0, ge=1, le=3600, description="pause between two looks for what is old or lost")
 

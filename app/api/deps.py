@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from dataclasses import dataclass
 from email.message import Message
 from typing import Annotated, TypeAlias
 
 import anyio
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
+from pydantic import BaseModel
 
 from app.api.problems import ClientGone
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
-from app.service import Dialogue, References, Service
+from app.service import Dialogue, Once, References, Service
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -69,8 +71,25 @@ GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
 JsonBody = Depends(json_body)
 
 
-async def finished(request: Request, service: Service, generation_id: str) -> Generation:
-    """The generation once it has succeeded; it is cancelled when the client goes away first.
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        pattern=r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
+        description="The same key and body again get the first one's generation, on any replica; quoted or bare.",
+    ),
+]
+
+
+def once(key: str | None, path: str, body: BaseModel) -> Once | None:
+    """What makes a request the same as an earlier one: its key, its address, and the fields that it set."""
+    if key is None:
+        return None
+    told = f"{path} {body.model_dump_json(exclude_unset=True)}"
+    return Once(key.strip('"'), hashlib.sha256(told.encode()).hexdigest())
+
+
+async def finished(request: Request, service: Service, generation_id: str, *, keep: bool = False) -> Generation:
+    """The generation once it has succeeded; unless it is to be kept it is cancelled when the client leaves first.
 
     Raises ClientGone, what it failed with, or NotReady when somebody cancelled it.
     """
@@ -85,8 +104,9 @@ async def finished(request: Request, service: Service, generation_id: str) -> Ge
         leaving.cancel()
         if not waiting.done():
             waiting.cancel()
-            with anyio.CancelScope(shield=True):
-                await service.cancel(generation_id)
+            if not keep:
+                with anyio.CancelScope(shield=True):
+                    await service.forsake(generation_id)
 
 
 async def _gone(request: Request) -> None:

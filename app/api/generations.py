@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from app.api import docs, sse
 from app.api.answers import GenerationOut
 from app.api.asking import furnished
-from app.api.deps import FaceDep, GenerationId, JsonBody, ServiceDep, finished
+from app.api.deps import FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, finished, once
 from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
 from app.domain import EventKind, Generation
-from app.errors import NotFound, NothingAboveMinScore
-from app.service import Draft, ImageFile, Service
+from app.errors import NothingAboveMinScore
+from app.service import Draft, ImageFile, Once, Service
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"])
 
@@ -60,23 +60,28 @@ async def create(
     asked: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, docs.REQUESTS))],
     face: FaceDep,
     prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Plain requests wait for the result; they and streams are cancelled when the client goes away."""
+    """Plain requests wait for the result; they and streams are cancelled when the client goes away.
+
+    With an `Idempotency-Key` they go on all the same, for the client that comes back.
+    """
     service = face.service
     kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{asked.output_format}")
     manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
     draft = asked.to_domain()
+    key = once(idempotency_key, router.prefix, asked)
     draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
     if manner is None:
         raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
     if manner == EVENTS:
-        return await _streamed(service, draft, asked.response_format)
+        return await _streamed(service, draft, asked.response_format, key)
     if manner in IMAGES:
-        return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")))
-    generation = await service.submit(draft)
+        return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")), key)
     if prefers(prefer, "respond-async"):
-        return _accepted(service, generation)
-    done = await finished(request, service, generation.id)
+        return _accepted(service, await service.submit(draft, once=key, patient=True))
+    generation = await service.submit(draft, once=key)
+    done = await finished(request, service, generation.id, keep=key is not None)
     return _json(await result(service, done, asked.response_format), headers=_location(done.id))
 
 
@@ -100,7 +105,7 @@ async def events(
 ) -> Response:
     """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation."""
     await service.get(generation_id)
-    return sse.EventStream(_log(service, generation_id, last_event_id, "url"))
+    return sse.EventStream(_log(service, generation_id, last_event_id, "url"), life_s=service.limits.stream_s)
 
 
 @router.get(
@@ -154,19 +159,14 @@ async def encoded(service: Service, generation: Generation) -> dict[int, str]:
     return {i: base64.b64encode(file.data).decode("ascii") for i, file in zip(indices, files, strict=True)}
 
 
-async def forsake(service: Service, generation_id: str) -> None:
-    """Cancel what nobody waits for any more; nothing happens to what has ended or was forgotten."""
-    try:
-        await service.cancel(generation_id)
-    except NotFound:
-        return
-
-
-async def _streamed(service: Service, draft: Draft, form: ResponseFormat) -> Response:
-    generation = await service.submit(draft)
-    lines = _log(service, generation.id, 0, form)
-    on_close = partial(forsake, service, generation.id)
-    return sse.EventStream(lines, headers=_location(generation.id), on_close=on_close)
+async def _streamed(service: Service, draft: Draft, form: ResponseFormat, key: Once | None) -> Response:
+    generation = await service.submit(draft, once=key)
+    return sse.EventStream(
+        _log(service, generation.id, 0, form),
+        life_s=service.limits.stream_s,
+        headers=_location(generation.id),
+        on_gone=partial(service.forsake, generation.id) if key is None else None,
+    )
 
 
 async def _log(service: Service, generation_id: str, after: int, form: ResponseFormat) -> AsyncIterator[bytes]:
@@ -181,10 +181,10 @@ async def _log(service: Service, generation_id: str, after: int, form: ResponseF
         yield sse.event(line.kind, answer, line.seq)
 
 
-async def _picture(request: Request, service: Service, draft: Draft) -> Response:
+async def _picture(request: Request, service: Service, draft: Draft, key: Once | None) -> Response:
     """The winner's bytes."""
-    generation = await service.submit(draft)
-    generation = await finished(request, service, generation.id)
+    generation = await service.submit(draft, once=key)
+    generation = await finished(request, service, generation.id, keep=key is not None)
     if not generation.best:
         raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
     best = generation.best[0]

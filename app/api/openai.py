@@ -17,8 +17,8 @@ from pydantic import Field, StringConstraints
 from app.api import docs, sse
 from app.api.answers import Answer, ImageOut, NegativeOut, WarningOut
 from app.api.asking import furnished
-from app.api.deps import FaceDep, JsonBody, finished, succeeded
-from app.api.generations import forsake, result
+from app.api.deps import FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
+from app.api.generations import result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
 from app.service import Draft, Service
@@ -136,14 +136,17 @@ async def create(
     request: Request,
     asked: Annotated[ImagesRequest, Body(openapi_examples=cast(Any, docs.OPENAI_REQUESTS))],
     face: FaceDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
     service, draft = face.service, asked.to_domain()
-    generation = await service.submit(replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking)))
+    key = once(idempotency_key, router.prefix, asked)
+    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    generation = await service.submit(draft, once=key)
     if asked.stream:
-        on_close = partial(forsake, service, generation.id)
-        return sse.EventStream(_events(service, generation), on_close=on_close)
-    done = await finished(request, service, generation.id)
+        on_gone = partial(service.forsake, generation.id) if key is None else None
+        return sse.EventStream(_events(service, generation), life_s=service.limits.stream_s, on_gone=on_gone)
+    done = await finished(request, service, generation.id, keep=key is not None)
     answer = await result(service, done, asked.response_format or "url")
     host = str(request.base_url).rstrip("/")
     images = ImagesOut(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,10 @@ RETRY_MS = 2000
 
 
 class EventStream(StreamingResponse):
-    """An answer that is a stream of events. `on_close` runs when it ends, however it ends; it must not raise."""
+    """An answer that is a stream of events, for at most `life_s`: clients come back and go on where they were.
+
+    `on_gone` runs when the client has left before the end; it must not raise.
+    """
 
     media_type = MEDIA_TYPE
 
@@ -34,21 +38,30 @@ class EventStream(StreamingResponse):
         self,
         events: AsyncIterator[bytes],
         *,
+        life_s: float = math.inf,
         headers: Mapping[str, str] | None = None,
-        on_close: Callable[[], Awaitable[object]] | None = None,
+        on_gone: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         plain = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(_beating(_closed_by_errors(events)), headers={**plain, **(headers or {})})
-        self._on_close = on_close
+        super().__init__(
+            self._ending(_beating(_closed_by_errors(events), life_s)), headers={**plain, **(headers or {})}
+        )
+        self._on_gone = on_gone
+        self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._on_close is not None:
+            if self._on_gone is not None and not self._ended:
                 with anyio.CancelScope(shield=True):
-                    await self._on_close()
+                    await self._on_gone()
+
+    async def _ending(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+        self._ended = True
 
 
 def event(kind: str, data: BaseModel | Mapping[str, Any], seq: int | None = None) -> bytes:
@@ -77,12 +90,13 @@ async def _closed_by_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes
         yield error_event(error)
 
 
-async def _beating(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events, with a comment in every silence of `HEARTBEAT_S`."""
+async def _beating(events: AsyncIterator[bytes], life_s: float) -> AsyncIterator[bytes]:
+    """The events that come within `life_s`, with a comment in every silence of `HEARTBEAT_S`."""
+    until = asyncio.get_running_loop().time() + life_s
     coming = asyncio.ensure_future(_next(events))
     try:
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
+        while (left := until - asyncio.get_running_loop().time()) > 0:
+            done, _ = await asyncio.wait({coming}, timeout=min(HEARTBEAT_S, left))
             if not done:
                 yield KEEPALIVE_COMMENT
                 continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -21,24 +23,35 @@ from app.settings import Settings, complaints
 KEEP_ALIVE_S = 75
 """Longer than balancers keep idle connections (nginx: 60 s), or requests are lost on ones that just closed."""
 
+HAND_BACK_S = 5
+"""How long the database may take to learn what is handed back."""
+
 FAREWELL_S = 10
 """How long answers under way may take once nothing is being sampled any more."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but the first signal only drains: nothing new is taken, and it stops when what runs has ended."""
+    """uvicorn, but the first signal only drains.
 
-    def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
+    For `notice_s` it is unready and serves all the same, until balancers have seen it. Then nothing new is taken for
+    `drain_s` or until what runs has ended; what has not ended by then is handed back to other replicas.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_s: float, notice_s: float = 0.0) -> None:
         super().__init__(config)
         self.death: BaseException | None = None
         self._drain_s = drain_s
-        self._deadline: float | None = None
+        self._notice_s = notice_s
+        self._signalled: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal drains; a second one stops at once, a third (Ctrl-C) drops answers under way too."""
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._drain_s
-            self._app.state.engine.drain()
+        if self._signalled is None:
+            self._signalled = time.monotonic()
+            if self._notice_s == 0:
+                self._app.state.engine.drain()
+            elif self.started:
+                self._app.state.face.service.resign()
         else:
             self._app.state.drain_s = 0.0
             self.force_exit = self.should_exit and sig == signal.SIGINT
@@ -51,13 +64,21 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        if self._deadline is not None and not self.should_exit:
-            stats = self._app.state.engine.stats()
-            late = time.monotonic() >= self._deadline
-            if late:
-                self._app.state.drain_s = 0.0
-            self.should_exit = late or stats.queued + stats.running == 0
+        if self._signalled is not None and not self.should_exit:
+            waited = time.monotonic() - self._signalled - self._notice_s
+            if waited >= 0:
+                await self._drain(late=waited >= self._drain_s)
         return await super().on_tick(counter)
+
+    async def _drain(self, *, late: bool) -> None:
+        """Take nothing new; stop when nothing is left to do, or when it is late."""
+        self._app.state.engine.drain()
+        stats = self._app.state.engine.stats()
+        if late or stats.queued + stats.running == 0:
+            self._app.state.drain_s = 0.0
+            with suppress(TimeoutError):  # what cannot be handed back is claimed by others when its lease has lapsed
+                await asyncio.wait_for(self._app.state.face.service.hand_back(), HAND_BACK_S)
+            self.should_exit = True
 
     @property
     def refusal(self) -> str:
@@ -100,6 +121,6 @@ def _server(settings: Settings) -> Server:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FAREWELL_S,
     )
-    server = Server(config, settings.drain_s)
+    server = Server(config, settings.drain_s, settings.notice_s)
     died.append(server)
     return server

@@ -179,12 +179,16 @@ class LocalEngine:
         """Take nothing new from now on; what runs goes on."""
         self._draining = True
 
+    async def drained(self, drain_s: float) -> bool:
+        """Take nothing new and wait at most `drain_s` for what runs; whether all of it has ended."""
+        self.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), drain_s)
+        return self._empty.is_set()
+
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
-        self.drain()
-        try:
-            await asyncio.wait_for(self._empty.wait(), drain_s)
-        except TimeoutError:
+        if not await self.drained(drain_s):
             for generation_id in list(self._held):
                 self.cancel(generation_id)
             with contextlib.suppress(TimeoutError):

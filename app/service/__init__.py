@@ -8,7 +8,8 @@ from app.service.cutting import PruningPolicy
 from app.service.dialogue import Dialogue, Lineage, Reranking
 from app.service.fields import Fields
 from app.service.references import AskedReference, References
-from app.service.values import Draft, ImageFile, Limits, QueuePlace, RankedImage, RankResult
+from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
+from app.service.work import Terms
 
 __all__ = [
     "AskedReference",
@@ -18,6 +19,7 @@ __all__ = [
     "ImageFile",
     "Limits",
     "Lineage",
+    "Once",
     "PruningPolicy",
     "QueuePlace",
     "RankResult",
@@ -25,4 +27,5 @@ __all__ = [
     "References",
     "Reranking",
     "Service",
+    "Terms",
 ]

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Event, EventKind, Failure, Generation, Ranking, Status
+from app.domain import Event, EventKind, Generation, Ranking, Status
 from app.engine import ranking as rank_math
 from app.engine.client import Engine, EngineStats
 from app.engine.run import truncation_notice
-from app.errors import Invalid, NotFound, NotReady, StoreUnavailable
+from app.errors import Draining, Invalid, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
 from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import check_ranking, check_text, resolve
-from app.service.follow import Follower, folder
+from app.service.follow import folder
 from app.service.gallery import Gallery
-from app.service.values import Draft, ImageFile, Limits, QueuePlace, RankedImage, RankResult
-from app.stores.contract import Blobs, Line, Records
+from app.service.news import News, heard
+from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
+from app.service.work import Terms, Works
+from app.stores.contract import Blobs, Claim, Earlier, Key, Line, Records
 from models.contract import GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""How often a log is looked at when another process writes it."""
+"""How often a log is looked at when another process writes it and the database tells nothing."""
+
+SAFETY_S = 2.0
+"""How often it is looked at all the same when writes are told of."""
+
+PATIENCE_S = 30.0
+"""How long those who watch a log bear with a store that is out of reach."""
+
+LAST_WAIT_S = 8.0
+"""How long those who wait here for what was handed back may still get it from another replica."""
+
+CLOSE_S = 10.0
+"""How long a closing service waits for results to be stored."""
 
 PING_S = 2.0
 """How long the database may take to answer before this replica is not ready."""
@@ -44,7 +59,7 @@ class Service:
         blobs: Blobs,
         limits: Limits,
         *,
-        lease_s: float = 60.0,
+        terms: Terms | None = None,
         pruning: PruningPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -52,13 +67,14 @@ class Service:
         self._records = records
         self._blobs = blobs
         self._limits = limits
-        self._lease_s = lease_s
+        self._news = News()
+        self._works = Works(engine, records, blobs, self._news, terms or Terms(), clock)
+        self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._resigned = False
+        self._left = math.inf
         self._cut = Cutter(engine, pruning or PruningPolicy())
         self._clock = clock
         self._gallery = Gallery(engine, blobs)
-        self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
-        self._ended: dict[str, int] = {}
-        self._regrets = (0, 0.0)
 
     @property
     def limits(self) -> Limits:
@@ -75,11 +91,11 @@ class Service:
 
     def outcomes(self) -> Mapping[str, int]:
         """Generations this process ended, by status."""
-        return dict(self._ended)
+        return self._works.outcomes()
 
     def regrets(self) -> tuple[int, float]:
         """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
-        return self._regrets
+        return self._works.regrets()
 
     async def ready(self) -> str | None:
         """None when requests are welcome, else one word why not: dead, loading, draining, full, store."""
@@ -87,7 +103,7 @@ class Service:
         for word, holds in (
             ("dead", stats.dead),
             ("loading", not stats.ready),
-            ("draining", stats.draining),
+            ("draining", self._resigned or stats.draining),
             ("full", stats.queued + stats.running >= stats.capacity),
         ):
             if holds:
@@ -100,11 +116,22 @@ class Service:
 
     # generations
 
-    async def submit(self, draft: Draft) -> Generation:
+    async def submit(self, draft: Draft, *, once: Once | None = None, patient: bool = False) -> Generation:
         """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
 
-        Raises Invalid (with a pointer), NotFound (model), Overloaded, Draining, Loading, EngineDead.
+        With `once` a request that was sent before returns its generation as it stands. A `patient` one is left in the
+        queue for other replicas where this one has no room or is shutting down. Raises Invalid (with a pointer),
+        KeyReused, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
+        if once is None:
+            return await self._admit(draft, None, patient)
+        key = Key(draft.owner, once.key, once.fingerprint)
+        lock = self._keys.setdefault((key.owner, key.value), asyncio.Lock())
+        async with lock:
+            earlier = await self._records.earlier(key.owner, key.value)
+            return await (self._admit(draft, key, patient) if earlier is None else self._attach(earlier, key))
+
+    async def _admit(self, draft: Draft, key: Key | None, patient: bool) -> Generation:
         generator, scorer = self.models()
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
@@ -117,25 +144,32 @@ class Service:
             warnings=notices,
             scorer_revision=scorer.revision,
         )
-        follower = Follower(
-            generation,
-            self._records,
-            self._blobs,
-            lease_s=self._lease_s,
-            clock=self._clock,
-            give_up=self._engine.cancel,
-        )
-        self._engine.submit(spec, follower.sink)
+        fresh = self._works.new_claim()
+        claim: Claim | None = fresh
+        follower = self._works.follower(generation, fresh, durable=patient or key is not None)
+        try:
+            self._engine.submit(spec, follower.sink)
+        except (Overloaded, Draining):
+            if not patient or await self._records.waiting() + spec.n_candidates > self._engine.stats().capacity:
+                raise
+            claim = None
         try:
             line = Line(EventKind.QUEUED, {"n_candidates": spec.n_candidates})
-            await self._records.create(generation, [line], lease_until=self._clock() + self._lease_s)
+            earlier = await self._records.create(generation, [line], claim, key)
         except BaseException:
             self._engine.cancel(spec.id)
             raise
-        task = asyncio.create_task(follower.run(), name=f"follow {spec.id}")
-        self._following[spec.id] = follower, task
-        task.add_done_callback(partial(self._followed, spec.id))
+        if key is not None and earlier is not None:
+            self._engine.cancel(spec.id)
+            return await self._attach(earlier, key)
+        if claim is not None:
+            self._works.follow(follower)
         return generation
+
+    async def _attach(self, earlier: Earlier, key: Key) -> Generation:
+        if earlier.fingerprint != key.fingerprint:
+            raise KeyReused("this Idempotency-Key came with another request before: take a new key for a new request")
+        return await self.get(earlier.generation_id)
 
     async def get(self, generation_id: str) -> Generation:
         """The generation as it stands. Raises NotFound."""
@@ -148,35 +182,52 @@ class Service:
         """Candidates that came before it and are still here, and the measured guess of the seconds to its result."""
         seconds = self._engine.stats().seconds_per_candidate
         ahead = 0
-        for follower, _ in self._following.values():
-            if follower.generation.id == generation.id:
+        for held in self._works:
+            if held.id == generation.id:
                 break
-            ahead += follower.generation.spec.n_candidates
+            ahead += held.spec.n_candidates
         eta = (ahead + generation.spec.n_candidates) * seconds if seconds else None
         return QueuePlace(ahead, eta)
 
     async def wait(self, generation_id: str) -> Generation:
-        """The generation once it is final. Raises NotFound when it is forgotten meanwhile, StoreUnavailable if lost."""
-        followed = self._following.get(generation_id)
-        if followed is None:
-            async for _ in self.watch(generation_id):
+        """The generation once it is final, here or on another replica.
+
+        Raises NotFound when it is forgotten meanwhile, StoreUnavailable if lost, Draining when this replica stops
+        before another one has ended it.
+        """
+        generation = await self._works.ended(generation_id)
+        if generation is None:
+            async for _ in self._watch(generation_id, 0, LAST_WAIT_S):
                 pass
-            return await self.get(generation_id)
-        follower, task = followed
-        await asyncio.wait([task])
-        task.result()
-        return follower.generation
+            generation = await self.get(generation_id)
+        if not generation.status.final:
+            raise Draining("this replica stopped before the generation ended; another one goes on with it")
+        return generation
 
     async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:
         """The log after line `after`, then new lines as they come, until the closing one. Raises NotFound.
 
-        Empty when `after` is the closing line or one that never was.
+        Empty when `after` is the closing line or one that never was. It ends early when this replica stops and the
+        generation is another one's: go on with it there.
         """
+        async for event in self._watch(generation_id, after, 0.0):
+            yield event
+
+    async def _watch(self, generation_id: str, after: int, linger_s: float) -> AsyncIterator[Event]:
+        """`watch`; `linger_s` is how long a replica that stops goes on looking at what another one does."""
         ended = (await self.get(generation_id)).status.final
+        silent_since = None
         while True:
-            followed = self._following.get(generation_id)
-            pulse = followed[0].pulse if followed is not None else None
-            events = await self._records.events(generation_id, after)
+            pulse = self._news.pulse(generation_id)
+            try:
+                events = await self._records.events(generation_id, after)
+                silent_since = None
+            except StoreUnavailable:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_S:
+                    raise
+                await asyncio.sleep(POLL_S)
+                continue
             for event in events:
                 yield event
                 after = event.seq
@@ -184,13 +235,18 @@ class Service:
                     return
             if events:
                 continue
-            if ended:
+            mine = self._works.here(generation_id) is not None
+            if ended or (not mine and time.monotonic() > self._left + linger_s):
                 return
-            if pulse is not None:
-                await pulse.wait()
-            else:
-                await asyncio.sleep(POLL_S)
-            ended = (await self.get(generation_id)).status.final
+            await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
+            ended = await self._ended(generation_id)
+
+    async def _ended(self, generation_id: str) -> bool:
+        """Whether it is final; not as long as the store does not say so. Raises NotFound."""
+        try:
+            return (await self.get(generation_id)).status.final
+        except StoreUnavailable:
+            return False
 
     async def image(
         self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None
@@ -202,12 +258,20 @@ class Service:
         return await self._gallery.image(generation, index, output_format, size)
 
     async def cancel(self, generation_id: str) -> Generation:
-        """Stop it if it runs here; the record stays. Raises NotFound."""
-        self._engine.cancel(generation_id)
-        followed = self._following.get(generation_id)
-        if followed is not None:
-            await asyncio.wait([followed[1]])
+        """Stop it, wherever it runs; the record stays. Raises NotFound."""
+        await self._works.cancel(generation_id)
+        generation = await self.get(generation_id)
+        if generation.status.final:
+            return generation
+        cancelled = replace(generation, status=Status.CANCELLED, finished=self._clock())
+        await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})])
+        self._news.tell(generation_id)
         return await self.get(generation_id)
+
+    async def forsake(self, generation_id: str) -> None:
+        """Nobody waits for it any more: stop it if it runs here. What was handed back is another replica's."""
+        if self._works.here(generation_id) is not None and self._left == math.inf:
+            await self._works.cancel(generation_id)
 
     async def forget(self, generation_id: str) -> None:
         """Cancel if needed, then delete record, log and files. Raises NotFound."""
@@ -253,38 +317,35 @@ class Service:
 
     # upkeep
 
-    async def sweep(self, retention_s: float | None) -> int:
-        """Forget generations older than `retention_s`, fail those whose process is gone; how many were touched."""
-        now = self._clock()
-        lapsed = await self._records.lapsed(now)
-        for generation in lapsed:
-            failure = Failure("interrupted", "the process that worked on this generation ended")
-            failed = replace(generation, status=Status.FAILED, finished=now, failure=failure)
-            data = {"status": "failed", "failure": {"code": failure.code, "detail": failure.detail}}
-            await self._records.save(failed, [Line(EventKind.FAILED, data)], lease_until=None)
-        expired = await self._records.expired(now - retention_s) if retention_s is not None else []
+    async def work(self) -> None:
+        """Take from the queue what this replica has room for, and hear what others write, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._works.run(), name="claim")
+            group.create_task(self._records.listen(self._news.tell), name="listen")
+
+    async def sweep(self, retention_s: float) -> int:
+        """Forget generations that are older; how many there were."""
+        expired = await self._records.expired(self._clock() - retention_s)
         for generation_id in expired:
             await self._erase(generation_id)
-        return len(lapsed) + len(expired)
+        return len(expired)
+
+    def resign(self) -> None:
+        """Tell balancers to send requests elsewhere; those that come are served all the same."""
+        self._resigned = True
+
+    async def hand_back(self) -> None:
+        """Let other replicas take at once what has not ended here, and send those who watch it to them."""
+        self._left = min(self._left, time.monotonic())
+        await self._works.hand_back()
+        self._news.tell_all()
 
     async def close(self) -> None:
         """Wait for what is being written down; the engine must be closed first."""
-        tasks = [task for _, task in self._following.values()]
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._works.close(CLOSE_S)
 
     async def _erase(self, generation_id: str) -> None:
-        await self._records.delete(generation_id)
+        """Files first: should this process die between, the record is still there to be forgotten again."""
         await self._blobs.delete_prefix(folder(generation_id))
-
-    def _followed(self, generation_id: str, task: asyncio.Task[None]) -> None:
-        """A generation is no longer followed: its result is stored, or writing it down failed for good."""
-        follower, _ = self._following.pop(generation_id)
-        status = str(follower.generation.status)
-        self._ended[status] = self._ended.get(status, 0) + 1
-        if follower.regret is not None:
-            count, total = self._regrets
-            self._regrets = count + 1, total + follower.regret
-        if not task.cancelled() and task.exception() is not None:
-            log.error("following a generation failed", exc_info=task.exception())
-        follower.beat()
+        await self._records.delete(generation_id)
+        self._news.tell(generation_id)

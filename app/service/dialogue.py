@@ -134,7 +134,7 @@ class Dialogue:
                 Line(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
                 Line(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
             ]
-            await self._records.create(kept, lines, lease_until=now)
+            await self._records.create(kept, lines, None)
         except BaseException:
             await self._blobs.delete_prefix(folder(own.id))
             raise

@@ -1,7 +1,8 @@
 """From the engine's updates to the stores: the life of one generation after it was admitted.
 
-Owns the event log's wording, the files of a generation, and the lease that says this process still works on it.
-One task a generation, on the event loop; image files are encoded in worker threads.
+Owns the event log's wording, the files of a generation, and the claim that says this process works on it: prolonged
+with every write and at least every third of its lease, and whoever lost it writes nothing more. One task a
+generation, on the event loop; image files are encoded in worker threads.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ from app.engine.client import (
     Succeeded,
     Update,
 )
-from app.errors import StoreUnavailable
-from app.stores.contract import Blobs, Line, Records
+from app.errors import EngineDead, StoreUnavailable
+from app.stores.contract import Blobs, Claim, Line, Records
 
 log = logging.getLogger(__name__)
 
 QUIET_S = 0.1
 """Least seconds between two writes of one log, so that progress never costs more than the work it tells of."""
 
+STARTED_S = 0.02
+"""How soon the log says that a generation was started: whoever finds its claim lapsed counts that."""
+
 PREVIEW_SIDE = 256
 """Longest side of the preview pictures in the log, pixels."""
 
-RETRIES_S = (0.2, 0.5, 1, 2, 5, 10, 20)
+RETRIES_S = (0.2, 0.5, 1, 2, *[5] * 48)
 """Waits between attempts to store a result while the store is out of reach."""
 
 
@@ -81,95 +85,156 @@ def parameters(generation: Generation, candidate: Candidate) -> Mapping[str, Any
 
 
 class Follower:
-    """Writes down what the engine says of one generation until it is final."""
+    """Writes down what the engine says of one generation until it is final, or until another process has it.
+
+    `told` is called after each write. A `durable` generation is left to other processes when the engine dies; any
+    other one fails, for nobody but the caller who waits here knows of it.
+    """
 
     def __init__(
         self,
         generation: Generation,
+        claim: Claim,
         records: Records,
         blobs: Blobs,
         *,
-        lease_s: float,
         clock: Callable[[], float],
         give_up: Callable[[str], None],
+        told: Callable[[str], None],
+        durable: bool,
     ) -> None:
         self.generation = generation
+        self.regret: float | None = None
+        self.lost = False
+        self._claim = claim
         self._records = records
         self._blobs = blobs
-        self._lease_s = lease_s
         self._clock = clock
-        self.pulse = asyncio.Event()
-        self.regret: float | None = None
         self._give_up = give_up
+        self._told = told
+        self._durable = durable
+        self._ending = False
+        self._written = 0.0
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
 
     def sink(self, updates: Sequence[Update]) -> None:
         """Where the engine puts its updates."""
         self._updates.put_nowait(updates)
 
-    def beat(self) -> None:
-        """Wake those who watch the log; `pulse` is a fresh one for the next time."""
-        pulse, self.pulse = self.pulse, asyncio.Event()
-        pulse.set()
+    def adopt(self, claim: Claim) -> bool:
+        """Go on under a new claim, this process having taken over from itself; False when it has given up already."""
+        if not self.lost:
+            self._claim = claim
+        return not self.lost
 
     async def run(self) -> None:
-        """Follow to the end. The generation is then final in the store, or was forgotten."""
+        """Follow to the end. The generation is then final in the store, was forgotten, or is another process's."""
         final = False
         while not final:
             updates = await self._next()
             final = bool(updates) and isinstance(updates[-1], Succeeded | Failed | Cancelled)
+            if self.lost:
+                continue
             kept = await (self._finish(updates) if final else self._note(updates))
-            if not kept and not final:
+            if not kept:
+                self.lost = True
                 self._give_up(self.generation.id)
-            self.beat()
+            self._told(self.generation.id)
+
+    async def hand_back(self) -> None:
+        """Let any process take it from now on, and make the same candidates again; not if it is about to end here."""
+        if self._ending or self.lost:
+            return
+        self.lost = True
+        self._give_up(self.generation.id)
+        begun = self.generation.status is Status.RUNNING
+        await self._release(self.generation.attempts - begun)
+
+    async def fail(self, failure: Failure) -> None:
+        """End it without having run."""
+        self.generation = replace(self.generation, status=Status.FAILED, finished=self._clock(), failure=failure)
+        await self._records.save(self.generation, [_closing(self.generation)], self._claim)
+        self._told(self.generation.id)
+
+    async def _release(self, attempts: int) -> None:
+        queued = replace(self.generation, status=Status.QUEUED, started=None, attempts=attempts)
+        try:
+            await self._records.release(queued, self._claim)
+        except StoreUnavailable:
+            log.warning("not handed back, so its claim must lapse first", extra={"generation": self.generation.id})
 
     async def _next(self) -> list[Update]:
-        """The next updates: all that come within QUIET_S, or none when the lease wants prolonging."""
+        """The next updates: all that come within QUIET_S, or none when the claim wants prolonging."""
         clock = asyncio.get_running_loop().time
         updates: list[Update] = []
-        until = clock() + self._lease_s / 3
+        until = clock() + self._claim.lease_s / 3
         while not (updates and isinstance(updates[-1], Succeeded | Failed | Cancelled)):
             try:
                 batch = await asyncio.wait_for(self._updates.get(), max(0.0, until - clock()))
             except TimeoutError:
                 break
-            until = until if updates else clock() + QUIET_S
+            quiet = STARTED_S if any(isinstance(u, Started) for u in batch) else QUIET_S
+            until = until if updates else clock() + quiet
             updates += batch
         return updates
 
     async def _note(self, updates: Sequence[Update]) -> bool:
-        """Append progress to the log; False when the generation was forgotten. A lost line is no lost result."""
-        lines = await asyncio.to_thread(_lines, updates)
-        lease = self._clock() + self._lease_s
+        """Append progress to the log; False when the claim is gone. A lost line is no lost result."""
+        started = any(isinstance(u, Started) for u in updates)
+        if started:
+            self._start()
+        lines = await asyncio.to_thread(_lines, updates, self.generation.attempts)
         try:
-            if any(isinstance(u, Started) for u in updates):
-                self.generation = replace(self.generation, status=Status.RUNNING, started=self._clock())
-                return await self._records.save(self.generation, lines, lease_until=lease)
-            return await self._records.append(self.generation.id, lines, lease_until=lease)
+            if started:
+                kept = await self._records.save(self.generation, lines, self._claim)
+            else:
+                kept = await self._records.append(self.generation.id, lines, self._claim)
         except StoreUnavailable:
             log.warning("progress was not written: the store is out of reach", extra={"generation": self.generation.id})
             return True
+        self._written = asyncio.get_running_loop().time()
+        return kept
+
+    def _start(self) -> None:
+        attempts = self.generation.attempts + 1
+        self.generation = replace(self.generation, status=Status.RUNNING, started=self._clock(), attempts=attempts)
 
     async def _finish(self, updates: Sequence[Update]) -> bool:
         """Store the result, trying again while the store is out of reach. Raises StoreUnavailable when it is lost."""
         last = updates[-1]
+        if isinstance(last, Failed) and isinstance(last.error, EngineDead) and self._durable:
+            await self._release(self.generation.attempts)
+            return False
+        self._ending = True
+        if any(isinstance(u, Started) for u in updates):
+            self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        lines = await asyncio.to_thread(_lines, updates[:-1])
+        lines = await asyncio.to_thread(_lines, updates[:-1], self.generation.attempts)
         self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
         lines.append(_closing(self.generation))
         for wait in (*RETRIES_S, None):
             try:
-                await asyncio.gather(*(self._blobs.put(key, data) for key, data in files.items()))
-                kept = await self._records.save(self.generation, lines, lease_until=None)
+                return await self._store(files, lines)
             except StoreUnavailable:
                 if wait is None:
                     raise
                 await asyncio.sleep(wait)
-            else:
-                if not kept:
-                    await self._blobs.delete_prefix(folder(self.generation.id))
-                return kept
         raise AssertionError
+
+    async def _store(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
+        """Files first, then the record that makes them known; False when the claim is gone."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._written > self._claim.lease_s / 2:
+            if not await self._records.append(self.generation.id, (), self._claim):
+                return False
+            self._written = loop.time()
+        await asyncio.gather(*(self._blobs.put(key, data) for key, data in files.items()))
+        if self.generation.attempts > 1:
+            await self._blobs.tidy(folder(self.generation.id))
+        kept = await self._records.save(self.generation, lines, self._claim)
+        if not kept and await self._records.get(self.generation.id) is None:
+            await self._blobs.delete_prefix(folder(self.generation.id))
+        return kept
 
 
 def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation, dict[str, bytes]]:
@@ -221,15 +286,15 @@ def _closing(generation: Generation) -> Line:
     return Line(EventKind(str(generation.status)), data)
 
 
-def _lines(updates: Sequence[Update]) -> list[Line]:
+def _lines(updates: Sequence[Update], attempt: int) -> list[Line]:
     """Log lines of updates; of several steps only the newest is told. Encodes previews: not for the event loop."""
     newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
-    return [_line(u) for u in updates if not isinstance(u, Stepped) or u is newest]
+    return [_line(u, attempt) for u in updates if not isinstance(u, Stepped) or u is newest]
 
 
-def _line(update: Update) -> Line:
+def _line(update: Update, attempt: int) -> Line:
     if isinstance(update, Started):
-        return Line(EventKind.STARTED, {"queue_ms": round(update.queue_ms, 3)})
+        return Line(EventKind.STARTED, {"queue_ms": round(update.queue_ms, 3), "attempt": attempt})
     if isinstance(update, Stepped):
         return Line(EventKind.STEP, {"step": update.step, "steps": update.steps, "live": update.live})
     if isinstance(update, Previewed):

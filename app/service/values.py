@@ -10,7 +10,10 @@ from app.domain import Checkpoint, Notice, Ranking, Score
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may ask for. `prompt_chars` counts one text, `images` the files of one ranking."""
+    """What a request may ask for. `prompt_chars` counts one text, `images` the files of one ranking.
+
+    `stream_s` bounds the life of one event stream; who wants more comes back and goes on where it ended.
+    """
 
     candidates: int = 64
     default_candidates: int = 16
@@ -19,6 +22,7 @@ class Limits:
     prompt_chars: int = 4000
     negatives: int = 16
     images: int = 64
+    stream_s: float = 3600.0
     references: int = 8
 
 
@@ -48,6 +52,17 @@ class Draft:
     deterministic: bool = False
     output_format: str = "png"
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A caller's wish that a request sent again is not done again.
+
+    `key` is the caller's own, 1 to 255 characters; `fingerprint` (at most 64) is the same for the same request.
+    """
+
+    key: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)

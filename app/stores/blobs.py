@@ -5,16 +5,33 @@ obstore does the work, and the URL alone decides: `file:///folder`, `memory://`,
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from app.errors import StoreUnavailable
+
+CONNECT_TIMEOUT = timedelta(seconds=3)
+"""How long a bucket's server may take to accept a connection."""
+
+TIMEOUT = timedelta(seconds=20)
+"""How long one request to a bucket may take."""
+
+RETRIES = 3
+"""Times a request to a bucket is sent again, within `RETRY_TIMEOUT`."""
+
+RETRY_TIMEOUT = timedelta(seconds=10)
 
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._-]+(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)*")
 
@@ -26,18 +43,23 @@ class BlobStore:
     a mistake of the caller (ValueError), so that nothing outside the store can be named.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, root: Path | None = None) -> None:
         self._store = store
+        self._root = root
 
     @classmethod
     def open(cls, url: str) -> Self:
         """The store behind `url`; a folder is made if needed, and empty folders inside it are removed.
 
-        Raises StoreUnavailable when the folder cannot be made, ValueError when it is no URL at all.
+        A bucket's credentials, region and endpoint come from the usual AWS_... variables. Raises StoreUnavailable
+        when the folder cannot be made, ValueError when it is no URL at all.
         """
         with _typed():
             if url.startswith("file:"):
-                return cls(LocalStore.from_url(url, mkdir=True, automatic_cleanup=True))
+                store = LocalStore.from_url(url, mkdir=True, automatic_cleanup=True)
+                return cls(store, Path(unquote(urlsplit(url).path)))
+            if url.startswith("s3:"):
+                return cls(_bucket(url))
             return cls(from_url(url))
 
     async def put(self, key: str, data: bytes) -> None:
@@ -59,6 +81,15 @@ class BlobStore:
             while keys := await self._keys(prefix):
                 with suppress(FileNotFoundError):  # another process deleted it first: see what is left
                     await obstore.delete_async(self._store, keys)
+            if self._root is not None and prefix.endswith("/"):
+                await asyncio.to_thread(shutil.rmtree, self._root / prefix, ignore_errors=True)
+
+    async def tidy(self, folder: str) -> None:
+        """See Blobs. Only a folder store has any: it writes beside the file, and lists no such name."""
+        _checked(folder.removesuffix("/"))
+        if self._root is not None:
+            with _typed():
+                await asyncio.to_thread(_remove_unfinished, self._root / folder)
 
     async def _keys(self, prefix: str) -> list[str]:
         folder = prefix.rpartition("/")[0]
@@ -68,6 +99,24 @@ class BlobStore:
             for item in chunk
             if item["path"].startswith(prefix)
         ]
+
+
+def _bucket(url: str) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return S3Store.from_url(
+        url,
+        client_options={
+            "connect_timeout": CONNECT_TIMEOUT,
+            "timeout": TIMEOUT,
+            "allow_http": endpoint.startswith("http://"),
+        },
+        retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+    )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in folder.glob("*#*"):
+        path.unlink(missing_ok=True)
 
 
 def _checked(key: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,22 +17,86 @@ class Line:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write one generation. `token` is new with each claim; it lapses `lease_s` after the last write."""
+
+    token: str
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A generation that was claimed for the `claims`-th time, counted from 1 at its submit."""
+
+    generation: Generation
+    claims: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A caller's idempotency key, and the fingerprint of the request that came with it."""
+
+    owner: str
+    value: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The generation that took a key first, and the fingerprint of its request."""
+
+    generation_id: str
+    fingerprint: str
+
+
 class Records(Protocol):
-    """Generations and their event logs. Every method is one transaction. Raises StoreUnavailable."""
+    """Generations and their event logs; the table of generations is the queue. Every method is one transaction.
 
-    async def create(self, generation: Generation, lines: Sequence[Line], *, lease_until: float) -> None:
-        """Insert a new generation with the first lines of its log."""
-        ...
+    Raises StoreUnavailable.
+    """
 
-    async def save(self, generation: Generation, lines: Sequence[Line], *, lease_until: float | None) -> bool:
-        """Replace the record and append to its log; False, and nothing is written, when it was forgotten meanwhile.
+    async def create(
+        self, generation: Generation, lines: Sequence[Line], claim: Claim | None, key: Key | None = None
+    ) -> Earlier | None:
+        """Insert a new generation with the first lines of its log; without a claim any process may take it.
 
-        `lease_until` None ends the lease: the generation is final.
+        Nothing is written when an earlier generation has the key: that one is returned.
         """
         ...
 
-    async def append(self, generation_id: str, lines: Sequence[Line], *, lease_until: float) -> bool:
-        """Append to the log and prolong the lease, leaving the record alone; False when it was forgotten."""
+    async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
+        """Replace the record, append to its log and prolong the claim, or end it when the generation is final.
+
+        False, and nothing is written, when it was forgotten or is no longer claimed by that token.
+        """
+        ...
+
+    async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
+        """Append to the log and prolong the claim, leaving the record alone; False as for `save`."""
+        ...
+
+    async def release(self, generation: Generation, claim: Claim) -> bool:
+        """Replace the record and let any process claim it from now on; False as for `save`."""
+        ...
+
+    async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
+        """Make it final whoever has claimed it; False when it was forgotten or is final already."""
+        ...
+
+    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+        """Claim the oldest open generation for these models that nobody has, or whose claim has lapsed.
+
+        None when there is none, or when it has more than `room` candidates.
+        """
+        ...
+
+    async def waiting(self) -> int:
+        """Candidates of open generations that nobody has claimed."""
+        ...
+
+    async def earlier(self, owner: str, key: str) -> Earlier | None:
+        """The generation that has this owner's key."""
         ...
 
     async def get(self, generation_id: str) -> Generation | None:
@@ -43,16 +107,24 @@ class Records(Protocol):
         """Lines with `seq` > `after`, oldest first."""
         ...
 
-    async def lapsed(self, now: float, limit: int = 100) -> list[Generation]:
-        """Generations that are not final and whose lease ended before `now`: their process is gone."""
-        ...
-
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
         """Ids of final generations older than that."""
         ...
 
     async def delete(self, generation_id: str) -> bool:
-        """Forget the record and its log; False when there was none."""
+        """Forget the record, its log and its key; False when there was none."""
+        ...
+
+    @property
+    def telling(self) -> bool:
+        """Whether `listen` hears of every write at this moment; else look again and again."""
+        ...
+
+    async def listen(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each generation that any process writes, "" when something may be claimed.
+
+        Runs until cancelled, through lost connections; returns at once when the database tells nothing.
+        """
         ...
 
     async def ping(self) -> None:
@@ -76,5 +148,9 @@ class Blobs(Protocol):
         ...
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Delete every key that starts with `prefix`; none is fine."""
+        """Delete every key that starts with `prefix`; none is fine. What killed writers left there goes too."""
+        ...
+
+    async def tidy(self, folder: str) -> None:
+        """Delete what writers that were killed have left of unfinished files in `folder`, which ends with `/`."""
         ...

@@ -1,102 +1,76 @@
-"""Generations and their event logs in a SQL database. Owns tables and transactions, and no rule of the product.
+"""Generations and their event logs in a SQL database. Owns transactions, and no rule of the product.
 
-SQLite in WAL mode is the default; the URL alone decides. A generation is one row that carries its whole record as
-JSON beside the few columns that queries need. A log line's number comes out of the same statement that locks its
-generation, so numbers have no gaps however many processes append. On SQLite writers of one process queue for one
-connection and take the file's lock at once (BEGIN IMMEDIATE); readers never wait for them. A commit survives the
-death of the process; the last few may be lost with the power (synchronous = NORMAL), never the file.
+A generation is one row that carries its whole record as JSON beside the few columns that queries need. A log line's
+number comes out of the same statement that locks its generation, so numbers have no gaps however many processes
+append. That statement also asks for the claim's token, so that a process which lost its claim writes nothing.
+
+Claims are timed by PostgreSQL's own clock, on SQLite by the machine's monotonic one, which its processes share: a
+wall clock that jumps moves no claim. One that ends later than any could is of an earlier boot, and has lapsed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic_core
 from pydantic import TypeAdapter
 from sqlalchemy import (
-    URL,
-    Column,
+    ColumnElement,
     Double,
     Executable,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
     Row,
-    String,
-    Table,
-    Text,
     delete,
-    event,
+    func,
     insert,
+    literal,
+    literal_column,
     make_url,
+    or_,
     select,
+    text,
     update,
 )
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import Event, EventKind, Generation, Status
-from app.errors import StoreUnavailable
-from app.stores.contract import Line
+from app.stores.connections import CHANNEL, Connections
+from app.stores.contract import Claim, Claimed, Earlier, Key, Line
+from app.stores.migrations import migrate
+from app.stores.schema import events, generations, idempotency
 
-SCHEMA_VERSION = 1
-"""What this code reads and writes; a database that says more was made by a later release."""
-
-BUSY_TIMEOUT_S = 10.0
-"""How long a writer waits for the writers of other processes on the same SQLite file."""
-
-_DRIVERS = {"sqlite": "sqlite+aiosqlite"}
+_OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
-
-_metadata = MetaData()
-_schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
-_generations = Table(
-    "generations",
-    _metadata,
-    Column("id", String(64), primary_key=True),
-    Column("owner", String(200), nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("created", Double, nullable=False),
-    Column("finished", Double),
-    Column("lease_until", Double),
-    Column("last_seq", Integer, nullable=False),
-    Column("record", Text, nullable=False),
-    Index("generations_by_lease", "status", "lease_until"),
-    Index("generations_by_age", "status", "created"),
-)
-_events = Table(
-    "events",
-    _metadata,
-    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("kind", String(16), nullable=False),
-    Column("data", Text, nullable=False),
-    Column("created", Double, nullable=False),
-)
+_MIGRATION_LOCK = 4_650_318
 _record = TypeAdapter(Generation)
+
+
+class _Taken(Exception):
+    """Another generation has the key; ends the transaction."""
 
 
 class Database:
     """`Records` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
 
-    def __init__(self, reader: AsyncEngine, writer: AsyncEngine, clock: Callable[[], float]) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, connections: Connections, clock: Callable[[], float], ticks: Callable[[], float]) -> None:
+        self._connections = connections
         self._clock = clock
+        self._ticks = ticks
+        self._telling = False
 
     @classmethod
-    async def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
-        """Connect, and make the tables where there are none.
+    async def open(
+        cls, url: str, *, clock: Callable[[], float] = time.time, ticks: Callable[[], float] = time.monotonic
+    ) -> Self:
+        """Connect, and bring the tables up to date.
 
-        `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed. `clock` dates the
-        log. Raises StoreUnavailable, also when the database was made by a later release.
+        `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed; or
+        `postgresql://user@host/name`. `clock` dates the log, `ticks` times claims on SQLite. Raises StoreUnavailable,
+        also when the database was made by a later release.
         """
-        database = cls(*_engines(make_url(url)), clock)
+        database = cls(Connections(make_url(url)), clock, ticks)
         try:
             await database._prepare()
         except BaseException:
@@ -105,42 +79,79 @@ class Database:
         return database
 
     async def _prepare(self) -> None:
-        async with _transaction(self._writer) as connection:
-            await connection.run_sync(_metadata.create_all)
-            version = await connection.scalar(select(_schema.c.version))
-            if version is None:
-                await connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
-        if version is not None and version > SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"the database has schema {version} and this release knows {SCHEMA_VERSION}: start a later release"
-            )
+        async with self._connections.transaction(write=True) as connection:
+            if self._connections.postgresql:
+                await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            await connection.run_sync(migrate)
 
-    async def create(self, generation: Generation, lines: Sequence[Line], *, lease_until: float) -> None:
+    async def create(
+        self, generation: Generation, lines: Sequence[Line], claim: Claim | None, key: Key | None = None
+    ) -> Earlier | None:
         """See Records."""
-        row = {"id": generation.id, "last_seq": len(lines), **_columns(generation, lease_until)}
-        async with _transaction(self._writer) as connection:
-            await connection.execute(insert(_generations).values(row))
-            await self._log(connection, generation.id, 1, lines)
+        row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None)}
+        row |= _columns(generation) | self._lease(claim)
+        while True:
+            try:
+                async with self._connections.transaction(write=True) as connection:
+                    await connection.execute(insert(generations).values(row))
+                    await self._log(connection, generation.id, 1, lines)
+                    if key is not None:
+                        await self._take(connection, key, generation.id)
+                    await self._tell(connection, "" if claim is None else generation.id)
+            except _Taken:
+                assert key is not None
+                earlier = await self.earlier(key.owner, key.value)
+                if earlier is not None:
+                    return earlier
+            else:
+                return None
 
-    async def save(self, generation: Generation, lines: Sequence[Line], *, lease_until: float | None) -> bool:
+    async def _take(self, connection: AsyncConnection, key: Key, generation_id: str) -> None:
+        make = postgresql.insert if self._connections.postgresql else sqlite.insert
+        row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
+        taken = await connection.execute(make(idempotency).values(row).on_conflict_do_nothing())
+        if taken.rowcount == 0:
+            raise _Taken
+
+    async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
         """See Records."""
-        return await self._write(generation.id, _columns(generation, lease_until), lines)
+        columns = _columns(generation) | self._lease(None if generation.status.final else claim)
+        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token)
 
-    async def append(self, generation_id: str, lines: Sequence[Line], *, lease_until: float) -> bool:
+    async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
         """See Records."""
-        return await self._write(generation_id, {"lease_until": lease_until}, lines)
+        return await self._write(generation_id, self._lease(claim), lines, generations.c.claim == claim.token)
 
-    async def _write(self, generation_id: str, columns: Mapping[str, Any], lines: Sequence[Line]) -> bool:
+    async def release(self, generation: Generation, claim: Claim) -> bool:
+        """See Records."""
+        columns = _columns(generation) | self._lease(None)
+        return await self._write(generation.id, columns, (), generations.c.claim == claim.token, tell="")
+
+    async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
+        """See Records."""
+        columns = _columns(generation) | self._lease(None)
+        return await self._write(generation.id, columns, lines, generations.c.status.in_(_OPEN))
+
+    async def _write(
+        self,
+        generation_id: str,
+        columns: Mapping[str, Any],
+        lines: Sequence[Line],
+        allowed: ColumnElement[bool],
+        tell: str | None = None,
+    ) -> bool:
         advance = (
-            update(_generations)
-            .where(_generations.c.id == generation_id)
-            .values(last_seq=_generations.c.last_seq + len(lines), **columns)
-            .returning(_generations.c.last_seq)
+            update(generations)
+            .where(generations.c.id == generation_id, allowed)
+            .values(last_seq=generations.c.last_seq + len(lines), **columns)
+            .returning(generations.c.last_seq)
         )
-        async with _transaction(self._writer) as connection:
+        async with self._connections.transaction(write=True) as connection:
             last = await connection.scalar(advance)
             if last is not None:
                 await self._log(connection, generation_id, last - len(lines) + 1, lines)
+                if lines or tell is not None:
+                    await self._tell(connection, generation_id if tell is None else tell)
         return last is not None
 
     async def _log(self, connection: AsyncConnection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
@@ -150,71 +161,127 @@ class Database:
             for seq, line in enumerate(lines, first)
         ]
         if rows:
-            await connection.execute(insert(_events), rows)
+            await connection.execute(insert(events), rows)
+
+    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+        """See Records."""
+        now, table = self._now(), generations.c
+        free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * claim.lease_s)
+        oldest = (
+            select(table.id)
+            .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free)
+            .order_by(table.created, table.id)
+            .limit(1)
+        )
+        if not await self._read(oldest):
+            return None
+        take = (
+            update(generations)
+            .where(table.id == oldest.with_for_update(skip_locked=True).scalar_subquery(), table.candidates <= room)
+            .values(claims=table.claims + 1, **self._lease(claim))
+            .returning(table.record, table.claims)
+        )
+        async with self._connections.transaction(write=True) as connection:
+            row = (await connection.execute(take)).first()
+        return Claimed(_record.validate_json(row.record), row.claims) if row is not None else None
+
+    async def waiting(self) -> int:
+        """See Records."""
+        query = select(func.coalesce(func.sum(generations.c.candidates), 0).label("n")).where(
+            generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
+        )
+        return int((await self._read(query))[0].n)
+
+    async def earlier(self, owner: str, key: str) -> Earlier | None:
+        """See Records."""
+        query = select(idempotency.c.generation_id, idempotency.c.fingerprint).where(
+            idempotency.c.owner == owner, idempotency.c.key == key
+        )
+        rows = await self._read(query)
+        return Earlier(rows[0].generation_id, rows[0].fingerprint) if rows else None
 
     async def get(self, generation_id: str) -> Generation | None:
         """See Records."""
-        rows = await self._read(select(_generations.c.record).where(_generations.c.id == generation_id))
+        rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
         return _record.validate_json(rows[0].record) if rows else None
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
         """See Records."""
         query = (
-            select(_events.c.seq, _events.c.kind, _events.c.data, _events.c.created)
-            .where(_events.c.generation_id == generation_id, _events.c.seq > after)
-            .order_by(_events.c.seq)
+            select(events.c.seq, events.c.kind, events.c.data, events.c.created)
+            .where(events.c.generation_id == generation_id, events.c.seq > after)
+            .order_by(events.c.seq)
             .limit(limit)
         )
         rows = await self._read(query)
         return [Event(row.seq, EventKind(row.kind), pydantic_core.from_json(row.data), row.created) for row in rows]
 
-    async def lapsed(self, now: float, limit: int = 100) -> list[Generation]:
-        """See Records."""
-        query = (
-            select(_generations.c.record)
-            .where(_generations.c.status.not_in(_FINAL), _generations.c.lease_until < now)
-            .order_by(_generations.c.lease_until)
-            .limit(limit)
-        )
-        return [_record.validate_json(row.record) for row in await self._read(query)]
-
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See Records."""
         query = (
-            select(_generations.c.id)
-            .where(_generations.c.status.in_(_FINAL), _generations.c.created < created_before)
-            .order_by(_generations.c.created)
+            select(generations.c.id)
+            .where(generations.c.status.in_(_FINAL), generations.c.created < created_before)
+            .order_by(generations.c.created)
             .limit(limit)
         )
         return [row.id for row in await self._read(query)]
 
     async def delete(self, generation_id: str) -> bool:
         """See Records."""
-        async with _transaction(self._writer) as connection:
-            result = await connection.execute(delete(_generations).where(_generations.c.id == generation_id))
+        async with self._connections.transaction(write=True) as connection:
+            result = await connection.execute(delete(generations).where(generations.c.id == generation_id))
+            await self._tell(connection, generation_id)
         return result.rowcount > 0
+
+    @property
+    def telling(self) -> bool:
+        """See Records."""
+        return self._telling
+
+    async def listen(self, tell: Callable[[str], None]) -> None:
+        """See Records."""
+        if self._connections.postgresql:
+            await self._connections.listen(tell, self._hears)
 
     async def ping(self) -> None:
         """See Records."""
-        await self._read(select(_schema.c.version))
+        await self._read(text("SELECT 1 FROM alembic_version"))
 
     async def close(self) -> None:
         """See Records."""
-        await self._reader.dispose()
-        await self._writer.dispose()
+        await self._connections.close()
+
+    def _hears(self, now: bool) -> None:
+        self._telling = now
+
+    async def _tell(self, connection: AsyncConnection, payload: str) -> None:
+        """Reaches the listeners when the transaction is committed."""
+        if self._connections.postgresql:
+            await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+
+    def _now(self) -> ColumnElement[float]:
+        if self._connections.postgresql:
+            return literal_column("extract(epoch FROM statement_timestamp())::float8", Double)
+        return literal(self._ticks(), Double)
+
+    def _lease(self, claim: Claim | None) -> dict[str, Any]:
+        until = self._now() + claim.lease_s if claim is not None else None
+        return {"claim": claim.token if claim is not None else None, "lease_until": until}
 
     async def _read(self, query: Executable) -> Sequence[Row[Any]]:
-        async with _transaction(self._reader) as connection:
+        async with self._connections.transaction(write=False) as connection:
             return (await connection.execute(query)).all()
 
 
-def _columns(generation: Generation, lease_until: float | None) -> dict[str, Any]:
+def _columns(generation: Generation) -> dict[str, Any]:
     return {
         "owner": generation.spec.owner,
         "status": generation.status,
         "created": generation.created,
         "finished": generation.finished,
-        "lease_until": lease_until,
+        "model": generation.model,
+        "scorer": generation.scorer,
+        "candidates": generation.spec.n_candidates,
         "record": pydantic_core.to_json(generation, inf_nan_mode="strings").decode(),
     }
 
@@ -222,44 +289,3 @@ def _columns(generation: Generation, lease_until: float | None) -> dict[str, Any
 def _json(data: Mapping[str, Any]) -> str:
     """`data` as JSON; numbers that JSON cannot say (NaN, infinities) become null."""
     return pydantic_core.to_json(data, inf_nan_mode="null").decode()
-
-
-@asynccontextmanager
-async def _transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Commits at the end, rolls back on any error; the database's own become StoreUnavailable."""
-    try:
-        async with engine.begin() as connection:
-            yield connection
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable("the database cannot be reached or has no room left") from error
-
-
-def _engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
-    """For reading and for writing: one and the same except for a SQLite file, which has one writer at a time."""
-    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-    if url.get_backend_name() != "sqlite":
-        engine = create_async_engine(url, pool_pre_ping=True)
-        return engine, engine
-    writer = _sqlite(url, connections=1)
-    event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    in_memory = url.database in {None, "", ":memory:"}
-    return (writer if in_memory else _sqlite(url, connections=4)), writer
-
-
-def _sqlite(url: URL, connections: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
-    )
-    event.listen(engine.sync_engine, "connect", _configure)
-    return engine
-
-
-def _configure(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

@@ -58,8 +58,8 @@ def test_deleting_ends_every_waiter(house: House) -> None:
         ask = partial(house.post, json=LONG, headers={"accept": accept})
         waiting = threading.Thread(target=lambda ask=ask: answers.append(ask()))
         waiting.start()
-        until(lambda: house.live == 16 and len(house.app.state.face.service._following) == 1)
-        (generation_id,) = house.app.state.face.service._following
+        until(lambda: house.live == 16 and len([held.id for held in house.app.state.face.service._works]) == 1)
+        (generation_id,) = [held.id for held in house.app.state.face.service._works]
         assert house.client.delete(f"/v1/generations/{generation_id}").status_code == 204
         waiting.join(10)
         assert house.live == 0

@@ -1,9 +1,10 @@
-"""Blobs over a folder and over memory: whole or nothing, keys that stay inside, errors without paths."""
+"""Blobs over a folder, over memory and over S3: whole or nothing, keys that stay inside, errors without paths."""
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from app.errors import StoreUnavailable
 from app.stores.blobs import BlobStore
 from app.stores.contract import Blobs
+from tests.servers import S3
 
 pytestmark = pytest.mark.anyio
 
@@ -22,8 +24,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "blobs with space"
 
 
-@pytest.fixture(params=["folder", "memory"])
-def blobs(request: pytest.FixtureRequest, folder: Path) -> Blobs:
+@pytest.fixture(params=["folder", "memory", "s3"])
+def blobs(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    if request.param == "s3":
+        server: S3 = request.getfixturevalue("s3")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        return BlobStore.open(f"s3://pictures/{uuid.uuid4().hex}")
     return BlobStore.open(folder.as_uri() if request.param == "folder" else "memory://")
 
 
@@ -71,6 +78,18 @@ async def test_two_deletes_at_once_both_succeed(folder: Path) -> None:
         await blobs.put(f"g/a/{index}", b"x")
     await asyncio.gather(*(blobs.delete_prefix("g/a/") for _ in range(4)))
     assert files(folder) == []
+
+
+async def test_what_a_killed_writer_left_is_tidied_up(folder: Path) -> None:
+    blobs = BlobStore.open(folder.as_uri())
+    await blobs.put("g/a/0.png", b"x")
+    (folder / "g/a/1.png#1").write_bytes(b"half of it")
+    await blobs.tidy("g/a/")
+    await blobs.tidy("g/b/")
+    assert files(folder) == ["g", "g/a", "g/a/0.png"]
+    (folder / "g/a/1.png#1").write_bytes(b"half of it")
+    await blobs.delete_prefix("g/a/")
+    assert files(folder) == ["g"]
 
 
 async def test_readers_see_all_or_nothing(blobs: Blobs) -> None:

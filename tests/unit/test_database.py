@@ -1,4 +1,4 @@
-"""Records over SQLite: round trips, gapless logs under concurrency, leases, and a store that is out of reach."""
+"""Records over SQLite and PostgreSQL: round trips, gapless logs, the queue, keys, and a store that is out of reach."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import resource
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pydantic_core
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import inspect
 
 from app.domain import (
     Candidate,
@@ -32,41 +32,15 @@ from app.domain import (
     Work,
 )
 from app.errors import StoreUnavailable
-from app.stores import database
-from app.stores.contract import Line, Records
+from app.stores import connections, schema
+from app.stores.contract import Claimed, Line
 from app.stores.database import Database
-
-STEP = Line(EventKind.STEP, {"step": 1, "steps": 20, "live": 16})
-
-
-def generation(id: str = "gen_a", status: Status = Status.RUNNING, created: float = 100.0) -> Generation:
-    spec = GenerationSpec(id, "a red apple", "blurry", 2, 1, 64, 64, 20, 4.0, "euler", 7)
-    return Generation(spec, status, created, "pictogram", "pictogram")
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Database]:
-    store = await Database.open(url, clock=lambda: 42.5)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/records.db"
-
-
-@pytest.fixture(params=["file", "memory"])
-async def records(request: pytest.FixtureRequest, url: str, anyio_backend: str) -> AsyncIterator[Records]:
-    async with opened(url if request.param == "file" else "sqlite://") as store:
-        yield store
+from tests.unit.store_kit import MINE, STEP, generation, opened
 
 
 @pytest.mark.anyio
-async def test_a_new_generation_is_found_with_its_first_lines(records: Records) -> None:
-    await records.create(generation(), [Line(EventKind.QUEUED, {}), STEP], lease_until=1)
+async def test_a_new_generation_is_found_with_its_first_lines(records: Database) -> None:
+    await records.create(generation(), [Line(EventKind.QUEUED, {}), STEP], MINE)
     assert await records.get("gen_a") == generation()
     assert await records.get("gen_b") is None
     first, second = await records.events("gen_a", 0)
@@ -76,65 +50,53 @@ async def test_a_new_generation_is_found_with_its_first_lines(records: Records) 
 
 
 @pytest.mark.anyio
-async def test_saving_replaces_the_record_and_goes_on_with_the_log(records: Records) -> None:
-    await records.create(generation(), [STEP], lease_until=1)
+async def test_saving_replaces_the_record_and_goes_on_with_the_log(records: Database) -> None:
+    await records.create(generation(), [STEP], MINE)
     done = replace(generation(status=Status.SUCCEEDED), finished=120.25, margin=0.1)
-    assert await records.save(done, [STEP, Line(EventKind.SUCCEEDED, {})], lease_until=None)
+    assert await records.save(done, [STEP, Line(EventKind.SUCCEEDED, {})], MINE)
     assert await records.get("gen_a") == done
     assert [(e.seq, e.kind.final) for e in await records.events("gen_a", 1)] == [(2, False), (3, True)]
 
 
 @pytest.mark.anyio
-async def test_appending_leaves_the_record_alone(records: Records) -> None:
-    await records.create(generation(), [], lease_until=1)
-    assert await records.append("gen_a", [STEP] * 3, lease_until=2)
-    assert await records.append("gen_a", [], lease_until=3)
+async def test_appending_leaves_the_record_alone(records: Database) -> None:
+    await records.create(generation(), [], MINE)
+    assert await records.append("gen_a", [STEP] * 3, MINE)
+    assert await records.append("gen_a", [], MINE)
     assert await records.get("gen_a") == generation()
     assert [e.seq for e in await records.events("gen_a", 1, limit=1)] == [2]
 
 
 @pytest.mark.anyio
-async def test_what_was_forgotten_is_not_written_again(records: Records) -> None:
-    await records.create(generation(), [STEP], lease_until=1)
+async def test_what_was_forgotten_is_not_written_again(records: Database) -> None:
+    await records.create(generation(), [STEP], MINE)
     assert await records.delete("gen_a")
     assert not await records.delete("gen_a")
-    assert not await records.save(generation(), [STEP], lease_until=2)
-    assert not await records.append("gen_a", [STEP], lease_until=2)
+    assert not await records.save(generation(), [STEP], MINE)
+    assert not await records.append("gen_a", [STEP], MINE)
     assert await records.get("gen_a") is None
     assert await records.events("gen_a", 0) == []
 
 
 @pytest.mark.anyio
-async def test_lapsed_are_those_whose_process_is_gone(records: Records) -> None:
-    await records.create(generation("gen_late"), [], lease_until=9)
-    await records.create(generation("gen_early"), [], lease_until=5)
-    await records.create(generation("gen_alive"), [], lease_until=10)
-    await records.create(generation("gen_done", Status.FAILED), [], lease_until=1)
-    await records.create(generation("gen_prolonged"), [], lease_until=1)
-    await records.append("gen_prolonged", [], lease_until=20)
-    assert [g.id for g in await records.lapsed(10)] == ["gen_early", "gen_late"]
-    assert [g.id for g in await records.lapsed(10, limit=1)] == ["gen_early"]
-
-
-@pytest.mark.anyio
-async def test_expired_are_old_and_final(records: Records) -> None:
+async def test_expired_are_old_and_final(records: Database) -> None:
     for age, status in enumerate(Status):
-        await records.create(generation(f"gen_{status}", status, created=10 - age), [], lease_until=1)
+        await records.create(generation(f"gen_{status}", status, created=10 - age), [], MINE)
     assert await records.expired(9) == ["gen_cancelled", "gen_failed", "gen_succeeded"]
     assert await records.expired(7, limit=1) == ["gen_cancelled"]
 
 
 @pytest.mark.anyio
-async def test_a_number_json_cannot_say_is_null_in_the_log(records: Records) -> None:
-    await records.create(generation(), [Line(EventKind.CANDIDATE, {"score": math.nan, "x": (1, 2)})], lease_until=1)
+async def test_a_number_json_cannot_say_is_null_in_the_log(records: Database) -> None:
+    await records.create(generation(), [Line(EventKind.CANDIDATE, {"score": math.nan, "x": (1, 2)})], MINE)
     assert (await records.events("gen_a", 0))[0].data == {"score": None, "x": [1, 2]}
 
 
 @pytest.mark.anyio
 async def test_numbers_have_no_gaps_when_two_stores_append_at_once(url: str) -> None:
     async with opened(url) as one, opened(url) as two:
-        await one.create(generation(), [], lease_until=1)
-        await asyncio.gather(*(s.append("gen_a", [STEP] * 3, lease_until=2) for s in (one, two) * 25))
+        await one.create(generation(), [], MINE)
+        await asyncio.gather(*(s.append("gen_a", [STEP] * 3, MINE) for s in (one, two) * 25))
         assert [e.seq for e in await two.events("gen_a", 0)] == list(range(1, 151))
 
 
@@ -143,15 +105,15 @@ import asyncio, sys
 from app.domain import EventKind
 from app.stores.contract import Line
 from app.stores.database import Database
-from tests.unit.test_database import generation
+from tests.unit.store_kit import MINE, generation
 
 async def main(url, name):
     store = await Database.open(url)
-    await store.create(generation(name), [], lease_until=1)
+    await store.create(generation(name), [], MINE)
     while await store.get("gen_shared") is None:
         await asyncio.sleep(0.01)
     for _ in range(40):
-        await store.append("gen_shared", [Line(EventKind.STEP, {})] * 2, lease_until=2)
+        await store.append("gen_shared", [Line(EventKind.STEP, {})] * 2, MINE)
     await store.close()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -163,7 +125,7 @@ async def test_processes_share_a_file_that_none_of_them_has_made_yet(url: str) -
     names = ["gen_1", "gen_2", "gen_3"]
     started = [await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, url, name) for name in names]
     async with opened(url) as store:
-        await store.create(generation("gen_shared"), [], lease_until=1)
+        await store.create(generation("gen_shared"), [], MINE)
         assert [await process.wait() for process in started] == [0, 0, 0]
         assert all([await store.get(name) for name in names])
         assert [e.seq for e in await store.events("gen_shared", 0)] == list(range(1, 241))
@@ -172,24 +134,24 @@ async def test_processes_share_a_file_that_none_of_them_has_made_yet(url: str) -
 @pytest.mark.anyio
 async def test_everything_is_there_after_reopening(url: str) -> None:
     async with opened(url) as store:
-        await store.create(generation(), [STEP], lease_until=1)
+        await store.create(generation(), [STEP], MINE)
     async with opened(url) as store:
         assert await store.get("gen_a") == generation()
-        await store.append("gen_a", [STEP], lease_until=1)
+        await store.append("gen_a", [STEP], MINE)
         assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_write_leaves_the_store_usable(url: str) -> None:
-    async with opened(url) as store:
-        await store.create(generation(), [], lease_until=1)
+async def test_a_cancelled_write_leaves_the_store_usable(file_url: str) -> None:
+    async with opened(file_url) as store:
+        await store.create(generation(), [], MINE)
         for turns in range(30):
-            write = asyncio.create_task(store.append("gen_a", [STEP] * 2, lease_until=2))
+            write = asyncio.create_task(store.append("gen_a", [STEP] * 2, MINE))
             for _ in range(turns):
                 await asyncio.sleep(0)
             write.cancel()
             await asyncio.gather(write, return_exceptions=True)
-        assert await asyncio.wait_for(store.append("gen_a", [STEP], lease_until=2), 5)
+        assert await asyncio.wait_for(store.append("gen_a", [STEP], MINE), 5)
         seqs = [e.seq for e in await store.events("gen_a", 0)]
         assert seqs == list(range(1, len(seqs) + 1))
         assert len(seqs) % 2 == 1
@@ -198,17 +160,20 @@ async def test_a_cancelled_write_leaves_the_store_usable(url: str) -> None:
 @pytest.mark.anyio
 async def test_a_failing_write_leaves_nothing_behind(url: str) -> None:
     async with opened(url) as store:
-        await store.create(generation(), [], lease_until=1)
+        await store.create(generation(), [], MINE)
         with pytest.raises(StoreUnavailable):
-            await store.create(generation(), [STEP], lease_until=1)
+            await store.create(generation(), [STEP], MINE)
         assert await store.events("gen_a", 0) == []
 
 
 @pytest.mark.anyio
-async def test_a_database_of_a_later_release_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_of_a_later_release_is_refused(file_url: str) -> None:
+    url = file_url
     async with opened(url) as store:
-        await store.create(generation(), [], lease_until=1)
-    monkeypatch.setattr(database, "SCHEMA_VERSION", database.SCHEMA_VERSION - 1)
+        await store.create(generation(), [], MINE)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    other.close()
     with pytest.raises(StoreUnavailable, match="later release"):
         await Database.open(url)
 
@@ -223,44 +188,85 @@ async def test_a_file_that_cannot_be_opened_is_unavailable_and_not_named(tmp_pat
 
 
 @pytest.mark.anyio
-async def test_a_full_disk_is_unavailable_and_then_passes(url: str) -> None:
-    async with opened(url) as store:
-        await store.create(generation(), [STEP], lease_until=1)
+async def test_a_full_disk_is_unavailable_and_then_passes(file_url: str) -> None:
+    async with opened(file_url) as store:
+        await store.create(generation(), [STEP], MINE)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
             with pytest.raises(StoreUnavailable):
-                await store.append("gen_a", [Line(EventKind.PREVIEW, {"image": "x" * 100_000})], lease_until=2)
+                await store.append("gen_a", [Line(EventKind.PREVIEW, {"image": "x" * 100_000})], MINE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert await store.append("gen_a", [STEP], lease_until=2)
+        assert await store.append("gen_a", [STEP], MINE)
         assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
 
 
 @pytest.mark.anyio
-async def test_a_writer_that_waits_too_long_is_unavailable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+async def test_a_writer_that_waits_too_long_is_unavailable(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = file_url
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.05)
     async with opened(url) as store:
-        await store.create(generation(), [STEP], lease_until=1)
+        await store.create(generation(), [STEP], MINE)
         other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable):
-            await store.append("gen_a", [STEP], lease_until=2)
+            await store.append("gen_a", [STEP], MINE)
         assert await store.get("gen_a") == generation()
         other.close()
-        assert await store.append("gen_a", [STEP], lease_until=2)
+        assert await store.append("gen_a", [STEP], MINE)
 
 
 @pytest.mark.anyio
-async def test_ping_answers_while_the_tables_are_there(url: str) -> None:
+async def test_ping_answers_while_the_tables_are_there(file_url: str) -> None:
+    url = file_url
     async with opened(url) as store:
         await store.ping()
         other = sqlite3.connect(url.removeprefix("sqlite:///"))
-        other.execute("DROP TABLE schema_version")
+        other.execute("DROP TABLE alembic_version")
         other.close()
         with pytest.raises(StoreUnavailable):
             await store.ping()
 
+
+@pytest.mark.anyio
+async def test_a_database_of_the_first_release_is_brought_up_to_date(file_url: str) -> None:
+    with sqlite3.connect(file_url.removeprefix("sqlite:///")) as old:
+        old.executescript(FIRST_RELEASE)
+        old.execute(
+            "INSERT INTO generations VALUES ('gen_a', '', 'running', 1, NULL, 1.7e9, 1, ?)",
+            (pydantic_core.to_json(generation()).decode(),),
+        )
+        old.execute("INSERT INTO events VALUES ('gen_a', 1, 'queued', '{}', 1)")
+    old.close()
+    async with opened(file_url) as store:
+        assert await store.claim("pictogram", "pictogram", 2, MINE) == Claimed(generation(), 1)
+        assert await store.append("gen_a", [STEP], MINE)
+        assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_migrations_make_the_tables_that_the_code_knows(any_url: str) -> None:
+    async with opened(any_url) as store, store._connections.transaction(write=True) as connection:
+        found = await connection.run_sync(
+            lambda plain: {
+                name: {c["name"] for c in inspect(plain).get_columns(name)} for name in schema.metadata.tables
+            }
+        )
+    assert found == {name: set(table.columns.keys()) for name, table in schema.metadata.tables.items()}
+
+
+FIRST_RELEASE = """
+CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY);
+INSERT INTO schema_version VALUES (1);
+CREATE TABLE generations (id VARCHAR(64) NOT NULL PRIMARY KEY, owner VARCHAR(200) NOT NULL, status VARCHAR(16) NOT NULL,
+  created DOUBLE NOT NULL, finished DOUBLE, lease_until DOUBLE, last_seq INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE INDEX generations_by_lease ON generations (status, lease_until);
+CREATE INDEX generations_by_age ON generations (status, created);
+CREATE TABLE events (generation_id VARCHAR(64) NOT NULL, seq INTEGER NOT NULL, kind VARCHAR(16) NOT NULL,
+  data TEXT NOT NULL, created DOUBLE NOT NULL, PRIMARY KEY (generation_id, seq),
+  FOREIGN KEY(generation_id) REFERENCES generations (id) ON DELETE CASCADE);
+"""
 
 number = st.floats(allow_nan=False)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -323,16 +329,16 @@ any_generation = st.builds(
 def test_a_record_comes_back_exactly(original: Generation) -> None:
     async def there_and_back() -> Generation | None:
         async with opened("sqlite://") as store:
-            await store.create(original, [], lease_until=1)
+            await store.create(original, [], MINE)
             return await store.get("gen_a")
 
     assert asyncio.run(there_and_back()) == original
 
 
 @pytest.mark.anyio
-async def test_a_score_that_is_not_a_number_comes_back(records: Records) -> None:
+async def test_a_score_that_is_not_a_number_comes_back(records: Database) -> None:
     odd = replace(generation(), candidates=(Candidate(0, 7, Score(math.nan, math.inf, 0.1)),))
-    await records.create(odd, [], lease_until=1)
+    await records.create(odd, [], MINE)
     found = await records.get("gen_a")
     assert found is not None
     assert found.candidates[0].score is not None

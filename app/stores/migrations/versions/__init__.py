@@ -1,0 +1,1 @@
+"""One module a revision, named after it; once released, never edited."""

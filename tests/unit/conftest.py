@@ -1,0 +1,41 @@
+"""Databases for the tests of the stores."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.stores.database import Database
+from tests.servers import PostgreSQL
+from tests.unit.store_kit import opened
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/records.db"
+
+
+@pytest.fixture(params=["file", "postgresql"])
+def url(request: pytest.FixtureRequest, file_url: str) -> str:
+    """A database that several stores and processes share."""
+    return _url(request, file_url)
+
+
+@pytest.fixture(params=["file", "memory", "postgresql"])
+def any_url(request: pytest.FixtureRequest, file_url: str) -> str:
+    return _url(request, file_url)
+
+
+@pytest.fixture
+async def records(any_url: str, anyio_backend: str) -> AsyncIterator[Database]:
+    async with opened(any_url) as store:
+        yield store
+
+
+def _url(request: pytest.FixtureRequest, file_url: str) -> str:
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        return server.database()
+    return file_url if request.param == "file" else "sqlite://"

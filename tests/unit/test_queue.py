@@ -1,0 +1,136 @@
+"""The table of generations as a queue: claims, leases, fences, idempotency keys, and what PostgreSQL tells."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.domain import EventKind, Status
+from app.stores.contract import Claim, Claimed, Earlier, Key, Line
+from app.stores.database import Database
+from tests.servers import PostgreSQL
+from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
+
+
+@pytest.mark.anyio
+async def test_only_who_has_the_claim_writes(records: Database) -> None:
+    await records.create(generation(), [STEP], MINE)
+    assert not await records.append("gen_a", [STEP], THEIRS)
+    assert not await records.save(generation(status=Status.FAILED), [STEP], THEIRS)
+    assert not await records.release(generation(), THEIRS)
+    assert await records.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
+    assert not await records.append("gen_a", [STEP], MINE)
+    assert [e.seq for e in await records.events("gen_a", 0)] == [1, 2]
+    found = await records.get("gen_a")
+    assert found is not None
+    assert found.status is Status.SUCCEEDED
+
+
+@pytest.mark.anyio
+async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) -> None:
+    await records.create(generation("gen_mine", created=1), [], MINE)
+    await records.create(generation("gen_new", created=3), [], None)
+    await records.create(generation("gen_old", created=2), [], None)
+    await records.create(generation("gen_done", Status.FAILED, created=1), [], None)
+    assert await records.waiting() == 4
+    assert await records.claim("other", "pictogram", 9, THEIRS) is None
+    assert await records.claim("pictogram", "other", 9, THEIRS) is None
+    assert await records.claim("pictogram", "pictogram", 1, THEIRS) is None
+    found = await records.claim("pictogram", "pictogram", 2, THEIRS)
+    assert found == Claimed(generation("gen_old", created=2), 1)
+    assert await records.append("gen_old", [], THEIRS)
+    assert await records.waiting() == 2
+    assert await records.release(generation("gen_old", created=2), THEIRS)
+    again = await records.claim("pictogram", "pictogram", 2, MINE)
+    assert again == Claimed(generation("gen_old", created=2), 2)
+
+
+@pytest.mark.anyio
+async def test_a_claim_that_lapsed_is_taken_over(records: Database) -> None:
+    await records.create(generation(), [STEP], Claim("mine", 0.05))
+    assert await records.claim("pictogram", "pictogram", 9, Claim("theirs", 0.05)) is None
+    await asyncio.sleep(0.1)
+    assert await records.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    assert not await records.append("gen_a", [STEP], MINE)
+    assert await records.append("gen_a", [STEP], THEIRS)
+
+
+@pytest.mark.anyio
+async def test_a_claim_of_an_earlier_boot_has_lapsed(file_url: str) -> None:
+    store = await Database.open(file_url, ticks=lambda: 1e6)
+    await store.create(generation(), [], MINE)
+    await store.close()
+    store = await Database.open(file_url, ticks=lambda: 5.0)
+    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    assert await store.claim("pictogram", "pictogram", 9, MINE) is None
+    await store.close()
+
+
+@pytest.mark.anyio
+async def test_what_is_settled_stays_so(records: Database) -> None:
+    await records.create(generation(), [], MINE)
+    gone = generation(status=Status.CANCELLED)
+    assert await records.settle(gone, [Line(EventKind.CANCELLED, {})])
+    assert not await records.settle(gone, [Line(EventKind.CANCELLED, {})])
+    assert not await records.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
+    assert await records.get("gen_a") == gone
+    assert not await records.settle(generation("gen_b"), [])
+
+
+@pytest.mark.anyio
+async def test_each_is_claimed_once_by_many(url: str) -> None:
+    async with opened(url) as one, opened(url) as two:
+        for place in range(30):
+            await one.create(generation(f"gen_{place}", created=place), [], None)
+
+        async def worker(store: Database, name: str) -> list[str]:
+            mine = []
+            while (found := await store.claim("pictogram", "pictogram", 9, Claim(name, 60))) is not None:
+                mine.append(found.generation.id)
+            return mine
+
+        shares = await asyncio.gather(*(worker(store, f"w{place}") for place, store in enumerate((one, two) * 2)))
+        assert sorted(name for share in shares for name in share) == sorted(f"gen_{place}" for place in range(30))
+
+
+@pytest.mark.anyio
+async def test_the_first_with_a_key_has_it(url: str) -> None:
+    async with opened(url) as one, opened(url) as two:
+        submits = [
+            store.create(generation(f"gen_{turn}_{key}"), [STEP], MINE, Key("me", str(key), "print"))
+            for turn, store in enumerate((one, two) * 2)
+            for key in range(50)
+        ]
+        answers = await asyncio.gather(*submits)
+        assert sum(earlier is None for earlier in answers) == 50
+        assert await one.claim("pictogram", "pictogram", 9, THEIRS) is None
+        first = await one.earlier("me", "7")
+        assert first is not None
+        assert first.fingerprint == "print"
+        assert await two.create(generation("gen_x"), [], MINE, Key("me", "7", "other")) == first
+        assert await two.get("gen_x") is None
+        assert await two.create(generation("gen_x"), [], MINE, Key("you", "7", "other")) is None
+        assert await one.earlier("you", "7") == Earlier("gen_x", "other")
+        assert await one.delete("gen_x")
+        assert await one.earlier("you", "7") is None
+
+
+@pytest.mark.anyio
+async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
+    url = await asyncio.to_thread(postgresql.database)
+    async with opened(url) as one, opened(url) as two:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        listening = asyncio.create_task(two.listen(told.put_nowait))
+        assert await asyncio.wait_for(told.get(), 5) == ""
+        assert two.telling
+        await one.create(generation(), [STEP], None)
+        await one.claim("pictogram", "pictogram", 9, MINE)
+        await one.append("gen_a", [], MINE)
+        await one.append("gen_a", [STEP], MINE)
+        await one.release(generation(), MINE)
+        await one.delete("gen_a")
+        assert [await asyncio.wait_for(told.get(), 5) for _ in range(4)] == ["", "gen_a", "", "gen_a"]
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        assert not two.telling
