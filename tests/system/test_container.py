@@ -1,0 +1,83 @@
+"""What is deployed: linted, well-formed, and true to the settings and metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from app.metrics import NAMES
+from app.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ["docker-compose.yml", "docker/compose.gpu.yml"]
+FILES = ["Dockerfile", *COMPOSE, "docker/README.md", "docker/haproxy.cfg", "docker/nginx.conf"]
+SECRETS = {"POSTGRES_PASSWORD": "p", "S3_SECRET_KEY": "s"}
+
+
+def _tool(name: str) -> str:
+    for place in (None, "/usr/sbin", str(Path(sys.executable).parent)):
+        found = shutil.which(name, path=place)
+        if found is not None:
+            return found
+    pytest.skip(f"{name} is not installed")
+
+
+def _passes(*command: str, environment: Mapping[str, str] | None = None) -> None:
+    found = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_hadolint() -> None:
+    _passes(_tool("hadolint"), "Dockerfile")
+
+
+@pytest.mark.parametrize("files", [COMPOSE[:1], COMPOSE], ids=["cpu", "gpu"])
+def test_compose_files(files: list[str]) -> None:
+    chosen = [part for file in files for part in ("-f", file)]
+    _passes(_tool("docker-compose"), *chosen, "config", "-q", environment=SECRETS)
+
+
+def test_haproxy_takes_its_file() -> None:
+    _passes(_tool("haproxy"), "-c", "-f", "docker/haproxy.cfg")
+
+
+def test_nginx_takes_its_file(tmp_path: Path) -> None:
+    _passes(_tool("nginx"), "-t", "-e", "stderr", "-g", f"pid {tmp_path}/pid;", "-c", str(ROOT / "docker/nginx.conf"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_setting_that_is_named_exists(file: str) -> None:
+    named = set(re.findall(rf"\b{PREFIX}([A-Z][A-Z0-9_]*)\b", (ROOT / file).read_text()))
+    assert named <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("file", ["docker/grafana.json", "docker/README.md", "docker/prometheus.yml"])
+def test_every_metric_that_is_named_exists(file: str) -> None:
+    named = set(re.findall(r"\bfrontrunner_[a-z_]+", (ROOT / file).read_text())) - {"frontrunner_pictures"}
+    assert {name.removesuffix("_bucket") for name in named} <= set(NAMES)
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    shown = json.dumps(json.loads((ROOT / "docker/grafana.json").read_text()))
+    assert [name for name in NAMES if name not in shown] == []
+
+
+def test_the_image_stops_in_time_and_runs_as_nobody() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    last = text[text.index(" AS run") :]
+    assert "USER 10001:10001" in last
+    assert "STOPSIGNAL SIGTERM" in last
+    assert re.search(r'HEALTHCHECK[^\n]*\\\n\s*CMD \["python"', last)
+    grace = re.search(r"stop_grace_period: (\d+)s", (ROOT / "docker-compose.yml").read_text())
+    assert grace is not None
+    assert int(grace[1]) >= 2 + 30 + 15
