@@ -318,6 +318,42 @@ class Generation:
         return tuple(sorted(ranked, key=lambda c: c.rank or 0))
 
 
+class VoteKind(StrEnum):
+    """How a vote was cast."""
+
+    LIKE = "like"
+    DISLIKE = "dislike"
+    PREFER = "prefer"
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A vote on candidate `index` of a generation, over another one if it was a preference.
+
+    `direction` is where in the scorer's space it points: float16 (D,), little-endian.
+    """
+
+    kind: VoteKind
+    generation: str
+    index: int
+    over: int | None
+    direction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A taste: votes that were cast with one scorer, and the mean of the means of their `fields`.
+
+    `centre` is float32 (D,), little-endian.
+    """
+
+    scorer: str
+    revision: str
+    centre: bytes
+    fields: int
+    votes: tuple[Vote, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A line of a generation's log. `seq` counts from 1 without gaps; `data` is JSON."""

@@ -14,17 +14,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import docs, generations, health, models, openai, problems, rank, rerank
+from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, taste
 from app.api.deps import Face
 from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
-from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Service, Terms
+from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Refiner, Service, Tastes, Terms
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
+from app.stores.taste import VoteStore
 from models import registry
 from models.contract import Models
 
@@ -52,7 +53,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
-    for part in (generations, rerank, openai, rank, models, health):
+    for part in (generations, rerank, refine, taste, openai, rank, models, health):
         app.include_router(part.router)
     problems.install(app)
     docs.install(app)
@@ -82,6 +83,8 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 service,
                 Dialogue(engine, records, blobs, fields, limits, service.get),
                 References(engine, fields, limits, service.get),
+                Refiner(engine, fields),
+                Tastes(engine, VoteStore(records.connections), fields, service.get),
                 Metrics(service),
                 settings.max_image_pixels,
             )

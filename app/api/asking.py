@@ -11,18 +11,29 @@ from numpy.typing import NDArray
 
 from app import imaging
 from app.api.deps import Face
-from app.api.schemas import RankingIn, ReferenceIn
-from app.domain import Ranking, Reference
+from app.api.schemas import RankingIn, ReferenceIn, TasteIn
+from app.domain import Ranking, Reference, Taste
 from app.errors import FrontrunnerError
 from app.service import AskedReference
 
+OWNER = ""
+"""Whose profiles are meant: everybody's, as long as there are no keys."""
+
 
 async def furnished(face: Face, asked: RankingIn, ranking: Ranking, base: str = "#/ranking") -> Ranking:
-    """`ranking` with the references that were `asked` for. `base` points at where they are in the body.
+    """`ranking` with the references and the taste that were `asked` for. `base` points at where they are in the body.
 
     Raises what is wrong with a picture, a generation or a profile, with a pointer to it.
     """
-    return replace(ranking, references=await references(face, asked.references, f"{base}/references"))
+    looked = await references(face, asked.references, f"{base}/references")
+    return replace(ranking, references=looked, taste=await taste(face, asked.taste, f"{base}/taste"))
+
+
+async def taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
+    """The profile that was asked for, as it is now."""
+    if asked is None:
+        return None
+    return await face.tastes.taste(OWNER, asked.profile, asked.weight, f"{base}/profile")
 
 
 async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:

@@ -17,7 +17,7 @@ from app.api.problems import ClientGone
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
-from app.service import Dialogue, Once, References, Service
+from app.service import Dialogue, Once, References, Refiner, Service, Tastes
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -29,6 +29,8 @@ class Face:
     service: Service
     dialogue: Dialogue
     references: References
+    refiner: Refiner
+    tastes: Tastes
     metrics: Metrics
     image_pixels: int
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app.api import docs, sse
 from app.api.answers import GenerationOut
-from app.api.asking import furnished
+from app.api.asking import furnished, picture
 from app.api.deps import FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, finished, once
 from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
@@ -28,7 +28,10 @@ router = APIRouter(prefix="/v1/generations", tags=["generations"])
 KEPT = "private, max-age=86400, immutable"
 """A candidate's image never changes; it only goes when its generation is forgotten."""
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+STRENGTH = 0.75
+"""How far candidates may go from an image, if the request does not say."""
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": GenerationOut,
         "description": "The result, in the form that `Accept` asks for.",
@@ -53,7 +56,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     summary="Sample candidates and rank them",
     dependencies=[JsonBody],
     response_model=None,
-    responses={**_ANSWERS, **docs.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+    responses={**ANSWERS, **docs.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
 )
 async def create(
     request: Request,
@@ -66,23 +69,33 @@ async def create(
 
     With an `Idempotency-Key` they go on all the same, for the client that comes back.
     """
-    service = face.service
-    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{asked.output_format}")
-    manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
     draft = asked.to_domain()
-    key = once(idempotency_key, router.prefix, asked)
     draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if asked.image is not None:
+        draft = await face.refiner.upload(
+            draft, await picture(face, asked.image, "#/image"), STRENGTH if asked.strength is None else asked.strength
+        )
+    key = once(idempotency_key, router.prefix, asked)
+    return await respond(request, face.service, draft, asked.response_format, prefer, key)
+
+
+async def respond(
+    request: Request, service: Service, draft: Draft, form: ResponseFormat, prefer: str, key: Once | None
+) -> Response:
+    """Submit a draft and answer in the manner that the request's headers ask for."""
+    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{draft.output_format}")
+    manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
     if manner is None:
         raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
     if manner == EVENTS:
-        return await _streamed(service, draft, asked.response_format, key)
+        return await _streamed(service, draft, form, key)
     if manner in IMAGES:
         return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")), key)
     if prefers(prefer, "respond-async"):
         return _accepted(service, await service.submit(draft, once=key, patient=True))
     generation = await service.submit(draft, once=key)
     done = await finished(request, service, generation.id, keep=key is not None)
-    return _json(await result(service, done, asked.response_format), headers=_location(done.id))
+    return _json(await result(service, done, form), headers=_location(done.id))
 
 
 @router.get("/{generation_id}", summary="A generation as it stands", responses=docs.errors(404, 503))

@@ -91,6 +91,8 @@ async def rerank(
     ranking = asked.ranking(source.spec.ranking)
     if asked.references is not None:
         ranking = replace(ranking, references=await asking.references(face, asked.references, "#/references"))
+    if "taste" in asked.model_fields_set:
+        ranking = replace(ranking, taste=await asking.taste(face, asked.taste, "#/taste"))
     reranked = await face.dialogue.rerank(source, Reranking(ranking, asked.n, asked.include_pruned))
     if not asked.store:
         return _json(GenerationOut.from_domain(reranked))

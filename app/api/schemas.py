@@ -9,7 +9,16 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking
 from app.service import Draft
@@ -18,6 +27,7 @@ ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 
 PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+PROFILE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
 
@@ -40,7 +50,7 @@ Text: TypeAlias = Annotated[str, AfterValidator(_without_controls), Field(json_s
 Words: TypeAlias = Annotated[Text, AfterValidator(_with_words), Field(min_length=1)]
 Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-Profile: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Profile: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE)]
 Float: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -167,9 +177,20 @@ class GenerationRequest(Sampling):
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or the images themselves.")
     output_format: ImageFormat = Field("png", description="File format of the images.")
+    image: str | None = Field(None, description="data: URI of a picture or a sketch that the candidates begin as.")
+    strength: Float | None = Field(
+        None, ge=0, le=1, description="Of an image: 0 leaves it, 1 forgets it; default 0.75."
+    )
+
+    @field_validator("strength")
+    @classmethod
+    def _of_an_image(cls, strength: float | None, info: ValidationInfo) -> float | None:
+        if strength is not None and info.data.get("image") is None:
+            raise ValueError("strength goes with image")
+        return strength
 
     def to_domain(self) -> Draft:
-        """As the service takes it."""
+        """As the service takes it, without the image."""
         return self.draft(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
 
 

@@ -1,6 +1,7 @@
 """The use cases: submit, get, wait, watch, image, cancel, forget, rank. The only caller of engine and stores.
 
-`Dialogue` goes on from a generation that is done, `References` looks up the pictures that a ranking refers to.
+`Dialogue` goes on from a generation that is done, `References` looks up the pictures
+that a ranking refers to, `Refiner` those that candidates begin as.
 """
 
 from app.service.core import Service
@@ -8,11 +9,15 @@ from app.service.cutting import PruningPolicy
 from app.service.dialogue import Dialogue, Lineage, Reranking
 from app.service.fields import Fields
 from app.service.references import AskedReference, References
+from app.service.refining import Refiner
+from app.service.taste import Ballot, Tastes
+from app.service.taste import Summary as TasteSummary
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
 from app.service.work import Terms
 
 __all__ = [
     "AskedReference",
+    "Ballot",
     "Dialogue",
     "Draft",
     "Fields",
@@ -25,7 +30,10 @@ __all__ = [
     "RankResult",
     "RankedImage",
     "References",
+    "Refiner",
     "Reranking",
     "Service",
+    "TasteSummary",
+    "Tastes",
     "Terms",
 ]

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice, Ranking
 from app.engine import pruning
+from app.engine.latents import first_step
 from app.errors import Invalid, NotFound
 from app.service.values import Draft, Limits
 from models.contract import GeneratorInfo
@@ -65,7 +66,7 @@ def resolve(
     seed = secrets.randbelow(SEED_LIMIT) if draft.seed is None else draft.seed
     bound(seed, 0, SEED_LIMIT - 1, "#/seed")
     width, height = draft.width or generator.width, draft.height or generator.height
-    _check_size(width, height, generator)
+    check_size(width, height, generator)
     checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, steps, guidance > 1), cut)
     spec = GenerationSpec(
         id=new_id(),
@@ -80,11 +81,13 @@ def resolve(
         sampler=_sampler(draft.sampler, generator),
         seed=seed,
         ranking=draft.ranking,
-        checkpoints=pruning.partial(draft.partial_images, steps, checkpoints),
+        checkpoints=_looks(draft, steps, checkpoints),
         wave=wave,
         shadow=shadow,
         deterministic=draft.deterministic,
         owner=draft.owner,
+        parent=draft.parent,
+        start=draft.start,
     )
     return spec, notices
 
@@ -121,7 +124,8 @@ def bound(value: float, low: float, high: float, pointer: str) -> None:
         raise Invalid(f"{value} is not between {low} and {high}", pointer=pointer)
 
 
-def _check_size(width: int, height: int, generator: GeneratorInfo) -> None:
+def check_size(width: int, height: int, generator: GeneratorInfo) -> None:
+    """Refuse a size that the generator cannot make."""
     for side in (width, height):
         if side % generator.size_multiple:
             raise Invalid(f"{side} is not a multiple of {generator.size_multiple}", pointer="#/size")
@@ -157,5 +161,21 @@ def _checkpoints(draft: Draft, heat: Heat, cut: Cut) -> tuple[tuple[Checkpoint, 
         wrong = pruning.problem(draft.pruning, steps=heat.steps, n_candidates=heat.n_candidates, n=heat.n)
         if wrong is not None:
             raise Invalid(wrong[1], pointer=f"#/pruning/{wrong[0]}")
+        if draft.pruning and draft.pruning[0].at <= _first(draft, heat.steps):
+            raise Invalid("at this strength that step is not made", pointer="#/pruning/0")
         return draft.pruning, False, ()
+    if draft.start is not None:
+        return (), False, ()
     return cut(draft.pruning, heat)
+
+
+def _looks(draft: Draft, steps: int, checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
+    """The checkpoints, and those that are for looking only, spread over the steps that are made."""
+    first = _first(draft, steps)
+    ahead = tuple(Checkpoint(c.at - first, c.keep) for c in checkpoints)
+    looks = pruning.partial(draft.partial_images, steps - first, ahead)
+    return tuple(Checkpoint(c.at + first, c.keep) for c in looks)
+
+
+def _first(draft: Draft, steps: int) -> int:
+    return 0 if draft.start is None else first_step(draft.start.strength, steps)

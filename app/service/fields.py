@@ -46,11 +46,11 @@ class Fields:
         self._held.move_to_end(generation.id)
         return self._held[generation.id]
 
-    async def latents(self, generation: Generation, index: int) -> NDArray[np.float16]:
-        """float16 (C, h, w) of one candidate. Raises NotReady and NotFound."""
+    async def latents(self, generation: Generation, index: int, pointer: str) -> NDArray[np.float16]:
+        """float16 (C, h, w) of one candidate. Raises NotReady, and NotFound with a `pointer` to the index."""
         if generation.status is not Status.SUCCEEDED:
             raise NotReady(f"the generation is {generation.status}")
-        check_index(generation, index)
+        check_index(generation, index, pointer)
         latents = await asyncio.to_thread(_array, await self.file(generation.id), "latents")
         return np.asarray(latents[index], np.float16)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from app.domain import Checkpoint, Notice, Ranking, Score
+from app.domain import Checkpoint, Notice, Parent, Ranking, Score, Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Draft:
     """A generation as asked for; None means the model's or the server's own default.
 
     `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
-    `pruning` "auto", "off" or explicit checkpoints. `partial_images` asks for that many rounds of previews.
+    `pruning` "auto", "off" or explicit checkpoints; from a `start` "auto" is off, for nobody has measured it.
+    `partial_images` asks for that many rounds of previews.
     """
 
     prompt: str
@@ -52,6 +53,8 @@ class Draft:
     deterministic: bool = False
     output_format: str = "png"
     owner: str = ""
+    start: Start | None = None
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.domain import Event, EventKind, Generation
+from app.domain import Event, EventKind, Generation, Profile, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,30 @@ class Records(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+        ...
+
+
+class Votes(Protocol):
+    """Profiles of taste, by owner and name. Every method is one transaction. Raises StoreUnavailable."""
+
+    async def names(self, owner: str) -> list[str]:
+        """The owner's profiles, sorted."""
+        ...
+
+    async def stamp(self, owner: str, profile: str) -> str | None:
+        """Another text whenever the profile has changed; None when there is none."""
+        ...
+
+    async def read(self, owner: str, profile: str) -> Profile | None:
+        """The profile with its votes in the order they were cast."""
+        ...
+
+    async def save(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, replace: bool) -> None:
+        """Write the head of `kept` and add the `new` votes, in place of all that are there if asked to replace."""
+        ...
+
+    async def delete(self, owner: str, profile: str) -> bool:
+        """Forget it; False when there was none."""
         ...
 
 

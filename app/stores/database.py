@@ -78,6 +78,11 @@ class Database:
             raise
         return database
 
+    @property
+    def connections(self) -> Connections:
+        """For the other stores in the same database."""
+        return self._connections
+
     async def _prepare(self) -> None:
         async with self._connections.transaction(write=True) as connection:
             if self._connections.postgresql:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Double, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, Double, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -39,4 +39,26 @@ idempotency = Table(
     Column("key", String(255), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
     Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
+)
+taste_profiles = Table(
+    "taste_profiles",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("profile", String(64), primary_key=True),
+    Column("scorer", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    Column("centre", LargeBinary, nullable=False),
+    Column("fields", Integer, nullable=False),
+)
+taste_votes = Table(
+    "taste_votes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("profile", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("generation_id", String(64), nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("over", Integer),
+    Column("direction", LargeBinary, nullable=False),
 )

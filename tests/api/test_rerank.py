@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.api.kit import House, is_problem
+from tests.api.kit import House, is_problem, until
 
 NOWHERE = "gen_00000000000000000000000000"
 OWN = {"n_candidates": 12, "n": 4, "negative_prompt": "blue", "ranking": {"negatives": [{"text": "dark"}]}}
@@ -48,6 +48,7 @@ def test_the_same_settings_give_the_same_order_and_scores(house: House, asked: d
 
 def test_other_words_give_another_order_without_sampling(house: House) -> None:
     made = house.made(**OWN)
+    until(lambda: house.live == 0)
     calls = len(house.generator.calls)
     body = reranked(
         house, made, prompt="green", negative_prompt="", negatives=[{"text": "red", "weight": 3.0}],

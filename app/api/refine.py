@@ -1,0 +1,105 @@
+"""POST /v1/generations/{id}/refine: new candidates that begin as an earlier one, or as a picture drawn over it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Response
+from fastapi import Request as Asking
+from pydantic import Field, model_validator
+
+from app.api import docs
+from app.api.asking import furnished, picture
+from app.api.deps import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
+from app.api.generations import ANSWERS, respond
+from app.api.schemas import Float, ImageFormat, Name, RankingIn, Request, ResponseFormat, Text, Words
+from app.domain import SEED_LIMIT, GenerationSpec
+from app.service import Draft
+
+router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
+
+_EXAMPLES: Any = {
+    "the winner again": {
+        "summary": "Eight variations of candidate 3",
+        "value": {"index": 3, "n_candidates": 8, "n": 4},
+    },
+    "with a change": {"summary": "Other words", "value": {"index": 3, "strength": 0.6, "prompt": "a green apple"}},
+}
+
+
+class RefineRequest(Request):
+    """New candidates from an old one. Whatever is left out is as in the generation, but for `seed`, which is drawn."""
+
+    index: int | None = Field(None, ge=0, lt=2**31, description="The candidate to begin as.")
+    image: str | None = Field(None, description="In its place: data: URI of a picture or a sketch.")
+    strength: Float = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
+    prompt: Words | None = Field(None, description="What the images should show; default: what was last asked of it.")
+    negative_prompt: Text | None = None
+    n_candidates: int | None = Field(None, ge=1, le=1024)
+    n: int | None = Field(None, ge=1, le=1024)
+    steps: int | None = Field(None, ge=1, le=1000, description="Of the whole way, of which strength is the share made.")
+    guidance_scale: Float | None = Field(None, ge=0, le=100)
+    sampler: Name | None = None
+    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
+    ranking: RankingIn | None = Field(None, description="In place of the generation's.")
+    previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
+    deterministic: bool = False
+    response_format: ResponseFormat = "url"
+    output_format: ImageFormat = "png"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> RefineRequest:
+        if (self.index is None) == (self.image is None):
+            raise ValueError("either index or image is wanted")
+        return self
+
+    def to_domain(self, source: GenerationSpec) -> Draft:
+        """As the service takes it, without its start."""
+        own = replace(source.ranking, prompt=None)
+        n_candidates = source.n_candidates if self.n_candidates is None else self.n_candidates
+        return Draft(
+            prompt=self.prompt or source.question,
+            negative_prompt=source.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+            n_candidates=n_candidates,
+            n=min(source.n, n_candidates) if self.n is None else self.n,
+            steps=self.steps or source.steps,
+            guidance_scale=source.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            sampler=self.sampler or source.sampler,
+            seed=self.seed,
+            ranking=own if self.ranking is None else self.ranking.to_domain(),
+            partial_images=self.previews,
+            deterministic=self.deterministic,
+            output_format=self.output_format,
+        )
+
+
+@router.post(
+    "/{generation_id}/refine",
+    summary="Go on from a candidate",
+    dependencies=[JsonBody],
+    response_model=None,
+    responses={**ANSWERS, **docs.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+)
+async def refine(
+    request: Asking,
+    generation_id: GenerationId,
+    asked: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
+    face: FaceDep,
+    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
+    draft = await _draft(face, generation_id, asked)
+    key = once(idempotency_key, request.url.path, asked)
+    return await respond(request, face.service, draft, asked.response_format, prefer, key)
+
+
+async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:
+    source = await face.service.get(generation_id)
+    draft = asked.to_domain(source.spec)
+    if asked.ranking is not None:
+        draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if asked.image is None:
+        return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
+    return await face.refiner.upload(draft, await picture(face, asked.image, "#/image"), asked.strength, source)

@@ -1,0 +1,171 @@
+"""/v1/taste: votes on candidates, by profile. A ranking that names the profile counts them, no other one does."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal, TypeAlias
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+
+from app.api import docs
+from app.api.answers import Answer
+from app.api.asking import OWNER
+from app.api.deps import FaceDep, JsonBody
+from app.api.schemas import PROFILE, Request
+from app.domain import Profile, Vote, VoteKind
+from app.errors import Invalid
+from app.service import Ballot, TasteSummary
+
+router = APIRouter(prefix="/v1/taste", tags=["taste"])
+
+Named: TypeAlias = Annotated[str, Path(pattern=PROFILE, description="Letters, digits, '.', '_' and '-'; at most 64.")]
+Index: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class VotesIn(Request):
+    """Votes on the candidates of one generation. The same vote cast again counts once."""
+
+    generation: str = Field(max_length=64)
+    liked: list[Index] = Field([], max_length=1024)
+    disliked: list[Index] = Field([], max_length=1024)
+    preferred: list[Annotated[list[Index], Field(min_length=2, max_length=2)]] = Field(
+        [], max_length=4096, description="Pairs: this index over that one."
+    )
+
+    def to_domain(self) -> Ballot:
+        """As the service takes it."""
+        pairs = tuple((pair[0], pair[1]) for pair in self.preferred)
+        return Ballot(self.generation, tuple(self.liked), tuple(self.disliked), pairs)
+
+
+class TasteOut(Answer):
+    """A profile in short. `agreement` is the share of votes that the fit would cast alike, `bound` its most."""
+
+    object: Literal["taste"] = "taste"
+    profile: str
+    scorer: str
+    revision: str
+    liked: int
+    disliked: int
+    preferred: int
+    agreement: float
+    bound: float
+
+    @classmethod
+    def from_domain(cls, known: TasteSummary) -> TasteOut:
+        """As callers get it."""
+        return cls(
+            profile=known.profile,
+            scorer=known.scorer,
+            revision=known.revision,
+            liked=known.counts[VoteKind.LIKE],
+            disliked=known.counts[VoteKind.DISLIKE],
+            preferred=known.counts[VoteKind.PREFER],
+            agreement=known.agreement,
+            bound=known.bound,
+        )
+
+
+class TastesOut(Answer):
+    """The names of the profiles."""
+
+    object: Literal["list"] = "list"
+    data: list[str]
+
+
+class VoteDoc(Request):
+    """A vote: `direction` is float16, little-endian, in base64; the rest tells where it comes from."""
+
+    kind: Literal["like", "dislike", "prefer"]
+    generation: str = Field(max_length=64)
+    index: Index
+    over: Index | None = None
+    direction: str = Field(max_length=65_536)
+
+
+class ProfileDoc(Request):
+    """A whole profile, to keep or to carry to another service with the same scorer. `centre` is float32."""
+
+    object: Literal["taste_profile"] = "taste_profile"
+    scorer: str = Field(max_length=300)
+    revision: str = Field(max_length=300)
+    centre: str = Field(max_length=131_072)
+    fields: int = Field(ge=1, lt=2**31)
+    votes: list[VoteDoc]
+
+    @classmethod
+    def from_domain(cls, known: Profile) -> ProfileDoc:
+        """As callers get it."""
+        votes = [
+            VoteDoc(
+                kind=v.kind.value, generation=v.generation, index=v.index, over=v.over, direction=_text(v.direction)
+            )
+            for v in known.votes
+        ]
+        return cls(
+            scorer=known.scorer, revision=known.revision, centre=_text(known.centre), fields=known.fields, votes=votes
+        )
+
+    def to_domain(self) -> Profile:
+        """As the service takes it. Raises Invalid for what is no base64."""
+        votes = tuple(
+            Vote(VoteKind(v.kind), v.generation, v.index, v.over, _bytes(v.direction, f"#/votes/{place}/direction"))
+            for place, v in enumerate(self.votes)
+        )
+        return Profile(self.scorer, self.revision, _bytes(self.centre, "#/centre"), self.fields, votes)
+
+
+@router.get("", summary="The profiles", responses=docs.errors(503))
+async def names(face: FaceDep) -> TastesOut:
+    """By name."""
+    return TastesOut(data=await face.tastes.names(OWNER))
+
+
+@router.post(
+    "/{profile}/votes",
+    summary="Vote",
+    dependencies=[JsonBody],
+    responses=docs.errors(400, 404, 409, 413, 415, 422, 503),
+)
+async def vote(profile: Named, asked: VotesIn, face: FaceDep) -> TasteOut:
+    """Makes the profile if there is none."""
+    return TasteOut.from_domain(await face.tastes.vote(OWNER, profile, asked.to_domain()))
+
+
+@router.get("/{profile}", summary="What is known of a profile", responses=docs.errors(404, 422, 503))
+async def read(profile: Named, face: FaceDep) -> TasteOut:
+    """How many votes of each kind, and how well they fit together."""
+    return TasteOut.from_domain(await face.tastes.read(OWNER, profile))
+
+
+@router.delete("/{profile}", summary="Forget a profile", status_code=204, responses=docs.errors(404, 422, 503))
+async def forget(profile: Named, face: FaceDep) -> None:
+    """And all its votes."""
+    await face.tastes.forget(OWNER, profile)
+
+
+@router.get("/{profile}/export", summary="A whole profile", responses=docs.errors(404, 422, 503))
+async def export(profile: Named, face: FaceDep) -> ProfileDoc:
+    """What PUT takes."""
+    return ProfileDoc.from_domain(await face.tastes.export(OWNER, profile))
+
+
+@router.put(
+    "/{profile}", summary="Import a profile", dependencies=[JsonBody], responses=docs.errors(400, 413, 415, 422, 503)
+)
+async def take_in(profile: Named, asked: ProfileDoc, face: FaceDep) -> TasteOut:
+    """In place of what is there; refused when it was made with another scorer."""
+    return TasteOut.from_domain(await face.tastes.take_in(OWNER, profile, asked.to_domain()))
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str, pointer: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Invalid("not base64", pointer=pointer) from None
