@@ -29,7 +29,7 @@ EARLIEST = 0.2
 HALFWAY = 0.5
 """Share of the steps before which at least max(n, 2) candidates stay."""
 
-MOST_STEPS = 10
+MOST_STEPS = 12
 """Steps considered as checkpoints, evenly spread, which bounds the search for long schedules."""
 
 
@@ -55,26 +55,48 @@ class Race:
 @lru_cache(maxsize=256)
 def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
     """At most two checkpoints, or none where cutting saves nothing or costs too much quality. Takes up to a second."""
-    best: tuple[Checkpoint, ...] = ()
-    least = race.work(())
     if race.n_candidates <= race.n:
-        return best
-    for checkpoints, kept in _options(race):
-        if kept >= quality and (work := race.work(checkpoints)) < least:
-            best, least = checkpoints, work
-    return best
+        return ()
+    return _Search(race, quality).run()
 
 
-def _options(race: Race) -> Iterator[tuple[tuple[Checkpoint, ...], float]]:
-    """Every plan considered, with its expected quality."""
-    field = _Field(race)
-    places = _places(race.steps)
-    for i, first in enumerate(places):
-        for keep, kept in field.cut(first, _floor(race, first)):
-            yield (Checkpoint(first, keep),), field.quality(kept)
-            for second in places[i + 1 :]:
-                for last, left in field.cut(second, _floor(race, second), kept):
-                    yield (Checkpoint(first, keep), Checkpoint(second, last)), field.quality(left)
+class _Search:
+    """All plans in turn, but for those that cannot be better than the best so far."""
+
+    def __init__(self, race: Race, quality: float) -> None:
+        self._race = race
+        self._quality = quality
+        self._field = _Field(race)
+        self._best: tuple[Checkpoint, ...] = ()
+        self._least = race.work(())
+
+    def run(self) -> tuple[Checkpoint, ...]:
+        """The plan of least work that keeps the quality."""
+        places = _places(self._race.steps)
+        for i, at in enumerate(places):
+            for cut, kept in self._cuts(at):
+                self._offer((cut,))
+                for later in places[i + 1 :]:
+                    self._second(cut, kept, later)
+        return self._best
+
+    def _second(self, first: Checkpoint, kept: NDArray[np.intp], at: int) -> None:
+        cheapest = (first, Checkpoint(at, _floor(self._race, at)))
+        if self._race.work(cheapest) < self._least:
+            for cut, _ in self._cuts(at, kept):
+                self._offer((first, cut))
+
+    def _cuts(self, at: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[Checkpoint, NDArray[np.intp]]]:
+        """Cuts at a step, harder and harder while they keep the quality, each with its survivors."""
+        for keep, kept in self._field.cut(at, _floor(self._race, at), among):
+            if self._field.quality(kept) < self._quality:
+                return
+            yield Checkpoint(at, keep), kept
+
+    def _offer(self, checkpoints: tuple[Checkpoint, ...]) -> None:
+        work = self._race.work(checkpoints)
+        if work < self._least:
+            self._best, self._least = checkpoints, work
 
 
 def _places(steps: int) -> list[int]:
@@ -90,13 +112,12 @@ def _floor(race: Race, at: int) -> int:
 
 
 def _keeps(live: int, floor: int) -> list[int]:
-    """Numbers of survivors considered: about a third apart."""
-    keeps: set[int] = set()
-    keep = live * 0.75
+    """Numbers of survivors considered, falling: every one of a few, about a tenth apart of many."""
+    keeps, keep = [], live - 1
     while keep >= floor:
-        keeps.add(round(keep))
-        keep *= 0.75
-    return sorted((k for k in keeps | {floor} if floor <= k < live), reverse=True)
+        keeps.append(keep)
+        keep = min(keep - 1, round(keep * 0.9))
+    return [*keeps, floor] if floor < live and floor not in keeps else keeps
 
 
 class _Field:
