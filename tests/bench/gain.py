@@ -45,18 +45,17 @@ class Race:
 
 
 def watched(
-    models: Models, prompts: int, n_candidates: int, judge: Judge | None, progress: Callable[[int], None]
+    models: Models, prompts: int, n_candidates: int, judge: Judge, progress: Callable[[int], None]
 ) -> list[Race]:
-    """Races of the bench's prompts, every candidate finished. Without a judge `judged` is empty."""
+    """Races of the bench's prompts, every candidate finished."""
     core = EngineCore(models, EngineConfig())
     texts = PROMPTS.read_text().split("\n")[:prompts]
     races = watch(core, models.generator.info, texts, n_candidates=n_candidates, seed=50_000, progress=progress)
     return [_race(w, judge) for w in races]
 
 
-def _race(seen: Watched, judge: Judge | None) -> Race:
-    judged = judge(seen.prompt, seen.images) if judge is not None else np.zeros(0)
-    return Race(seen.trace.previews, seen.trace.gaps, seen.trace.finals, judged)
+def _race(seen: Watched, judge: Judge) -> Race:
+    return Race(seen.trace.previews, seen.trace.gaps, seen.trace.finals, judge(seen.prompt, seen.images))
 
 
 def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration) -> list[int]:
@@ -101,7 +100,6 @@ def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[li
         share = round(plan.work(cuts) / plan.work(()), 3)
         detail = {"cuts": [[c.at, c.keep] for c in cuts], "work": share, "prompts": len(races)}
         made.append(Figure(f"best of {n}, pruned: gain kept", ours, "unpruned", at_least=0.97, detail=detail))
-        if len(fields[0].judged):
-            theirs = kept(fields, cuts, known, "judged")
-            made.append(Figure(f"best of {n}, pruned: gain kept, other judge", theirs, "unpruned", at_least=0.93))
+        theirs = kept(fields, cuts, known, "judged")
+        made.append(Figure(f"best of {n}, pruned: gain kept, other judge", theirs, "unpruned", at_least=0.93))
     return made, curve

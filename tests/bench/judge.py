@@ -1,30 +1,30 @@
-"""The second opinion of the gain figures: the judge that was trained apart from the pack and is stored beside this."""
+"""The second opinion of the gain figures: a CLIP that neither ranks nor calibrates, stored beside this.
+
+It has another image tower than the embedded scorer (regnety_002), was trained apart from it with other pictures,
+and finds names better: 25 % first, 49 % in the top five, of the names in a style it never saw.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from models import loading, open_clip_scorer
+from models.pack import Pack
 from tests.bench.gain import Array, Judge
 
 FOLDER = Path(__file__).parent / "judge"
 
 
-def judge() -> Judge | None:
-    """Cosines by the stored judge; None where it is not stored yet."""
-    if not (FOLDER / "judge.safetensors").is_file():
-        return None
-    from models.training import judge as trained
+def judge() -> Judge:
+    """Cosines by the stored judge."""
+    pack, placement = Pack.read(FOLDER), loading.place("cpu")
+    pack.verify()
+    scorer = open_clip_scorer.load_pack(pack, loading.load_text_encoder(pack, placement), placement)
 
-    model = trained.load(FOLDER)
-
-    @torch.inference_mode()
     def scores(prompt: str, images: NDArray[np.uint8]) -> Array:
-        pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found = model.images(pictures) @ model.texts([prompt]).T
-        return np.asarray(found[:, 0].numpy(), np.float64)
+        return np.asarray(scorer.embed_images(images) @ scorer.embed_texts([prompt])[0].vector, np.float64)
 
     return scores
