@@ -4,6 +4,7 @@
     +- Invalid              422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key came with another request before
+    |  +- NoPatches         422 no_patches            a heat map of a scorer that sees no parts of a picture
     |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
     +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
@@ -48,6 +49,12 @@ class NothingAboveMinScore(Invalid):
     """An image was asked for and no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
+
+
+class NoPatches(Invalid):
+    """A heat map was asked for and the scorer does not see parts of a picture."""
+
+    code, title = "no_patches", "The scorer sees no parts of a picture"
 
 
 class OtherScorer(Invalid):

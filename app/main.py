@@ -14,14 +14,27 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, taste
+from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, taste, why
 from app.api.deps import Face
 from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
-from app.service import Dialogue, Fields, Limits, PruningPolicy, References, Refiner, Service, Tastes, Terms
+from app.service import (
+    Dialogue,
+    Explainer,
+    Fields,
+    Limits,
+    Presets,
+    PruningPolicy,
+    References,
+    Refiner,
+    Service,
+    Tastes,
+    Terms,
+    presets,
+)
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
@@ -53,7 +66,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
-    for part in (generations, rerank, refine, taste, openai, rank, models, health):
+    for part in (generations, rerank, refine, taste, why, openai, rank, models, health):
         app.include_router(part.router)
     problems.install(app)
     docs.install(app)
@@ -85,6 +98,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 References(engine, fields, limits, service.get),
                 Refiner(engine, fields),
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
+                Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
                 Metrics(service),
                 settings.max_image_pixels,
             )

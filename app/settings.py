@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.service.presets import Presets
+
 PREFIX = "FRONTRUNNER_"
 
 
@@ -27,6 +29,8 @@ class Settings(BaseSettings):
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
+
+    presets: Path | None = Field(None, description="TOML file of presets in place of the ones that come along")
 
     max_candidates: int = Field(64, ge=1, le=1024, description="most candidates of one generation")
     default_candidates: int = Field(16, ge=1, le=1024, description="candidates when the request does not say")
@@ -61,6 +65,13 @@ class Settings(BaseSettings):
         if path.exists() and not path.is_dir():
             raise ValueError("is a file; a folder is needed")
         return path
+
+    @field_validator("presets")
+    @classmethod
+    def _are_presets(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            Presets.read(value)
+        return value
 
     @field_validator("database_url", "blob_url")
     @classmethod

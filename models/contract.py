@@ -232,6 +232,13 @@ class Scorer(Protocol):
         """Embeddings of texts, in order. May be cached."""
         ...
 
+    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """Parts of one image (H, W, 3) in the same space: unit vectors float32 (h, w, D), top left first.
+
+        None when the image tower has no such parts.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Models:

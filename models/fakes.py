@@ -214,6 +214,11 @@ class FakeScorer:
         self.calls.append(len(images))
         return _unit(_quarters(images))
 
+    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """The four quarters (2, 2, 13), each as if the whole picture had its colour."""
+        quarters = _quarters(image[None])[0].transpose(1, 2, 0).reshape(4, 3, 1, 1)
+        return _unit(quarters.repeat(2, 2).repeat(2, 3)).reshape(2, 2, -1)
+
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """Embeddings of texts, in order."""
         limit = self._info.token_limit

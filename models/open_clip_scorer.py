@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from models import truncation
+from models import towers, truncation
 from models.contract import Embeddings, Pixels, ScorerInfo, TextEmbedding, Truncation
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.loading import FILE_ERRORS, Placement, TextEncoder, fingerprint, memory_guard, silence
@@ -82,6 +83,13 @@ class OpenClipScorer:
                 for part in images.split(_BATCH)
             ]
             return np.asarray(torch.cat(embedded).float().cpu().numpy())
+
+    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""
+        with memory_guard(), self._arithmetic():
+            pixels = self._preprocess(torch.from_numpy(image[None]).to(self._placement.device))
+            parts = towers.patches(self._model.visual, pixels)
+            return None if parts is None else np.asarray(parts.float().cpu().numpy())
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """Embeddings of texts, in order, each made alone and remembered."""

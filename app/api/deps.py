@@ -17,7 +17,7 @@ from app.api.problems import ClientGone
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
-from app.service import Dialogue, Once, References, Refiner, Service, Tastes
+from app.service import Dialogue, Explainer, Once, References, Refiner, Service, Tastes
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -31,6 +31,7 @@ class Face:
     references: References
     refiner: Refiner
     tastes: Tastes
+    explainer: Explainer
     metrics: Metrics
     image_pixels: int
 

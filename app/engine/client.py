@@ -165,6 +165,10 @@ class Engine(Protocol):
         """Host images (H, W, 3) of any sizes in the scorer's space, between two ticks."""
         ...
 
+    async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """Parts of one host image as `Scorer.embed_patches` gives them, between two ticks."""
+        ...
+
     async def decode(self, latents: NDArray[np.float16]) -> Images:
         """Stored latents as images, between two ticks."""
         ...

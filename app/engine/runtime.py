@@ -149,6 +149,10 @@ class LocalEngine:
                 vectors.update(zip(part, await self._run(embed), strict=True))
         return np.stack([vectors[i] for i in range(len(images))])
 
+    async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """See `Engine`."""
+        return await self._run(lambda _, scorer: scorer.embed_patches(image))
+
     async def decode(self, latents: NDArray[np.float16]) -> Images:
         """See `Engine`."""
         return await self._run(lambda generator, _: to_host(generator.decode(generator.load(latents))))

@@ -5,6 +5,7 @@ Images are uint8 (H, W, 3), sRGB. Every function is plain and may take tens of m
 """
 
 from app.imaging.files import MEDIA_TYPES, encode, fill, resize, thumbnail
+from app.imaging.heat import heat_map
 from app.imaging.sheet import Caption, contact_sheet
 from app.imaging.uploads import parse_data_uri, read_upload
 
@@ -14,6 +15,7 @@ __all__ = [
     "contact_sheet",
     "encode",
     "fill",
+    "heat_map",
     "parse_data_uri",
     "read_upload",
     "resize",

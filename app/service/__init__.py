@@ -7,7 +7,9 @@ that a ranking refers to, `Refiner` those that candidates begin as.
 from app.service.core import Service
 from app.service.cutting import PruningPolicy
 from app.service.dialogue import Dialogue, Lineage, Reranking
+from app.service.explaining import Explainer, Told, Why
 from app.service.fields import Fields
+from app.service.presets import Presets
 from app.service.references import AskedReference, References
 from app.service.refining import Refiner
 from app.service.taste import Ballot, Tastes
@@ -20,11 +22,13 @@ __all__ = [
     "Ballot",
     "Dialogue",
     "Draft",
+    "Explainer",
     "Fields",
     "ImageFile",
     "Limits",
     "Lineage",
     "Once",
+    "Presets",
     "PruningPolicy",
     "QueuePlace",
     "RankResult",
@@ -36,4 +40,6 @@ __all__ = [
     "TasteSummary",
     "Tastes",
     "Terms",
+    "Told",
+    "Why",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 
 import numpy as np
@@ -14,7 +13,7 @@ from app.domain import Candidate, Generation
 from app.engine.client import Engine
 from app.errors import Invalid, NotFound, StoreUnavailable
 from app.service.follow import field_key, image_key, parameters
-from app.service.values import ImageFile
+from app.service.values import ImageFile, file_of
 from app.stores.contract import Blobs
 
 LOSSLESS = frozenset({"png", "webp"})
@@ -38,10 +37,10 @@ class Gallery:
         if size is not None and (size[0] > spec.width or size[1] > spec.height):
             raise Invalid(f"the image is {spec.width}x{spec.height} and is never enlarged", pointer="#/size")
         if size in (None, (spec.width, spec.height)):
-            return _file(await self._encoded(generation, index, output_format), output_format)
+            return file_of(await self._encoded(generation, index, output_format), output_format)
         pixels = await self._pixels(generation, index)
         data = await asyncio.to_thread(_shrunk, pixels, size, output_format)
-        return _file(data, output_format)
+        return file_of(data, output_format)
 
     async def _encoded(self, generation: Generation, index: int, output_format: str) -> bytes:
         key = image_key(generation.id, index, output_format)
@@ -79,7 +78,3 @@ def _latents(field: bytes) -> NDArray[np.float16]:
 
 def _shrunk(pixels: NDArray[np.uint8], size: tuple[int, int], output_format: str) -> bytes:
     return imaging.encode(imaging.resize(pixels, size), output_format, None)
-
-
-def _file(data: bytes, output_format: str) -> ImageFile:
-    return ImageFile(data, f"image/{output_format}", f'"{hashlib.sha256(data).hexdigest()[:32]}"')

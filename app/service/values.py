@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,3 +108,8 @@ class QueuePlace:
 
     position: int
     eta_seconds: float | None
+
+
+def file_of(data: bytes, output_format: str) -> ImageFile:
+    """An image file with its media type and ETag."""
+    return ImageFile(data, f"image/{output_format}", f'"{hashlib.sha256(data).hexdigest()[:32]}"')

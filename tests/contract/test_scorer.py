@@ -153,3 +153,24 @@ def test_without_the_byte_kernels_resizing_is_pillows_to_the_bit() -> None:
         batch = torch.from_numpy(image).permute(2, 0, 1)[None]
         both = [resample(batch, (height, width), "bicubic", rows_first=order) for order in (False, True)]
         assert any(np.array_equal(each[0].permute(1, 2, 0).numpy(), wanted) for each in both)
+
+
+def test_parts_of_a_picture_are_unit_vectors_in_the_same_space(scorer: Scorer) -> None:
+    (picture,) = pictures(1, 64, 64)
+    parts = scorer.embed_patches(picture)
+    assert parts is not None
+    assert parts.ndim == 3
+    assert parts.shape[2] == scorer.info.dimensions
+    assert min(parts.shape[:2]) >= 2
+    np.testing.assert_allclose(np.linalg.norm(parts, axis=2), 1, atol=1e-5)
+
+
+def test_a_part_follows_its_place(scorer: Scorer) -> None:
+    picture = np.full((64, 64, 3), 255, np.uint8)
+    picture[:32, :32] = (220, 20, 20)
+    parts, turned = scorer.embed_patches(picture), scorer.embed_patches(picture[::-1, ::-1].copy())
+    assert parts is not None
+    assert turned is not None
+    odd, same = parts[0, 0] @ parts[-1, -1], parts[0, -1] @ parts[-1, 0]
+    assert odd < same
+    assert turned[-1, -1] @ turned[0, 0] < turned[0, -1] @ turned[-1, 0]

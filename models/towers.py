@@ -1,0 +1,37 @@
+"""What an open_clip image tower makes of the parts of a picture, where its kind of pooling lets one tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+
+
+def patches(tower: Any, pixels: Any) -> Any | None:
+    """Unit vectors (h, w, D) of the parts of one preprocessed image (1, 3, H, W); None when there are none."""
+    if isinstance(tower, VisionTransformer):
+        parts = _of_transformer(tower, pixels)
+    elif isinstance(tower, TimmModel):
+        parts = _of_timm(tower, pixels)
+    else:
+        return None
+    return None if parts is None else torch.nn.functional.normalize(parts, dim=-1)
+
+
+def _of_transformer(tower: Any, pixels: Any) -> Any | None:
+    """The last layer's tokens, put through the norm and the projection that the pooled one goes through."""
+    if tower.attn_pool is not None:
+        return None
+    tokens = tower.ln_post(tower.transformer(tower._embeds(pixels)))[0, 1:]
+    rows, columns = (side // patch for side, patch in zip(pixels.shape[2:], tower.conv1.stride, strict=True))
+    return (tokens if tower.proj is None else tokens @ tower.proj).reshape(rows, columns, -1)
+
+
+def _of_timm(tower: Any, pixels: Any) -> Any | None:
+    """The last feature map, projected place by place: its mean is the embedding itself, before it is normalised."""
+    features = tower.trunk.forward_features(pixels)
+    if features.ndim != 4 or features.shape[1] != tower.trunk.num_features or hasattr(tower.head, "pool"):
+        return None
+    return tower.head(features[0].permute(1, 2, 0))
