@@ -51,6 +51,10 @@ test: $(READY) ## every test
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 	$(BIN)/python -m tests.bench
 
+.PHONY: studio
+studio: ## the page at /, checked and built from app/studio/src; needs node 20
+	cd app/studio && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
+
 .PHONY: fix
 fix: $(READY) ## format, and mend what can be mended
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, taste, why
+from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, studio, taste, why
 from app.api.deps import Face
 from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
@@ -66,7 +66,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Observed)
-    for part in (generations, rerank, refine, taste, why, openai, rank, models, health):
+    for part in (generations, rerank, refine, taste, why, openai, rank, models, health, studio):
         app.include_router(part.router)
     problems.install(app)
     docs.install(app)

@@ -1,0 +1,85 @@
+"""The studio's files: the page at `/` and what it loads from `/studio/`. Read once; nothing else is ever served."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from starlette.exceptions import HTTPException
+
+import app.studio
+
+router = APIRouter(include_in_schema=False)
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "font-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""No inline script or style, nothing from elsewhere, no page around it."""
+
+HEADERS = {
+    "content-security-policy": POLICY,
+    "cache-control": "no-cache",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+_KINDS = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+    ".txt": "text/plain",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    data: bytes
+    media_type: str
+    etag: str
+
+
+def _read(path: Path) -> _File:
+    data = path.read_bytes()
+    return _File(data, _KINDS[path.suffix], f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+
+
+_FILES = {path.name: _read(path) for path in sorted((Path(app.studio.__file__).parent / "dist").iterdir())}
+
+
+@router.get("/")
+@router.head("/")
+async def page(if_none_match: Annotated[str, Header()] = "") -> Response:
+    """The page itself."""
+    return _answer(_FILES["index.html"], if_none_match)
+
+
+@router.get("/studio/{name}")
+@router.head("/studio/{name}")
+async def file(name: str, if_none_match: Annotated[str, Header()] = "") -> Response:
+    """A file of the page."""
+    if name not in _FILES:
+        raise HTTPException(404)
+    return _answer(_FILES[name], if_none_match)
+
+
+def _answer(found: _File, if_none_match: str) -> Response:
+    headers = {**HEADERS, "etag": found.etag}
+    held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    if found.etag in held:
+        return Response(status_code=304, headers=headers)
+    return Response(found.data, media_type=found.media_type, headers=headers)

@@ -1,0 +1,192 @@
+// The service as the studio knows it: the shapes it reads and the calls it makes. Every failure is a Problem in words.
+
+export interface Negative {
+  text: string;
+  weight: number;
+}
+
+export interface Scored {
+  score: number;
+  similarity: number;
+  penalty: number;
+  taste: number;
+  negatives: (Negative & { similarity: number })[];
+}
+
+export interface Ranked extends Scored {
+  rank: number;
+  index: number;
+  seed: number;
+  score_is_preview: boolean;
+  duplicate_of: number | null;
+  softmax: number | null;
+  z_score: number | null;
+}
+
+export interface Candidate {
+  index: number;
+  seed: number;
+  score: number | null;
+  pruned_at_step: number | null;
+}
+
+export interface Generation {
+  id: string;
+  status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+  created: number;
+  started: number | null;
+  prompt: string;
+  negative_prompt: string;
+  seed: number;
+  n_candidates: number;
+  n: number;
+  size: string;
+  steps: number;
+  guidance_scale: number;
+  sampler: string;
+  ranking: { prompt: string; negative_weight: number; negatives: Negative[]; diversity: number; min_score: number | null };
+  parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;
+  strength: number | null;
+  queue_position: number | null;
+  eta_seconds: number | null;
+  data: Ranked[];
+  candidates: Candidate[];
+  margin: number | null;
+  low_confidence: boolean;
+  warnings: { code: string; detail: string }[];
+  timings: { total_ms: number };
+  work: { rows_stepped: number; rows_unpruned: number };
+  error: { code: string; message: string } | null;
+}
+
+export interface Service {
+  data: {
+    id: string;
+    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number } | null;
+  }[];
+  limits: { candidates: number; default_candidates: number; steps: number; prompt_chars: number; negatives: number };
+}
+
+export interface TasteSummary {
+  liked: number;
+  disliked: number;
+  preferred: number;
+}
+
+export interface Asked {
+  prompt: string;
+  negative_prompt?: string;
+  n_candidates: number;
+  n: number;
+  pruning?: "auto" | "off";
+  steps?: number;
+  guidance_scale?: number;
+  sampler?: string;
+  seed?: number;
+  ranking: { negatives: Negative[] };
+}
+
+export interface Refining {
+  index: number;
+  strength: number;
+  prompt?: string;
+  n_candidates: number;
+  n: number;
+}
+
+export interface Reweighing {
+  prompt?: string;
+  negatives?: Negative[];
+  negative_prompt?: string;
+  negative_weight?: number;
+  diversity?: number;
+  min_score?: number | null;
+  taste?: { profile: string; weight: number } | null;
+  include_pruned?: boolean;
+  n?: number;
+}
+
+/** What went wrong, in words for a person. `retryS` is when to come back, if the service said so. */
+export class Problem extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly details: string[] = [],
+    readonly retryS: number | null = null,
+  ) {
+    super(message);
+  }
+
+  get transient(): boolean {
+    return this.status === 0 || this.status === 503 || this.status === 502 || this.status === 504;
+  }
+}
+
+interface ProblemDocument {
+  title?: string;
+  detail?: string;
+  errors?: { detail: string; pointer?: string; parameter?: string }[];
+}
+
+export async function call(path: string, init?: RequestInit): Promise<Response> {
+  let answer: Response;
+  try {
+    answer = await fetch(path, init);
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Problem("The service cannot be reached.", 0);
+  }
+  if (answer.ok) return answer;
+  throw await problemOf(answer);
+}
+
+async function problemOf(answer: Response): Promise<Problem> {
+  const retry = Number(answer.headers.get("retry-after"));
+  let told: ProblemDocument = {};
+  try {
+    told = (await answer.json()) as ProblemDocument;
+  } catch {
+    // Not from the service itself: a proxy's page says nothing to a person.
+  }
+  const fields = (told.errors ?? []).map((e) => `${fieldName(e.pointer ?? e.parameter ?? "")}${e.detail}`);
+  const words = told.detail ?? `The service answered ${answer.status}.`;
+  const message = fields.length > 0 ? (told.title ?? words) : words;
+  return new Problem(sentence(message), answer.status, fields, retry > 0 ? retry : null);
+}
+
+function fieldName(pointer: string): string {
+  const name = pointer.replace(/^#?\/?/, "").replaceAll("/", " › ").replaceAll("_", " ");
+  return name ? `${name}: ` : "";
+}
+
+export function sentence(text: string): string {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}
+
+export function posted(body: unknown, headers: Record<string, string> = {}): RequestInit {
+  return { method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(body) };
+}
+
+export async function read<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await (await call(path, init)).json()) as T;
+}
+
+const GENERATIONS = "/v1/generations";
+
+export const address = (id: string): string => `${GENERATIONS}/${encodeURIComponent(id)}`;
+export const picture = (id: string, index: number): string => `${address(id)}/images/${index}`;
+
+export const api = {
+  service: () => read<Service>("/v1/models"),
+  generation: (id: string) => read<Generation>(address(id)),
+  lineage: (id: string) => read<{ data: Generation[] }>(`${address(id)}/lineage`),
+  rerank: (id: string, asked: Reweighing, signal: AbortSignal) =>
+    read<Generation>(`${address(id)}/rerank`, { ...posted(asked), signal }),
+  keep: (id: string, asked: Reweighing) =>
+    read<Generation>(`${address(id)}/rerank`, posted({ ...asked, store: true })),
+  forget: (id: string) => call(address(id), { method: "DELETE" }),
+  votes: (profile: string, votes: object) =>
+    read<TasteSummary>(`/v1/taste/${encodeURIComponent(profile)}/votes`, posted(votes)),
+  unlearn: (profile: string) => call(`/v1/taste/${encodeURIComponent(profile)}`, { method: "DELETE" }),
+};

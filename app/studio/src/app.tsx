@@ -1,0 +1,60 @@
+import { Compare } from "./compare";
+import { Composer } from "./composer";
+import { Empty } from "./empty";
+import { History } from "./history";
+import { race } from "./race";
+import { Run } from "./run";
+import { board, problem, said, shown } from "./state";
+import { Wall } from "./wall";
+
+export function App() {
+  return (
+    <div class="page">
+      <aside class="rail">
+        <header class="masthead">
+          <a href="/" class="wordmark">
+            <svg viewBox="0 0 28 22" aria-hidden="true">
+              <path class="lane one" d="M2 4h24" />
+              <path class="lane two" d="M2 11h15" />
+              <path class="lane three" d="M2 18h9" />
+            </svg>
+            Frontrunner
+          </a>
+        </header>
+        <Composer />
+        <History />
+      </aside>
+      <main class="stage">
+        <Trouble />
+        {race.value ? <Run state={race.value} /> : shown.value && board.value ? <Wall /> : <Empty />}
+      </main>
+      <Compare />
+      <p class="unseen" role="status" aria-live="polite">
+        {said.value}
+      </p>
+    </div>
+  );
+}
+
+function Trouble() {
+  const found = problem.value;
+  if (!found) return null;
+  return (
+    <div class="trouble" role="alert">
+      <div>
+        <p>{found.message}</p>
+        {found.details.length > 0 && (
+          <ul>
+            {found.details.map((detail) => (
+              <li key={detail}>{detail}</li>
+            ))}
+          </ul>
+        )}
+        {found.retryS !== null && <p class="quiet">It should work again in {found.retryS} s.</p>}
+      </div>
+      <button type="button" class="plain" onClick={() => (problem.value = null)} aria-label="Dismiss the error">
+        ×
+      </button>
+    </div>
+  );
+}

@@ -1,0 +1,38 @@
+import type { Scored } from "./api";
+import { parts, signed } from "./score";
+
+interface Props {
+  scored: Scored;
+  most: number;
+  negativeWeight: number;
+}
+
+const WIDTH = 1000;
+
+/** A score as one line: what the prompt gave, less what each negative took, and taste; the rest is the score. */
+export function Bar({ scored, most, negativeWeight }: Props) {
+  const found = parts(scored, negativeWeight);
+  const at = (value: number) => (WIDTH * Math.max(0, Math.min(1, value / most)));
+  let end = 0;
+  const drawn = found.map((part) => {
+    const from = end;
+    end += part.value;
+    return { ...part, from: Math.min(from, end), to: Math.max(from, end) };
+  });
+  return (
+    <svg
+      class="bar"
+      viewBox={`0 0 ${WIDTH} 10`}
+      preserveAspectRatio="none"
+      role="img"
+      aria-label={found.map((part) => `${part.name} ${signed(part.value)}`).join(", ")}
+    >
+      <rect class="ground" width={WIDTH} height="10" />
+      {drawn.map((part, place) => (
+        <rect key={place} class={part.kind} x={at(part.from)} width={Math.max(0, at(part.to) - at(part.from))} height="10">
+          <title>{`${part.name} ${signed(part.value)}`}</title>
+        </rect>
+      ))}
+    </svg>
+  );
+}

@@ -1,0 +1,92 @@
+import type { Generation } from "./api";
+import { voted } from "./kept";
+import { Negatives } from "./negatives";
+import { written } from "./score";
+import { changed, keep, limits, unlearn, unweigh, weigh, weights, type Weights } from "./state";
+
+/** Everything that ranks the same candidates anew, at once. */
+export function Controls({ made }: { made: Generation }) {
+  const now = weights.value as Weights;
+  const scores = made.candidates.flatMap((c) => (c.score === null ? [] : [c.score]));
+  const floor = Math.floor(100 * Math.min(...scores)) / 100;
+  const top = Math.ceil(100 * Math.max(...scores)) / 100;
+  return (
+    <section class="controls" aria-label="Weigh anew">
+      <header>
+        <h2>Weigh anew</h2>
+        <div class={changed.value ? "" : "hushed"}>
+          <button type="button" disabled={!changed.value} onClick={unweigh}>
+            As it was
+          </button>
+          <button type="button" disabled={!changed.value} onClick={() => void keep()}>
+            Keep this order
+          </button>
+        </div>
+      </header>
+      <div class="sliders">
+        <Slider label="Negatives count" value={now.negativeWeight} min={0} max={3} step={0.05} show={now.negativeWeight.toFixed(2)} onInput={(negativeWeight) => weigh({ negativeWeight })} />
+        <Slider label="Diversity" value={now.diversity} min={0} max={1} step={0.05} show={now.diversity.toFixed(2)} onInput={(diversity) => weigh({ diversity })} />
+        <Slider
+          label="Least score"
+          value={now.minScore ?? floor}
+          min={floor}
+          max={top}
+          step={0.005}
+          show={now.minScore === null ? "none" : written(now.minScore)}
+          onInput={(value) => weigh({ minScore: value <= floor ? null : value })}
+        />
+        {voted.value > 0 && (
+          <Slider label="Your taste" value={now.taste} min={0} max={1} step={0.1} show={now.taste === 0 ? "off" : `${Math.round(100 * now.taste)} %`} onInput={(taste) => weigh({ taste })} />
+        )}
+      </div>
+      <details class="more">
+        <summary>Other words</summary>
+        <div class="words">
+          <label class="field">
+            <span>Compare with</span>
+            <input type="text" value={now.prompt} onInput={(e) => weigh({ prompt: e.currentTarget.value })} />
+          </label>
+          <label class="field">
+            <span>Steered away from, marked down</span>
+            <input type="text" value={now.avoided} onInput={(e) => weigh({ avoided: e.currentTarget.value })} />
+          </label>
+          <Negatives label="Mark down for" list={now.negatives} most={limits.value?.negatives ?? 16} onChange={(negatives) => weigh({ negatives })} />
+          {voted.value > 0 && (
+            <p class="quiet">
+              Your taste knows {voted.value} {voted.value === 1 ? "vote" : "votes"}.{" "}
+              <button type="button" class="add" onClick={() => void unlearn()}>
+                Forget it
+              </button>
+            </p>
+          )}
+        </div>
+      </details>
+    </section>
+  );
+}
+
+function Slider(props: {
+  label: string;
+  value: number;
+  min: number;
+  max: number;
+  step: number;
+  show: string;
+  onInput: (value: number) => void;
+}) {
+  return (
+    <label class="slider">
+      <span>
+        {props.label} <output>{props.show}</output>
+      </span>
+      <input
+        type="range"
+        min={props.min}
+        max={props.max}
+        step={props.step}
+        value={props.value}
+        onInput={(e) => props.onInput(e.currentTarget.valueAsNumber)}
+      />
+    </label>
+  );
+}

@@ -1,0 +1,68 @@
+import { useSignal } from "@preact/signals";
+import { picture } from "./api";
+import { entries, trees, type Branch } from "./kept";
+import { clear, forget, problem, shown } from "./state";
+
+const FIRST = 12;
+
+/** What was made here, as trees: what was refined or weighed anew hangs under what it came from. */
+export function History() {
+  const all = useSignal(false);
+  const roots = trees(entries.value);
+  if (roots.length === 0) return null;
+  const drawn = all.value ? roots : roots.slice(0, FIRST);
+  const leave = () => {
+    problem.value = null;
+    clear();
+  };
+  return (
+    <nav class="history" aria-label="History">
+      <header>
+        <h2>History</h2>
+        <a href="#" onClick={leave}>
+          New
+        </a>
+      </header>
+      <Level branches={drawn} />
+      {roots.length > drawn.length && (
+        <button type="button" class="add" onClick={() => (all.value = true)}>
+          {roots.length - drawn.length} more
+        </button>
+      )}
+    </nav>
+  );
+}
+
+function Level({ branches }: { branches: Branch[] }) {
+  return (
+    <ul>
+      {branches.map((branch) => (
+        <li key={branch.entry.id}>
+          <Leaf branch={branch} />
+          {branch.children.length > 0 && <Level branches={branch.children} />}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+const KINDS = { generation: "", rerank: "weighed anew", refine: "refined" };
+
+function Leaf({ branch: { entry } }: { branch: Branch }) {
+  const image = entry.picked ?? entry.best;
+  const here = shown.value?.id === entry.id;
+  return (
+    <div class="leaf">
+      <a href={`#${entry.id}`} aria-current={here ? "page" : undefined}>
+        {image !== null ? <img src={picture(entry.id, image)} alt="" loading="lazy" /> : <span class="unborn" />}
+        <span class="words">
+          <span>{entry.prompt}</span>
+          {entry.kind !== "generation" && <small>{KINDS[entry.kind]}</small>}
+        </span>
+      </a>
+      <button type="button" class="plain" aria-label={`Forget ${entry.prompt}`} title="Forget it" onClick={() => void forget(entry.id)}>
+        ×
+      </button>
+    </div>
+  );
+}

@@ -1,0 +1,139 @@
+import { useSignal } from "@preact/signals";
+import { picture, type Generation, type Ranked } from "./api";
+import { Bar } from "./bar";
+import { entry } from "./kept";
+import { parts, signed, written } from "./score";
+import { focus, limits, mark, pair, pick, refine, vote, weights } from "./state";
+
+interface Props {
+  made: Generation;
+  data: Ranked[];
+  most: number;
+}
+
+/** The candidate that is looked at: large, with its score itemised and all that can be done with it. */
+export function Inspector({ made, data, most }: Props) {
+  const one = data.find((r) => r.index === focus.value) ?? data[0];
+  if (!one) return <p class="nothing">No candidate reaches the least score. Lower it to see them again.</p>;
+  const small = Number(made.size.split("x")[0]) <= 128;
+  return (
+    <div class={`inspector ${one.rank === 1 ? "wins" : ""}`}>
+      <figure>
+        <img
+          class={small ? "pixels" : ""}
+          src={picture(made.id, one.index)}
+          alt={`Candidate ${one.index + 1}: ${made.ranking.prompt}`}
+        />
+      </figure>
+      <div class="account">
+        <h2>
+          <span class="place">{one.rank === 1 ? "First" : ordinal(one.rank)}</span>
+          <span class="quiet">
+            candidate {one.index + 1} · seed {one.seed}
+          </span>
+        </h2>
+        <Account one={one} most={most} />
+        <Actions made={made} one={one} />
+        <Refine key={`${made.id}-${one.index}`} made={made} index={one.index} />
+      </div>
+    </div>
+  );
+}
+
+export function Account({ one, most }: { one: Ranked; most: number }) {
+  const weight = weights.value?.negativeWeight ?? 0;
+  const found = parts(one, weight);
+  return (
+    <div class="sum">
+      <Bar scored={one} most={most} negativeWeight={weight} />
+      <dl>
+        {found.map((part, place) => (
+          <div key={place} class={part.kind}>
+            <dt>{part.kind === "negative" ? `unlike “${part.name}”` : part.name}</dt>
+            <dd>{signed(part.value)}</dd>
+          </div>
+        ))}
+        <div class="total">
+          <dt>score</dt>
+          <dd>{written(one.score)}</dd>
+        </div>
+      </dl>
+      <p class="quiet">
+        {one.softmax !== null && `${Math.round(100 * one.softmax)} % of the field’s weight`}
+        {one.z_score !== null && ` · ${one.z_score.toFixed(1)} σ above chance`}
+        {one.score_is_preview && " · scored by its preview"}
+        {one.duplicate_of !== null && ` · nearly the same as candidate ${one.duplicate_of + 1}`}
+      </p>
+    </div>
+  );
+}
+
+function Actions({ made, one }: { made: Generation; one: Ranked }) {
+  const here = entry(made.id);
+  const liking = here?.votes[one.index];
+  return (
+    <div class="actions">
+      <button type="button" aria-pressed={here?.picked === one.index} onClick={() => pick(one.index)}>
+        ★ Pick
+      </button>
+      <button type="button" aria-pressed={liking === 1} onClick={() => void vote(one.index, 1)}>
+        ♥ Like
+      </button>
+      <button type="button" aria-pressed={liking === -1} onClick={() => void vote(one.index, -1)}>
+        ✕ Dislike
+      </button>
+      <button type="button" aria-pressed={pair.value.includes(one.index)} onClick={() => mark(one.index)}>
+        {pair.value.length === 1 && !pair.value.includes(one.index) ? "Compare with the other" : "Compare"}
+      </button>
+      <a class="button" href={picture(made.id, one.index)} download={`${made.id}-${one.index}.png`}>
+        Save
+      </a>
+    </div>
+  );
+}
+
+function Refine({ made, index }: { made: Generation; index: number }) {
+  const strength = useSignal(0.5);
+  const prompt = useSignal("");
+  const count = Math.min(made.n_candidates, limits.value?.candidates ?? 64);
+  const submit = (event: Event) => {
+    event.preventDefault();
+    void refine({
+      index,
+      strength: strength.value,
+      ...(prompt.value.trim() ? { prompt: prompt.value } : {}),
+      n_candidates: count,
+      n: Math.min(made.n, count),
+    });
+  };
+  return (
+    <details class="more refine">
+      <summary>Refine this one</summary>
+      <form onSubmit={submit}>
+        <label class="slider">
+          <span>
+            Change <output>{Math.round(100 * strength.value)} %</output>
+          </span>
+          <input
+            type="range"
+            min={0.05}
+            max={1}
+            step={0.05}
+            value={strength.value}
+            onInput={(e) => (strength.value = e.currentTarget.valueAsNumber)}
+          />
+        </label>
+        <label class="field">
+          <span>Show</span>
+          <input type="text" value={prompt.value} placeholder={made.ranking.prompt} onInput={(e) => (prompt.value = e.currentTarget.value)} />
+        </label>
+        <button type="submit">Race {count} from here</button>
+      </form>
+    </details>
+  );
+}
+
+function ordinal(rank: number): string {
+  const last = rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10;
+  return `${rank}${["th", "st", "nd", "rd"][last] ?? "th"}`;
+}

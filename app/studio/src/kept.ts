@@ -1,0 +1,89 @@
+// What this browser keeps: which generations were made here, what was picked and liked, and the name of the taste.
+
+import { effect, signal } from "@preact/signals";
+
+export interface Entry {
+  id: string;
+  prompt: string;
+  created: number;
+  parent: string | null;
+  kind: "generation" | "rerank" | "refine";
+  best: number | null;
+  picked: number | null;
+  votes: Record<string, 1 | -1>;
+}
+
+export interface Running {
+  path: string;
+  body: unknown;
+  key: string;
+  id: string | null;
+  prompt: string;
+  count: number;
+}
+
+function loaded<T>(name: string, otherwise: T): T {
+  try {
+    const text = localStorage.getItem(name);
+    return text === null ? otherwise : (JSON.parse(text) as T);
+  } catch {
+    return otherwise;
+  }
+}
+
+function kept<T>(name: string, otherwise: T) {
+  const held = signal<T>(loaded(name, otherwise));
+  effect(() => {
+    try {
+      localStorage.setItem(name, JSON.stringify(held.value));
+    } catch {
+      // Full or forbidden: the page works on, it only forgets.
+    }
+  });
+  return held;
+}
+
+const MOST = 200;
+
+export const entries = kept<Entry[]>("frontrunner.history", []);
+export const running = kept<Running | null>("frontrunner.running", null);
+export const profile = kept<string>("frontrunner.profile", `studio-${crypto.getRandomValues(new Uint32Array(1))[0]?.toString(36) ?? "me"}`);
+export const voted = kept<number>("frontrunner.votes", 0);
+
+export function entry(id: string | null): Entry | undefined {
+  return entries.value.find((e) => e.id === id);
+}
+
+export function remember(made: Omit<Entry, "picked" | "votes">): void {
+  const known = entry(made.id);
+  const whole: Entry = { picked: null, votes: {}, ...known, ...made };
+  entries.value = known
+    ? entries.value.map((e) => (e.id === made.id ? whole : e))
+    : [whole, ...entries.value].slice(0, MOST);
+}
+
+export function change(id: string, part: Partial<Entry>): void {
+  entries.value = entries.value.map((e) => (e.id === id ? { ...e, ...part } : e));
+}
+
+export function drop(id: string): void {
+  entries.value = entries.value.filter((e) => e.id !== id);
+}
+
+export interface Branch {
+  entry: Entry;
+  children: Branch[];
+}
+
+/** The history as trees, the newest first; children in the order they were made. */
+export function trees(list: Entry[]): Branch[] {
+  const ids = new Set(list.map((e) => e.id));
+  const branch = (e: Entry): Branch => ({
+    entry: e,
+    children: list.filter((c) => c.parent === e.id).sort((a, b) => a.created - b.created).map(branch),
+  });
+  return list
+    .filter((e) => e.parent === null || !ids.has(e.parent))
+    .sort((a, b) => b.created - a.created)
+    .map(branch);
+}

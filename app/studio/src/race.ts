@@ -1,0 +1,159 @@
+// A race as it is run: follows one generation's log to its end, whatever breaks on the way, and draws its state.
+
+import { signal } from "@preact/signals";
+import { address, call, posted, Problem, type Generation } from "./api";
+import { messages, type Message } from "./sse";
+
+export interface Runner {
+  index: number;
+  score: number | null;
+  image: string | null;
+  prunedAt: number | null;
+  finished: boolean;
+}
+
+export interface Race {
+  id: string | null;
+  prompt: string;
+  runners: Runner[];
+  step: number;
+  steps: number;
+  live: number;
+  begun: number | null;
+  attempt: number;
+  waiting: string | null;
+}
+
+/** The race on the page, if one is run. */
+export const race = signal<Race | null>(null);
+
+export function fresh(id: string | null, prompt: string, count: number): Race {
+  const runners = Array.from({ length: count }, (_, index) => blank(index));
+  return { id, prompt, runners, step: 0, steps: 0, live: count, begun: null, attempt: 1, waiting: null };
+}
+
+function blank(index: number): Runner {
+  return { index, score: null, image: null, prunedAt: null, finished: false };
+}
+
+/** The race after one line of its log. */
+export function after(state: Race, event: string, data: unknown, now: number): Race {
+  switch (event) {
+    case "started": {
+      const { attempt } = data as { attempt: number };
+      const again = attempt > state.attempt ? fresh(state.id, state.prompt, state.runners.length) : state;
+      return { ...again, attempt, begun: now, waiting: null };
+    }
+    case "step": {
+      const told = data as { step: number; steps: number; live: number };
+      return { ...state, step: told.step, steps: told.steps, live: told.live };
+    }
+    case "preview": {
+      const told = data as { index: number; score: number | null; image: string };
+      return changed(state, [told.index], () => ({ score: told.score, image: told.image }));
+    }
+    case "pruned": {
+      const told = data as { indices: number[]; step: number };
+      return changed(state, told.indices, () => ({ prunedAt: told.step }));
+    }
+    case "candidate": {
+      const told = data as { index: number; score: number | null };
+      return changed(state, [told.index], () => ({ score: told.score, finished: true }));
+    }
+    default:
+      return state;
+  }
+}
+
+function changed(state: Race, indices: number[], change: () => Partial<Runner>): Race {
+  const wanted = new Set(indices);
+  const runners = state.runners.map((r) => (wanted.has(r.index) ? { ...r, ...change() } : r));
+  for (const index of indices) if (!runners.some((r) => r.index === index)) runners.push({ ...blank(index), ...change() });
+  return { ...state, runners };
+}
+
+/** Runners as they lie now: who is in the race first, by score; who is out, last. */
+export function standings(state: Race): Runner[] {
+  return [...state.runners].sort(
+    (a, b) =>
+      Number(a.prunedAt !== null) - Number(b.prunedAt !== null) ||
+      (b.score ?? -Infinity) - (a.score ?? -Infinity) ||
+      a.index - b.index,
+  );
+}
+
+/** Share of the way that is run, 0 to 1. */
+export function progress(state: Race): number {
+  return state.steps > 0 ? Math.min(1, state.step / state.steps) : 0;
+}
+
+/** Seconds to go by the pace so far; null while nothing is known. */
+export function secondsLeft(state: Race, now: number): number | null {
+  const share = progress(state);
+  if (state.begun === null || share < 0.05) return null;
+  const spent = (now - state.begun) / 1000;
+  return (spent * (1 - share)) / share;
+}
+
+export interface Start {
+  path: string;
+  body: unknown;
+  key: string;
+}
+
+const PAUSES_S = [0.5, 1, 2, 3, 5];
+
+/**
+ * Follow to the end: begin by `start` (the same again after a break gives the same generation, thanks to its key), or
+ * where an `id` is known by its log. Resolves with the finished generation. Rejects with what a person can act on.
+ */
+export async function follow(start: Start | null, id: string | null, signal: AbortSignal): Promise<Generation> {
+  let last = 0;
+  for (let breaks = 0; ; breaks += 1) {
+    try {
+      const answer = await open(start, id, last, signal);
+      id ??= answer.headers.get("location")?.split("/").pop() ?? null;
+      if (race.value) race.value = { ...race.value, id, waiting: null };
+      for await (const message of messages(answer.body as ReadableStream<Uint8Array>)) {
+        breaks = 0;
+        last = message.id || last;
+        const ended = take(message);
+        if (ended) return ended;
+      }
+    } catch (error) {
+      if (signal.aborted) throw error;
+      if (error instanceof Problem && !error.transient) throw error;
+      if (error instanceof Problem && id === null && error.status === 503) throw error;
+      const pause = (error instanceof Problem ? error.retryS : null) ?? PAUSES_S[Math.min(breaks, PAUSES_S.length - 1)];
+      if (race.value) race.value = { ...race.value, waiting: "The connection broke. Trying again…" };
+      await sleep(1000 * Math.min(pause ?? 5, 5), signal);
+    }
+  }
+}
+
+function open(start: Start | null, id: string | null, last: number, signal: AbortSignal): Promise<Response> {
+  const accept = { accept: "text/event-stream" };
+  if (id !== null) {
+    return call(`${address(id)}/events`, { headers: { ...accept, "last-event-id": String(last) }, signal });
+  }
+  if (start === null) throw new Error("neither a start nor an id");
+  return call(start.path, { ...posted(start.body, { ...accept, "idempotency-key": start.key }), signal });
+}
+
+function take(message: Message): Generation | null {
+  const data: unknown = JSON.parse(message.data);
+  if (message.event === "error") throw new Problem((data as { error: { message: string } }).error.message, 503);
+  if (["succeeded", "failed", "cancelled"].includes(message.event)) return data as Generation;
+  if (race.value) race.value = after(race.value, message.event, data, Date.now());
+  return null;
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(new DOMException("left", "AbortError"));
+    });
+  });
+}
