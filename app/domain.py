@@ -318,6 +318,34 @@ class Generation:
         return tuple(sorted(ranked, key=lambda c: c.rank or 0))
 
 
+class Right(StrEnum):
+    """What a key allows. `ADMIN` is all of it, on everybody's generations."""
+
+    GENERATE = "generate"
+    RANK = "rank"
+    READ = "read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A caller's key without its secret part: `digest` is that one's SHA-256.
+
+    `quota` candidates may be asked for in every window of `window_s` seconds, None is no limit. `secret` signs its
+    webhooks (`whsec_` and base64). `revoked` is when it ceased to be good.
+    """
+
+    id: str
+    name: str
+    digest: bytes = field(repr=False)
+    rights: frozenset[Right]
+    quota: int | None
+    window_s: int
+    secret: str = field(repr=False)
+    created: float
+    revoked: float | None = None
+
+
 class VoteKind(StrEnum):
     """How a vote was cast."""
 

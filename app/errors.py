@@ -6,6 +6,9 @@
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key came with another request before
     |  +- NoPatches         422 no_patches            a heat map of a scorer that sees no parts of a picture
     |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
+    +- Unauthorized         401 unauthorized          no API key, or one that is not good
+    +- Forbidden            403 forbidden             the key has no right to do this
+    +- QuotaExceeded        429 quota_exceeded        the key has used what it may in this window (with Retry-After)
     +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
     +- BadImage             400 bad_image             an upload is not a readable image
@@ -67,6 +70,28 @@ class KeyReused(Invalid):
     """The idempotency key came with another request before."""
 
     code, title = "idempotency_key_reused", "The idempotency key was used for another request"
+
+
+class Unauthorized(FrontrunnerError):
+    """No API key came with the request, or one that is not good."""
+
+    code, status, title = "unauthorized", 401, "A key is needed"
+
+
+class Forbidden(FrontrunnerError):
+    """The key has no right to do this."""
+
+    code, status, title = "forbidden", 403, "The key does not allow it"
+
+
+class QuotaExceeded(FrontrunnerError):
+    """The key has used what it may; `retry_after_s` is when its next window begins."""
+
+    code, status, title = "quota_exceeded", 429, "The key's quota is used up"
+
+    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(FrontrunnerError):

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, studio, taste, why
 from app.api.deps import Face
+from app.api.guard import Guarded
 from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
@@ -25,6 +26,7 @@ from app.service import (
     Dialogue,
     Explainer,
     Fields,
+    Keyring,
     Limits,
     Presets,
     PruningPolicy,
@@ -38,6 +40,7 @@ from app.service import (
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
+from app.stores.keys import KeyStore
 from app.stores.taste import VoteStore
 from models import registry
 from models.contract import Models
@@ -65,6 +68,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.drain_s = settings.drain_s
     app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
+    app.add_middleware(Guarded)
     app.add_middleware(Observed)
     for part in (generations, rerank, refine, taste, why, openai, rank, models, health, studio):
         app.include_router(part.router)
@@ -91,6 +95,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 terms=Terms(settings.lease_s, settings.attempts),
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
             )
+            app.state.keyring = Keyring(KeyStore(records.connections))
             fields = Fields(engine, blobs)
             app.state.face = Face(
                 service,

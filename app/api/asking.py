@@ -14,10 +14,7 @@ from app.api.deps import Face
 from app.api.schemas import RankingIn, ReferenceIn, TasteIn
 from app.domain import Ranking, Reference, Taste
 from app.errors import FrontrunnerError
-from app.service import AskedReference
-
-OWNER = ""
-"""Whose profiles are meant: everybody's, as long as there are no keys."""
+from app.service import AskedReference, owner
 
 
 async def furnished(face: Face, asked: RankingIn, ranking: Ranking, base: str = "#/ranking") -> Ranking:
@@ -33,7 +30,7 @@ async def taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
     """The profile that was asked for, as it is now."""
     if asked is None:
         return None
-    return await face.tastes.taste(OWNER, asked.profile, asked.weight, f"{base}/profile")
+    return await face.tastes.taste(owner(), asked.profile, asked.weight, f"{base}/profile")
 
 
 async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:

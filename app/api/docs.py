@@ -60,6 +60,8 @@ RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "image
 
 _EXAMPLES = {
     400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),
+    401: ("unauthorized", "A key is needed", "there is no such key, or it was revoked", None),
+    403: ("forbidden", "The key does not allow it", "this key has no right to generate", None),
     404: ("not_found", "Not found", "there is no such generation, or it was forgotten", None),
     406: ("not_acceptable", "Not Acceptable", "none of the media types in Accept can be made here", None),
     408: ("request_timeout", "Request Timeout", "the body took too long to arrive", None),
@@ -67,18 +69,27 @@ _EXAMPLES = {
     413: ("too_large", "Content Too Large", "the body is larger than the limit of 33554432 bytes", None),
     415: ("unsupported_media", "Unsupported media type", "the body must be JSON", None),
     422: ("invalid_request", "The request is not valid", "24 is not between 1 and 16", "#/n"),
+    429: (
+        "quota_exceeded",
+        "The key's quota is used up",
+        "this key may ask for 500 candidates in 3600 s and has 4 left",
+        None,
+    ),
     500: ("engine_failed", "The engine failed", "the device call failed (RuntimeError)", None),
     503: ("queue_full", "The queue is full", "512 candidates are held and 16 more would pass the limit of 512", None),
 }
 _SAYS = {
     400: "The body is not JSON, or an image cannot be read.",
-    404: "No such generation, candidate or model.",
+    401: "No API key, or one that is not good; only where there are keys.",
+    403: "The key has no right to do this.",
+    404: "No such generation, candidate or model, or another key's.",
     406: "No media type in `Accept` can be made here.",
     408: "The body took too long to arrive.",
     409: "The generation has no result yet, or ended without one.",
     413: "The body or an image is larger than the limit.",
     415: "The media type of the body or of an image is not one of those taken.",
     422: "A field is unknown, out of range or contradicts another; `errors` points at it.",
+    429: "The key has used its quota; `Retry-After` says when its next window begins.",
     500: "The engine failed; `x-should-retry: false`.",
     503: "Loading, full, draining, dead, or a store is out of reach; `Retry-After` says when to come back.",
 }
@@ -142,6 +153,7 @@ def install(app: FastAPI) -> None:
                 tags=app.openapi_tags,
             )
             _without_unused(document)
+            _with_keys(document)
             document["components"]["schemas"] |= _schemas(problems.Problem)
             app.openapi_schema = document
         return app.openapi_schema
@@ -157,6 +169,20 @@ def _without_unused(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _with_keys(document: dict[str, Any]) -> None:
+    """What the guard does to every route behind it."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where there are keys."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, methods in document["paths"].items():
+        if path.startswith("/v1/"):
+            for method, operation in methods.items():
+                statuses = (401, 403, 429) if method == "post" else (401, 403)
+                operation["responses"] |= {str(k): v for k, v in errors(*statuses).items()}
+                operation["security"] = [{"bearer": []}, {"header": []}, {}]
 
 
 def body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:

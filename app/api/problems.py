@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import FrontrunnerError, Unavailable
+from app.errors import FrontrunnerError, QuotaExceeded, Unauthorized, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -37,6 +37,9 @@ HTTP_CODES = {
     500: "internal_error",
 }
 """Codes of errors that only HTTP knows, by status."""
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
+"""What OpenAI's clients call errors of these statuses."""
 
 
 _PLAIN = {
@@ -113,7 +116,7 @@ def problem(
 
 def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
     """The `error` member, also used inside event streams."""
-    kind = "invalid_request_error" if status < 500 else "overloaded_error" if status == 503 else "server_error"
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     first = next(iter(errors), None)
     param = (first.parameter or _dotted(first.pointer or "")) if first else None
     return {"message": detail, "type": kind, "param": param or None, "code": code}
@@ -121,7 +124,11 @@ def error_member(status: int, code: str, detail: str, errors: Sequence[FieldErro
 
 def from_error(error: FrontrunnerError, instance: str) -> Response:
     """The answer for an error of the tree."""
-    headers = {"retry-after": str(math.ceil(error.retry_after_s))} if isinstance(error, Unavailable) else None
+    headers = {}
+    if isinstance(error, Unavailable | QuotaExceeded):
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = 'Bearer realm="frontrunner"'
     return problem(
         error.status, error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
     )

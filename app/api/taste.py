@@ -11,12 +11,11 @@ from pydantic import Field
 
 from app.api import docs
 from app.api.answers import Answer
-from app.api.asking import OWNER
 from app.api.deps import FaceDep, JsonBody
 from app.api.schemas import PROFILE, Request
 from app.domain import Profile, Vote, VoteKind
 from app.errors import Invalid
-from app.service import Ballot, TasteSummary
+from app.service import Ballot, TasteSummary, owner
 
 router = APIRouter(prefix="/v1/taste", tags=["taste"])
 
@@ -120,7 +119,7 @@ class ProfileDoc(Request):
 @router.get("", summary="The profiles", responses=docs.errors(503))
 async def names(face: FaceDep) -> TastesOut:
     """By name."""
-    return TastesOut(data=await face.tastes.names(OWNER))
+    return TastesOut(data=await face.tastes.names(owner()))
 
 
 @router.post(
@@ -131,25 +130,25 @@ async def names(face: FaceDep) -> TastesOut:
 )
 async def vote(profile: Named, asked: VotesIn, face: FaceDep) -> TasteOut:
     """Makes the profile if there is none."""
-    return TasteOut.from_domain(await face.tastes.vote(OWNER, profile, asked.to_domain()))
+    return TasteOut.from_domain(await face.tastes.vote(owner(), profile, asked.to_domain()))
 
 
 @router.get("/{profile}", summary="What is known of a profile", responses=docs.errors(404, 422, 503))
 async def read(profile: Named, face: FaceDep) -> TasteOut:
     """How many votes of each kind, and how well they fit together."""
-    return TasteOut.from_domain(await face.tastes.read(OWNER, profile))
+    return TasteOut.from_domain(await face.tastes.read(owner(), profile))
 
 
 @router.delete("/{profile}", summary="Forget a profile", status_code=204, responses=docs.errors(404, 422, 503))
 async def forget(profile: Named, face: FaceDep) -> None:
     """And all its votes."""
-    await face.tastes.forget(OWNER, profile)
+    await face.tastes.forget(owner(), profile)
 
 
 @router.get("/{profile}/export", summary="A whole profile", responses=docs.errors(404, 422, 503))
 async def export(profile: Named, face: FaceDep) -> ProfileDoc:
     """What PUT takes."""
-    return ProfileDoc.from_domain(await face.tastes.export(OWNER, profile))
+    return ProfileDoc.from_domain(await face.tastes.export(owner(), profile))
 
 
 @router.put(
@@ -157,7 +156,7 @@ async def export(profile: Named, face: FaceDep) -> ProfileDoc:
 )
 async def take_in(profile: Named, asked: ProfileDoc, face: FaceDep) -> TasteOut:
     """In place of what is there; refused when it was made with another scorer."""
-    return TasteOut.from_domain(await face.tastes.take_in(OWNER, profile, asked.to_domain()))
+    return TasteOut.from_domain(await face.tastes.take_in(owner(), profile, asked.to_domain()))
 
 
 def _text(data: bytes) -> str:

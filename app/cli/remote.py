@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,10 @@ TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
 """Silence of a minute is an end: the event stream has a heartbeat every 15 s."""
 
 
+KEY_VARIABLE = "FRONTRUNNER_KEY"
+"""Where the commands find an API key, if the service wants one."""
+
+
 class Complaint(Exception):
     """What the user should know before the command ends with code 1."""
 
@@ -31,7 +36,7 @@ class Complaint(Exception):
 def connect(url: str) -> Iterator[Client]:
     """A client of the service at `url`. What HTTP does wrong inside the block becomes a Complaint."""
     try:
-        with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, headers=_key()) as client:
             yield client
     except httpx.ConnectError:
         raise Complaint(f"there is no service at {url}") from None
@@ -41,13 +46,19 @@ def connect(url: str) -> Iterator[Client]:
         raise Complaint(f"the connection to {url} failed: {error}") from None
 
 
+def _key() -> dict[str, str]:
+    """For a service that wants a key: the one in the environment."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def generation(client: Client, body: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
     """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint."""
     asked = {k: v for k, v in body.items() if v is not None}
     with client.stream("POST", "/v1/generations", json=asked, headers={"accept": "text/event-stream"}) as answer:
         if answer.status_code != 200:
             answer.read()
-            raise _refusal(answer)
+            raise refusal(answer)
         yield from _events(answer.iter_lines())
 
 
@@ -71,7 +82,7 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
         parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
         answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
     if answer.status_code != 200:
-        raise _refusal(answer, files)
+        raise refusal(answer, files)
     ranked: Json = answer.json()
     return ranked
 
@@ -101,7 +112,7 @@ def _place(candidate: Json) -> tuple[float, float]:
 def _image(client: Client, generation_id: str, index: int) -> bytes:
     answer = client.get(f"/v1/generations/{generation_id}/images/{index}", params={"format": "png"})
     if answer.status_code != 200:
-        raise _refusal(answer)
+        raise refusal(answer)
     return answer.content
 
 
@@ -121,7 +132,7 @@ def _sheet(done: Json, ranked: Sequence[Json], files: Sequence[bytes]) -> bytes:
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
 
 
-def _refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
+def refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
     """What the service said; of `files`, which one it was about."""
     try:
         problem = answer.json()

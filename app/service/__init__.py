@@ -4,6 +4,7 @@
 that a ranking refers to, `Refiner` those that candidates begin as.
 """
 
+from app.service.callers import Caller, Keyring, acting, new_key, owner
 from app.service.core import Service
 from app.service.cutting import PruningPolicy
 from app.service.dialogue import Dialogue, Lineage, Reranking
@@ -20,11 +21,13 @@ from app.service.work import Terms
 __all__ = [
     "AskedReference",
     "Ballot",
+    "Caller",
     "Dialogue",
     "Draft",
     "Explainer",
     "Fields",
     "ImageFile",
+    "Keyring",
     "Limits",
     "Lineage",
     "Once",
@@ -42,4 +45,7 @@ __all__ = [
     "Terms",
     "Told",
     "Why",
+    "acting",
+    "new_key",
+    "owner",
 ]

@@ -18,6 +18,7 @@ from app.engine import ranking as rank_math
 from app.engine.client import Engine, EngineStats
 from app.engine.run import truncation_notice
 from app.errors import Draining, Invalid, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.service.callers import current, may_see, owner
 from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import check_ranking, check_text, resolve
 from app.service.follow import folder
@@ -121,8 +122,9 @@ class Service:
 
         With `once` a request that was sent before returns its generation as it stands. A `patient` one is left in the
         queue for other replicas where this one has no room or is shutting down. Raises Invalid (with a pointer),
-        KeyReused, NotFound (model), Overloaded, Draining, Loading, EngineDead.
+        KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
+        draft = replace(draft, owner=owner())
         if once is None:
             return await self._admit(draft, None, patient)
         key = Key(draft.owner, once.key, once.fingerprint)
@@ -153,7 +155,10 @@ class Service:
             if not patient or await self._records.waiting() + spec.n_candidates > self._engine.stats().capacity:
                 raise
             claim = None
+        caller = current()
         try:
+            if caller is not None:
+                await caller.charge(spec.n_candidates)
             line = Line(EventKind.QUEUED, {"n_candidates": spec.n_candidates})
             earlier = await self._records.create(generation, [line], claim, key)
         except BaseException:
@@ -161,6 +166,8 @@ class Service:
             raise
         if key is not None and earlier is not None:
             self._engine.cancel(spec.id)
+            if caller is not None:
+                await caller.charge(-spec.n_candidates)
             return await self._attach(earlier, key)
         if claim is not None:
             self._works.follow(follower)
@@ -172,9 +179,9 @@ class Service:
         return await self.get(earlier.generation_id)
 
     async def get(self, generation_id: str) -> Generation:
-        """The generation as it stands. Raises NotFound."""
+        """The generation as it stands. Raises NotFound, also when it is not the caller's."""
         generation = await self._records.get(generation_id)
-        if generation is None:
+        if generation is None or not may_see(generation.spec.owner):
             raise NotFound("there is no such generation, or it was forgotten")
         return generation
 
@@ -259,6 +266,7 @@ class Service:
 
     async def cancel(self, generation_id: str) -> Generation:
         """Stop it, wherever it runs; the record stays. Raises NotFound."""
+        await self.get(generation_id)
         await self._works.cancel(generation_id)
         generation = await self.get(generation_id)
         if generation.status.final:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.domain import Event, EventKind, Generation, Profile, Vote
+from app.domain import ApiKey, Event, EventKind, Generation, Profile, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,29 @@ class Votes(Protocol):
 
     async def delete(self, owner: str, profile: str) -> bool:
         """Forget it; False when there was none."""
+        ...
+
+
+class Keys(Protocol):
+    """API keys and what they have used. Every method is one transaction. Raises StoreUnavailable."""
+
+    async def keys(self) -> list[ApiKey]:
+        """All of them, oldest first, revoked ones too."""
+        ...
+
+    async def add(self, key: ApiKey) -> None:
+        """Keep a new one."""
+        ...
+
+    async def revoke(self, key_id: str, now: float) -> bool:
+        """From now on it is refused; False when there is none that is good."""
+        ...
+
+    async def charge(self, key_id: str, window: int, candidates: int, quota: int) -> tuple[bool, int]:
+        """Add to what the key has used in this window unless it would pass the quota; whether, and what is used now.
+
+        Negative `candidates` give back.
+        """
         ...
 
 

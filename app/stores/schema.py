@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Double, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -61,4 +61,24 @@ taste_votes = Table(
     Column("candidate", Integer, nullable=False),
     Column("over", Integer),
     Column("direction", LargeBinary, nullable=False),
+)
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("rights", Text, nullable=False),
+    Column("quota", Integer),
+    Column("window_s", Integer, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("revoked", Double),
+)
+api_key_usage = Table(
+    "api_key_usage",
+    metadata,
+    Column("key_id", ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("window", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
 )

@@ -1,0 +1,146 @@
+"""Who is calling: the API key of the request that is being served, and what it may do, see and still ask for.
+
+The caller is a context variable, set once before a request reaches its route, so that no use case can forget to ask.
+Work that no request has asked for has no caller and is bound by nothing; nor is anybody as long as there is no key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from asyncio import Lock
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from app.domain import ApiKey, Right
+from app.errors import Forbidden, Invalid, QuotaExceeded, Unauthorized
+from app.stores.contract import Keys
+
+FRESH_S = 2.0
+"""How long a replica goes by the keys it has read: so long a revoked one may still be taken."""
+
+MARK = "fr"
+"""What every key begins with, so that scanners for leaked secrets can know it."""
+
+_ID_CHARS = len(MARK) + 13
+
+
+class Caller:
+    """One request's key. `standing` is what is left of its quota, once it was charged: (left, seconds to the next)."""
+
+    def __init__(self, key: ApiKey, store: Keys, clock: Callable[[], float]) -> None:
+        self.key = key
+        self.standing: tuple[int, int] | None = None
+        self._store = store
+        self._clock = clock
+
+    def may(self, right: Right) -> bool:
+        """Whether the key has this right."""
+        return bool({right, Right.ADMIN} & self.key.rights)
+
+    async def charge(self, candidates: int) -> None:
+        """Count candidates against the quota; negative ones are given back. Raises QuotaExceeded and Invalid."""
+        quota, now = self.key.quota, self._clock()
+        if quota is None:
+            return
+        if candidates > quota:
+            raise Invalid(f"this key may ask for {quota} candidates at most", pointer="#/n_candidates")
+        window = int(now // self.key.window_s)
+        granted, used = await self._store.charge(self.key.id, window, candidates, quota)
+        pause = max(1, round((window + 1) * self.key.window_s - now))
+        self.standing = max(0, quota - used), pause
+        if not granted:
+            raise QuotaExceeded(
+                f"this key may ask for {quota} candidates in {self.key.window_s} s and has {quota - used} left",
+                retry_after_s=pause,
+            )
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def current() -> Caller | None:
+    """Who is calling; None when nobody needs a key, and for work that no request has asked for."""
+    return _caller.get()
+
+
+def owner() -> str:
+    """Whose the things are that are made now: the key's id, "" without one."""
+    caller = current()
+    return caller.key.id if caller is not None else ""
+
+
+def may_see(owner: str) -> bool:
+    """Whether the caller may know of things of this owner."""
+    caller = current()
+    return caller is None or owner == caller.key.id or caller.may(Right.ADMIN)
+
+
+@contextmanager
+def acting(caller: Caller | None) -> Iterator[None]:
+    """Whatever happens in this block is done for the caller."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+class Keyring:
+    """The keys of the database, read again when they are `FRESH_S` old."""
+
+    def __init__(self, store: Keys, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: dict[str, ApiKey] = {}
+        self._read: float | None = None
+        self._reading = Lock()
+
+    async def caller(self, presented: str | None, right: Right) -> Caller | None:
+        """Whose key was presented; None when there has never been a key and nobody needs one.
+
+        Raises Unauthorized, Forbidden without the right, and StoreUnavailable.
+        """
+        keys = await self._keys()
+        if not keys:
+            return None
+        if not presented:
+            raise Unauthorized("send a key: 'Authorization: Bearer ...' or 'X-API-Key: ...'")
+        key = keys.get(presented[:_ID_CHARS])
+        # Without such a key the comparison is made all the same, so that its time tells nothing.
+        good = hmac.compare_digest(digest(presented), key.digest if key is not None else bytes(32))
+        if key is None or not good or key.revoked is not None:
+            raise Unauthorized("there is no such key, or it was revoked")
+        caller = Caller(key, self._store, self._clock)
+        if not caller.may(right):
+            raise Forbidden(f"this key has no right to {right}")
+        return caller
+
+    async def _keys(self) -> dict[str, ApiKey]:
+        async with self._reading:
+            if self._read is None or time.monotonic() - self._read > FRESH_S:
+                self._known = {key.id: key for key in await self._store.keys()}
+                self._read = time.monotonic()
+            return self._known
+
+
+def new_key(
+    name: str, rights: Sequence[Right], quota: int | None, window_s: int, clock: Callable[[], float] = time.time
+) -> tuple[ApiKey, str]:
+    """A key, and the text that its holder sends: `fr_`, 12 digits that name it, and 256 random bits.
+
+    A guess at that many bits needs no slow hash to be kept from success; SHA-256 keeps each request quick.
+    """
+    name_part = f"{MARK}_{secrets.token_hex(6)}"
+    told = f"{name_part}_{secrets.token_urlsafe(32)}"
+    secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode("ascii")
+    return ApiKey(name_part, name, digest(told), frozenset(rights), quota, window_s, secret, clock()), told
+
+
+def digest(told: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).digest()

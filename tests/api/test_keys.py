@@ -1,0 +1,185 @@
+"""API keys over HTTP: who gets in, what each may do and see, and what is left of its quota."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app as commands
+from app.domain import ApiKey, Right
+from app.service import callers
+from app.stores.database import Database
+from app.stores.keys import KeyStore
+from tests.api.kit import PROMPT, House, events, is_problem, running
+from tests.servers import PostgreSQL
+
+T = TypeVar("T")
+ALL = (Right.GENERATE, Right.RANK, Right.READ)
+
+
+def _with_store(url: str, use: Callable[[KeyStore], Awaitable[T]]) -> T:
+    async def run() -> T:
+        database = await Database.open(url)
+        try:
+            return await use(KeyStore(database.connections))
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _add(folder: Path, *rights: Right, quota: int | None = None, name: str = "test") -> tuple[ApiKey, dict[str, str]]:
+    key, told = callers.new_key(name, rights or ALL, quota, 3600)
+    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.add(key))
+    return key, {"authorization": f"Bearer {told}"}
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Path]]:
+    monkeypatch.setattr(callers, "FRESH_S", 0.0)
+    with running(tmp_path) as house:
+        yield house, tmp_path / "data"
+
+
+def test_without_keys_everybody_may_do_everything(house: House) -> None:
+    answer = house.post(json=PROMPT)
+    assert answer.status_code == 200
+    assert "ratelimit" not in answer.headers
+
+
+def test_the_first_key_closes_the_door(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    key, bearer = _add(folder)
+    refused = house.post(json=PROMPT)
+    is_problem(refused, 401, "unauthorized")
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    told = bearer["authorization"].removeprefix("Bearer ")
+    for wrong in ("", "x", told[:-1], f"{told}x", told[:15] + "0" * 43, "fr_000000000000_x", "é"):
+        is_problem(house.client.get("/v1/models", headers={b"x-api-key": wrong.encode()}), 401, "unauthorized")
+    assert house.post(json=PROMPT, headers=bearer).status_code == 200
+    assert house.client.get("/v1/models", headers={"x-api-key": told}).status_code == 200
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
+        assert house.client.get(path).status_code == 200
+    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
+    is_problem(house.client.get("/v1/models", headers=bearer), 401, "unauthorized")
+
+
+def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, reader = _add(folder, Right.READ)
+    _, ranker = _add(folder, Right.RANK)
+    assert house.client.get("/v1/models", headers=reader).status_code == 200
+    is_problem(house.post(json=PROMPT, headers=reader), 403, "forbidden")
+    is_problem(house.post("/v1/images/generations", json=PROMPT, headers=reader), 403, "forbidden")
+    is_problem(house.post("/v1/rank", json={}, headers=reader), 403, "forbidden")
+    is_problem(house.client.get("/v1/models", headers=ranker), 403, "forbidden")
+    is_problem(house.post("/v1/rank", json={}, headers=ranker), 422, "invalid_request")
+    _, admin = _add(folder, Right.ADMIN)
+    assert house.post(json=PROMPT, headers=admin).status_code == 200
+
+
+def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    (_, mine), (_, theirs), (_, admin) = _add(folder), _add(folder), _add(folder, Right.ADMIN)
+    made = house.post(json=PROMPT, headers={**mine, "idempotency-key": "once"}).json()
+    path = f"/v1/generations/{made['id']}"
+    for method, where in (
+        ("GET", ""),
+        ("GET", "/events"),
+        ("GET", "/images/0"),
+        ("GET", "/lineage"),
+        ("POST", "/rerank"),
+        ("DELETE", ""),
+    ):
+        body = {"prompt": "a tree"} if method == "POST" else None
+        is_problem(house.client.request(method, path + where, headers=theirs, json=body), 404, "not_found")
+    reference = {"ranking": {"references": [{"generation": made["id"], "index": 0}]}}
+    is_problem(house.post(json={**PROMPT, **reference}, headers=theirs), 404, "not_found")
+    assert house.client.get(path, headers=mine).json()["id"] == made["id"]
+    assert events(house.client.get(f"{path}/events", headers=mine).text)[-1][0] == "succeeded"
+    assert house.client.get(path, headers=admin).status_code == 200
+    again = house.post(json=PROMPT, headers={**theirs, "idempotency-key": "once"}).json()
+    assert again["id"] != made["id"]
+    assert house.client.delete(path, headers=admin).status_code == 204
+
+
+def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=8)
+    first = house.post(json=PROMPT, headers={**bearer, "idempotency-key": "a"})
+    assert re.fullmatch(r'"candidates";q=8;qu="candidates";w=3600', first.headers["ratelimit-policy"])
+    assert re.match(r'"candidates";r=5;t=\d+$', first.headers["ratelimit"])
+    assert house.post(json=PROMPT, headers={**bearer, "idempotency-key": "a"}).status_code == 200
+    assert house.post(json=PROMPT, headers=bearer).status_code == 200
+    refused = house.post(json=PROMPT, headers=bearer)
+    is_problem(refused, 429, "quota_exceeded")
+    assert refused.headers["ratelimit"].startswith('"candidates";r=2;t=')
+    assert 1 <= int(refused.headers["retry-after"]) <= 3600
+    assert house.live == 0
+    assert house.post(json={**PROMPT, "n_candidates": 2}, headers=bearer).status_code == 200
+    is_problem(house.post(json={**PROMPT, "n_candidates": 9}, headers=bearer), 422, "invalid_request", "#/n_candidates")
+
+
+def test_replicas_share_a_quota(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    key, _ = callers.new_key("both", ALL, 50, 3600)
+
+    async def race(url: str) -> int:
+        replicas = [await Database.open(url) for _ in range(2)]
+        stores = [KeyStore(replica.connections) for replica in replicas]
+        await stores[0].add(key)
+        charges = [stores[i % 2].charge(key.id, 7, 1, 50) for i in range(80)]
+        granted = sum(granted for granted, _ in await asyncio.gather(*charges))
+        assert await stores[0].charge(key.id, 7, -5, 50) == (True, 45)
+        assert await stores[1].charge(key.id, 8, 1, 50) == (True, 1)
+        assert await stores[0].charge(key.id, 7, 1, 50) == (True, 2), "a clock that is behind opens no older window"
+        for replica in replicas:
+            await replica.close()
+        return granted
+
+    for url in (f"sqlite:///{tmp_path}/f.db", postgresql.database()):
+        assert asyncio.run(race(url)) == 50
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    environment = {"FRONTRUNNER_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200"}
+
+    def told(*arguments: str, code: int = 0) -> str:
+        found = CliRunner().invoke(commands, ["keys", *arguments], env=environment)
+        assert found.exit_code == code, found.output
+        return found.output
+
+    made = told("add", "--name", "cms", "--right", "read", "--quota", "5", "--per", "60")
+    key = re.search(r"fr_[0-9a-f]{12}_[\w-]{43}", made)
+    assert key is not None
+    assert "whsec_" in made
+    listed = told("list")
+    assert key[0][:15] in listed
+    assert key[0] not in listed
+    assert "5 in 60 s" in listed
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "data").glob("frontrunner.db*"))
+    assert key[0].encode() not in stored, "only the hash is kept"
+    told("revoke", key[0][:15])
+    assert "no good key" in told("revoke", key[0][:15], code=1)
+
+
+@pytest.mark.timeout(240)
+def test_schemathesis_finds_nothing_with_keys_on(tmp_path: Path) -> None:
+    with running(tmp_path, max_candidates=16, max_steps=20, max_body_mib=2) as house:
+        _, bearer = _add(tmp_path / "data", *Right)
+        found = subprocess.run(
+            [
+                Path(sys.executable).parent / "st", "run", f"{house.url}/openapi.json", "-n", "4",
+                "--generation-deterministic", "--exclude-checks", "positive_data_acceptance",
+                "-H", f"Authorization: {bearer['authorization']}", "--request-timeout", "20", "--no-color",
+            ],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=230,
+        )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-6000:]
