@@ -11,6 +11,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from app.engine.client import (
     Update,
 )
 from app.errors import EngineDead, StoreUnavailable
+from app.service.news import heard
 from app.stores.contract import Blobs, Claim, Line, Records
 
 log = logging.getLogger(__name__)
@@ -212,6 +214,23 @@ class Follower:
         lines = await asyncio.to_thread(_lines, updates[:-1], self.generation.attempts)
         self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
         lines.append(_closing(self.generation))
+        stored = asyncio.Event()
+        keeping = asyncio.create_task(self._keep(stored))
+        try:
+            return await self._stored(files, lines)
+        finally:
+            stored.set()
+            await keeping
+
+    async def _keep(self, stored: asyncio.Event) -> None:
+        """Prolong the claim for as long as storing takes."""
+        while not stored.is_set():
+            await heard(stored, self._claim.lease_s / 3)
+            with suppress(StoreUnavailable):
+                if not stored.is_set() and await self._records.append(self.generation.id, (), self._claim):
+                    self._written = asyncio.get_running_loop().time()
+
+    async def _stored(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
         for wait in (*RETRIES_S, None):
             try:
                 return await self._store(files, lines)

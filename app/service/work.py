@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 """How often the queue is looked at when nobody tells of it."""
 
-MAX_CLAIMS = 8
+MAX_CLAIMS = 5
 """Replicas that may hold a generation and die before they begin with it."""
 
 GIVE_UP_S = 5.0

@@ -1,0 +1,119 @@
+"""Replicas for tests: real server processes with the fakes, over one pair of stores, killed and started at will."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+
+from tests.servers import end, free_port, until
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import os, time
+from models import contract, fakes, registry
+class Generator(fakes.FakeGenerator):
+    poisoned = False
+    def encode(self, texts):
+        self.poisoned |= any("poison" in text for text in texts)
+        return super().encode(texts)
+    def step(self, *given):
+        if self.poisoned:
+            time.sleep(0.5)
+            os._exit(9)
+        return super().step(*given)
+registry.load = lambda *_: contract.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
+from app.cli import main
+main()
+"""
+
+ASYNC = {"prefer": "respond-async"}
+
+
+class Replica:
+    """One server process on a port of its own; `settings` go into its environment."""
+
+    def __init__(self, folder: Path, delay_s: float, settings: dict[str, str]) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._program = PROGRAM.format(delay_s=delay_s)
+        self._settings = settings
+        self.process = self._started()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Again, after it was killed or stopped; returns when it is ready."""
+        self.process = self._started()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        until(self.ready, 60)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, (self._folder / f"{self.port}.log").read_text()[-3000:]
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """As an orchestrator does; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        own = {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(self._folder / "data")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FRONTRUNNER_", "AWS_"))}
+        plain = {f"FRONTRUNNER_{k}": v for k, v in (own | self._settings).items() if not k.startswith("AWS_")}
+        foreign = {k: v for k, v in self._settings.items() if k.startswith("AWS_")}
+        with (self._folder / f"{self.port}.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-c", self._program, "serve"],
+                cwd=ROOT,
+                env=kept | plain | foreign,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+
+@contextmanager
+def replicas(
+    folder: Path, count: int = 2, delay_s: float = 0.004, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[list[Replica]]:
+    """Ready replicas over the stores that the settings name; by default a SQLite file and a folder."""
+    given = {"LEASE_S": "2", "LOG_LEVEL": "warning", "PRUNING": "off", **settings}
+    started = [Replica(folder, delay_s, given) for _ in range(count)]
+    try:
+        for replica in started:
+            replica.wait_ready()
+        yield started
+    finally:
+        for replica in started:
+            if replica.process.poll() is None:
+                end(replica.process, signal.SIGKILL)
+
+
+def asked(seed: int, **more: Any) -> dict[str, Any]:
+    return {"prompt": "a red apple", "n_candidates": 3, "steps": 6, "seed": seed, **more}
+
+
+def figures(body: dict[str, Any]) -> list[tuple[int, float]]:
+    """Seed and score of every candidate, which nothing may change."""
+    return [(c["seed"], round(c["score"], 4)) for c in body["candidates"]]

@@ -1,0 +1,103 @@
+"""Stores that go away for a while, full disks, requests that kill: errors are typed, and all recovers by itself."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.servers import running_postgresql, running_s3, until
+from tests.system.replicas import ASYNC, Replica, asked, figures, replicas
+
+pytestmark = pytest.mark.timeout(150)
+S3_AWAY_S = 20.0
+
+
+def _queued(replica: Replica, seed: int, **more: Any) -> httpx.Response:
+    url = f"{replica.url}/v1/generations"
+    return httpx.post(url, json=asked(seed, **more), headers=ASYNC, timeout=30)
+
+
+def _standing(replica: Replica, name: str) -> dict[str, Any]:
+    body: dict[str, Any] = httpx.get(f"{replica.url}/v1/generations/{name}", timeout=30).json()
+    return body
+
+
+def _succeeds(replica: Replica, name: str) -> dict[str, Any]:
+    until(lambda: _standing(replica, name).get("status") in {"succeeded", "failed"}, 60, 0.2)
+    body = _standing(replica, name)
+    assert body["status"] == "succeeded", body
+    return body
+
+
+def _is_away(answer: httpx.Response) -> bool:
+    return answer.status_code == 503 and answer.json()["error"]["code"] == "store_unavailable"
+
+
+def test_stores_that_go_away_lose_nothing(tmp_path: Path) -> None:
+    with running_postgresql() as database, running_s3() as s3:
+        settings = {"DATABASE_URL": database.database(), "BLOB_URL": "s3://pictures/x", **s3.environment}
+        with replicas(tmp_path, 2, 0.05, settings) as (one, two):
+            before = httpx.post(f"{one.url}/v1/generations", json=asked(7), timeout=30).json()
+            accepted = [_queued(one, 7).json()["id"] for _ in range(3)]
+            database.stop()
+            assert _is_away(_queued(two, 7))
+            assert _is_away(httpx.get(f"{two.url}/readyz", timeout=30))
+            assert httpx.get(f"{two.url}/healthz", timeout=5).status_code == 200
+            time.sleep(3)
+            database.start()
+            until(two.ready, 30)
+            for name in accepted:
+                assert figures(_succeeds(two, name)) == figures(before)
+
+            s3.stop()
+            gone = time.monotonic()
+            accepted = [_queued(replica, 7).json()["id"] for replica in (one, two)]
+            assert _is_away(httpx.get(f"{one.url}{before['data'][0]['url']}", timeout=60))
+            time.sleep(max(0.0, S3_AWAY_S - (time.monotonic() - gone)))
+            assert {_standing(one, name)["status"] for name in accepted} == {"running"}
+            s3.start()
+            for name in accepted:
+                assert figures(_succeeds(one, name)) == figures(before)
+                assert httpx.get(f"{two.url}/v1/generations/{name}/images/0", timeout=30).status_code == 200
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    with replicas(tmp_path, 1, 0.05) as (replica,):
+        accepted = [_queued(replica, 7).json()["id"] for _ in range(2)]
+        pid = replica.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+        assert _is_away(_queued(replica, 7))
+        time.sleep(3)
+        assert httpx.get(f"{replica.url}/healthz", timeout=5).status_code == 200
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        for name in accepted:
+            _succeeds(replica, name)
+        assert not list((tmp_path / "data" / "blobs").rglob("*#*"))
+
+
+def test_what_kills_two_replicas_is_failed(tmp_path: Path) -> None:
+    with replicas(tmp_path, 3) as trio:
+        name = _queued(trio[0], 7, prompt="poison").json()["id"]
+        until(lambda: sum(replica.process.poll() is not None for replica in trio) == 2, 40)
+        (alive,) = (replica for replica in trio if replica.process.poll() is None)
+        until(lambda: _standing(alive, name)["status"] == "failed", 20)
+        assert _standing(alive, name)["error"]["code"] == "interrupted"
+        told = httpx.get(f"{alive.url}/v1/generations/{name}/events", timeout=10).text
+        assert told.count("event: started") == 2
+        assert '"attempt": 2' in told
+        assert httpx.post(f"{alive.url}/v1/generations", json=asked(7), timeout=30).status_code == 200
+        assert alive.process.poll() is None
+
+
+def test_what_does_not_end_in_time_is_taken_over_at_once(tmp_path: Path) -> None:
+    with replicas(tmp_path, 2, 0.05, {"DRAIN_S": "0.5", "LEASE_S": "600"}) as (one, two):
+        name = _queued(one, 7, steps=60).json()["id"]
+        until(lambda: _standing(two, name)["status"] == "running", 10)
+        assert one.stop() == 0
+        assert _succeeds(two, name)["seed"] == 7
