@@ -1,4 +1,4 @@
-"""The command line: `frontrunner serve | generate | rank | calibrate | keys`. Owns words and exit codes, no work."""
+"""The command line: `frontrunner serve | generate | rank | rerank | calibrate | keys`. Owns words and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from app.cli import keys, remote, screen
+from app.cli import again, keys, remote, screen
 from app.cli.child import running_service
 from app.cli.remote import Complaint
 
@@ -155,6 +155,48 @@ def calibrate(
 
     with _complaining():
         run(prompts, candidates, out, Console())
+
+
+@app.command()
+def rerank(
+    generation: Annotated[str, typer.Argument(metavar="GENERATION", help="Its id, as a service gave it.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to compare with from now on.")] = None,
+    negatives: Annotated[list[str] | None, typer.Option("--negative", "-x", help="What to avoid; repeatable.")] = None,
+    negative_weight: Annotated[float | None, typer.Option(min=0, max=10, help="How much the negatives count.")] = None,
+    like: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Be like this image.")] = None,
+    unlike: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Be unlike it.")] = None,
+    diversity: Annotated[float | None, typer.Option(min=0, max=1, help="Keep near-duplicates apart.")] = None,
+    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Whose taste joins in.")] = None,
+    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Images to return, best first.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Keep it as a generation of its own.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the images and the contact sheet.")] = None,
+    url: Annotated[str, typer.Option(metavar="URL", help="The service that has it.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Rank the candidates of a GENERATION again, by other words or pictures; nothing is sampled.
+
+    **Examples**
+
+    `frontrunner rerank gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --prompt "a green apple" -x "red" -n 4 --out greens`
+
+    `frontrunner rerank gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --like sketch.png --diversity 0.5 --store`
+    """
+    console = Console()
+    body = {
+        "prompt": prompt,
+        "negatives": [{"text": text} for text in negatives] if negatives else None,
+        "negative_weight": negative_weight,
+        "references": again.references(like or [], unlike or []),
+        "diversity": diversity,
+        "taste": {"profile": taste} if taste else None,
+        "n": n,
+        "store": store,
+    }
+    with _complaining(), remote.connect(url) as client:
+        done = again.rerank(client, generation, body)
+        console.print(screen.candidates(done))
+        console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
+        for path in remote.save(client, done, out) if out is not None else []:
+            console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from app.engine.calibration import estimate
 from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.costs import Costs
+from app.engine.helping import contradictions
 from app.engine.latents import first_step, unpack
 from app.engine.run import Phase, Row, Run, Texts, truncation_notice
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
@@ -188,7 +189,7 @@ class EngineCore:
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
-        run.texts = Texts(prompt, negative, query, notices)
+        run.texts = Texts(prompt, negative, query, (*notices, *contradictions(texts, stacked)))
         self._make_wave(run)
 
     def _make_wave(self, run: Run) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
 from app.engine import ranking, waves
 from app.engine.client import Outcome
+from app.engine.helping import chance
 from app.engine.standing import stand
 from models.contract import Conditioning, Embeddings, Latent, Schedule, ScorerInfo, Truncation
 
@@ -169,7 +170,11 @@ class Run:
             low_confidence=standing.low_confidence,
             stopped=self._stopped(),
             regret=self._regret(),
-            notices=(*self.texts.notices, *_unscored(self.rows)),
+            notices=(
+                *self.texts.notices,
+                *_unscored(self.rows),
+                *chance([standing.candidates[i].score for i in done], scorer),
+            ),
             timings=self.timings,
             work=self.work,
             embeddings=embeddings,

@@ -28,6 +28,7 @@ from app.domain import (
 )
 from app.engine import ranking as rank_math
 from app.engine.client import Engine
+from app.engine.helping import chance, contradictions
 from app.engine.run import truncation_notice
 from app.engine.standing import Standing, stand
 from app.errors import NotFound
@@ -110,7 +111,11 @@ class Dialogue:
             candidates=standing.candidates,
             margin=standing.margin,
             low_confidence=standing.low_confidence,
-            warnings=(*notices, *shortfall(n, standing.candidates)),
+            warnings=(
+                *notices,
+                *chance([standing.candidates[i].score for i in pool], scorer),
+                *shortfall(n, standing.candidates),
+            ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
             work=Work(),
             stopped=None,
@@ -158,7 +163,8 @@ class Dialogue:
         stacked = np.stack([v.vector for v in vectors])
         query = rank_math.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
         cut = zip(texts, vectors, strict=True)
-        return query, tuple(truncation_notice("scorer", t, v.truncation) for t, v in cut if v.truncation is not None)
+        notices = tuple(truncation_notice("scorer", t, v.truncation) for t, v in cut if v.truncation is not None)
+        return query, (*notices, *contradictions(texts, stacked))
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:

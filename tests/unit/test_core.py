@@ -228,7 +228,7 @@ def test_deterministic_generations_always_run_in_the_same_batch_size() -> None:
 
 def test_truncated_texts_are_told_for_generator_and_scorer() -> None:
     long = " ".join(["red"] * 40)
-    outcome = alone(spec(prompt=long, negative_prompt=long))
+    outcome = alone(spec(prompt=long, negative_prompt=long.replace("red", "blue")))
     assert [n.code for n in outcome.notices] == ["prompt_truncated"] * 4
     assert [n.data["model"] for n in outcome.notices] == ["generator", "generator", "scorer", "scorer"]
     assert all(n.data["dropped"] and n.data["limit"] < n.data["tokens"] for n in outcome.notices)
