@@ -16,11 +16,14 @@ NEAR_DUPLICATE = 0.97
 def groups(images: Embeddings) -> list[int]:
     """For each of the images (B, D) the first place of its group: connected components of near-duplicates."""
     alike = images @ images.T >= NEAR_DUPLICATE
-    found = [-1] * len(images)
-    for place in range(len(images)):
-        if found[place] < 0:
-            for member in _component(alike, place):
-                found[member] = place
+    found = list(range(len(images)))
+    seen = np.zeros(len(images), bool)
+    for place in np.flatnonzero(alike.sum(axis=1) > 1):
+        if not seen[place]:
+            members = _component(alike, int(place))
+            seen[members] = True
+            for member in members:
+                found[member] = int(place)
     return found
 
 
