@@ -198,6 +198,7 @@ defaults
   timeout client 60s
   timeout server 60s
   timeout queue 30s
+  timeout check 5s
   option redispatch
   retries 3
   retry-on conn-failure empty-response 503
@@ -209,7 +210,7 @@ backend replicas
   option httpchk
   http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost
   http-check expect status 200
-  default-server inter 250ms fall 1 rise 1 maxconn 64
+  default-server inter 500ms fall 2 rise 1 maxconn 64
 {servers}
 """
 

@@ -41,6 +41,7 @@ def _is_away(answer: httpx.Response) -> bool:
 def test_stores_that_go_away_lose_nothing(tmp_path: Path) -> None:
     with running_postgresql() as database, running_s3() as s3:
         settings = {"DATABASE_URL": database.database(), "BLOB_URL": "s3://pictures/x", **s3.environment}
+        settings |= {"LEASE_S": "5", "ATTEMPTS": "5"}
         with replicas(tmp_path, 2, 0.05, settings) as (one, two):
             before = httpx.post(f"{one.url}/v1/generations", json=asked(7), timeout=30).json()
             accepted = [_queued(one, 7).json()["id"] for _ in range(3)]

@@ -226,7 +226,7 @@ def test_rolling_restart_fails_no_request(stores: Stores, tmp_path: Path) -> Non
 
 async def _rolled(stores: Stores, tmp_path: Path) -> None:
     with (
-        replicas(tmp_path, delay_s=0.001, settings={"NOTICE_S": "1", "DRAIN_S": "5", **stores.settings}) as pair,
+        replicas(tmp_path, delay_s=0.001, settings={"NOTICE_S": "3", "DRAIN_S": "5", **stores.settings}) as pair,
         running_proxy([replica.port for replica in pair], tmp_path) as url,
     ):
         async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
