@@ -280,6 +280,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to tell how a generation ended, and of which ends (`succeeded`, `failed`, `cancelled`)."""
+
+    url: str
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
 
@@ -305,6 +313,7 @@ class Generation:
     failure: Failure | None = None
     scorer_revision: str = ""
     attempts: int = 0
+    webhook: Webhook | None = None
 
     @property
     def id(self) -> str:
@@ -316,34 +325,6 @@ class Generation:
         """The returned candidates, best first."""
         ranked = [c for c in self.candidates if c.rank is not None]
         return tuple(sorted(ranked, key=lambda c: c.rank or 0))
-
-
-class Right(StrEnum):
-    """What a key allows. `ADMIN` is all of it, on everybody's generations."""
-
-    GENERATE = "generate"
-    RANK = "rank"
-    READ = "read"
-    ADMIN = "admin"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A caller's key without its secret part: `digest` is that one's SHA-256.
-
-    `quota` candidates may be asked for in every window of `window_s` seconds, None is no limit. `secret` signs its
-    webhooks (`whsec_` and base64). `revoked` is when it ceased to be good.
-    """
-
-    id: str
-    name: str
-    digest: bytes = field(repr=False)
-    rights: frozenset[Right]
-    quota: int | None
-    window_s: int
-    secret: str = field(repr=False)
-    created: float
-    revoked: float | None = None
 
 
 class VoteKind(StrEnum):

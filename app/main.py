@@ -23,11 +23,14 @@ from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
 from app.metrics import Metrics
 from app.service import (
+    Courier,
     Dialogue,
     Explainer,
     Fields,
+    HookPolicy,
     Keyring,
     Limits,
+    Poster,
     Presets,
     PruningPolicy,
     References,
@@ -40,6 +43,7 @@ from app.service import (
 from app.settings import Settings
 from app.stores.blobs import BlobStore
 from app.stores.database import Database
+from app.stores.hooks import HookStore
 from app.stores.keys import KeyStore
 from app.stores.taste import VoteStore
 from models import registry
@@ -86,7 +90,10 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             app.state.refusal = error.detail
             raise
         try:
-            limits = _limits(settings)
+            limits, keys = _limits(settings), KeyStore(records.connections)
+            hooks = HookPolicy(settings.webhook_secret, settings.webhook_private)
+            poster = Poster(private=settings.webhook_private)
+            courier = Courier(HookStore(records.connections), keys, poster, hooks)
             service = Service(
                 engine,
                 records,
@@ -94,8 +101,9 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 limits,
                 terms=Terms(settings.lease_s, settings.attempts),
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
+                hooks=hooks,
             )
-            app.state.keyring = Keyring(KeyStore(records.connections))
+            app.state.keyring = Keyring(keys)
             fields = Fields(engine, blobs)
             app.state.face = Face(
                 service,
@@ -104,13 +112,14 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Refiner(engine, fields),
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
                 Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
-                Metrics(service),
+                Metrics(service, courier),
                 settings.max_image_pixels,
             )
             engine.start()
             upkeep = [
                 asyncio.create_task(_sweep(service, settings), name="sweep"),
                 asyncio.create_task(service.work(), name="work"),
+                asyncio.create_task(courier.run(), name="webhooks"),
             ]
             try:
                 yield
@@ -121,6 +130,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 await service.hand_back()
                 await engine.close(0)
                 await service.close()
+                await poster.close()
         finally:
             await records.close()
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.service import Service
+from app.service import Courier, Service
 
 LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -21,6 +21,7 @@ GAUGES = {
     "frontrunner_live_rows": "candidates being denoised",
     "frontrunner_capacity_candidates": "candidates that are held before new ones are refused",
     "frontrunner_seconds_per_candidate": "measured device seconds a candidate",
+    "frontrunner_webhooks_waiting": "webhooks of all replicas that are not yet delivered",
 }
 COUNTERS = {
     "frontrunner_rows_stepped_total": "denoising steps of single candidates",
@@ -29,6 +30,7 @@ COUNTERS = {
     "frontrunner_generations_total": "generations that ended, by outcome",
     "frontrunner_pruning_shadows_total": "generations that ran unpruned to measure what pruning would have lost",
     "frontrunner_pruning_regret_total": "sum over them of the share of the best-of-N gain that pruning would have lost",
+    "frontrunner_webhooks_total": "attempts to deliver a webhook, by outcome",
 }
 HTTP = {
     "frontrunner_http_requests_total": "answers by method, route and status",
@@ -41,9 +43,9 @@ NAMES = (*GAUGES, *COUNTERS, *HTTP)
 class Metrics:
     """The figures of one app."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, courier: Courier) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engine(service))
+        self._registry.register(_Engine(service, courier))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -61,21 +63,30 @@ class Metrics:
 
 
 class _Engine(Collector):
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, courier: Courier) -> None:
         self._service = service
+        self._courier = courier
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.stats()
-        gauges = (stats.ready, stats.queued, stats.running, stats.capacity, stats.seconds_per_candidate)
+        gauges = (
+            stats.ready,
+            stats.queued,
+            stats.running,
+            stats.capacity,
+            stats.seconds_per_candidate,
+            self._courier.waiting,
+        )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
-        rows, calls, stages, generations, shadows, regret = COUNTERS.items()
+        rows, calls, stages, generations, shadows, regret, webhooks = COUNTERS.items()
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
         yield _labelled(generations, "outcome", self._service.outcomes())
         for named, value in zip((shadows, regret), self._service.regrets(), strict=True):
             yield CounterMetricFamily(*named, value=value)
+        yield _labelled(webhooks, "outcome", self._courier.outcomes())
 
 
 def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:

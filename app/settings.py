@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.service.hooks import key_of
 from app.service.presets import Presets
 
 PREFIX = "FRONTRUNNER_"
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
     retention_s: float = Field(604_800.0, ge=60, description="how long results are kept")
     sweep_s: float = Field(60.0, ge=1, le=3600, description="pause between two looks for what is old or lost")
 
+    webhook_secret: str = Field("", repr=False, description="signs webhooks without a key: whsec_ and base64")
+    webhook_private: bool = Field(False, description="whether webhooks may go to inner addresses, and over plain HTTP")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="for eyes, or one JSON object a line")
 
@@ -78,6 +82,13 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str) -> str:
         if value and "://" not in value:
             raise ValueError("must be a URL such as sqlite:///folder/file.db or file:///folder")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signs(cls, value: str) -> str:
+        if value:
+            key_of(value)
         return value
 
     @model_validator(mode="after")

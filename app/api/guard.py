@@ -9,9 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import from_error, instance
-from app.domain import Right
 from app.errors import FrontrunnerError
-from app.service import Caller, Keyring, acting
+from app.service import Caller, Keyring, Right, acting
 
 GUARDED = "/v1/"
 _RANKING = ("/v1/rank", "/v1/taste/")

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking
+from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
 from app.service import Draft
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
@@ -124,6 +124,22 @@ class CheckpointIn(Request):
     keep: int | None = Field(None, ge=1, le=1024)
 
 
+class WebhookIn(Request):
+    """Who is told how it ended: a signed POST, as Standard Webhooks has it, tried again until it is taken."""
+
+    url: Annotated[str, StringConstraints(max_length=2000)] = Field(
+        description="https, to an address of the public internet unless the server allows others.",
+        json_schema_extra={"format": "uri"},
+    )
+    events: list[Literal["succeeded", "failed", "cancelled"]] = Field(
+        ["succeeded", "failed", "cancelled"], min_length=1, max_length=3, description="Of which ends."
+    )
+
+    def to_domain(self) -> Webhook:
+        """As the service takes it."""
+        return Webhook(self.url, tuple(self.events))
+
+
 Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointIn], Field(max_length=16)]
 
 
@@ -143,6 +159,7 @@ class Sampling(Request):
     model: Name | None = Field(None, description="The generator that is loaded, see GET /v1/models.")
     ranking: RankingIn = RankingIn()
     pruning: Pruning | None = Field(None, description="Whether weak candidates are dropped on the way, or where.")
+    webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
     deterministic: bool = Field(False, description="One fixed batch size, so that pixels do not depend on company.")
 
     def draft(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> Draft:
@@ -166,6 +183,7 @@ class Sampling(Request):
             partial_images=previews,
             deterministic=self.deterministic,
             output_format=output_format,
+            webhook=self.webhook.to_domain() if self.webhook is not None else None,
         )
 
 

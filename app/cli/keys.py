@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.remote import Complaint
-from app.domain import ApiKey, Right
 from app.errors import StoreUnavailable
-from app.service import new_key
+from app.service import ApiKey, Right, new_key
 from app.settings import Settings, complaints
 from app.stores.database import Database
 from app.stores.keys import KeyStore

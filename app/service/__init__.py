@@ -10,6 +10,8 @@ from app.service.cutting import PruningPolicy
 from app.service.dialogue import Dialogue, Lineage, Reranking
 from app.service.explaining import Explainer, Told, Why
 from app.service.fields import Fields
+from app.service.hooks import Courier, HookPolicy
+from app.service.posting import Poster
 from app.service.presets import Presets
 from app.service.references import AskedReference, References
 from app.service.refining import Refiner
@@ -17,20 +19,25 @@ from app.service.taste import Ballot, Tastes
 from app.service.taste import Summary as TasteSummary
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
 from app.service.work import Terms
+from app.stores.contract import ApiKey, Right
 
 __all__ = [
+    "ApiKey",
     "AskedReference",
     "Ballot",
     "Caller",
+    "Courier",
     "Dialogue",
     "Draft",
     "Explainer",
     "Fields",
+    "HookPolicy",
     "ImageFile",
     "Keyring",
     "Limits",
     "Lineage",
     "Once",
+    "Poster",
     "Presets",
     "PruningPolicy",
     "QueuePlace",
@@ -39,6 +46,7 @@ __all__ = [
     "References",
     "Refiner",
     "Reranking",
+    "Right",
     "Service",
     "TasteSummary",
     "Tastes",

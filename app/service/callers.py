@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from app.domain import ApiKey, Right
 from app.errors import Forbidden, Invalid, QuotaExceeded, Unauthorized
-from app.stores.contract import Keys
+from app.stores.contract import ApiKey, Keys, Right
 
 FRESH_S = 2.0
 """How long a replica goes by the keys it has read: so long a revoked one may still be taken."""

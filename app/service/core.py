@@ -23,6 +23,7 @@ from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import check_ranking, check_text, resolve
 from app.service.follow import folder
 from app.service.gallery import Gallery
+from app.service.hooks import HookPolicy
 from app.service.news import News, heard
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
 from app.service.work import Terms, Works
@@ -62,6 +63,7 @@ class Service:
         *,
         terms: Terms | None = None,
         pruning: PruningPolicy | None = None,
+        hooks: HookPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -73,6 +75,7 @@ class Service:
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._resigned = False
         self._left = math.inf
+        self._hooks = hooks or HookPolicy()
         self._cut = Cutter(engine, pruning or PruningPolicy())
         self._clock = clock
         self._gallery = Gallery(engine, blobs)
@@ -135,6 +138,7 @@ class Service:
 
     async def _admit(self, draft: Draft, key: Key | None, patient: bool) -> Generation:
         generator, scorer = self.models()
+        self._hooks.check(draft.webhook)
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
             spec,
@@ -145,6 +149,7 @@ class Service:
             draft.output_format,
             warnings=notices,
             scorer_revision=scorer.revision,
+            webhook=draft.webhook,
         )
         fresh = self._works.new_claim()
         claim: Claim | None = fresh

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from app.domain import Checkpoint, Notice, Parent, Ranking, Score, Start
+from app.domain import Checkpoint, Notice, Parent, Ranking, Score, Start, Webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Draft:
     owner: str = ""
     start: Start | None = None
     parent: Parent | None = None
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)

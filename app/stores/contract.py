@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
-from app.domain import ApiKey, Event, EventKind, Generation, Profile, Vote
+from app.domain import Event, EventKind, Generation, Profile, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,34 @@ class Votes(Protocol):
         ...
 
 
+class Right(StrEnum):
+    """What a key allows. `ADMIN` is all of it, on everybody's generations."""
+
+    GENERATE = "generate"
+    RANK = "rank"
+    READ = "read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A caller's key without its secret part: `digest` is that one's SHA-256.
+
+    `quota` candidates may be asked for in every window of `window_s` seconds, None is no limit. `secret` signs its
+    webhooks (`whsec_` and base64). `revoked` is when it ceased to be good.
+    """
+
+    id: str
+    name: str
+    digest: bytes = field(repr=False)
+    rights: frozenset[Right]
+    quota: int | None
+    window_s: int
+    secret: str = field(repr=False)
+    created: float
+    revoked: float | None = None
+
+
 class Keys(Protocol):
     """API keys and what they have used. Every method is one transaction. Raises StoreUnavailable."""
 
@@ -180,6 +209,34 @@ class Keys(Protocol):
 
         Negative `candidates` give back.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A webhook whose time has come: its generation, and the attempts that were made."""
+
+    generation: Generation
+    attempts: int
+
+
+class Hooks(Protocol):
+    """The outbox of webhooks. `Records.create` puts in what a generation asks for. Raises StoreUnavailable."""
+
+    async def take(self, now: float, lease_s: float, limit: int) -> list[Due]:
+        """Webhooks of ended generations that are due; nobody else gets them for `lease_s`."""
+        ...
+
+    async def postpone(self, generation_id: str, due: float, attempts: int) -> None:
+        """It is due again then, after that many attempts."""
+        ...
+
+    async def done(self, generation_id: str) -> None:
+        """It was delivered, or never will be."""
+        ...
+
+    async def waiting(self) -> int:
+        """Webhooks of ended generations that are not yet delivered."""
         ...
 
 

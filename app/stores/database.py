@@ -39,7 +39,7 @@ from app.domain import Event, EventKind, Generation, Status
 from app.stores.connections import CHANNEL, Connections
 from app.stores.contract import Claim, Claimed, Earlier, Key, Line
 from app.stores.migrations import migrate
-from app.stores.schema import events, generations, idempotency
+from app.stores.schema import events, generations, idempotency, webhooks
 
 _OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
@@ -102,6 +102,10 @@ class Database:
                     await self._log(connection, generation.id, 1, lines)
                     if key is not None:
                         await self._take(connection, key, generation.id)
+                    if generation.webhook is not None and not generation.status.final:
+                        await connection.execute(
+                            insert(webhooks).values(generation_id=generation.id, attempts=0, due=0.0)
+                        )
                     await self._tell(connection, "" if claim is None else generation.id)
             except _Taken:
                 assert key is not None

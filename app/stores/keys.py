@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.domain import ApiKey, Right
 from app.stores.connections import Connections
+from app.stores.contract import ApiKey, Right
 from app.stores.schema import api_key_usage as usage
 from app.stores.schema import api_keys
 

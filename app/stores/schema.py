@@ -82,3 +82,10 @@ api_key_usage = Table(
     Column("window", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
 )
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("due", Double, nullable=False),
+)

@@ -14,11 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app as commands
-from app.domain import ApiKey, Right
-from app.service import callers
+from app.service import ApiKey, Right, callers
 from app.stores.database import Database
 from app.stores.keys import KeyStore
-from tests.api.kit import PROMPT, House, events, is_problem, running
+from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
 
 T = TypeVar("T")
@@ -123,7 +122,7 @@ def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     is_problem(refused, 429, "quota_exceeded")
     assert refused.headers["ratelimit"].startswith('"candidates";r=2;t=')
     assert 1 <= int(refused.headers["retry-after"]) <= 3600
-    assert house.live == 0
+    until(lambda: house.live == 0)
     assert house.post(json={**PROMPT, "n_candidates": 2}, headers=bearer).status_code == 200
     is_problem(house.post(json={**PROMPT, "n_candidates": 9}, headers=bearer), 422, "invalid_request", "#/n_candidates")
 

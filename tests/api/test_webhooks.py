@@ -1,0 +1,280 @@
+"""Webhooks: signed for others to check, tried until they are taken, and never a way into the server's own network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+
+from app.domain import Status, Webhook
+from app.service import Courier, HookPolicy, Poster, hooks
+from app.service.posting import Undelivered, public
+from app.stores.database import Database
+from app.stores.hooks import HookStore
+from app.stores.keys import KeyStore
+from tests.api.kit import House, is_problem, running, until
+from tests.servers import PostgreSQL, free_port
+from tests.unit.store_kit import MINE, generation
+
+SECRET = "whsec_" + "c2VjcmV0LW9mLXR3ZW50eS1mb3VyLWJ5dGVz"
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps what it gets. Answers with `statuses` in turn, the last one again and again, after `delay_s`."""
+
+    daemon_threads = True
+
+    def __init__(self, *statuses: int, delay_s: float = 0.0, location: str = "", port: int = 0) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.statuses = list(statuses or (204,))
+        self.delay_s = delay_s
+        self.location = location
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/hook?a=b"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
+        time.sleep(self.server.delay_s)
+        status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
+        self.send_response(status)
+        if self.server.location:
+            self.send_header("location", self.server.location)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(*statuses: int, delay_s: float = 0.0, location: str = "", port: int = 0) -> Iterator[Receiver]:
+    receiver = Receiver(*statuses, delay_s=delay_s, location=location, port=port)
+    thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.shutdown()
+        thread.join()
+        receiver.server_close()
+
+
+@pytest.fixture
+def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(hooks, "LOOK_S", 0.05)
+    with running(tmp_path, webhook_secret=SECRET, webhook_private=True) as house:
+        yield house
+
+
+def test_a_stranger_can_check_the_signature(hooked: House) -> None:
+    with listening() as receiver:
+        made = hooked.made(webhook={"url": receiver.url}, n=2)
+        until(lambda: receiver.got)
+    headers, body = receiver.got[0]
+    told = Verifier(SECRET).verify(body, headers)
+    assert told["type"] == "generation.succeeded"
+    assert told["data"]["id"] == made["id"]
+    assert [d["url"] for d in told["data"]["data"]] == [d["url"] for d in made["data"]]
+    assert headers["content-type"] == "application/json"
+    assert headers["host"] == f"127.0.0.1:{receiver.server_port}"
+    assert b"red apple" not in body
+    metrics = hooked.client.get("/metrics").text
+    assert 'frontrunner_webhooks_total{outcome="delivered"} 1.0' in metrics
+
+
+def test_only_of_the_ends_that_were_asked_for(hooked: House) -> None:
+    with listening() as receiver:
+        hooked.made(webhook={"url": receiver.url, "events": ["failed"]})
+        last = hooked.made(webhook={"url": receiver.url})
+        until(lambda: receiver.got)
+    assert [json.loads(body)["data"]["id"] for _, body in receiver.got] == [last["id"]]
+
+
+def test_a_slow_receiver_holds_up_nobody(hooked: House) -> None:
+    with listening(delay_s=1.0) as slow, listening() as quick:
+        hooked.made(webhook={"url": slow.url})
+        until(lambda: slow.got)
+        assert "frontrunner_webhooks_waiting 1.0" in hooked.client.get("/metrics").text
+        for _ in range(3):
+            hooked.made(webhook={"url": quick.url})
+        until(lambda: len(quick.got) == 3)
+
+
+@pytest.mark.parametrize("url", ["ftp://x.org", "http://", "https://u:p@x.org/", "https://x.org:0/", "nonsense", ""])
+def test_addresses_that_are_none(hooked: House, url: str) -> None:
+    answer = hooked.post(json={"prompt": "a tree", "webhook": {"url": url}})
+    is_problem(answer, 422, "invalid_request", "#/webhook/url")
+
+
+def test_without_a_secret_or_with_plain_http(house: House) -> None:
+    answer = house.post(json={"prompt": "a tree", "webhook": {"url": "https://example.org/hook"}})
+    is_problem(answer, 422, "invalid_request", "#/webhook")
+    answer = house.post(json={"prompt": "a tree", "webhook": {"url": "http://example.org/hook"}})
+    is_problem(answer, 422, "invalid_request", "#/webhook/url")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1", "2002:7f00:1::", "240.0.0.1", "198.18.0.1",
+    ],
+)  # fmt: skip
+def test_addresses_inside(address: str) -> None:
+    assert not public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_outside(address: str) -> None:
+    assert public(address)
+
+
+def _posted(poster: Poster, url: str) -> str:
+    """Why it was not taken; "" when it was."""
+
+    async def post() -> str:
+        try:
+            await poster.post(url, b"{}", {})
+        except Undelivered as reason:
+            return str(reason)
+        finally:
+            await poster.close()
+        return ""
+
+    return asyncio.run(post())
+
+
+def test_names_that_lead_inside_are_not_followed() -> None:
+    asked = []
+
+    async def lying(host: str, _: int) -> list[str]:
+        asked.append(host)
+        return ["8.8.8.8", "127.0.0.1"] if len(asked) == 1 else ["127.0.0.1"]
+
+    with listening() as receiver:
+        for _ in range(2):
+            told = _posted(Poster(resolver=lying), f"http://innocent.example:{receiver.server_port}/")
+            assert "not one of the public internet" in told
+        assert "not one" in _posted(Poster(), f"http://localhost:{receiver.server_port}/")
+        assert "not one" in _posted(Poster(), f"http://[::ffff:127.0.0.1]:{receiver.server_port}/")
+        assert "not one" in _posted(Poster(), f"http://2130706433:{receiver.server_port}/")
+    assert receiver.got == []
+
+
+def test_the_checked_address_is_the_one_that_is_connected_to() -> None:
+    async def once(host: str, port: int) -> list[str]:
+        assert host == "innocent.example"
+        return ["127.0.0.1"]
+
+    with listening() as receiver:
+        url = f"http://innocent.example:{receiver.server_port}/hook"
+        assert _posted(Poster(private=True, resolver=once), url) == ""
+    assert receiver.got[0][0]["host"] == f"innocent.example:{receiver.server_port}"
+
+
+def test_redirects_are_not_followed() -> None:
+    with listening() as inner, listening(302, location=inner.url) as outer:
+        assert _posted(Poster(private=True), outer.url) == "the receiver answered 302"
+    assert inner.got == []
+
+
+def test_a_receiver_that_never_answers_is_left() -> None:
+    with listening(delay_s=1.0) as receiver:
+        assert "too long" in _posted(Poster(private=True, timeout_s=0.2), receiver.url)
+
+
+@asynccontextmanager
+async def _working(url: str, retries_s: tuple[float, ...] = (0.05,) * 4) -> AsyncGenerator[tuple[Database, Courier]]:
+    database = await Database.open(url)
+    poster = Poster(private=True)
+    courier = Courier(
+        HookStore(database.connections),
+        KeyStore(database.connections),
+        poster,
+        HookPolicy(SECRET, private=True),
+        retries_s=retries_s,
+    )
+    task = asyncio.create_task(courier.run())
+    try:
+        yield database, courier
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await poster.close()
+        await database.close()
+
+
+async def _end(database: Database, url: str, name: str) -> None:
+    asked = replace(generation(name), webhook=Webhook(url, hooks.EVENTS))
+    await database.create(asked, [], MINE)
+    await database.save(replace(asked, status=Status.FAILED), [], MINE)
+
+
+async def _until(holds: object) -> None:
+    assert callable(holds)
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true in time")
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgresql"])
+def test_tried_again_until_it_is_taken_also_after_a_restart(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(hooks, "LOOK_S", 0.02)
+    postgresql: PostgreSQL | None = request.getfixturevalue("postgresql") if where == "postgresql" else None
+    database_url = postgresql.database() if postgresql else f"sqlite:///{tmp_path}/f.db"
+    port = free_port()
+
+    async def down() -> None:
+        async with _working(database_url) as (database, courier):
+            await _end(database, f"http://127.0.0.1:{port}/", "gen_a")
+            await _until(lambda: courier.outcomes()["failed"] >= 1)
+
+    async def up() -> None:
+        async with _working(database_url) as (_, first), _working(database_url) as (_, second):
+            await _until(lambda: first.outcomes()["delivered"] + second.outcomes()["delivered"] == 1)
+            await _until(lambda: first.waiting == 0)
+
+    asyncio.run(down())
+    with listening(500, 204, port=port) as receiver:
+        asyncio.run(up())
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+    assert len({body for _, body in receiver.got}) == 1
+    assert len(receiver.got) == 2, "two replicas share the outbox and tell once"
+
+
+def test_given_up_in_the_end_and_at_once_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "LOOK_S", 0.02)
+
+    async def run(url: str, name: str) -> dict[str, int]:
+        async with _working(f"sqlite:///{tmp_path}/f.db", (0.01, 0.01)) as (database, courier):
+            await _end(database, url, name)
+            await _until(lambda: courier.outcomes()["given_up"] == 1)
+            await _until(lambda: courier.waiting == 0)
+            return dict(courier.outcomes())
+
+    with listening(500) as broken, listening(410) as gone:
+        assert asyncio.run(run(broken.url, "gen_a")) == {"delivered": 0, "failed": 2, "given_up": 1}
+        assert asyncio.run(run(gone.url, "gen_b")) == {"delivered": 0, "failed": 0, "given_up": 1}
+    assert len(gone.got) == 1
