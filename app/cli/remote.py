@@ -58,7 +58,7 @@ def generation(client: Client, body: Mapping[str, Any]) -> Iterator[tuple[str, J
     with client.stream("POST", "/v1/generations", json=asked, headers={"accept": "text/event-stream"}) as answer:
         if answer.status_code != 200:
             answer.read()
-            raise _refusal(answer)
+            raise refusal(answer)
         yield from _events(answer.iter_lines())
 
 
@@ -82,7 +82,7 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
         parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
         answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
     if answer.status_code != 200:
-        raise _refusal(answer, files)
+        raise refusal(answer, files)
     ranked: Json = answer.json()
     return ranked
 
@@ -112,7 +112,7 @@ def _place(candidate: Json) -> tuple[float, float]:
 def _image(client: Client, generation_id: str, index: int) -> bytes:
     answer = client.get(f"/v1/generations/{generation_id}/images/{index}", params={"format": "png"})
     if answer.status_code != 200:
-        raise _refusal(answer)
+        raise refusal(answer)
     return answer.content
 
 
@@ -132,7 +132,7 @@ def _sheet(done: Json, ranked: Sequence[Json], files: Sequence[bytes]) -> bytes:
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
 
 
-def _refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
+def refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
     """What the service said; of `files`, which one it was about."""
     try:
         problem = answer.json()
