@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import structlog
+from fastapi.telemetry import TelemetryConfig
 from structlog.typing import EventDict, Processor
 
 _NOISY = ("httpx", "httpcore", "PIL", "asyncio", "aiosqlite", "alembic", "multipart", "python_multipart")
@@ -40,6 +42,18 @@ def configure(level: str, form: str) -> None:
     root.setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def telemetry(*, on: bool) -> TelemetryConfig:
+    """OpenTelemetry as FastAPI has it built in: requests as traces and metrics, sent where OTEL_... says.
+
+    Its log records stay off, for they would repeat what callers have sent.
+    """
+    return TelemetryConfig(tracing=on, metrics=on, logs=False, auto_configure=on, exclude=_of_balancers)
+
+
+def _of_balancers(scope: MutableMapping[str, Any]) -> bool:
+    return scope.get("path") in {"/healthz", "/readyz", "/metrics"}
 
 
 def _plain(_: object, __: str, entry: EventDict) -> EventDict:

@@ -21,6 +21,7 @@ from app.api.middleware import BodyGuard, Observed
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
+from app.logs import telemetry
 from app.metrics import Metrics
 from app.service import (
     Courier,
@@ -67,6 +68,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         version=__version__,
         lifespan=_lifespan(settings, engine),
         redirect_slashes=False,
+        telemetry=telemetry(on=settings.telemetry),
     )
     app.state.engine = engine
     app.state.drain_s = settings.drain_s
@@ -112,7 +114,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Refiner(engine, fields),
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
                 Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
-                Metrics(service, courier),
+                Metrics(service, courier, (records.connections.watch, blobs.watch)),
                 settings.max_image_pixels,
             )
             engine.start()

@@ -5,13 +5,14 @@ Each app has a registry of its own, so that many can live in one process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.service import Courier, Service
+from app.stores.timing import Stopwatch
 
 LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -31,6 +32,9 @@ COUNTERS = {
     "frontrunner_pruning_shadows_total": "generations that ran unpruned to measure what pruning would have lost",
     "frontrunner_pruning_regret_total": "sum over them of the share of the best-of-N gain that pruning would have lost",
     "frontrunner_webhooks_total": "attempts to deliver a webhook, by outcome",
+    "frontrunner_store_calls_total": "uses of database and image store, by operation",
+    "frontrunner_store_seconds_total": "seconds that they took, by operation",
+    "frontrunner_store_failures_total": "those that ended with the store out of reach, by operation",
 }
 HTTP = {
     "frontrunner_http_requests_total": "answers by method, route and status",
@@ -43,9 +47,9 @@ NAMES = (*GAUGES, *COUNTERS, *HTTP)
 class Metrics:
     """The figures of one app."""
 
-    def __init__(self, service: Service, courier: Courier) -> None:
+    def __init__(self, service: Service, courier: Courier, stores: Sequence[Stopwatch]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engine(service, courier))
+        self._registry.register(_Engine(service, courier, stores))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -63,9 +67,10 @@ class Metrics:
 
 
 class _Engine(Collector):
-    def __init__(self, service: Service, courier: Courier) -> None:
+    def __init__(self, service: Service, courier: Courier, stores: Sequence[Stopwatch]) -> None:
         self._service = service
         self._courier = courier
+        self._stores = stores
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.stats()
@@ -79,7 +84,7 @@ class _Engine(Collector):
         )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
-        rows, calls, stages, generations, shadows, regret, webhooks = COUNTERS.items()
+        rows, calls, stages, generations, shadows, regret, webhooks, *stores = COUNTERS.items()
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
@@ -87,6 +92,9 @@ class _Engine(Collector):
         for named, value in zip((shadows, regret), self._service.regrets(), strict=True):
             yield CounterMetricFamily(*named, value=value)
         yield _labelled(webhooks, "outcome", self._courier.outcomes())
+        for told, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
+            counted = {k: v for watch in self._stores for k, v in getattr(watch, kind).items()}
+            yield _labelled(told, "operation", counted)
 
 
 def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     webhook_secret: str = Field("", repr=False, description="signs webhooks without a key: whsec_ and base64")
     webhook_private: bool = Field(False, description="whether webhooks may go to inner addresses, and over plain HTTP")
 
+    telemetry: bool = Field(False, description="whether OpenTelemetry sends to the collector that OTEL_... names")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] = Field("console", description="for eyes, or one JSON object a line")
 

@@ -21,6 +21,8 @@ from app.api.problems import from_http, instance
 REQUEST_ID = "frontrunner.request_id"
 """Where a request's id is in its ASGI scope."""
 
+GENERATIONS = "/v1/generations/"
+
 LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped, so that its sender gets to read the refusal."""
 
@@ -45,13 +47,14 @@ class Observed:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
         scope[REQUEST_ID] = request_id
-        status = 500
+        status, made = 500, ""
 
         async def named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, made
             if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                status, headers = message["status"], MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                made = headers.get("location", "").removeprefix(GENERATIONS)
             await send(message)
 
         start = time.perf_counter()
@@ -59,13 +62,16 @@ class Observed:
             try:
                 await self._app(scope, receive, named)
             finally:
-                _note(scope, status, time.perf_counter() - start)
+                _note(scope, status, time.perf_counter() - start, made)
 
 
-def _note(scope: Scope, status: int, seconds: float) -> None:
+def _note(scope: Scope, status: int, seconds: float, made: str) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     scope["app"].state.face.metrics.answered(scope["method"], route, status, seconds)
     told = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+    generation = made or scope.get("path_params", {}).get("generation_id")
+    if generation and status < 400:
+        told["generation"] = generation
     log.log(logging.DEBUG if route in _QUIET_ROUTES else logging.INFO, "answered", extra=told)
 
 

@@ -182,6 +182,7 @@ class Works:
         else:
             status = str(follower.generation.status)
         if status is not None:
+            log.info("generation ended", extra={"generation": generation_id, "status": status})
             self._ended[status] = self._ended.get(status, 0) + 1
             if follower.regret is not None:
                 count, total = self._regrets

@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from app.errors import StoreUnavailable
+from app.stores.timing import Stopwatch
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 """How long a bucket's server may take to accept a connection."""
@@ -44,6 +45,7 @@ class BlobStore:
     """
 
     def __init__(self, store: ObjectStore, root: Path | None = None) -> None:
+        self.watch = Stopwatch()
         self._store = store
         self._root = root
 
@@ -64,12 +66,12 @@ class BlobStore:
 
     async def put(self, key: str, data: bytes) -> None:
         """See Blobs."""
-        with _typed():
+        with self.watch.time("blob_put"), _typed():
             await obstore.put_async(self._store, _checked(key), data)
 
     async def get(self, key: str) -> bytes | None:
         """See Blobs."""
-        with _typed(), suppress(FileNotFoundError):
+        with self.watch.time("blob_get"), _typed(), suppress(FileNotFoundError):
             found = await obstore.get_async(self._store, _checked(key))
             return bytes(await found.bytes_async())
         return None

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.errors import StoreUnavailable
+from app.stores.timing import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Connections:
     """Pools for reading and for writing: one and the same except for a SQLite file, which has one writer at a time."""
 
     def __init__(self, url: URL) -> None:
+        self.watch = Stopwatch()
         self._url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         self.postgresql = self._url.get_backend_name() == "postgresql"
         self._troubles: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
@@ -59,11 +61,12 @@ class Connections:
     @asynccontextmanager
     async def transaction(self, *, write: bool) -> AsyncGenerator[AsyncConnection]:
         """Commits at the end, rolls back on any error; the driver's own become StoreUnavailable."""
-        try:
-            async with (self._writer if write else self._reader).begin() as connection:
-                yield connection
-        except self._troubles as error:
-            raise StoreUnavailable("the database cannot be reached or has no room left") from error
+        with self.watch.time("database_write" if write else "database_read"):
+            try:
+                async with (self._writer if write else self._reader).begin() as connection:
+                    yield connection
+            except self._troubles as error:
+                raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
     async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
         """Call `heard` with what is told on the channel; `ready` tells whether the line is open. PostgreSQL only."""
