@@ -24,7 +24,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     literal_column,
     make_url,
     or_,
@@ -268,10 +267,10 @@ class Database:
         if self._connections.postgresql:
             await connection.execute(select(func.pg_notify(CHANNEL, payload)))
 
-    def _now(self) -> ColumnElement[float]:
+    def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:
             return literal_column("extract(epoch FROM statement_timestamp())::float8", Double)
-        return literal(self._ticks(), Double)
+        return self._ticks()
 
     def _lease(self, claim: Claim | None) -> dict[str, Any]:
         until = self._now() + claim.lease_s if claim is not None else None
