@@ -77,7 +77,7 @@ function Slider(props: {
   return (
     <label class="slider">
       <span>
-        {props.label} <output>{props.show}</output>
+        {props.label} <b>{props.show}</b>
       </span>
       <input
         type="range"

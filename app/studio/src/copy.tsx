@@ -1,6 +1,5 @@
-import type { Generation } from "./api";
+import { Problem, type Generation } from "./api";
 import { asCurl, asPython } from "./copying";
-import { Problem } from "./api";
 import { said, tell } from "./state";
 
 async function copied(text: string, name: string): Promise<void> {

@@ -1,41 +1,60 @@
 // The generation on the page as code that makes it again.
 
-import type { Generation } from "./api";
+import { address, type Generation } from "./api";
+import { markedDown } from "./score";
 
-function request(made: Generation): Record<string, unknown> {
-  return {
+interface Request {
+  path: string;
+  body: Record<string, unknown>;
+}
+
+function request(made: Generation): Request {
+  const { ranking, parent } = made;
+  const { avoided, negatives } = markedDown(made);
+  const weighed = {
+    negative_weight: ranking.negative_weight,
+    negatives,
+    diversity: ranking.diversity,
+    min_score: ranking.min_score,
+  };
+  if (parent?.kind === "rerank") {
+    const body = { prompt: ranking.prompt, negative_prompt: avoided, ...weighed, n: made.n };
+    return { path: `${address(parent.generation ?? "")}/rerank`, body };
+  }
+  const sampled = {
     prompt: made.prompt,
     ...(made.negative_prompt ? { negative_prompt: made.negative_prompt } : {}),
     n_candidates: made.n_candidates,
     n: made.n,
-    size: made.size,
     steps: made.steps,
     guidance_scale: made.guidance_scale,
     sampler: made.sampler,
     seed: made.seed,
-    ranking: {
-      negative_weight: made.ranking.negative_weight,
-      negatives: made.ranking.negatives,
-      diversity: made.ranking.diversity,
-      min_score: made.ranking.min_score,
-    },
+    ranking: weighed,
   };
+  if (parent?.generation && parent.index !== null) {
+    const body = { index: parent.index, strength: made.strength, ...sampled };
+    return { path: `${address(parent.generation)}/refine`, body };
+  }
+  return { path: "/v1/generations", body: { ...sampled, size: made.size } };
 }
 
 export function asCurl(made: Generation, origin: string): string {
-  const body = JSON.stringify(request(made)).replaceAll("'", "'\\''");
-  return `curl -s ${origin}/v1/generations \\\n  -H 'Content-Type: application/json' \\\n  -d '${body}'`;
+  const { path, body } = request(made);
+  const text = JSON.stringify(body).replaceAll("'", "'\\''");
+  return `curl -s ${origin}${path} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
 }
 
 export function asPython(made: Generation, origin: string): string {
-  const lines = Object.entries(request(made)).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`);
+  const { path, body } = request(made);
+  const lines = Object.entries(body).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`);
   return [
     "import httpx",
     "",
     "asked = {",
     ...lines,
     "}",
-    `made = httpx.post(${JSON.stringify(`${origin}/v1/generations`)}, json=asked, timeout=None).raise_for_status().json()`,
+    `made = httpx.post(${JSON.stringify(origin + path)}, json=asked, timeout=None).raise_for_status().json()`,
     'print(made["data"][0]["url"], made["data"][0]["score"])',
     "",
   ].join("\n");

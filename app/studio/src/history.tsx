@@ -55,7 +55,7 @@ function Leaf({ branch: { entry } }: { branch: Branch }) {
     <div class="leaf">
       <a href={`#${entry.id}`} aria-current={here ? "page" : undefined}>
         {image !== null ? <img src={picture(entry.id, image)} alt="" loading="lazy" /> : <span class="unborn" />}
-        <span class="words">
+        <span class="label">
           <span>{entry.prompt}</span>
           {entry.kind !== "generation" && <small>{KINDS[entry.kind]}</small>}
         </span>

@@ -112,7 +112,7 @@ function Refine({ made, index }: { made: Generation; index: number }) {
       <form onSubmit={submit}>
         <label class="slider">
           <span>
-            Change <output>{Math.round(100 * strength.value)} %</output>
+            Change <b>{Math.round(100 * strength.value)} %</b>
           </span>
           <input
             type="range"

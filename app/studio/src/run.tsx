@@ -1,4 +1,4 @@
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { useGlide } from "./motion";
 import { progress, secondsLeft, standings, type Race, type Runner } from "./race";
@@ -6,6 +6,7 @@ import { duration, written } from "./score";
 import { callOff, said } from "./state";
 
 const TELL_MS = 4000;
+const narrow = matchMedia("(max-width: 820px)");
 
 /** A race while it is run: the track, then the runners as they lie. */
 export function Run({ state }: { state: Race }) {
@@ -21,10 +22,14 @@ export function Run({ state }: { state: Race }) {
     spoken.value = Date.now();
     said.value = words;
   }, [words]);
+  const top = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (narrow.matches) top.current?.scrollIntoView({ block: "start" });
+  }, []);
   const order = standings(state);
   const list = useGlide<HTMLOListElement>(order.map((r) => r.index).join());
   return (
-    <section class="run" aria-label="The race">
+    <section class="run" aria-label="The race" ref={top}>
       <header class="heading">
         <h1>{state.prompt}</h1>
         <button type="button" onClick={() => void callOff()}>

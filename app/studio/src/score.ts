@@ -1,6 +1,6 @@
 // A score taken apart: what each text gave and took, in the numbers that the service returned.
 
-import type { Ranked, Scored } from "./api";
+import type { Generation, Negative, Ranked, Scored } from "./api";
 
 export interface Part {
   name: string;
@@ -39,4 +39,13 @@ export function duration(seconds: number): string {
   if (seconds < 1.5) return "about a second";
   if (seconds < 90) return `about ${Math.round(seconds)} s`;
   return `about ${Math.round(seconds / 60)} min`;
+}
+
+/** What a generation marks down for: the text that also steered it, if that counts, and the others. */
+export function markedDown(made: Generation): { avoided: string; negatives: Negative[] } {
+  const [first, ...others] = made.ranking.negatives;
+  const steered = first !== undefined && made.negative_prompt !== "" && first.text === made.negative_prompt;
+  return steered
+    ? { avoided: made.negative_prompt, negatives: others }
+    : { avoided: "", negatives: made.ranking.negatives };
 }

@@ -4,6 +4,7 @@ import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import { api, Problem, type Asked, type Generation, type Negative, type Ranked, type Refining, type Reweighing, type Service } from "./api";
 import { change, drop, entries, entry, profile, remember, running, voted } from "./kept";
 import { follow, fresh, race, type Start } from "./race";
+import { markedDown } from "./score";
 
 export interface Weights {
   prompt: string;
@@ -45,8 +46,7 @@ let leaving = new AbortController();
 function own(made: Generation): Weights {
   return {
     prompt: made.ranking.prompt,
-    avoided: made.negative_prompt,
-    negatives: made.ranking.negatives,
+    ...markedDown(made),
     negativeWeight: made.ranking.negative_weight,
     diversity: made.ranking.diversity,
     minScore: made.ranking.min_score,
@@ -214,9 +214,11 @@ export function reweighing(now: Weights, made: Generation): Reweighing {
   const before = own(made);
   const asked: Reweighing = { n: made.n_candidates };
   if (now.prompt.trim() && now.prompt !== before.prompt) asked.prompt = now.prompt;
-  if (now.avoided !== before.avoided) asked.negative_prompt = now.avoided;
   const texts = now.negatives.filter((n) => n.text.trim());
-  if (JSON.stringify(texts) !== JSON.stringify(before.negatives)) asked.negatives = texts;
+  if (now.avoided !== before.avoided || JSON.stringify(texts) !== JSON.stringify(before.negatives)) {
+    asked.negative_prompt = now.avoided;
+    asked.negatives = texts;
+  }
   if (now.negativeWeight !== before.negativeWeight) asked.negative_weight = now.negativeWeight;
   if (now.diversity !== before.diversity) asked.diversity = now.diversity;
   if (now.minScore !== before.minScore) asked.min_score = now.minScore;

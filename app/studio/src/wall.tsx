@@ -1,4 +1,4 @@
-import { picture, type Candidate, type Ranked } from "./api";
+import { picture, sentence, type Candidate, type Generation, type Ranked } from "./api";
 import { Bar } from "./bar";
 import { Controls } from "./controls";
 import { Copy } from "./copy";
@@ -7,9 +7,7 @@ import { entry } from "./kept";
 import { useGlide } from "./motion";
 import { density } from "./run";
 import { reach, written } from "./score";
-import { board, focus, mark, pair, pick, shown, vote, weights } from "./state";
-import type { Board } from "./state";
-import type { Generation } from "./api";
+import { board, focus, mark, pair, pick, shown, vote, weights, type Board } from "./state";
 
 /** The ranked field, with the one that is looked at beside it. */
 export function Wall() {
@@ -63,7 +61,7 @@ function Notices({ made, lowConfidence }: { made: Generation; lowConfidence: boo
     <ul class="notices">
       {lowConfidence && <li>The field is within noise: take the order with a grain of salt.</li>}
       {made.warnings.map((warning) => (
-        <li key={warning.code + warning.detail}>{warning.detail}</li>
+        <li key={warning.code + warning.detail}>{sentence(warning.detail)}</li>
       ))}
     </ul>
   );
