@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
         """Take nothing new; stop when nothing is left to do, or when it is late."""
         self._app.state.engine.drain()
         stats = self._app.state.engine.stats()
-        if late or stats.queued + stats.running == 0:
+        if late or stats.held == 0:
             self._app.state.drain_s = 0.0
             with suppress(TimeoutError):  # what cannot be handed back is claimed by others when its lease has lapsed
                 await asyncio.wait_for(self._app.state.face.service.hand_back(), HAND_BACK_S)

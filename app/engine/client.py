@@ -109,11 +109,17 @@ Sink: TypeAlias = Callable[[Sequence[Update]], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A look at the engine. `queued` and `running` count candidates; seconds are device seconds since the start."""
+    """A look at the engine; seconds are device seconds since the start.
+
+    `held` counts the candidates of all generations that have not ended, which admission bounds by `capacity`;
+    `queued` those of generations that have not started, `running` those that are live on the device.
+    `seconds_per_candidate` is for the generator's default number of steps.
+    """
 
     ready: bool
     dead: bool
     draining: bool
+    held: int
     queued: int
     running: int
     capacity: int

@@ -55,9 +55,10 @@ class EngineCore:
         self._scheduler = Scheduler(config)
         self._calls: list[Call] = []
         self._updates: list[tuple[str, Update]] = []
+        self._called = False
         self._failing = 0
-        self._spent = 0.0
         self.live = 0
+        self.started: set[str] = set()
         self.rows_stepped = 0
         self.denoiser_calls = 0
         self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
@@ -80,7 +81,7 @@ class EngineCore:
                 self._end(run, Cancelled())
 
     def call(self, call: Call) -> None:
-        """Make a one-off device call before the next planned one."""
+        """Make a one-off device call soon: in turn with the planned ones, so that neither starves."""
         self._calls.append(call)
 
     def tick(self) -> list[tuple[str, Update]]:
@@ -88,26 +89,35 @@ class EngineCore:
 
         Raises TooManyFailures after `max_failing_ticks` failed calls in a row; errors of the loop itself pass through.
         """
-        if self._calls:
+        plan = None if self._calls and not self._called else self._scheduler.plan()
+        self._called = plan is None and bool(self._calls)
+        if self._called:
             self._calls.pop(0)(self._generator, self._scorer)
-        elif (plan := self._scheduler.plan()) is not None:
-            started = self._clock()
-            self._start(plan, started)
-            try:
-                self._execute(plan)
-            except OutOfMemory:
-                if not self._scheduler.shrink(plan):
-                    self._fail(plan, OutOfDeviceMemory("the device cannot hold even the smallest batch of this size"))
-            except Exception as error:
-                log.exception("device call failed", extra={"kind": plan.kind})
-                self._fail(plan, EngineFailed(f"{plan.kind} failed on the device ({type(error).__name__})"))
-            else:
-                self._failing = 0
-                self._account(plan, self._clock() - started)
-                self._conclude(plan)
+        elif plan is not None:
+            self._run(plan)
         self.live = self._scheduler.live
         updates, self._updates = self._updates, []
         return updates
+
+    def _run(self, plan: Plan) -> None:
+        """Make the call of a plan; what fails in it fails the generations in it and no others."""
+        started = self._clock()
+        self._start(plan, started)
+        try:
+            self._execute(plan)
+        except OutOfMemory:
+            if not self._scheduler.shrink(plan):
+                self._fail(plan, OutOfDeviceMemory("the device cannot hold even the smallest batch of this size"))
+        except Exception as error:
+            log.exception("device call failed", extra={"kind": plan.kind})
+            self._fail(plan, EngineFailed(f"{plan.kind} failed on the device ({type(error).__name__})"))
+            self._failing += 1
+            if self._failing >= self._config.max_failing_ticks:
+                raise TooManyFailures(f"{self._failing} device calls failed in a row") from error
+        else:
+            self._failing = 0
+            self._account(plan, self._clock() - started)
+            self._conclude(plan)
 
     def measure(self) -> None:
         """Time the device's work at the default size, within about `warmup_s`; sets `costs`, tells the scheduler.
@@ -166,7 +176,9 @@ class EngineCore:
     def _execute(self, plan: Plan) -> None:
         if plan.kind is Kind.ENCODE:
             assert plan.run is not None
-            self._encode(plan.run)
+            if plan.run.texts is None:
+                self._encode(plan.run)
+            self._make_wave(plan.run)
         elif plan.kind is Kind.STEP:
             self._step(plan)
         elif plan.kind is Kind.PREVIEW:
@@ -175,8 +187,7 @@ class EngineCore:
             self._finish(plan)
 
     def _encode(self, run: Run) -> None:
-        """Texts for denoiser and scorer, and the first noise of every row. One text a call, so that company
-        never changes a bit of it."""
+        """Texts for denoiser and scorer, one a call, so that company never changes a bit of them."""
         spec = run.spec
         run.schedule = self._generator.schedule(spec.sampler, spec.steps)
         prompt = self._generator.encode([spec.prompt])[0]
@@ -190,13 +201,12 @@ class EngineCore:
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
         run.texts = Texts(prompt, negative, query, (*notices, *contradictions(texts, stacked)))
-        self._make_wave(run)
 
     def _make_wave(self, run: Run) -> None:
         """The next rows of a generation: all, or those of a wave."""
         spec, first = run.spec, len(run.rows)
         assert run.schedule is not None
-        run.reported = 0
+        run.reported, run.due = 0, False
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
             run.rows.append(self._row(run, run.schedule, index))
         run.count(rows_unpruned=sum(run.schedule.steps - row.step for row in run.rows[first:]))
@@ -256,6 +266,8 @@ class EngineCore:
             row.run.count(decodes=1)
             row.run.hold_image(row, image)
             self._emit(row.run, Finished(row.index, row.score))
+        for run in plan.runs:
+            run.due = not run.live() and run.wants_more()
 
     def _score(self, plan: Plan, *, preview: bool) -> Pixels:
         """Decode the rows of a plan, embed and score them; the pixels, without padding."""
@@ -276,55 +288,45 @@ class EngineCore:
     # the life of a generation
 
     def _start(self, plan: Plan, now: float) -> None:
-        if plan.kind is Kind.ENCODE and plan.run is not None:
+        if plan.run is not None and plan.run.texts is None:
+            self.started.add(plan.run.spec.id)
             plan.run.spend(queue=now - plan.run.submitted)
             self._emit(plan.run, Started(plan.run.timings.queue_ms))
 
     def _account(self, plan: Plan, seconds: float) -> None:
         self.stage_seconds[plan.kind] += seconds
-        self._spent += seconds
         stage = "denoise" if plan.kind is Kind.STEP else str(plan.kind)
         for run in plan.runs:
+            share = sum(r.run is run for r in plan.rows) / len(plan.rows) if plan.rows else 1.0
+            run.seconds += share * seconds
             run.spend(**{stage: seconds})
 
     def _conclude(self, plan: Plan) -> None:
         """End the generations whose last row was finished by this plan."""
         for run in plan.runs:
-            if not run.rows or run.live():
+            if not run.rows or run.live() or run.due:
                 continue
-            if run.wants_more():
-                self._make_wave(run)
-                continue
-            chosen = run.chosen()
             if not any(np.isfinite(r.value) for r in run.rows if r.phase is Phase.DONE):
                 self._end(run, Failed(EngineFailed("no candidate has a score that is a number")))
                 continue
-            self._decode_missing(run, [i for i in chosen if i not in run.images])
             run.spend(total=self._clock() - run.submitted)
-            per_candidate = self._spent / run.spec.n_candidates
-            self._spent = 0.0
-            known = self.seconds_per_candidate or per_candidate
-            self.seconds_per_candidate = known + SMOOTHING * (per_candidate - known)
-            self._end(run, Succeeded(run.conclude(self._scorer.info, chosen)))
+            self._learn_pace(run)
+            self._end(run, Succeeded(run.conclude(self._scorer.info, run.chosen())))
 
-    def _decode_missing(self, run: Run, indices: Sequence[int]) -> None:
-        """Pictures that were let go because others scored higher, wanted back for the sake of diversity."""
-        for index in indices:
-            stored = run.rows[index].stored
-            assert stored is not None
-            latent: Latent = self._generator.load(stored[None])[0]
-            run.images[index] = to_host(self._generator.decode([latent]))[0]
-            run.count(decodes=1)
+    def _learn_pace(self, run: Run) -> None:
+        """Take a generation into the mean of seconds per candidate, as if it had had the usual number of steps."""
+        assert run.schedule is not None
+        pace = run.seconds / len(run.rows) * self._generator.info.steps / run.schedule.steps
+        known = self.seconds_per_candidate or pace
+        self.seconds_per_candidate = known + SMOOTHING * (pace - known)
 
     def _fail(self, plan: Plan, error: FrontrunnerError) -> None:
         for run in plan.runs:
             self._end(run, Failed(error))
-        self._failing += 1
-        if self._failing >= self._config.max_failing_ticks:
-            raise TooManyFailures(error.detail)
 
     def _end(self, run: Run, update: Update) -> None:
         self._scheduler.remove(run)
+        self.started.discard(run.spec.id)
         run.rows = []
         self._emit(run, update)
 

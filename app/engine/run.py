@@ -74,14 +74,20 @@ class Texts:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A generation in the engine. `deficit` is its credit with the scheduler, in denoiser entries."""
+    """A generation in the engine. `deficit` is its credit with the scheduler, in denoiser entries.
+
+    `due` says that rows are to be made: at first, and before each further wave. `seconds` is its share of device
+    time: of a call that it shared, by its rows.
+    """
 
     spec: GenerationSpec
     submitted: float
     schedule: Schedule | None = None
     texts: Texts | None = None
     rows: list[Row] = field(default_factory=list)
+    due: bool = True
     deficit: float = 0.0
+    seconds: float = 0.0
     reported: int = 0
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     timings: Timings = Timings()
@@ -121,9 +127,9 @@ class Run:
         self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
 
     def hold_image(self, row: Row, image: NDArray[np.uint8]) -> None:
-        """Keep a finished picture while it is among the best n so far."""
+        """Keep a finished picture while it may still be returned: among the best n so far, or any for diversity."""
         self.images[row.index] = image
-        if len(self.images) > self.spec.n:
+        if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0:
             held = sorted(self.images)
             worst = held[ranking.order([self.rows[i].value for i in held])[-1]]
             del self.images[worst]
@@ -179,7 +185,7 @@ class Run:
             work=self.work,
             embeddings=embeddings,
             latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
-            images=self.images,
+            images={i: self.images[i] for i in chosen},
         )
 
 

@@ -162,16 +162,17 @@ class LocalEngine:
         return await self._run(lambda generator, _: generator.encode_image(images))
 
     def stats(self) -> EngineStats:
-        """See `Engine`. `queued` counts those not yet live, on their way in too."""
+        """See `Engine`."""
         core = self._core
         held = sum(h.candidates for h in self._held.values())
-        running = core.live if core is not None else 0
+        started = core.started if core is not None else ()
         return EngineStats(
             ready=core is not None and self._death is None,
             dead=self._death is not None,
             draining=self._draining,
-            queued=max(0, held - running),
-            running=running,
+            held=held,
+            queued=sum(h.candidates for name, h in self._held.items() if name not in started),
+            running=core.live if core is not None else 0,
             capacity=self._config.capacity,
             rows_stepped=core.rows_stepped if core is not None else 0,
             denoiser_calls=core.denoiser_calls if core is not None else 0,

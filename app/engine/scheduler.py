@@ -13,16 +13,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
+from typing import Any, TypeAlias
 
 from app.engine import pruning
 from app.engine.config import EngineConfig
 from app.engine.run import Phase, Row, Run
+
+Key: TypeAlias = tuple[Any, ...]
+"""See `Run.key`."""
 
 NEARLY = 1.03
 """A smaller bucket is preferred when its seconds per row are within this factor of the best."""
 
 KNEE = 1.3
 """In company a call grows only to where a row costs at most this much more than at the best bucket."""
+
+SMALL_SHARE = 16
+"""A generation is small when its candidates are at most this part of the room for rows."""
+
+SMALL_ROOM = 4
+"""Small generations have room beside the others: this part of it again."""
 
 OVERHEAD_ROWS = 4.0
 """What a call costs beyond its rows, in rows, until it has been measured."""
@@ -63,7 +73,8 @@ class Scheduler:
         self._waiting: deque[Run] = deque()
         self._running: deque[Run] = deque()
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
-        self._pixel_rows = config.buckets[-1]
+        self._step_ceilings: dict[Key, int] = {}
+        self._pixel_ceilings: dict[Key, int] = {}
 
     def learn(self, seconds: Mapping[int, float]) -> None:
         """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest."""
@@ -71,15 +82,16 @@ class Scheduler:
         self._seconds = {b: seconds.get(b, seconds[largest] * b / largest) for b in self._config.buckets}
 
     def shrink(self, plan: Plan) -> bool:
-        """Make calls of this kind smaller, for the device could not hold it; False when they cannot be."""
-        if plan.size and any(r.run.spec.deterministic for r in plan.rows):
+        """Make such calls smaller, for the device could not hold this one; False when they cannot be.
+
+        Only for rows like these: others may be of a size that fits.
+        """
+        if not plan.rows or plan.rows[0].run.spec.deterministic:
             return False
-        if plan.kind is Kind.STEP:
-            smaller = {b: s for b, s in self._seconds.items() if b < plan.size}
-            self._seconds = smaller or self._seconds
-            return bool(smaller)
-        self._pixel_rows = len(plan.rows) // 2
-        return self._pixel_rows > 0
+        ceilings = self._step_ceilings if plan.kind is Kind.STEP else self._pixel_ceilings
+        size = plan.size if plan.kind is Kind.STEP else len(plan.rows)
+        ceilings[plan.rows[0].run.key] = size - 1 if plan.kind is Kind.STEP else size // 2
+        return size > (self._config.buckets[0] if plan.kind is Kind.STEP else 1)
 
     @property
     def seconds(self) -> Mapping[int, float]:
@@ -109,18 +121,34 @@ class Scheduler:
     def plan(self) -> Plan | None:
         """The next device call, or None when there is nothing to do."""
         self._admit()
-        fresh = next((r for r in self._running if r.texts is None), None)
+        fresh = next((r for r in self._running if r.due), None)
         if fresh is not None:
             return Plan(Kind.ENCODE, run=fresh)
         return self._pixels(Kind.FINISH, Phase.FINISH) or self._pixels(Kind.PREVIEW, Phase.PREVIEW) or self._step()
 
     def _admit(self) -> None:
-        """Start waiting generations while there is room for their rows; one always fits alone."""
-        live = self.live + sum(r.spec.n_candidates for r in self._running if not r.rows)
-        while self._waiting and (not live or live + self._waiting[0].spec.n_candidates <= self._config.live_rows):
-            run = self._waiting.popleft()
-            self._running.append(run)
-            live += run.spec.n_candidates
+        """Start waiting generations while there is room for their rows; one always fits alone.
+
+        Small ones have room of their own, so that they never wait for large ones, nor large ones for them. Those of
+        the caller with the fewest candidates on the device come first, then those that came first.
+        """
+        for small, room in ((False, self._config.live_rows), (True, self._config.live_rows // SMALL_ROOM)):
+            waiting = [r for r in self._waiting if self._small(r) is small]
+            live = sum(_held(r) for r in self._running if self._small(r) is small)
+            while waiting:
+                held = Counter({r.spec.owner: 0 for r in waiting})
+                for run in self._running:
+                    held[run.spec.owner] += _held(run)
+                first = min(waiting, key=lambda r: held[r.spec.owner])
+                if live and live + first.spec.n_candidates > room:
+                    break
+                waiting.remove(first)
+                self._waiting.remove(first)
+                self._running.append(first)
+                live += first.spec.n_candidates
+
+    def _small(self, run: Run) -> bool:
+        return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
     def _pixels(self, kind: Kind, phase: Phase) -> Plan | None:
         """Decode and score rows that wait for it: those of one size and manner, from any generations."""
@@ -132,7 +160,8 @@ class Scheduler:
         if spec.deterministic:
             fixed = self._config.deterministic_rows
             return Plan(kind, tuple(islice(fellows, fixed)), size=fixed)
-        room = min(self._config.decode_rows(spec.width, spec.height), max(1, self._pixel_rows))
+        ceiling = self._pixel_ceilings.get(waiting[0].run.key, self._config.buckets[-1])
+        room = min(self._config.decode_rows(spec.width, spec.height), ceiling)
         return Plan(kind, tuple(islice(fellows, room)))
 
     def _step(self) -> Plan | None:
@@ -146,8 +175,9 @@ class Scheduler:
             fixed = self._config.deterministic_rows
             return Plan(Kind.STEP, tuple(_turn(peers, fixed)), size=fixed)
         share = self._share(peers)
-        rows = _turn(peers, self.bucket(sum(min(share, len(r.ready())) for r in peers)))
-        return Plan(Kind.STEP, tuple(rows), size=self.bucket(len(rows)))
+        ceiling = self._step_ceilings.get(head.key, self._config.buckets[-1])
+        rows = _turn(peers, self.bucket(sum(min(share, len(r.ready())) for r in peers), ceiling))
+        return Plan(Kind.STEP, tuple(rows), size=self.bucket(len(rows), ceiling))
 
     def _share(self, peers: Sequence[Run]) -> int:
         """Rows one generation may have in a call: all when alone, few beside a small one that should not wait."""
@@ -161,11 +191,20 @@ class Scheduler:
         best = min(s / b for b, s in self._seconds.items())
         return min(b for b, s in self._seconds.items() if s / b <= KNEE * best)
 
-    def bucket(self, rows: int) -> int:
-        """The bucket with the fewest seconds per useful row for that many rows; among near equals the smallest."""
-        cost = {b: s / min(b, rows) for b, s in self._seconds.items()}
+    def bucket(self, rows: int, ceiling: int | None = None) -> int:
+        """The bucket with the fewest seconds per useful row for that many rows; among near equals the smallest.
+
+        None above `ceiling`, but for the smallest of all.
+        """
+        fitting = [b for b in self._seconds if ceiling is None or b <= ceiling] or [min(self._seconds)]
+        cost = {b: self._seconds[b] / min(b, rows) for b in fitting}
         best = min(cost.values())
         return min(b for b, c in cost.items() if c <= NEARLY * best)
+
+
+def _held(run: Run) -> int:
+    """Candidates of a running generation that have a place on the device, or are about to."""
+    return len(run.live()) if run.rows else run.spec.n_candidates
 
 
 def _turn(peers: Sequence[Run], size: int) -> list[Row]:

@@ -108,7 +108,7 @@ class Service:
             ("dead", stats.dead),
             ("loading", not stats.ready),
             ("draining", self._resigned or stats.draining),
-            ("full", stats.queued + stats.running >= stats.capacity),
+            ("full", stats.held >= stats.capacity),
         ):
             if holds:
                 return word
@@ -192,13 +192,14 @@ class Service:
 
     def place(self, generation: Generation) -> QueuePlace:
         """Candidates that came before it and are still here, and the measured guess of the seconds to its result."""
-        seconds = self._engine.stats().seconds_per_candidate
-        ahead = 0
+        usual = self._engine.generator.steps
+        ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps / usual
         for held in self._works:
             if held.id == generation.id:
                 break
             ahead += held.spec.n_candidates
-        eta = (ahead + generation.spec.n_candidates) * seconds if seconds else None
+            shares += held.spec.n_candidates * held.spec.steps / usual
+        eta = shares * self._engine.stats().seconds_per_candidate or None
         return QueuePlace(ahead, eta)
 
     async def wait(self, generation_id: str) -> Generation:

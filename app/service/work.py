@@ -141,7 +141,7 @@ class Works:
     async def _claim(self) -> bool:
         """Claim one; False when there is none, or no room."""
         stats = self._engine.stats()
-        room = stats.capacity - stats.queued - stats.running
+        room = stats.capacity - stats.held
         if not stats.ready or stats.draining or stats.queued or room < 1:
             return False
         claim = self.new_claim()

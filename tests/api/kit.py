@@ -42,7 +42,7 @@ class House:
     def live(self) -> int:
         """Candidates that the engine holds, waiting or running."""
         stats = self.app.state.engine.stats()
-        return int(stats.queued + stats.running)
+        return int(stats.held)
 
     def post(self, path: str = "/v1/generations", **given: Any) -> httpx.Response:
         return self.client.post(path, **given)

@@ -14,8 +14,8 @@ from app.engine.client import Cancelled, Failed, Finished, Pruned, Started, Step
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore, TooManyFailures
 from app.errors import EngineFailed, OutOfDeviceMemory
-from models.contract import Calibration, Embeddings, Latent, Models, Pixels, StepRow
-from models.fakes import FakeGenerator, FakeScorer
+from models.contract import Calibration, Embeddings, Latent, Models, OutOfMemory, Pixels, Schedule, StepRow
+from models.fakes import FakeGenerator, FakeLatent, FakeScorer
 from tests.unit.engine_kit import Bench, alone, spec
 
 
@@ -109,11 +109,13 @@ def test_a_look_prunes_nothing() -> None:
     assert [c.score for c in looked.candidates] == [c.score for c in alone(spec()).candidates]
 
 
-def test_diversity_decodes_again_what_was_let_go() -> None:
-    ranking = Ranking(diversity=0.9)
-    outcome = alone(spec(n_candidates=12, n=3, ranking=ranking))
-    assert len(outcome.images) >= 3
-    assert all(c.index in outcome.images for c in outcome.candidates if c.rank)
+def test_diversity_returns_the_very_pictures_that_were_scored() -> None:
+    outcome = alone(spec(n_candidates=12, n=3, ranking=Ranking(diversity=0.9)))
+    whole = alone(spec(n_candidates=12, n=12))
+    assert len(outcome.images) == 3
+    for candidate in (c for c in outcome.candidates if c.rank):
+        np.testing.assert_array_equal(outcome.images[candidate.index], whole.images[candidate.index])
+    assert outcome.work.decodes == 12
 
 
 def test_min_score_may_leave_nothing_to_return() -> None:
@@ -242,6 +244,36 @@ def test_a_one_off_call_is_made_between_ticks() -> None:
     bench.tick()
     assert seen == [1]
     assert not bench.generator.calls
+
+
+def test_one_off_calls_and_generations_take_turns() -> None:
+    bench = Bench()
+    bench.submit(spec(steps=4))
+    made: list[int] = []
+    for i in range(20):
+        bench.core.call(lambda generator, scorer, i=i: made.append(i))  # type: ignore[misc]
+    while not bench.ends("gen_a"):
+        bench.tick()
+    assert 0 < len(made) < 20
+    bench.run()
+    assert made == list(range(20))
+
+
+def test_a_wave_that_the_device_cannot_hold_fails_its_generation_only() -> None:
+    class Full(FakeGenerator):
+        def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> FakeLatent:
+            if seed >= 8:
+                raise OutOfMemory("no room")
+            return super().noise(seed, width, height, schedule)
+
+    core = EngineCore(Models(Full(), FakeScorer()), EngineConfig())
+    core.submit(spec("a", n_candidates=64, wave=8, seed=0), 0.0)
+    core.submit(spec("b", n_candidates=2, seed=1), 0.0)
+    ends = {}
+    while not core.idle:
+        ends.update({name: u for name, u in core.tick() if isinstance(u, Succeeded | Failed)})
+    assert isinstance(ends["a"], Failed)
+    assert isinstance(ends["b"], Succeeded)
 
 
 def test_measure_learns_a_cost_for_every_bucket_and_runs_short_of_memory_quietly() -> None:

@@ -62,12 +62,12 @@ async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None
         inboxes = [Inbox() for _ in range(8)]
         for i, inbox in enumerate(inboxes):
             local.submit(spec(f"g{i}", n_candidates=i + 1, seed=i), inbox)
-        assert local.stats().queued + local.stats().running == 36
+        assert local.stats().held == 36
         lasts = [await inbox.last() for inbox in inboxes]
         assert all(isinstance(last, Succeeded) for last in lasts)
         await asyncio.sleep(0.05)
         stats = local.stats()
-        assert (stats.queued, stats.running) == (0, 0)
+        assert (stats.held, stats.queued, stats.running) == (0, 0, 0)
         assert stats.rows_stepped == 36 * 6
         assert stats.seconds_per_candidate > 0
         assert not deaths

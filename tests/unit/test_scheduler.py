@@ -8,6 +8,7 @@ import pytest
 
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
+from app.engine.run import Row, Run
 from app.engine.scheduler import Kind, Plan, Scheduler
 from tests.unit.engine_kit import Bench, spec
 
@@ -121,3 +122,42 @@ def test_generations_beyond_the_room_wait_their_turn_and_one_always_fits() -> No
         most = max(most, bench.core.live) if not bench.ends("b") else most
     assert most <= 8
     assert all(bench.ends(name) for name in ("a", "b", "huge"))
+
+
+def test_a_small_generation_does_not_wait_for_room_that_a_large_one_fills() -> None:
+    bench = Bench(EngineConfig(live_rows=64))
+    linear(bench, overhead=2)
+    bench.submit(spec("large", n_candidates=256, steps=6), spec("next", n_candidates=40, steps=6))
+    for _ in range(4):
+        bench.tick()
+    bench.submit(spec("small", n_candidates=2, steps=6))
+    while not bench.ends("small"):
+        bench.tick()
+    assert not bench.ends("large")
+    assert not bench.updates.get("next"), "large ones wait for each other"
+    bench.run()
+    assert bench.ends("next")
+
+
+def test_room_goes_first_to_the_caller_with_the_least_on_the_device() -> None:
+    bench = Bench(EngineConfig(live_rows=32))
+    bench.submit(*(spec(f"greedy{i}", n_candidates=16, steps=4, owner="greedy") for i in range(6)))
+    bench.submit(spec("modest", n_candidates=16, steps=4, owner="modest"))
+    ends: list[str] = []
+    while not bench.core.idle:
+        bench.tick()
+        ends += [n for n in bench.updates if bench.ends(n) and n not in ends]
+    assert ends.index("modest") <= 2
+
+
+def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
+    scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
+    large, small = (Run(spec(n, n_candidates=8, width=w), 0.0) for n, w in (("large", 64), ("small", 32)))
+    for run in (large, small):
+        run.rows = [Row(run, i, i) for i in range(8)]
+    assert scheduler.shrink(Plan(Kind.STEP, tuple(large.rows), size=8))
+    assert scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows)))
+    assert not scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows[:1])))
+    assert not scheduler.shrink(Plan(Kind.ENCODE, run=large))
+    assert scheduler.bucket(8, scheduler._step_ceilings[large.key]) == 4
+    assert small.key not in scheduler._step_ceilings

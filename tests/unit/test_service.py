@@ -200,7 +200,7 @@ async def test_a_draft_that_cannot_be_made_is_refused_with_a_pointer(
             await h.service.submit(Draft(**{"prompt": "x", **draft}))
         assert refused.value.pointer == pointer
         assert refused.value.status in {404, 422}
-        assert h.service.stats().queued == 0
+        assert h.service.stats().held == 0
 
 
 async def test_cancel_and_forget(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_a_generation_forgotten_by_another_process_leaves_nothing(tmp_path
         running = await h.service.submit(Draft("x", steps=40, n_candidates=2))
         await asyncio.sleep(0.1)
         await h.records.delete(running.id)
-        while h.service.stats().queued + h.service.stats().running:
+        while h.service.stats().held:
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)
         assert await h.records.get(running.id) is None
