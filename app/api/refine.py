@@ -13,7 +13,7 @@ from app.api import docs
 from app.api.asking import furnished, picture
 from app.api.deps import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.generations import ANSWERS, respond
-from app.api.schemas import Float, ImageFormat, Name, RankingIn, Request, ResponseFormat, Text, Words
+from app.api.schemas import Float, ImageFormat, Name, RankingIn, Request, ResponseFormat, Text, WebhookIn, Words
 from app.domain import SEED_LIMIT, GenerationSpec
 from app.service import Draft
 
@@ -44,6 +44,7 @@ class RefineRequest(Request):
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
     ranking: RankingIn | None = Field(None, description="In place of the generation's.")
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
+    webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
     deterministic: bool = False
     response_format: ResponseFormat = "url"
     output_format: ImageFormat = "png"
@@ -69,6 +70,7 @@ class RefineRequest(Request):
             seed=self.seed,
             ranking=own if self.ranking is None else self.ranking.to_domain(),
             partial_images=self.previews,
+            webhook=self.webhook.to_domain() if self.webhook is not None else None,
             deterministic=self.deterministic,
             output_format=self.output_format,
         )

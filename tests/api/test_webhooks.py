@@ -107,6 +107,15 @@ def test_only_of_the_ends_that_were_asked_for(hooked: House) -> None:
     assert [json.loads(body)["data"]["id"] for _, body in receiver.got] == [last["id"]]
 
 
+def test_of_a_refinement_too(hooked: House) -> None:
+    made = hooked.made()
+    with listening() as receiver:
+        asked = {"index": 0, "strength": 0.5, "n_candidates": 2, "webhook": {"url": receiver.url}}
+        refined = hooked.post(f"/v1/generations/{made['id']}/refine", json=asked).json()
+        until(lambda: receiver.got)
+    assert json.loads(receiver.got[0][1])["data"]["id"] == refined["id"]
+
+
 def test_a_slow_receiver_holds_up_nobody(hooked: House) -> None:
     with listening(delay_s=1.0) as slow, listening() as quick:
         hooked.made(webhook={"url": slow.url})
