@@ -15,7 +15,8 @@ LONGEST_FUNCTION = 80
 
 
 def _modules(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if "node_modules" not in path.parts)
 
 
 def _functions(path: Path) -> Iterator[tuple[str, int]]:
