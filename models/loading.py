@@ -105,8 +105,8 @@ def memory_guard() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise OutOfMemory("the device is out of memory") from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise OutOfMemory("the host is out of memory") from error
 

@@ -7,6 +7,7 @@ in two passes and rounds to bytes after each, and so does this. Opens no files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from models.errors import ModelUnsupported
 
 _MODES = ("squash", "shortest", "longest")
 _WEIGHT_BITS = 22
+_SUMS = 2**22
 _INTERPOLATIONS = {"bicubic": vision.InterpolationMode.BICUBIC, "bilinear": vision.InterpolationMode.BILINEAR}
 
 
@@ -46,8 +48,9 @@ class Preprocess:
         """uint8 (B, 3, H, W) to uint8 of the tower's size: resampled, then cropped or padded at the centre."""
         before, after = tuple(images.shape[2:]), self._target(*images.shape[2:])
         if before != after:
-            images = resample(images, after, self._interpolation, _rows_first(before, after, self._interpolation))
-        return self._fit(images, *after)
+            rows_first = _rows_first(before, after, self._interpolation, self.size)
+            images = resample(images, after, self._interpolation, rows_first, self.size)
+        return self._fit(images)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = self.size
@@ -57,9 +60,10 @@ class Preprocess:
             short = min(height, width)
             return int(rows * height / short), int(rows * width / short)
         ratio = (max if self._mode == "longest" else min)(height / rows, width / columns)
-        return round(height / ratio), round(width / ratio)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
-    def _fit(self, images: Any, height: int, width: int) -> Any:
+    def _fit(self, images: Any) -> Any:
+        height, width = images.shape[2:]
         missing = (max(self.size[1] - width, 0), max(self.size[0] - height, 0))
         if any(missing):
             left, top = missing[0] // 2, missing[1] // 2
@@ -67,51 +71,83 @@ class Preprocess:
         return vision.center_crop(images, list(self.size))
 
 
-def resample(images: Any, size: tuple[int, int], interpolation: str, rows_first: bool) -> Any:
+def resample(images: Any, size: tuple[int, int], interpolation: str, rows_first: bool, crop: tuple[int, int]) -> Any:
     """Antialiased resampling of uint8 (B, C, H, W) in two passes, in bytes between them, on any device.
 
+    Only the middle of `size` is returned, at most `crop`; what lies outside is not computed where that could be large.
     On the CPU torch has quick kernels for bytes, good enough to shrink by; all else is Pillow's arithmetic to the bit.
     """
     height, width = images.shape[2:]
     if images.device.type == "cpu" and size[0] <= height and size[1] <= width:
-        if rows_first:
-            return resample(images.mT, size[::-1], interpolation, False).mT
-        return vision.resize(images, list(size), interpolation=_INTERPOLATIONS[interpolation], antialias=True)
-    across = _weights(width, size[1], interpolation).to(images.device)
-    down = _weights(height, size[0], interpolation).to(images.device)
-    if rows_first:
-        return _bytes(_bytes(down @ images.double()).double() @ across.T)
-    return _bytes(down @ _bytes(images.double() @ across.T).double())
+        small = images.mT if rows_first else images
+        order = list(size[::-1] if rows_first else size)
+        small = vision.resize(small, order, interpolation=_INTERPOLATIONS[interpolation], antialias=True)
+        middle = [min(c, s) for c, s in zip(crop, size, strict=True)]
+        return vision.center_crop(small.mT if rows_first else small, middle)
+    both = [_taps(*sides, interpolation) for sides in zip((height, width), size, crop, strict=True)]
+    for axis, taps in zip((2, 3), both, strict=True):
+        images = images.narrow(axis, taps.start, taps.length)
+    for place in (0, 1) if rows_first else (1, 0):
+        images = _pass(images, 2 + place, both[place])
+    return images
 
 
-def _bytes(sums: Any) -> Any:
-    return torch.floor(sums / 2**_WEIGHT_BITS + 0.5).clamp(0, 255).to(torch.uint8)
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """What outputs of a pass are made of: inputs `start` to `start + length`, of which tap t of output i is
+    `places[t, i]` with whole float64 `weights[t, i]` that sum to about 2**22 an output."""
+
+    start: int
+    length: int
+    places: Any
+    weights: Any
 
 
 @lru_cache(64)
-def _weights(before: int, after: int, interpolation: str) -> Any:
-    """What every input contributes to every output: whole float64 (after, before) that sum to about 2**22 a row."""
-    scale = before / after
+def _taps(before: int, after: int, crop: int, interpolation: str) -> _Taps:
+    """Of the middle `crop` of `after` outputs from `before` inputs."""
+    scale, kept = before / after, min(crop, after)
     stretch, reach = max(scale, 1.0), 2 if interpolation == "bicubic" else 1
-    centre = (np.arange(after) + 0.5) * scale
-    first, end = (np.maximum(np.trunc(centre + side * reach * stretch + 0.5), 0) for side in (-1, 1))
-    place = np.arange(before)
-    inside = (place >= first[:, None]) & (place < end[:, None])
-    x = np.abs(place + 0.5 - centre[:, None]) / stretch
+    centre = (np.arange(kept) + round((after - kept) / 2) + 0.5) * scale
+    first, end = (np.trunc(centre + side * reach * stretch + 0.5).clip(0, before).astype(np.int64) for side in (-1, 1))
+    place = first + np.arange((end - first).max())[:, None]
+    x = np.abs(place + 0.5 - centre) / stretch
     near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     kernel = np.where(x < 1, near, np.where(x < 2, far, 0)) if interpolation == "bicubic" else np.maximum(1 - x, 0)
-    shares = inside * kernel / (inside * kernel).sum(axis=1, keepdims=True)
-    return torch.from_numpy(np.trunc(shares * 2**_WEIGHT_BITS + np.copysign(0.5, shares)))
+    kernel *= place < end
+    shares = kernel / kernel.sum(axis=0)
+    weights = np.trunc(shares * 2**_WEIGHT_BITS + np.copysign(0.5, shares))
+    start, stop = int(first.min()), int(end.max())
+    places = np.minimum(place, stop - 1) - start
+    return _Taps(start, stop - start, torch.from_numpy(places), torch.from_numpy(weights))
+
+
+def _pass(images: Any, axis: int, taps: _Taps) -> Any:
+    """One pass along `axis`, a few lines at a time, so that the sums stay small beside the images."""
+    places, weights = taps.places.to(images.device), taps.weights.to(images.device)
+    lines = images.movedim(axis, -1)
+    done = []
+    for some in lines.reshape(-1, lines.shape[-1]).split(max(1, _SUMS // weights.shape[1])):
+        sums = torch.zeros(len(some), weights.shape[1], dtype=torch.float64, device=images.device)
+        for place, weight in zip(places, weights, strict=True):
+            sums += some[:, place] * weight
+        done.append(torch.floor(sums / 2**_WEIGHT_BITS + 0.5).clamp(0, 255).to(torch.uint8))
+    return torch.cat(done).reshape(*lines.shape[:-1], -1).movedim(-1, axis)
 
 
 @lru_cache(256)
-def _rows_first(before: tuple[int, int], after: tuple[int, int], interpolation: str) -> bool:
+def _rows_first(before: tuple[int, int], after: tuple[int, int], interpolation: str, crop: tuple[int, int]) -> bool:
     """Whether Pillow changes the height before the width between these sizes.
 
     Clipping between the passes makes it matter, and versions of Pillow differ, so it is asked, on noise.
     """
     noise = np.random.default_rng(0).integers(0, 2, before, dtype=np.uint8) * 255
-    wanted = np.asarray(Image.fromarray(noise).resize(after[::-1], Image.Resampling[interpolation.upper()]), np.int16)
+    resized = Image.fromarray(noise).resize(after[::-1], Image.Resampling[interpolation.upper()])
+    middle = [min(c, a) for c, a in zip(crop, after, strict=True)]
+    wanted = np.asarray(vision.center_crop(resized, middle), np.int16)
     image = torch.from_numpy(noise)[None, None]
-    off = [np.abs(resample(image, after, interpolation, order)[0, 0].numpy() - wanted).sum() for order in (False, True)]
+    off = [
+        np.abs(resample(image, after, interpolation, order, crop)[0, 0].numpy() - wanted).sum()
+        for order in (False, True)
+    ]
     return bool(off[1] < off[0])

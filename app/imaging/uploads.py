@@ -19,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
+from app.errors import BadImage, FrontrunnerError, Invalid, TooLarge, UnsupportedMedia
 
 READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+MOST_ELONGATED = 256
+"""Longer side by shorter side: a thinner strip is no picture, and resizing one is dear."""
 
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
@@ -54,13 +57,13 @@ def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> ND
     """Pixels (H, W, 3) of an image file: upright, the first frame of several, transparency on white.
 
     `declared`, the caller's media type, only chooses the error for what is no image at all. The size is checked from
-    the header, before anything is decoded. Raises BadImage, TooLarge, UnsupportedMedia.
+    the header, before anything is decoded. Raises BadImage, Invalid, TooLarge, UnsupportedMedia.
     """
     if not data:
         raise BadImage("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=READ) as image:
-            _check_pixels(image.width, image.height, max_pixels)
+            _check_size(image.width, image.height, max_pixels)
             image.load()
             return _plain(_upright(image))
     except UnidentifiedImageError:
@@ -89,9 +92,11 @@ def parse_data_uri(text: str) -> bytes:
         raise BadImage("the data URI is not valid base64") from error
 
 
-def _check_pixels(width: int, height: int, limit: int) -> None:
+def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
         raise TooLarge(f"the image is {width}x{height} and {limit} pixels are allowed")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise Invalid(f"the image is {width}x{height}: one side is more than {MOST_ELONGATED} times the other")
 
 
 def _unread(data: bytes, declared: str | None) -> FrontrunnerError:

@@ -52,6 +52,7 @@ def test_odd_images_that_work(house: House, data: bytes) -> None:
         pytest.param(_file(NOISE)[:2000], 400, "bad_image", id="truncated"),
         pytest.param(b"GIF89a", 400, "bad_image", id="header-only"),
         pytest.param(_file(Image.new("L", (4000, 4000))), 413, "too_large", id="pixel-bomb"),
+        pytest.param(_file(Image.new("L", (2000, 1))), 422, "invalid_request", id="strip"),
         pytest.param(b"%PDF-1.7 nothing", 415, "unsupported_media", id="pdf"),
         pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media", id="svg"),
     ],

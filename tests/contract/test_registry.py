@@ -179,6 +179,8 @@ def test_a_full_device_is_told_apart() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(OutOfMemory), memory_guard():
         raise torch.OutOfMemoryError("full")
+    with pytest.raises(OutOfMemory), memory_guard():
+        raise MemoryError
     with pytest.raises(RuntimeError, match="other"), memory_guard():
         raise RuntimeError("other")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,29 @@ def test_without_the_byte_kernels_resizing_is_pillows_to_the_bit() -> None:
     for width, height in ((47, 122), (94, 61), (100, 200)):
         wanted = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         batch = torch.from_numpy(image).permute(2, 0, 1)[None]
-        both = [resample(batch, (height, width), "bicubic", rows_first=order) for order in (False, True)]
+        size = (height, width)
+        both = [resample(batch, size, "bicubic", rows_first=order, crop=size) for order in (False, True)]
         assert any(np.array_equal(each[0].permute(1, 2, 0).numpy(), wanted) for each in both)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (3, 700)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_of_a_strip_only_the_middle_is_made(interpolation: str, shape: tuple[int, int]) -> None:
+    import torch
+
+    from models.preprocess import Preprocess
+
+    config = {"size": 96, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
+    config |= {"resize_mode": "shortest", "fill_color": 0}
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    wanted = transform(config)(Image.fromarray(image)) * 255
+    tracemalloc.start()
+    found = Preprocess(config, "cpu")(torch.from_numpy(image[None]))[0] * 255
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert float((found - wanted).abs().max()) <= 1.001
+    assert most < 200e6
 
 
 def test_parts_of_a_picture_are_unit_vectors_in_the_same_space(scorer: Scorer) -> None:
