@@ -18,6 +18,7 @@ from app.api import docs, generations, health, models, openai, problems, rank, r
 from app.api.deps import Face
 from app.api.guard import Guarded
 from app.api.middleware import BodyGuard, Observed
+from app.api.uploads import Uploads
 from app.engine.config import EngineConfig
 from app.engine.runtime import LocalEngine
 from app.errors import StoreUnavailable
@@ -115,7 +116,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
                 Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
                 Metrics(service, courier, (records.connections.watch, blobs.watch)),
-                settings.max_image_pixels,
+                Uploads(settings.max_image_pixels, settings.max_total_pixels),
             )
             engine.start()
             upkeep = [

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="longest text, in characters")
     max_images: int = Field(64, ge=1, le=1024, description="most images of one ranking")
     max_image_pixels: int = Field(40_000_000, ge=4096, le=1_000_000_000, description="largest upload, in pixels")
+    max_total_pixels: int = Field(
+        80_000_000,
+        ge=4096,
+        le=10_000_000_000,
+        description="most pixels of the images of one ranking, or of its references, together",
+    )
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")

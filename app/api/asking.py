@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from app import imaging
 from app.api.deps import Face
 from app.api.schemas import RankingIn, ReferenceIn, TasteIn
 from app.domain import Ranking, Reference, Taste
-from app.errors import FrontrunnerError
 from app.service import AskedReference, owner
 
 
@@ -35,10 +34,11 @@ async def taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
 
 async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
     """References looked up, in order."""
+    reading = face.uploads.reading()
     looked = [
         AskedReference(
             one.weight,
-            await picture(face, one.image, f"{base}/{place}/image") if one.image is not None else None,
+            await reading(partial(_read, one.image), f"{base}/{place}/image") if one.image is not None else None,
             one.generation,
             one.index or 0,
         )
@@ -49,11 +49,7 @@ async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tup
 
 async def picture(face: Face, uri: str, pointer: str) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) of a data URI. Raises BadImage, TooLarge and UnsupportedMedia, pointing at it."""
-    try:
-        return await asyncio.to_thread(_read, uri, face.image_pixels)
-    except FrontrunnerError as error:
-        error.pointer = pointer
-        raise
+    return await face.uploads.reading()(partial(_read, uri), pointer)
 
 
 def _read(uri: str, max_pixels: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import BaseModel
 
 from app.api.problems import ClientGone
+from app.api.uploads import Uploads
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
@@ -24,7 +25,7 @@ _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """What the routes work with, at `app.state.face`. `image_pixels` bounds one upload."""
+    """What the routes work with, at `app.state.face`."""
 
     service: Service
     dialogue: Dialogue
@@ -33,7 +34,7 @@ class Face:
     tastes: Tastes
     explainer: Explainer
     metrics: Metrics
-    image_pixels: int
+    uploads: Uploads
 
 
 def face(request: Request) -> Face:

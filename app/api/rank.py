@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -21,11 +19,11 @@ from app.api.answers import RankOut
 from app.api.asking import furnished
 from app.api.deps import Face, FaceDep, media_type
 from app.api.schemas import RankForm, RankRequest
-from app.errors import FrontrunnerError, Invalid, UnsupportedMedia
+from app.api.uploads import Read
+from app.errors import Invalid, UnsupportedMedia
 
 router = APIRouter(prefix="/v1", tags=["rank"])
 
-Read: TypeAlias = Callable[[], NDArray[np.uint8]]
 Asked = TypeVar("Asked", bound=RankForm)
 
 FORM = "multipart/form-data"
@@ -48,15 +46,17 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
         asked, reads = await _from_json(request, face)
     else:
         raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
-    images = await _decoded(reads)
-    ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
-    return RankOut.from_domain(await face.service.rank(asked.prompt, ranking, images))
+    async with face.uploads.turn():
+        reading = face.uploads.reading()
+        images = [await reading(read, f"#/images/{place}") for place, read in enumerate(reads)]
+        ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
+        return RankOut.from_domain(await face.service.rank(asked.prompt, ranking, images))
 
 
 async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Read]]:
     asked = _checked(RankRequest, await _json(request))
     _count(len(asked.images), face)
-    return asked, [partial(_from_uri, uri, face.image_pixels) for uri in asked.images]
+    return asked, [partial(_from_uri, uri) for uri in asked.images]
 
 
 async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]]:
@@ -65,9 +65,7 @@ async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]
         files = [f for name in ("images", "images[]") for f in form.getlist(name) if isinstance(f, UploadFile)]
         asked = _checked(RankForm, {**_fields(form), "images": [file.filename or "" for file in files]})
         _count(len(files), face)
-        reads: list[Read] = [
-            partial(imaging.read_upload, await f.read(), face.image_pixels, f.content_type) for f in files
-        ]
+        reads: list[Read] = [partial(imaging.read_upload, await f.read(), declared=f.content_type) for f in files]
     return asked, reads
 
 
@@ -117,15 +115,3 @@ def _count(images: int, face: Face) -> None:
 
 def _from_uri(uri: str, max_pixels: int) -> NDArray[np.uint8]:
     return imaging.read_upload(imaging.parse_data_uri(uri), max_pixels)
-
-
-async def _decoded(reads: Sequence[Read]) -> list[NDArray[np.uint8]]:
-    """The images, read one after the other in a worker thread; an error points at its image."""
-    images = []
-    for place, read in enumerate(reads):
-        try:
-            images.append(await asyncio.to_thread(read))
-        except FrontrunnerError as error:
-            error.pointer = f"#/images/{place}"
-            raise
-    return images

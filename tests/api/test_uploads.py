@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.api.kit import House, is_problem
+from app.api.uploads import RANKINGS_AT_ONCE, RANKINGS_WAITING, Uploads
+from app.errors import Overloaded
+from tests.api.kit import PROMPT, House, is_problem, running
 
 pytestmark = pytest.mark.usefixtures("served_afterwards")
 
@@ -108,6 +112,39 @@ def test_rank_wants_images_but_not_too_many(house: House) -> None:
         house.post("/v1/rank", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "bad_request"
     )
     is_problem(house.post("/v1/rank", content=b"x", headers={"content-type": "image/png"}), 415, "unsupported_media")
+
+
+def test_pixels_are_counted_together(tmp_path: Path) -> None:
+    square = _file(Image.new("RGB", (60, 60)))
+    uri = f"data:image/png;base64,{base64.b64encode(square).decode()}"
+    with running(tmp_path, max_total_pixels=5000) as tight:
+        both = tight.post("/v1/rank", json={"prompt": "x", "images": [uri, uri]})
+        assert "5000" in is_problem(both, 413, "too_large", "#/images/1")["detail"]
+        like = {**PROMPT, "ranking": {"references": [{"image": uri}] * 2}}
+        is_problem(tight.post(json=like), 413, "too_large", "#/ranking/references/1/image")
+        assert tight.post("/v1/rank", json={"prompt": "x", "images": [uri]}).status_code == 200
+
+
+def test_rankings_take_turns() -> None:
+    async def crowd() -> None:
+        uploads, gone, inside = Uploads(4096, 4096), asyncio.Event(), []
+
+        async def one() -> None:
+            async with uploads.turn():
+                inside.append(1)
+                await gone.wait()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(RANKINGS_AT_ONCE + RANKINGS_WAITING):
+                group.create_task(one())
+            await asyncio.sleep(0.01)
+            assert len(inside) == RANKINGS_AT_ONCE
+            with pytest.raises(Overloaded):
+                await one()
+            gone.set()
+        assert len(inside) == RANKINGS_AT_ONCE + RANKINGS_WAITING
+
+    asyncio.run(crowd())
 
 
 def _ranked(house: House, data: bytes, **fields: Any) -> Any:
