@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason to fail: nothing here asserts on a clock.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 from tests.servers import S3, PostgreSQL, running_postgresql, running_s3
 

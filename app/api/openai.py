@@ -191,14 +191,15 @@ async def _events(service: Service, generation: Generation) -> AsyncIterator[byt
 
 
 async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """The best preview of every round, as a data URI: a round is over when the log goes on with something else."""
+    """The best preview of every round, as a data URI: one a step, told when the log goes on with something else."""
     best: Mapping[str, Any] | None = None
+    told = 0
     async for line in log:
         preview = line.data if line.kind is EventKind.PREVIEW else None
         if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
-            best = None
-        if preview is not None:
+            best, told = None, best["step"]
+        if preview is not None and preview["step"] > told:
             best = preview if best is None else max(best, preview, key=_worth)
 
 
