@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.servers import S3, PostgreSQL, running_postgresql, running_s3
+
 # A busy machine is no reason to fail: nothing here asserts on a clock.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
-
-from tests.servers import S3, PostgreSQL, running_postgresql, running_s3
 
 
 @pytest.fixture
