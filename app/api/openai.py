@@ -21,6 +21,7 @@ from app.api.deps import FaceDep, IdempotencyKey, JsonBody, finished, once, succ
 from app.api.generations import result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
+from app.errors import NothingAboveMinScore
 from app.service import Draft, Service
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
@@ -167,7 +168,7 @@ def _item(image: ImageOut, host: str) -> ImageItem:
 
 
 async def _events(service: Service, generation: Generation) -> AsyncIterator[bytes]:
-    """The best preview of each round, then every returned image, best first."""
+    """The best preview of each round, then every returned image, best first. Raises NothingAboveMinScore for none."""
     spec = generation.spec
     common = {
         "created_at": int(generation.created),
@@ -183,6 +184,8 @@ async def _events(service: Service, generation: Generation) -> AsyncIterator[byt
         rounds += 1
     done = succeeded(await service.get(generation.id))
     answer = await result(service, done, "b64_json")
+    if not answer.data:
+        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
     for image in answer.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
         usage = Usage().model_dump()

@@ -125,6 +125,12 @@ def test_a_failure_in_mid_stream_is_raised(tmp_path_factory: pytest.TempPathFact
     assert broken.value.code == "engine_failed"
 
 
+def test_a_stream_of_nothing_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIError) as empty:
+        list(client.images.generate(prompt="x", stream=True, extra_body={**SMALL, "ranking": {"min_score": 1.0}}))
+    assert empty.value.code == "nothing_above_min_score"
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["fake"]
     assert client.models.retrieve("fake").owned_by == "frontrunner"
