@@ -201,7 +201,7 @@ async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
         preview = line.data if line.kind is EventKind.PREVIEW else None
         if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
-            best, told = None, best["step"]
+            told, best = best["step"], None
         if preview is not None and preview["step"] > told:
             best = preview if best is None else max(best, preview, key=_worth)
 

@@ -149,11 +149,29 @@ def from_validation(error: RequestValidationError, instance: str) -> Response:
     """The answer for a request that does not fit its schema: 400 when the body is no JSON, else 422."""
     problems = error.errors()
     if any(p["type"] == "json_invalid" for p in problems):
-        return problem(400, "invalid_json", "The body is not JSON", "the body cannot be read as JSON", instance)
-    fields = {(f.pointer, f.parameter): f for f in reversed([_field(p, error.body) for p in problems])}
-    errors = list(reversed(fields.values()))
+        return _not_json(instance)
+    errors = _told(problems, error.body)
     detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
     return problem(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
+
+
+def _not_json(instance: str) -> Response:
+    return problem(400, "invalid_json", "The body is not JSON", "the body cannot be read as JSON", instance)
+
+
+def _told(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
+    """One error for each field. Of a union every member complains: the one of the right type is heard."""
+    fields: dict[tuple[str | None, str | None], FieldError] = {}
+    for found in sorted(problems, key=_is_mismatch):
+        field = _field(found, body)
+        inside = (p is not None and p.startswith(f"{field.pointer}/") for p, _ in fields)
+        if not (_is_mismatch(found) and any(inside)):
+            fields.setdefault((field.pointer, field.parameter), field)
+    return list(fields.values())
+
+
+def _is_mismatch(found: Mapping[str, Any]) -> bool:
+    return found["type"] == "literal_error" or str(found["type"]).endswith("_type")
 
 
 def _field(found: Mapping[str, Any], body: Any) -> FieldError:
@@ -194,6 +212,8 @@ def install(app: FastAPI) -> None:
         return from_validation(error, instance(request.scope))
 
     async def on_http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+            return _not_json(instance(request.scope))  # what FastAPI makes of bytes that are no text and the like
         headers, sentence = error.headers, str(error.detail)
         if error.status_code == 404:
             sentence = "there is nothing at this address"

@@ -26,6 +26,7 @@ from app.service import Draft
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 
+_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 PROFILE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
@@ -41,7 +42,7 @@ def _without_controls(text: str) -> str:
 
 
 def _with_words(text: str) -> str:
-    if not text.strip():
+    if all(unicodedata.category(c) in _UNSEEN or c.isspace() for c in text):
         raise ValueError("the text is empty")
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,11 +90,11 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
 
 def save(client: Client, done: Json, out: Path) -> list[Path]:
     """Write the returned images and a contact sheet of all candidates; the paths written. Raises Complaint."""
-    ranked = sorted(done["candidates"], key=_place)
-    files = [_image(client, done["id"], c["index"]) for c in ranked]
+    ranked = standing(done)
+    files = [_image(client, done["id"], c["index"]) for _, c in ranked]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = [out / f"best-{c['rank']:02}.png" for c in ranked if c["rank"]]
+        written = [out / f"best-{c['rank']:02}.png" for _, c in ranked if c["rank"]]
         for path, data in zip(written, files, strict=False):
             path.write_bytes(data)
         sheet = out / "sheet.png"
@@ -103,10 +104,14 @@ def save(client: Client, done: Json, out: Path) -> list[Path]:
     return [*written, sheet]
 
 
-def _place(candidate: Json) -> tuple[float, float]:
-    """Returned ones by rank, then the others by falling score."""
-    score = candidate["score"]
-    return (candidate["rank"] or float("inf"), float("inf") if score is None else -score)
+def standing(done: Json) -> list[tuple[int | None, Json]]:
+    """All candidates with their places: the returned by rank, the other finished ones by score, the pruned without."""
+
+    def order(c: Json) -> tuple[bool, float, float]:
+        return (bool(c["pruned_at_step"]), c["rank"] or math.inf, math.inf if c["score"] is None else -c["score"])
+
+    field = sorted(done["candidates"], key=order)
+    return [(None if c["pruned_at_step"] else place, c) for place, c in enumerate(field, 1)]
 
 
 def _image(client: Client, generation_id: str, index: int) -> bytes:
@@ -116,17 +121,17 @@ def _image(client: Client, generation_id: str, index: int) -> bytes:
     return answer.content
 
 
-def _sheet(done: Json, ranked: Sequence[Json], files: Sequence[bytes]) -> bytes:
+def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequence[bytes]) -> bytes:
     captions = [
         imaging.Caption(
             seed=c["seed"],
-            rank=c["rank"],
+            rank=place,
             score=c["score"],
             similarity=c["similarity"],
             penalty=c["penalty"],
             note=f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else "",
         )
-        for c in ranked
+        for place, c in ranked
     ]
     pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")

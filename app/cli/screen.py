@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli.remote import Complaint, Json
+from app.cli.remote import Complaint, Json, standing
 
 _COLUMNS = (
     BarColumn(),
@@ -55,14 +55,13 @@ def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
 
 
 def candidates(done: Json) -> Table:
-    """All candidates, the returned ones first, then by score; those of a pruned one are of its last preview."""
+    """All candidates, numbered as they stand; the numbers of a pruned one are of its last preview."""
     table = _table("rank", "seed", "similarity", "penalty", "score", "")
-    field = sorted(done["candidates"], key=lambda c: (c["rank"] or len(done["candidates"]) + 1, -(c["score"] or -9)))
-    for c in field:
+    for place, c in standing(done):
         note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
         style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
         cells = (_number(c[name]) for name in ("similarity", "penalty", "score"))
-        table.add_row(str(c["rank"] or "-"), str(c["seed"]), *cells, note, style=style)
+        table.add_row(str(place or "-"), str(c["seed"]), *cells, note, style=style)
     return table
 
 

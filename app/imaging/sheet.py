@@ -22,7 +22,7 @@ _INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#a29f95", "#d9480f"
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is told of a picture. `rank` None is one that was not returned; `note` takes the place of the cosines."""
+    """What is told of a picture. `rank` None is one that was not finished; `note` takes the place of the cosines."""
 
     seed: int
     rank: int | None = None

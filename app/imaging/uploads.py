@@ -30,6 +30,7 @@ _DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
     UserWarning,  # Pillow's about broken metadata, where the interpreter is told to raise warnings
 )
+_JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
 _OTHERS = {
     b"%PDF": "PDF",
     b"II*\0": "TIFF",
@@ -67,6 +68,8 @@ def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> ND
             image.load()
             return _plain(_upright(image))
     except UnidentifiedImageError:
+        if data.startswith(_JPEG) and _EXIF in data:  # Pillow gives up on some broken metadata
+            return read_upload(data.replace(_EXIF, bytes(len(_EXIF)), 1), max_pixels, declared)
         raise _unread(data, declared) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise TooLarge(f"the image has more than the {max_pixels} pixels allowed") from None

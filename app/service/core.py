@@ -338,11 +338,13 @@ class Service:
             group.create_task(self._records.listen(self._news.tell), name="listen")
 
     async def sweep(self, retention_s: float) -> int:
-        """Forget generations that are older; how many there were."""
-        expired = await self._records.expired(self._clock() - retention_s)
-        for generation_id in expired:
-            await self._erase(generation_id)
-        return len(expired)
+        """Forget all generations that are older; how many there were."""
+        before, forgotten = self._clock() - retention_s, 0
+        while expired := await self._records.expired(before):
+            for generation_id in expired:
+                await self._erase(generation_id)
+            forgotten += len(expired)
+        return forgotten
 
     def resign(self) -> None:
         """Tell balancers to send requests elsewhere; those that come are served all the same."""

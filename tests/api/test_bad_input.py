@@ -28,7 +28,7 @@ JSON = {"content-type": "application/json"}
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/rank"])
 def test_what_is_not_json(house: House, path: str, body: bytes) -> None:
     answer = house.post(path, content=body, headers=JSON)
-    assert is_problem(answer, 400, answer.json()["error"]["code"])["error"]["code"] in {"invalid_json", "bad_request"}
+    assert is_problem(answer, 400, "invalid_json")["detail"] == "the body cannot be read as JSON"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ def test_what_is_not_json(house: House, path: str, body: bytes) -> None:
     [
         pytest.param("prompt", "", "#/prompt", id="empty"),
         pytest.param("prompt", " \n\t ", "#/prompt", id="blank"),
+        pytest.param("prompt", "\u200b\ufeff", "#/prompt", id="unseen"),
         pytest.param("prompt", "a" * 10_000, "#/prompt", id="10000-characters"),
         pytest.param("prompt", "a\x00b", "#/prompt", id="nul"),
         pytest.param("prompt", "a\x1b[31mb", "#/prompt", id="escape"),
@@ -88,6 +89,19 @@ def test_fields_out_of_range(house: House, field: str, value: Any, pointer: str)
     found = is_problem(answer, 422, "invalid_request", pointer)
     assert "x" * 50 not in answer.text
     assert found["error"]["param"] is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "pointer", "detail"),
+    [
+        ("n_candidates", 0, "#/n_candidates", "Input should be greater than or equal to 1"),
+        ("n_candidates", "some", "#/n_candidates", "Input should be 'auto'"),
+        ("pruning", [{"at": 0}], "#/pruning/0/at", "Input should be greater than or equal to 1"),
+    ],
+)
+def test_of_two_kinds_the_nearer_is_told(house: House, field: str, value: Any, pointer: str, detail: str) -> None:
+    found = is_problem(house.post(json={**PROMPT, field: value}), 422, "invalid_request", pointer)
+    assert found["errors"] == [{"detail": detail, "pointer": pointer}]
 
 
 def test_field_names_that_are_no_text(house: House) -> None:

@@ -73,7 +73,7 @@ def test_generate_starts_a_service_shows_and_writes(tmp_path: Path) -> None:
     head, *rows = found.stdout.splitlines()
     assert head.split() == ["rank", "seed", "similarity", "penalty", "score"]
     cells = [row.split() for row in rows[:5]]
-    assert [row[0] for row in cells] == ["1", "2", "-", "-", "-"]
+    assert [row[0] for row in cells] == ["1", "2", "3", "4", "5"]
     assert sorted(int(row[1]) for row in cells) == [7, 8, 9, 10, 11]
     scores = [float(row[4]) for row in cells]
     assert scores == sorted(scores, reverse=True)

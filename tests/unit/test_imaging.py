@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
@@ -69,6 +69,19 @@ def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes = b"",
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body
+
+
+def test_broken_metadata_does_not_spoil_a_jpeg() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ResolutionUnit] = 6, 2
+    exif[ExifTags.Base.XResolution] = 72.0
+    whole = jpeg = saved(Image.new("RGB", (24, 16), "red"), "JPEG", exif=exif)
+    entry = jpeg.index(struct.pack(">HHI", ExifTags.Base.XResolution, 5, 1))
+    jpeg = jpeg[: entry + 2] + struct.pack(">H", 1) + jpeg[entry + 4 :]
+    with pytest.raises(UnidentifiedImageError):
+        opened(jpeg)
+    assert read_upload(whole, LIMIT).shape == (24, 16, 3)
+    assert read_upload(jpeg, LIMIT).shape == (16, 24, 3)
 
 
 class TestEncode:
