@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
@@ -154,6 +156,7 @@ def install(app: FastAPI) -> None:
             )
             _without_unused(document)
             _with_keys(document)
+            _with_answers(document)
             document["components"]["schemas"] |= _schemas(problems.Problem)
             app.openapi_schema = document
         return app.openapi_schema
@@ -183,6 +186,17 @@ def _with_keys(document: dict[str, Any]) -> None:
                 statuses = (401, 403, 429) if method == "post" else (401, 403)
                 operation["responses"] |= {str(k): v for k, v in errors(*statuses).items()}
                 operation["security"] = [{"bearer": []}, {"header": []}, {}]
+
+
+def _with_answers(document: dict[str, Any]) -> None:
+    """Real answers of the embedded model, kept as a server gave them, beside the schemas; long data is cut short."""
+    kept = json.loads(files("app.api").joinpath("examples.json").read_text())
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for status, by_kind in kept.get(f"{method.upper()} {path}", {}).items():
+                content = operation["responses"][status].setdefault("content", {})
+                for kind, example in by_kind.items():
+                    content.setdefault(kind, {})["example"] = example
 
 
 def body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from app.api import docs
+from app.api.answers import GenerationOut, RankOut
+from app.api.openai import ImagesOut
 from app.api.problems import MEDIA_TYPE
 from tests.api.kit import House, running
 
@@ -55,6 +60,40 @@ def test_every_error_has_its_form_and_an_example(house: House) -> None:
                 (media_type,) = answer["content"]
                 assert media_type == MEDIA_TYPE, (method, path, status)
                 assert answer["content"][media_type]["example"]["status"] == int(status)
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "kind"),
+    [
+        ("POST /v1/generations", "200", "application/json"),
+        ("POST /v1/generations", "200", "text/event-stream"),
+        ("POST /v1/generations", "202", "application/json"),
+        ("GET /v1/generations/{generation_id}", "200", "application/json"),
+        ("GET /v1/generations/{generation_id}/events", "200", "text/event-stream"),
+        ("POST /v1/rank", "200", "application/json"),
+        ("POST /v1/images/generations", "200", "application/json"),
+        ("POST /v1/images/generations", "200", "text/event-stream"),
+        ("GET /v1/models", "200", "application/json"),
+    ],
+)
+def test_answers_have_examples(house: House, route: str, status: str, kind: str) -> None:
+    method, path = route.split()
+    content = house.client.get("/openapi.json").json()["paths"][path][method.lower()]["responses"][status]["content"]
+    assert content[kind]["example"]
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "model"),
+    [
+        ("POST /v1/generations", "200", GenerationOut),
+        ("GET /v1/generations/{generation_id}", "200", GenerationOut),
+        ("POST /v1/rank", "200", RankOut),
+        ("POST /v1/images/generations", "200", ImagesOut),
+    ],
+)
+def test_examples_are_what_is_answered(route: str, status: str, model: type[BaseModel]) -> None:
+    kept = json.loads((Path(docs.__file__).parent / "examples.json").read_text())[route][status]["application/json"]
+    assert set(kept) == set(model.model_fields)
 
 
 def test_the_examples_work(small: House) -> None:
