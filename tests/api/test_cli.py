@@ -120,11 +120,17 @@ def test_help_teaches_by_example(command: str) -> None:
     assert "Examples" in told
 
 
+def _heed_interrupts() -> None:
+    """A shell that runs the tests in its background makes its children deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_generate_leaves_nothing_behind(tmp_path: Path, sent: signal.Signals) -> None:
     process = subprocess.Popen(
         [*COMMAND, "generate", "a red apple", "--candidates", "64", "--steps", "150", "--out", str(tmp_path / "out")],
         cwd=ROOT, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=_heed_interrupts,
     )  # fmt: skip
     until(lambda: _left_behind(tmp_path) != [], 20)
     time.sleep(0.5)
