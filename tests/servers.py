@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 PATIENCE_S = 40.0
+TRIES = 4
 
 
 def free_port() -> int:
@@ -140,9 +141,29 @@ class S3:
     def __init__(self, binary: Path, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
-        self.port, self._master, self._volume, self._filer = (free_port() for _ in range(4))
-        self.start()
-        until(lambda: httpx.put(f"{self.endpoint}/pictures").status_code in {200, 409}, pause_s=0.3)
+        for _ in range(TRIES):
+            self._ports = [free_port() for _ in range(8)]
+            self.start()
+            if self._serves():
+                return
+            self.stop()
+        raise AssertionError("SeaweedFS does not start")
+
+    def _serves(self) -> bool:
+        """Whether the bucket is there in time; not when a port was taken meanwhile and the server gave up."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                if httpx.put(f"{self.endpoint}/pictures").status_code in {200, 409}:
+                    return True
+            except httpx.TransportError:
+                pass
+            time.sleep(0.3)
+        return False
+
+    @property
+    def port(self) -> int:
+        return self._ports[0]
 
     @property
     def endpoint(self) -> str:
@@ -158,19 +179,13 @@ class S3:
         }
 
     def start(self) -> None:
-        ports = {
-            "master.port": self._master,
-            "volume.port": self._volume,
-            "filer.port": self._filer,
-            "s3.port": self.port,
-        }
-        for name in ("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc"):
-            ports[name] = free_port()
+        kinds = ("s3", "master", "volume", "filer")
+        names = [f"{kind}.port" for kind in kinds] + [f"{kind}.port.grpc" for kind in kinds]
+        ports = dict(zip(names, self._ports, strict=True))
         command = [str(self._binary), "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
         command += ["-volume.max=4", "-master.volumeSizeLimitMB=64"]
         command += [f"-{name}={port}" for name, port in ports.items()]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: listens(self.port))
 
     def stop(self) -> None:
         end(self._process, signal.SIGKILL)

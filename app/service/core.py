@@ -232,6 +232,7 @@ class Service:
         silent_since = None
         while True:
             pulse = self._news.pulse(generation_id)
+            mine = self._works.here(generation_id) is not None
             try:
                 events = await self._records.events(generation_id, after)
                 silent_since = None
@@ -248,7 +249,6 @@ class Service:
                     return
             if events:
                 continue
-            mine = self._works.here(generation_id) is not None
             if ended or (not mine and time.monotonic() > self._left + linger_s):
                 return
             await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
