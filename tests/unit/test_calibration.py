@@ -52,7 +52,7 @@ def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
     assert len(twelve) == 12
     assert twelve[7] == pytest.approx(made.correlation[1])
     assert list(twelve) == sorted(twelve)
-    assert calibration.correlations(made, 1) == (made.correlation[2],)
+    assert calibration.correlations(made, 1) == pytest.approx((made.correlation[2],), abs=2e-4)
 
 
 def test_without_a_calibration_the_preview_stands() -> None:
