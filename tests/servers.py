@@ -183,7 +183,8 @@ class S3:
         names = [f"{kind}.port" for kind in kinds] + [f"{kind}.port.grpc" for kind in kinds]
         ports = dict(zip(names, self._ports, strict=True))
         command = [str(self._binary), "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
-        command += ["-volume.max=4", "-master.volumeSizeLimitMB=64"]
+        command += ["-volume.max=4", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports by default: no second server could start
         command += [f"-{name}={port}" for name, port in ports.items()]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
