@@ -15,6 +15,9 @@ from models.contract import Calibration, GeneratorInfo, ScorerInfo
 
 Array = NDArray[np.float64]
 
+SATURATED = 0.99
+"""A cut that kept this share of the best's lead no longer tells one correlation from another."""
+
 MODEL_DRAWS = 4000
 """Simulated fields from which a correlation is read back."""
 
@@ -59,15 +62,19 @@ class _Model:
         draw = np.random.default_rng(0)
         finals, noise = draw.standard_normal((2, MODEL_DRAWS, n))
         self._n = n
-        self._keeps = sorted({max(1, n // part) for part in (8, 4, 2)})
+        self._keeps = sorted({1, *(max(1, n // part) for part in (8, 4, 2))})
         self._grid = np.linspace(0.0, 1.0, 101)
         self._kept = np.stack([_kept(r * finals + np.sqrt(1 - r**2) * noise, finals) for r in self._grid])
 
     def correlation(self, fields: Sequence[tuple[Array, Array]]) -> float:
-        """The least correlation that the cuts of these fields (foretold, final) speak for."""
+        """The least correlation that the cuts of these fields (foretold, final) speak for.
+
+        A cut that kept next to everything says nothing; the hardest, to a single one, always counts.
+        """
         told, finals = (np.stack([f[i][: self._n] for f in fields]) for i in (0, 1))
         kept = _kept(told, finals)
-        return min(float(np.interp(kept[k - 1], self._kept[:, k - 1], self._grid)) for k in self._keeps)
+        telling = [k for k in self._keeps if k == 1 or kept[k - 1] < SATURATED]
+        return min(float(np.interp(kept[k - 1], self._kept[:, k - 1], self._grid)) for k in telling)
 
 
 def _kept(told: Array, finals: Array) -> Array:
