@@ -36,12 +36,12 @@ serve: $(READY) ## the service on 127.0.0.1:8000 (FRONTRUNNER_HOST and FRONTRUNN
 	@$(BIN)/frontrunner serve
 
 .PHONY: check
-check: $(READY) ## format, lint, types, import rules and every test that needs no torch
+check: $(READY) ## format, lint, types, import rules and the quick tests, which need no torch
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch' $(QUICK_TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch and not slow' $(QUICK_TESTS)
 
 .PHONY: test
 test: $(READY) ## every test

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from app.cli import app
 from tests.api.kit import House, until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "app.cli"]
 ASKED = ["generate", "a red apple", "--candidates", "5", "--best", "2", "--seed", "7", "--steps", "4"]

@@ -18,6 +18,8 @@ from app.api.openai import ImagesOut
 from app.api.problems import MEDIA_TYPE
 from tests.api.kit import House, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
