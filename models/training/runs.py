@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 
@@ -87,6 +88,7 @@ class Run:
         )
         self.seen = self.updates = 0
         self.seconds = 0.0
+        self.now = args.started
         self.saved_at = self.turned_at = time.monotonic()
         self.stopping = False
         signal.signal(signal.SIGTERM, self.stop)
@@ -117,17 +119,17 @@ class Run:
 
     def step(self, loss: torch.Tensor, count: int) -> None:
         """One update from the loss of `count` samples, with clipped gradients."""
-        now = time.time()
-        if self.schedule.left(self.seen, now) < 1 and not (self.folder / "plateau.pt").exists():
+        if self.schedule.left(self.seen, self.now) < 1 and not (self.folder / "plateau.pt").exists():
             self.save("plateau.pt")
-        rate = self.schedule.rate(self.seen, now)
+        rate = self.schedule.rate(self.seen, self.now)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.agree()
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         self.optimizer.step()
-        self.seen += count
+        self.seen += count * workers()
         self.updates += 1
         share = 1 - min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
         named = dict(self.modules.named_parameters())
@@ -141,6 +143,23 @@ class Run:
         if self.stopping:
             raise SystemExit(f"stopped at {self.seen} samples; start again to go on")
 
+    def agree(self) -> None:
+        """Averages the gradients and the clock of all workers, and stops all when one was asked to.
+
+        Workers hold equal weights and take every decision from equal numbers, so none ever waits for another in vain.
+        """
+        self.now = time.time()
+        if workers() == 1:
+            return
+        gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        clock = torch.tensor([self.now, float(self.stopping)], dtype=torch.float64)
+        dist.all_reduce(flat)
+        dist.all_reduce(clock)
+        self.now, self.stopping = clock[0].item() / workers(), clock[1].item() > 0
+        parts = (flat / workers()).split([g.numel() for g in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+
     def note(self, **values: float) -> None:
         """Adds to the means of the next report."""
         for key, value in values.items():
@@ -148,10 +167,12 @@ class Run:
 
     def report(self, **values: float) -> None:
         """Writes the means since the last report and `values` to the log and the screen."""
+        if worker():
+            return
         speed = (self.seen - self.reported[0]) / max(self.seconds - self.reported[1], 1e-9)
         self.reported = (self.seen, self.seconds)
         line = {"seen": self.seen, "minutes": round(self.seconds / 60, 1), "per_s": round(speed, 1)}
-        line["rate"] = float(f"{self.schedule.rate(self.seen, time.time()):.3g}")
+        line["rate"] = float(f"{self.schedule.rate(self.seen, self.now):.3g}")
         means = {k: float(np.mean(v)) for k, v in self.window.items()}
         line |= {k: round(v, 5) for k, v in (means | values).items()}
         self.window.clear()
@@ -161,10 +182,13 @@ class Run:
 
     def over(self) -> bool:
         """Whether the schedule has ended."""
-        return self.schedule.over(self.seen, time.time())
+        return self.schedule.over(self.seen, self.now)
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Writes everything needed to go on."""
+        """Writes everything needed to go on (the first worker does)."""
+        self.saved_at = time.monotonic()
+        if worker():
+            return
         state = {
             "modules": self.modules.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -174,7 +198,6 @@ class Run:
             "seconds": self.seconds,
         }
         write(state, self.folder / name)
-        self.saved_at = time.monotonic()
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """The state dict with the averaged weights in place of the current ones."""
@@ -183,6 +206,8 @@ class Run:
     def finish(self, **extra: Any) -> None:
         """Saves the checkpoint and `final.pt` with the averaged weights."""
         self.save()
+        if worker():
+            return
         state = {"modules": self.averaged(), "seen": self.seen, "seconds": self.seconds, **extra}
         write(state, self.folder / "final.pt")
 
@@ -195,16 +220,33 @@ def write(state: dict[str, Any], path: Path) -> None:
 
 
 def batches(count: int, batch: int, seed: int, skip: int = 0) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Endless shuffled index batches over `count` rows; `skip` samples were seen before a resume."""
+    """Endless shuffled index batches over `count` rows; `skip` samples were seen before a resume.
+
+    Each worker gets its own `batch` out of every `batch * workers()`.
+    """
+    whole, mine = batch * workers(), slice(worker() * batch, (worker() + 1) * batch)
     epoch, at = divmod(skip, count)
     while True:
         order = np.random.default_rng((seed, epoch)).permutation(count)
-        for start in range(at, count - batch + 1, batch):
-            yield order[start : start + batch]
+        for start in range(at, count - whole + 1, whole):
+            yield order[start : start + whole][mine]
         epoch, at = epoch + 1, 0
 
 
+def workers() -> int:
+    """How many processes train this run together: 1, or what torchrun started."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def worker() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def prepare(args: argparse.Namespace) -> None:
-    """Threads and seeds of a trainer."""
+    """Threads and seeds of a trainer; joins the other workers where torchrun started several."""
     torch.set_num_threads(args.threads)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
     torch.manual_seed(args.seed)
+    args.started = time.time()

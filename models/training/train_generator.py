@@ -107,18 +107,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=8e-4, batch=32, samples=1_000_000)
     parser.add_argument("--widths", type=int, nargs=2, default=(112, 224), help="channels of the two levels")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile (needs a C++ compiler)")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     args = parser.parse_args()
     runs.prepare(args)
     unet = build(tuple(args.widths)).to(memory_format=torch.channels_last)
     run = runs.Run(args.runs / (args.name or "generator"), args, nn.ModuleDict({"unet": unet}), ema=0.9995)
     data, objective = Latents(args.runs), Objective()
-    torch.manual_seed(args.seed + run.seen)
+    torch.manual_seed(args.seed + run.seen + runs.worker())
+    denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
     order = runs.batches(len(data.latents), args.batch, args.seed, run.seen)
     while not run.over():
         z, texts = data.batch(next(order), torch.rand(args.batch) < args.drop)
         z = z.contiguous(memory_format=torch.channels_last)
-        loss, plain = objective.loss(unet, z, texts, torch.randn_like(z), torch.randint(0, 1000, (len(z),)))
+        loss, plain = objective.loss(denoiser, z, texts, torch.randn_like(z), torch.randint(0, 1000, (len(z),)))
         run.step(loss, len(z))
         run.note(loss=loss.item(), v_error=plain.item())
         if run.updates % 250 == 0:
