@@ -14,7 +14,7 @@ import structlog
 from fastapi.telemetry import TelemetryConfig
 from structlog.typing import EventDict, Processor
 
-_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "aiosqlite", "alembic", "multipart", "python_multipart")
+_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python_multipart")
 
 
 def configure(level: str, form: str) -> None:

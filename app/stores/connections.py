@@ -1,22 +1,23 @@
 """Connections to SQLite and PostgreSQL: pools, time limits, and the driver's errors as ours.
 
-On SQLite writers of one process queue for one connection and take the file's lock at once (BEGIN IMMEDIATE); readers
-never wait for them. A commit survives the death of the process; the last few may be lost with the power
-(synchronous = NORMAL), never the file.
+A transaction is a plain function of a connection. On SQLite it runs in a thread, whole, since handing each statement
+to a thread costs more than the statement. Writers of one process queue for one connection and take the file's lock at
+once (BEGIN IMMEDIATE); readers never wait for them. A commit survives the death of the process; the last few may be
+lost with the power (synchronous = NORMAL), never the file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from app.errors import StoreUnavailable
 from app.stores.timing import Stopwatch
@@ -41,7 +42,18 @@ CHANNEL = "frontrunner"
 RECONNECT_S = 1.0
 """Pause before the listener tries to reach the server again."""
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+READERS = 4
+"""Of a SQLite file, from one process."""
+
+T = TypeVar("T")
+
+_DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+class _Pool(Protocol):
+    async def run(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def close(self) -> None: ...
 
 
 class Connections:
@@ -52,19 +64,28 @@ class Connections:
         self._url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         self.postgresql = self._url.get_backend_name() == "postgresql"
         self._troubles: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
+        self._reader: _Pool
+        self._writer: _Pool
         if self.postgresql:
             self._troubles += _asyncpg_errors()
-            self._reader = self._writer = _postgresql(self._url)
+            self._reader = self._writer = _PostgresqlPool(self._url)
         else:
-            self._reader, self._writer = _sqlite_pair(self._url)
+            self._writer = _SqlitePool(self._url, 1, "BEGIN IMMEDIATE")
+            in_memory = url.database in {None, "", ":memory:"}
+            self._reader = self._writer if in_memory else _SqlitePool(self._url, READERS, "BEGIN")
 
-    @asynccontextmanager
-    async def transaction(self, *, write: bool) -> AsyncGenerator[AsyncConnection]:
-        """Commits at the end, rolls back on any error; the driver's own become StoreUnavailable."""
-        with self.watch.time("database_write" if write else "database_read"):
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, of one snapshot; it may run in a thread. Raises StoreUnavailable."""
+        return await self._run("database_read", self._reader, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, once it is committed; rolled back on any error it raises. Raises StoreUnavailable."""
+        return await self._run("database_write", self._writer, work)
+
+    async def _run(self, operation: str, pool: _Pool, work: Callable[[Connection], T]) -> T:
+        with self.watch.time(operation):
             try:
-                async with (self._writer if write else self._reader).begin() as connection:
-                    yield connection
+                return await pool.run(work)
             except self._troubles as error:
                 raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
@@ -92,8 +113,8 @@ class Connections:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._reader.dispose()
-        await self._writer.dispose()
+        await self._reader.close()
+        await self._writer.close()
 
 
 def _asyncpg_errors() -> tuple[type[Exception], ...]:
@@ -104,34 +125,53 @@ def _asyncpg_errors() -> tuple[type[Exception], ...]:
     return asyncpg.PostgresError, asyncpg.InterfaceError
 
 
-def _postgresql(url: URL) -> AsyncEngine:
-    return create_async_engine(
-        url,
-        pool_pre_ping=True,
-        pool_size=CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=CONNECT_TIMEOUT_S,
-        connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
-    )
+class _PostgresqlPool:
+    """Asynchronous connections; the driver waits where `work` does."""
+
+    def __init__(self, url: URL) -> None:
+        self._engine = create_async_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
+        )
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
 
-def _sqlite_pair(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
-    writer = _sqlite(url, connections=1)
-    event.listen(writer.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    in_memory = url.database in {None, "", ":memory:"}
-    return (writer if in_memory else _sqlite(url, connections=4)), writer
+class _SqlitePool:
+    """As many threads as connections; each transaction begins with `begin`."""
+
+    def __init__(self, url: URL, connections: int, begin: str) -> None:
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="sqlite")
+        self._engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=connections,
+            max_overflow=0,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False},
+        )
+        event.listen(self._engine, "connect", _configure)
+        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _transaction, self._engine, work)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
 
 
-def _sqlite(url: URL, connections: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
-    )
-    event.listen(engine.sync_engine, "connect", _configure)
-    return engine
+def _transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
 
 
 def _configure(connection: Any, _: object) -> None:

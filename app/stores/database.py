@@ -18,6 +18,7 @@ import pydantic_core
 from pydantic import TypeAdapter
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Double,
     Executable,
     Row,
@@ -32,7 +33,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores.connections import CHANNEL, Connections
@@ -83,10 +83,12 @@ class Database:
         return self._connections
 
     async def _prepare(self) -> None:
-        async with self._connections.transaction(write=True) as connection:
+        def prepare(connection: Connection) -> None:
             if self._connections.postgresql:
-                await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            await connection.run_sync(migrate)
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            migrate(connection)
+
+        await self._connections.write(prepare)
 
     async def create(
         self, generation: Generation, lines: Sequence[Line], claim: Claim | None, key: Key | None = None
@@ -94,18 +96,19 @@ class Database:
         """See Records."""
         row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None)}
         row |= _columns(generation) | self._lease(claim)
+
+        def enter(connection: Connection) -> None:
+            connection.execute(insert(generations).values(row))
+            self._log(connection, generation.id, 1, lines)
+            if key is not None:
+                self._take(connection, key, generation.id)
+            if generation.webhook is not None and not generation.status.final:
+                connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
+            self._tell(connection, "" if claim is None else generation.id)
+
         while True:
             try:
-                async with self._connections.transaction(write=True) as connection:
-                    await connection.execute(insert(generations).values(row))
-                    await self._log(connection, generation.id, 1, lines)
-                    if key is not None:
-                        await self._take(connection, key, generation.id)
-                    if generation.webhook is not None and not generation.status.final:
-                        await connection.execute(
-                            insert(webhooks).values(generation_id=generation.id, attempts=0, due=0.0)
-                        )
-                    await self._tell(connection, "" if claim is None else generation.id)
+                await self._connections.write(enter)
             except _Taken:
                 assert key is not None
                 earlier = await self.earlier(key.owner, key.value)
@@ -114,10 +117,10 @@ class Database:
             else:
                 return None
 
-    async def _take(self, connection: AsyncConnection, key: Key, generation_id: str) -> None:
+    def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
         make = postgresql.insert if self._connections.postgresql else sqlite.insert
         row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
-        taken = await connection.execute(make(idempotency).values(row).on_conflict_do_nothing())
+        taken = connection.execute(make(idempotency).values(row).on_conflict_do_nothing())
         if taken.rowcount == 0:
             raise _Taken
 
@@ -154,22 +157,25 @@ class Database:
             .values(last_seq=generations.c.last_seq + len(lines), **columns)
             .returning(generations.c.last_seq)
         )
-        async with self._connections.transaction(write=True) as connection:
-            last = await connection.scalar(advance)
-            if last is not None:
-                await self._log(connection, generation_id, last - len(lines) + 1, lines)
-                if lines or tell is not None:
-                    await self._tell(connection, generation_id if tell is None else tell)
-        return last is not None
 
-    async def _log(self, connection: AsyncConnection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
+        def write(connection: Connection) -> bool:
+            last = connection.scalar(advance)
+            if last is not None:
+                self._log(connection, generation_id, last - len(lines) + 1, lines)
+                if lines or tell is not None:
+                    self._tell(connection, generation_id if tell is None else tell)
+            return last is not None
+
+        return await self._connections.write(write)
+
+    def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
         now = self._clock()
         rows = [
             {"generation_id": generation_id, "seq": seq, "kind": line.kind, "data": _json(line.data), "created": now}
             for seq, line in enumerate(lines, first)
         ]
         if rows:
-            await connection.execute(insert(events), rows)
+            connection.execute(insert(events), rows)
 
     async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
         """See Records."""
@@ -189,8 +195,7 @@ class Database:
             .values(claims=table.claims + 1, **self._lease(claim))
             .returning(table.record, table.claims)
         )
-        async with self._connections.transaction(write=True) as connection:
-            row = (await connection.execute(take)).first()
+        row = await self._connections.write(lambda connection: connection.execute(take).first())
         return Claimed(_record.validate_json(row.record), row.claims) if row is not None else None
 
     async def waiting(self) -> int:
@@ -236,10 +241,13 @@ class Database:
 
     async def delete(self, generation_id: str) -> bool:
         """See Records."""
-        async with self._connections.transaction(write=True) as connection:
-            result = await connection.execute(delete(generations).where(generations.c.id == generation_id))
-            await self._tell(connection, generation_id)
-        return result.rowcount > 0
+
+        def forget(connection: Connection) -> bool:
+            gone = connection.execute(delete(generations).where(generations.c.id == generation_id))
+            self._tell(connection, generation_id)
+            return gone.rowcount > 0
+
+        return await self._connections.write(forget)
 
     @property
     def telling(self) -> bool:
@@ -262,10 +270,10 @@ class Database:
     def _hears(self, now: bool) -> None:
         self._telling = now
 
-    async def _tell(self, connection: AsyncConnection, payload: str) -> None:
+    def _tell(self, connection: Connection, payload: str) -> None:
         """Reaches the listeners when the transaction is committed."""
         if self._connections.postgresql:
-            await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+            connection.execute(select(func.pg_notify(CHANNEL, payload)))
 
     def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:
@@ -277,8 +285,7 @@ class Database:
         return {"claim": claim.token if claim is not None else None, "lease_until": until}
 
     async def _read(self, query: Executable) -> Sequence[Row[Any]]:
-        async with self._connections.transaction(write=False) as connection:
-            return (await connection.execute(query)).all()
+        return await self._connections.read(lambda connection: connection.execute(query).all())
 
 
 def _columns(generation: Generation) -> dict[str, Any]:

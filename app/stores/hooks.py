@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydantic import TypeAdapter
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from app.domain import Generation, Status
 from app.stores.connections import Connections
@@ -30,23 +30,24 @@ class HookStore:
             .limit(limit)
             .with_for_update(of=webhooks, skip_locked=True)
         )
-        async with self._connections.transaction(write=True) as connection:
-            rows = (await connection.execute(ready)).all()
+
+        def lease(connection: Connection) -> list[Due]:
+            rows = connection.execute(ready).all()
             names = [row.generation_id for row in rows]
-            taken = update(webhooks).where(webhooks.c.generation_id.in_(names)).values(due=now + lease_s)
-            await connection.execute(taken)
-        return [Due(_record.validate_json(row.record), row.attempts) for row in rows]
+            connection.execute(update(webhooks).where(webhooks.c.generation_id.in_(names)).values(due=now + lease_s))
+            return [Due(_record.validate_json(row.record), row.attempts) for row in rows]
+
+        return await self._connections.write(lease)
 
     async def postpone(self, generation_id: str, due: float, attempts: int) -> None:
         """See Hooks."""
-        change = update(webhooks).where(webhooks.c.generation_id == generation_id)
-        async with self._connections.transaction(write=True) as connection:
-            await connection.execute(change.values(due=due, attempts=attempts))
+        change = update(webhooks).where(webhooks.c.generation_id == generation_id).values(due=due, attempts=attempts)
+        await self._connections.write(lambda connection: connection.execute(change))
 
     async def done(self, generation_id: str) -> None:
         """See Hooks."""
-        async with self._connections.transaction(write=True) as connection:
-            await connection.execute(delete(webhooks).where(webhooks.c.generation_id == generation_id))
+        gone = delete(webhooks).where(webhooks.c.generation_id == generation_id)
+        await self._connections.write(lambda connection: connection.execute(gone))
 
     async def waiting(self) -> int:
         """See Hooks."""
@@ -56,5 +57,4 @@ class HookStore:
             .join(generations, generations.c.id == webhooks.c.generation_id)
             .where(generations.c.status.in_(_FINAL))
         )
-        async with self._connections.transaction(write=False) as connection:
-            return int((await connection.execute(ended)).scalar_one())
+        return await self._connections.read(lambda connection: int(connection.execute(ended).scalar_one()))

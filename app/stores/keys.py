@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.stores.connections import Connections
@@ -21,8 +21,8 @@ class KeyStore:
 
     async def keys(self) -> list[ApiKey]:
         """See Keys."""
-        async with self._connections.transaction(write=False) as connection:
-            rows = (await connection.execute(select(api_keys).order_by(api_keys.c.created))).all()
+        every = select(api_keys).order_by(api_keys.c.created)
+        rows = await self._connections.read(lambda connection: connection.execute(every).all())
         return [_key(row) for row in rows]
 
     async def add(self, key: ApiKey) -> None:
@@ -38,14 +38,13 @@ class KeyStore:
             "created": key.created,
             "revoked": key.revoked,
         }
-        async with self._connections.transaction(write=True) as connection:
-            await connection.execute(insert(api_keys).values(row))
+        await self._connections.write(lambda connection: connection.execute(insert(api_keys), row))
 
     async def revoke(self, key_id: str, now: float) -> bool:
         """See Keys."""
         good = api_keys.c.id == key_id, api_keys.c.revoked.is_(None)
-        async with self._connections.transaction(write=True) as connection:
-            return (await connection.execute(update(api_keys).where(*good).values(revoked=now))).rowcount > 0
+        change = update(api_keys).where(*good).values(revoked=now)
+        return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
 
     async def charge(self, key_id: str, window: int, candidates: int, quota: int) -> tuple[bool, int]:
         """See Keys. The sum is made by the database, so replicas never pass the quota together."""
@@ -59,11 +58,13 @@ class KeyStore:
         )
         mine = usage.c.key_id == key_id
         charge = update(usage).where(mine, usage.c.used + candidates <= quota).values(used=usage.c.used + candidates)
-        async with self._connections.transaction(write=True) as connection:
-            await connection.execute(opened)
-            granted = (await connection.execute(charge)).rowcount > 0
-            used = (await connection.execute(select(usage.c.used).where(mine))).scalar_one()
-        return granted, used
+
+        def add(connection: Connection) -> tuple[bool, int]:
+            connection.execute(opened)
+            granted = connection.execute(charge).rowcount > 0
+            return granted, connection.execute(select(usage.c.used).where(mine)).scalar_one()
+
+        return await self._connections.write(add)
 
 
 def _key(row: Row[Any]) -> ApiKey:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from app.domain import Profile, Vote, VoteKind
 from app.stores.connections import Connections
@@ -62,25 +62,29 @@ class VoteStore:
             }
             for vote in new
         ]
-        async with self._connections.transaction(write=True) as connection:
-            changed = await connection.execute(update(profiles).where(*_named(owner, profile)).values(head))
+
+        def write(connection: Connection) -> None:
+            changed = connection.execute(update(profiles).where(*_named(owner, profile)).values(head))
             if changed.rowcount == 0:
-                await connection.execute(insert(profiles).values(owner=owner, profile=profile, **head))
+                connection.execute(insert(profiles).values(owner=owner, profile=profile, **head))
             if replace:
-                await connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
+                connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
             if rows:
-                await connection.execute(insert(votes), rows)
+                connection.execute(insert(votes), rows)
+
+        await self._connections.write(write)
 
     async def delete(self, owner: str, profile: str) -> bool:
         """See Votes."""
-        async with self._connections.transaction(write=True) as connection:
-            await connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
-            gone = await connection.execute(delete(profiles).where(*_named(owner, profile)))
-        return gone.rowcount > 0
+
+        def forget(connection: Connection) -> bool:
+            connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
+            return connection.execute(delete(profiles).where(*_named(owner, profile))).rowcount > 0
+
+        return await self._connections.write(forget)
 
     async def _read(self, query: Any) -> Sequence[Row[Any]]:
-        async with self._connections.transaction(write=False) as connection:
-            return (await connection.execute(query)).all()
+        return await self._connections.read(lambda connection: connection.execute(query).all())
 
 
 def _named(owner: str, profile: str) -> tuple[Any, Any]:

@@ -247,10 +247,10 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date(file_url: s
 
 @pytest.mark.anyio
 async def test_migrations_make_the_tables_that_the_code_knows(any_url: str) -> None:
-    async with opened(any_url) as store, store._connections.transaction(write=True) as connection:
-        found = await connection.run_sync(
-            lambda plain: {
-                name: {c["name"] for c in inspect(plain).get_columns(name)} for name in schema.metadata.tables
+    async with opened(any_url) as store:
+        found = await store.connections.read(
+            lambda connection: {
+                name: {c["name"] for c in inspect(connection).get_columns(name)} for name in schema.metadata.tables
             }
         )
     assert found == {name: set(table.columns.keys()) for name, table in schema.metadata.tables.items()}
