@@ -242,11 +242,12 @@ class GenerationOut(Answer):
 
 
 class RankedOut(ScoreOut):
-    """An uploaded image in its place; `index` is its place in the upload."""
+    """An uploaded image; `index` is its place in the upload, `duplicate_of` that of a better one nearly the same."""
 
     rank: int
     index: int
-    softmax: float
+    duplicate_of: int | None
+    softmax: float | None
     z_score: float | None
 
 
@@ -334,7 +335,14 @@ def _candidate(candidate: Candidate) -> CandidateOut:
 
 def _ranked(image: RankedImage, ranking: Ranking) -> RankedOut:
     cosines = _cosines(image.score, ranking.negatives, ranking.references)
-    return RankedOut(rank=image.rank, index=image.index, **cosines, softmax=image.softmax, z_score=image.z_score)
+    return RankedOut(
+        rank=image.rank,
+        index=image.index,
+        duplicate_of=image.duplicate_of,
+        **cosines,
+        softmax=image.softmax,
+        z_score=image.z_score,
+    )
 
 
 def _cosines(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
         reading = face.uploads.reading()
         images = [await reading(read, f"#/images/{place}") for place, read in enumerate(reads)]
         ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
-        return RankOut.from_domain(await face.service.rank(asked.prompt, ranking, images))
+        return RankOut.from_domain(await face.dialogue.rank(asked.prompt, ranking, images))
 
 
 async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Read]]:

@@ -311,7 +311,7 @@ class EngineCore:
                 continue
             run.spend(total=self._clock() - run.submitted)
             self._learn_pace(run)
-            self._end(run, Succeeded(run.conclude(self._scorer.info, run.chosen())))
+            self._end(run, Succeeded(run.conclude(self._scorer.info)))
 
     def _learn_pace(self, run: Run) -> None:
         """Take a generation into the mean of seconds per candidate, as if it had had the usual number of steps."""

@@ -18,7 +18,7 @@ from app.engine import ranking, waves
 from app.engine.client import Outcome
 from app.engine.helping import chance
 from app.engine.standing import stand
-from models.contract import Conditioning, Embeddings, Latent, Schedule, ScorerInfo, Truncation
+from models.contract import Conditioning, Latent, Schedule, ScorerInfo, Truncation
 
 
 class Phase(Enum):
@@ -134,15 +134,6 @@ class Run:
             worst = held[ranking.order([self.rows[i].value for i in held])[-1]]
             del self.images[worst]
 
-    def chosen(self) -> list[int]:
-        """Indices to return, best first; every live row must be done."""
-        done = [r for r in self.rows if r.phase is Phase.DONE]
-        asked = self.spec.ranking
-        places = ranking.select(
-            [r.value for r in done], _stack(done), self.spec.n, diversity=asked.diversity, min_score=asked.min_score
-        )
-        return [done[p].index for p in places]
-
     def wants_more(self) -> bool:
         """Whether another wave is worth making, now that all rows so far are done or pruned."""
         wave = self.spec.wave
@@ -164,14 +155,16 @@ class Run:
         mean = float(np.mean([r.value for r in done]))
         return (gains[0] - gains[1]) / (gains[0] - mean) if gains[0] > mean else 0.0
 
-    def conclude(self, scorer: ScorerInfo, chosen: list[int]) -> Outcome:
-        """The outcome of a run whose rows are all done or pruned, returning `chosen`."""
+    def conclude(self, scorer: ScorerInfo) -> Outcome:
+        """The outcome of a run whose rows are all done or pruned."""
+        spec, scores = self.spec, [None if np.isnan(r.value) else r.score for r in self.rows]
         done = [r.index for r in self.rows if r.phase is Phase.DONE]
-        embeddings = _stack(self.rows)
-        standing = stand([_candidate(r) for r in self.rows], embeddings, done, chosen, scorer)
+        embeddings = np.stack([r.embedding for r in self.rows if r.embedding is not None])
+        standing = stand(scores, embeddings, done, spec.ranking, spec.n, scorer)
+        rows = zip(standing.places, self.rows, scores, strict=True)
         assert self.texts is not None
         return Outcome(
-            candidates=standing.candidates,
+            candidates=tuple(place.given_to(_candidate(row), score) for place, row, score in rows),
             margin=standing.margin,
             low_confidence=standing.low_confidence,
             stopped=self._stopped(),
@@ -179,22 +172,18 @@ class Run:
             notices=(
                 *self.texts.notices,
                 *_unscored(self.rows),
-                *chance([standing.candidates[i].score for i in done], scorer),
+                *chance([scores[i] for i in done], scorer),
             ),
             timings=self.timings,
             work=self.work,
             embeddings=embeddings,
             latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
-            images={i: self.images[i] for i in chosen},
+            images={i: self.images[i] for i in standing.returned},
         )
 
 
 def _best_mean(rows: list[Row], n: int) -> float:
     return float(np.mean(sorted((r.value for r in rows), reverse=True)[:n]))
-
-
-def _stack(rows: list[Row]) -> Embeddings:
-    return np.stack([r.embedding for r in rows if r.embedding is not None])
 
 
 def _unscored(rows: list[Row]) -> tuple[Notice, ...]:
@@ -207,7 +196,6 @@ def _candidate(row: Row) -> Candidate:
     return Candidate(
         index=row.index,
         seed=row.seed,
-        score=None if np.isnan(row.value) else row.score,
         pruned_at_step=row.pruned_at,
         score_is_preview=row.pruned_at is not None,
     )

@@ -1,53 +1,81 @@
-"""How the candidates of a finished race stand: ranks, shares, near-duplicates and how sure one may be. Pure."""
+"""How pictures that were scored for one question stand: who is returned, ranks, shares, near-duplicates, confidence.
+
+The one way from scores to a ranked list, for races, re-rankings and uploads alike. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from app.domain import Candidate
+from app.domain import Candidate, Ranking, Score
 from app.engine import likeness, ranking
 from models.contract import Embeddings, ScorerInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Candidates with all that a ranking says of them, and what it says of the field."""
+class Place:
+    """What a ranking says of one picture; the fields are those of `Candidate`."""
 
-    candidates: tuple[Candidate, ...]
+    rank: int | None
+    softmax: float | None
+    z_score: float | None
+    duplicate_of: int | None
+
+    def given_to(self, candidate: Candidate, score: Score | None) -> Candidate:
+        """The candidate with this score, standing here."""
+        return replace(
+            candidate,
+            score=score,
+            rank=self.rank,
+            softmax=self.softmax,
+            z_score=self.z_score,
+            duplicate_of=self.duplicate_of,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A place for every picture, the indices of the returned ones, best first, and what is said of the field."""
+
+    places: tuple[Place, ...]
+    returned: tuple[int, ...]
     margin: float | None
     low_confidence: bool
 
 
 def stand(
-    candidates: Sequence[Candidate],
+    scores: Sequence[Score | None],
     embeddings: Embeddings,
     pool: Sequence[int],
-    chosen: Sequence[int],
+    asked: Ranking,
+    n: int,
     scorer: ScorerInfo,
 ) -> Standing:
-    """Where `candidates` (by index, with their scores) stand when `chosen` of the `pool` are returned, best first.
+    """Where pictures stand when the best `n` of the `pool` are returned; None is a score that is not a number.
 
-    `embeddings` (N, D) are of all candidates. Those outside the pool were not in the running; they only count as
+    `embeddings` (N, D) are of all pictures. Those outside the pool are not in the running; they only count as
     near-duplicates, behind the others.
     """
-    values = [_value(c) for c in candidates]
+    values = [_value(s) for s in scores]
     racing = [values[i] for i in pool]
+    places = ranking.select(racing, embeddings[pool], n, diversity=asked.diversity, min_score=asked.min_score)
+    returned = tuple(pool[p] for p in places)
     share = dict(zip(pool, ranking.softmax(racing, scorer.logit_scale), strict=True))
-    rank = {index: place + 1 for place, index in enumerate(chosen)}
+    rank = {index: place + 1 for place, index in enumerate(returned)}
     alike = likeness.duplicates(embeddings, _best_first(values, pool))
-    best = candidates[pool[ranking.order(racing)[0]]].score if racing else None
+    best = scores[pool[ranking.order(racing)[0]]] if racing else None
     return Standing(
-        candidates=tuple(
-            replace(
-                c,
+        places=tuple(
+            Place(
                 rank=rank.get(i),
                 softmax=share.get(i),
-                z_score=ranking.z_score(c.score.text, scorer) if c.score is not None else None,
+                z_score=ranking.z_score(s.text, scorer) if s is not None else None,
                 duplicate_of=alike.get(i),
             )
-            for i, c in enumerate(candidates)
+            for i, s in enumerate(scores)
         ),
+        returned=returned,
         margin=ranking.margin(racing),
         low_confidence=ranking.low_confidence(best, racing, scorer),
     )
@@ -58,5 +86,5 @@ def _best_first(values: Sequence[float], pool: Collection[int]) -> list[int]:
     return sorted(ranking.order(values), key=lambda i: i not in inside)
 
 
-def _value(candidate: Candidate) -> float:
-    return candidate.score.score if candidate.score is not None else float("nan")
+def _value(score: Score | None) -> float:
+    return score.score if score is not None else float("nan")

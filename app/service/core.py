@@ -6,26 +6,21 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.domain import Event, EventKind, Generation, Ranking, Status
-from app.engine import ranking as rank_math
+from app.domain import Event, EventKind, Generation, Status
 from app.engine.client import Engine, EngineStats
-from app.engine.run import truncation_notice
-from app.errors import Draining, Invalid, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.errors import Draining, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
 from app.service.callers import current, may_see, owner
 from app.service.cutting import Cutter, PruningPolicy
-from app.service.drafting import check_ranking, check_text, resolve
+from app.service.drafting import resolve
 from app.service.follow import folder
 from app.service.gallery import Gallery
 from app.service.hooks import HookPolicy
 from app.service.news import News, heard
-from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
+from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace
 from app.service.work import Terms, Works
 from app.stores.contract import Blobs, Claim, Earlier, Key, Line, Records
 from models.contract import GeneratorInfo, ScorerInfo
@@ -291,43 +286,6 @@ class Service:
         """Cancel if needed, then delete record, log and files. Raises NotFound."""
         await self.cancel(generation_id)
         await self._erase(generation_id)
-
-    # images that were not made here
-
-    async def rank(self, prompt: str, ranking: Ranking, images: Sequence[NDArray[np.uint8]]) -> RankResult:
-        """Compare images (H, W, 3) of any sizes with a prompt; no sampling. Raises Invalid, Loading, EngineDead."""
-        scorer = self._engine.scorer
-        check_text(prompt, "#/prompt", self._limits, empty=False)
-        check_ranking(ranking, self._limits)
-        if not 1 <= len(images) <= self._limits.images:
-            raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
-        texts = (prompt, *(n.text for n in ranking.negatives))
-        vectors = await self._engine.embed_texts(texts)
-        stacked = np.stack([v.vector for v in vectors])
-        query = rank_math.query(ranking, stacked[0], stacked[1:], [n.weight for n in ranking.negatives])
-        embeddings = await self._engine.embed_images(images)
-        scores = rank_math.score(embeddings, query)
-        values = [s.score for s in scores]
-        shares = rank_math.softmax(values, scorer.logit_scale)
-        chosen = rank_math.select(
-            values, embeddings, len(images), diversity=ranking.diversity, min_score=ranking.min_score
-        )
-        return RankResult(
-            scorer=scorer.id,
-            prompt=prompt,
-            ranking=ranking,
-            images=tuple(
-                RankedImage(i, place + 1, scores[i], shares[i], rank_math.z_score(scores[i].text, scorer))
-                for place, i in enumerate(chosen)
-            ),
-            margin=rank_math.margin(values),
-            low_confidence=rank_math.low_confidence(scores[rank_math.order(values)[0]], values, scorer),
-            warnings=tuple(
-                truncation_notice("scorer", text, vector.truncation)
-                for text, vector in zip(texts, vectors, strict=True)
-                if vector.truncation is not None
-            ),
-        )
 
     # upkeep
 

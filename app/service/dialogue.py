@@ -1,4 +1,4 @@
-"""Going on from a generation without sampling: ranking its candidates by other words, and walking back its descent.
+"""What needs no sampling: ranking candidates by other words, or pictures made elsewhere, and walking a descent back.
 
 Owns what a re-ranking is made of and what is kept of one. The mathematics is `app.engine.ranking`'s.
 """
@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain import (
-    Candidate,
     EventKind,
     Generation,
     GenerationSpec,
     Kinship,
+    Negative,
     Notice,
     Parent,
     Ranking,
+    Score,
     Status,
     Timings,
     Work,
@@ -30,13 +32,13 @@ from app.engine import ranking as rank_math
 from app.engine.client import Engine
 from app.engine.helping import chance, contradictions
 from app.engine.run import truncation_notice
-from app.engine.standing import Standing, stand
-from app.errors import NotFound
-from app.service.drafting import bound, check_ranking, new_id
+from app.engine.standing import Place, Standing, stand
+from app.errors import Invalid, NotFound
+from app.service.drafting import bound, check_ranking, check_text, new_id
 from app.service.fields import Fields
 from app.service.follow import field_key, folder, image_key, shortfall
 from app.service.gallery import Gallery
-from app.service.values import Limits
+from app.service.values import Limits, RankedImage, RankResult
 from app.stores.contract import Blobs, Line, Records
 from models.contract import Embeddings, ScorerInfo
 
@@ -99,26 +101,48 @@ class Dialogue:
         bound(n, 1, len(source.candidates), "#/n")
         check_ranking(asked.ranking, self._limits, "#")
         spec = replace(source.spec, ranking=asked.ranking, n=n)
-        query, notices = await self._query(spec)
+        query, notices = await self._query(spec.question, spec.negatives, spec.ranking)
         encoded = perf_counter()
         pool = _pool(source, spec, asked.include_pruned)
-        scorer = self._engine.scorer
-        standing = await asyncio.to_thread(_standing, source.candidates, embeddings, pool, query, spec, scorer)
+        compared = await asyncio.to_thread(_compared, embeddings, pool, query, spec.ranking, n, self._engine.scorer)
+        scores, standing = compared
+        candidates = [p.given_to(c, s) for p, c, s in zip(standing.places, source.candidates, scores, strict=True)]
         ended = perf_counter()
         return replace(
             source,
             spec=spec,
-            candidates=standing.candidates,
+            candidates=tuple(candidates),
             margin=standing.margin,
             low_confidence=standing.low_confidence,
             warnings=(
                 *notices,
-                *chance([standing.candidates[i].score for i in pool], scorer),
-                *shortfall(n, standing.candidates),
+                *chance([scores[i] for i in pool], self._engine.scorer),
+                *shortfall(n, candidates),
             ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
             work=Work(),
             stopped=None,
+        )
+
+    async def rank(self, prompt: str, ranking: Ranking, images: Sequence[NDArray[np.uint8]]) -> RankResult:
+        """Compare images (H, W, 3) of any sizes with a prompt. Raises Invalid, Loading, EngineDead."""
+        check_text(prompt, "#/prompt", self._limits, empty=False)
+        check_ranking(ranking, self._limits)
+        if not 1 <= len(images) <= self._limits.images:
+            raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
+        query, notices = await self._query(prompt, ranking.negatives, ranking)
+        embeddings = await self._engine.embed_images(images)
+        everyone, scorer = range(len(images)), self._engine.scorer
+        compared = await asyncio.to_thread(_compared, embeddings, everyone, query, ranking, len(images), scorer)
+        scores, standing = compared
+        return RankResult(
+            scorer=scorer.id,
+            prompt=prompt,
+            ranking=ranking,
+            images=tuple(_ranked(i, scores[i], standing.places[i]) for i in standing.returned),
+            margin=standing.margin,
+            low_confidence=standing.low_confidence,
+            warnings=(*notices, *chance(scores, scorer)),
         )
 
     async def keep(self, source: Generation, reranked: Generation) -> Generation:
@@ -157,11 +181,13 @@ class Dialogue:
                 return Lineage(tuple(reversed(chain)), None)
         return Lineage(tuple(reversed(chain)), None)
 
-    async def _query(self, spec: GenerationSpec) -> tuple[rank_math.Query, tuple[Notice, ...]]:
-        texts = (spec.question, *(n.text for n in spec.negatives))
+    async def _query(
+        self, prompt: str, negatives: Sequence[Negative], ranking: Ranking
+    ) -> tuple[rank_math.Query, tuple[Notice, ...]]:
+        texts = (prompt, *(n.text for n in negatives))
         vectors = await self._engine.embed_texts(texts)
         stacked = np.stack([v.vector for v in vectors])
-        query = rank_math.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
+        query = rank_math.query(ranking, stacked[0], stacked[1:], [n.weight for n in negatives])
         cut = zip(texts, vectors, strict=True)
         notices = tuple(truncation_notice("scorer", t, v.truncation) for t, v in cut if v.truncation is not None)
         return query, (*notices, *contradictions(texts, stacked))
@@ -179,17 +205,16 @@ def _words(spec: GenerationSpec) -> tuple[object, ...]:
     return spec.question, {n.text for n in spec.negatives}, {r.vector for r in spec.ranking.references}
 
 
-def _standing(
-    candidates: Sequence[Candidate],
-    embeddings: Embeddings,
-    pool: Sequence[int],
-    query: rank_math.Query,
-    spec: GenerationSpec,
-    scorer: ScorerInfo,
-) -> Standing:
-    scores = rank_math.score(embeddings, query)
-    scored = [replace(c, score=None if np.isnan(s.score) else s) for c, s in zip(candidates, scores, strict=True)]
-    values = [scores[i].score for i in pool]
-    asked = spec.ranking
-    places = rank_math.select(values, embeddings[pool], spec.n, diversity=asked.diversity, min_score=asked.min_score)
-    return stand(scored, embeddings, pool, [pool[p] for p in places], scorer)
+def _compared(
+    embeddings: Embeddings, pool: Sequence[int], query: rank_math.Query, asked: Ranking, n: int, scorer: ScorerInfo
+) -> tuple[list[Score | None], Standing]:
+    """Every picture's score, None where it is no number, and how they stand."""
+    scores = [None if np.isnan(s.score) else s for s in rank_math.score(embeddings, query)]
+    return scores, stand(scores, embeddings, pool, asked, n, scorer)
+
+
+def _ranked(index: int, score: Score | None, place: Place) -> RankedImage:
+    """An image that is returned, so it has a score and a rank."""
+    assert score is not None
+    assert place.rank is not None
+    return RankedImage(index, place.rank, score, place.softmax, place.z_score, place.duplicate_of)

@@ -72,13 +72,14 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class RankedImage:
-    """An uploaded image in its place: `index` is its place in the upload, `rank` 1 is best."""
+    """An uploaded image in its place: `index` is its place in the upload, the rest as in `Candidate`."""
 
     index: int
     rank: int
     score: Score
-    softmax: float
+    softmax: float | None
     z_score: float | None
+    duplicate_of: int | None
 
 
 @dataclass(frozen=True, slots=True)

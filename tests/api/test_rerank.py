@@ -155,6 +155,25 @@ def test_generations_and_uploads_are_ranked_by_references_too(house: House) -> N
     assert ranked[0]["references"][0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+def test_uploads_stand_as_the_candidates_they_are(house: House) -> None:
+    made = house.made(**OWN, response_format="b64_json")
+    asked = {"prompt": "a red apple", "negative_prompt": "blue", "ranking": OWN["ranking"]}
+    best = [image["b64_json"] for image in made["data"]]
+    files = [f"data:image/png;base64,{data}" for data in (*reversed(best), best[0])]
+    ranked = house.post("/v1/rank", json={**asked, "images": files}).json()
+    assert [image["index"] for image in ranked["data"]] == [3, 4, 2, 1, 0]
+    assert [image["rank"] for image in ranked["data"]] == [1, 2, 3, 4, 5]
+    assert ranked["data"][1]["duplicate_of"] == 3
+    for told, own in zip(ranked["data"][1:], made["data"], strict=True):
+        assert told["score"] == pytest.approx(own["score"], abs=0.01)
+        assert [n["similarity"] for n in told["negatives"]] == pytest.approx(
+            [n["similarity"] for n in own["negatives"]], abs=0.01
+        )
+    turned = house.post("/v1/rank", json={"prompt": "red", "negative_prompt": "red", "images": [uri("red")]}).json()
+    assert [warning["code"] for warning in turned["warnings"]] == ["negative_contradicts_prompt"]
+    assert turned["data"][0]["penalty"] > 0
+
+
 def test_what_has_no_result_cannot_be_ranked_again(house: House) -> None:
     running = house.queued(n_candidates=64, steps=150)
     for name, status, code in (

@@ -327,20 +327,6 @@ async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_rank_orders_images_and_counts_negatives(tmp_path: Path) -> None:
-    async with house(tmp_path) as h:
-        colours = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
-        images = [np.full((16 + 8 * i, 24, 3), rgb, np.uint8) for i, rgb in enumerate(colours.values())]
-        plain = await h.service.rank("red", Ranking(), images)
-        assert plain.images[0].index == 0
-        assert [i.rank for i in plain.images] == [1, 2, 3]
-        turned = await h.service.rank("red", Ranking(5.0, (Negative("red"),)), images)
-        assert turned.images[-1].index == 0
-        assert turned.images[-1].score.penalty > 0
-        with pytest.raises(Invalid):
-            await h.service.rank("red", Ranking(), [])
-
-
 async def test_place_counts_those_ahead(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.02) as h:
         await h.made(n_candidates=2)
