@@ -16,6 +16,7 @@
     +- TooLarge             413 too_large             body, file or image larger than the limit
     +- EngineFailed         500 engine_failed         a device call failed; this generation ended with it
     |  +- OutOfDeviceMemory 500 out_of_device_memory  not even the smallest batch fitted
+    |  +- Interrupted       500 interrupted           every process that worked on the generation has died
     +- Unavailable          503 (with Retry-After)
        +- Overloaded        503 queue_full            admission: the queue holds its limit of candidates
        +- Draining          503 draining              shutting down; ask another replica
@@ -28,13 +29,20 @@ Owns no HTTP: `app.api.problems` renders them. Messages are for the caller: no p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FrontrunnerError(Exception):
-    """Base of the tree. `detail` helps the caller mend the request; `pointer` is a JSON Pointer to the field."""
+    """Base of the tree. `detail` helps the caller mend the request; `pointer` is a JSON Pointer to the field.
+
+    `generation_id` names what the caller waited for, where there is such a thing to look at: see `about`.
+    """
 
     code = "internal_error"
     status = 500
     title = "Internal error"
+    generation_id: str | None = None
 
     def __init__(self, detail: str, *, pointer: str | None = None) -> None:
         super().__init__(detail)
@@ -136,6 +144,12 @@ class OutOfDeviceMemory(EngineFailed):
     code, title = "out_of_device_memory", "Out of device memory"
 
 
+class Interrupted(EngineFailed):
+    """Every process that worked on the generation has died; nobody begins with it again."""
+
+    code, title = "interrupted", "Interrupted"
+
+
 class Unavailable(FrontrunnerError):
     """Not now; `retry_after_s` says when to try again, at most 120 s."""
 
@@ -174,3 +188,15 @@ class StoreUnavailable(Unavailable):
     """Database or blob store out of reach."""
 
     code, title = "store_unavailable", "The store cannot be reached"
+
+
+@contextmanager
+def about(generation_id: str) -> Iterator[None]:
+    """Let every error of this block name the generation, but for the one that says that it is not there."""
+    try:
+        yield
+    except NotFound:
+        raise
+    except FrontrunnerError as error:
+        error.generation_id = generation_id
+        raise

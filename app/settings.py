@@ -53,7 +53,12 @@ class Settings(BaseSettings):
     pruning_shadow: float = Field(0.0, ge=0, le=1, description="share of generations that measure pruning instead")
 
     lease_s: float = Field(60.0, ge=1, le=3600, description="silence after which a replica's generations count as lost")
-    attempts: int = Field(2, ge=1, le=100, description="times a generation may be begun, should its replicas die")
+    attempts: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="times a generation may be begun, should its replicas die; the second time it runs alone",
+    )
     notice_s: float = Field(0.0, ge=0, le=600, description="how long a stopping server still takes requests, unready")
     drain_s: float = Field(30.0, ge=0, le=3600, description="how long a stopping server waits for what runs")
     stream_s: float = Field(3600.0, ge=1, le=86_400, description="longest life of one event stream; clients resume")

@@ -118,7 +118,10 @@ def _error(status: int) -> dict[str, Any]:
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
     answer: dict[str, Any] = {"description": _SAYS[status], "content": {problems.MEDIA_TYPE: content}}
     if status == 503:
-        answer["headers"] = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
+        answer["headers"] = {
+            "Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}},
+            **headers(Location="The generation that was waited for, where there is one: it may go on elsewhere."),
+        }
     return answer
 
 

@@ -20,7 +20,7 @@ from app.api.deps import FaceDep, GenerationId, IdempotencyKey, JsonBody, Servic
 from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
 from app.domain import EventKind, Generation
-from app.errors import NothingAboveMinScore
+from app.errors import NothingAboveMinScore, about
 from app.service import Draft, ImageFile, Once, Service
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"])
@@ -90,12 +90,15 @@ async def respond(
     if manner == EVENTS:
         return await _streamed(service, draft, form, key)
     if manner in IMAGES:
-        return await _picture(request, service, replace(draft, output_format=manner.removeprefix("image/")), key)
+        generation = await service.submit(replace(draft, output_format=manner.removeprefix("image/")), once=key)
+        with about(generation.id):
+            return await _picture(service, await finished(request, service, generation.id, keep=key is not None))
     if prefers(prefer, "respond-async"):
         return _accepted(service, await service.submit(draft, once=key, patient=True))
     generation = await service.submit(draft, once=key)
-    done = await finished(request, service, generation.id, keep=key is not None)
-    return _json(await result(service, done, form), headers=_location(done.id))
+    with about(generation.id):
+        done = await finished(request, service, generation.id, keep=key is not None)
+        return _json(await result(service, done, form), headers=_location(done.id))
 
 
 @router.get("/{generation_id}", summary="A generation as it stands", responses=docs.errors(404, 503))
@@ -118,7 +121,8 @@ async def events(
 ) -> Response:
     """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation."""
     await service.get(generation_id)
-    return sse.EventStream(_log(service, generation_id, last_event_id, "url"), life_s=service.limits.stream_s)
+    log = _log(service, generation_id, last_event_id, "url")
+    return sse.EventStream(generation_id, log, life_s=service.limits.stream_s)
 
 
 @router.get(
@@ -175,6 +179,7 @@ async def encoded(service: Service, generation: Generation) -> dict[int, str]:
 async def _streamed(service: Service, draft: Draft, form: ResponseFormat, key: Once | None) -> Response:
     generation = await service.submit(draft, once=key)
     return sse.EventStream(
+        generation.id,
         _log(service, generation.id, 0, form),
         life_s=service.limits.stream_s,
         headers=_location(generation.id),
@@ -194,14 +199,12 @@ async def _log(service: Service, generation_id: str, after: int, form: ResponseF
         yield sse.event(line.kind, answer, line.seq)
 
 
-async def _picture(request: Request, service: Service, draft: Draft, key: Once | None) -> Response:
+async def _picture(service: Service, generation: Generation) -> Response:
     """The winner's bytes."""
-    generation = await service.submit(draft, once=key)
-    generation = await finished(request, service, generation.id, keep=key is not None)
     if not generation.best:
         raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
     best = generation.best[0]
-    file: ImageFile = await service.image(generation.id, best.index, draft.output_format)
+    file: ImageFile = await service.image(generation.id, best.index, generation.output_format)
     score = best.score.score if best.score is not None else math.nan
     told = {
         "x-frontrunner-id": generation.id,

@@ -21,7 +21,7 @@ from app.api.deps import FaceDep, IdempotencyKey, JsonBody, finished, once, succ
 from app.api.generations import result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
-from app.errors import NothingAboveMinScore
+from app.errors import NothingAboveMinScore, about
 from app.service import Draft, Service
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
@@ -146,9 +146,12 @@ async def create(
     generation = await service.submit(draft, once=key)
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None
-        return sse.EventStream(_events(service, generation), life_s=service.limits.stream_s, on_gone=on_gone)
-    done = await finished(request, service, generation.id, keep=key is not None)
-    answer = await result(service, done, asked.response_format or "url")
+        return sse.EventStream(
+            generation.id, _events(service, generation), life_s=service.limits.stream_s, on_gone=on_gone
+        )
+    with about(generation.id):
+        done = await finished(request, service, generation.id, keep=key is not None)
+        answer = await result(service, done, asked.response_format or "url")
     host = str(request.base_url).rstrip("/")
     images = ImagesOut(
         created=answer.created,

@@ -127,11 +127,18 @@ def from_error(error: FrontrunnerError, instance: str) -> Response:
     headers = {}
     if isinstance(error, Unavailable | QuotaExceeded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if error.generation_id is not None:
+        headers["location"] = where(error.generation_id)
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="frontrunner"'
     return problem(
         error.status, error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
     )
+
+
+def where(generation_id: str) -> str:
+    """Where a generation is."""
+    return f"/v1/generations/{generation_id}"
 
 
 def field_errors(error: FrontrunnerError) -> list[FieldError]:

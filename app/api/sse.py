@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.problems import error_member, field_errors
-from app.errors import FrontrunnerError
+from app.api.problems import error_member, field_errors, where
+from app.errors import FrontrunnerError, about
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -27,7 +27,7 @@ RETRY_MS = 2000
 
 
 class EventStream(StreamingResponse):
-    """An answer that is a stream of events, for at most `life_s`: clients come back and go on where they were.
+    """An answer that is a stream of a generation's events, for at most `life_s`: clients come back and go on.
 
     `on_gone` runs when the client has left before the end; it must not raise.
     """
@@ -36,6 +36,7 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
+        generation_id: str,
         events: AsyncIterator[bytes],
         *,
         life_s: float = math.inf,
@@ -43,9 +44,8 @@ class EventStream(StreamingResponse):
         on_gone: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         plain = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(
-            self._ending(_beating(_closed_by_errors(events), life_s)), headers={**plain, **(headers or {})}
-        )
+        closed = _closed_by_errors(generation_id, events)
+        super().__init__(self._ending(_beating(closed, life_s)), headers={**plain, **(headers or {})})
         self._on_gone = on_gone
         self._ended = False
 
@@ -76,16 +76,22 @@ def event(kind: str, data: BaseModel | Mapping[str, Any], seq: int | None = None
 
 
 def error_event(error: FrontrunnerError) -> bytes:
-    """The event that ends a stream which cannot go on, in the form OpenAI clients raise from."""
-    member = error_member(error.status, error.code, error.detail, field_errors(error))
-    return event("error", {"error": member})
+    """The event that ends a stream which cannot go on, in the form OpenAI clients raise from.
+
+    `location` is the generation's, which may well go on.
+    """
+    data: dict[str, Any] = {"error": error_member(error.status, error.code, error.detail, field_errors(error))}
+    if error.generation_id is not None:
+        data["location"] = where(error.generation_id)
+    return event("error", data)
 
 
-async def _closed_by_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _closed_by_errors(generation_id: str, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The events, and what went wrong as the last of them."""
     try:
-        async for chunk in events:
-            yield chunk
+        with about(generation_id):
+            async for chunk in events:
+                yield chunk
     except FrontrunnerError as error:
         yield error_event(error)
 

@@ -152,9 +152,10 @@ class Engine(Protocol):
         """Seconds of guided rows of the default size, measured when the models were loaded. Raises Loading."""
         ...
 
-    def submit(self, spec: GenerationSpec, sink: Sink) -> None:
+    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
         """Take a generation; `sink` gets its updates, ending with Succeeded, Failed or Cancelled.
 
+        One that is to run `alone` starts when nothing else runs, and nothing else starts before it has ended.
         Raises Overloaded, Draining, Loading or EngineDead, and then `sink` is never called.
         """
         ...

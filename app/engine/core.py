@@ -70,9 +70,9 @@ class EngineCore:
         """Whether a tick would do nothing."""
         return not (self._calls or self._updates or self._scheduler.runs)
 
-    def submit(self, spec: GenerationSpec, submitted: float) -> None:
+    def submit(self, spec: GenerationSpec, submitted: float, *, alone: bool = False) -> None:
         """Take a generation that came in at `submitted` on this clock."""
-        self._scheduler.add(Run(spec, submitted))
+        self._scheduler.add(Run(spec, submitted, alone))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation and its rows; unknown ones are ignored."""

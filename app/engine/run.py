@@ -77,11 +77,12 @@ class Run:
     """A generation in the engine. `deficit` is its credit with the scheduler, in denoiser entries.
 
     `due` says that rows are to be made: at first, and before each further wave. `seconds` is its share of device
-    time: of a call that it shared, by its rows.
+    time: of a call that it shared, by its rows. One that is `alone` shares the device with no other.
     """
 
     spec: GenerationSpec
     submitted: float
+    alone: bool = False
     schedule: Schedule | None = None
     texts: Texts | None = None
     rows: list[Row] = field(default_factory=list)

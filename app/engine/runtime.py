@@ -112,7 +112,7 @@ class LocalEngine:
         assert self._core is not None
         return self._core.costs
 
-    def submit(self, spec: GenerationSpec, sink: Sink) -> None:
+    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
         """See `Engine`."""
         self._check()
         held = sum(h.candidates for h in self._held.values())
@@ -126,7 +126,7 @@ class LocalEngine:
         self._held[spec.id] = _Held(sink, spec.n_candidates)
         self._empty.clear()
         submitted = perf_counter()
-        self._inbox.put(lambda core: core.submit(spec, submitted))
+        self._inbox.put(lambda core: core.submit(spec, submitted, alone=alone))
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""

@@ -130,8 +130,15 @@ class Scheduler:
         """Start waiting generations while there is room for their rows; one always fits alone.
 
         Small ones have room of their own, so that they never wait for large ones, nor large ones for them. Those of
-        the caller with the fewest candidates on the device come first, then those that came first.
+        the caller with the fewest candidates on the device come first, then those that came first. One that runs
+        alone waits for those that run, and all others for it.
         """
+        alone = next((r for r in self.runs if r.alone), None)
+        if alone is not None:
+            if not self._running:
+                self._waiting.remove(alone)
+                self._running.append(alone)
+            return
         for small, room in ((False, self._config.live_rows), (True, self._config.live_rows // SMALL_ROOM)):
             waiting = [r for r in self._waiting if self._small(r) is small]
             live = sum(_held(r) for r in self._running if self._small(r) is small)

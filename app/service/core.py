@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
@@ -208,15 +209,13 @@ class Service:
             async for _ in self._watch(generation_id, 0, LAST_WAIT_S):
                 pass
             generation = await self.get(generation_id)
-        if not generation.status.final:
-            raise Draining("this replica stopped before the generation ended; another one goes on with it")
         return generation
 
     async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:
-        """The log after line `after`, then new lines as they come, until the closing one. Raises NotFound.
+        """The log after line `after`, then new lines as they come, until the closing one.
 
-        Empty when `after` is the closing line or one that never was. It ends early when this replica stops and the
-        generation is another one's: go on with it there.
+        Empty when `after` is the closing line or one that never was. Raises NotFound, StoreUnavailable, and Draining
+        when this replica stops and the generation is another one's.
         """
         async for event in self._watch(generation_id, after, 0.0):
             yield event
@@ -244,8 +243,10 @@ class Service:
                     return
             if events:
                 continue
-            if ended or (not mine and time.monotonic() > self._left + linger_s):
+            if ended:
                 return
+            if not mine and time.monotonic() > self._left + linger_s:
+                raise Draining("this replica stops before the generation has ended; another one goes on with it")
             await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
             ended = await self._ended(generation_id)
 
@@ -273,14 +274,16 @@ class Service:
         if generation.status.final:
             return generation
         cancelled = replace(generation, status=Status.CANCELLED, finished=self._clock())
-        await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})])
+        if await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})]):
+            self._works.count(generation_id, Status.CANCELLED)
         self._news.tell(generation_id)
         return await self.get(generation_id)
 
     async def forsake(self, generation_id: str) -> None:
-        """Nobody waits for it any more: stop it if it runs here. What was handed back is another replica's."""
-        if self._works.here(generation_id) is not None and self._left == math.inf:
-            await self._works.cancel(generation_id)
+        """Nobody waits for it any more: stop it, wherever it runs. Out of reach of the store it may go on."""
+        with suppress(NotFound, StoreUnavailable):
+            if await self._works.cancel(generation_id) is None:
+                await self.cancel(generation_id)
 
     async def forget(self, generation_id: str) -> None:
         """Cancel if needed, then delete record, log and files. Raises NotFound."""

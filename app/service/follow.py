@@ -31,7 +31,7 @@ from app.engine.client import (
     Succeeded,
     Update,
 )
-from app.errors import EngineDead, StoreUnavailable
+from app.errors import EngineDead, FrontrunnerError, StoreUnavailable
 from app.service.news import heard
 from app.stores.contract import Blobs, Claim, Line, Records
 
@@ -152,11 +152,13 @@ class Follower:
         begun = self.generation.status is Status.RUNNING
         await self._release(self.generation.attempts - begun)
 
-    async def fail(self, failure: Failure) -> None:
-        """End it without having run."""
+    async def fail(self, error: FrontrunnerError) -> bool:
+        """End it without having run; False when the claim is gone."""
+        failure = Failure(error.code, error.detail)
         self.generation = replace(self.generation, status=Status.FAILED, finished=self._clock(), failure=failure)
-        await self._records.save(self.generation, [_closing(self.generation)], self._claim)
+        kept = await self._records.save(self.generation, [_closing(self.generation)], self._claim)
         self._told(self.generation.id)
+        return kept
 
     async def _release(self, attempts: int) -> None:
         queued = replace(self.generation, status=Status.QUEUED, started=None, attempts=attempts)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from app.domain import Failure, Generation
+from app.domain import Generation, Status
 from app.engine.client import Engine
-from app.errors import Draining, EngineDead, Overloaded, StoreUnavailable
+from app.errors import Draining, EngineDead, Interrupted, Overloaded, StoreUnavailable
 from app.service.follow import Follower
 from app.service.news import QUEUE, News, heard
 from app.stores.contract import Blobs, Claim, Records
@@ -27,7 +27,7 @@ LOOK_S = 1.0
 """How often the queue is looked at when nobody tells of it."""
 
 MAX_CLAIMS = 5
-"""Replicas that may hold a generation and die before they begin with it."""
+"""Replicas that may hold a generation and be lost before they begin with it."""
 
 GIVE_UP_S = 5.0
 """How long an answer waits for the device to drop what was cancelled."""
@@ -35,7 +35,10 @@ GIVE_UP_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How work is shared: a claim lapses after `lease_s`; `attempts` times a generation may be begun."""
+    """How work is shared: a claim lapses after `lease_s`; `attempts` times a generation may be begun.
+
+    From the second time on it runs alone: what killed a replica in company is then told from who was beside it.
+    """
 
     lease_s: float = 60.0
     attempts: int = 2
@@ -63,6 +66,11 @@ class Works:
     def outcomes(self) -> Mapping[str, int]:
         """Generations this process ended, by status."""
         return dict(self._ended)
+
+    def count(self, generation_id: str, status: Status) -> None:
+        """Note that this process has ended it."""
+        log.info("generation ended", extra={"generation": generation_id, "status": str(status)})
+        self._ended[str(status)] = self._ended.get(str(status), 0) + 1
 
     def regrets(self) -> tuple[int, float]:
         """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
@@ -152,11 +160,13 @@ class Works:
         if generation.id in self._following:
             return await self._reclaim(generation, claim)
         follower = self.follower(generation, claim, durable=True)
-        if generation.attempts >= self._terms.attempts or found.claims > MAX_CLAIMS:
-            await follower.fail(Failure("interrupted", "every process that worked on this generation has died"))
+        begun = generation.attempts
+        if begun >= self._terms.attempts or found.claims - begun > MAX_CLAIMS:
+            if await follower.fail(Interrupted("every process that worked on this generation has died")):
+                self.count(generation.id, Status.FAILED)
             return True
         try:
-            self._engine.submit(generation.spec, follower.sink)
+            self._engine.submit(generation.spec, follower.sink, alone=begun > 0)
         except (Overloaded, Draining, EngineDead):
             await self._records.release(generation, claim)
             return False
@@ -180,10 +190,9 @@ class Works:
             log.error("following a generation failed", exc_info=task.exception())
             status = None
         else:
-            status = str(follower.generation.status)
+            status = follower.generation.status
         if status is not None:
-            log.info("generation ended", extra={"generation": generation_id, "status": status})
-            self._ended[status] = self._ended.get(status, 0) + 1
+            self.count(generation_id, status)
             if follower.regret is not None:
                 count, total = self._regrets
                 self._regrets = count + 1, total + follower.regret

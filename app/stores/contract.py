@@ -28,7 +28,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A generation that was claimed for the `claims`-th time, counted from 1 at its submit."""
+    """A generation that was claimed for the `claims`-th time, from 1 at its submit; claims given back do not count."""
 
     generation: Generation
     claims: int
@@ -78,7 +78,7 @@ class Records(Protocol):
         ...
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
-        """Replace the record and let any process claim it from now on; False as for `save`."""
+        """Replace the record and give the claim back: any process may have it now; False as for `save`."""
         ...
 
     async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:

@@ -5,7 +5,7 @@ number comes out of the same statement that locks its generation, so numbers hav
 append. That statement also asks for the claim's token, so that a process which lost its claim writes nothing.
 
 Claims are timed by PostgreSQL's own clock, on SQLite by the machine's monotonic one, which its processes share: a
-wall clock that jumps moves no claim. One that ends later than any could is of an earlier boot, and has lapsed.
+wall clock that jumps moves no claim. One that ends later than its length allows is of an earlier boot: it has lapsed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Database:
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
         """See Records."""
-        columns = _columns(generation) | self._lease(None)
+        columns = _columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
         return await self._write(generation.id, columns, (), generations.c.claim == claim.token, tell="")
 
     async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
@@ -180,7 +180,8 @@ class Database:
     async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
         """See Records."""
         now, table = self._now(), generations.c
-        free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * claim.lease_s)
+        length = func.coalesce(table.lease_s, claim.lease_s)
+        free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
         oldest = (
             select(table.id)
             .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free)
@@ -281,8 +282,9 @@ class Database:
         return self._ticks()
 
     def _lease(self, claim: Claim | None) -> dict[str, Any]:
-        until = self._now() + claim.lease_s if claim is not None else None
-        return {"claim": claim.token if claim is not None else None, "lease_until": until}
+        if claim is None:
+            return {"claim": None, "lease_until": None, "lease_s": None}
+        return {"claim": claim.token, "lease_until": self._now() + claim.lease_s, "lease_s": claim.lease_s}
 
     async def _read(self, query: Executable) -> Sequence[Row[Any]]:
         return await self._connections.read(lambda connection: connection.execute(query).all())

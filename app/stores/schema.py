@@ -15,6 +15,7 @@ generations = Table(
     Column("created", Double, nullable=False),
     Column("finished", Double),
     Column("lease_until", Double),
+    Column("lease_s", Double),
     Column("claim", String(64)),
     Column("claims", Integer, nullable=False),
     Column("model", Text, nullable=False),

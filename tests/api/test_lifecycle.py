@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,11 +15,13 @@ import httpx
 import pytest
 import time_machine
 
+from app.service import core
 from models.contract import Conditioning, GeneratorInfo
 from models.fakes import FakeGenerator
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 
 LONG = {**PROMPT, "n_candidates": 16, "steps": 150}
+OURS, THEIRS = "/v1/generations", "/v1/images/generations"
 
 
 @pytest.fixture
@@ -29,10 +32,10 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield it
 
 
-@pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations"])
+@pytest.mark.parametrize("path", [OURS, THEIRS])
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
 def test_who_leaves_frees_the_device(house: House, path: str, accept: str) -> None:
-    ours = path == "/v1/generations"
+    ours = path == OURS
     body = json.dumps(LONG if ours else {**LONG, "stream": accept == "text/event-stream"})
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\naccept: {accept}\r\n"
     with socket.create_connection(house.address) as raw:
@@ -159,6 +162,41 @@ def test_draining_refuses_new_work_and_finishes_old(house: House) -> None:
     is_problem(house.post(json=PROMPT), 503, "draining")
     told = events(house.client.get(f"/v1/generations/{queued['id']}/events").text)
     assert told[-1][0] == "succeeded"
+
+
+def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "LAST_WAIT_S", 0.2)
+    answers: dict[tuple[str, str], httpx.Response] = {}
+
+    def ask(path: str, accept: str) -> None:
+        stream = {"stream": accept == "text/event-stream"} if path != OURS else {}
+        answers[path, accept] = house.post(path, json={**LONG, **stream}, headers={"accept": accept})
+
+    asked = [(OURS, "application/json"), (OURS, "image/png"), (OURS, "text/event-stream"), (THEIRS, "application/json")]
+    asked.append((THEIRS, "text/event-stream"))
+    waiting = [threading.Thread(target=ask, args=one) for one in asked]
+    for thread in waiting:
+        thread.start()
+    until(lambda: len(list(house.app.state.face.service._works)) == len(asked))
+    house.app.state.engine.drain()
+    handing = house.app.state.face.service.hand_back()
+    asyncio.run_coroutine_threadsafe(handing, house.app.state.engine._loop).result(10)
+    for thread in waiting:
+        thread.join(10)
+    places = set()
+    for (_, accept), answer in answers.items():
+        if accept == "text/event-stream":
+            kind, _, data = events(answer.text)[-1]
+            assert (kind, data["error"]["code"]) == ("error", "draining")
+            places.add(data["location"])
+            continue
+        is_problem(answer, 503, "draining")
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        places.add(answer.headers["location"])
+    assert {house.client.get(place).json()["status"] for place in places} == {"queued"}
+    assert len(places) == len(asked)
 
 
 def test_results_survive_a_restart(tmp_path: Path) -> None:

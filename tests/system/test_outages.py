@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,12 @@ def _succeeds(replica: Replica, name: str) -> dict[str, Any]:
     body = _standing(replica, name)
     assert body["status"] == "succeeded", body
     return body
+
+
+def _live(replica: Replica) -> float:
+    told = re.search(r"^frontrunner_live_rows (.*)$", httpx.get(f"{replica.url}/metrics", timeout=5).text, re.M)
+    assert told is not None
+    return float(told[1])
 
 
 def _is_away(answer: httpx.Response) -> bool:
@@ -82,8 +90,10 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert not list((tmp_path / "data" / "blobs").rglob("*#*"))
 
 
-def test_what_kills_two_replicas_is_failed(tmp_path: Path) -> None:
-    with replicas(tmp_path, 3) as trio:
+def test_what_kills_two_replicas_is_failed_and_who_was_beside_it_is_not(tmp_path: Path) -> None:
+    with replicas(tmp_path, 3, 0.02) as trio:
+        innocent = [_queued(trio[0], 7, steps=100).json()["id"] for _ in range(4)]
+        until(lambda: {_standing(trio[0], one)["status"] for one in innocent} == {"running"}, 10)
         name = _queued(trio[0], 7, prompt="poison").json()["id"]
         until(lambda: sum(replica.process.poll() is not None for replica in trio) == 2, 40)
         (alive,) = (replica for replica in trio if replica.process.poll() is None)
@@ -92,6 +102,11 @@ def test_what_kills_two_replicas_is_failed(tmp_path: Path) -> None:
         told = httpx.get(f"{alive.url}/v1/generations/{name}/events", timeout=10).text
         assert told.count("event: started") == 2
         assert '"attempt": 2' in told
+        assert 'outcome="failed"} 1.0' in httpx.get(f"{alive.url}/metrics", timeout=10).text
+        for one in innocent:
+            _succeeds(alive, one)
+            log = httpx.get(f"{alive.url}/v1/generations/{one}/events", timeout=10).text
+            assert '"attempt": 2' in log, "it was there when the replica died, and never again"
         assert httpx.post(f"{alive.url}/v1/generations", json=asked(7), timeout=30).status_code == 200
         assert alive.process.poll() is None
 
@@ -100,5 +115,11 @@ def test_what_does_not_end_in_time_is_taken_over_at_once(tmp_path: Path) -> None
     with replicas(tmp_path, 2, 0.05, {"DRAIN_S": "0.5", "LEASE_S": "600"}) as (one, two):
         name = _queued(one, 7, steps=60).json()["id"]
         until(lambda: _standing(two, name)["status"] == "running", 10)
-        assert one.stop() == 0
-        assert _succeeds(two, name)["seed"] == 7
+        with ThreadPoolExecutor(1) as pool:
+            url = f"{one.url}/v1/generations"
+            waiting = pool.submit(httpx.post, url, json=asked(7, steps=60), timeout=30)
+            until(lambda: _live(one) == 6, 10)
+            assert one.stop() == 0
+            assert waiting.result().status_code == 200, "who waits gets what the other replica makes"
+        done = _succeeds(two, name)
+        assert figures(waiting.result().json()) == figures(done)

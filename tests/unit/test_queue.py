@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import text
 
 from app.domain import EventKind, Status
 from app.stores.contract import Claim, Claimed, Earlier, Key, Line
@@ -43,7 +44,7 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) ->
     assert await records.waiting() == 2
     assert await records.release(generation("gen_old", created=2), THEIRS)
     again = await records.claim("pictogram", "pictogram", 2, MINE)
-    assert again == Claimed(generation("gen_old", created=2), 2)
+    assert again == Claimed(generation("gen_old", created=2), 1), "what was given back does not count"
 
 
 @pytest.mark.anyio
@@ -54,6 +55,26 @@ async def test_a_claim_that_lapsed_is_taken_over(records: Database) -> None:
     assert await records.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
     assert not await records.append("gen_a", [STEP], MINE)
     assert await records.append("gen_a", [STEP], THEIRS)
+
+
+@pytest.mark.anyio
+async def test_a_live_claim_is_safe_from_replicas_with_shorter_ones(records: Database) -> None:
+    await records.create(generation(), [STEP], Claim("mine", 3600))
+    assert await records.claim("pictogram", "pictogram", 9, Claim("theirs", 1)) is None
+    assert await records.append("gen_a", [], Claim("mine", 3600))
+    assert await records.claim("pictogram", "pictogram", 9, Claim("theirs", 1)) is None
+
+
+@pytest.mark.anyio
+async def test_a_claim_of_before_its_length_was_kept_lapses_too(file_url: str) -> None:
+    store = await Database.open(file_url, ticks=lambda: 1e6)
+    await store.create(generation(), [], MINE)
+    await store.connections.write(lambda connection: connection.execute(text("UPDATE generations SET lease_s = NULL")))
+    assert await store.claim("pictogram", "pictogram", 9, THEIRS) is None
+    await store.close()
+    store = await Database.open(file_url, ticks=lambda: 5.0)
+    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    await store.close()
 
 
 @pytest.mark.anyio

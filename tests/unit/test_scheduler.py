@@ -150,6 +150,25 @@ def test_room_goes_first_to_the_caller_with_the_least_on_the_device() -> None:
     assert ends.index("modest") <= 2
 
 
+def test_one_that_runs_alone_waits_for_those_before_it_and_all_others_for_it() -> None:
+    bench = Bench()
+    bench.submit(spec("before", n_candidates=3))
+    bench.tick()
+    bench.core.submit(spec("suspect", n_candidates=2), 0.0, alone=True)
+    bench.submit(spec("after", n_candidates=1))
+    while not bench.ends("suspect"):
+        bench.tick()
+        assert bench.ends("before") or not bench.updates.get("suspect")
+        assert not bench.updates.get("after")
+    bench.run()
+    assert bench.outcome("after").candidates
+    bench.core.submit(spec("called_off", n_candidates=2), 0.0, alone=True)
+    bench.submit(spec("last", n_candidates=1))
+    bench.core.cancel("called_off")
+    bench.run()
+    assert bench.outcome("last").candidates
+
+
 def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
     scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
     large, small = (Run(spec(n, n_candidates=8, width=w), 0.0) for n, w in (("large", 64), ("small", 32)))

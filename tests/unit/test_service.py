@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import time_machine
 from PIL import Image
+from sqlalchemy import text
 
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
@@ -292,6 +293,32 @@ async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
         assert two.service.stats().rows_stepped == 0
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, terms=Terms(attempts=1)) as two:
+        running = await one.service.submit(Draft("x", n_candidates=1, steps=100))
+        while (await two.service.get(running.id)).status is not Status.RUNNING:
+            await asyncio.sleep(0.01)
+        lapse = text("UPDATE generations SET lease_until = 0")
+        await one.records.connections.write(lambda connection: connection.execute(lapse))
+        working = asyncio.create_task(two.service.work())
+        failed = await two.service.wait(running.id)
+        assert failed.failure is not None
+        assert (failed.status, failed.failure.code) == (Status.FAILED, "interrupted")
+        assert two.service.outcomes() == {"failed": 1}
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+        running = await one.service.submit(Draft("x", n_candidates=1, steps=50))
+        await one.service.hand_back()
+        await one.service.forsake(running.id)
+        assert (await two.service.get(running.id)).status is Status.CANCELLED
+        assert one.service.outcomes() == {"cancelled": 1}
+        await one.service.forsake("gen_nobody")
 
 
 async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: Path) -> None:
