@@ -20,7 +20,7 @@ from app.service.drafting import resolve
 from app.service.follow import folder
 from app.service.gallery import Gallery
 from app.service.hooks import HookPolicy
-from app.service.news import News, heard
+from app.service.news import Logs, News, heard
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace
 from app.service.work import Terms, Works
 from app.stores.contract import Blobs, Claim, Earlier, Key, Line, Records
@@ -67,6 +67,7 @@ class Service:
         self._blobs = blobs
         self._limits = limits
         self._news = News()
+        self._logs = Logs(records)
         self._works = Works(engine, records, blobs, self._news, terms or Terms(), clock)
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._resigned = False
@@ -223,12 +224,12 @@ class Service:
     async def _watch(self, generation_id: str, after: int, linger_s: float) -> AsyncIterator[Event]:
         """`watch`; `linger_s` is how long a replica that stops goes on looking at what another one does."""
         ended = (await self.get(generation_id)).status.final
-        silent_since = None
+        idle, silent_since = False, None
         while True:
             pulse = self._news.pulse(generation_id)
             mine = self._works.here(generation_id) is not None
             try:
-                events = await self._records.events(generation_id, after)
+                events = await self._logs.read(generation_id, after, pulse)
                 silent_since = None
             except StoreUnavailable:
                 silent_since = silent_since or time.monotonic()
@@ -242,13 +243,16 @@ class Service:
                 if event.kind.final:
                     return
             if events:
+                idle = False
                 continue
             if ended:
                 return
             if not mine and time.monotonic() > self._left + linger_s:
                 raise Draining("this replica stops before the generation has ended; another one goes on with it")
-            await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
-            ended = await self._ended(generation_id)
+            ended = idle and await self._ended(generation_id)
+            idle = True
+            if not ended:
+                await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
 
     async def _ended(self, generation_id: str) -> bool:
         """Whether it is final; not as long as the store does not say so. Raises NotFound."""

@@ -213,9 +213,7 @@ class Follower:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        lines = await asyncio.to_thread(_lines, updates[:-1], self.generation.attempts)
-        self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
-        lines.append(_closing(self.generation))
+        self.generation, files, lines = await asyncio.to_thread(_ended, self.generation, updates, self._clock())
         stored = asyncio.Event()
         keeping = asyncio.create_task(self._keep(stored))
         try:
@@ -258,14 +256,20 @@ class Follower:
         return kept
 
 
-def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation, dict[str, bytes]]:
-    """The final record and its files."""
-    generation = replace(generation, finished=now, started=generation.started or now)
+def _ended(
+    generation: Generation, updates: Sequence[Update], now: float
+) -> tuple[Generation, dict[str, bytes], list[Line]]:
+    """The final record, its files, and the log's last lines."""
+    generation, files = replace(generation, finished=now, started=generation.started or now), dict[str, bytes]()
+    last = updates[-1]
     if isinstance(last, Succeeded):
-        return _succeeded(generation, last.outcome)
-    if isinstance(last, Failed):
-        return replace(generation, status=Status.FAILED, failure=Failure(last.error.code, last.error.detail)), {}
-    return replace(generation, status=Status.CANCELLED), {}
+        generation, files = _succeeded(generation, last.outcome)
+    elif isinstance(last, Failed):
+        failure = Failure(last.error.code, last.error.detail)
+        generation = replace(generation, status=Status.FAILED, failure=failure)
+    else:
+        generation = replace(generation, status=Status.CANCELLED)
+    return generation, files, [*_lines(updates[:-1], generation.attempts), _closing(generation)]
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:

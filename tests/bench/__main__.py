@@ -8,15 +8,17 @@ import sys
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("FRONTRUNNER_MAX_CANDIDATES", "1024")
+os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 
 from models import registry
 from models.contract import Models
-from tests.bench import floor, gain, memory, plots, server, speed
+from tests.bench import floor, gain, latency, memory, plots, server, speed
 from tests.bench.judge import judge
 from tests.bench.kit import Figure, store, table
 from tests.bench.straight import Straight
 
-PARTS = ("speed", "company", "floor", "gain")
+PARTS = ("speed", "latency", "company", "floor", "gain")
 
 
 def main() -> None:
@@ -40,7 +42,11 @@ def main() -> None:
             note(speed.best_of(client, script, 16, "off", asked.runs, at_most=0.95))
             note(speed.best_of(client, script, 16, "auto", asked.runs, at_most=0.55))
             note(speed.best_of(client, script, 64, "auto", asked.runs, at_most=0.40))
+        if "latency" in asked.only:
             note(floor.http_added(client, models, 10 * asked.runs))
+            note(latency.rerank(client, 64, at_most=25.0))
+            note(latency.rerank(client, 1000, at_most=60.0))
+            note(latency.watched(client, 50, asked.runs))
         if "company" in asked.only:
             note(speed.company(client, asked.runs))
             for clients in (2, 4, 8, 16):

@@ -85,11 +85,17 @@ def machine() -> dict[str, Any]:
 
 
 def store(name: str, figures: list[Figure], **extra: Any) -> Path:
-    """Write `results/<name>.json`."""
+    """Write `results/<name>.json`; what was not measured this time stays, each with the commit it was measured at."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    rows = [{k: v for k, v in (asdict(f) | {"reached": f.reached}).items() if v is not None} for f in figures]
-    path.write_text(json.dumps({"machine": machine(), "figures": rows, **extra}, indent=1) + "\n")
+    here = machine()
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    rows = {row["name"]: row for row in kept.get("figures", ())}
+    for figure in figures:
+        row = asdict(figure) | {"reached": figure.reached, "commit": here["commit"]}
+        rows[figure.name] = {k: v for k, v in row.items() if v is not None}
+    told = kept | extra | {"machine": here, "figures": list(rows.values())}
+    path.write_text(json.dumps(told, indent=1) + "\n")
     return path
 
 
