@@ -53,7 +53,9 @@ class Latents:
         scenes = folder / "scenes"
         captions: list[str] = json.loads((scenes / "generator.captions.json").read_text("utf-8"))
         place = {c: i for i, c in enumerate(captions)}
-        self.caption = np.array([place[r["caption"]] for r in read_rows(scenes / "generator.jsonl")])
+        rows = read_rows(scenes / "generator.jsonl")
+        self.caption = np.array([place[r["caption"]] for r in rows])
+        self.plain = np.array([is_plain(r) for r in rows])
         self.empty = place[""]
         self.latents = np.load(scenes / "generator.latents.npy")
         self.states = np.load(scenes / "generator.states.npy", mmap_mode="r")
@@ -62,6 +64,12 @@ class Latents:
         """float32 latents and text states of `rows`; rows with `drop` get the empty caption's states."""
         texts = np.where(drop.numpy(), self.empty, self.caption[rows])
         return torch.from_numpy(self.latents[rows]).float(), torch.from_numpy(self.states[texts]).float()
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """Whether one thing stands alone in the middle, not small, in its own colours: where shapes are learnt."""
+    alone = len(row["things"]) == 1 and row["things"][0]["hue"] is None
+    return alone and row["place"] == "centre" and row["size"] != "small"
 
 
 class Objective:
@@ -108,6 +116,7 @@ def main() -> None:
     runs.add_arguments(parser, rate=8e-4, batch=32, samples=1_000_000)
     parser.add_argument("--widths", type=int, nargs=2, default=(112, 224), help="channels of the two levels")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile (needs a C++ compiler)")
+    parser.add_argument("--plain", type=int, default=3, help="times that plain rows are seen for each other row")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     args = parser.parse_args()
     runs.prepare(args)
@@ -116,9 +125,10 @@ def main() -> None:
     data, objective = Latents(args.runs), Objective()
     torch.manual_seed(args.seed + run.seen + runs.worker())
     denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
-    order = runs.batches(len(data.latents), args.batch, args.seed, run.seen)
+    often = np.arange(len(data.latents)).repeat(np.where(data.plain, args.plain, 1))
+    order = runs.batches(len(often), args.batch, args.seed, run.seen)
     while not run.over():
-        z, texts = data.batch(next(order), torch.rand(args.batch) < args.drop)
+        z, texts = data.batch(often[next(order)], torch.rand(args.batch) < args.drop)
         z = z.contiguous(memory_format=torch.channels_last)
         loss, plain = objective.loss(denoiser, z, texts, torch.randn_like(z), torch.randint(0, 1000, (len(z),)))
         run.step(loss, len(z))
