@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from app.errors import Forbidden, Invalid, QuotaExceeded, Unauthorized
-from app.stores.contract import ApiKey, Keys, Right
+from app.stores.contract import ApiKey, Bill, Keys, Right, Spent
 
 FRESH_S = 2.0
 """How long a replica goes by the keys it has read: so long a revoked one may still be taken."""
@@ -31,31 +31,32 @@ _ID_CHARS = len(MARK) + 13
 class Caller:
     """One request's key. `standing` is what is left of its quota, once it was charged: (left, seconds to the next)."""
 
-    def __init__(self, key: ApiKey, store: Keys, clock: Callable[[], float]) -> None:
+    def __init__(self, key: ApiKey, clock: Callable[[], float]) -> None:
         self.key = key
         self.standing: tuple[int, int] | None = None
-        self._store = store
         self._clock = clock
 
     def may(self, right: Right) -> bool:
         """Whether the key has this right."""
         return bool({right, Right.ADMIN} & self.key.rights)
 
-    async def charge(self, candidates: int) -> None:
-        """Count candidates against the quota; negative ones are given back. Raises QuotaExceeded and Invalid."""
-        quota, now = self.key.quota, self._clock()
+    def bill(self, candidates: int) -> Bill | None:
+        """What is to be counted; None without a quota. Raises Invalid for more than all of it."""
+        quota = self.key.quota
         if quota is None:
-            return
+            return None
         if candidates > quota:
             raise Invalid(f"this key may ask for {quota} candidates at most", pointer="#/n_candidates")
-        window = int(now // self.key.window_s)
-        granted, used = await self._store.charge(self.key.id, window, candidates, quota)
-        pause = max(1, round((window + 1) * self.key.window_s - now))
-        self.standing = max(0, quota - used), pause
-        if not granted:
+        return Bill(self.key.id, int(self._clock() // self.key.window_s), candidates, quota)
+
+    def charged(self, bill: Bill, spent: Spent) -> None:
+        """Note what is left of the quota. Raises QuotaExceeded when the bill was not granted."""
+        left, pause = bill.quota - spent.used, (bill.window + 1) * self.key.window_s - self._clock()
+        self.standing = max(0, left), max(1, round(pause))
+        if not spent.granted:
             raise QuotaExceeded(
-                f"this key may ask for {quota} candidates in {self.key.window_s} s and has {quota - used} left",
-                retry_after_s=pause,
+                f"this key may ask for {bill.quota} candidates in {self.key.window_s} s and has {left} left",
+                retry_after_s=self.standing[1],
             )
 
 
@@ -114,7 +115,7 @@ class Keyring:
         good = hmac.compare_digest(digest(presented), key.digest if key is not None else bytes(32))
         if key is None or not good or key.revoked is not None:
             raise Unauthorized("there is no such key, or it was revoked")
-        caller = Caller(key, self._store, self._clock)
+        caller = Caller(key, self._clock)
         if not caller.may(right):
             raise Forbidden(f"this key has no right to {right}")
         return caller

@@ -23,7 +23,7 @@ from app.service.hooks import HookPolicy
 from app.service.news import Logs, News, heard
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace
 from app.service.work import Terms, Works
-from app.stores.contract import Blobs, Claim, Earlier, Key, Line, Records
+from app.stores.contract import Blobs, Claim, Earlier, Key, Line, NoRoom, Records, Spent
 from models.contract import GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
@@ -148,31 +148,39 @@ class Service:
             scorer_revision=scorer.revision,
             webhook=draft.webhook,
         )
-        fresh = self._works.new_claim()
-        claim: Claim | None = fresh
-        follower = self._works.follower(generation, fresh, durable=patient or key is not None)
+        claim = self._works.new_claim()
+        follower = self._works.follower(generation, claim, durable=patient or key is not None)
         try:
             self._engine.submit(spec, follower.sink)
-        except (Overloaded, Draining):
-            if not patient or await self._records.waiting() + spec.n_candidates > self._engine.stats().capacity:
+        except (Overloaded, Draining) as refusal:
+            if not patient:
                 raise
-            claim = None
-        caller = current()
+            try:
+                return await self._enter(generation, None, key)
+            except NoRoom:
+                raise refusal from None
         try:
-            if caller is not None:
-                await caller.charge(spec.n_candidates)
-            line = Line(EventKind.QUEUED, {"n_candidates": spec.n_candidates})
-            earlier = await self._records.create(generation, [line], claim, key)
+            entered = await self._enter(generation, claim, key)
         except BaseException:
             self._engine.cancel(spec.id)
             raise
-        if key is not None and earlier is not None:
-            self._engine.cancel(spec.id)
-            if caller is not None:
-                await caller.charge(-spec.n_candidates)
-            return await self._attach(earlier, key)
-        if claim is not None:
+        if entered is generation:
             self._works.follow(follower)
+        else:
+            self._engine.cancel(spec.id)
+        return entered
+
+    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation:
+        """Record it and count it against the caller's quota; the earlier one where that has the key. Raises NoRoom."""
+        caller, n_candidates = current(), generation.spec.n_candidates
+        bill = caller.bill(n_candidates) if caller is not None else None
+        line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
+        room = self._engine.stats().capacity if claim is None else None
+        entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
+        if key is not None and isinstance(entered, Earlier):
+            return await self._attach(entered, key)
+        if caller is not None and bill is not None and isinstance(entered, Spent):
+            caller.charged(bill, entered)
         return generation
 
     async def _attach(self, earlier: Earlier, key: Key) -> Generation:

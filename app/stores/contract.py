@@ -51,6 +51,28 @@ class Earlier:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Candidates to count against the `quota` of a key in one of its windows, which are numbered."""
+
+    key_id: str
+    window: int
+    candidates: int
+    quota: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Whether a bill was within the quota, and what is used of it now."""
+
+    granted: bool
+    used: int
+
+
+class NoRoom(Exception):
+    """As many candidates wait to be claimed as may."""
+
+
 class Records(Protocol):
     """Generations and their event logs; the table of generations is the queue. Every method is one transaction.
 
@@ -58,11 +80,20 @@ class Records(Protocol):
     """
 
     async def create(
-        self, generation: Generation, lines: Sequence[Line], claim: Claim | None, key: Key | None = None
-    ) -> Earlier | None:
+        self,
+        generation: Generation,
+        lines: Sequence[Line],
+        claim: Claim | None,
+        key: Key | None = None,
+        *,
+        bill: Bill | None = None,
+        room: int | None = None,
+    ) -> Earlier | Spent | None:
         """Insert a new generation with the first lines of its log; without a claim any process may take it.
 
-        Nothing is written when an earlier generation has the key: that one is returned.
+        With a bill it is counted in the same transaction. Nothing is written or counted when an earlier generation has
+        the key, which is then returned, or when the bill is not granted. Raises NoRoom when more than `room`
+        candidates would then be waiting for a claim.
         """
         ...
 
@@ -90,10 +121,6 @@ class Records(Protocol):
 
         None when there is none, or when it has more than `room` candidates.
         """
-        ...
-
-    async def waiting(self) -> int:
-        """Candidates of open generations that nobody has claimed."""
         ...
 
     async def earlier(self, owner: str, key: str) -> Earlier | None:
@@ -190,7 +217,7 @@ class ApiKey:
 
 
 class Keys(Protocol):
-    """API keys and what they have used. Every method is one transaction. Raises StoreUnavailable."""
+    """API keys. Every method is one transaction. Raises StoreUnavailable."""
 
     async def keys(self) -> list[ApiKey]:
         """All of them, oldest first, revoked ones too."""
@@ -202,13 +229,6 @@ class Keys(Protocol):
 
     async def revoke(self, key_id: str, now: float) -> bool:
         """From now on it is refused; False when there is none that is good."""
-        ...
-
-    async def charge(self, key_id: str, window: int, candidates: int, quota: int) -> tuple[bool, int]:
-        """Add to what the key has used in this window unless it would pass the quota; whether, and what is used now.
-
-        Negative `candidates` give back.
-        """
         ...
 
 

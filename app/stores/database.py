@@ -36,18 +36,28 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores.connections import CHANNEL, Connections
-from app.stores.contract import Claim, Claimed, Earlier, Key, Line
+from app.stores.contract import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent
+from app.stores.keys import charge
 from app.stores.migrations import migrate
 from app.stores.schema import events, generations, idempotency, webhooks
 
 _OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
 _MIGRATION_LOCK = 4_650_318
+_QUEUE_LOCK = 4_650_319
 _record = TypeAdapter(Generation)
 
 
 class _Taken(Exception):
     """Another generation has the key; ends the transaction."""
+
+
+class _Refused(Exception):
+    """The key's quota is used up; ends the transaction."""
+
+    def __init__(self, spent: Spent) -> None:
+        super().__init__()
+        self.spent = spent
 
 
 class Database:
@@ -91,13 +101,22 @@ class Database:
         await self._connections.write(prepare)
 
     async def create(
-        self, generation: Generation, lines: Sequence[Line], claim: Claim | None, key: Key | None = None
-    ) -> Earlier | None:
+        self,
+        generation: Generation,
+        lines: Sequence[Line],
+        claim: Claim | None,
+        key: Key | None = None,
+        *,
+        bill: Bill | None = None,
+        room: int | None = None,
+    ) -> Earlier | Spent | None:
         """See Records."""
         row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None)}
         row |= _columns(generation) | self._lease(claim)
 
-        def enter(connection: Connection) -> None:
+        def enter(connection: Connection) -> Spent | None:
+            if room is not None and self._waiting(connection) + generation.spec.n_candidates > room:
+                raise NoRoom
             connection.execute(insert(generations).values(row))
             self._log(connection, generation.id, 1, lines)
             if key is not None:
@@ -105,17 +124,30 @@ class Database:
             if generation.webhook is not None and not generation.status.final:
                 connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
             self._tell(connection, "" if claim is None else generation.id)
+            spent = charge(connection, bill) if bill is not None else None
+            if spent is not None and not spent.granted:
+                raise _Refused(spent)
+            return spent
 
         while True:
             try:
-                await self._connections.write(enter)
+                return await self._connections.write(enter)
+            except _Refused as refused:
+                return refused.spent
             except _Taken:
                 assert key is not None
                 earlier = await self.earlier(key.owner, key.value)
                 if earlier is not None:
                     return earlier
-            else:
-                return None
+
+    def _waiting(self, connection: Connection) -> int:
+        """Candidates of open generations that nobody has claimed; nobody else adds any before this transaction ends."""
+        if self._connections.postgresql:
+            connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
+        waiting = select(func.coalesce(func.sum(generations.c.candidates), 0)).where(
+            generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
+        )
+        return int(connection.execute(waiting).scalar_one())
 
     def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
         make = postgresql.insert if self._connections.postgresql else sqlite.insert
@@ -198,13 +230,6 @@ class Database:
         )
         row = await self._connections.write(lambda connection: connection.execute(take).first())
         return Claimed(_record.validate_json(row.record), row.claims) if row is not None else None
-
-    async def waiting(self) -> int:
-        """See Records."""
-        query = select(func.coalesce(func.sum(generations.c.candidates), 0).label("n")).where(
-            generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
-        )
-        return int((await self._read(query))[0].n)
 
     async def earlier(self, owner: str, key: str) -> Earlier | None:
         """See Records."""

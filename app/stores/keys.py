@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.stores.connections import Connections
-from app.stores.contract import ApiKey, Right
+from app.stores.contract import ApiKey, Bill, Right, Spent
 from app.stores.schema import api_key_usage as usage
 from app.stores.schema import api_keys
 
@@ -46,25 +46,21 @@ class KeyStore:
         change = update(api_keys).where(*good).values(revoked=now)
         return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
 
-    async def charge(self, key_id: str, window: int, candidates: int, quota: int) -> tuple[bool, int]:
-        """See Keys. The sum is made by the database, so replicas never pass the quota together."""
-        make = postgresql.insert if self._connections.postgresql else sqlite.insert
-        opened = make(usage).values(key_id=key_id, window=window, used=0)
-        opened = opened.on_conflict_do_update(
-            index_elements=[usage.c.key_id],
-            set_={"used": 0, "window": window},
-            # A replica whose clock is a little behind goes on in the window that another one has opened.
-            where=or_(usage.c.window < window, usage.c.window > window + 1),
-        )
-        mine = usage.c.key_id == key_id
-        charge = update(usage).where(mine, usage.c.used + candidates <= quota).values(used=usage.c.used + candidates)
 
-        def add(connection: Connection) -> tuple[bool, int]:
-            connection.execute(opened)
-            granted = connection.execute(charge).rowcount > 0
-            return granted, connection.execute(select(usage.c.used).where(mine)).scalar_one()
-
-        return await self._connections.write(add)
+def charge(connection: Connection, bill: Bill) -> Spent:
+    """Add to what the key has used. The sum is made by the database, so replicas never pass the quota together."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    opened = make(usage).values(key_id=bill.key_id, window=bill.window, used=0)
+    opened = opened.on_conflict_do_update(
+        index_elements=[usage.c.key_id],
+        set_={"used": 0, "window": bill.window},
+        # A replica whose clock is a little behind goes on in the window that another one has opened.
+        where=or_(usage.c.window < bill.window, usage.c.window > bill.window + 1),
+    )
+    mine, after = usage.c.key_id == bill.key_id, usage.c.used + bill.candidates
+    connection.execute(opened)
+    granted = connection.execute(update(usage).where(mine, after <= bill.quota).values(used=after)).rowcount > 0
+    return Spent(granted, connection.execute(select(usage.c.used).where(mine)).scalar_one())
 
 
 def _key(row: Row[Any]) -> ApiKey:

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from app.cli import app as commands
 from app.service import ApiKey, Right, callers
+from app.stores.contract import Bill, Earlier, Key, Spent
 from app.stores.database import Database
 from app.stores.keys import KeyStore
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
+from tests.unit.store_kit import generation
 
 T = TypeVar("T")
 ALL = (Right.GENERATE, Right.RANK, Right.READ)
@@ -127,24 +129,32 @@ def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     is_problem(house.post(json={**PROMPT, "n_candidates": 9}, headers=bearer), 422, "invalid_request", "#/n_candidates")
 
 
-def test_replicas_share_a_quota(tmp_path: Path, postgresql: PostgreSQL) -> None:
+def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, postgresql: PostgreSQL) -> None:
     key, _ = callers.new_key("both", ALL, 50, 3600)
 
     async def race(url: str) -> int:
-        replicas = [await Database.open(url) for _ in range(2)]
-        stores = [KeyStore(replica.connections) for replica in replicas]
-        await stores[0].add(key)
-        charges = [stores[i % 2].charge(key.id, 7, 1, 50) for i in range(80)]
-        granted = sum(granted for granted, _ in await asyncio.gather(*charges))
-        assert await stores[0].charge(key.id, 7, -5, 50) == (True, 45)
-        assert await stores[1].charge(key.id, 8, 1, 50) == (True, 1)
-        assert await stores[0].charge(key.id, 7, 1, 50) == (True, 2), "a clock that is behind opens no older window"
+        one, two = replicas = [await Database.open(url) for _ in range(2)]
+        await KeyStore(one.connections).add(key)
+
+        async def enter(store: Database, name: str, window: int = 7, once: str = "") -> Spent | Earlier | None:
+            mine = Key(key.id, once, "print") if once else None
+            bill = Bill(key.id, window, 2, 50)
+            return await store.create(generation(name), [], None, mine, bill=bill)
+
+        entries = [enter(replicas[i % 2], f"gen_{i}", once=str(i % 40)) for i in range(80)]
+        answers = await asyncio.gather(*entries)
+        granted = [a for a in answers if isinstance(a, Spent) and a.granted]
+        refused = [a for a in answers if a == Spent(False, 50)]
+        assert len(granted) + len(refused) + sum(isinstance(a, Earlier) for a in answers) == 80
+        assert [await one.get(f"gen_{i}") is not None for i in range(80)].count(True) == len(granted)
+        assert await enter(two, "gen_next", 8) == Spent(True, 2)
+        assert await enter(one, "gen_behind", 7) == Spent(True, 4), "a clock that is behind opens no older window"
         for replica in replicas:
             await replica.close()
-        return granted
+        return len(granted)
 
     for url in (f"sqlite:///{tmp_path}/f.db", postgresql.database()):
-        assert asyncio.run(race(url)) == 50
+        assert asyncio.run(race(url)) == 25
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ import obstore
 import pytest
 from obstore.store import LocalStore, S3Store
 
+from app.service import Right, new_key
+from app.stores.database import Database
+from app.stores.keys import KeyStore
 from tests.servers import S3, PostgreSQL, running_proxy
 from tests.system.replicas import ASYNC, Replica, asked, figures, replicas
 
@@ -46,6 +49,15 @@ class Stores:
             return plain.execute(query).fetchall()
         finally:
             plain.close()
+
+    async def key(self) -> dict[str, str]:
+        """Headers with a new key, whose quota nobody uses up."""
+        key, told = new_key("load", list(Right), 10**9, 10**9)
+        url = self.database if self.database.startswith("postgresql:") else f"sqlite:///{self.database}"
+        database = await Database.open(url)
+        await KeyStore(database.connections).add(key)
+        await database.close()
+        return {"authorization": f"Bearer {told}"}
 
     def unfinished(self) -> list[Path]:
         """Files that a writer has begun and that no store lists."""
@@ -187,7 +199,7 @@ def test_killed_replicas_lose_nothing(stores: Stores, tmp_path: Path) -> None:
 
 async def _killed(stores: Stores, tmp_path: Path) -> None:
     with replicas(tmp_path, delay_s=0.02, settings={"ATTEMPTS": "10", **stores.settings}) as pair:
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=60, headers=await stores.key()) as client:
             load = Load([replica.url for replica in pair])
             load.expected = await _undisturbed(client, pair[0].url)
             kinds = [(load.submit, 0.3)] * 3 + [(load.wait, 0.05)] * 3
@@ -205,6 +217,8 @@ async def _killed(stores: Stores, tmp_path: Path) -> None:
         while await stores.rows("SELECT id FROM generations WHERE status IN ('queued', 'running')"):
             assert time.monotonic() < until_idle
             await asyncio.sleep(0.2)
+    made, used = "SELECT sum(candidates) FROM generations", "SELECT used FROM api_key_usage"
+    assert await stores.rows(used) == await stores.rows(made), "each was counted once"
     await _nothing_is_left_over(stores)
 
 

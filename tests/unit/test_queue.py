@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.domain import EventKind, Status
-from app.stores.contract import Claim, Claimed, Earlier, Key, Line
+from app.stores.contract import Claim, Claimed, Earlier, Key, Line, NoRoom
 from app.stores.database import Database
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
@@ -34,14 +34,12 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) ->
     await records.create(generation("gen_new", created=3), [], None)
     await records.create(generation("gen_old", created=2), [], None)
     await records.create(generation("gen_done", Status.FAILED, created=1), [], None)
-    assert await records.waiting() == 4
     assert await records.claim("other", "pictogram", 9, THEIRS) is None
     assert await records.claim("pictogram", "other", 9, THEIRS) is None
     assert await records.claim("pictogram", "pictogram", 1, THEIRS) is None
     found = await records.claim("pictogram", "pictogram", 2, THEIRS)
     assert found == Claimed(generation("gen_old", created=2), 1)
     assert await records.append("gen_old", [], THEIRS)
-    assert await records.waiting() == 2
     assert await records.release(generation("gen_old", created=2), THEIRS)
     again = await records.claim("pictogram", "pictogram", 2, MINE)
     assert again == Claimed(generation("gen_old", created=2), 1), "what was given back does not count"
@@ -97,6 +95,24 @@ async def test_what_is_settled_stays_so(records: Database) -> None:
     assert not await records.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
     assert await records.get("gen_a") == gone
     assert not await records.settle(generation("gen_b"), [])
+
+
+@pytest.mark.anyio
+async def test_no_more_wait_than_there_is_room_for(url: str) -> None:
+    async with opened(url) as one, opened(url) as two:
+        await one.create(generation("gen_claimed"), [], MINE, room=2)
+        await one.create(generation("gen_done", Status.FAILED), [], None, room=2)
+        submits = [
+            store.create(generation(f"gen_{turn}_{place}"), [STEP], None, room=11)
+            for turn, store in enumerate((one, two) * 2)
+            for place in range(10)
+        ]
+        answers = await asyncio.gather(*submits, return_exceptions=True)
+        assert sum(answer is None for answer in answers) == 5, "two candidates each"
+        assert sum(isinstance(answer, NoRoom) for answer in answers) == 35
+        assert await one.claim("pictogram", "pictogram", 9, MINE) is not None
+        assert await two.create(generation("gen_next"), [], None, room=11) is None
+        assert await one.get("gen_next") is not None
 
 
 @pytest.mark.anyio
