@@ -112,7 +112,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """After step `at` (1-based) live candidates are previewed and scored, and the best `keep` go on (None: all)."""
+    """After step `at` live candidates are previewed and scored, and the best `keep` go on (None: all).
+
+    Steps count from 1, those that are made: of a generation that begins as a picture, from its first one.
+    """
 
     at: int
     keep: int | None = None
@@ -144,6 +147,10 @@ class Start:
     strength: float
     shape: tuple[int, ...]
     latents: str
+
+    def steps_made(self, steps: int) -> int:
+        """Steps that are made of `steps`: by diffusers' own arithmetic, but at least one with any strength."""
+        return max(1, min(int(steps * self.strength), steps)) if self.strength > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,11 @@ class GenerationSpec:
     def question(self) -> str:
         """The text that candidates are compared with."""
         return self.prompt if self.ranking.prompt is None else self.ranking.prompt
+
+    @property
+    def steps_made(self) -> int:
+        """Steps that a candidate makes when it is not pruned: the last ones of the schedule's."""
+        return self.steps if self.start is None else self.start.steps_made(self.steps)
 
     def candidate_seed(self, index: int) -> int:
         """Seed of candidate `index`: a request for one candidate with this seed makes the same image."""

@@ -13,7 +13,19 @@ from app.api import docs
 from app.api.asking import furnished, picture
 from app.api.deps import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.generations import ANSWERS, respond
-from app.api.schemas import Float, ImageFormat, Name, RankingIn, Request, ResponseFormat, Text, WebhookIn, Words
+from app.api.schemas import (
+    Float,
+    ImageFormat,
+    Name,
+    Pruning,
+    RankingIn,
+    Request,
+    ResponseFormat,
+    Text,
+    WebhookIn,
+    Words,
+    checkpoints,
+)
 from app.domain import SEED_LIMIT, GenerationSpec
 from app.service import Draft
 
@@ -43,6 +55,7 @@ class RefineRequest(Request):
     sampler: Name | None = None
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
     ranking: RankingIn | None = Field(None, description="In place of the generation's.")
+    pruning: Pruning | None = Field(None, description="Where weak candidates are dropped.")
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
     deterministic: bool = False
@@ -69,6 +82,7 @@ class RefineRequest(Request):
             sampler=self.sampler or source.sampler,
             seed=self.seed,
             ranking=own if self.ranking is None else self.ranking.to_domain(),
+            pruning=checkpoints(self.pruning),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
             deterministic=self.deterministic,

@@ -119,7 +119,7 @@ class RankingIn(Request):
 
 
 class CheckpointIn(Request):
-    """After step `at` the best `keep` candidates go on."""
+    """After step `at`, of those that are made, the best `keep` candidates go on."""
 
     at: int = Field(ge=1, le=1000)
     keep: int | None = Field(None, ge=1, le=1024)
@@ -180,7 +180,7 @@ class Sampling(Request):
             seed=self.seed,
             model=self.model,
             ranking=self.ranking.to_domain(),
-            pruning=_pruning(self.pruning),
+            pruning=checkpoints(self.pruning),
             partial_images=previews,
             deterministic=self.deterministic,
             output_format=output_format,
@@ -236,5 +236,6 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _pruning(asked: Pruning | None) -> str | tuple[Checkpoint, ...] | None:
+def checkpoints(asked: Pruning | None) -> str | tuple[Checkpoint, ...] | None:
+    """Pruning as the service takes it."""
     return tuple(Checkpoint(c.at, c.keep) for c in asked) if isinstance(asked, list) else asked

@@ -21,7 +21,7 @@ from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, St
 from app.engine.config import EngineConfig
 from app.engine.costs import Costs
 from app.engine.helping import contradictions
-from app.engine.latents import first_step, unpack
+from app.engine.latents import unpack
 from app.engine.run import Phase, Row, Run, Texts, truncation_notice
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
 from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
@@ -209,19 +209,18 @@ class EngineCore:
         run.reported, run.due = 0, False
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
             run.rows.append(self._row(run, run.schedule, index))
-        run.count(rows_unpruned=sum(run.schedule.steps - row.step for row in run.rows[first:]))
+        run.count(rows_unpruned=spec.steps_made * (len(run.rows) - first))
 
     def _row(self, run: Run, schedule: Schedule, index: int) -> Row:
         """A candidate before its first step: noise, a picture in noise, or a picture that is finished already."""
         spec = run.spec
         seed = spec.candidate_seed(index)
-        step = 0 if spec.start is None else first_step(spec.start.strength, schedule.steps)
-        if spec.start is None or step == 0:
+        if spec.start is None or spec.steps_made == spec.steps:
             return Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, schedule))
         array = unpack(spec.start)
-        if step == schedule.steps:
-            return Row(run, index, seed, self._generator.load(array[None])[0], step, Phase.FINISH)
-        return Row(run, index, seed, self._generator.renoise(array, seed, schedule, step), step)
+        if spec.steps_made == 0:
+            return Row(run, index, seed, self._generator.load(array[None])[0], phase=Phase.FINISH)
+        return Row(run, index, seed, self._generator.renoise(array, seed, schedule, spec.steps - spec.steps_made))
 
     def _step(self, plan: Plan) -> None:
         latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
@@ -234,9 +233,9 @@ class EngineCore:
             run.count(rows_stepped=sum(r.run is run for r in plan.rows))
             live = run.live()
             slowest = min(r.step for r in live)
-            if slowest > run.reported and run.schedule is not None:
+            if slowest > run.reported:
                 run.reported = slowest
-                self._emit(run, Stepped(slowest, run.schedule.steps, len(live)))
+                self._emit(run, Stepped(slowest, run.spec.steps_made, len(live)))
 
     def _preview(self, plan: Plan) -> None:
         pixels = self._score(plan, preview=True)
@@ -255,7 +254,7 @@ class EngineCore:
     def _worth(self, row: Row) -> float:
         """What a row's preview foretells."""
         assert row.run.schedule is not None
-        return estimate(self._calibration, row.value, row.gap, row.step, row.run.schedule.steps)
+        return estimate(self._calibration, row.value, row.gap, row.place, row.run.schedule.steps)
 
     def _finish(self, plan: Plan) -> None:
         pixels = self._score(plan, preview=False)
@@ -315,8 +314,9 @@ class EngineCore:
 
     def _learn_pace(self, run: Run) -> None:
         """Take a generation into the mean of seconds per candidate, as if it had had the usual number of steps."""
-        assert run.schedule is not None
-        pace = run.seconds / len(run.rows) * self._generator.info.steps / run.schedule.steps
+        if run.spec.steps_made == 0:
+            return
+        pace = run.seconds / len(run.rows) * self._generator.info.steps / run.spec.steps_made
         known = self.seconds_per_candidate or pace
         self.seconds_per_candidate = known + SMOOTHING * (pace - known)
 
@@ -339,5 +339,5 @@ def _step_row(row: Row) -> StepRow:
     assert run.texts is not None
     assert run.schedule is not None
     return StepRow(
-        row.latent, run.texts.prompt, run.texts.negative, run.spec.guidance_scale, run.schedule, row.step, row.seed
+        row.latent, run.texts.prompt, run.texts.negative, run.spec.guidance_scale, run.schedule, row.place, row.seed
     )

@@ -1,4 +1,4 @@
-"""Latents as text, so that a record holds all that a generation begins with, and where on the way it begins. Pure."""
+"""Latents as text, so that a record holds all that a generation begins with, and back. Pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,3 @@ def pack(latents: NDArray[np.float16], strength: float) -> Start:
 def unpack(start: Start) -> NDArray[np.float16]:
     """The latents (C, h, w) of a start."""
     return np.frombuffer(base64.b64decode(start.latents), "<f2").reshape(start.shape).astype(np.float16)
-
-
-def first_step(strength: float, steps: int) -> int:
-    """The step that is made first: `steps` for strength 0, which makes none, 0 for strength 1.
-
-    Between, diffusers' own rounding down of the steps to make, but at least one.
-    """
-    made = max(1, min(int(steps * strength), steps)) if strength > 0 else 0
-    return steps - made

@@ -38,7 +38,7 @@ LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A candidate on the device. `step` counts steps made; `latent` is gone once it is done or pruned.
+    """A candidate on the device. `step` counts the steps it made; `latent` is gone once it is done or pruned.
 
     `gap` is how far guidance pulled before the last preview; `shadowed` marks one that would have been pruned.
     """
@@ -55,6 +55,12 @@ class Row:
     pruned_at: int | None = None
     gap: float = 0.0
     shadowed: bool = False
+
+    @property
+    def place(self) -> int:
+        """Steps of the schedule that lie behind it, those that a start left out included."""
+        spec = self.run.spec
+        return spec.steps - spec.steps_made + self.step
 
     @property
     def value(self) -> float:

@@ -234,7 +234,7 @@ def advance(rows: Iterable[Row]) -> None:
     for row in rows:
         row.step += 1
         spec = row.run.spec
-        if row.run.schedule is not None and row.step == row.run.schedule.steps:
+        if row.step == spec.steps_made:
             row.phase = Phase.FINISH
         elif any(c.at == row.step for c in spec.checkpoints):
             row.phase = Phase.PREVIEW

@@ -198,12 +198,12 @@ class Service:
     def place(self, generation: Generation) -> QueuePlace:
         """Candidates that came before it and are still here, and the measured guess of the seconds to its result."""
         usual = self._engine.generator.steps
-        ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps / usual
+        ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps_made / usual
         for held in self._works:
             if held.id == generation.id:
                 break
             ahead += held.spec.n_candidates
-            shares += held.spec.n_candidates * held.spec.steps / usual
+            shares += held.spec.n_candidates * held.spec.steps_made / usual
         eta = shares * self._engine.stats().seconds_per_candidate or None
         return QueuePlace(ahead, eta)
 

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice, Ranking
 from app.engine import pruning
-from app.engine.latents import first_step
 from app.errors import Invalid, NotFound
 from app.service.values import Draft, Limits
 from models.contract import GeneratorInfo
@@ -24,11 +23,14 @@ WAVE = 8
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SIZE_FLOOR = 8
+_UNMEASURED = Notice(
+    "pruning_uncalibrated", "previews of candidates that begin as a picture are not calibrated, so nothing was pruned"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """A race as the planner wants to know it: candidates that start together, and how they are sampled."""
+    """A race as the planner wants to know it: candidates that start together, the steps they make, and how."""
 
     n_candidates: int
     n: int
@@ -67,7 +69,8 @@ def resolve(
     bound(seed, 0, SEED_LIMIT - 1, "#/seed")
     width, height = draft.width or generator.width, draft.height or generator.height
     check_size(width, height, generator)
-    checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, steps, guidance > 1), cut)
+    made = steps if draft.start is None else draft.start.steps_made(steps)
+    checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, made, guidance > 1), cut)
     spec = GenerationSpec(
         id=new_id(),
         prompt=draft.prompt,
@@ -81,7 +84,7 @@ def resolve(
         sampler=_sampler(draft.sampler, generator),
         seed=seed,
         ranking=draft.ranking,
-        checkpoints=_looks(draft, steps, checkpoints),
+        checkpoints=pruning.partial(draft.partial_images, made, checkpoints),
         wave=wave,
         shadow=shadow,
         deterministic=draft.deterministic,
@@ -161,21 +164,7 @@ def _checkpoints(draft: Draft, heat: Heat, cut: Cut) -> tuple[tuple[Checkpoint, 
         wrong = pruning.problem(draft.pruning, steps=heat.steps, n_candidates=heat.n_candidates, n=heat.n)
         if wrong is not None:
             raise Invalid(wrong[1], pointer=f"#/pruning/{wrong[0]}")
-        if draft.pruning and draft.pruning[0].at <= _first(draft, heat.steps):
-            raise Invalid("at this strength that step is not made", pointer="#/pruning/0")
         return draft.pruning, False, ()
     if draft.start is not None:
-        return (), False, ()
+        return (), False, (_UNMEASURED,) if draft.pruning == "auto" else ()
     return cut(draft.pruning, heat)
-
-
-def _looks(draft: Draft, steps: int, checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
-    """The checkpoints, and those that are for looking only, spread over the steps that are made."""
-    first = _first(draft, steps)
-    ahead = tuple(Checkpoint(c.at - first, c.keep) for c in checkpoints)
-    looks = pruning.partial(draft.partial_images, steps - first, ahead)
-    return tuple(Checkpoint(c.at + first, c.keep) for c in looks)
-
-
-def _first(draft: Draft, steps: int) -> int:
-    return 0 if draft.start is None else first_step(draft.start.strength, steps)

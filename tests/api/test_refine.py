@@ -96,12 +96,30 @@ def test_a_refinement_is_watched_like_any_other(house: House) -> None:
     where = f"/v1/generations/{made['id']}/refine"
     asked = {"index": 0, "strength": 0.5, "previews": 2}
     told = events(house.post(where, json=asked, headers={"accept": "text/event-stream"}).text)
-    assert {data["step"] for kind, _, data in told if kind == "preview"} == {7, 8}
+    assert {data["step"] for kind, _, data in told if kind == "preview"} == {2, 3}
+    steps = [(data["step"], data["steps"]) for kind, _, data in told if kind == "step"]
+    assert steps[-1] == (5, 5)
+    assert steps == sorted(steps)
     assert told[-1][0] == "succeeded"
     queued = house.post(where, json=asked, headers={"prefer": "respond-async"})
     assert queued.status_code == 202
     until(lambda: house.client.get(queued.headers["location"]).json()["status"] == "succeeded")
     assert house.post(where, json=asked, headers={"accept": "image/png"}).content.startswith(b"\x89PNG")
+
+
+def test_pruning_counts_the_steps_that_are_made(house: House) -> None:
+    made = house.made(steps=STEPS, n_candidates=4)
+    child = refined(house, made, strength=0.5, n_candidates=4, pruning=[{"at": 2, "keep": 3}, {"at": 4, "keep": 1}])
+    assert sorted(c["pruned_at_step"] or 9 for c in child["candidates"]) == [2, 4, 4, 9]
+    assert child["work"] == {"rows_stepped": 2 * 4 + 2 * 3 + 1, "rows_unpruned": 4 * 5, "previews": 7, "decodes": 1}
+    assert child["checkpoints"] == [{"at": 2, "keep": 3}, {"at": 4, "keep": 1}]
+    begun = {**PROMPT, "steps": STEPS, "image": uri("red"), "strength": 0.5}
+    for told in (house.post(json={**begun, "pruning": "auto"}).json(), refined(house, made, pruning="auto")):
+        assert [warning["code"] for warning in told["warnings"]].count("pruning_uncalibrated") == 1
+        assert told["checkpoints"] == []
+    assert house.post(json=begun).json()["warnings"] == []
+    late = {"index": 0, "strength": 0.5, "pruning": [{"at": 5, "keep": 1}]}
+    is_problem(house.post(f"/v1/generations/{made['id']}/refine", json=late), 422, "invalid_request", "#/pruning/0")
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_from_a_picture_equals_the_stock_pipeline(workshop: Workshop, name: str,
     import torch
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    from app.engine.latents import first_step
+    from app.domain import Start
 
     pipe, generator, steps = workshop.pipe(name), workshop.generator(name), 8
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
@@ -176,7 +176,7 @@ def test_from_a_picture_equals_the_stock_pipeline(workshop: Workshop, name: str,
         output_type="latent",
     ).images
     row = start(generator, 3, prompt=PROMPT, negative=NEGATIVE, guidance=4.0, sampler=sampler, steps=steps).row
-    step = first_step(strength, steps)
+    step = steps - Start(strength, (), "").steps_made(steps)
     begun = replace(row, latent=generator.renoise(picture, 3, row.schedule, step), step=step)
     (latent,) = finish(generator, [Candidate(begun)])
     assert np.abs(values(latent) - wanted[0].numpy()).max() <= LATENTS
