@@ -1,8 +1,9 @@
-"""The command line: `frontrunner serve | generate | rank | rerank | calibrate | keys`. Owns words and exit codes."""
+"""The command line, `frontrunner serve | generate | rank | rerank | refine | calibrate | keys`: words, exit codes."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from app.cli import again, keys, remote, screen
+from app.cli import again, dialogue, keys, remote, screen
 from app.cli.child import running_service
 from app.cli.remote import Complaint
 
@@ -27,6 +28,10 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 
 Url = Annotated[str | None, typer.Option(metavar="URL", help="A running service; without it one is started.")]
+Address = Annotated[str, typer.Option(metavar="URL", help="The service that has it.")]
+HERE = "http://127.0.0.1:8000"
+Generation = Annotated[str, typer.Argument(metavar="GENERATION", help="Its id, as a service gave it.")]
+Out = Annotated[Path, typer.Option(help="Folder for the images and the contact sheet.")]
 Negative = Annotated[str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")]
 
 
@@ -73,12 +78,18 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
     sampler: Annotated[str | None, typer.Option(help="One of the model's, such as euler or ddim.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the images and the contact sheet.")] = Path("demo"),
+    out: Out = Path("demo"),
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Then take commands, see above.")] = False,
+    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Where votes of --interactive are kept.")] = None,
     url: Url = None,
 ) -> None:
     """Sample candidates for PROMPT, rank them, save the best and a contact sheet of all.
 
     Talks to the service at --url, or starts one for the occasion, with its data in a temporary folder.
+
+    With --interactive it then takes commands, one a line, from the terminal or a pipe: rank the same candidates by
+    other words or weights, vote, refine one of them, go back, save; `help` lists them. From a pipe the exit code is 1
+    when a command was refused.
 
     **Examples**
 
@@ -87,6 +98,8 @@ def generate(
     `frontrunner generate "two green trees" -x "blurry, text" -c 32 -n 3 --seed 7 --out trees`
 
     `frontrunner generate "a blue boat" --url http://127.0.0.1:8000`
+
+    `printf 'avoid red\\nrefine 1 0.4\\nsave boats\\n' | frontrunner generate "a boat" --interactive`
     """
     body = {
         "prompt": prompt,
@@ -103,9 +116,11 @@ def generate(
     console, progress = Console(), Console(stderr=True)
     with _complaining(), _service(url, progress) as client:
         done = screen.follow(remote.generation(client, body), progress)
-        console.print(screen.candidates(done))
-        for path in remote.save(client, done, out):
-            console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+        _show(console, client, done, out, named=url is not None)
+        if interactive:
+            talk = dialogue.Dialogue(client, done, out, taste, (console, progress))
+            if talk.run(dialogue.typed(console)) and not sys.stdin.isatty():
+                raise typer.Exit(1)
 
 
 @app.command()
@@ -159,7 +174,7 @@ def calibrate(
 
 @app.command()
 def rerank(
-    generation: Annotated[str, typer.Argument(metavar="GENERATION", help="Its id, as a service gave it.")],
+    generation: Generation,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to compare with from now on.")] = None,
     negatives: Annotated[list[str] | None, typer.Option("--negative", "-x", help="What to avoid; repeatable.")] = None,
     negative_weight: Annotated[float | None, typer.Option(min=0, max=10, help="How much the negatives count.")] = None,
@@ -170,7 +185,7 @@ def rerank(
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Images to return, best first.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Keep it as a generation of its own.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the images and the contact sheet.")] = None,
-    url: Annotated[str, typer.Option(metavar="URL", help="The service that has it.")] = "http://127.0.0.1:8000",
+    url: Address = HERE,
 ) -> None:
     """Rank the candidates of a GENERATION again, by other words or pictures; nothing is sampled.
 
@@ -192,11 +207,59 @@ def rerank(
         "store": store,
     }
     with _complaining(), remote.connect(url) as client:
-        done = again.rerank(client, generation, body)
-        console.print(screen.candidates(done))
+        _show(console, client, again.rerank(client, generation, body), out)
+
+
+@app.command()
+def refine(
+    generation: Generation,
+    pick: Annotated[int, typer.Option(min=1, help="The candidate to begin as, by its place; 1 is the best.")] = 1,
+    image: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A picture or a sketch in its place.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(min=0, max=1, help="0 leaves it, 1 forgets it.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to show; as it was when left out.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", "-x", help="What not to show.")] = None,
+    candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Images to sample.")] = None,
+    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Images to keep, best first.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first candidate; drawn when left out.")] = None,
+    out: Out = Path("demo"),
+    url: Address = HERE,
+) -> None:
+    """Sample new candidates that begin as one of a GENERATION, rank them, save the best and a contact sheet.
+
+    What is left out is as it was in the generation.
+
+    **Examples**
+
+    `frontrunner refine gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --pick 2 --strength 0.4 --prompt "a green apple"`
+
+    `frontrunner refine gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --image sketch.png --candidates 32 -n 4`
+    """
+    console, progress = Console(), Console(stderr=True)
+    body: dict[str, Any] = {
+        "strength": strength,
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "n_candidates": candidates,
+        "n": n,
+        "seed": seed,
+    }
+    with _complaining(), remote.connect(url) as client:
+        if image is not None:
+            body["image"] = again.picture(image)
+        else:
+            body["index"] = remote.index_at(remote.ask(client, "GET", f"/v1/generations/{generation}"), pick)
+        _show(console, client, screen.follow(again.refine(client, generation, body), progress), out)
+
+
+def _show(console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
+    """The ranked list; its name, for going on with it; what was written to `out`."""
+    console.print(screen.candidates(done))
+    if named:
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
-        for path in remote.save(client, done, out) if out is not None else []:
-            console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+    for path in remote.save(client, done, out) if out is not None else []:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -53,10 +53,10 @@ def _key() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def generation(client: Client, body: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
+def generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Iterator[tuple[str, Json]]:
     """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint."""
     asked = {k: v for k, v in body.items() if v is not None}
-    with client.stream("POST", "/v1/generations", json=asked, headers={"accept": "text/event-stream"}) as answer:
+    with client.stream("POST", path, json=asked, headers={"accept": "text/event-stream"}) as answer:
         if answer.status_code != 200:
             answer.read()
             raise refusal(answer)
@@ -88,30 +88,65 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
     return ranked
 
 
+def ask(client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    """What the service answers to a plain request; of `body`, what is not None. Raises Complaint."""
+    asked = None if body is None else {k: v for k, v in body.items() if v is not None}
+    answer = client.request(method, path, json=asked)
+    if not answer.is_success:
+        raise refusal(answer)
+    told: Json = answer.json() if answer.content else {}
+    return told
+
+
 def save(client: Client, done: Json, out: Path) -> list[Path]:
     """Write the returned images and a contact sheet of all candidates; the paths written. Raises Complaint."""
     ranked = standing(done)
     files = [_image(client, done["id"], c["index"]) for _, c in ranked]
+    best = {out / f"best-{c['rank']:02}.png": data for (_, c), data in zip(ranked, files, strict=True) if c["rank"]}
+    return _write(out, best | {out / "sheet.png": _sheet(done, ranked, files)})
+
+
+def save_sheet(client: Client, done: Json, path: Path) -> Path:
+    """Write a contact sheet of all candidates. Raises Complaint."""
+    ranked = standing(done)
+    files = [_image(client, done["id"], c["index"]) for _, c in ranked]
+    return _write(path.parent, {path: _sheet(done, ranked, files)})[0]
+
+
+def save_lineage(client: Client, generation_id: str, path: Path) -> Path:
+    """Write the dialogue that led to a generation, as JSON. Raises Complaint."""
+    told = ask(client, "GET", f"/v1/generations/{generation_id}/lineage")
+    return _write(path.parent, {path: json.dumps(told, indent=1).encode() + b"\n"})[0]
+
+
+def _write(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [out / f"best-{c['rank']:02}.png" for _, c in ranked if c["rank"]]
-        for path, data in zip(written, files, strict=False):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, data in files.items():
             path.write_bytes(data)
-        sheet = out / "sheet.png"
-        sheet.write_bytes(_sheet(done, ranked, files))
     except OSError as error:
-        raise Complaint(f"cannot write to {out}: {error.strerror}") from None
-    return [*written, sheet]
+        raise Complaint(f"cannot write to {folder}: {error.strerror}") from None
+    return list(files)
 
 
 def standing(done: Json) -> list[tuple[int | None, Json]]:
-    """All candidates with their places: the returned by rank, the other finished ones by score, the pruned without."""
+    """All candidates with their places: the returned by rank, then the finished by score, then the pruned, without."""
 
-    def order(c: Json) -> tuple[bool, float, float]:
-        return (bool(c["pruned_at_step"]), c["rank"] or math.inf, math.inf if c["score"] is None else -c["score"])
+    def order(c: Json) -> tuple[float, bool, float]:
+        return (c["rank"] or math.inf, bool(c["pruned_at_step"]), math.inf if c["score"] is None else -c["score"])
 
     field = sorted(done["candidates"], key=order)
-    return [(None if c["pruned_at_step"] else place, c) for place, c in enumerate(field, 1)]
+    return [(place if c["rank"] or not c["pruned_at_step"] else None, c) for place, c in enumerate(field, 1)]
+
+
+def index_at(done: Json, place: int) -> int:
+    """The candidate that stands at `place`, 1 is the best. Raises Complaint."""
+    if done["status"] != "succeeded":
+        raise Complaint(f"the generation is {done['status']}")
+    field: dict[int, int] = {at: c["index"] for at, c in standing(done) if at is not None}
+    if place not in field:
+        raise Complaint(f"nothing stands at {place}: the list goes from 1 to {len(field)}")
+    return field[place]
 
 
 def _image(client: Client, generation_id: str, index: int) -> bytes:

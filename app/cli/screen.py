@@ -54,13 +54,29 @@ def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
         progress.update(task, told=f"{len(data['indices'])} pruned after step {data['step']}")
 
 
+def question(done: Json) -> str:
+    """What the candidates are compared by, in a line."""
+    asked = done["ranking"]
+    parts = [f"compared with: {asked['prompt']}"]
+    if asked["negatives"]:
+        texts = "; ".join(negative["text"] for negative in asked["negatives"])
+        parts.append(f"to avoid: {texts} (weight {asked['negative_weight']:g})")
+    if asked["diversity"]:
+        parts.append(f"diversity {asked['diversity']:g}")
+    if asked["taste"] and asked["taste"]["weight"]:
+        parts.append("with the votes")
+    return " | ".join(parts)
+
+
 def candidates(done: Json) -> Table:
     """All candidates, numbered as they stand; the numbers of a pruned one are of its last preview."""
-    table = _table("rank", "seed", "similarity", "penalty", "score", "")
+    taste = ("taste",) if done["ranking"]["taste"] else ()
+    terms = ("similarity", "penalty", *taste, "score")
+    table = _table("rank", "seed", *terms, "")
     for place, c in standing(done):
         note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
         style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
-        cells = (_number(c[name]) for name in ("similarity", "penalty", "score"))
+        cells = (_number(c[name]) for name in terms)
         table.add_row(str(place or "-"), str(c["seed"]), *cells, note, style=style)
     return table
 

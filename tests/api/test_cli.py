@@ -115,7 +115,7 @@ def test_rank_names_files_best_first(tmp_path: Path, house: House) -> None:
     assert [line.split()[-1] for line in told.splitlines()[1:]] == ["red[1].png", "blue[1].png"]
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "rank", "calibrate"])
+@pytest.mark.parametrize("command", ["serve", "generate", "rank", "rerank", "refine", "calibrate"])
 def test_help_teaches_by_example(command: str) -> None:
     told = _told(command, "--help")
     assert f"frontrunner {command}" in told
