@@ -58,8 +58,10 @@ class DiffusersGenerator:
         """
         _check(pipe)
         self._placement = placement
-        self._unet, self._vae = pipe.unet, pipe.vae
-        self._preview_decoder = preview_decoder or pipe.vae
+        decoder = preview_decoder or pipe.vae
+        for module in (pipe.unet, pipe.vae, decoder):
+            module.to(memory_format=torch.channels_last)
+        self._unet, self._vae, self._preview_decoder = pipe.unet, pipe.vae, decoder
         self._xl = type(pipe).__name__ == "StableDiffusionXLPipeline"
         self._factor = int(pipe.vae_scale_factor)
         self._schedules = DiffusersSchedules(pipe.scheduler)
@@ -231,9 +233,6 @@ def load_pipeline(folder: Path, placement: Placement, text_encoder: TextEncoder 
             folder, local_files_only=True, dtype=placement.dtype, **own, **without
         )
     pipe.to(placement.device)
-    if not placement.on_cpu:
-        pipe.unet.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
     if placement.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):
         pipe.vae.to(torch.float32)
     return pipe

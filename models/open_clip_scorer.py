@@ -48,7 +48,7 @@ class OpenClipScorer:
 
         `null` may hold `mean` and `std` of the cosines of images with texts that do not belong together.
         """
-        self._model = model.to(placement.device).eval()
+        self._model = model.to(placement.device, memory_format=torch.channels_last).eval()
         self._tokenizer = tokenizer
         self._placement = placement
         self._preprocess = Preprocess(preprocess, placement.device)

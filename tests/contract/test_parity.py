@@ -119,7 +119,8 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
     latents, pixels = ours(generator, "euler_ancestral", 4.0, steps, size)
     wanted, images = stock(pipe, scheduler, unit_noise(pipe, *size), 4.0, steps, size)
     assert len(drawn) == 2 * steps
-    assert np.abs(latents - wanted).max() <= LATENTS
+    # An untrained denoiser lets the state grow to 90, where float32 itself is 8e-6 wide.
+    assert np.allclose(latents, wanted, rtol=1e-5, atol=LATENTS)
     assert levels(pixels, images) <= LEVELS
 
 
