@@ -280,9 +280,9 @@ class EngineCore:
         return pixels[: len(plan.rows)]
 
     def _store(self, rows: Sequence[Row], *, preview: bool) -> None:
-        """Copy latents to the host and let go of them on the device."""
-        for row, array in zip(rows, self._generator.dump([r.latent for r in rows], preview=preview), strict=True):
-            row.stored, row.latent = array, None
+        """Copy latents to the host and let go of them on the device; one by one, so that a full device can do it."""
+        for row in rows:
+            row.stored, row.latent = self._generator.dump([row.latent], preview=preview)[0], None
 
     # the life of a generation
 
