@@ -13,6 +13,7 @@ import anyio
 from fastapi import Depends, Header, Path, Request
 from pydantic import BaseModel
 
+from app.api import docs
 from app.api.problems import ClientGone
 from app.api.uploads import Uploads
 from app.domain import Failure, Generation, Status
@@ -48,7 +49,7 @@ def _service(request: Request) -> Service:
 
 
 def _generation_id(
-    generation_id: Annotated[str, Path(description="As given by POST.", examples=["gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"])],
+    generation_id: Annotated[str, Path(description="As given by POST.", examples=[docs.GENERATION])],
 ) -> str:
     if not _ID.fullmatch(generation_id):
         raise NotFound("there is no such generation: an id is gen_ and 26 letters and digits")

@@ -59,6 +59,9 @@ _GREEN = (
     "BLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJggg=="
 )
 RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_RED, _GREEN]}
+RANK_FORM = {**PROMPT, "negative_prompt": "blurry", "ranking": {"diversity": 0.5}, "images": ["one.png", "two.jpg"]}
+GENERATION = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
+"""Stands for the caller's own in examples."""
 
 _EXAMPLES = {
     400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),

@@ -34,7 +34,7 @@ TEXT_FIELD_BYTES = 1024 * 1024
 @router.post(
     "/rank",
     summary="Rank images against a prompt",
-    openapi_extra=docs.body(("application/json", RankRequest, docs.RANK_REQUEST), (FORM, RankForm, None)),
+    openapi_extra=docs.body(("application/json", RankRequest, docs.RANK_REQUEST), (FORM, RankForm, docs.RANK_FORM)),
     responses=docs.errors(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def rank(request: Request, face: FaceDep) -> RankOut:

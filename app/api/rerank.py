@@ -22,6 +22,10 @@ _EXAMPLES: Any = {
         "summary": "Another prompt and one more thing to avoid, all sixteen in order",
         "value": {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}], "n": 16},
     },
+    "like a picture": {
+        "summary": "As like candidate 3 as the prompt, and kept as a generation of its own",
+        "value": {"references": [{"generation": docs.GENERATION, "index": 3, "weight": 1.0}], "store": True},
+    },
     "kept apart": {"summary": "The same words, near-duplicates left out", "value": {"diversity": 0.5, "n": 4}},
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Path
-from pydantic import Field
+from fastapi import APIRouter, Body, Path
+from pydantic import Field, model_validator
 
 from app.api import docs
 from app.api.answers import Answer
@@ -18,6 +18,17 @@ from app.errors import Invalid
 from app.service import Ballot, TasteSummary, owner
 
 router = APIRouter(prefix="/v1/taste", tags=["taste"])
+
+_EXAMPLES: Any = {
+    "likes": {
+        "summary": "Two that are liked, one that is not",
+        "value": {"generation": docs.GENERATION, "liked": [3, 11], "disliked": [0]},
+    },
+    "preference": {
+        "summary": "Candidate 3 over candidate 5",
+        "value": {"generation": docs.GENERATION, "preferred": [[3, 5]]},
+    },
+}
 
 Named: TypeAlias = Annotated[str, Path(pattern=PROFILE, description="Letters, digits, '.', '_' and '-'; at most 64.")]
 Index: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -83,6 +94,12 @@ class VoteDoc(Request):
     over: Index | None = None
     direction: str = Field(max_length=65_536)
 
+    @model_validator(mode="after")
+    def _over_another(self) -> VoteDoc:
+        if (self.kind == "prefer") != (self.over is not None):
+            raise ValueError("over goes with prefer, and with nothing else")
+        return self
+
 
 class ProfileDoc(Request):
     """A whole profile, to keep or to carry to another service with the same scorer. `centre` is float32."""
@@ -128,7 +145,7 @@ async def names(face: FaceDep) -> TastesOut:
     dependencies=[JsonBody],
     responses=docs.errors(400, 404, 409, 413, 415, 422, 503),
 )
-async def vote(profile: Named, asked: VotesIn, face: FaceDep) -> TasteOut:
+async def vote(profile: Named, asked: Annotated[VotesIn, Body(openapi_examples=_EXAMPLES)], face: FaceDep) -> TasteOut:
     """Makes the profile if there is none."""
     return TasteOut.from_domain(await face.tastes.vote(owner(), profile, asked.to_domain()))
 

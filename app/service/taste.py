@@ -96,7 +96,7 @@ class Tastes:
         return known
 
     async def take_in(self, owner: str, profile: str, given: Profile) -> Summary:
-        """Put a profile that was exported in place of what is there. Raises Invalid and OtherScorer."""
+        """Put a profile that was exported in place of what is there, each vote once. Raises Invalid and OtherScorer."""
         self._check_scorer(given, "#/scorer")
         if not 1 <= len(given.votes) <= MOST_VOTES:
             raise Invalid(f"between 1 and {MOST_VOTES} votes are taken", pointer="#/votes")
@@ -106,8 +106,9 @@ class Tastes:
         for place, vote in enumerate(given.votes):
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
                 raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
-        await self._votes.save(owner, profile, given, given.votes, replace=True)
-        return await self._summary(profile, given)
+        kept = replace(given, votes=tuple({_key(v): v for v in given.votes}.values()))
+        await self._votes.save(owner, profile, kept, kept.votes, replace=True)
+        return await self._summary(profile, kept)
 
     async def forget(self, owner: str, profile: str) -> None:
         """Delete a profile and its votes. Raises NotFound."""

@@ -92,16 +92,23 @@ def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
     (_, mine), (_, theirs), (_, admin) = _add(folder), _add(folder), _add(folder, Right.ADMIN)
     made = house.post(json=PROMPT, headers={**mine, "idempotency-key": "once"}).json()
     path = f"/v1/generations/{made['id']}"
-    for method, where in (
-        ("GET", ""),
-        ("GET", "/events"),
-        ("GET", "/images/0"),
-        ("GET", "/lineage"),
-        ("POST", "/rerank"),
-        ("DELETE", ""),
+    for method, where, body in (
+        ("GET", "", None),
+        ("GET", "/events", None),
+        ("GET", "/images/0", None),
+        ("GET", "/lineage", None),
+        ("GET", "/candidates/0/why", None),
+        ("GET", "/candidates/0/heat?text=apple", None),
+        ("POST", "/rerank", {"prompt": "a tree"}),
+        ("POST", "/refine", {"index": 0}),
+        ("DELETE", "", None),
     ):
-        body = {"prompt": "a tree"} if method == "POST" else None
         is_problem(house.client.request(method, path + where, headers=theirs, json=body), 404, "not_found")
+    vote = {"generation": made["id"], "liked": [0]}
+    is_problem(house.post("/v1/taste/own/votes", json=vote, headers=theirs), 404, "not_found", "#/generation")
+    assert house.post("/v1/taste/own/votes", json=vote, headers=mine).status_code == 200
+    for method, where in (("GET", ""), ("GET", "/export"), ("DELETE", "")):
+        is_problem(house.client.request(method, f"/v1/taste/own{where}", headers=theirs), 404, "not_found")
     reference = {"ranking": {"references": [{"generation": made["id"], "index": 0}]}}
     is_problem(house.post(json={**PROMPT, **reference}, headers=theirs), 404, "not_found")
     assert house.client.get(path, headers=mine).json()["id"] == made["id"]

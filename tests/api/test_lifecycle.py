@@ -216,6 +216,15 @@ def test_old_results_are_swept(tmp_path: Path) -> None:
     with time_machine.travel(time.time() + 7 * 86_400 + 60, tick=True), running(tmp_path) as house:
         until(lambda: house.client.get(f"/v1/generations/{old['id']}").status_code == 404)
         until(lambda: list((tmp_path / "data" / "blobs").rglob("*.png")) == [])
+        path, new = f"/v1/generations/{old['id']}", f"/v1/generations/{house.made()['id']}"
+        reference = {"references": [{"generation": old["id"], "index": 0}]}
+        for where, body in (
+            (f"{path}/rerank", {}),
+            (f"{path}/refine", {"index": 0}),
+            (f"{new}/rerank", reference),
+            ("/v1/taste/late/votes", {"generation": old["id"], "liked": [0]}),
+        ):
+            is_problem(house.post(where, json=body), 404, "not_found")
 
 
 def _rows(house: House) -> int:

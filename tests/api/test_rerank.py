@@ -142,6 +142,15 @@ def test_references_pull_towards_them_and_push_away(house: House) -> None:
     assert [i["index"] for i in body["data"]] != [i["index"] for i in made["data"]]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1"])
+@pytest.mark.parametrize("size", [(1, 1), (300, 2), (64, 64)])
+def test_references_of_any_size_and_mode(house: House, mode: str, size: tuple[int, int]) -> None:
+    body = reranked(house, house.made(), references=[{"image": uri("white", mode, "PNG", size), "weight": 1.0}])
+    plain = reranked(house, house.made(), references=[{"image": uri("white"), "weight": 1.0}])
+    told, expected = ([image["references"][0]["similarity"] for image in b["data"]] for b in (body, plain))
+    assert told == pytest.approx(expected, abs=0.01)
+
+
 def test_generations_and_uploads_are_ranked_by_references_too(house: House) -> None:
     references = [{"image": uri("lime"), "weight": 4.0}]
     made = house.made(**{**OWN, "ranking": {"references": references}})

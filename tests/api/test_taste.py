@@ -86,6 +86,8 @@ def test_a_profile_is_carried_from_one_service_to_another(house: House) -> None:
     assert house.client.put("/v1/taste/mine", json=document).json() == told
     assert house.client.get("/v1/taste/mine/export").json() == document
     assert reranked(house, made, **asked)["data"] == before
+    twice = document | {"votes": document["votes"] * 2}
+    assert house.client.put("/v1/taste/mine", json=twice).json() == told
     for change in ({"scorer": "other"}, {"revision": "2"}):
         is_problem(house.client.put("/v1/taste/mine", json=document | change), 422, "other_scorer", "#/scorer")
 
@@ -125,6 +127,8 @@ def test_ten_thousand_votes_are_taken_and_not_one_more(house: House) -> None:
             {"votes": [{"kind": "like", "generation": "g", "index": 0, "direction": NANS}]},
             "#/votes/0/direction",
         ),
+        ({"votes": [{"kind": "prefer", "generation": "g", "index": 0, "direction": ""}]}, "#/votes/0"),
+        ({"votes": [{"kind": "like", "generation": "g", "index": 0, "over": 1, "direction": ""}]}, "#/votes/0"),
         ({"votes": [{"kind": "love", "generation": "g", "index": 0, "direction": ""}]}, "#/votes/0/kind"),
     ],
 )  # fmt: skip
