@@ -41,6 +41,21 @@ def composed(sampler: SceneSampler, count: int) -> list[Prompt]:
     return out
 
 
+def single(sampler: SceneSampler, count: int, attributes: int) -> list[Prompt]:
+    """Single things, in no stated style, with exactly this many attributes that pixels can show.
+
+    One attribute is the background; more are any of background, size, place and the thing's colour.
+    """
+    captioner, out = Captioner(24), list[Prompt]()
+    while len(out) < count:
+        scene = sampler.draw(1)[0]
+        shown = scene.stated | ({"colour"} if scene.things[0].hue else set())
+        wanted = len(shown) == attributes and (attributes > 1 or "background" in shown)
+        if len(scene.things) == 1 and "style" not in shown and wanted:
+            out.append(Prompt(captioner.caption(scene), (scene.things[0].name,), scene))
+    return out
+
+
 def open_background(names: Sequence[str], count: int) -> list[Prompt]:
     """Things without a word about the background."""
     return [Prompt(article(DISPLAY.get(n, n)), (n,)) for n in random.Random(23).sample(list(names), count)]

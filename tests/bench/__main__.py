@@ -13,12 +13,12 @@ os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 
 from models import registry
 from models.contract import Models
-from tests.bench import floor, gain, latency, memory, plots, server, speed
+from tests.bench import dialogue, floor, gain, latency, memory, plots, server, speed
 from tests.bench.judge import judge
 from tests.bench.kit import Figure, store, table
 from tests.bench.straight import Straight
 
-PARTS = ("speed", "latency", "company", "floor", "gain")
+PARTS = ("speed", "latency", "company", "floor", "gain", "dialogue")
 
 
 def main() -> None:
@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--runs", type=int, default=5, help="paired runs of every timing")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts of the gain figures")
+    parser.add_argument(
+        "--prompts", type=int, default=64, help="prompts of the gain figures; those of the dialogue go along"
+    )
     asked = parser.parse_args()
     models = registry.load("pictogram", "pictogram")
     script = Straight()
@@ -51,6 +53,8 @@ def main() -> None:
             note(speed.company(client, asked.runs))
             for clients in (2, 4, 8, 16):
                 note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
+        if "dialogue" in asked.only:
+            note(*dialogue.figures(client, asked.prompts / 64, _progress))
     if "floor" in asked.only:
         note(floor.overhead(models, asked.runs))
         note(floor.machine_share(models, 4 * asked.runs))
