@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
-from models.fakes import FakeGenerator
 from tests.api.kit import House, running, until
+from tests.system.replicas import replicas
+from tests.system.studio_kit import (
+    AXE,
+    CHROMIUM,
+    PHONE,
+    STUDIO,
+    WIDE,
+    Browser,
+    chromium,
+    expect,
+    opened,
+    opened_at,
+    order,
+    posts,
+    raced,
+    slow,
+    start,
+    violations,
+)
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
-
-STUDIO = Path(__file__).parents[2] / "app" / "studio"
-AXE = STUDIO / "node_modules" / "axe-core" / "axe.min.js"
-CHROMIUM = shutil.which("chromium") or ""
-FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-FLAGS += ["disable-component-update", "disable-sync"]
-WIDE, PHONE = (1280, 800), (360, 740)
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title="stolen"</script> a red apple'
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
@@ -32,71 +43,28 @@ needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not install
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running(tmp_path_factory.mktemp("studio"), FakeGenerator(delay_s=0.04)) as found:
+    with running(tmp_path_factory.mktemp("studio"), max_candidates=256) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+    with chromium() as found:
         yield found
-        found.close()
-
-
-@contextmanager
-def opened(browser: Browser, house: House, size: tuple[int, int] = WIDE, dark: bool = False) -> Iterator[Page]:
-    """The page in a browser that knows nothing yet. Errors in its console fail the test, and so do other hosts."""
-    context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
-    )
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in {"error", "warning"} else None)
-    page.on("pageerror", lambda e: said.append(str(e)))
-    page.on("request", lambda r: said.append(r.url) if not r.url.startswith((house.url, "data:", "blob:")) else None)
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
-    page.goto(house.url)
-    yield page
-    context.close()
-    assert said == []
-
-
-def start(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None:
-    page.get_by_label("Show", exact=True).first.fill(prompt)
-    page.get_by_label("Candidates", exact=True).fill(str(candidates))
-    page.get_by_role("button", name="Race").click()
-
-
-def raced(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None:
-    start(page, prompt, candidates)
-    expect(page.locator(".tile")).to_have_count(candidates)
-
-
-def order(page: Page) -> list[str]:
-    found: list[str] = page.locator(".tile[data-index]").evaluate_all("all => all.map(tile => tile.dataset.index)")
-    return found
-
-
-def posts(page: Page) -> list[str]:
-    """Where the page posts to, from now on."""
-    seen: list[str] = []
-    page.on("request", lambda r: seen.append(httpx.URL(r.url).path) if r.method == "POST" else None)
-    return seen
 
 
 @needs_browser
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_a_dialogue(browser: Browser, house: House, size: tuple[int, int]) -> None:
     with opened(browser, house, size) as page:
-        page.get_by_role("button", name="Add a negative").click()
+        page.get_by_role("button", name="Add something to mark down for").click()
         page.get_by_label("Negative 1", exact=True).fill("an orange fish")
         page.get_by_text("Sampling").click()
         page.get_by_label("Seed").fill("7")
-        start(page)
-        expect(page.locator(".runner img").first).to_be_visible()
-        expect(page.get_by_role("progressbar")).to_be_attached()
+        with slow(house):
+            start(page)
+            expect(page.locator(".runner img").first).to_be_visible()
+            expect(page.get_by_role("progressbar")).to_be_attached()
         expect(page.locator(".tile[data-index]")).to_have_count(12)
         parent = page.url
 
@@ -157,12 +125,173 @@ def test_what_people_write_stays_text(browser: Browser, house: House) -> None:
 def test_reload_in_mid_race(browser: Browser, house: House) -> None:
     with opened(browser, house) as page:
         asked = posts(page)
-        start(page, candidates=32)
-        expect(page.locator(".runner img").first).to_be_visible()
-        page.reload()
-        expect(page.locator(".runner")).to_have_count(32)
+        with slow(house):
+            start(page, candidates=32)
+            expect(page.locator(".runner img").first).to_be_visible()
+            page.reload()
+            expect(page.locator(".runner")).to_have_count(32)
         expect(page.locator(".tile")).to_have_count(32)
         assert asked.count("/v1/generations") == 1
+
+
+@needs_browser
+def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -> None:
+    with (
+        replicas(tmp_path, 1, 0.15, {"DRAIN_S": "0"}) as (server,),
+        opened_at(browser, server.url, failing=True) as page,
+    ):
+        asked = posts(page)
+        start(page, candidates=6)
+        expect(page.locator(".runner img").first).to_be_visible()
+        address = page.url
+        server.stop()
+        expect(page.locator(".track").get_by_text("The connection broke. Trying again…")).to_be_visible()
+        server.start()
+        expect(page.locator(".tile[data-index]")).to_have_count(6, timeout=60_000)
+        assert page.url == address
+        assert asked.count("/v1/generations") == 1
+        assert httpx.get(f"{server.url}/v1/generations/{address.split('#')[1]}").json()["status"] == "succeeded"
+
+
+@needs_browser
+def test_256_candidates_by_keyboard(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        raced(page, "a red apple, a blue boat", 256)
+        page.locator(".tile button[tabindex='0']").focus()
+        for key, rank in (("End", 256), ("ArrowLeft", 255), ("Home", 1), ("ArrowRight", 2)):
+            page.keyboard.press(key)
+            focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
+            assert focused.startswith(f"Rank {rank},"), (key, focused)
+        assert page.locator(".tile button[tabindex='0']").count() == 1
+        asked, before = posts(page), order(page)
+        page.get_by_text("Other words and pictures").click()
+        page.get_by_label("Compare with", exact=True).fill("a blue boat")
+        until(lambda: order(page) != before)
+        assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
+        drawn = page.locator(".tile img").evaluate_all(
+            "all => all.filter(image => image.checkVisibility({contentVisibilityAuto: true})).length"
+        )
+        assert 0 < drawn < 256
+
+
+@needs_browser
+def test_pictures_join_the_words(browser: Browser, house: House, tmp_path: Path) -> None:
+    Image.new("RGBA", (900, 40), (0, 0, 255, 128)).save(tmp_path / "wide.png")
+    (tmp_path / "no.png").write_text("no picture")
+    with opened(browser, house) as page:
+        raced(page)
+        before = order(page)
+        page.get_by_role("button", name="More like this").click()
+        expect(page.get_by_text("like picture 1", exact=True)).to_be_visible()
+        page.get_by_text("Other words and pictures").click()
+        field = page.get_by_role("region", name="Weigh anew")
+        chooser = field.get_by_label("Add a picture to compare with")
+        chooser.set_input_files([tmp_path / "no.png"])
+        expect(page.get_by_role("alert")).to_contain_text("not a picture")
+        chooser.set_input_files([tmp_path / "wide.png"])
+        field.get_by_label("Weight of picture 2").fill("-1.5")
+        page.get_by_role("slider", name="Negatives count").fill("3")
+        expect(page.locator(".inspector").get_by_text("unlike picture 2", exact=True)).to_be_visible()
+        until(lambda: order(page) != before)
+        rows = page.locator(".inspector .sum dd").all_inner_texts()
+        shown = [float(text.replace("−", "-")) for text in rows]
+        assert sum(shown[:-1]) == pytest.approx(shown[-1], abs=0.002)
+        page.get_by_role("button", name="Keep this order").click()
+        expect(page.locator(".history ul ul .leaf")).to_have_count(1)
+        kept = order(page)
+        page.reload()
+        expect(page.locator(".tile[data-index]").first).to_have_attribute("data-index", kept[0])
+        page.get_by_text("Other words and pictures").click()
+        expect(page.get_by_text("Uploads are not kept.")).to_be_visible()
+
+
+@needs_browser
+def test_a_race_begins_from_a_picture_and_is_written_again(browser: Browser, house: House, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
+    with opened(browser, house) as page:
+        page.get_by_label("Begin from a picture or a sketch").set_input_files(tmp_path / "blue.png")
+        page.get_by_label("Add a picture to compare with").set_input_files(tmp_path / "blue.png")
+        page.get_by_text("Words worth trying").click()
+        page.get_by_role("textbox", name="Show").first.fill("a boat")
+        page.get_by_role("button", name="Studio", exact=True).click()
+        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat, soft studio lighting")
+        expect(page.get_by_label("Steer away from")).to_have_value("harsh shadows")
+        page.get_by_label("Candidates", exact=True).fill("3")
+        page.get_by_role("button", name="Race", exact=True).click()
+        expect(page.locator(".tile")).to_have_count(3)
+        made = house.client.get(f"/v1/generations/{page.url.split('#')[1]}").json()
+        assert made["strength"] == 0.75
+        assert [r["weight"] for r in made["ranking"]["references"]] == [0.5]
+        page.get_by_role("button", name="Studio", exact=True).click()
+        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat")
+        page.get_by_role("button", name="Edit and race again").click()
+        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat, soft studio lighting")
+
+
+@needs_browser
+def test_why_and_where(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        raced(page, "a red apple, close-up", 4)
+        page.get_by_text("Why this one").click()
+        rows = page.locator(".why tbody tr")
+        expect(rows).to_have_count(2)
+        assert "composition" in rows.nth(1).inner_text()
+        page.get_by_role("button", name="a red apple", exact=True).click()
+        expect(page.locator("img.heat")).to_have_js_property("naturalWidth", 64)
+        page.locator(".tile button").nth(1).click()
+        expect(page.locator(".place")).to_have_text("2nd")
+        expect(page.locator("img.heat")).to_have_js_property("naturalWidth", 64)
+
+
+@needs_browser
+def test_a_taste_is_carried_from_profile_to_profile(browser: Browser, house: House, tmp_path: Path) -> None:
+    with opened(browser, house) as page:
+        raced(page, candidates=4)
+        page.locator(".tile button").first.focus()
+        page.keyboard.press("l")
+        panel = page.locator(".rail .taste")
+        expect(panel).to_contain_text("1 vote")
+        panel.locator("summary").click()
+        expect(panel).to_contain_text("1 liked")
+        with page.expect_download() as file:
+            panel.get_by_role("button", name="Save as a file").click()
+        file.value.save_as(tmp_path / "taste.json")
+        panel.get_by_label("Profile").fill("another")
+        panel.get_by_label("Profile").blur()
+        expect(panel).to_contain_text("no votes yet")
+        panel.get_by_label("Bring in a file").set_input_files(tmp_path / "taste.json")
+        expect(panel).to_contain_text("1 liked")
+        panel.get_by_label("Count it in new races").check()
+        page.get_by_role("button", name="Race", exact=True).click()
+        expect(page.locator(".runner")).to_have_count(0)
+        expect(page.get_by_text("your taste", exact=True)).to_be_visible()
+        panel.get_by_role("button", name="Forget it").click()
+        expect(panel).to_contain_text("no votes yet")
+
+
+@needs_browser
+def test_a_service_with_keys(browser: Browser, tmp_path: Path) -> None:
+    """What the browser says of the 401s is let pass."""
+    with running(tmp_path) as house:
+        command = [sys.executable, "-m", "app.cli", "keys", "add", "--name", "studio"]
+        environment = {**os.environ, "FRONTRUNNER_DATA_DIR": str(tmp_path / "data")}
+        made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        key = made.split()[1]
+        until(lambda: house.client.get("/v1/models").status_code == 401)
+        with opened_at(browser, house.url, failing=True) as page:
+            expect(page.get_by_role("heading", name="This service wants an API key.")).to_be_visible()
+            page.get_by_label("API key").last.fill("fr_wrong")
+            page.get_by_role("button", name="Enter").click()
+            expect(page.get_by_role("heading", name="This key does not open the service.")).to_be_visible()
+            page.get_by_label("API key").last.fill(key)
+            page.get_by_role("button", name="Enter").click()
+            raced(page, candidates=3)
+            until(lambda: page.locator(".tile img").evaluate_all("all => all.every(one => one.naturalWidth > 0)"))
+            page.reload()
+            expect(page.locator(".tile")).to_have_count(3)
+            assert key not in page.evaluate("JSON.stringify(localStorage)")
+            page.get_by_role("button", name="Drop it").click()
+            expect(page.get_by_role("heading", name="This service wants an API key.")).to_be_visible()
 
 
 @needs_browser
@@ -170,6 +299,7 @@ def test_errors_in_words(browser: Browser, house: House) -> None:
     """The browser logs each refusal by itself, so this one listens to the page only."""
     context = browser.new_context()
     page = context.new_page()
+    page.set_default_timeout(20_000)
     page.goto(house.url)
     page.get_by_label("Steer away from").fill("blurry")
     page.evaluate("document.querySelector('form').noValidate = true")
@@ -187,21 +317,23 @@ def test_errors_in_words(browser: Browser, house: House) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Browser, house: House, dark: bool) -> None:
     with opened(browser, house, dark=dark) as page:
-        found = _violations(page)
-        start(page)
-        expect(page.locator(".runner img").first).to_be_visible()
-        found += _violations(page)
+        found = violations(page)
+        with slow(house):
+            start(page)
+            expect(page.locator(".runner img").first).to_be_visible()
+            found += violations(page)
         expect(page.locator(".tile")).to_have_count(12)
-        page.get_by_text("Other words").click()
+        page.get_by_text("Other words and pictures").click()
         page.get_by_text("Refine this one").click()
-        found += _violations(page)
+        page.get_by_role("button", name="More like this").click()
+        page.get_by_text("Words worth trying").click()
+        page.get_by_text("Why this one").click()
+        page.get_by_role("button", name="a red apple", exact=True).click()
+        expect(page.locator("img.heat")).to_be_visible()
+        page.locator(".rail .taste summary").click()
+        expect(page.get_by_role("button", name="Studio", exact=True)).to_be_visible()
+        found += violations(page)
         assert found == []
-
-
-def _violations(page: Page) -> list[str]:
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found if v["impact"] in {"serious", "critical"}]
 
 
 def test_policy_and_etags(house: House) -> None:

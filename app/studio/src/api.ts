@@ -1,8 +1,25 @@
 // The service as the studio knows it: the shapes it reads and the calls it makes. Every failure is a Problem in words.
 
+import { shut, withKey } from "./key";
+
 export interface Negative {
   text: string;
   weight: number;
+}
+
+/** A picture to be like, or with a weight below 0 unlike: an upload as a data: URI, or a candidate. */
+export interface Reference {
+  image: string | null;
+  generation: string | null;
+  index: number | null;
+  weight: number;
+}
+
+export interface Told {
+  generation: string | null;
+  index: number | null;
+  weight: number;
+  similarity: number;
 }
 
 export interface Scored {
@@ -10,7 +27,9 @@ export interface Scored {
   similarity: number;
   penalty: number;
   taste: number;
+  prompt_similarity: number;
   negatives: (Negative & { similarity: number })[];
+  references: Told[];
 }
 
 export interface Ranked extends Scored {
@@ -28,6 +47,7 @@ export interface Candidate {
   seed: number;
   score: number | null;
   pruned_at_step: number | null;
+  duplicate_of: number | null;
 }
 
 export interface Generation {
@@ -44,7 +64,16 @@ export interface Generation {
   steps: number;
   guidance_scale: number;
   sampler: string;
-  ranking: { prompt: string; negative_weight: number; negatives: Negative[]; diversity: number; min_score: number | null };
+  output_format: string;
+  ranking: {
+    prompt: string;
+    negative_weight: number;
+    negatives: Negative[];
+    diversity: number;
+    min_score: number | null;
+    references: Omit<Told, "similarity">[];
+    taste: { profile: string; weight: number } | null;
+  };
   parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;
   strength: number | null;
   queue_position: number | null;
@@ -64,14 +93,47 @@ export interface Service {
     id: string;
     generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number } | null;
   }[];
-  limits: { candidates: number; default_candidates: number; steps: number; prompt_chars: number; negatives: number };
+  limits: {
+    candidates: number;
+    default_candidates: number;
+    steps: number;
+    prompt_chars: number;
+    negatives: number;
+    references: number;
+  };
 }
 
 export interface TasteSummary {
   liked: number;
   disliked: number;
   preferred: number;
+  agreement: number;
 }
+
+export interface Phrase {
+  text: string;
+  aspect: "content" | "style" | "composition";
+  similarity: number;
+  rank: number;
+  heat_map: string;
+}
+
+/** A candidate, phrase by phrase; ranks count `of` candidates. */
+export interface Why {
+  of: number;
+  phrases: Phrase[];
+  negatives: Phrase[];
+}
+
+export interface Preset {
+  group: string;
+  name: string;
+  prompt: string;
+  negative: string;
+}
+
+/** A reference as requests have it. */
+export type AskedReference = { weight: number } & ({ image: string } | { generation: string; index: number });
 
 export interface Asked {
   prompt: string;
@@ -83,7 +145,9 @@ export interface Asked {
   guidance_scale?: number;
   sampler?: string;
   seed?: number;
-  ranking: { negatives: Negative[] };
+  image?: string;
+  strength?: number;
+  ranking: { negatives: Negative[]; references?: AskedReference[]; taste?: { profile: string; weight: number } };
 }
 
 export interface Refining {
@@ -101,6 +165,7 @@ export interface Reweighing {
   negative_weight?: number;
   diversity?: number;
   min_score?: number | null;
+  references?: AskedReference[];
   taste?: { profile: string; weight: number } | null;
   include_pruned?: boolean;
   n?: number;
@@ -131,13 +196,15 @@ interface ProblemDocument {
 export async function call(path: string, init?: RequestInit): Promise<Response> {
   let answer: Response;
   try {
-    answer = await fetch(path, init);
+    answer = await fetch(path, withKey(init));
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new Problem("The service cannot be reached.", 0);
   }
   if (answer.ok) return answer;
-  throw await problemOf(answer);
+  const found = await problemOf(answer);
+  if (found.status === 401) shut.value = found.message;
+  throw found;
 }
 
 async function problemOf(answer: Response): Promise<Problem> {
@@ -177,6 +244,14 @@ const GENERATIONS = "/v1/generations";
 export const address = (id: string): string => `${GENERATIONS}/${encodeURIComponent(id)}`;
 export const picture = (id: string, index: number): string => `${address(id)}/images/${index}`;
 
+const profileAddress = (profile: string): string => `/v1/taste/${encodeURIComponent(profile)}`;
+
+/** A candidate's image as an address: no larger than `box` pixels a side, if the candidate is. */
+export function thumbnail(made: Generation, index: number, box: number): string {
+  const larger = Math.max(...made.size.split("x").map(Number)) > box;
+  return larger ? `${picture(made.id, index)}?size=${box}x${box}` : picture(made.id, index);
+}
+
 export const api = {
   service: () => read<Service>("/v1/models"),
   generation: (id: string) => read<Generation>(address(id)),
@@ -186,7 +261,14 @@ export const api = {
   keep: (id: string, asked: Reweighing) =>
     read<Generation>(`${address(id)}/rerank`, posted({ ...asked, store: true })),
   forget: (id: string) => call(address(id), { method: "DELETE" }),
-  votes: (profile: string, votes: object) =>
-    read<TasteSummary>(`/v1/taste/${encodeURIComponent(profile)}/votes`, posted(votes)),
-  unlearn: (profile: string) => call(`/v1/taste/${encodeURIComponent(profile)}`, { method: "DELETE" }),
+  why: (id: string, index: number, prompt: string, signal: AbortSignal) =>
+    read<Why>(`${address(id)}/candidates/${index}/why?${new URLSearchParams({ prompt }).toString()}`, { signal }),
+  presets: () => read<{ data: Preset[] }>("/v1/presets"),
+  profiles: () => read<{ data: string[] }>("/v1/taste"),
+  taste: (profile: string) => read<TasteSummary>(profileAddress(profile)),
+  votes: (profile: string, votes: object) => read<TasteSummary>(`${profileAddress(profile)}/votes`, posted(votes)),
+  unlearn: (profile: string) => call(profileAddress(profile), { method: "DELETE" }),
+  tasteFile: (profile: string) => read<object>(`${profileAddress(profile)}/export`),
+  bringTaste: (profile: string, file: unknown) =>
+    read<TasteSummary>(profileAddress(profile), { ...posted(file), method: "PUT" }),
 };

@@ -1,10 +1,13 @@
 import { Compare } from "./compare";
 import { Composer } from "./composer";
 import { Empty } from "./empty";
+import { Gate, InUse } from "./gate";
 import { History } from "./history";
+import { shut } from "./key";
 import { race } from "./race";
 import { Run } from "./run";
 import { board, problem, said, shown } from "./state";
+import { Taste } from "./taste";
 import { Wall } from "./wall";
 
 export function App() {
@@ -22,11 +25,21 @@ export function App() {
           </a>
         </header>
         <Composer />
+        <Taste />
         <History />
+        <InUse />
       </aside>
       <main class="stage">
         <Trouble />
-        {race.value ? <Run state={race.value} /> : shown.value && board.value ? <Wall /> : <Empty />}
+        {shut.value !== null ? (
+          <Gate why={shut.value} />
+        ) : race.value ? (
+          <Run state={race.value} />
+        ) : shown.value && board.value ? (
+          <Wall />
+        ) : (
+          <Empty />
+        )}
       </main>
       <Compare />
       <p class="unseen" role="status" aria-live="polite">
@@ -38,7 +51,7 @@ export function App() {
 
 function Trouble() {
   const found = problem.value;
-  if (!found) return null;
+  if (!found || found.status === 401) return null;
   return (
     <div class="trouble" role="alert">
       <div>

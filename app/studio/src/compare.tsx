@@ -1,8 +1,10 @@
 import { useEffect, useRef } from "preact/hooks";
 import { picture } from "./api";
 import { Account } from "./inspector";
+import { prefer } from "./liking";
+import { Picture } from "./picture";
 import { reach } from "./score";
-import { board, comparing, pair, prefer, shown } from "./state";
+import { board, comparing, pair, shown } from "./state";
 
 /** Two candidates side by side. */
 export function Compare() {
@@ -32,7 +34,7 @@ export function Compare() {
             const other = two[1 - place];
             return (
               <article key={one.index} class={one.rank < (other?.rank ?? 0) ? "ahead" : ""}>
-                <img src={picture(made.id, one.index)} alt={`Candidate ${one.index + 1}`} />
+                <Picture path={picture(made.id, one.index)} alt={`Candidate ${one.index + 1}`} />
                 <h3>
                   No. {one.rank} <span class="quiet">candidate {one.index + 1}</span>
                 </h3>

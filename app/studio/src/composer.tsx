@@ -1,62 +1,14 @@
-import { signal } from "@preact/signals";
-import type { Asked, Negative } from "./api";
+import { asked, candidates, draft, references, set, start } from "./draft";
 import { Negatives } from "./negatives";
+import { Presets } from "./presets";
 import { race } from "./race";
-import { generate, generator, limits } from "./state";
-
-interface Draft {
-  prompt: string;
-  avoided: string;
-  negatives: Negative[];
-  candidates: number | null;
-  n: number;
-  pruning: "auto" | "off";
-  steps: string;
-  guidance: string;
-  sampler: string;
-  seed: string;
-}
-
-export const draft = signal<Draft>({
-  prompt: "",
-  avoided: "",
-  negatives: [],
-  candidates: null,
-  n: 3,
-  pruning: "auto",
-  steps: "",
-  guidance: "",
-  sampler: "",
-  seed: "",
-});
-
-function set(part: Partial<Draft>): void {
-  draft.value = { ...draft.value, ...part };
-}
-
-function candidates(): number {
-  return draft.value.candidates ?? limits.value?.default_candidates ?? 16;
-}
-
-function asked(): Asked {
-  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed } = draft.value;
-  return {
-    prompt,
-    ...(avoided.trim() ? { negative_prompt: avoided } : {}),
-    n_candidates: candidates(),
-    n: Math.min(n, candidates()),
-    ...(pruning === "off" ? { pruning } : {}),
-    ...(steps ? { steps: Number(steps) } : {}),
-    ...(guidance ? { guidance_scale: Number(guidance) } : {}),
-    ...(sampler ? { sampler } : {}),
-    ...(seed ? { seed: Number(seed) } : {}),
-    ranking: { negatives: negatives.filter((one) => one.text.trim()) },
-  };
-}
+import { small } from "./reference";
+import { References } from "./references";
+import { generate, generator, limits, tell } from "./state";
 
 function submit(event: Event): void {
   event.preventDefault();
-  if (draft.value.prompt.trim()) void generate(asked());
+  if (draft.value.prompt.trim()) void generate(asked(), references.value);
 }
 
 function onKeyDown(event: KeyboardEvent): void {
@@ -78,6 +30,7 @@ export function Composer() {
           onInput={(e) => set({ prompt: e.currentTarget.value })}
         />
       </label>
+      <Presets prompt={now.prompt} avoided={now.avoided} onChange={(prompt, avoided) => set({ prompt, avoided })} />
       <label class="field">
         <span>Steer away from</span>
         <input
@@ -87,12 +40,16 @@ export function Composer() {
           onInput={(e) => set({ avoided: e.currentTarget.value })}
         />
       </label>
-      <Negatives
-        label="Mark down for"
-        list={now.negatives}
-        most={limits.value?.negatives ?? 16}
-        onChange={(negatives) => set({ negatives })}
-      />
+      <div class="extras">
+        <Negatives
+          label="Mark down for"
+          list={now.negatives}
+          most={limits.value?.negatives ?? 16}
+          onChange={(negatives) => set({ negatives })}
+        />
+        <References label="Compare with" list={references.value} onChange={(list) => (references.value = list)} />
+        <Beginning />
+      </div>
       <div class="pairs">
         <Count
           label="Candidates"
@@ -116,6 +73,46 @@ export function Composer() {
         <kbd aria-hidden="true">Ctrl ↵</kbd>
       </button>
     </form>
+  );
+}
+
+/** A picture or a sketch that the candidates begin as, in place of noise. */
+function Beginning() {
+  const take = async (file: File | undefined) => {
+    try {
+      if (file) start.value = await small(file);
+    } catch (error) {
+      tell(error);
+    }
+  };
+  if (start.value === null) {
+    return (
+      <fieldset>
+        <legend class="unseen">Begin from</legend>
+        <label class="add file">
+          Begin from a picture or a sketch
+          <input type="file" class="unseen" accept="image/*" onChange={(e) => void take(e.currentTarget.files?.[0])} />
+        </label>
+      </fieldset>
+    );
+  }
+  const { strength } = draft.value;
+  return (
+    <fieldset>
+      <legend>Begin from</legend>
+      <div class="reference">
+        <img src={start.value} alt="What the candidates begin as" />
+        <label class="slider">
+          <span>
+            Change <b>{Math.round(100 * strength)} %</b>
+          </span>
+          <input type="range" min={0} max={1} step={0.05} value={strength} onInput={(e) => set({ strength: e.currentTarget.valueAsNumber })} />
+        </label>
+        <button type="button" class="plain" aria-label="Begin from noise" onClick={() => (start.value = null)}>
+          ×
+        </button>
+      </div>
+    </fieldset>
   );
 }
 

@@ -1,8 +1,10 @@
 import type { Generation } from "./api";
 import { voted } from "./kept";
 import { Negatives } from "./negatives";
+import { References } from "./references";
 import { written } from "./score";
-import { changed, keep, limits, unlearn, unweigh, weigh, weights, type Weights } from "./state";
+import { board, changed, keep, limits, unweigh, weigh, weights } from "./state";
+import type { Weights } from "./weights";
 
 /** Everything that ranks the same candidates anew, at once. */
 export function Controls({ made }: { made: Generation }) {
@@ -35,12 +37,22 @@ export function Controls({ made }: { made: Generation }) {
           show={now.minScore === null ? "none" : written(now.minScore)}
           onInput={(value) => weigh({ minScore: value <= floor ? null : value })}
         />
-        {voted.value > 0 && (
+        {(voted.value > 0 || now.taste > 0) && (
           <Slider label="Your taste" value={now.taste} min={0} max={1} step={0.1} show={now.taste === 0 ? "off" : `${Math.round(100 * now.taste)} %`} onInput={(taste) => weigh({ taste })} />
         )}
       </div>
+      {made.candidates.some((c) => c.pruned_at_step !== null) && (
+        <label class="check">
+          <input
+            type="checkbox"
+            checked={now.pruned ?? board.value?.data.some((r) => r.score_is_preview) ?? false}
+            onChange={(e) => weigh({ pruned: e.currentTarget.checked })}
+          />
+          Let those that dropped out compete, by their last preview
+        </label>
+      )}
       <details class="more">
-        <summary>Other words</summary>
+        <summary>Other words and pictures</summary>
         <div class="words">
           <label class="field">
             <span>Compare with</span>
@@ -51,14 +63,7 @@ export function Controls({ made }: { made: Generation }) {
             <input type="text" value={now.avoided} onInput={(e) => weigh({ avoided: e.currentTarget.value })} />
           </label>
           <Negatives label="Mark down for" list={now.negatives} most={limits.value?.negatives ?? 16} onChange={(negatives) => weigh({ negatives })} />
-          {voted.value > 0 && (
-            <p class="quiet">
-              Your taste knows {voted.value} {voted.value === 1 ? "vote" : "votes"}.{" "}
-              <button type="button" class="add" onClick={() => void unlearn()}>
-                Forget it
-              </button>
-            </p>
-          )}
+          <References label="Compare with pictures" list={now.references} onChange={(references) => weigh({ references })} />
         </div>
       </details>
     </section>

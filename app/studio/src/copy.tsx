@@ -1,24 +1,35 @@
+import { useSignal } from "@preact/signals";
 import { Problem, type Generation } from "./api";
-import { asCurl, asPython } from "./copying";
+import { asCurl, asPython, whole } from "./copying";
 import { said, tell } from "./state";
 
-async function copied(text: string, name: string): Promise<void> {
-  try {
-    await navigator.clipboard.writeText(text);
-    said.value = `Copied as ${name}.`;
-  } catch {
-    tell(new Problem("The browser does not let this page copy.", 0));
-  }
+const SHOWN_MS = 2000;
+
+interface Props {
+  made: Generation;
 }
 
-export function Copy({ made }: { made: Generation }) {
+/** The request on the page for a shell or a program. */
+export function Copy({ made }: Props) {
+  const done = useSignal("");
+  const copy = async (name: string, text: string) => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      tell(new Problem("The browser does not let this page copy.", 0));
+      return;
+    }
+    said.value = whole(made) ? `Copied as ${name}.` : `Copied as ${name}, without the pictures that were uploaded.`;
+    done.value = name;
+    setTimeout(() => (done.value = ""), SHOWN_MS);
+  };
   return (
     <div class="copy" role="group" aria-label="Copy the request">
-      <button type="button" onClick={() => void copied(asCurl(made, location.origin), "curl")}>
-        Copy as curl
+      <button type="button" onClick={() => void copy("curl", asCurl(made, location.origin))}>
+        {done.value === "curl" ? "Copied ✓" : "Copy as curl"}
       </button>
-      <button type="button" onClick={() => void copied(asPython(made, location.origin), "Python")}>
-        Python
+      <button type="button" onClick={() => void copy("Python", asPython(made, location.origin))}>
+        {done.value === "Python" ? "Copied ✓" : "Python"}
       </button>
     </div>
   );

@@ -1,7 +1,17 @@
-// The generation on the page as code that makes it again.
+// The generation on the page as code that makes it again. A key is named there, never written out.
 
 import { address, type Generation } from "./api";
+import { key } from "./key";
+import { askedOf, referencesOf } from "./reference";
 import { markedDown } from "./score";
+
+const VARIABLE = "FRONTRUNNER_KEY";
+
+/** Whether all that the generation was made from can be asked for again; uploads of earlier visits cannot. */
+export function whole(made: Generation): boolean {
+  const references = referencesOf(made);
+  return askedOf(references).length === references.length && !(made.parent && made.parent.generation === null);
+}
 
 interface Request {
   path: string;
@@ -16,6 +26,8 @@ function request(made: Generation): Request {
     negatives,
     diversity: ranking.diversity,
     min_score: ranking.min_score,
+    ...(ranking.references.length > 0 ? { references: askedOf(referencesOf(made)) } : {}),
+    ...(ranking.taste ? { taste: { profile: ranking.taste.profile, weight: ranking.taste.weight } } : {}),
   };
   if (parent?.kind === "rerank") {
     const body = { prompt: ranking.prompt, negative_prompt: avoided, ...weighed, n: made.n };
@@ -42,19 +54,22 @@ function request(made: Generation): Request {
 export function asCurl(made: Generation, origin: string): string {
   const { path, body } = request(made);
   const text = JSON.stringify(body).replaceAll("'", "'\\''");
-  return `curl -s ${origin}${path} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
+  const lock = key.value ? ` \\\n  -H "Authorization: Bearer $${VARIABLE}"` : "";
+  return `curl -s ${origin}${path}${lock} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
 }
 
 export function asPython(made: Generation, origin: string): string {
   const { path, body } = request(made);
   const lines = Object.entries(body).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`);
+  const lock = key.value ? `, headers={"Authorization": "Bearer " + os.environ["${VARIABLE}"]}` : "";
   return [
+    ...(key.value ? ["import os", ""] : []),
     "import httpx",
     "",
     "asked = {",
     ...lines,
     "}",
-    `made = httpx.post(${JSON.stringify(origin + path)}, json=asked, timeout=None).raise_for_status().json()`,
+    `made = httpx.post(${JSON.stringify(origin + path)}, json=asked${lock}, timeout=None).raise_for_status().json()`,
     'print(made["data"][0]["url"], made["data"][0]["score"])',
     "",
   ].join("\n");

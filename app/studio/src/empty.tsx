@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { draft } from "./composer";
+import { set } from "./draft";
 
 const IDEAS = ["a red apple on a white background", "a blue boat", "a yellow duck", "a green tree at night"];
 
@@ -21,7 +21,7 @@ export function Empty() {
       <p class="ideas">
         <span>Try</span>
         {IDEAS.map((idea) => (
-          <button key={idea} type="button" class="idea" onClick={() => (draft.value = { ...draft.value, prompt: idea })}>
+          <button key={idea} type="button" class="idea" onClick={() => set({ prompt: idea })}>
             {idea}
           </button>
         ))}

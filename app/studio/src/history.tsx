@@ -1,6 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { picture } from "./api";
 import { entries, trees, type Branch } from "./kept";
+import { Picture } from "./picture";
 import { clear, forget, problem, shown } from "./state";
 
 const FIRST = 12;
@@ -54,7 +55,7 @@ function Leaf({ branch: { entry } }: { branch: Branch }) {
   return (
     <div class="leaf">
       <a href={`#${entry.id}`} aria-current={here ? "page" : undefined}>
-        {image !== null ? <img src={picture(entry.id, image)} alt="" loading="lazy" /> : <span class="unborn" />}
+        {image !== null ? <Picture path={picture(entry.id, image)} alt="" lazy /> : <span class="unborn" />}
         <span class="label">
           <span>{entry.prompt}</span>
           {entry.kind !== "generation" && <small>{KINDS[entry.kind]}</small>}

@@ -2,8 +2,12 @@ import { useSignal } from "@preact/signals";
 import { picture, type Generation, type Ranked } from "./api";
 import { Bar } from "./bar";
 import { entry } from "./kept";
-import { parts, signed, written } from "./score";
-import { focus, limits, mark, pair, pick, refine, vote, weights } from "./state";
+import { vote } from "./liking";
+import { Picture, useAddress, useFetched } from "./picture";
+import { known } from "./reference";
+import { ordinal, parts, signed, written } from "./score";
+import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
+import { sought, Why } from "./why";
 
 interface Props {
   made: Generation;
@@ -19,11 +23,8 @@ export function Inspector({ made, data, most }: Props) {
   return (
     <div class={`inspector ${one.rank === 1 ? "wins" : ""}`}>
       <figure>
-        <img
-          class={small ? "pixels" : ""}
-          src={picture(made.id, one.index)}
-          alt={`Candidate ${one.index + 1}: ${made.ranking.prompt}`}
-        />
+        <Picture class={small ? "pixels" : ""} path={picture(made.id, one.index)} alt={`Candidate ${one.index + 1}: ${made.ranking.prompt}`} />
+        <Heat />
       </figure>
       <div class="account">
         <h2>
@@ -34,9 +35,35 @@ export function Inspector({ made, data, most }: Props) {
         </h2>
         <Account one={one} most={most} />
         <Actions made={made} one={one} />
+        <Why made={made} index={one.index} />
         <Refine key={`${made.id}-${one.index}`} made={made} index={one.index} />
       </div>
     </div>
+  );
+}
+
+/** Where in the picture the phrase that was chosen is found, laid over it. */
+function Heat() {
+  const where = sought.value;
+  const { src, problem } = useFetched(where?.path ?? null);
+  if (!where) return null;
+  if (problem) {
+    return (
+      <figcaption>
+        <span role="alert">{problem.message}</span>
+      </figcaption>
+    );
+  }
+  return (
+    <>
+      {src && <img class="heat" src={src} alt="" />}
+      <figcaption>
+        <span>Where “{where.text}” is found</span>
+        <span class="scale" aria-hidden="true">
+          less <i /> more
+        </span>
+      </figcaption>
+    </>
   );
 }
 
@@ -49,7 +76,7 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
       <dl>
         {found.map((part, place) => (
           <div key={place} class={part.kind}>
-            <dt>{part.kind === "negative" ? `unlike “${part.name}”` : part.name}</dt>
+            <dt>{part.name}</dt>
             <dd>{signed(part.value)}</dd>
           </div>
         ))}
@@ -71,6 +98,10 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
 function Actions({ made, one }: { made: Generation; one: Ranked }) {
   const here = entry(made.id);
   const liking = here?.votes[one.index];
+  const file = useAddress(picture(made.id, one.index));
+  const now = weights.value?.references ?? [];
+  const referred = now.some((r) => r.generation === made.id && r.index === one.index);
+  const refer = () => weigh({ references: [...now.filter(known), { image: null, generation: made.id, index: one.index, weight: 0.5 }] });
   return (
     <div class="actions">
       <button type="button" aria-pressed={here?.picked === one.index} onClick={() => pick(one.index)}>
@@ -85,9 +116,14 @@ function Actions({ made, one }: { made: Generation; one: Ranked }) {
       <button type="button" aria-pressed={pair.value.includes(one.index)} onClick={() => mark(one.index)}>
         {pair.value.length === 1 && !pair.value.includes(one.index) ? "Compare with the other" : "Compare"}
       </button>
-      <a class="button" href={picture(made.id, one.index)} download={`${made.id}-${one.index}.png`}>
-        Save
-      </a>
+      <button type="button" disabled={referred || now.length >= (limits.value?.references ?? 8)} onClick={refer}>
+        More like this
+      </button>
+      {file && (
+        <a class="button" href={file} download={`${made.id}-${one.index}.${made.output_format}`}>
+          Save
+        </a>
+      )}
     </div>
   );
 }
@@ -131,9 +167,4 @@ function Refine({ made, index }: { made: Generation; index: number }) {
       </form>
     </details>
   );
-}
-
-function ordinal(rank: number): string {
-  const last = rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10;
-  return `${rank}${["th", "st", "nd", "rd"][last] ?? "th"}`;
 }

@@ -31,7 +31,7 @@ function loaded<T>(name: string, otherwise: T): T {
   }
 }
 
-function kept<T>(name: string, otherwise: T) {
+export function kept<T>(name: string, otherwise: T) {
   const held = signal<T>(loaded(name, otherwise));
   effect(() => {
     try {

@@ -14,7 +14,7 @@ export function Negatives({ label, list, most, onChange }: Props) {
   };
   return (
     <fieldset class="negatives">
-      <legend>{label}</legend>
+      <legend class={list.length === 0 ? "unseen" : ""}>{label}</legend>
       {list.map((one, place) => (
         <div class="negative" key={place}>
           <input
@@ -45,7 +45,7 @@ export function Negatives({ label, list, most, onChange }: Props) {
       ))}
       {list.length < most && (
         <button type="button" class="add" onClick={() => onChange([...list, { text: "", weight: 1 }])}>
-          Add a negative
+          Add something to mark down for
         </button>
       )}
     </fieldset>

@@ -19,7 +19,8 @@ export interface Race {
   step: number;
   steps: number;
   live: number;
-  begun: number | null;
+  begun: boolean;
+  seen: { at: number; share: number } | null;
   attempt: number;
   waiting: string | null;
 }
@@ -29,7 +30,7 @@ export const race = signal<Race | null>(null);
 
 export function fresh(id: string | null, prompt: string, count: number): Race {
   const runners = Array.from({ length: count }, (_, index) => blank(index));
-  return { id, prompt, runners, step: 0, steps: 0, live: count, begun: null, attempt: 1, waiting: null };
+  return { id, prompt, runners, step: 0, steps: 0, live: count, begun: false, seen: null, attempt: 1, waiting: null };
 }
 
 function blank(index: number): Runner {
@@ -37,12 +38,12 @@ function blank(index: number): Runner {
 }
 
 /** The race after one line of its log. */
-export function after(state: Race, event: string, data: unknown, now: number): Race {
+export function after(state: Race, event: string, data: unknown): Race {
   switch (event) {
     case "started": {
       const { attempt } = data as { attempt: number };
       const again = attempt > state.attempt ? fresh(state.id, state.prompt, state.runners.length) : state;
-      return { ...again, attempt, begun: now, waiting: null };
+      return { ...again, attempt, begun: true, waiting: null };
     }
     case "step": {
       const told = data as { step: number; steps: number; live: number };
@@ -66,9 +67,11 @@ export function after(state: Race, event: string, data: unknown, now: number): R
 }
 
 function changed(state: Race, indices: number[], change: () => Partial<Runner>): Race {
-  const wanted = new Set(indices);
-  const runners = state.runners.map((r) => (wanted.has(r.index) ? { ...r, ...change() } : r));
-  for (const index of indices) if (!runners.some((r) => r.index === index)) runners.push({ ...blank(index), ...change() });
+  const runners = [...state.runners];
+  for (const index of indices) {
+    while (runners.length <= index) runners.push(blank(runners.length));
+    runners[index] = { ...(runners[index] ?? blank(index)), ...change() };
+  }
   return { ...state, runners };
 }
 
@@ -87,12 +90,12 @@ export function progress(state: Race): number {
   return state.steps > 0 ? Math.min(1, state.step / state.steps) : 0;
 }
 
-/** Seconds to go by the pace so far; null while nothing is known. */
+/** Seconds to go by the pace since it is watched (what is read from the log has no pace); null before that is known. */
 export function secondsLeft(state: Race, now: number): number | null {
+  if (state.seen === null) return null;
   const share = progress(state);
-  if (state.begun === null || share < 0.05) return null;
-  const spent = (now - state.begun) / 1000;
-  return (spent * (1 - share)) / share;
+  const run = share - state.seen.share;
+  return run < 0.05 ? null : ((now - state.seen.at) * (1 - share)) / run / 1000;
 }
 
 export interface Start {
@@ -108,12 +111,13 @@ const PAUSES_S = [0.5, 1, 2, 3, 5];
  * where an `id` is known by its log. Resolves with the finished generation. Rejects with what a person can act on.
  */
 export async function follow(start: Start | null, id: string | null, signal: AbortSignal): Promise<Generation> {
+  lay();
   let last = 0;
   for (let breaks = 0; ; breaks += 1) {
     try {
       const answer = await open(start, id, last, signal);
       id ??= answer.headers.get("location")?.split("/").pop() ?? null;
-      if (race.value) race.value = { ...race.value, id, waiting: null };
+      move((state) => ({ ...state, id, waiting: null }));
       for await (const message of messages(answer.body as ReadableStream<Uint8Array>)) {
         breaks = 0;
         last = message.id || last;
@@ -125,7 +129,7 @@ export async function follow(start: Start | null, id: string | null, signal: Abo
       if (error instanceof Problem && !error.transient) throw error;
       if (error instanceof Problem && id === null && error.status === 503) throw error;
       const pause = (error instanceof Problem ? error.retryS : null) ?? PAUSES_S[Math.min(breaks, PAUSES_S.length - 1)];
-      if (race.value) race.value = { ...race.value, waiting: "The connection broke. Trying again…" };
+      move((state) => ({ ...state, seen: null, waiting: "The connection broke. Trying again…" }));
       await sleep(1000 * Math.min(pause ?? 5, 5), signal);
     }
   }
@@ -144,8 +148,35 @@ function take(message: Message): Generation | null {
   const data: unknown = JSON.parse(message.data);
   if (message.event === "error") throw new Problem((data as { error: { message: string } }).error.message, 503);
   if (["succeeded", "failed", "cancelled"].includes(message.event)) return data as Generation;
-  if (race.value) race.value = after(race.value, message.event, data, Date.now());
+  move((state) => after(state, message.event, data));
   return null;
+}
+
+/** Hundreds of lines may come at once: the page is drawn for all of them together. */
+const DRAW_MS = 60;
+let ahead: Race | null = null;
+let due: ReturnType<typeof setTimeout> | undefined;
+
+function move(change: (state: Race) => Race): void {
+  const state = ahead ?? race.value;
+  if (!state) return;
+  ahead = change(state);
+  due ??= setTimeout(draw, DRAW_MS);
+}
+
+function draw(): void {
+  if (ahead && race.value) {
+    const seen = ahead.begun ? (ahead.seen ?? { at: Date.now(), share: progress(ahead) }) : null;
+    race.value = { ...ahead, seen };
+  }
+  lay();
+}
+
+/** Forget what was not drawn yet. */
+function lay(): void {
+  clearTimeout(due);
+  due = undefined;
+  ahead = null;
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {

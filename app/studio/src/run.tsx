@@ -52,7 +52,7 @@ export function density(count: number): string {
 
 function told(state: Race, now: number): string {
   if (state.waiting) return state.waiting;
-  if (state.begun === null) return "Waiting for its turn";
+  if (!state.begun) return "Waiting for its turn";
   const out = state.runners.filter((r) => r.prunedAt !== null).length;
   const left = secondsLeft(state, now);
   const running = `${state.runners.length - out} in the race${out > 0 ? `, ${out} out` : ""}`;
@@ -63,7 +63,7 @@ function Track({ state, words }: { state: Race; words: string }) {
   const share = progress(state);
   const cuts = [...new Set(state.runners.flatMap((r) => (r.prunedAt === null ? [] : [r.prunedAt])))];
   return (
-    <div class={`track ${state.waiting ? "broken" : state.begun === null ? "waiting" : ""}`}>
+    <div class={`track ${state.waiting ? "broken" : !state.begun ? "waiting" : ""}`}>
       <progress aria-label="Progress of the race" max={1} value={share} />
       <svg viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true">
         <path class="ground" d="M0 10H1000" />

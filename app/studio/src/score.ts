@@ -4,22 +4,30 @@ import type { Generation, Negative, Ranked, Scored } from "./api";
 
 export interface Part {
   name: string;
-  kind: "similarity" | "negative" | "taste" | "rest";
+  kind: "similarity" | "reference" | "negative" | "taste";
   value: number;
 }
 
-/** Parts that add up to the score. What the named ones leave open (references) is one part of its own. */
+/** Parts that add up to the score, as the service weighs them. */
 export function parts(scored: Scored, negativeWeight: number): Part[] {
-  const total = scored.negatives.reduce((sum, n) => sum + n.weight, 0);
-  const found: Part[] = [{ name: "like the prompt", kind: "similarity", value: scored.similarity }];
-  for (const n of scored.negatives) {
-    const taken = total > 0 ? (negativeWeight * n.weight * Math.max(0, n.similarity)) / total : 0;
-    found.push({ name: n.text, kind: "negative", value: -taken });
-  }
-  if (scored.taste !== 0) found.push({ name: "your taste", kind: "taste", value: scored.taste });
-  const open = scored.score - found.reduce((sum, part) => sum + part.value, 0);
-  if (Math.abs(open) > 5e-4) found.push({ name: "reference pictures", kind: "rest", value: open });
-  return found;
+  const named = scored.references.map((one, place) => ({ ...one, name: `picture ${place + 1}` }));
+  const [liked, unwanted] = [named.filter((one) => one.weight > 0), named.filter((one) => one.weight < 0)];
+  const mixed = 1 + sum(liked.map((one) => one.weight));
+  const against = [...scored.negatives, ...unwanted];
+  const total = sum(against.map((one) => Math.abs(one.weight)));
+  const taken = (one: { weight: number; similarity: number }) =>
+    -(negativeWeight * Math.abs(one.weight) * Math.max(0, one.similarity)) / total;
+  return [
+    { name: "like the prompt", kind: "similarity", value: scored.prompt_similarity / mixed },
+    ...liked.map<Part>((one) => ({ name: `like ${one.name}`, kind: "reference", value: (one.weight * one.similarity) / mixed })),
+    ...scored.negatives.map<Part>((one) => ({ name: `unlike “${one.text}”`, kind: "negative", value: taken(one) })),
+    ...unwanted.map<Part>((one) => ({ name: `unlike ${one.name}`, kind: "negative", value: taken(one) })),
+    ...(scored.taste !== 0 ? [{ name: "your taste", kind: "taste", value: scored.taste } satisfies Part] : []),
+  ];
+}
+
+function sum(values: number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 /** The longest bar of a field: what 100 % stands for. */
@@ -31,8 +39,14 @@ export function written(value: number): string {
   return value.toFixed(3).replace("-", "−");
 }
 
-export function signed(value: number): string {
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
+export function signed(value: number, digits = 3): string {
+  const size = Math.abs(value).toFixed(digits);
+  return Number(size) === 0 ? size : `${value < 0 ? "−" : "+"}${size}`;
+}
+
+export function ordinal(rank: number): string {
+  const last = rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10;
+  return `${rank}${["th", "st", "nd", "rd"][last] ?? "th"}`;
 }
 
 export function duration(seconds: number): string {

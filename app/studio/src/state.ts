@@ -1,25 +1,23 @@
 // What is on the page and everything a person can do with it. Components draw these signals and call these actions.
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
-import { api, Problem, type Asked, type Generation, type Negative, type Ranked, type Refining, type Reweighing, type Service } from "./api";
-import { change, drop, entries, entry, profile, remember, running, voted } from "./kept";
+import { api, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
+import { change, drop, entry, remember, running } from "./kept";
+import { key, shut } from "./key";
 import { follow, fresh, race, type Start } from "./race";
-import { markedDown } from "./score";
-
-export interface Weights {
-  prompt: string;
-  avoided: string;
-  negatives: Negative[];
-  negativeWeight: number;
-  diversity: number;
-  minScore: number | null;
-  taste: number;
-}
+import { hold } from "./reference";
+import { alike, own, reweighing, type Weights } from "./weights";
 
 export interface Board {
   data: Ranked[];
   margin: number | null;
   lowConfidence: boolean;
+  warnings: Generation["warnings"];
+}
+
+/** Every candidate is asked for, so that those below the least score are expected, and seen on the wall. */
+function boardOf({ data, margin, low_confidence: lowConfidence, warnings }: Generation): Board {
+  return { data, margin, lowConfidence, warnings: warnings.filter((w) => w.code !== "below_min_score") };
 }
 
 export const service = signal<Service | null>(null);
@@ -34,7 +32,7 @@ export const said = signal("");
 
 export const changed = computed(() => {
   const now = weights.value;
-  return shown.value !== null && now !== null && JSON.stringify(now) !== JSON.stringify(own(shown.value));
+  return shown.value !== null && now !== null && !alike(now, own(shown.value));
 });
 
 export const limits = computed(() => service.value?.limits ?? null);
@@ -42,28 +40,32 @@ export const generator = computed(() => service.value?.data.find((m) => m.genera
 
 let leaving = new AbortController();
 
-/** The weights that a generation was ranked by. */
-function own(made: Generation): Weights {
-  return {
-    prompt: made.ranking.prompt,
-    ...markedDown(made),
-    negativeWeight: made.ranking.negative_weight,
-    diversity: made.ranking.diversity,
-    minScore: made.ranking.min_score,
-    taste: 0,
-  };
+export function open(): Promise<void> {
+  addEventListener("hashchange", () => void visit());
+  return enter();
 }
 
-export async function open(): Promise<void> {
-  addEventListener("hashchange", () => void visit());
+/** Ask what the service can do, then go on where the page was left. */
+async function enter(): Promise<void> {
   try {
     service.value = await api.service();
   } catch (error) {
     tell(error);
+    if (shut.value !== null) return;
   }
   const left = running.value;
   if (left) await run({ path: left.path, body: left.body, key: left.key }, left.id, left.prompt, left.count);
   else await visit();
+}
+
+/** Try again with this API key. */
+export function unlock(given: string): Promise<void> {
+  batch(() => {
+    key.value = given.trim();
+    shut.value = null;
+    problem.value = null;
+  });
+  return enter();
 }
 
 /** Show what the address names. */
@@ -111,7 +113,7 @@ function show(made: Generation): void {
     clear();
     problem.value = null;
     shown.value = made;
-    board.value = { data: made.data, margin: made.margin, lowConfidence: made.low_confidence };
+    board.value = boardOf(made);
     weights.value = own(made);
     focus.value = entry(made.id)?.picked ?? made.data[0]?.index ?? null;
   });
@@ -130,25 +132,33 @@ function note(made: Generation): void {
   });
 }
 
-export function generate(asked: Asked): Promise<void> {
-  return begin("/v1/generations", { ...asked, previews: 4 }, asked.prompt, asked.n_candidates);
+/** `pictures` are the references that are asked for, with what the page knows of them. */
+export function generate(asked: Asked, pictures: Reference[]): Promise<void> {
+  return begin("/v1/generations", { ...asked, previews: 4 }, asked.prompt, asked.n_candidates, pictures);
 }
 
 export function refine(asked: Refining): Promise<void> {
   const from = shown.value;
   if (!from) return Promise.resolve();
   const prompt = asked.prompt ?? from.ranking.prompt;
-  return begin(`/v1/generations/${from.id}/refine`, { ...asked, previews: 4 }, prompt, asked.n_candidates);
+  const body = { ...asked, previews: 4 };
+  return begin(`/v1/generations/${from.id}/refine`, body, prompt, asked.n_candidates, own(from).references);
 }
 
-function begin(path: string, body: unknown, prompt: string, count: number): Promise<void> {
+function begin(path: string, body: unknown, prompt: string, count: number, pictures: Reference[]): Promise<void> {
   leaving.abort();
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
   running.value = { path, body, key, id: null, prompt, count };
-  return run({ path, body, key }, null, prompt, count);
+  return run({ path, body, key }, null, prompt, count, pictures);
 }
 
-async function run(start: Start | null, id: string | null, prompt: string, count: number): Promise<void> {
+async function run(
+  start: Start | null,
+  id: string | null,
+  prompt: string,
+  count: number,
+  pictures: Reference[] = [],
+): Promise<void> {
   leaving = new AbortController();
   const here = leaving;
   batch(() => {
@@ -167,6 +177,7 @@ async function run(start: Start | null, id: string | null, prompt: string, count
   try {
     const made = await follow(start, id, here.signal);
     running.value = null;
+    hold(made.id, pictures);
     if (made.status === "succeeded") show(made);
     else ended(made);
   } catch (error) {
@@ -200,30 +211,13 @@ export function tell(error: unknown): void {
   problem.value = error instanceof Problem ? error : new Problem("Something unforeseen went wrong in this page.", 0);
 }
 
-async function guarded<T>(doing: Promise<T>): Promise<T | null> {
+export async function guarded<T>(doing: Promise<T>): Promise<T | null> {
   try {
     return await doing;
   } catch (error) {
     tell(error);
     return null;
   }
-}
-
-/** The ranking that the weights ask for; fields that are as they were are left out, so that nothing else changes. */
-export function reweighing(now: Weights, made: Generation): Reweighing {
-  const before = own(made);
-  const asked: Reweighing = { n: made.n_candidates };
-  if (now.prompt.trim() && now.prompt !== before.prompt) asked.prompt = now.prompt;
-  const texts = now.negatives.filter((n) => n.text.trim());
-  if (now.avoided !== before.avoided || JSON.stringify(texts) !== JSON.stringify(before.negatives)) {
-    asked.negative_prompt = now.avoided;
-    asked.negatives = texts;
-  }
-  if (now.negativeWeight !== before.negativeWeight) asked.negative_weight = now.negativeWeight;
-  if (now.diversity !== before.diversity) asked.diversity = now.diversity;
-  if (now.minScore !== before.minScore) asked.min_score = now.minScore;
-  if (now.taste > 0) asked.taste = { profile: profile.value, weight: now.taste };
-  return asked;
 }
 
 let asking = new AbortController();
@@ -235,7 +229,7 @@ async function rerank(made: Generation, now: Weights): Promise<void> {
   try {
     const found = await api.rerank(made.id, reweighing(now, made), gone);
     if (gone.aborted || shown.value?.id !== made.id) return;
-    board.value = { data: found.data, margin: found.margin, lowConfidence: found.low_confidence };
+    board.value = boardOf(found);
     if (problem.value) problem.value = null;
   } catch (error) {
     if (!gone.aborted) tell(error);
@@ -267,45 +261,10 @@ export async function keep(): Promise<void> {
   if (!made || !now) return;
   const kept = await guarded(api.keep(made.id, { ...reweighing(now, made), n: made.n }));
   if (kept) {
+    hold(kept.id, now.references);
     show(kept);
     said.value = "The ranking is kept.";
   }
-}
-
-export async function vote(index: number, liked: 1 | -1): Promise<void> {
-  const made = shown.value;
-  if (!made) return;
-  const done = await guarded(api.votes(profile.value, { generation: made.id, [liked > 0 ? "liked" : "disliked"]: [index] }));
-  if (!done) return;
-  change(made.id, { votes: { ...entry(made.id)?.votes, [index]: liked } });
-  counted(done.liked + done.disliked + done.preferred);
-  said.value = liked > 0 ? `Candidate ${index + 1} liked.` : `Candidate ${index + 1} disliked.`;
-}
-
-export async function prefer(index: number, over: number): Promise<void> {
-  const made = shown.value;
-  if (!made) return;
-  const done = await guarded(api.votes(profile.value, { generation: made.id, preferred: [[index, over]] }));
-  if (!done) return;
-  counted(done.liked + done.disliked + done.preferred);
-  said.value = `Candidate ${index + 1} preferred.`;
-  batch(() => {
-    comparing.value = false;
-    focus.value = index;
-  });
-}
-
-function counted(votes: number): void {
-  voted.value = votes;
-  if (weights.value && weights.value.taste > 0) weights.value = { ...weights.value };
-}
-
-export async function unlearn(): Promise<void> {
-  if (!(await guarded(api.unlearn(profile.value)))) return;
-  voted.value = 0;
-  entries.value = entries.value.map((e) => ({ ...e, votes: {} }));
-  weigh({ taste: 0 });
-  said.value = "Your taste is forgotten.";
 }
 
 export function pick(index: number): void {

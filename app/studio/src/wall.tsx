@@ -1,13 +1,32 @@
-import { picture, sentence, type Candidate, type Generation, type Ranked } from "./api";
+import { sentence, thumbnail, type Candidate, type Generation, type Ranked } from "./api";
 import { Bar } from "./bar";
 import { Controls } from "./controls";
 import { Copy } from "./copy";
+import { like } from "./draft";
 import { Inspector } from "./inspector";
 import { entry } from "./kept";
+import { vote } from "./liking";
 import { useGlide } from "./motion";
+import { Picture } from "./picture";
 import { density } from "./run";
 import { reach, written } from "./score";
-import { board, focus, mark, pair, pick, shown, vote, weights, type Board } from "./state";
+import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
+
+const THUMB = 256;
+const narrow = matchMedia("(max-width: 820px)");
+
+function edit(made: Generation): void {
+  like(made);
+  const first = document.querySelector<HTMLElement>(".composer textarea");
+  first?.focus();
+  if (narrow.matches) first?.scrollIntoView({ block: "center" });
+}
+
+/** Look at one; where the large picture is not beside the field, go there. */
+function look(index: number): void {
+  focus.value = index;
+  if (narrow.matches) document.querySelector(".inspector")?.scrollIntoView({ block: "start" });
+}
 
 /** The ranked field, with the one that is looked at beside it. */
 export function Wall() {
@@ -19,19 +38,29 @@ export function Wall() {
     .sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity));
   const list = useGlide<HTMLOListElement>([...now.data, ...rest].map((c) => c.index).join());
   const most = reach(now.data);
+  const seen = (now.data.find((r) => r.index === focus.value) ?? now.data[0])?.index;
   return (
     <section class="wall" aria-label="The result">
       <header class="heading">
         <h1>{made.ranking.prompt}</h1>
-        <Copy made={made} />
+        <div class="tools">
+          <button type="button" onClick={() => edit(made)}>
+            Edit and race again
+          </button>
+          <Copy made={made} />
+        </div>
       </header>
       <p class="summary">{summary(made, now)}</p>
-      <Notices made={made} lowConfidence={now.lowConfidence} />
+      <Notices now={now} />
       <Inspector made={made} data={now.data} most={most} />
       <Controls made={made} />
-      <ol class={`tiles ${density(made.candidates.length)}`} ref={list} onKeyDown={onKeyDown}>
+      <h2 class="unseen">The field</h2>
+      <p class="unseen" id="keys">
+        Arrow keys, Home and End walk; P picks, L likes, D dislikes, C compares.
+      </p>
+      <ol class={`tiles ${density(made.candidates.length)}`} ref={list} onKeyDown={onKeyDown} aria-describedby="keys">
         {now.data.map((one) => (
-          <Tile key={one.index} made={made} one={one} most={most} />
+          <Tile key={one.index} made={made} one={one} most={most} entrance={one.index === seen} />
         ))}
         {rest.map((one) => (
           <Rest key={one.index} made={made} one={one} />
@@ -55,19 +84,27 @@ function summary(made: Generation, now: Board): string {
   return told.join(" · ");
 }
 
-function Notices({ made, lowConfidence }: { made: Generation; lowConfidence: boolean }) {
-  if (!lowConfidence && made.warnings.length === 0) return null;
+function Notices({ now: { lowConfidence, warnings } }: { now: Board }) {
+  if (!lowConfidence && warnings.length === 0) return null;
   return (
     <ul class="notices">
       {lowConfidence && <li>The field is within noise: take the order with a grain of salt.</li>}
-      {made.warnings.map((warning) => (
+      {warnings.map((warning) => (
         <li key={warning.code + warning.detail}>{sentence(warning.detail)}</li>
       ))}
     </ul>
   );
 }
 
-function Tile({ made, one, most }: { made: Generation; one: Ranked; most: number }) {
+interface TileProps {
+  made: Generation;
+  one: Ranked;
+  most: number;
+  /** Whether Tab comes in here; arrows walk on from it. */
+  entrance: boolean;
+}
+
+function Tile({ made, one, most, entrance }: TileProps) {
   const here = entry(made.id);
   const liking = here?.votes[one.index];
   const picked = here?.picked === one.index;
@@ -75,7 +112,7 @@ function Tile({ made, one, most }: { made: Generation; one: Ranked; most: number
     "tile",
     one.rank === 1 ? "first" : "",
     one.rank <= made.n ? "best" : "",
-    focus.value === one.index ? "seen" : "",
+    entrance ? "seen" : "",
     one.score_is_preview ? "preview" : "",
     pair.value.includes(one.index) ? "marked" : "",
   ];
@@ -83,11 +120,12 @@ function Tile({ made, one, most }: { made: Generation; one: Ranked; most: number
     <li class={classes.filter(Boolean).join(" ")} data-key={one.index} data-index={one.index}>
       <button
         type="button"
-        aria-pressed={focus.value === one.index}
+        tabIndex={entrance ? 0 : -1}
+        aria-pressed={entrance}
         aria-label={`Rank ${one.rank}, candidate ${one.index + 1}, score ${written(one.score)}${described(one, picked, liking)}`}
-        onClick={() => (focus.value = one.index)}
+        onClick={() => look(one.index)}
       >
-        <img src={picture(made.id, one.index)} alt="" loading="lazy" decoding="async" draggable={false} />
+        <Picture path={thumbnail(made, one.index, THUMB)} alt="" lazy />
         {(picked || liking) && (
           <span class="flags" aria-hidden="true">
             {picked ? "★" : ""}
@@ -114,31 +152,37 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
 }
 
 function Rest({ made, one }: { made: Generation; one: Candidate }) {
-  const why = one.pruned_at_step !== null ? `out at ${one.pruned_at_step}` : "below";
+  const { minScore, diversity } = weights.value ?? { minScore: null, diversity: 0 };
+  const [short, why] = absence(one, minScore, diversity);
   return (
     <li class="tile rest" data-key={one.index}>
       <div class="frame">
-        <img
-          src={picture(made.id, one.index)}
-          alt={`Candidate ${one.index + 1}, ${one.pruned_at_step !== null ? `dropped after step ${one.pruned_at_step}` : "below the least score"}`}
-          loading="lazy"
-          decoding="async"
-          draggable={false}
-        />
+        <Picture path={thumbnail(made, one.index, THUMB)} alt={`Candidate ${one.index + 1}, ${why}`} lazy />
       </div>
       <p class="numbers">
-        <span>{why}</span>
+        <span>{short}</span>
         <span>{one.score === null ? "" : written(one.score)}</span>
       </p>
     </li>
   );
 }
 
+/** Why a candidate is not among the ranked: shortly, and in whole words. Empty while the whole field is not told yet. */
+function absence(one: Candidate, minScore: number | null, diversity: number): [string, string] {
+  if (one.pruned_at_step !== null) return [`out at ${one.pruned_at_step}`, `dropped after step ${one.pruned_at_step}`];
+  if (minScore !== null) return ["below", "below the least score"];
+  if (diversity > 0 && one.duplicate_of !== null) {
+    return [`like ${one.duplicate_of + 1}`, `nearly the same as candidate ${one.duplicate_of + 1}`];
+  }
+  return ["", "not ranked yet"];
+}
+
 function onKeyDown(event: KeyboardEvent): void {
   const tile = (event.target as HTMLElement).closest<HTMLElement>("[data-index]");
   if (!tile || event.ctrlKey || event.metaKey || event.altKey) return;
   const index = Number(tile.dataset.index);
-  const moves: Record<string, number> = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow(tile), ArrowUp: -perRow(tile) };
+  const row = perRow(tile);
+  const moves: Record<string, number> = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row, Home: -Infinity, End: Infinity };
   const doing: Record<string, () => void> = {
     p: () => pick(index),
     l: () => void vote(index, 1),
@@ -148,7 +192,8 @@ function onKeyDown(event: KeyboardEvent): void {
   const move = moves[event.key];
   if (move !== undefined) {
     const tiles = [...(tile.parentElement?.querySelectorAll<HTMLElement>("[data-index]") ?? [])];
-    const next = tiles[tiles.indexOf(tile) + move];
+    const at = tiles.indexOf(tile) + move;
+    const next = Number.isFinite(move) ? tiles[at] : tiles.at(move < 0 ? 0 : -1);
     next?.querySelector("button")?.focus();
     if (next) focus.value = Number(next.dataset.index);
     event.preventDefault();

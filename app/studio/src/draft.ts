@@ -1,0 +1,91 @@
+// The next race as it is being written. The words outlive a reload; pictures do not.
+
+import { signal } from "@preact/signals";
+import { type Asked, type Generation, type Negative, type Reference } from "./api";
+import { kept, profile, voted } from "./kept";
+import { askedOf, known, referencesOf } from "./reference";
+import { markedDown } from "./score";
+import { limits } from "./state";
+
+export interface Draft {
+  prompt: string;
+  avoided: string;
+  negatives: Negative[];
+  candidates: number | null;
+  n: number;
+  pruning: "auto" | "off";
+  steps: string;
+  guidance: string;
+  sampler: string;
+  seed: string;
+  strength: number;
+  taste: boolean;
+}
+
+const BLANK: Draft = {
+  prompt: "",
+  avoided: "",
+  negatives: [],
+  candidates: null,
+  n: 3,
+  pruning: "auto",
+  steps: "",
+  guidance: "",
+  sampler: "",
+  seed: "",
+  strength: 0.75,
+  taste: false,
+};
+
+export const draft = kept<Draft>("frontrunner.draft", BLANK);
+export const references = signal<Reference[]>([]);
+
+/** The picture or sketch that the candidates begin as, a data: URI. */
+export const start = signal<string | null>(null);
+
+export function set(part: Partial<Draft>): void {
+  draft.value = { ...draft.value, ...part };
+}
+
+export function candidates(): number {
+  return Math.min(draft.value.candidates ?? limits.value?.default_candidates ?? 16, limits.value?.candidates ?? 64);
+}
+
+export function asked(): Asked {
+  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, strength, taste } = draft.value;
+  return {
+    prompt,
+    ...(avoided.trim() ? { negative_prompt: avoided } : {}),
+    n_candidates: candidates(),
+    n: Math.min(n, candidates()),
+    ...(pruning === "off" ? { pruning } : {}),
+    ...(steps ? { steps: Number(steps) } : {}),
+    ...(guidance ? { guidance_scale: Number(guidance) } : {}),
+    ...(sampler ? { sampler } : {}),
+    ...(seed ? { seed: Number(seed) } : {}),
+    ...(start.value !== null ? { image: start.value, strength } : {}),
+    ranking: {
+      negatives: negatives.filter((one) => one.text.trim()),
+      ...(references.value.length > 0 ? { references: askedOf(references.value) } : {}),
+      ...(taste && voted.value > 0 ? { taste: { profile: profile.value, weight: 1 } } : {}),
+    },
+  };
+}
+
+/** Write the next race like an earlier one, but for its seed. */
+export function like(made: Generation): void {
+  const { avoided, negatives } = markedDown(made);
+  set({
+    prompt: made.ranking.prompt,
+    avoided: avoided || made.negative_prompt,
+    negatives,
+    candidates: made.n_candidates,
+    n: made.n,
+    steps: String(made.steps),
+    guidance: String(made.guidance_scale),
+    sampler: made.sampler,
+    seed: "",
+  });
+  references.value = referencesOf(made).filter(known);
+  start.value = null;
+}

@@ -1,0 +1,48 @@
+import { useSignal } from "@preact/signals";
+import { key, shut } from "./key";
+import { unlock } from "./state";
+
+/** Asks for the API key of a service that lets nobody in without one. */
+export function Gate({ why }: { why: string }) {
+  const typed = useSignal("");
+  const submit = (event: Event) => {
+    event.preventDefault();
+    if (typed.value.trim()) void unlock(typed.value);
+  };
+  return (
+    <form class="gate" onSubmit={submit} aria-label="API key">
+      <h1>{key.value ? "This key does not open the service." : "This service wants an API key."}</h1>
+      <p role="alert">{key.value ? why : "Whoever runs it can make one for you with “frontrunner keys add”."}</p>
+      <div class="row">
+        <label class="field">
+          <span>API key</span>
+          <input
+            type="password"
+            autocomplete="off"
+            spellcheck={false}
+            autofocus
+            value={typed.value}
+            onInput={(e) => (typed.value = e.currentTarget.value)}
+          />
+        </label>
+        <button type="submit" class="go" disabled={!typed.value.trim()}>
+          Enter
+        </button>
+      </div>
+      <p class="quiet">It is kept until this tab is closed and sent to this service only.</p>
+    </form>
+  );
+}
+
+/** Says that a key is in use, and drops it. */
+export function InUse() {
+  if (!key.value || shut.value !== null) return null;
+  return (
+    <p class="quiet inuse">
+      An API key is in use.{" "}
+      <button type="button" class="add" onClick={() => void unlock("")}>
+        Drop it
+      </button>
+    </p>
+  );
+}

@@ -1,0 +1,55 @@
+// How a field is weighed: the weights that a generation came with, and the request that other weights make.
+
+import type { Generation, Negative, Reference, Reweighing } from "./api";
+import { profile } from "./kept";
+import { askedOf, referencesOf } from "./reference";
+import { markedDown } from "./score";
+
+export interface Weights {
+  prompt: string;
+  avoided: string;
+  negatives: Negative[];
+  negativeWeight: number;
+  diversity: number;
+  minScore: number | null;
+  references: Reference[];
+  taste: number;
+  pruned: boolean | null;
+}
+
+/** The weights that a generation was ranked by. */
+export function own(made: Generation): Weights {
+  return {
+    prompt: made.ranking.prompt,
+    ...markedDown(made),
+    negativeWeight: made.ranking.negative_weight,
+    diversity: made.ranking.diversity,
+    minScore: made.ranking.min_score,
+    references: referencesOf(made),
+    taste: made.ranking.taste?.weight ?? 0,
+    pruned: null,
+  };
+}
+
+export function alike(a: unknown, b: unknown): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** The ranking that the weights ask for; fields that are as they were are left out, so that nothing else changes. */
+export function reweighing(now: Weights, made: Generation): Reweighing {
+  const before = own(made);
+  const asked: Reweighing = { n: made.n_candidates };
+  if (now.prompt.trim() && now.prompt !== before.prompt) asked.prompt = now.prompt;
+  const texts = now.negatives.filter((n) => n.text.trim());
+  if (now.avoided !== before.avoided || !alike(texts, before.negatives)) {
+    asked.negative_prompt = now.avoided;
+    asked.negatives = texts;
+  }
+  if (now.negativeWeight !== before.negativeWeight) asked.negative_weight = now.negativeWeight;
+  if (now.diversity !== before.diversity) asked.diversity = now.diversity;
+  if (now.minScore !== before.minScore) asked.min_score = now.minScore;
+  if (!alike(now.references, before.references)) asked.references = askedOf(now.references);
+  if (now.taste !== before.taste) asked.taste = now.taste > 0 ? { profile: profile.value, weight: now.taste } : null;
+  if (now.pruned !== null) asked.include_pruned = now.pruned;
+  return asked;
+}
