@@ -2,7 +2,8 @@
 
 Trained are the image tower, the text projection and the logit scale, on composed pictures of five styles.
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
-against the cached embeddings of all names; against the eleven backgrounds of the picture's own name.
+against the cached embeddings of all names; against the eleven backgrounds of the picture's own name; and, where there
+are races (`previews`), between previews and the pictures they become.
 The figure is retrieval over the pack's names in a style never trained on.
 """
 
@@ -22,8 +23,14 @@ from models.training.augment import augment
 from models.training.captions import DISPLAY, article
 from models.training.data import read_rows
 from models.training.palette import BACKGROUND_NAMES
+from models.training.races import Races, agreement, correlations
 from models.training.scenes import Scene, SceneSampler, Thing, compose
 from models.training.train_autoencoder import to_tensor
+
+RACES = 4
+"""Captions in each batch whose races are looked at."""
+
+WEIGHTS = {"contrast": 1.0, "names": 1.0, "colour": 0.5, "previews": 1.0}
 
 PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
 
@@ -120,10 +127,28 @@ def picture_loss(
     return (to_text + functional.cross_entropy(logits.T, target)) / 2 + hard
 
 
-def batch_loss(parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+def batch_loss(
+    parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor, races: Races | None
+) -> dict[str, torch.Tensor]:
     """The losses of one batch, by name."""
-    x = augment(to_tensor(data.pictures[rows.numpy()])).contiguous(memory_format=torch.channels_last)
-    image = functional.normalize(parts["visual"](x), dim=-1)
+    x = augment(to_tensor(data.pictures[rows.numpy()]))
+    finals = previews = raced = x[:0]
+    if races is not None:
+        captions = torch.randperm(races.trained)[:RACES]
+        finals, previews, raced = races.batch(captions, int(torch.randint(races.previews.shape[2], ())))
+    pictures = torch.cat([x, finals, previews]).contiguous(memory_format=torch.channels_last)
+    embedded = functional.normalize(parts["visual"](pictures), dim=-1)
+    image, *pair = embedded.split([len(x), len(finals), len(previews)])
+    losses = picture_losses(parts, data, table, rows, image)
+    if races is not None:
+        losses["previews"] = agreement(pair[0], pair[1], functional.normalize(parts["proj"](raced), dim=-1))
+    return losses
+
+
+def picture_losses(
+    parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor, image: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The losses of composed pictures from their embeddings (B, 256), normalised."""
     scale = parts["scale"].logit_scale.exp().clamp(max=100)
     project = parts["proj"]
     captions = functional.normalize(project(data.pooled[data.caption[rows]]), dim=-1)
@@ -157,16 +182,17 @@ class Unseen:
         return {"r1": float(top[:, 0].float().mean()), "r5": float(top.any(1).float().mean())}
 
 
-def check(parts: nn.ModuleDict, table: Table, unseen: Unseen) -> dict[str, float]:
-    """Retrieval over names and background accuracy in the unseen style."""
+def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | None) -> dict[str, float]:
+    """Retrieval over names and background accuracy in the unseen style, and how previews agree with final pictures."""
     parts.eval()
     with torch.inference_mode():
         image = functional.normalize(torch.cat([parts["visual"](x) for x in unseen.pictures.split(100)]), dim=-1)
         names = functional.normalize(parts["proj"](table.bare), dim=-1)
         on = functional.normalize(parts["proj"](table.on[unseen.target]), dim=-1)
         colour = ((on @ image[:, :, None])[..., 0].argmax(1) == unseen.background).float().mean()
+    agreed = correlations(parts, races) if races is not None else {}
     parts.train()
-    return {**unseen.recall(image, names), "background": float(colour)}
+    return {**unseen.recall(image, names), "background": float(colour), **agreed}
 
 
 def main() -> None:
@@ -182,15 +208,17 @@ def main() -> None:
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
     torch.manual_seed(args.seed + run.seen)
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
+    path = args.runs / "scenes" / "races.npz"
+    races = Races(path) if path.exists() else None
     while not run.over():
         rows = torch.from_numpy(next(order))
-        losses = batch_loss(parts, data, table, rows)
-        run.step(losses["contrast"] + losses["names"] + 0.5 * losses["colour"], len(rows))
+        losses = batch_loss(parts, data, table, rows, races)
+        run.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), len(rows))
         run.note(**{k: v.item() for k, v in losses.items()})
         if run.updates % 100 == 0:
-            run.report(**check(parts, table, unseen))
+            run.report(**check(parts, table, unseen, races))
     parts.load_state_dict(run.averaged())
-    run.report(**{f"final_{k}": v for k, v in check(parts, table, unseen).items()})
+    run.report(**{f"final_{k}": v for k, v in check(parts, table, unseen, races).items()})
     run.finish(tower=args.tower)
 
 
