@@ -1,7 +1,7 @@
-"""The use cases: submit, get, wait, watch, image, cancel, forget, rank. The only caller of engine and stores.
+"""The use cases: submit, get, wait, watch, image, cancel, forget. The only caller of engine and stores.
 
-`Dialogue` goes on from a generation that is done, `References` looks up the pictures
-that a ranking refers to, `Refiner` those that candidates begin as.
+`Dialogue` ranks without sampling, candidates of a generation that is done or uploads; `References` looks up the
+pictures that a ranking refers to, `Refiner` those that candidates begin as.
 """
 
 from app.service.callers import Caller, Keyring, acting, new_key, owner

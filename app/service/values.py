@@ -32,7 +32,7 @@ class Draft:
     """A generation as asked for; None means the model's or the server's own default.
 
     `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
-    `pruning` "auto", "off" or explicit checkpoints; from a `start` "auto" is off, for nobody has measured it.
+    `pruning` "auto", "off" or explicit checkpoints; from a `start` "auto" is off: calibrations are of races from noise.
     `partial_images` asks for that many rounds of previews.
     """
 

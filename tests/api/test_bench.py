@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.training.icons import pack_names
 from models.training.palette import BACKGROUNDS
 from models.training.prompts import Prompt
 from models.training.scenes import Scene, Thing
@@ -30,10 +31,11 @@ def test_picks_are_counted_by_what_pictures_show() -> None:
     assert best.detail["any_candidate"] == 0.5
 
 
-@pytest.mark.parametrize("attributes", [1, 2])
+@pytest.mark.parametrize("attributes", [1, 2, 3])
 def test_prompts_state_what_is_checked(attributes: int) -> None:
-    prompts = stated.prompts(attributes, frozenset({"apple", "pizza", "ewe", "butter", "socks", "sheep"}))
-    assert prompts
+    prompts = stated.prompts(attributes, frozenset(pack_names()))
+    assert len(prompts) == stated.COUNTS[attributes]
+    assert stated.prompts(attributes, frozenset()) == []
     for prompt in prompts:
         assert prompt.scene is not None
         (thing,) = prompt.scene.things
@@ -50,7 +52,7 @@ def test_all_figures_come_of_a_service(house: House) -> None:
         return lambda done: told.append((done, total))
 
     found = dialogue.figures(house.client, 0.2, progress)
-    assert len({figure.name for figure in found}) == len(found) == 10
+    assert len({figure.name for figure in found}) == len(found) == 12
     assert all(0 <= figure.value <= 1 for figure in found)
     assert told[-1][0] == told[-1][1]
     assert all(b - a == 1 for (a, _), (b, _) in pairwise(told))

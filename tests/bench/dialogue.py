@@ -31,8 +31,8 @@ TOP = 3
 AVOIDED, COMMON = "yellow", "white"
 VOTES = 10
 PROFILE = "bench"
-ONE, TWO, OPEN, TAUGHT = 16, 56, 32, 12
-"""Prompts of a whole run: that state one attribute, two, no background; and those that votes are cast on."""
+ONE, TWO, THREE, OPEN, TAUGHT = 12, 28, 28, 40, 12
+"""Prompts of a whole run: that state one attribute, two, three, no background; and those that votes are cast on."""
 
 Bools = NDArray[np.bool_]
 
@@ -62,8 +62,8 @@ class Field:
 def figures(client: httpx.Client, share: float, progress: Callable[[int], Callable[[int], None]]) -> list[Figure]:
     """All of them, from this share of the prompts; `progress` of a total is told what is done."""
     names = json.loads((packs()["pictogram"].folder / "names.json").read_text())
-    one, two, free, taught = (max(2, round(share * usual)) for usual in (ONE, TWO, OPEN, TAUGHT))
-    tell, done = progress(one + two + 2 * free + taught), count(1)
+    one, two, three, free, taught = (max(2, round(share * usual)) for usual in (ONE, TWO, THREE, OPEN, TAUGHT))
+    tell, done = progress(one + two + three + 2 * free + taught), count(1)
     bare = open_background(names, free + taught)
 
     def raced(prompts: Sequence[Prompt], seed: int, negative: str = "") -> list[Field]:
@@ -73,15 +73,18 @@ def figures(client: httpx.Client, share: float, progress: Callable[[int], Callab
             tell(next(done))
         return fields
 
-    ones = raced(stated.prompts(1, frozenset(names))[:one], 70_000)
-    twos = raced(stated.prompts(2, frozenset(names))[:two], 80_000)
+    known = frozenset(names)
+    ones = raced(stated.prompts(1, known)[:one], 70_000)
+    twos = raced(stated.prompts(2, known)[:two], 75_000)
+    threes = raced(stated.prompts(3, known)[:three], 80_000)
     frees = raced(bare[:free], 90_000)
     steered = raced(bare[:free], 90_000, f"on a {AVOIDED} background")
     return [
         *picked("a stated background", ones, must_rise=False),
         *picked("two stated attributes", twos, must_rise=True),
+        *picked("three stated attributes", threes, must_rise=True),
         *avoided(client, frees, steered),
-        *tasted(client, raced(bare[free:], 95_000), frees, [*ones, *twos]),
+        *tasted(client, raced(bare[free:], 95_000), frees, [*ones, *twos, *threes]),
     ]
 
 
@@ -118,10 +121,10 @@ def tasted(
 ) -> list[Figure]:
     """What ten likes of pictures on one colour do, to prompts that leave it open and to those that state something.
 
-    The colour is the one that the candidates voted on stand on most often, but for the usual one.
+    The colour is the one that the candidates voted on stand on most often, but for the usual one where there is more.
     """
     seen = Counter(checks.background(picture) for field in taught for picture in field.pictures)
-    colour = next(name for name, _ in seen.most_common() if name != COMMON)
+    colour = next((name for name, _ in seen.most_common() if name != COMMON), COMMON)
     votes = _teach(client, taught, colour)
     taste = {"taste": {"profile": PROFILE}}
     without = _share(free, colour, [f.order for f in free])

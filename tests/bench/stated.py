@@ -16,12 +16,12 @@ from models.training.prompts import Prompt, single
 from models.training.scenes import Scene, SceneSampler, Thing
 
 FILE = Path(__file__).parent / "stated.json"
-COUNTS = {1: 48, 2: 96}
+COUNTS = {1: 24, 2: 64, 3: 64}
 """Prompts kept, by the number of attributes that they state."""
 
 
 def prompts(attributes: int, known: frozenset[str]) -> list[Prompt]:
-    """Prompts that state 1 or 2 attributes, of things that are `known`."""
+    """Prompts that state 1, 2 or 3 attributes, of things that are `known`."""
     rows = json.loads(FILE.read_text())[str(attributes)]
     return [_read(row) for row in rows if row["thing"] in known]
 
