@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 from standardwebhooks import Webhook as Verifier
 
 from app.domain import Status, Webhook
@@ -197,6 +199,55 @@ def test_the_checked_address_is_the_one_that_is_connected_to() -> None:
         url = f"http://innocent.example:{receiver.server_port}/hook"
         assert _posted(Poster(private=True, resolver=once), url) == ""
     assert receiver.got[0][0]["host"] == f"innocent.example:{receiver.server_port}"
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """One that the service trusts."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return made
+
+
+def _posted_securely(receiver: Receiver, by: trustme.CA, certified: str, host: str) -> tuple[str, list[str | None]]:
+    """Why it was not taken, and the names that were asked for, by a receiver that shows a certificate."""
+    context, greeted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), list[str | None]()
+    by.issue_cert(certified).configure_cert(context)
+    context.sni_callback = lambda _, name, __: greeted.append(name)
+    receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
+
+    async def here(*_: object) -> list[str]:
+        return ["127.0.0.1"]
+
+    told = _posted(Poster(private=True, resolver=here), f"https://{host}:{receiver.server_port}/hook")
+    return told, greeted
+
+
+def test_tls_is_with_the_name_though_the_connection_goes_to_the_address(authority: trustme.CA) -> None:
+    with listening() as receiver:
+        assert _posted_securely(receiver, authority, "innocent.example", "innocent.example") == (
+            "",
+            ["innocent.example"],
+        )
+    assert receiver.got[0][0]["host"] == f"innocent.example:{receiver.server_port}"
+    with listening() as receiver:
+        assert _posted_securely(receiver, authority, "127.0.0.1", "127.0.0.1")[0] == ""
+
+
+@pytest.mark.parametrize("certified", ["other.example", "127.0.0.1"])
+def test_a_certificate_of_another_name_is_not_taken(authority: trustme.CA, certified: str) -> None:
+    with listening() as receiver:
+        told, _ = _posted_securely(receiver, authority, certified, "innocent.example")
+    assert "cannot be reached" in told
+    assert receiver.got == []
+
+
+def test_a_certificate_of_an_unknown_authority_is_not_taken(authority: trustme.CA) -> None:
+    with listening() as receiver:
+        told, _ = _posted_securely(receiver, trustme.CA(), "innocent.example", "innocent.example")
+    assert "cannot be reached" in told
+    assert receiver.got == []
 
 
 def test_redirects_are_not_followed() -> None:
