@@ -11,14 +11,18 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.metrics import NAMES
 from app.settings import PREFIX, Settings
+from tests.servers import end, free_port, listens, until
+from tests.system.replicas import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ["docker-compose.yml", "docker/compose.gpu.yml"]
 FILES = ["Dockerfile", *COMPOSE, "docker/README.md", "docker/haproxy.cfg", "docker/nginx.conf"]
+FAKES = PROGRAM.format(delay_s=0.0)
 SECRETS = {"POSTGRES_PASSWORD": "p", "S3_SECRET_KEY": "s"}
 
 
@@ -70,6 +74,44 @@ def test_every_metric_that_is_named_exists(file: str) -> None:
 def test_the_dashboard_shows_every_metric() -> None:
     shown = json.dumps(json.loads((ROOT / "docker/grafana.json").read_text()))
     assert [name for name in NAMES if name not in shown] == []
+
+
+READ_ONLY = """
+mount --bind "$1" "$1"
+cut -d' ' -f2 /proc/self/mounts | while read -r place; do
+  case $place in /proc*|/sys*|/dev*|"$1") ;; *) mount -o remount,bind,ro "$place" ;; esac
+done
+for place in / /tmp /var/tmp "$HOME" .; do ! touch "$place/written" 2>/dev/null; done
+shift
+exec "$@"
+"""
+
+
+def test_it_needs_to_write_nowhere_but_in_its_data_folder(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0:
+        pytest.skip("only root can make file systems read-only")
+    port = free_port()
+    settings = {"DATA_DIR": str(tmp_path), "PORT": str(port), "HOST": "127.0.0.1"}
+    with (tmp_path / "log").open("wb") as output:
+        served = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", tmp_path, sys.executable, "-c", FAKES, "serve"],
+            cwd=ROOT,
+            env=os.environ | {f"{PREFIX}{name}": value for name, value in settings.items()},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        until(lambda: served.poll() is not None or listens(port))
+        assert served.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            until(lambda: client.get("/readyz").status_code == 200)
+            made = client.post("/v1/generations", json={"prompt": "a red apple", "n_candidates": 2})
+            assert made.status_code == 200, made.text
+            assert client.get(made.json()["data"][0]["url"]).status_code == 200
+    finally:
+        end(served)
+    assert served.returncode == 0
+    assert (tmp_path / "frontrunner.db").exists()
 
 
 def test_the_image_stops_in_time_and_runs_as_nobody() -> None:
