@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, TypeAlias
 
 from app.engine import pruning
@@ -131,16 +131,15 @@ class Scheduler:
 
         Small ones have room of their own, so that they never wait for large ones, nor large ones for them. Those of
         the caller with the fewest candidates on the device come first, then those that came first. One that runs
-        alone waits for those that run, and all others for it.
+        alone waits for those before it, and those after it for it.
         """
-        alone = next((r for r in self.runs if r.alone), None)
-        if alone is not None:
-            if not self._running:
-                self._waiting.remove(alone)
-                self._running.append(alone)
+        if self._waiting and self._waiting[0].alone and not self._running:
+            self._running.append(self._waiting.popleft())
+        if any(r.alone for r in self._running):
             return
+        free = list(takewhile(lambda r: not r.alone, self._waiting))
         for small, room in ((False, self._config.live_rows), (True, self._config.live_rows // SMALL_ROOM)):
-            waiting = [r for r in self._waiting if self._small(r) is small]
+            waiting = [r for r in free if self._small(r) is small]
             live = sum(_held(r) for r in self._running if self._small(r) is small)
             while waiting:
                 held = Counter({r.spec.owner: 0 for r in waiting})

@@ -151,7 +151,7 @@ class Service:
         claim = self._works.new_claim()
         follower = self._works.follower(generation, claim, durable=patient or key is not None)
         try:
-            self._engine.submit(spec, follower.sink)
+            self._works.submit(spec, follower.sink)
         except (Overloaded, Draining) as refusal:
             if not patient:
                 raise

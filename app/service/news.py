@@ -66,5 +66,6 @@ class Logs:
 
 async def heard(pulse: asyncio.Event, timeout_s: float) -> None:
     """Return when there is news, or after `timeout_s`."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(pulse.wait(), timeout_s)
+    with suppress(TimeoutError):  # not wait_for, which on Python 3.11 may swallow the cancellation of its task
+        async with asyncio.timeout(timeout_s):
+            await pulse.wait()

@@ -1,7 +1,8 @@
 """What this process works on: generations it has claimed, at their submit or from the queue that replicas share.
 
-A replica takes from the queue while its device has nothing waiting, so that work goes where there is room. What it
-cannot end is handed back; what it dies over is claimed by another when the lease has lapsed.
+A replica takes from the queue while its device has nothing waiting, so that work goes where there is room. Where all
+are busy, the first in the queue and what callers bring come in turn. What a replica cannot end is handed back; what it
+dies over is claimed by another when the lease has lapsed.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from app.domain import Generation, Status
-from app.engine.client import Engine
+from app.domain import Generation, GenerationSpec, Status
+from app.engine.client import Engine, Sink
 from app.errors import Draining, EngineDead, Interrupted, Overloaded, StoreUnavailable
 from app.service.follow import Follower
 from app.service.news import QUEUE, News, heard
-from app.stores.contract import Blobs, Claim, Records
+from app.stores.contract import Blobs, Claim, Records, Waiting
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the queue is looked at when nobody tells of it."""
+
+OVERDUE_S = 2.0
+"""How long a busy replica leaves the first in the queue to idle ones."""
 
 MAX_CLAIMS = 5
 """Replicas that may hold a generation and be lost before they begin with it."""
@@ -59,6 +64,10 @@ class Works:
         self._following: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
         self._ended: dict[str, int] = {}
         self._regrets = (0, 0.0)
+        self._first: Waiting | None = None
+        self._seen = 0.0
+        self._overtaken = False
+        self._behind = False
 
     def __iter__(self) -> Iterator[Generation]:
         return (follower.generation for follower, _ in self._following.values())
@@ -92,6 +101,15 @@ class Works:
             told=self._news.tell,
             durable=durable,
         )
+
+    def submit(self, spec: GenerationSpec, sink: Sink) -> None:
+        """Hand the engine what a caller brings. Raises as `Engine.submit`, also when the next room is the queue's."""
+        if self._behind:
+            stats = self._engine.stats()
+            wait = stats.held * stats.seconds_per_candidate
+            raise Overloaded("what was accepted before comes first", retry_after_s=wait or 1.0)
+        self._engine.submit(spec, sink)
+        self._overtaken = True
 
     def follow(self, follower: Follower) -> None:
         """Write down what becomes of a generation that the engine has taken and the store knows."""
@@ -147,13 +165,21 @@ class Works:
                 task.cancel()
 
     async def _claim(self) -> bool:
-        """Claim one; False when there is none, or no room."""
+        """Claim one; False when there is none, or no room, or when it is left to others."""
+        if not self._engine.stats().ready or self._engine.stats().draining:
+            return False
+        models = self._engine.generator.id, self._engine.scorer.id
+        first = await self._records.first(*models, self._terms.lease_s)
+        if first is None or first != self._first:
+            self._first, self._seen, self._overtaken = first, time.monotonic(), False
+        overdue = self._overtaken and time.monotonic() - self._seen > OVERDUE_S
         stats = self._engine.stats()
         room = stats.capacity - stats.held
-        if not stats.ready or stats.draining or stats.queued or room < 1:
+        self._behind = overdue and first is not None and first.candidates > room
+        if first is None or first.candidates > room or (stats.queued and not overdue):
             return False
         claim = self.new_claim()
-        found = await self._records.claim(self._engine.generator.id, self._engine.scorer.id, room, claim)
+        found = await self._records.claim(*models, room, claim)
         if found is None:
             return False
         generation = found.generation

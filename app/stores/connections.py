@@ -28,10 +28,10 @@ BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for the writers of other processes on the same SQLite file."""
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long a PostgreSQL server may take to accept a connection, and a connection to come free."""
+"""How long a PostgreSQL server may take to accept a connection."""
 
 COMMAND_TIMEOUT_S = 15.0
-"""How long one PostgreSQL statement may take."""
+"""How long one PostgreSQL statement may take, and a connection to come free for it."""
 
 CONNECTIONS = 10
 """To PostgreSQL, from one process; two more for its listener and as a spare."""
@@ -134,7 +134,7 @@ class _PostgresqlPool:
             pool_pre_ping=True,
             pool_size=CONNECTIONS,
             max_overflow=0,
-            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_timeout=COMMAND_TIMEOUT_S,
             connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
         )
 

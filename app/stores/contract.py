@@ -35,6 +35,14 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A generation that any process may claim, and how many candidates it has."""
+
+    generation_id: str
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """A caller's idempotency key, and the fingerprint of the request that came with it."""
 
@@ -114,6 +122,10 @@ class Records(Protocol):
 
     async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
         """Make it final whoever has claimed it; False when it was forgotten or is final already."""
+        ...
+
+    async def first(self, model: str, scorer: str, lease_s: float) -> Waiting | None:
+        """The oldest that `claim` could give; `lease_s` is the length of claims that do not tell their own."""
         ...
 
     async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:

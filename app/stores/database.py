@@ -22,6 +22,7 @@ from sqlalchemy import (
     Double,
     Executable,
     Row,
+    Select,
     delete,
     func,
     insert,
@@ -36,7 +37,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores.connections import CHANNEL, Connections
-from app.stores.contract import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent
+from app.stores.contract import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
 from app.stores.keys import charge
 from app.stores.migrations import migrate
 from app.stores.schema import events, generations, idempotency, webhooks
@@ -209,22 +210,29 @@ class Database:
         if rows:
             connection.execute(insert(events), rows)
 
-    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+    async def first(self, model: str, scorer: str, lease_s: float) -> Waiting | None:
         """See Records."""
+        rows = await self._read(self._oldest(model, scorer, lease_s))
+        return Waiting(rows[0].id, rows[0].candidates) if rows else None
+
+    def _oldest(self, model: str, scorer: str, lease_s: float) -> Select[Any]:
         now, table = self._now(), generations.c
-        length = func.coalesce(table.lease_s, claim.lease_s)
+        length = func.coalesce(table.lease_s, lease_s)
         free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
-        oldest = (
-            select(table.id)
+        return (
+            select(table.id, table.candidates)
             .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free)
             .order_by(table.created, table.id)
             .limit(1)
         )
-        if not await self._read(oldest):
-            return None
+
+    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+        """See Records."""
+        table, oldest = generations.c, self._oldest(model, scorer, claim.lease_s)
+        mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
         take = (
             update(generations)
-            .where(table.id == oldest.with_for_update(skip_locked=True).scalar_subquery(), table.candidates <= room)
+            .where(table.id == mine, table.candidates <= room)
             .values(claims=table.claims + 1, **self._lease(claim))
             .returning(table.record, table.claims)
         )

@@ -13,12 +13,12 @@ os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 
 from models import registry
 from models.contract import Models
-from tests.bench import dialogue, floor, gain, latency, memory, plots, server, speed
+from tests.bench import dialogue, floor, gain, latency, memory, overload, plots, server, speed
 from tests.bench.judge import judge
 from tests.bench.kit import Figure, store, table
 from tests.bench.straight import Straight
 
-PARTS = ("speed", "latency", "company", "floor", "gain", "dialogue")
+PARTS = ("speed", "latency", "company", "floor", "overload", "gain", "dialogue")
 
 
 def main() -> None:
@@ -60,6 +60,8 @@ def main() -> None:
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
         note(memory.growth())
+    if "overload" in asked.only:
+        note(*overload.overload())
     if "gain" in asked.only and models.calibration is not None:
         made, extra["curve"] = _gain(models, asked.prompts)
         note(*made)

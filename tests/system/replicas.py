@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,3 +119,13 @@ def asked(seed: int, **more: Any) -> dict[str, Any]:
 def figures(body: dict[str, Any]) -> list[tuple[int, float]]:
     """Seed and score of every candidate, which nothing may change."""
     return [(c["seed"], round(c["score"], 4)) for c in body["candidates"]]
+
+
+async def ended(client: httpx.AsyncClient, url: str, name: str, seconds: float = 60) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        body: dict[str, Any] = (await client.get(f"{url}/v1/generations/{name}")).json()
+        if body["status"] in {"succeeded", "failed", "cancelled"}:
+            return body
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{name} is still {body['status']}")

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import running_postgresql, running_s3, until
 from tests.system.replicas import ASYNC, Replica, asked, figures, replicas
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 S3_AWAY_S = 20.0
 
 

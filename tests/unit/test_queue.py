@@ -47,9 +47,10 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) ->
 
 @pytest.mark.anyio
 async def test_a_claim_that_lapsed_is_taken_over(records: Database) -> None:
-    await records.create(generation(), [STEP], Claim("mine", 0.05))
-    assert await records.claim("pictogram", "pictogram", 9, Claim("theirs", 0.05)) is None
-    await asyncio.sleep(0.1)
+    await records.create(generation(), [STEP], MINE)
+    assert await records.claim("pictogram", "pictogram", 9, THEIRS) is None
+    assert await records.append("gen_a", [], Claim("mine", 0.0))
+    await asyncio.sleep(0.05)
     assert await records.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
     assert not await records.append("gen_a", [STEP], MINE)
     assert await records.append("gen_a", [STEP], THEIRS)

@@ -4,64 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import time_machine
 from PIL import Image
-from sqlalchemy import text
 
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
-from app.engine.config import EngineConfig
-from app.engine.runtime import LocalEngine
-from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, Overloaded, StoreUnavailable
-from app.service import Draft, Limits, Service, Terms
+from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, StoreUnavailable
+from app.service import Draft, Service
 from app.service.follow import folder
-from app.stores.blobs import BlobStore
-from app.stores.database import Database
-from models.contract import Models
-from models.fakes import FakeGenerator, FakeScorer
+from tests.unit.service_kit import house
 
 pytestmark = pytest.mark.anyio
-
-
-class House:
-    """A service with everything it stands on."""
-
-    def __init__(self, service: Service, records: Database, blobs: BlobStore, generator: FakeGenerator) -> None:
-        self.service = service
-        self.records = records
-        self.blobs = blobs
-        self.generator = generator
-
-    async def made(self, **draft: Any) -> str:
-        generation = await self.service.submit(Draft(**{"prompt": "a red apple", "seed": 7, "steps": 4, **draft}))
-        return (await self.service.wait(generation.id)).id
-
-
-@asynccontextmanager
-async def house(tmp_path: Path, delay_s: float = 0.0, **service: Any) -> AsyncIterator[House]:
-    generator = FakeGenerator(delay_s=delay_s)
-    engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
-    records = await Database.open(f"sqlite:///{tmp_path}/records.db")
-    blobs = BlobStore.open(f"file://{tmp_path}/blobs")
-    made = Service(engine, records, blobs, Limits(), **service)
-    engine.start()
-    while not engine.stats().ready:
-        await asyncio.sleep(0.005)
-    try:
-        yield House(made, records, blobs, generator)
-    finally:
-        await engine.close(5)
-        await made.close()
-        await records.close()
 
 
 async def test_a_generation_is_answered_recorded_and_logged(tmp_path: Path) -> None:
@@ -277,81 +235,6 @@ async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, mo
         name = await h.made(n_candidates=2)
         assert (await h.service.get(name)).status is Status.SUCCEEDED
         assert (await h.service.image(name, 0, "png")).data
-
-
-async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
-    terms = Terms(lease_s=1.0)
-    async with house(tmp_path, delay_s=0.03, terms=terms) as one, house(tmp_path, terms=terms) as two:
-        working = asyncio.create_task(two.service.work())
-        running = await one.service.submit(Draft("x", steps=40, n_candidates=2))
-        await asyncio.sleep(0.3)
-        for hours in (1, -1):
-            with time_machine.travel(time.time() + hours * 3600, tick=True):
-                await asyncio.sleep(1)
-        done = await one.service.wait(running.id)
-        assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
-        assert two.service.stats().rows_stepped == 0
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-
-
-async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, terms=Terms(attempts=1)) as two:
-        running = await one.service.submit(Draft("x", n_candidates=1, steps=100))
-        while (await two.service.get(running.id)).status is not Status.RUNNING:
-            await asyncio.sleep(0.01)
-        lapse = text("UPDATE generations SET lease_until = 0")
-        await one.records.connections.write(lambda connection: connection.execute(lapse))
-        working = asyncio.create_task(two.service.work())
-        failed = await two.service.wait(running.id)
-        assert failed.failure is not None
-        assert (failed.status, failed.failure.code) == (Status.FAILED, "interrupted")
-        assert two.service.outcomes() == {"failed": 1}
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-
-
-async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
-        running = await one.service.submit(Draft("x", n_candidates=1, steps=50))
-        await one.service.hand_back()
-        await one.service.forsake(running.id)
-        assert (await two.service.get(running.id)).status is Status.CANCELLED
-        assert one.service.outcomes() == {"cancelled": 1}
-        await one.service.forsake("gen_nobody")
-
-
-async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: Path) -> None:
-    async with house(tmp_path) as alone:
-        expected = await alone.service.get(await alone.made(n_candidates=3, steps=30))
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
-        running = await one.service.submit(Draft("a red apple", n_candidates=3, seed=7, steps=30))
-        waiting = asyncio.create_task(one.service.wait(running.id))
-        await asyncio.sleep(0.2)
-        await one.service.hand_back()
-        assert (await two.service.get(running.id)).status is Status.QUEUED
-        working = asyncio.create_task(two.service.work())
-        done = await waiting
-        assert done.attempts == 1
-        assert [c.score for c in done.candidates] == pytest.approx([c.score for c in expected.candidates])
-        assert [e.data["attempt"] async for e in two.service.watch(running.id) if e.kind is EventKind.STARTED] == [1, 1]
-        assert one.service.outcomes() == {}
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-
-
-async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
-        for _ in range(8):
-            await one.service.submit(Draft("x", n_candidates=64, steps=150))
-        with pytest.raises(Overloaded):
-            await one.service.submit(Draft("x", n_candidates=64))
-        left = await one.service.submit(Draft("x", n_candidates=64, steps=2), patient=True)
-        working = asyncio.create_task(two.service.work())
-        assert (await one.service.wait(left.id)).status is Status.SUCCEEDED
-        assert two.service.outcomes() == {"succeeded": 1}
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_place_counts_those_ahead(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Who works on what: the queue that replicas share, what is handed back, taken over, and failed at last."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+import time_machine
+from sqlalchemy import text
+
+from app.domain import EventKind, Status
+from app.errors import Overloaded
+from app.service import Draft, Terms
+from tests.unit.service_kit import house
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
+    terms = Terms(lease_s=1.0)
+    async with house(tmp_path, delay_s=0.03, terms=terms) as one, house(tmp_path, terms=terms) as two:
+        working = asyncio.create_task(two.service.work())
+        running = await one.service.submit(Draft("x", steps=40, n_candidates=2))
+        await asyncio.sleep(0.3)
+        for hours in (1, -1):
+            with time_machine.travel(time.time() + hours * 3600, tick=True):
+                await asyncio.sleep(1)
+        done = await one.service.wait(running.id)
+        assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
+        assert two.service.stats().rows_stepped == 0
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, terms=Terms(attempts=1)) as two:
+        running = await one.service.submit(Draft("x", n_candidates=1, steps=100))
+        while (await two.service.get(running.id)).status is not Status.RUNNING:
+            await asyncio.sleep(0.01)
+        lapse = text("UPDATE generations SET lease_until = 0, claim = 'gone'")
+        await one.records.connections.write(lambda connection: connection.execute(lapse))
+        working = asyncio.create_task(two.service.work())
+        failed = await two.service.wait(running.id)
+        assert failed.failure is not None
+        assert (failed.status, failed.failure.code) == (Status.FAILED, "interrupted")
+        assert two.service.outcomes() == {"failed": 1}
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+        running = await one.service.submit(Draft("x", n_candidates=1, steps=50))
+        await one.service.hand_back()
+        await one.service.forsake(running.id)
+        assert (await two.service.get(running.id)).status is Status.CANCELLED
+        assert one.service.outcomes() == {"cancelled": 1}
+        await one.service.forsake("gen_nobody")
+
+
+async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: Path) -> None:
+    async with house(tmp_path) as alone:
+        expected = await alone.service.get(await alone.made(n_candidates=3, steps=30))
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+        running = await one.service.submit(Draft("a red apple", n_candidates=3, seed=7, steps=30))
+        waiting = asyncio.create_task(one.service.wait(running.id))
+        await asyncio.sleep(0.2)
+        await one.service.hand_back()
+        assert (await two.service.get(running.id)).status is Status.QUEUED
+        working = asyncio.create_task(two.service.work())
+        done = await waiting
+        assert done.attempts == 1
+        assert [c.score for c in done.candidates] == pytest.approx([c.score for c in expected.candidates])
+        assert [e.data["attempt"] async for e in two.service.watch(running.id) if e.kind is EventKind.STARTED] == [1, 1]
+        assert one.service.outcomes() == {}
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path) -> None:
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+        for _ in range(8):
+            await one.service.submit(Draft("x", n_candidates=64, steps=150))
+        with pytest.raises(Overloaded):
+            await one.service.submit(Draft("x", n_candidates=64))
+        left = await one.service.submit(Draft("x", n_candidates=64, steps=2), patient=True)
+        working = asyncio.create_task(two.service.work())
+        assert (await one.service.wait(left.id)).status is Status.SUCCEEDED
+        assert two.service.outcomes() == {"succeeded": 1}
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+@pytest.mark.slow
+async def test_what_waits_in_the_queue_and_what_callers_bring_come_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.work.OVERDUE_S", 0.05)
+    monkeypatch.setattr("app.service.work.LOOK_S", 0.02)
+    async with house(tmp_path, delay_s=0.005) as h:
+        working = asyncio.create_task(h.service.work())
+        held = [await h.service.submit(Draft("x", n_candidates=64, steps=2)) for _ in range(8)]
+        left = [await h.service.submit(Draft("x", n_candidates=64, steps=2), patient=True) for _ in range(4)]
+        brought = 0
+        while any([not (await h.service.get(one.id)).status.final for one in left]):
+            try:
+                held.append(await h.service.submit(Draft("x", n_candidates=64, steps=2)))
+                brought += 1
+            except Overloaded:
+                await asyncio.sleep(0.005)
+        assert brought >= len(left) - 1, "callers had their turns too"
+        for one in held:
+            assert (await h.service.wait(one.id)).status is Status.SUCCEEDED
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
