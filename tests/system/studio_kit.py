@@ -88,7 +88,7 @@ def start(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None
 
 def raced(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None:
     start(page, prompt, candidates)
-    expect(page.locator(".tile[data-index]")).to_have_count(candidates)
+    expect(page.locator(".tile[data-index]")).to_have_count(candidates, timeout=60_000)
 
 
 def order(page: Page) -> list[str]:

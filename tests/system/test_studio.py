@@ -156,6 +156,8 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
 @needs_browser
 def test_256_candidates_by_keyboard(browser: Browser, house: House) -> None:
     with opened(browser, house) as page:
+        page.get_by_text("Sampling").click()
+        page.get_by_label("Steps").fill("3")
         raced(page, "a red apple, a blue boat", 256)
         page.locator(".tile button[tabindex='0']").focus()
         for key, rank in (("End", 256), ("ArrowLeft", 255), ("Home", 1), ("ArrowRight", 2)):
@@ -292,6 +294,17 @@ def test_a_service_with_keys(browser: Browser, tmp_path: Path) -> None:
             assert key not in page.evaluate("JSON.stringify(localStorage)")
             page.get_by_role("button", name="Drop it").click()
             expect(page.get_by_role("heading", name="This service wants an API key.")).to_be_visible()
+
+
+@needs_browser
+def test_a_service_that_is_still_loading_is_asked_again(browser: Browser, house: House) -> None:
+    told = '{"title": "Loading", "detail": "the models are loading"}'
+    with opened_at(browser, house.url, failing=True) as page:
+        page.route("**/v1/models", lambda route: route.fulfill(status=503, body=told), times=1)
+        page.reload()
+        expect(page.get_by_role("alert")).to_contain_text("The models are loading.")
+        expect(page.get_by_role("alert")).to_have_count(0)
+        expect(page.get_by_label("Candidates", exact=True)).to_have_attribute("max", "256")
 
 
 @needs_browser

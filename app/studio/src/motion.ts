@@ -3,6 +3,9 @@
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 const GLIDE_MS = 420;
+
+/** More than so many at once are a blur, and work that the browser is kept busy with. */
+const MOST = 96;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 interface Place {
@@ -18,7 +21,9 @@ export function useGlide<T extends HTMLElement>(order: string) {
   useLayoutEffect(() => {
     const before = places.current;
     places.current = new Map();
-    for (const item of list.current?.querySelectorAll<HTMLElement>("[data-key]") ?? []) {
+    const items = list.current?.querySelectorAll<HTMLElement>("[data-key]") ?? [];
+    if (items.length > MOST) return;
+    for (const item of items) {
       const key = item.dataset.key ?? "";
       const is = { x: item.offsetLeft, y: item.offsetTop };
       const was = before.get(key);

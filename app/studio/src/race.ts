@@ -154,6 +154,7 @@ function take(message: Message): Generation | null {
 
 /** Hundreds of lines may come at once: the page is drawn for all of them together. */
 const DRAW_MS = 60;
+const DRAW_EACH_MS = 1.5;
 let ahead: Race | null = null;
 let due: ReturnType<typeof setTimeout> | undefined;
 
@@ -161,7 +162,7 @@ function move(change: (state: Race) => Race): void {
   const state = ahead ?? race.value;
   if (!state) return;
   ahead = change(state);
-  due ??= setTimeout(draw, DRAW_MS);
+  due ??= setTimeout(draw, Math.max(DRAW_MS, DRAW_EACH_MS * state.runners.length));
 }
 
 function draw(): void {

@@ -1,4 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { useGlide } from "./motion";
 import { progress, secondsLeft, standings, type Race, type Runner } from "./race";
@@ -83,7 +83,7 @@ function Track({ state, words }: { state: Race; words: string }) {
 function RunnerCell({ runner, place }: { runner: Runner; place: number }) {
   const out = runner.prunedAt !== null;
   const name = `Candidate ${runner.index + 1}${out ? `, out after step ${runner.prunedAt}` : ""}`;
-  return (
+  const draw = () => (
     <li class={`runner ${out ? "out" : ""} ${place === 0 && runner.score !== null ? "leads" : ""}`} data-key={runner.index}>
       <div class="frame">
         {runner.image ? <img src={runner.image} alt={name} draggable={false} /> : <div class="unborn" role="img" aria-label={name} />}
@@ -94,4 +94,5 @@ function RunnerCell({ runner, place }: { runner: Runner; place: number }) {
       </p>
     </li>
   );
+  return useMemo(draw, [runner, place]);
 }

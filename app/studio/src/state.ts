@@ -45,13 +45,20 @@ export function open(): Promise<void> {
   return enter();
 }
 
-/** Ask what the service can do, then go on where the page was left. */
+const AGAIN_S = 3;
+
+/** Ask what the service can do, until it says so, then go on where the page was left. */
 async function enter(): Promise<void> {
   try {
     service.value = await api.service();
+    problem.value = null;
   } catch (error) {
     tell(error);
     if (shut.value !== null) return;
+    if (error instanceof Problem && error.transient) {
+      setTimeout(() => void enter(), 1000 * Math.min(error.retryS ?? AGAIN_S, AGAIN_S));
+      return;
+    }
   }
   const left = running.value;
   if (left) await run({ path: left.path, body: left.body, key: left.key }, left.id, left.prompt, left.count);
