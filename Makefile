@@ -45,11 +45,11 @@ check: $(READY) ## format, lint, types, import rules and the quick tests, which 
 
 .PHONY: test
 test: $(READY) ## every test
-	$(BIN)/pytest -n 2 --dist loadfile
+	GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: bench
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
-	$(BIN)/python -m tests.bench
+	env -u OMP_WAIT_POLICY $(BIN)/python -m tests.bench
 
 .PHONY: studio
 studio: ## the page at /, checked and built from app/studio/src; needs node 20

@@ -56,7 +56,9 @@ class _Loader:
     """Loads real models onto one device; what two of them share is loaded once."""
 
     def __init__(self, device: str) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+        # Read when torch is imported: threads wait awake for some microseconds, then sleep.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         from models import loading
 
         loading.prepare_process()

@@ -5,6 +5,7 @@ The judge sees what the scorer never decides: other weights, other words.  `--sh
 """
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -24,21 +25,33 @@ from models.training.train_scorer import Table, Unseen, say
 
 CANDIDATES = 16
 PARTS = ("autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
+JUDGED = {"arbiter", "known", "synonyms"}
+"""Parts that ask the judge."""
+
 Prompts = list[prompts.Prompt]
 
 
 class Evaluation:
-    """One pack, one judge, one set of run data."""
+    """One pack, one set of run data, and for the parts in JUDGED a judge in `judge_folder`."""
 
-    def __init__(self, pack: Pack, arbiter: judge.Judge, runs: Path, share: float) -> None:
-        self.pack, self.judge, self.runs, self.share = pack, arbiter, runs, share
+    def __init__(self, pack: Pack, judge_folder: Path, runs: Path, share: float) -> None:
+        self.pack, self.judge_folder, self.runs, self.share = pack, judge_folder, runs, share
         self.table = Table(runs)
-        with torch.inference_mode():
-            self.names = arbiter.texts([say(n) for n in self.table.names])
         self.steps = pack.meta["generator"]["defaults"]["steps"]
         self.icons = icons.load_icons(runs, icons.GENERATOR_STYLES)
         self.sheets: dict[str, list[U8]] = {}
         self.captions: dict[str, list[str]] = {}
+
+    @functools.cached_property
+    def judge(self) -> judge.Judge:
+        """The judge, loaded."""
+        return judge.load(self.judge_folder)
+
+    @functools.cached_property
+    def names(self) -> torch.Tensor:
+        """The judge's embeddings of all names."""
+        with torch.inference_mode():
+            return self.judge.texts([say(n) for n in self.table.names])
 
     def some(self, every: Prompts) -> Prompts:
         """The first `share` of a list, at least four."""
@@ -188,9 +201,12 @@ def main() -> None:
     out: Path = args.out or args.runs / "figures"
     out.mkdir(parents=True, exist_ok=True)
     pack = Pack(args.pack or args.runs / "pack")
-    run = Evaluation(pack, judge.load(args.judge or args.runs / "judge"), args.runs, args.share)
+    run = Evaluation(pack, args.judge or args.runs / "judge", args.runs, args.share)
+    judged = (run.judge_folder / "judge.safetensors").exists()
+    if not judged:
+        print(f"there is no judge in {run.judge_folder}: without {', '.join(sorted(JUDGED))}", flush=True)
     figures: dict[str, Any] = {}
-    for part in args.only or PARTS:
+    for part in args.only or [p for p in PARTS if judged or p not in JUDGED]:
         started = time.monotonic()
         figures[part] = getattr(run, part)()
         print(part, json.dumps(figures[part]), f"{time.monotonic() - started:.0f} s", flush=True)

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("FRONTRUNNER_MAX_CANDIDATES", "1024")
 os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 
