@@ -182,8 +182,9 @@ class Scheduler:
             return Plan(Kind.STEP, tuple(_turn(peers, fixed)), size=fixed)
         share = self._share(peers)
         ceiling = self._step_ceilings.get(head.key, self._config.buckets[-1])
-        rows = _turn(peers, self.bucket(sum(min(share, len(r.ready())) for r in peers), ceiling))
-        return Plan(Kind.STEP, tuple(rows), size=self.bucket(len(rows), ceiling))
+        chosen = self.bucket(sum(min(share, len(r.ready())) for r in peers), ceiling)
+        rows = _turn(peers, chosen)
+        return Plan(Kind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
 
     def _share(self, peers: Sequence[Run]) -> int:
         """Rows one generation may have in a call: all when alone, few beside a small one that should not wait."""

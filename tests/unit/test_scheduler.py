@@ -180,3 +180,15 @@ def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
     assert not scheduler.shrink(Plan(Kind.ENCODE, run=large))
     assert scheduler.bucket(8, scheduler._step_ceilings[large.key]) == 4
     assert small.key not in scheduler._step_ceilings
+
+
+def test_a_call_is_never_smaller_than_its_rows_whatever_was_measured() -> None:
+    bench = Bench()
+    bench.core._scheduler.learn({1: 1.06, 2: 2.06, 4: 3.0, 8: 60.0, 16: 120.0, 32: 240.0})
+    assert [bench.core._scheduler.bucket(rows) for rows in (3, 2)] == [2, 1], "the costs that make it hard"
+    bench.submit(spec("odd", n_candidates=3, steps=4))
+    bench.tick()
+    plan = bench.core._scheduler.plan()
+    assert plan is not None
+    assert plan.kind is Kind.STEP
+    assert (len(plan.rows), plan.size) == (2, 2)
