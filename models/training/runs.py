@@ -90,7 +90,7 @@ class Run:
         self.seconds = 0.0
         self.now = args.started
         self.saved_at = self.turned_at = time.monotonic()
-        self.stopping = False
+        self.asked = self.stopping = False
         signal.signal(signal.SIGTERM, self.stop)
         self.window: dict[str, list[float]] = {}
         self.reported = (0, 0.0)
@@ -114,8 +114,8 @@ class Run:
             print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
 
     def stop(self, *_: object) -> None:
-        """Asks for a checkpoint and an end after the current step (SIGTERM)."""
-        self.stopping = True
+        """Asks for a checkpoint and an end after the next step that all workers make (SIGTERM)."""
+        self.asked = True
 
     def step(self, loss: torch.Tensor, count: int) -> None:
         """One update from the loss of `count` samples, with clipped gradients."""
@@ -148,12 +148,12 @@ class Run:
 
         Workers hold equal weights and take every decision from equal numbers, so none ever waits for another in vain.
         """
-        self.now = time.time()
+        self.now, self.stopping = time.time(), self.asked
         if workers() == 1:
             return
         gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
-        clock = torch.tensor([self.now, float(self.stopping)], dtype=torch.float64)
+        clock = torch.tensor([self.now, float(self.asked)], dtype=torch.float64)
         dist.all_reduce(flat)
         dist.all_reduce(clock)
         self.now, self.stopping = clock[0].item() / workers(), clock[1].item() > 0
