@@ -187,6 +187,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_schemathesis_finds_nothing_with_keys_on(tmp_path: Path) -> None:
     with running(tmp_path, max_candidates=16, max_steps=20, max_body_mib=2) as house:
         _, bearer = _add(tmp_path / "data", *Right)
