@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import threadpoolctl
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -67,9 +68,13 @@ def place(device: str) -> Placement:
 
 
 def prepare_process() -> None:
-    """Use all cores that this process may use, once, and keep the libraries from talking."""
+    """Use all cores that this process may use, once, and keep the libraries from talking.
+
+    Products of numpy get one thread: the others of its own pool would wait awake on the cores that torch's need.
+    """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_cores())
+    threadpoolctl.threadpool_limits(1, user_api="blas")
     with contextlib.suppress(RuntimeError):  # only the first call in a process can set it
         torch.set_num_interop_threads(1)
     diffusers.utils.logging.set_verbosity_error()

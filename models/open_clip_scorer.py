@@ -97,7 +97,7 @@ class OpenClipScorer:
 
     def _embed_text(self, text: str) -> TextEmbedding:
         with memory_guard(), self._arithmetic():
-            tokens = self._tokenizer([text]).to(self._placement.device)
+            tokens = towers.unpadded(self._model, self._tokenizer([text])).to(self._placement.device)
             vector = self._model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
         return TextEmbedding(vector, _truncation(self._tokenizer, text))
 

@@ -1,10 +1,11 @@
-"""What an open_clip image tower makes of the parts of a picture, where its kind of pooling lets one tell."""
+"""What is known of the towers of an open_clip model beyond their embeddings, where their kind lets one tell."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
@@ -18,6 +19,15 @@ def patches(tower: Any, pixels: Any) -> Any | None:
     else:
         return None
     return None if parts is None else torch.nn.functional.normalize(parts, dim=-1)
+
+
+def unpadded(model: Any, tokens: Any) -> Any:
+    """Tokens (1, T) of one text without the padding after it, where the text tower masks that out anyway."""
+    tower = getattr(model, "text", None)
+    if not isinstance(tower, HFTextEncoder):
+        return tokens
+    kept = torch.nonzero(tokens[0] != tower.config.pad_token_id).flatten()
+    return tokens[:, : int(kept[-1]) + 1] if len(kept) else tokens
 
 
 def _of_transformer(tower: Any, pixels: Any) -> Any | None:

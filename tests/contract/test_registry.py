@@ -52,6 +52,14 @@ def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> 
 
 
 @needs_torch
+def test_numpy_keeps_no_threads_awake_beside_the_models(workshop: Workshop) -> None:
+    from threadpoolctl import threadpool_info
+
+    assert workshop.pack.scorer.info.dimensions == 256
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
+@needs_torch
 def test_real_and_fake_may_be_mixed() -> None:
     models = registry.load("fake", "pictogram", "cpu")
     assert isinstance(models.generator, FakeGenerator)

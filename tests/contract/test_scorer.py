@@ -120,6 +120,19 @@ def test_the_pack_scores_as_open_clip_does(workshop: Workshop, size: tuple[int, 
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize(("text", "tokens"), [("", 2), ("a long forgotten pear", 6), ("pear " * 40, 24)])
+def test_padding_is_not_encoded(workshop: Workshop, text: str, tokens: int) -> None:
+    scorer: Any = workshop.scorer("pictogram")
+    seen: list[tuple[int, ...]] = []
+    hook = scorer._model.text.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    try:
+        scorer._embed_text(text)
+    finally:
+        hook.remove()
+    assert seen == [(1, tokens)]
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [32, 224, (48, 80)])
