@@ -60,7 +60,7 @@ class Evaluation:
     def judged(self, pictures: U8) -> torch.Tensor:
         """Log-probabilities (B, names) by the judge."""
         with torch.inference_mode():
-            return self.judge.logits(to_tensor(pictures), self.names).log_softmax(1)
+            return self.judge.logits(self.judge.image(to_tensor(pictures)), self.names).log_softmax(1)
 
     def holds(self, logp: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Whether the judge's top five hold every name: bool (B,)."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-TOWER, WIDTH, BUCKETS = "convnext_atto", 256, 6144
+TOWER, WIDTH, BUCKETS = "resnet10t", 256, 6144
 
 
 def buckets(text: str) -> list[int]:
@@ -46,9 +46,9 @@ class Judge(nn.Module):
         """Pictures float32 (B, 3, 64, 64) in [-1, 1] -> float32 (B, 256), normalised."""
         return functional.normalize(self.image(pictures), dim=-1)
 
-    def logits(self, pictures: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """(B, N): how well each picture fits each of the embedded names."""
-        return self.scale.exp().clamp(max=100) * self.images(pictures) @ names.T
+    def logits(self, features: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        """(B, N): how well pictures, by their image features (B, 256), fit each of the embedded names."""
+        return self.scale.exp().clamp(max=100) * functional.normalize(features, dim=-1) @ names.T
 
 
 def save(judge: Judge, folder: Path, figures: dict[str, float]) -> None:
