@@ -1,4 +1,4 @@
-"""Replicas for tests: real server processes with the fakes, over one pair of stores, killed and started at will."""
+"""Replicas for tests: servers with the fakes or the pack, over one pair of stores, killed and started at will."""
 
 from __future__ import annotations
 
@@ -38,16 +38,21 @@ from app.cli import main
 main()
 """
 
+PACK = """
+from app.cli import main
+main()
+"""
+
 ASYNC = {"prefer": "respond-async"}
 
 
 class Replica:
     """One server process on a port of its own; `settings` go into its environment."""
 
-    def __init__(self, folder: Path, delay_s: float, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, delay_s: float | None, settings: dict[str, str]) -> None:
         self.port = free_port()
         self._folder = folder
-        self._program = PROGRAM.format(delay_s=delay_s)
+        self._program = PACK if delay_s is None else PROGRAM.format(delay_s=delay_s)
         self._settings = settings
         self.process = self._started()
 
@@ -61,7 +66,7 @@ class Replica:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        until(self.ready, 60)
+        until(self.ready, 120)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, (self._folder / f"{self.port}.log").read_text()[-3000:]
@@ -97,9 +102,12 @@ class Replica:
 
 @contextmanager
 def replicas(
-    folder: Path, count: int = 2, delay_s: float = 0.004, settings: Mapping[str, str] = MappingProxyType({})
+    folder: Path, count: int = 2, delay_s: float | None = 0.004, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[list[Replica]]:
-    """Ready replicas over the stores that the settings name; by default a SQLite file and a folder."""
+    """Ready replicas over the stores that the settings name; by default a SQLite file and a folder.
+
+    `delay_s` is what a denoiser call of the fakes takes; None is the pack.
+    """
     given = {"LEASE_S": "2", "LOG_LEVEL": "warning", "PRUNING": "off", **settings}
     started = [Replica(folder, delay_s, given) for _ in range(count)]
     try:

@@ -284,3 +284,40 @@ async def _keyed(stores: Stores, tmp_path: Path) -> None:
             assert replayed.json()["id"] == names[7]
             other = await client.post(f"{pair[0].url}/v1/generations", json=asked(8), headers=headers)
             assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.torch
+def test_a_race_of_the_pack_outlives_its_replica(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    asyncio.run(_handed_over(tmp_path))
+
+
+async def _handed_over(folder: Path) -> None:
+    with (
+        replicas(folder, delay_s=None, settings={"LEASE_S": "5"}) as pair,
+        running_proxy([replica.port for replica in pair], folder) as url,
+    ):
+        async with httpx.AsyncClient(base_url=url, timeout=240) as client:
+            body = asked(7, n_candidates=16, steps=16)
+            whole = figures((await client.post("/v1/generations", json=body)).json())
+            name = (await client.post("/v1/generations", json=body, headers=ASYNC)).json()["id"]
+            victim = await _at_work(client, pair)
+            await asyncio.to_thread(victim.kill)
+            taken_over = await ended(client, url, name, 240)
+            assert taken_over["status"] == "succeeded"
+            assert figures(taken_over) == whole
+            events = (await client.get(f"/v1/generations/{name}/events")).text
+            assert events.count("event: started") == 2
+            best = taken_over["data"][0]["url"]
+            assert (await client.get(best)).content[1:4] == b"PNG"
+
+
+async def _at_work(client: httpx.AsyncClient, pair: list[Replica]) -> Replica:
+    """The replica that denoises something."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for replica in pair:
+            if "frontrunner_live_rows 0.0" not in (await client.get(f"{replica.url}/metrics")).text:
+                return replica
+        await asyncio.sleep(0.02)
+    raise AssertionError("neither replica does anything")
