@@ -22,6 +22,9 @@ MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_S = 15.0
 """Longest silence: proxies close connections that look dead after 30 to 60 s."""
 
+HELD = 64
+"""Events that wait for a slow client before its reading of the log is held up."""
+
 RETRY_MS = 2000
 """How soon a browser comes back when the stream breaks."""
 
@@ -97,23 +100,33 @@ async def _closed_by_errors(generation_id: str, events: AsyncIterator[bytes]) ->
 
 
 async def _beating(events: AsyncIterator[bytes], life_s: float) -> AsyncIterator[bytes]:
-    """The events that come within `life_s`, with a comment in every silence of `HEARTBEAT_S`."""
-    until = asyncio.get_running_loop().time() + life_s
-    coming = asyncio.ensure_future(_next(events))
+    """The events that come within `life_s`, those that are there at once in one chunk; comments in silences."""
+    loop, coming = asyncio.get_running_loop(), asyncio.Queue[bytes | None](HELD)
+    until, pump = loop.time() + life_s, asyncio.create_task(_pumped(events, coming))
     try:
-        while (left := until - asyncio.get_running_loop().time()) > 0:
-            done, _ = await asyncio.wait({coming}, timeout=min(HEARTBEAT_S, left))
-            if not done:
+        while (left := until - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(HEARTBEAT_S, left)):
+                    chunk = await coming.get()
+            except TimeoutError:
                 yield KEEPALIVE_COMMENT
                 continue
-            chunk = coming.result()
-            if chunk is None:
+            chunks = [chunk, *(coming.get_nowait() for _ in range(coming.qsize()))]
+            if told := b"".join(chunk for chunk in chunks if chunk is not None):
+                yield told
+            if chunks[-1] is None:
+                await pump
                 return
-            yield chunk
-            coming = asyncio.ensure_future(_next(events))
     finally:
-        coming.cancel()
+        pump.cancel()
 
 
-async def _next(events: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(events, None)
+async def _pumped(events: AsyncIterator[bytes], into: asyncio.Queue[bytes | None]) -> None:
+    """Put the events, then None, into a queue, which holds up a reader that is ahead of its client."""
+    try:
+        async for chunk in events:
+            await into.put(chunk)
+    except Exception:
+        await into.put(None)
+        raise
+    await into.put(None)
