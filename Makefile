@@ -51,6 +51,11 @@ test: $(READY) ## every test
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 	env -u OMP_WAIT_POLICY $(BIN)/python -m tests.bench
 
+.PHONY: evaluate
+evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures (half an hour; needs node)
+	$(BIN)/python -m models.training.data icons
+	$(BIN)/python -m models.training.evaluate --pack models/packs/pictogram --judge tests/bench/judge
+
 .PHONY: studio
 studio: ## the page at /, checked and built from app/studio/src; needs node 20
 	cd app/studio && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build

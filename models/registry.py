@@ -58,7 +58,7 @@ class _Loader:
     def __init__(self, device: str) -> None:
         # Read when torch is imported: threads wait awake for some microseconds, then sleep.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         from models import loading
 
         loading.prepare_process()

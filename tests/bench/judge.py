@@ -1,30 +1,38 @@
-"""The second opinion of the gain figures: a CLIP that neither ranks nor calibrates, stored beside this.
+"""The second opinion of the gain figures: the outside judge, stored beside this, which neither ranks nor calibrates.
 
-It has another image tower than the embedded scorer (resnet10t against regnety_002) and was trained apart from it with
-other pictures and captions. It finds names less well: it hears gross differences, not fine ones.
+It has another image tower and other text features than the embedded scorer and was trained on other styles. It knows
+things by name and nothing of backgrounds.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from models import loading, open_clip_scorer
-from models.pack import Pack
+from models.training import icons
+from models.training import judge as outside
+from models.training.train_autoencoder import to_tensor
+from models.training.train_scorer import say
 from tests.bench.gain import Array, Judge
 
 FOLDER = Path(__file__).parent / "judge"
+_ROUND_IT = re.compile("^an? | on an? .*")
 
 
 def judge() -> Judge:
-    """Cosines by the stored judge."""
-    pack, placement = Pack.read(FOLDER), loading.place("cpu")
-    pack.verify()
-    scorer = open_clip_scorer.load_pack(pack, loading.load_text_encoder(pack, placement), placement)
+    """Log-probabilities of the prompt's thing among all names."""
+    model, names = outside.load(FOLDER), icons.pack_names()
+    place = {said: i for i, n in enumerate(names) for said in (n, say(n))}
+    with torch.inference_mode():
+        embedded = model.texts([say(n) for n in names])
 
     def scores(prompt: str, images: NDArray[np.uint8]) -> Array:
-        return np.asarray(scorer.embed_images(images) @ scorer.embed_texts([prompt])[0].vector, np.float64)
+        with torch.inference_mode():
+            logits = model.logits(model.image(to_tensor(images)), embedded)
+        return np.asarray(logits.log_softmax(1)[:, place[_ROUND_IT.sub("", prompt)]], np.float64)
 
     return scores
