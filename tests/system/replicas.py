@@ -20,7 +20,7 @@ from tests.servers import end, free_port, until
 
 ROOT = Path(__file__).parents[2]
 
-PROGRAM = """
+FAKES = """
 import os, time
 from models import contract, fakes, registry
 class Generator(fakes.FakeGenerator):
@@ -34,11 +34,9 @@ class Generator(fakes.FakeGenerator):
             os._exit(9)
         return super().step(*given)
 registry.load = lambda *_: contract.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
-from app.cli import main
-main()
 """
 
-PACK = """
+SERVE = """
 from app.cli import main
 main()
 """
@@ -52,7 +50,7 @@ class Replica:
     def __init__(self, folder: Path, delay_s: float | None, settings: dict[str, str]) -> None:
         self.port = free_port()
         self._folder = folder
-        self._program = PACK if delay_s is None else PROGRAM.format(delay_s=delay_s)
+        self._program = ("" if delay_s is None else FAKES.format(delay_s=delay_s)) + SERVE
         self._settings = settings
         self.process = self._started()
 

@@ -17,12 +17,12 @@ import pytest
 from app.metrics import NAMES
 from app.settings import PREFIX, Settings
 from tests.servers import end, free_port, listens, until
-from tests.system.replicas import PROGRAM
+from tests.system import replicas
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ["docker-compose.yml", "docker/compose.gpu.yml"]
 FILES = ["Dockerfile", *COMPOSE, "docker/README.md", "docker/haproxy.cfg", "docker/nginx.conf"]
-FAKES = PROGRAM.format(delay_s=0.0)
+FAKES = replicas.FAKES.format(delay_s=0.0) + replicas.SERVE
 SECRETS = {"POSTGRES_PASSWORD": "p", "S3_SECRET_KEY": "s"}
 
 

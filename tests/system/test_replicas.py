@@ -317,7 +317,8 @@ async def _at_work(client: httpx.AsyncClient, pair: list[Replica]) -> Replica:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for replica in pair:
-            if "frontrunner_live_rows 0.0" not in (await client.get(f"{replica.url}/metrics")).text:
+            told = (await client.get(f"{replica.url}/metrics")).text.splitlines()
+            if any(line.startswith("frontrunner_live_rows") and float(line.split()[-1]) > 0 for line in told):
                 return replica
         await asyncio.sleep(0.02)
     raise AssertionError("neither replica does anything")
