@@ -65,9 +65,9 @@ async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None
         assert local.stats().held == 36
         lasts = [await inbox.last() for inbox in inboxes]
         assert all(isinstance(last, Succeeded) for last in lasts)
-        await asyncio.sleep(0.05)
-        stats = local.stats()
-        assert (stats.held, stats.queued, stats.running) == (0, 0, 0)
+        while (stats := local.stats()).held:
+            await asyncio.sleep(0.005)
+        assert (stats.queued, stats.running) == (0, 0)
         assert stats.rows_stepped == 36 * 6
         assert stats.seconds_per_candidate > 0
         assert not deaths
@@ -164,7 +164,7 @@ async def test_models_that_do_not_load_are_a_death() -> None:
 
 
 async def test_one_off_calls_are_answered_beside_a_running_generation() -> None:
-    async with engine(lambda: slow()) as (local, _):
+    async with engine(lambda: slow(0.06)) as (local, _):
         inbox = Inbox()
         local.submit(spec(steps=30), inbox)
         images = [np.full((side, side, 3), 10 * i, np.uint8) for i, side in enumerate((8, 16, 8, 4))]

@@ -238,8 +238,9 @@ async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, mo
 
 
 async def test_place_counts_those_ahead(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as h:
+    async with house(tmp_path) as h:
         await h.made(n_candidates=2)
+        h.generator.delay_s = 0.06
         first = await h.service.submit(Draft("x", n_candidates=5, steps=30))
         second = await h.service.submit(Draft("x", n_candidates=3, steps=30))
         assert h.service.place(first).position == 0

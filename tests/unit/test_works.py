@@ -51,7 +51,7 @@ async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -
 
 
 async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+    async with house(tmp_path, delay_s=0.2) as one, house(tmp_path) as two:
         running = await one.service.submit(Draft("x", n_candidates=1, steps=50))
         await one.service.hand_back()
         await one.service.forsake(running.id)
@@ -63,10 +63,11 @@ async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
 async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: Path) -> None:
     async with house(tmp_path) as alone:
         expected = await alone.service.get(await alone.made(n_candidates=3, steps=30))
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
+    async with house(tmp_path, delay_s=0.3) as one, house(tmp_path) as two:
         running = await one.service.submit(Draft("a red apple", n_candidates=3, seed=7, steps=30))
         waiting = asyncio.create_task(one.service.wait(running.id))
-        await asyncio.sleep(0.2)
+        while (await two.service.get(running.id)).status is not Status.RUNNING:
+            await asyncio.sleep(0.01)
         await one.service.hand_back()
         assert (await two.service.get(running.id)).status is Status.QUEUED
         working = asyncio.create_task(two.service.work())
