@@ -162,7 +162,11 @@ class _SqlitePool:
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql(begin))
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _transaction, self._engine, work)
+        try:
+            running = self._threads.submit(_transaction, self._engine, work)
+        except RuntimeError as error:
+            raise StoreUnavailable("the database was closed") from error
+        return await asyncio.wrap_future(running)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)

@@ -64,6 +64,7 @@ def export_scorer(out: Path, path: Path, tower: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state = weights(path)["modules"]
     places = {"proj.": "text.proj.", "scale.": ""}
+    state = {k: v for k, v in state.items() if not k.startswith("head.")}
     for prefix, place in places.items():
         state = {place + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
     save_file(halves(state), out / "open_clip_model.safetensors", metadata={"format": "pt"})

@@ -17,7 +17,7 @@ from models.training.augment import augment
 from models.training.captions import DISPLAY, SYNONYMS
 from models.training.scenes import SceneSampler, compose
 from models.training.train_autoencoder import to_tensor
-from models.training.train_scorer import Table, Unseen, say
+from models.training.train_scorer import Table, Unseen, missed, say
 
 
 class Pool:
@@ -37,11 +37,6 @@ class Pool:
 def spoken(rng: np.random.Generator, names: list[str]) -> list[str]:
     """A way to call each name: its label, display name or a trained synonym."""
     return [str(rng.choice([n, DISPLAY.get(n, n), DISPLAY.get(n, n), *SYNONYMS.get(n, [])])) for n in names]
-
-
-def missed(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of logits (B, N) against the two things (B, 2) of each picture."""
-    return -logits.log_softmax(1).gather(1, things).mean()
 
 
 def check(model: judge.Judge, table: Table, unseen: Unseen) -> dict[str, float]:

@@ -344,3 +344,11 @@ async def test_a_score_that_is_not_a_number_comes_back(records: Database) -> Non
     assert found.candidates[0].score is not None
     assert math.isnan(found.candidates[0].score.score)
     assert found.candidates[0].score.similarity == math.inf
+
+
+@pytest.mark.anyio
+async def test_who_comes_after_the_closing_is_told_so(tmp_path: Path) -> None:
+    store = await Database.open(f"sqlite:///{tmp_path}/closed.db")
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.get("gen_a")
