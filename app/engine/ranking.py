@@ -12,6 +12,7 @@ honest numbers that go with a ranking. No model, no device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,18 +90,16 @@ def score(images: Embeddings, query: Query) -> list[Score]:
         penalty = _weighed(np.maximum(hostile, 0), weights) / weights.sum()
     taste = _taste(images, query.taste)
     total = similarity - query.negative_weight * penalty + taste
-    return [
-        Score(
-            score=float(total[i]),
-            similarity=float(similarity[i]),
-            penalty=float(penalty[i]),
-            negatives=tuple(float(c) for c in negatives[i]),
-            references=tuple(float(c) for c in references[i]),
-            prompt=float(text[i]) if liked.any() else None,
-            taste=float(taste[i]),
-        )
-        for i in range(len(images))
-    ]
+    columns = (
+        total.tolist(),
+        similarity.tolist(),
+        penalty.tolist(),
+        map(tuple, negatives.tolist()),
+        map(tuple, references.tolist()),
+        text.tolist() if liked.any() else [None] * len(images),
+        taste.tolist(),
+    )
+    return [Score(*row) for row in zip(*columns, strict=True)]
 
 
 def _dots(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
@@ -122,7 +121,8 @@ def _taste(images: Embeddings, taste: Taste | None) -> NDArray[np.float32]:
 def order(scores: Sequence[float]) -> list[int]:
     """Places by falling score; ties by place, NaN last."""
     values = np.asarray(scores, np.float64)
-    return [int(i) for i in np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")]
+    places: list[int] = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable").tolist()
+    return places
 
 
 def select(
@@ -136,7 +136,7 @@ def select(
     picks are then put in the order of their scores.
     """
     floor = -np.inf if min_score is None else min_score
-    field = [i for i in order(scores) if not np.isnan(scores[i]) and scores[i] >= floor]
+    field = [i for i in order(scores) if not math.isnan(scores[i]) and scores[i] >= floor]
     if diversity <= 0 or len(field) <= n:
         return field[:n]
     picks = _marginal_relevance(np.asarray([scores[i] for i in field]), embeddings[field], n, diversity)
@@ -168,7 +168,8 @@ def softmax(scores: Sequence[float], logit_scale: float) -> list[float]:
     if not len(values) or not np.isfinite(values).any():
         return [0.0] * len(values)
     weights = np.exp(logit_scale * (values - values.max()))
-    return [float(w) for w in weights / weights.sum()]
+    shares: list[float] = (weights / weights.sum()).tolist()
+    return shares
 
 
 def z_score(similarity: float, scorer: ScorerInfo) -> float | None:
@@ -186,11 +187,11 @@ def margin(scores: Sequence[float]) -> float | None:
 
 def low_confidence(best: Score | None, scores: Sequence[float], scorer: ScorerInfo) -> bool:
     """Whether the field is within noise: the winner is no better than chance, or the field is all alike."""
-    if best is None or np.isnan(best.score):
+    if best is None or math.isnan(best.score):
         return True
     z = z_score(best.text, scorer)
     if z is None or scorer.null_std is None:
         return False
-    finite = [s for s in scores if not np.isnan(s)]
+    finite = [s for s in scores if not math.isnan(s)]
     alike = len(finite) > 1 and max(finite) - min(finite) < NOISE_SHARE * scorer.null_std
     return z < CHANCE_Z or alike

@@ -6,6 +6,7 @@ Owns what a re-ranking is made of and what is kept of one. The mathematics is `a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -209,7 +210,7 @@ def _compared(
     embeddings: Embeddings, pool: Sequence[int], query: rank_math.Query, asked: Ranking, n: int, scorer: ScorerInfo
 ) -> tuple[list[Score | None], Standing]:
     """Every picture's score, None where it is no number, and how they stand."""
-    scores = [None if np.isnan(s.score) else s for s in rank_math.score(embeddings, query)]
+    scores = [None if math.isnan(s.score) else s for s in rank_math.score(embeddings, query)]
     return scores, stand(scores, embeddings, pool, asked, n, scorer)
 
 
