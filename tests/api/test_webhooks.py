@@ -119,7 +119,7 @@ def test_of_a_refinement_too(hooked: House) -> None:
 
 
 def test_a_slow_receiver_holds_up_nobody(hooked: House) -> None:
-    with listening(delay_s=1.0) as slow, listening() as quick:
+    with listening(delay_s=3.0) as slow, listening() as quick:
         hooked.made(webhook={"url": slow.url})
         until(lambda: slow.got)
         assert "frontrunner_webhooks_waiting 1.0" in hooked.client.get("/metrics").text

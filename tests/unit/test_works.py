@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
-    terms = Terms(lease_s=1.0)
+    terms = Terms(lease_s=10.0)
     async with house(tmp_path, delay_s=0.03, terms=terms) as one, house(tmp_path, terms=terms) as two:
         working = asyncio.create_task(two.service.work())
         running = await one.service.submit(Draft("x", steps=40, n_candidates=2))
