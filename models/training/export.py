@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
-VERSION = "0.3"
+VERSION = "0.4"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",

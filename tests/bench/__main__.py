@@ -44,7 +44,7 @@ def main() -> None:
             note(speed.best_of(client, script, 16, "auto", asked.runs, at_most=0.55))
             note(speed.best_of(client, script, 64, "auto", asked.runs, at_most=0.40))
         if "latency" in asked.only:
-            note(floor.http_added(client, models, 10 * asked.runs))
+            note(floor.http_added(client, 10 * asked.runs))
             note(latency.rerank(client, 64, at_most=25.0))
             note(latency.rerank(client, 1000, at_most=60.0))
             note(latency.watched(client, 50, asked.runs))
