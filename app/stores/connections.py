@@ -165,7 +165,7 @@ class _SqlitePool:
         try:
             running = self._threads.submit(_transaction, self._engine, work)
         except RuntimeError as error:
-            raise StoreUnavailable("the database was closed") from error
+            raise StoreUnavailable("the database was closed, or no thread can be had for it") from error
         return await asyncio.wrap_future(running)
 
     async def close(self) -> None:

@@ -94,6 +94,7 @@ class Table:
         path = folder / "scenes" / "names.npz"
         self.names = icons.pack_names()
         if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             encoder = texts.TextEncoder()
             asked = [f"{article(say(n))} on a {b} background" for n in self.names for b in BACKGROUND_NAMES]
             on = torch.cat([encoder.pooled(asked[i : i + 256]) for i in range(0, len(asked), 256)])

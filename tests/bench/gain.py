@@ -49,7 +49,7 @@ def watched(
 ) -> list[Race]:
     """Races of the bench's prompts, every candidate finished."""
     core = EngineCore(models, EngineConfig())
-    texts = PROMPTS.read_text().split("\n")[:prompts]
+    texts = PROMPTS.read_text().splitlines()[:prompts]
     races = watch(core, models.generator.info, texts, n_candidates=n_candidates, seed=50_000, progress=progress)
     return [_race(w, judge) for w in races]
 

@@ -53,9 +53,13 @@ def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> 
 
 @needs_torch
 def test_numpy_keeps_no_threads_awake_beside_the_models(workshop: Workshop) -> None:
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from models import loading
 
     assert workshop.pack.scorer.info.dimensions == 256
+    threadpool_limits(2, user_api="blas")
+    loading.prepare_process()
     assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 

@@ -301,6 +301,7 @@ async def _handed_over(folder: Path) -> None:
             body = asked(7, n_candidates=16, steps=16)
             whole = figures((await client.post("/v1/generations", json=body)).json())
             name = (await client.post("/v1/generations", json=body, headers=ASYNC)).json()["id"]
+            await _running(client, name)
             victim = await _at_work(client, pair)
             await asyncio.to_thread(victim.kill)
             taken_over = await ended(client, url, name, 240)
@@ -310,6 +311,14 @@ async def _handed_over(folder: Path) -> None:
             assert events.count("event: started") == 2
             best = taken_over["data"][0]["url"]
             assert (await client.get(best)).content[1:4] == b"PNG"
+
+
+async def _running(client: httpx.AsyncClient, name: str) -> None:
+    """Return when the generation and its log say that it was started."""
+    deadline = time.monotonic() + 60
+    while (await client.get(f"/v1/generations/{name}")).json()["status"] != "running":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def _at_work(client: httpx.AsyncClient, pair: list[Replica]) -> Replica:
