@@ -92,6 +92,9 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
         except StoreUnavailable as error:
             app.state.refusal = error.detail
             raise
+        except Exception as error:
+            app.state.refusal = f"the stores cannot be opened ({type(error).__name__}: {error})"
+            raise
         try:
             limits, keys = _limits(settings), KeyStore(records.connections)
             hooks = HookPolicy(settings.webhook_secret, settings.webhook_private)

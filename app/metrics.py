@@ -19,6 +19,7 @@ LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 GAUGES = {
     "frontrunner_ready": "1 when the models are loaded and the engine lives",
     "frontrunner_queued_candidates": "candidates waiting for the device",
+    "frontrunner_held_candidates": "candidates taken and not yet ended, which the capacity bounds",
     "frontrunner_live_rows": "candidates being denoised",
     "frontrunner_capacity_candidates": "candidates that are held before new ones are refused",
     "frontrunner_seconds_per_candidate": "measured device seconds a candidate",
@@ -77,6 +78,7 @@ class _Engine(Collector):
         gauges = (
             stats.ready,
             stats.queued,
+            stats.held,
             stats.running,
             stats.capacity,
             stats.seconds_per_candidate,

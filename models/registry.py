@@ -88,7 +88,7 @@ class _Loader:
 
     def calibration(self, generator: str, scorer: str) -> Calibration | None:
         """The one a pack brings for its own generator and scorer."""
-        pack = self._packs.get(generator)
+        pack = self._pack(generator)
         found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
         try:
             return calibrations.load(found) if found is not None else None

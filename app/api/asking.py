@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from app import imaging
 from app.api.deps import Face
 from app.api.schemas import RankingIn, ReferenceIn, TasteIn
-from app.domain import Ranking, Reference, Taste
-from app.service import AskedReference, owner
+from app.domain import Generation, Ranking, Reference, Taste
+from app.service import AskedReference, Draft, owner
 
 
 async def furnished(face: Face, asked: RankingIn, ranking: Ranking, base: str = "#/ranking") -> Ranking:
@@ -33,23 +34,26 @@ async def taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
 
 
 async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
-    """References looked up, in order."""
+    """References looked up, in order. Not to be called inside a turn of the uploads."""
     reading = face.uploads.reading()
-    looked = [
-        AskedReference(
-            one.weight,
-            await reading(partial(_read, one.image), f"{base}/{place}/image") if one.image is not None else None,
-            one.generation,
-            one.index or 0,
-        )
-        for place, one in enumerate(asked[: face.service.limits.references + 1])
-    ]
-    return await face.references(looked, base)
+    async with face.uploads.turn() if any(one.image is not None for one in asked) else nullcontext():
+        looked = [
+            AskedReference(
+                one.weight,
+                await reading(partial(_read, one.image), f"{base}/{place}/image") if one.image is not None else None,
+                one.generation,
+                one.index or 0,
+            )
+            for place, one in enumerate(asked[: face.service.limits.references + 1])
+        ]
+        return await face.references(looked, base)
 
 
-async def picture(face: Face, uri: str, pointer: str) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of a data URI. Raises BadImage, TooLarge and UnsupportedMedia, pointing at it."""
-    return await face.uploads.reading()(partial(_read, uri), pointer)
+async def begun(face: Face, draft: Draft, uri: str, strength: float, source: Generation | None = None) -> Draft:
+    """The draft, begun as the picture of a data URI. Raises what `Refiner.upload` does, and what is wrong with it."""
+    async with face.uploads.turn():
+        pixels = await face.uploads.reading()(partial(_read, uri), "#/image")
+        return await face.refiner.upload(draft, pixels, strength, source)
 
 
 def _read(uri: str, max_pixels: int) -> NDArray[np.uint8]:

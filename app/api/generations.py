@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 
 from app.api import docs, sse
 from app.api.answers import GenerationOut
-from app.api.asking import furnished, picture
-from app.api.deps import FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, finished, once
+from app.api.asking import begun, furnished
+from app.api.deps import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, finished, once
 from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
 from app.domain import EventKind, Generation
@@ -69,14 +69,20 @@ async def create(
 
     With an `Idempotency-Key` they go on all the same, for the client that comes back.
     """
-    draft = asked.to_domain()
-    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
-    if asked.image is not None:
-        draft = await face.refiner.upload(
-            draft, await picture(face, asked.image, "#/image"), STRENGTH if asked.strength is None else asked.strength
-        )
     key = once(idempotency_key, router.prefix, asked)
+    draft = asked.to_domain()
+    if not await face.service.sent_before(key):
+        draft = await _furnished(face, asked, draft)
     return await respond(request, face.service, draft, asked.response_format, prefer, key)
+
+
+async def _furnished(face: Face, asked: GenerationRequest, draft: Draft) -> Draft:
+    """The draft with all that it names looked up."""
+    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if asked.image is None:
+        return draft
+    strength = STRENGTH if asked.strength is None else asked.strength
+    return await begun(face, draft, asked.image, strength)
 
 
 async def respond(
@@ -90,9 +96,11 @@ async def respond(
     if manner == EVENTS:
         return await _streamed(service, draft, form, key)
     if manner in IMAGES:
-        generation = await service.submit(replace(draft, output_format=manner.removeprefix("image/")), once=key)
+        form_wanted = manner.removeprefix("image/")
+        generation = await service.submit(replace(draft, output_format=form_wanted), once=key)
         with about(generation.id):
-            return await _picture(service, await finished(request, service, generation.id, keep=key is not None))
+            done = await finished(request, service, generation.id, keep=key is not None)
+            return await _picture(service, done, form_wanted)
     if prefers(prefer, "respond-async"):
         return _accepted(service, await service.submit(draft, once=key, patient=True))
     generation = await service.submit(draft, once=key)
@@ -199,12 +207,12 @@ async def _log(service: Service, generation_id: str, after: int, form: ResponseF
         yield sse.event(line.kind, answer, line.seq)
 
 
-async def _picture(service: Service, generation: Generation) -> Response:
+async def _picture(service: Service, generation: Generation, output_format: str) -> Response:
     """The winner's bytes."""
     if not generation.best:
         raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
     best = generation.best[0]
-    file: ImageFile = await service.image(generation.id, best.index, generation.output_format)
+    file: ImageFile = await service.image(generation.id, best.index, output_format)
     score = best.score.score if best.score is not None else math.nan
     told = {
         "x-frontrunner-id": generation.id,

@@ -47,6 +47,18 @@ class ScorerOut(Answer):
     null_std: float | None
 
 
+class CalibrationOut(Answer):
+    """How well previews after each step rank like final images. Measured with these revisions, good for no others."""
+
+    generator: str
+    scorer: str
+    steps: int
+    spearman: list[float]
+    correlation: list[float]
+    preview_weight: list[float]
+    gap_weight: list[float]
+
+
 class ModelOut(Answer):
     """One name; a pack is generator and scorer at once. `created` is OpenAI's and not known: 0."""
 
@@ -56,6 +68,7 @@ class ModelOut(Answer):
     owned_by: Literal["frontrunner"] = "frontrunner"
     generator: GeneratorOut | None = None
     scorer: ScorerOut | None = None
+    calibration: CalibrationOut | None = None
 
 
 class LimitsOut(Answer):
@@ -101,8 +114,10 @@ async def read_model(
 
 def _models(service: Service) -> list[ModelOut]:
     generator, scorer = service.models()
-    parts: dict[str, dict[str, Any]] = {}
+    known, parts = service.calibration(), dict[str, dict[str, Any]]()
     for kind, info in (("generator", generator), ("scorer", scorer)):
         details = asdict(info)
         parts.setdefault(details.pop("id"), {})[kind] = details
+    if known is not None:
+        parts[generator.id]["calibration"] = asdict(known)
     return [ModelOut(id=name, **kinds) for name, kinds in parts.items()]

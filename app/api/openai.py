@@ -142,7 +142,8 @@ async def create(
     """Works with the openai package as it is; ours go into its `extra_body`."""
     service, draft = face.service, asked.to_domain()
     key = once(idempotency_key, router.prefix, asked)
-    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if not await service.sent_before(key):
+        draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
     generation = await service.submit(draft, once=key)
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None

@@ -46,10 +46,10 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
         asked, reads = await _from_json(request, face)
     else:
         raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
+    ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
     async with face.uploads.turn():
         reading = face.uploads.reading()
         images = [await reading(read, f"#/images/{place}") for place, read in enumerate(reads)]
-        ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
         return RankOut.from_domain(await face.dialogue.rank(asked.prompt, ranking, images))
 
 

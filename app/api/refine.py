@@ -10,7 +10,7 @@ from fastapi import Request as Asking
 from pydantic import Field, model_validator
 
 from app.api import docs
-from app.api.asking import furnished, picture
+from app.api.asking import begun, furnished
 from app.api.deps import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.generations import ANSWERS, respond
 from app.api.schemas import (
@@ -106,8 +106,11 @@ async def refine(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
-    draft = await _draft(face, generation_id, asked)
     key = once(idempotency_key, request.url.path, asked)
+    if await face.service.sent_before(key):  # its source may have gone since
+        draft = Draft("", output_format=asked.output_format)
+    else:
+        draft = await _draft(face, generation_id, asked)
     return await respond(request, face.service, draft, asked.response_format, prefer, key)
 
 
@@ -118,4 +121,4 @@ async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:
         draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
     if asked.image is None:
         return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
-    return await face.refiner.upload(draft, await picture(face, asked.image, "#/image"), asked.strength, source)
+    return await begun(face, draft, asked.image, asked.strength, source)

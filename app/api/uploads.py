@@ -1,4 +1,4 @@
-"""How much memory the uploads of callers may take: a budget of pixels for a request, and turns for rankings.
+"""How much memory the uploads of callers may take: a budget of pixels for a request, and turns.
 
 A file of a few KB can hold tens of millions of pixels, so the bound on the body says nothing about them.
 """
@@ -18,10 +18,10 @@ from app.errors import FrontrunnerError, Overloaded, TooLarge
 Read: TypeAlias = Callable[[int], NDArray[np.uint8]]
 """Gives the pixels (H, W, 3) of an upload, or raises TooLarge when there are more than so many."""
 
-RANKINGS_AT_ONCE = 2
+UPLOADERS_AT_ONCE = 2
 """One on the device while the next is decoded; more would only hold pixels and wait."""
 
-RANKINGS_WAITING = 32
+UPLOADERS_WAITING = 32
 """Beyond these, who comes is told to come back."""
 
 
@@ -31,7 +31,7 @@ class Uploads:
     def __init__(self, image_pixels: int, total_pixels: int) -> None:
         self._image_pixels = image_pixels
         self._total_pixels = total_pixels
-        self._turns = asyncio.Semaphore(RANKINGS_AT_ONCE)
+        self._turns = asyncio.Semaphore(UPLOADERS_AT_ONCE)
         self._waiting = 0
 
     def reading(self) -> Reading:
@@ -41,8 +41,8 @@ class Uploads:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Inside, images may be decoded and held. Raises Overloaded when too many wait for that."""
-        if self._waiting >= RANKINGS_WAITING:
-            raise Overloaded(f"{self._waiting} rankings wait for their turn")
+        if self._waiting >= UPLOADERS_WAITING:
+            raise Overloaded(f"{self._waiting} requests with uploads wait for their turn")
         self._waiting += 1
         try:
             await self._turns.acquire()

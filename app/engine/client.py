@@ -152,6 +152,10 @@ class Engine(Protocol):
         """Seconds of guided rows of the default size, measured when the models were loaded. Raises Loading."""
         ...
 
+    def check(self, n_candidates: int) -> None:
+        """Raise what `submit` of so many candidates would raise now: Overloaded, Draining, Loading or EngineDead."""
+        ...
+
     def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
         """Take a generation; `sink` gets its updates, ending with Succeeded, Failed or Cancelled.
 

@@ -112,17 +112,20 @@ class LocalEngine:
         assert self._core is not None
         return self._core.costs
 
-    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
+    def check(self, n_candidates: int) -> None:
         """See `Engine`."""
         self._check()
-        held = sum(h.candidates for h in self._held.values())
-        if held + spec.n_candidates > self._config.capacity:
+        held, capacity = sum(h.candidates for h in self._held.values()), self._config.capacity
+        if held + n_candidates > capacity:
             wait = held * self.stats().seconds_per_candidate
             raise Overloaded(
-                f"{held} candidates are held and {spec.n_candidates} more would pass the limit of "
-                f"{self._config.capacity}",
+                f"{held} candidates are held and {n_candidates} more would pass the limit of {capacity}",
                 retry_after_s=wait or 1.0,
             )
+
+    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
+        """See `Engine`."""
+        self.check(spec.n_candidates)
         self._held[spec.id] = _Held(sink, spec.n_candidates)
         self._empty.clear()
         submitted = perf_counter()

@@ -10,7 +10,6 @@ import base64
 import binascii
 import io
 import struct
-import warnings
 import zlib
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -51,7 +50,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# The size is checked here, against the limit of the settings.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
@@ -69,10 +69,8 @@ def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> ND
             return _plain(_upright(image))
     except UnidentifiedImageError:
         if data.startswith(_JPEG) and _EXIF in data:  # Pillow gives up on some broken metadata
-            return read_upload(data.replace(_EXIF, bytes(len(_EXIF)), 1), max_pixels, declared)
+            return read_upload(data.replace(_EXIF, bytes(len(_EXIF))), max_pixels, declared)
         raise _unread(data, declared) from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise TooLarge(f"the image has more than the {max_pixels} pixels allowed") from None
     except _DAMAGED as error:
         raise BadImage("the image file is damaged or incomplete") from error
 

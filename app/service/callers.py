@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from app.errors import Forbidden, Invalid, QuotaExceeded, Unauthorized
+from app.errors import Forbidden, Invalid, QuotaExceeded, StoreUnavailable, Unauthorized
 from app.stores.contract import ApiKey, Bill, Keys, Right, Spent
 
 FRESH_S = 2.0
@@ -98,6 +98,7 @@ class Keyring:
         self._clock = clock
         self._known: dict[str, ApiKey] = {}
         self._read: float | None = None
+        self._failed = 0.0
         self._reading = Lock()
 
     async def caller(self, presented: str | None, right: Right) -> Caller | None:
@@ -121,9 +122,17 @@ class Keyring:
         return caller
 
     async def _keys(self) -> dict[str, ApiKey]:
+        """The keys as they were lately. Those who wait for one reading share its failure."""
+        asked = time.monotonic()
         async with self._reading:
+            if self._failed > asked:
+                raise StoreUnavailable("the keys could not be read")
             if self._read is None or time.monotonic() - self._read > FRESH_S:
-                self._known = {key.id: key for key in await self._store.keys()}
+                try:
+                    self._known = {key.id: key for key in await self._store.keys()}
+                except StoreUnavailable:
+                    self._failed = time.monotonic()
+                    raise
                 self._read = time.monotonic()
             return self._known
 

@@ -24,7 +24,7 @@ from app.service.news import Logs, News, heard
 from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace
 from app.service.work import Terms, Works
 from app.stores.contract import Blobs, Claim, Earlier, Key, Line, NoRoom, Records, Spent
-from models.contract import GeneratorInfo, ScorerInfo
+from models.contract import Calibration, GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,10 @@ class Service:
         """What is loaded. Raises Loading."""
         return self._engine.generator, self._engine.scorer
 
+    def calibration(self) -> Calibration | None:
+        """How well previews foretell scores with these models; None where nobody measured it. Raises Loading."""
+        return self._engine.calibration
+
     def stats(self) -> EngineStats:
         """The engine's counters."""
         return self._engine.stats()
@@ -133,9 +137,15 @@ class Service:
             earlier = await self._records.earlier(key.owner, key.value)
             return await (self._admit(draft, key, patient) if earlier is None else self._attach(earlier, key))
 
+    async def sent_before(self, once: Once | None) -> bool:
+        """Whether `submit` would answer with an earlier generation: then nothing that the request names is needed."""
+        return once is not None and await self._records.earlier(owner(), once.key) is not None
+
     async def _admit(self, draft: Draft, key: Key | None, patient: bool) -> Generation:
         generator, scorer = self.models()
         self._hooks.check(draft.webhook)
+        if not patient:
+            self._works.check(draft.n_candidates if isinstance(draft.n_candidates, int) else 1)
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
             spec,

@@ -118,7 +118,7 @@ class Dialogue:
             warnings=(
                 *notices,
                 *chance([scores[i] for i in pool], self._engine.scorer),
-                *shortfall(n, candidates),
+                *shortfall(spec, candidates),
             ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
             work=Work(),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from app import imaging
-from app.domain import Candidate, EventKind, Failure, Generation, Notice, Score, Status
+from app.domain import Candidate, EventKind, Failure, Generation, GenerationSpec, Notice, Score, Status
 from app.engine.client import (
     Cancelled,
     Failed,
@@ -280,7 +280,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         margin=outcome.margin,
         low_confidence=outcome.low_confidence,
         stopped=outcome.stopped,
-        warnings=(*generation.warnings, *outcome.notices, *shortfall(generation.spec.n, outcome.candidates)),
+        warnings=(*generation.warnings, *outcome.notices, *shortfall(generation.spec, outcome.candidates)),
         timings=outcome.timings,
         work=outcome.work,
     )
@@ -296,11 +296,14 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
     return generation, {**files, field_key(generation.id): buffer.getvalue()}
 
 
-def shortfall(n: int, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
-    """The warning that fewer than `n` of the candidates are returned, if so."""
-    missing = n - sum(c.rank is not None for c in candidates)
-    detail = f"{missing} of the images asked for did not reach min_score"
-    return (Notice("below_min_score", detail),) if missing else ()
+def shortfall(spec: GenerationSpec, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
+    """The warning that fewer than `spec.n` of the candidates are returned, if so."""
+    missing = spec.n - sum(c.rank is not None for c in candidates)
+    if not missing:
+        return ()
+    if spec.ranking.min_score is None:
+        return (Notice("fewer_returned", f"{missing} of the images asked for were pruned or have no score"),)
+    return (Notice("below_min_score", f"{missing} of the images asked for did not reach min_score"),)
 
 
 def _closing(generation: Generation) -> Line:

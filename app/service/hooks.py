@@ -132,9 +132,12 @@ class Courier:
                 return
             body = message(generation)
             try:
-                await self._poster.post(hook.url, body, signed(generation.id, int(self._clock()), body, secret))
+                headers = signed(generation.id, int(self._clock()), body, secret)
+                await self._poster.post(hook.url, body, headers)
             except Undelivered as reason:
                 await self._failed(due, reason)
+            except ValueError:
+                await self._failed(due, Undelivered("there is no secret to sign it with"))
             else:
                 self._outcomes["delivered"] += 1
                 await self._hooks.done(generation.id)

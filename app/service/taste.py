@@ -61,6 +61,7 @@ class Tastes:
         self._fields = fields
         self._get = get
         self._heads: OrderedDict[tuple[str, str], tuple[str, liking.Head]] = OrderedDict()
+        self._casting = asyncio.Lock()
 
     async def names(self, owner: str) -> list[str]:
         """The caller's profiles."""
@@ -73,6 +74,10 @@ class Tastes:
         generation = await self._generation(ballot.generation)
         embeddings = await self._fields.embeddings(generation)
         _check(ballot, generation)
+        async with self._casting:
+            return await self._cast(owner, profile, ballot, embeddings)
+
+    async def _cast(self, owner: str, profile: str, ballot: Ballot, embeddings: Embeddings) -> Summary:
         known = await self._votes.read(owner, profile) or self._fresh(embeddings)
         self._check_scorer(known, "#/generation")
         cast = {_key(v) for v in known.votes}

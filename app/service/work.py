@@ -13,15 +13,15 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from app.domain import Generation, GenerationSpec, Status
 from app.engine.client import Engine, Sink
-from app.errors import Draining, EngineDead, Interrupted, Overloaded, StoreUnavailable
+from app.errors import Draining, EngineDead, FrontrunnerError, Interrupted, OtherScorer, Overloaded, StoreUnavailable
 from app.service.follow import Follower
 from app.service.news import QUEUE, News, heard
-from app.stores.contract import Blobs, Claim, Records, Waiting
+from app.stores.contract import Blobs, Claim, Claimed, Records, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +102,17 @@ class Works:
             durable=durable,
         )
 
-    def submit(self, spec: GenerationSpec, sink: Sink) -> None:
-        """Hand the engine what a caller brings. Raises as `Engine.submit`, also when the next room is the queue's."""
+    def check(self, n_candidates: int) -> None:
+        """Refuse what a caller brings while there is no room. Raises as `Engine.check`, also for what the queue is owed."""
         if self._behind:
             stats = self._engine.stats()
             wait = stats.held * stats.seconds_per_candidate
             raise Overloaded("what was accepted before comes first", retry_after_s=wait or 1.0)
+        self._engine.check(n_candidates)
+
+    def submit(self, spec: GenerationSpec, sink: Sink) -> None:
+        """Hand the engine what a caller brings. Raises as `check`."""
+        self.check(spec.n_candidates)
         self._engine.submit(spec, sink)
         self._overtaken = True
 
@@ -169,7 +174,8 @@ class Works:
         if not self._engine.stats().ready or self._engine.stats().draining:
             return False
         models = self._engine.generator.id, self._engine.scorer.id
-        first = await self._records.first(*models, self._terms.lease_s)
+        most = self._engine.stats().capacity
+        first = await self._records.first(*models, most, self._terms.lease_s)
         if first is None or first != self._first:
             self._first, self._seen, self._overtaken = first, time.monotonic(), False
         overdue = self._overtaken and time.monotonic() - self._seen > OVERDUE_S
@@ -179,25 +185,38 @@ class Works:
         if first is None or first.candidates > room or (stats.queued and not overdue):
             return False
         claim = self.new_claim()
-        found = await self._records.claim(*models, room, claim)
+        found = await self._records.claim(*models, room, claim, most=most)
         if found is None:
             return False
         generation = found.generation
         if generation.id in self._following:
             return await self._reclaim(generation, claim)
-        follower = self.follower(generation, claim, durable=True)
-        begun = generation.attempts
-        if begun >= self._terms.attempts or found.claims - begun > MAX_CLAIMS:
-            if await follower.fail(Interrupted("every process that worked on this generation has died")):
+        follower = self.follower(replace(generation, scorer_revision=self._engine.scorer.revision), claim, durable=True)
+        hopeless = self._hopeless(found)
+        if hopeless is not None:
+            if await follower.fail(hopeless):
                 self.count(generation.id, Status.FAILED)
             return True
         try:
-            self._engine.submit(generation.spec, follower.sink, alone=begun > 0)
+            self._engine.submit(generation.spec, follower.sink, alone=generation.attempts > 0)
         except (Overloaded, Draining, EngineDead):
             await self._records.release(generation, claim)
             return False
         self.follow(follower)
         return True
+
+    def _hopeless(self, found: Claimed) -> FrontrunnerError | None:
+        """Why a claimed generation cannot be made, if so.
+
+        What was accepted under other weights of the scorer is ranked by those of here, unless it refers to vectors.
+        """
+        generation, ranking = found.generation, found.generation.spec.ranking
+        if generation.attempts >= self._terms.attempts or found.claims - generation.attempts > MAX_CLAIMS:
+            return Interrupted("every process that worked on this generation has died")
+        elsewhere = generation.scorer_revision not in {"", self._engine.scorer.revision}
+        if elsewhere and (ranking.references or ranking.taste):
+            return OtherScorer("the weights that it was to be ranked by are not here")
+        return None
 
     async def _reclaim(self, generation: Generation, claim: Claim) -> bool:
         """This process's own claim had lapsed, for instance while the store was out of reach: go on with it."""

@@ -124,14 +124,19 @@ class Records(Protocol):
         """Make it final whoever has claimed it; False when it was forgotten or is final already."""
         ...
 
-    async def first(self, model: str, scorer: str, lease_s: float) -> Waiting | None:
-        """The oldest that `claim` could give; `lease_s` is the length of claims that do not tell their own."""
+    async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
+        """The oldest of at most `most` candidates that `claim` could give.
+
+        `lease_s` is the length of claims that do not tell their own.
+        """
         ...
 
-    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+    async def claim(
+        self, model: str, scorer: str, room: int, claim: Claim, *, most: int | None = None
+    ) -> Claimed | None:
         """Claim the oldest open generation for these models that nobody has, or whose claim has lapsed.
 
-        None when there is none, or when it has more than `room` candidates.
+        None when there is none, or when it has more than `room` candidates. Those of more than `most` are passed over.
         """
         ...
 
@@ -148,7 +153,7 @@ class Records(Protocol):
         ...
 
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
-        """Ids of final generations older than that."""
+        """Ids of generations older than that: final, or open and not worked on by anybody."""
         ...
 
     async def delete(self, generation_id: str) -> bool:

@@ -31,6 +31,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -210,25 +211,28 @@ class Database:
         if rows:
             connection.execute(insert(events), rows)
 
-    async def first(self, model: str, scorer: str, lease_s: float) -> Waiting | None:
+    async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
         """See Records."""
-        rows = await self._read(self._oldest(model, scorer, lease_s))
+        rows = await self._read(self._oldest(model, scorer, most, lease_s))
         return Waiting(rows[0].id, rows[0].candidates) if rows else None
 
-    def _oldest(self, model: str, scorer: str, lease_s: float) -> Select[Any]:
+    def _oldest(self, model: str, scorer: str, most: int | None, lease_s: float) -> Select[Any]:
         now, table = self._now(), generations.c
         length = func.coalesce(table.lease_s, lease_s)
         free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
+        fits = table.candidates <= most if most is not None else true()
         return (
             select(table.id, table.candidates)
-            .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free)
+            .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free, fits)
             .order_by(table.created, table.id)
             .limit(1)
         )
 
-    async def claim(self, model: str, scorer: str, room: int, claim: Claim) -> Claimed | None:
+    async def claim(
+        self, model: str, scorer: str, room: int, claim: Claim, *, most: int | None = None
+    ) -> Claimed | None:
         """See Records."""
-        table, oldest = generations.c, self._oldest(model, scorer, claim.lease_s)
+        table, oldest = generations.c, self._oldest(model, scorer, most, claim.lease_s)
         mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
         take = (
             update(generations)
@@ -265,10 +269,12 @@ class Database:
 
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See Records."""
+        table = generations.c
+        idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
         query = (
-            select(generations.c.id)
-            .where(generations.c.status.in_(_FINAL), generations.c.created < created_before)
-            .order_by(generations.c.created)
+            select(table.id)
+            .where(or_(table.status.in_(_FINAL), idle), table.created < created_before)
+            .order_by(table.created)
             .limit(limit)
         )
         return [row.id for row in await self._read(query)]

@@ -59,12 +59,19 @@ def export_generator(out: Path, autoencoder: Path, unet: Path) -> None:
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", "utf-8")
 
 
-def export_scorer(out: Path, path: Path, tower: str) -> None:
-    """The open_clip folder without the text trunk."""
+def mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of the weights of several states of one run (Wortsman et al. 2022); whole numbers are the first's."""
+    return {
+        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v for k, v in states[0].items()
+    }
+
+
+def export_scorer(out: Path, paths: list[Path], tower: str) -> None:
+    """The open_clip folder without the text trunk; of several states of the run, their mean."""
     out.mkdir(parents=True, exist_ok=True)
-    state = weights(path)["modules"]
+    states = [weights(path)["modules"] for path in paths]
+    state = mean([{k: v for k, v in s.items() if not k.startswith("head.")} for s in states])
     places = {"proj.": "text.proj.", "scale.": ""}
-    state = {k: v for k, v in state.items() if not k.startswith("head.")}
     for prefix, place in places.items():
         state = {place + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
     save_file(halves(state), out / "open_clip_model.safetensors", metadata={"format": "pt"})
@@ -124,17 +131,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="the pack folder to write (default: RUNS/pack)")
     parser.add_argument("--autoencoder", type=Path, default=None, help="default: RUNS/autoencoder/final.pt")
     parser.add_argument("--generator", type=Path, default=None, help="default: RUNS/generator/final.pt")
-    parser.add_argument("--scorer", type=Path, default=None, help="default: RUNS/scorer/final.pt")
+    parser.add_argument("--scorer", type=Path, nargs="+", help="default: RUNS/scorer/final.pt; of several, their mean")
     parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
     args = parser.parse_args()
     out: Path = args.out or args.runs / "pack"
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    kinds = ("autoencoder", "generator", "scorer")
-    finals = {kind: getattr(args, kind) or args.runs / kind / "final.pt" for kind in kinds}
-    export_generator(out / "generator", finals["autoencoder"], finals["generator"])
-    export_scorer(out / "scorer", finals["scorer"], args.tower)
+    finals = {kind: args.runs / kind / "final.pt" for kind in ("autoencoder", "generator", "scorer")}
+    export_generator(
+        out / "generator", args.autoencoder or finals["autoencoder"], args.generator or finals["generator"]
+    )
+    export_scorer(out / "scorer", args.scorer or [finals["scorer"]], args.tower)
     (out / "names.json").write_text(json.dumps(icons.pack_names(), indent=0, ensure_ascii=False) + "\n", "utf-8")
     write_index(out, {})
     write_index(out, {"null": null_statistics(out, args.runs)})

@@ -176,7 +176,7 @@ FAKES = """
             if "die" in texts:
                 raise SystemExit("gone")
             return super().encode(texts)
-    registry.load = lambda *_, **__: contract.Models(Generator(delay_s=0.02), fakes.FakeScorer())
+    registry.load = lambda *_, **__: contract.Models(Generator(delay_s=0.05), fakes.FakeScorer())
 """
 
 

@@ -65,7 +65,8 @@ def test_logs_name_request_and_generation_and_no_prompt(tmp_path: Path) -> None:
         is_problem(client.post("/v1/generations", json={**asked, "n": 99}), 422, "invalid_request")
         is_problem(client.post("/v1/rank", json={"prompt": WORDS, "images": [WORDS]}), 400, "bad_image")
         client.post("/v1/generations", content=f'{{"prompt": "{WORDS}"', headers={"content-type": "application/json"})
-        until(lambda: receiver.got)
+        until(lambda: 'frontrunner_webhooks_total{outcome="failed"} 1.0' in client.get("/metrics").text)
+        assert receiver.got
     told = [json.loads(line) for line in lines]
     assert not [line for line in lines if "zebrafish" in line]
     mine = [line for line in told if line.get("request_id") == "mine"]

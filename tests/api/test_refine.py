@@ -156,3 +156,15 @@ def test_what_has_no_picture_cannot_be_refined(house: House) -> None:
     is_problem(house.post(json={**PROMPT, **broken}), 400, "bad_image", "#/image")
     is_problem(house.post(json={**PROMPT, "strength": 0.5}), 422, "invalid_request", "#/strength")
     is_problem(house.post(json={**PROMPT, "image": uri("red"), "size": "60x64"}), 422, "invalid_request", "#/size")
+
+
+def test_a_refinement_asked_for_again_needs_its_source_no_more(house: House) -> None:
+    made = house.made(steps=STEPS)
+    asked, once = {"index": 1, "seed": 5, "n_candidates": 2}, {"idempotency-key": "refined"}
+    where = f"/v1/generations/{made['id']}/refine"
+    first = house.post(where, json=asked, headers=once).json()
+    house.client.delete(f"/v1/generations/{made['id']}")
+    assert house.post(where, json=asked, headers=once).json() == first
+    picture = house.post(where, json=asked, headers={**once, "accept": "image/webp"})
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
+    is_problem(house.post(where, json=asked), 404, "not_found")

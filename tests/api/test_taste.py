@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,11 @@ def test_votes_that_do_not_fit(house: House, ballot: dict[str, Any], status: int
 def test_a_profile_has_a_plain_name(house: House) -> None:
     for name in ("a b", ".x", "x" * 65, "%00"):
         is_problem(house.client.get(f"/v1/taste/{name}"), 422, "invalid_request", "profile")
+
+
+def test_the_same_vote_of_many_at_once_counts_once(house: House) -> None:
+    made = house.made(**FIELD)
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(lambda _: voted(house, "crowd", generation=made["id"], liked=[0]), range(6)))
+    assert {one["liked"] for one in told} == {1}
+    assert len(house.client.get("/v1/taste/crowd/export").json()["votes"]) == 1

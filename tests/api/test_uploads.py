@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from app.api.uploads import RANKINGS_AT_ONCE, RANKINGS_WAITING, Uploads
+from app.api.uploads import UPLOADERS_AT_ONCE, UPLOADERS_WAITING, Uploads
 from app.errors import Overloaded
 from tests.api.kit import PROMPT, House, is_problem, running
 
@@ -135,14 +135,14 @@ def test_rankings_take_turns() -> None:
                 await gone.wait()
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(RANKINGS_AT_ONCE + RANKINGS_WAITING):
+            for _ in range(UPLOADERS_AT_ONCE + UPLOADERS_WAITING):
                 group.create_task(one())
             await asyncio.sleep(0.01)
-            assert len(inside) == RANKINGS_AT_ONCE
+            assert len(inside) == UPLOADERS_AT_ONCE
             with pytest.raises(Overloaded):
                 await one()
             gone.set()
-        assert len(inside) == RANKINGS_AT_ONCE + RANKINGS_WAITING
+        assert len(inside) == UPLOADERS_AT_ONCE + UPLOADERS_WAITING
 
     asyncio.run(crowd())
 

@@ -89,6 +89,7 @@ def test_a_stranger_can_check_the_signature(hooked: House) -> None:
     with listening() as receiver:
         made = hooked.made(webhook={"url": receiver.url}, n=2)
         until(lambda: receiver.got)
+        until(lambda: 'frontrunner_webhooks_total{outcome="delivered"} 1.0' in hooked.client.get("/metrics").text)
     headers, body = receiver.got[0]
     told = Verifier(SECRET).verify(body, headers)
     assert told["type"] == "generation.succeeded"
@@ -97,8 +98,6 @@ def test_a_stranger_can_check_the_signature(hooked: House) -> None:
     assert headers["content-type"] == "application/json"
     assert headers["host"] == f"127.0.0.1:{receiver.server_port}"
     assert b"red apple" not in body
-    metrics = hooked.client.get("/metrics").text
-    assert 'frontrunner_webhooks_total{outcome="delivered"} 1.0' in metrics
 
 
 def test_only_of_the_ends_that_were_asked_for(hooked: House) -> None:
@@ -338,3 +337,18 @@ def test_given_up_in_the_end_and_at_once_when_it_is_gone(tmp_path: Path, monkeyp
         assert asyncio.run(run(broken.url, "gen_a")) == {"delivered": 0, "failed": 2, "given_up": 1}
         assert asyncio.run(run(gone.url, "gen_b")) == {"delivered": 0, "failed": 0, "given_up": 1}
     assert len(gone.got) == 1
+
+
+@pytest.mark.anyio
+async def test_without_a_secret_an_attempt_fails_and_is_counted(tmp_path: Path) -> None:
+    with listening() as receiver:
+        database = await Database.open(f"sqlite:///{tmp_path}/hooks.db")
+        store, keys = HookStore(database.connections), KeyStore(database.connections)
+        courier = Courier(store, keys, Poster(private=True), HookPolicy("", private=True), retries_s=(60.0,))
+        await _end(database, receiver.url, "gen_a")
+        task = asyncio.create_task(courier.run())
+        await _until(lambda: courier.outcomes()["failed"] == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        await database.close()
+    assert receiver.got == []

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
 from sqlalchemy import text
 
-from app.domain import EventKind, Status
-from app.errors import Overloaded
+from app.domain import EventKind, Generation, Ranking, Reference, Status
+from app.errors import NotFound, Overloaded
 from app.service import Draft, Terms
 from tests.unit.service_kit import house
+from tests.unit.store_kit import generation
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
     terms = Terms(lease_s=10.0)
-    async with house(tmp_path, delay_s=0.03, terms=terms) as one, house(tmp_path, terms=terms) as two:
+    async with house(tmp_path, delay_s=0.1, terms=terms) as one, house(tmp_path, terms=terms) as two:
         working = asyncio.create_task(two.service.work())
-        running = await one.service.submit(Draft("x", steps=40, n_candidates=2))
-        await asyncio.sleep(0.3)
+        running = await one.service.submit(Draft("x", steps=60, n_candidates=2))
         for hours in (1, -1):
             with time_machine.travel(time.time() + hours * 3600, tick=True):
-                await asyncio.sleep(1)
+                await asyncio.sleep(1.5)
+                assert not (await two.service.get(running.id)).status.final
         done = await one.service.wait(running.id)
         assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
         assert two.service.stats().rows_stepped == 0
@@ -116,3 +119,43 @@ async def test_what_waits_in_the_queue_and_what_callers_bring_come_in_turn(
             assert (await h.service.wait(one.id)).status is Status.SUCCEEDED
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+def _waiting(name: str, created: float = 100.0, revision: str = "", **spec: Any) -> Generation:
+    """A generation for the fakes that nobody has claimed."""
+    made = replace(generation(name, Status.QUEUED, created), model="fake", scorer="fake", scorer_revision=revision)
+    return replace(made, spec=replace(made.spec, **spec))
+
+
+async def test_what_is_larger_than_a_replica_holds_up_nobody(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.records.create(_waiting("gen_large", 1.0, n_candidates=100_000), [], None)
+        await h.records.create(_waiting("gen_left", 2.0), [], None)
+        working = asyncio.create_task(h.service.work())
+        assert (await h.service.wait("gen_left")).status is Status.SUCCEEDED
+        assert await h.made()
+        assert (await h.service.get("gen_large")).status is Status.QUEUED
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_was_accepted_under_other_weights_is_ranked_by_those_of_here(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        pulled = Ranking(references=(Reference(1.0, (1.0, 0.0)),))
+        await h.records.create(_waiting("gen_old", revision="old"), [], None)
+        await h.records.create(_waiting("gen_pulled", revision="old", ranking=pulled), [], None)
+        working = asyncio.create_task(h.service.work())
+        assert (await h.service.wait("gen_old")).scorer_revision == h.service.models()[1].revision
+        failed = (await h.service.wait("gen_pulled")).failure
+        assert failed is not None
+        assert failed.code == "other_scorer"
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_what_nobody_ever_takes_is_forgotten_in_the_end(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.records.create(replace(_waiting("gen_stranger"), model="gone"), [], None)
+        assert await h.service.sweep(3600) == 1
+        with pytest.raises(NotFound):
+            await h.service.get("gen_stranger")
