@@ -103,7 +103,7 @@ class Works:
         )
 
     def check(self, n_candidates: int) -> None:
-        """Refuse what a caller brings while there is no room. Raises as `Engine.check`, also for what the queue is owed."""
+        """Refuse what a caller brings without room for it. Raises as `Engine.check`, or when the queue comes first."""
         if self._behind:
             stats = self._engine.stats()
             wait = stats.held * stats.seconds_per_candidate
