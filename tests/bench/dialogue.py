@@ -28,7 +28,7 @@ from tests.bench.kit import Figure
 
 CANDIDATES = 16
 TOP = 3
-AVOIDED, COMMON = "yellow", "white"
+COMMON = "white"
 VOTES = 10
 PROFILE = "bench"
 ONE, TWO, THREE, OPEN, TAUGHT = 12, 28, 28, 40, 12
@@ -78,12 +78,13 @@ def figures(client: httpx.Client, share: float, progress: Callable[[int], Callab
     twos = raced(stated.prompts(2, known)[:two], 75_000)
     threes = raced(stated.prompts(3, known)[:three], 80_000)
     frees = raced(bare[:free], 90_000)
-    steered = raced(bare[:free], 90_000, f"on a {AVOIDED} background")
+    colour = _usual(frees)
+    steered = raced(bare[:free], 90_000, _on(colour))
     return [
         *picked("a stated background", ones, must_rise=False),
         *picked("two stated attributes", twos, must_rise=True),
         *picked("three stated attributes", threes, must_rise=True),
-        *avoided(client, frees, steered),
+        *avoided(client, colour, frees, steered),
         *tasted(client, raced(bare[free:], 95_000), frees, [*ones, *twos, *threes]),
     ]
 
@@ -102,15 +103,19 @@ def picked(what: str, fields: Sequence[Field], *, must_rise: bool) -> list[Figur
     ]
 
 
-def avoided(client: httpx.Client, free: Sequence[Field], steered: Sequence[Field]) -> list[Figure]:
-    """The share of a colour in the top 3 of prompts that leave the background open, without and with a negative."""
-    negative = {"negatives": [{"text": f"on a {AVOIDED} background"}]}
-    without = _share(free, AVOIDED, [f.order for f in free])
-    ranked = _share(free, AVOIDED, [_reranked(client, f, **negative) for f in free])
-    sampled = _share(steered, AVOIDED, [f.order for f in steered])
-    words = f"{AVOIDED} in the top {TOP}"
+def avoided(client: httpx.Client, colour: str, free: Sequence[Field], steered: Sequence[Field]) -> list[Figure]:
+    """The share of a colour in the top 3 of prompts that leave the background open, without and with a negative.
+
+    It is the one that they stand on most often when nothing is avoided, but for the usual one.
+    """
+    negative = {"negatives": [{"text": _on(colour)}]}
+    without = _share(free, colour, [f.order for f in free])
+    ranked = _share(free, colour, [_reranked(client, f, **negative) for f in free])
+    sampled = _share(steered, colour, [f.order for f in steered])
+    words = f"an avoided background in the top {TOP}"
+    detail = {"colour": colour, "prompts": len(free)}
     return [
-        Figure(f"{words}: nothing avoided", without, "pixels", detail={"prompts": len(free)}),
+        Figure(f"{words}: nothing avoided", without, "pixels", detail=detail),
         Figure(f"{words}: a negative of the ranking", ranked, "pixels", at_most=without),
         Figure(f"{words}: a negative prompt", sampled, "pixels", at_most=without),
     ]
@@ -123,8 +128,7 @@ def tasted(
 
     The colour is the one that the candidates voted on stand on most often, but for the usual one where there is more.
     """
-    seen = Counter(checks.background(picture) for field in taught for picture in field.pictures)
-    colour = next((name for name, _ in seen.most_common() if name != COMMON), COMMON)
+    colour = _usual(taught)
     votes = _teach(client, taught, colour)
     taste = {"taste": {"profile": PROFILE}}
     without = _share(free, colour, [f.order for f in free])
@@ -144,6 +148,16 @@ def tasted(
             detail={"prompts": len(turned), "changed": int(np.count_nonzero(turned))},
         ),
     ]
+
+
+def _usual(fields: Sequence[Field]) -> str:
+    """The colour that these candidates stand on most often, but for the common one where there is another."""
+    seen = Counter(checks.background(picture) for field in fields for picture in field.pictures)
+    return next((name for name, _ in seen.most_common() if name != COMMON), COMMON)
+
+
+def _on(colour: str) -> str:
+    return f"on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
 
 
 def _teach(client: httpx.Client, taught: Sequence[Field], colour: str) -> int:
