@@ -145,7 +145,8 @@ class Service:
         generator, scorer = self.models()
         self._hooks.check(draft.webhook)
         if not patient:
-            self._works.check(draft.n_candidates if isinstance(draft.n_candidates, int) else 1)
+            asked = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
+            self._works.check(min(asked, self._limits.candidates))
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
             spec,

@@ -235,3 +235,8 @@ def _outcome(house: House, name: str) -> float:
     line = f'frontrunner_generations_total{{outcome="{name}"}} '
     text = house.client.get("/metrics").text
     return sum(float(found.removeprefix(line)) for found in text.splitlines() if found.startswith(line))
+
+
+def test_more_than_may_ever_be_asked_for_is_no_full_queue(tmp_path: Path) -> None:
+    with running(tmp_path, max_candidates=16, max_queued_candidates=20) as house:
+        is_problem(house.post(json={**PROMPT, "n_candidates": 21}), 422, "invalid_request", "#/n_candidates")
