@@ -88,7 +88,7 @@ class _Loader:
 
     def calibration(self, generator: str, scorer: str) -> Calibration | None:
         """The one a pack brings for its own generator and scorer."""
-        pack = self._pack(generator)
+        pack = self._found(generator)
         found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
         try:
             return calibrations.load(found) if found is not None else None
@@ -108,12 +108,14 @@ class _Loader:
 
     def _pack(self, name: str) -> Pack | None:
         """The pack of that id or in that folder, its files checked; None for anything else."""
-        pack = self._packs.get(name)
-        if pack is None and (Path(name) / MANIFEST).is_file():
-            pack = Pack.read(Path(name))
+        pack = self._found(name)
         if pack is not None and pack.folder not in self._text_encoders:
             pack.verify()
         return pack
+
+    def _found(self, name: str) -> Pack | None:
+        pack = self._packs.get(name)
+        return Pack.read(Path(name)) if pack is None and (Path(name) / MANIFEST).is_file() else pack
 
     def _text_encoder(self, pack: Pack) -> Any:
         if pack.folder not in self._text_encoders:

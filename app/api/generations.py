@@ -21,7 +21,7 @@ from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
 from app.api.schemas import SIZE, GenerationRequest, ImageFormat, ResponseFormat, parse_size
 from app.domain import EventKind, Generation
 from app.errors import NothingAboveMinScore, about
-from app.service import Draft, ImageFile, Once, Service
+from app.service import Draft, ImageFile, MakeDraft, Once, Service
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"])
 
@@ -70,14 +70,13 @@ async def create(
     With an `Idempotency-Key` they go on all the same, for the client that comes back.
     """
     key = once(idempotency_key, router.prefix, asked)
+    draft = partial(_draft, face, asked)
+    return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
+
+
+async def _draft(face: Face, asked: GenerationRequest) -> Draft:
+    """What was asked for, with all that it names looked up."""
     draft = asked.to_domain()
-    if not await face.service.sent_before(key):
-        draft = await _furnished(face, asked, draft)
-    return await respond(request, face.service, draft, asked.response_format, prefer, key)
-
-
-async def _furnished(face: Face, asked: GenerationRequest, draft: Draft) -> Draft:
-    """The draft with all that it names looked up."""
     draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
     if asked.image is None:
         return draft
@@ -86,27 +85,40 @@ async def _furnished(face: Face, asked: GenerationRequest, draft: Draft) -> Draf
 
 
 async def respond(
-    request: Request, service: Service, draft: Draft, form: ResponseFormat, prefer: str, key: Once | None
+    request: Request,
+    service: Service,
+    draft: MakeDraft,
+    forms: tuple[ResponseFormat, ImageFormat],
+    prefer: str,
+    key: Once | None,
 ) -> Response:
-    """Submit a draft and answer in the manner that the request's headers ask for."""
-    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{draft.output_format}")
+    """Submit a draft and answer in the manner that the request's headers ask for.
+
+    `forms` tells how JSON holds the images, and in which format files are kept.
+    """
+    form, output_format = forms
+    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{output_format}")
     manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
     if manner is None:
         raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
     if manner == EVENTS:
         return await _streamed(service, draft, form, key)
     if manner in IMAGES:
-        form_wanted = manner.removeprefix("image/")
-        generation = await service.submit(replace(draft, output_format=form_wanted), once=key)
+        output_format = cast(ImageFormat, manner.removeprefix("image/"))
+        generation = await service.submit(partial(_kept_as, output_format, draft), once=key)
         with about(generation.id):
             done = await finished(request, service, generation.id, keep=key is not None)
-            return await _picture(service, done, form_wanted)
+            return await _picture(service, done, output_format)
     if prefers(prefer, "respond-async"):
         return _accepted(service, await service.submit(draft, once=key, patient=True))
     generation = await service.submit(draft, once=key)
     with about(generation.id):
         done = await finished(request, service, generation.id, keep=key is not None)
         return _json(await result(service, done, form), headers=_location(done.id))
+
+
+async def _kept_as(output_format: ImageFormat, draft: MakeDraft) -> Draft:
+    return replace(await draft(), output_format=output_format)
 
 
 @router.get("/{generation_id}", summary="A generation as it stands", responses=docs.errors(404, 503))
@@ -184,7 +196,7 @@ async def encoded(service: Service, generation: Generation) -> dict[int, str]:
     return {i: base64.b64encode(file.data).decode("ascii") for i, file in zip(indices, files, strict=True)}
 
 
-async def _streamed(service: Service, draft: Draft, form: ResponseFormat, key: Once | None) -> Response:
+async def _streamed(service: Service, draft: MakeDraft, form: ResponseFormat, key: Once | None) -> Response:
     generation = await service.submit(draft, once=key)
     return sse.EventStream(
         generation.id,

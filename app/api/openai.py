@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints
 from app.api import docs, sse
 from app.api.answers import Answer, ImageOut, NegativeOut, WarningOut
 from app.api.asking import furnished
-from app.api.deps import FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
+from app.api.deps import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
 from app.api.generations import result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
@@ -140,11 +140,8 @@ async def create(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
-    service, draft = face.service, asked.to_domain()
-    key = once(idempotency_key, router.prefix, asked)
-    if not await service.sent_before(key):
-        draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
-    generation = await service.submit(draft, once=key)
+    service, key = face.service, once(idempotency_key, router.prefix, asked)
+    generation = await service.submit(partial(_draft, face, asked), once=key)
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None
         return sse.EventStream(
@@ -164,6 +161,11 @@ async def create(
         warnings=[*answer.warnings, *asked.without_effect()],
     )
     return Response(images.model_dump_json(), media_type="application/json")
+
+
+async def _draft(face: Face, asked: ImagesRequest) -> Draft:
+    draft = asked.to_domain()
+    return replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
 
 
 def _item(image: ImageOut, host: str) -> ImageItem:

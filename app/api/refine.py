@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Response
@@ -107,11 +108,8 @@ async def refine(
 ) -> Response:
     """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
     key = once(idempotency_key, request.url.path, asked)
-    if await face.service.sent_before(key):  # its source may have gone since
-        draft = Draft("", output_format=asked.output_format)
-    else:
-        draft = await _draft(face, generation_id, asked)
-    return await respond(request, face.service, draft, asked.response_format, prefer, key)
+    draft = partial(_draft, face, generation_id, asked)
+    return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
 
 
 async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:

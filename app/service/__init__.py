@@ -17,7 +17,7 @@ from app.service.references import AskedReference, References
 from app.service.refining import Refiner
 from app.service.taste import Ballot, Tastes
 from app.service.taste import Summary as TasteSummary
-from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace, RankedImage, RankResult
+from app.service.values import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace, RankedImage, RankResult
 from app.service.work import Terms
 from app.stores.contract import ApiKey, Right
 
@@ -36,6 +36,7 @@ __all__ = [
     "Keyring",
     "Limits",
     "Lineage",
+    "MakeDraft",
     "Once",
     "Poster",
     "Presets",

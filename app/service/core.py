@@ -21,7 +21,7 @@ from app.service.follow import folder
 from app.service.gallery import Gallery
 from app.service.hooks import HookPolicy
 from app.service.news import Logs, News, heard
-from app.service.values import Draft, ImageFile, Limits, Once, QueuePlace
+from app.service.values import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace
 from app.service.work import Terms, Works
 from app.stores.contract import Blobs, Claim, Earlier, Key, Line, NoRoom, Records, Spent
 from models.contract import Calibration, GeneratorInfo, ScorerInfo
@@ -121,32 +121,29 @@ class Service:
 
     # generations
 
-    async def submit(self, draft: Draft, *, once: Once | None = None, patient: bool = False) -> Generation:
+    async def submit(self, draft: Draft | MakeDraft, *, once: Once | None = None, patient: bool = False) -> Generation:
         """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
 
-        With `once` a request that was sent before returns its generation as it stands. A `patient` one is left in the
+        With `once` a request that was sent before returns its generation as it stands; a draft that is yet to be made
+        is then not made, for what it names may have gone. A `patient` one is left in the
         queue for other replicas where this one has no room or is shutting down. Raises Invalid (with a pointer),
         KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
-        draft = replace(draft, owner=owner())
         if once is None:
             return await self._admit(draft, None, patient)
-        key = Key(draft.owner, once.key, once.fingerprint)
+        key = Key(owner(), once.key, once.fingerprint)
         lock = self._keys.setdefault((key.owner, key.value), asyncio.Lock())
         async with lock:
             earlier = await self._records.earlier(key.owner, key.value)
             return await (self._admit(draft, key, patient) if earlier is None else self._attach(earlier, key))
 
-    async def sent_before(self, once: Once | None) -> bool:
-        """Whether `submit` would answer with an earlier generation: then nothing that the request names is needed."""
-        return once is not None and await self._records.earlier(owner(), once.key) is not None
-
-    async def _admit(self, draft: Draft, key: Key | None, patient: bool) -> Generation:
+    async def _admit(self, asked: Draft | MakeDraft, key: Key | None, patient: bool) -> Generation:
+        draft = replace(asked if isinstance(asked, Draft) else await asked(), owner=owner())
         generator, scorer = self.models()
         self._hooks.check(draft.webhook)
         if not patient:
-            asked = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
-            self._works.check(min(asked, self._limits.candidates))
+            n_candidates = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
+            self._works.check(min(n_candidates, self._limits.candidates))
         spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
         generation = Generation(
             spec,

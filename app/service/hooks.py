@@ -132,17 +132,20 @@ class Courier:
                 return
             body = message(generation)
             try:
-                headers = signed(generation.id, int(self._clock()), body, secret)
-                await self._poster.post(hook.url, body, headers)
+                await self._poster.post(hook.url, body, self._signed(generation.id, body, secret))
             except Undelivered as reason:
                 await self._failed(due, reason)
-            except ValueError:
-                await self._failed(due, Undelivered("there is no secret to sign it with"))
             else:
                 self._outcomes["delivered"] += 1
                 await self._hooks.done(generation.id)
         except StoreUnavailable:
             log.warning("a webhook's outcome was not noted: it may come twice", extra={"generation": generation.id})
+
+    def _signed(self, generation_id: str, body: bytes, secret: str) -> dict[str, str]:
+        try:
+            return signed(generation_id, int(self._clock()), body, secret)
+        except ValueError:
+            raise Undelivered("there is no secret to sign it with") from None
 
     async def _failed(self, due: Due, reason: Undelivered) -> None:
         name = due.generation.id

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from app.domain import Checkpoint, Notice, Parent, Ranking, Score, Start, Webhook
 
@@ -57,6 +58,10 @@ class Draft:
     start: Start | None = None
     parent: Parent | None = None
     webhook: Webhook | None = None
+
+
+MakeDraft: TypeAlias = Callable[[], Awaitable[Draft]]
+"""Looks up what a request names; called only when the request is new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,17 +104,20 @@ class Works:
 
     def check(self, n_candidates: int) -> None:
         """Refuse what a caller brings without room for it. Raises as `Engine.check`, or when the queue comes first."""
-        if self._behind:
-            stats = self._engine.stats()
-            wait = stats.held * stats.seconds_per_candidate
-            raise Overloaded("what was accepted before comes first", retry_after_s=wait or 1.0)
+        self._give_way()
         self._engine.check(n_candidates)
 
     def submit(self, spec: GenerationSpec, sink: Sink) -> None:
         """Hand the engine what a caller brings. Raises as `check`."""
-        self.check(spec.n_candidates)
+        self._give_way()
         self._engine.submit(spec, sink)
         self._overtaken = True
+
+    def _give_way(self) -> None:
+        if self._behind:
+            stats = self._engine.stats()
+            wait = stats.held * stats.seconds_per_candidate
+            raise Overloaded("what was accepted before comes first", retry_after_s=wait or 1.0)
 
     def follow(self, follower: Follower) -> None:
         """Write down what becomes of a generation that the engine has taken and the store knows."""
@@ -171,16 +174,16 @@ class Works:
 
     async def _claim(self) -> bool:
         """Claim one; False when there is none, or no room, or when it is left to others."""
-        if not self._engine.stats().ready or self._engine.stats().draining:
+        stats = self._engine.stats()
+        if not stats.ready or stats.draining:
             return False
-        models = self._engine.generator.id, self._engine.scorer.id
-        most = self._engine.stats().capacity
+        models, most = (self._engine.generator.id, self._engine.scorer.id), stats.capacity
         first = await self._records.first(*models, most, self._terms.lease_s)
         if first is None or first != self._first:
             self._first, self._seen, self._overtaken = first, time.monotonic(), False
         overdue = self._overtaken and time.monotonic() - self._seen > OVERDUE_S
         stats = self._engine.stats()
-        room = stats.capacity - stats.held
+        room = most - stats.held
         self._behind = overdue and first is not None and first.candidates > room
         if first is None or first.candidates > room or (stats.queued and not overdue):
             return False
