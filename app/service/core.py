@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from app.domain import Event, EventKind, Generation, Status
+from app.domain import Event, EventKind, Failure, Generation, Status
 from app.engine.client import Engine, EngineStats
-from app.errors import Draining, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.errors import Draining, Interrupted, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
 from app.service.callers import current, may_see, owner
 from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import resolve
-from app.service.follow import folder
+from app.service.follow import closing, folder
 from app.service.gallery import Gallery
 from app.service.hooks import HookPolicy
 from app.service.news import Logs, News, heard
@@ -42,6 +42,9 @@ LAST_WAIT_S = 8.0
 
 CLOSE_S = 10.0
 """How long a closing service waits for results to be stored."""
+
+ABANDONED_S = 86_400.0
+"""How long, at least, a generation may wait for a process that takes it."""
 
 PING_S = 2.0
 """How long the database may take to answer before this replica is not ready."""
@@ -319,13 +322,30 @@ class Service:
             group.create_task(self._records.listen(self._news.tell), name="listen")
 
     async def sweep(self, retention_s: float) -> int:
-        """Forget all generations that are older; how many there were."""
-        before, forgotten = self._clock() - retention_s, 0
+        """Forget all generations that are older, how many there were; then fail what nobody has taken for as long.
+
+        That is what no replica can make, for want of the model or of room. A day is the least it may wait.
+        """
+        now = self._clock()
+        before, forgotten = now - retention_s, 0
         while expired := await self._records.expired(before):
             for generation_id in expired:
                 await self._erase(generation_id)
             forgotten += len(expired)
+        for generation_id in await self._records.abandoned(now - max(retention_s, ABANDONED_S)):
+            await self._give_up(generation_id)
         return forgotten
+
+    async def _give_up(self, generation_id: str) -> None:
+        generation = await self._records.get(generation_id)
+        if generation is None:
+            return
+        reason = Interrupted("no process has taken it")
+        failure = Failure(reason.code, reason.detail)
+        failed = replace(generation, status=Status.FAILED, finished=self._clock(), failure=failure)
+        if await self._records.settle(failed, [closing(failed)]):
+            self._works.count(generation_id, Status.FAILED)
+            self._news.tell(generation_id)
 
     def resign(self) -> None:
         """Tell balancers to send requests elsewhere; those that come are served all the same."""

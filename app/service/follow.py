@@ -156,7 +156,7 @@ class Follower:
         """End it without having run; False when the claim is gone."""
         failure = Failure(error.code, error.detail)
         self.generation = replace(self.generation, status=Status.FAILED, finished=self._clock(), failure=failure)
-        kept = await self._records.save(self.generation, [_closing(self.generation)], self._claim)
+        kept = await self._records.save(self.generation, [closing(self.generation)], self._claim)
         self._told(self.generation.id)
         return kept
 
@@ -269,7 +269,7 @@ def _ended(
         generation = replace(generation, status=Status.FAILED, failure=failure)
     else:
         generation = replace(generation, status=Status.CANCELLED)
-    return generation, files, [*_lines(updates[:-1], generation.attempts), _closing(generation)]
+    return generation, files, [*_lines(updates[:-1], generation.attempts), closing(generation)]
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
@@ -306,7 +306,7 @@ def shortfall(spec: GenerationSpec, candidates: Sequence[Candidate]) -> tuple[No
     return (Notice("below_min_score", f"{missing} of the images asked for did not reach min_score"),)
 
 
-def _closing(generation: Generation) -> Line:
+def closing(generation: Generation) -> Line:
     """The line that closes the log; the result itself is in the record."""
     data: dict[str, Any] = {"status": str(generation.status)}
     if generation.failure is not None:

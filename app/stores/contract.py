@@ -153,7 +153,11 @@ class Records(Protocol):
         ...
 
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
-        """Ids of generations older than that: final, or open and not worked on by anybody."""
+        """Ids of final generations older than that."""
+        ...
+
+    async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
+        """Ids of open generations older than that which nobody works on."""
         ...
 
     async def delete(self, generation_id: str) -> bool:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Executable,
     Row,
     Select,
+    and_,
     delete,
     func,
     insert,
@@ -269,14 +270,17 @@ class Database:
 
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See Records."""
+        return await self._older(created_before, generations.c.status.in_(_FINAL), limit)
+
+    async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
+        """See Records."""
         table = generations.c
         idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
-        query = (
-            select(table.id)
-            .where(or_(table.status.in_(_FINAL), idle), table.created < created_before)
-            .order_by(table.created)
-            .limit(limit)
-        )
+        return await self._older(created_before, and_(table.status.in_(_OPEN), idle), limit)
+
+    async def _older(self, created_before: float, which: ColumnElement[bool], limit: int) -> list[str]:
+        table = generations.c
+        query = select(table.id).where(which, table.created < created_before).order_by(table.created).limit(limit)
         return [row.id for row in await self._read(query)]
 
     async def delete(self, generation_id: str) -> bool:

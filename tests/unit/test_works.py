@@ -153,9 +153,16 @@ async def test_what_was_accepted_under_other_weights_is_ranked_by_those_of_here(
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_what_nobody_ever_takes_is_forgotten_in_the_end(tmp_path: Path) -> None:
+async def test_what_nobody_can_make_fails_after_a_day_and_is_then_forgotten(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         await h.records.create(replace(_waiting("gen_stranger"), model="gone"), [], None)
-        assert await h.service.sweep(3600) == 1
+        await h.records.create(replace(_waiting("gen_waits", time.time() - 3600), model="gone"), [], None)
+        assert await h.service.sweep(60) == 0
+        failure = (await h.service.get("gen_stranger")).failure
+        assert failure is not None
+        assert failure.code == "interrupted"
+        assert [e.kind async for e in h.service.watch("gen_stranger")][-1] is EventKind.FAILED
+        assert await h.service.sweep(60) == 1
         with pytest.raises(NotFound):
             await h.service.get("gen_stranger")
+        assert (await h.service.get("gen_waits")).status is Status.QUEUED
