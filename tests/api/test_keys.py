@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app as commands
+from app.errors import StoreUnavailable
 from app.service import ApiKey, Right, callers
 from app.stores.contract import Bill, Earlier, Key, Spent
 from app.stores.database import Database
@@ -200,3 +201,23 @@ def test_schemathesis_finds_nothing_with_keys_on(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=230,
         )  # fmt: skip
     assert found.returncode == 0, found.stdout[-6000:]
+
+
+def test_those_who_wait_for_keys_that_cannot_be_read_share_one_failure() -> None:
+    class Away:
+        asked = 0
+
+        async def keys(self) -> list[ApiKey]:
+            self.asked += 1
+            await asyncio.sleep(0.02)
+            raise StoreUnavailable("gone")
+
+    store = Away()
+
+    async def crowd() -> None:
+        ring = callers.Keyring(store)  # type: ignore[arg-type]
+        told = await asyncio.gather(*(ring.caller(None, Right.READ) for _ in range(20)), return_exceptions=True)
+        assert {type(error) for error in told} == {StoreUnavailable}
+
+    asyncio.run(crowd())
+    assert store.asked == 1

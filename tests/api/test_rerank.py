@@ -80,6 +80,8 @@ def test_weights_alone_leave_the_pruned_out_and_other_words_let_them_in(house: H
     assert {image["index"] for image in everyone if image["score_is_preview"]} == pruned
     assert len(everyone) == len(returned(include_pruned=True)) == 12
     assert len(returned(prompt="blue", include_pruned=False)) == 4
+    for asked, code in (({}, "fewer_returned"), ({"min_score": 1.0}, "below_min_score")):
+        assert code in [w["code"] for w in reranked(house, made, n=12, negative_weight=2.0, **asked)["warnings"]]
 
 
 def test_a_stored_reranking_is_a_generation_of_its_own(house: House) -> None:

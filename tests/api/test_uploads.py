@@ -125,7 +125,7 @@ def test_pixels_are_counted_together(tmp_path: Path) -> None:
         assert tight.post("/v1/rank", json={"prompt": "x", "images": [uri]}).status_code == 200
 
 
-def test_rankings_take_turns() -> None:
+def test_uploads_take_turns() -> None:
     async def crowd() -> None:
         uploads, gone, inside = Uploads(4096, 4096), asyncio.Event(), []
 

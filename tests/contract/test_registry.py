@@ -64,6 +64,15 @@ def test_numpy_keeps_no_threads_awake_beside_the_models(workshop: Workshop) -> N
 
 
 @needs_torch
+def test_a_pack_in_a_folder_brings_its_calibration(tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(PACKS / "pictogram", folder)
+    models = registry.load(str(folder), str(folder), "cpu")
+    assert models.calibration is not None
+    assert models.calibration.generator == models.generator.info.revision
+
+
+@needs_torch
 def test_real_and_fake_may_be_mixed() -> None:
     models = registry.load("fake", "pictogram", "cpu")
     assert isinstance(models.generator, FakeGenerator)

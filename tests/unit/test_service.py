@@ -14,8 +14,8 @@ from PIL import Image
 
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
-from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, StoreUnavailable
-from app.service import Draft, Service
+from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.service import Draft, Service, core
 from app.service.follow import folder
 from tests.unit.service_kit import house
 
@@ -257,3 +257,18 @@ async def test_ready_says_in_one_word_why_not(tmp_path: Path, monkeypatch: pytes
 
         monkeypatch.setattr(h.records, "ping", silent)
         assert await h.service.ready() == "store"
+
+
+async def test_a_full_replica_refuses_before_it_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path, delay_s=0.1) as h:
+        capacity, most = h.service.stats().capacity, h.service.limits.candidates
+        for _ in range(capacity // most):
+            await h.service.submit(Draft("x", n_candidates=most, steps=100))
+
+        def planned(*_: object) -> None:
+            raise AssertionError("a refusal needs no plan")
+
+        monkeypatch.setattr(core, "resolve", planned)
+        with pytest.raises(Overloaded):
+            await h.service.submit(Draft("x", n_candidates=most))
+        h.generator.delay_s = 0.0
