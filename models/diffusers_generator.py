@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,7 @@ class DiffusersGenerator:
         """Pictures as finished latents, the mode of what the encoder says. Raises `OutOfMemory`."""
         with memory_guard():
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
-            encoded = self._vae.encode(image / 127.5 - 1.0, return_dict=False)[0]
-            mode = encoded if torch.is_tensor(encoded) else encoded.mode()  # tiny autoencoders have no distribution
+            mode = self._placement.share(partial(_mode, self._vae), image / 127.5 - 1.0)
             return np.asarray(_scale(self._vae.config, mode.float()).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
@@ -141,7 +141,7 @@ class DiffusersGenerator:
         vae = self._preview_decoder if preview else self._vae
         with memory_guard():
             scaled = _unscale(vae.config, torch.stack([_side(latent, preview) for latent in latents]))
-            image = vae.decode(scaled.to(vae.dtype), return_dict=False)[0].float()
+            image = self._placement.share(partial(_decoded, vae), scaled.to(vae.dtype)).float()
             levels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round()
             return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -162,13 +162,13 @@ class DiffusersGenerator:
         guided = [index for index, row in enumerate(rows) if row.negative is not None]
         texts = [row.prompt.state for row in rows] + [row.negative.state for row in rows if row.negative is not None]
         x = torch.cat([scaled, scaled[guided]]) if guided else scaled
-        output = self._unet(
+        output = self._placement.share(
+            self._output,
             x.to(self._placement.dtype),
             torch.cat([t, t[guided]]) if guided else t,
-            encoder_hidden_states=torch.stack([text.hidden for text in texts]),
-            added_cond_kwargs=self._added(texts, scaled) if self._xl else None,
-            return_dict=False,
-        )[0].float()
+            torch.stack([text.hidden for text in texts]),
+            *(self._added(texts, scaled) if self._xl else ()),
+        ).float()
         gaps = torch.zeros(len(rows), device=output.device)
         if not guided:
             return output, gaps
@@ -179,11 +179,16 @@ class DiffusersGenerator:
         positive[guided] = negative + _column(scales) * pull
         return positive, gaps
 
-    def _added(self, texts: Sequence[Any], scaled: Any) -> dict[str, Any]:
+    def _output(self, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
+        """The denoiser's output for entries of a batch, (B, C, h, w); `added` are SDXL's further conditions."""
+        further = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
+        return self._unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=further, return_dict=False)[0]
+
+    def _added(self, texts: Sequence[Any], scaled: Any) -> tuple[Any, Any]:
         """SDXL's further conditions: pooled texts, and sizes in pixels as if nothing was cropped."""
         size = (scaled.shape[2] * self._factor, scaled.shape[3] * self._factor)
         sizes = torch.tensor([*size, 0, 0, *size], dtype=self._placement.dtype, device=scaled.device)
-        return {"text_embeds": torch.stack([text.pooled for text in texts]), "time_ids": sizes.repeat(len(texts), 1)}
+        return torch.stack([text.pooled for text in texts]), sizes.repeat(len(texts), 1)
 
     def _on_device(self, values: NDArray[np.float64]) -> Any:
         return torch.from_numpy(values.astype(np.float32)).to(self._placement.device)
@@ -266,6 +271,16 @@ def _native_size(sample_size: Any, factor: int) -> tuple[int, int]:
 
 def _column(values: Any) -> Any:
     return values[:, None, None, None]
+
+
+def _mode(vae: Any, image: Any) -> Any:
+    """The most likely latents; tiny autoencoders have no distribution."""
+    encoded = vae.encode(image, return_dict=False)[0]
+    return encoded if torch.is_tensor(encoded) else encoded.mode()
+
+
+def _decoded(vae: Any, latents: Any) -> Any:
+    return vae.decode(latents, return_dict=False)[0]
 
 
 def _side(latent: TorchLatent, preview: bool) -> Any:

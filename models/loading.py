@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from models.contract import OutOfMemory
 from models.errors import ModelUnsupported
 from models.pack import Pack
+from models.sharing import Sharing
 
 FILE_ERRORS = (OSError, ValueError, SafetensorError)
 """What the libraries raise for a model that is missing, partial or unreadable."""
@@ -33,10 +34,11 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs and in which floating-point type."""
+    """Where a model runs, in which floating-point type, and who shares its work."""
 
     device: Any
     dtype: Any
+    share: Sharing
 
     @property
     def on_cpu(self) -> bool:
@@ -62,9 +64,9 @@ def place(device: str) -> Placement:
         raise ModelUnsupported(f"device {device!r} is not available") from error
     where = torch.device(device)
     if where.type != "cuda":
-        return Placement(where, torch.float32)
+        return Placement(where, torch.float32, Sharing(torch.get_num_threads() if where.type == "cpu" else 1))
     ampere = torch.cuda.get_device_capability(where) >= (8, 0)
-    return Placement(where, torch.bfloat16 if ampere else torch.float16)
+    return Placement(where, torch.bfloat16 if ampere else torch.float16, Sharing(1))
 
 
 def prepare_process() -> None:

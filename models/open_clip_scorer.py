@@ -79,10 +79,12 @@ class OpenClipScorer:
         images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         with memory_guard(), self._arithmetic():
             embedded = [
-                self._model.encode_image(self._preprocess(part.to(self._placement.device)), normalize=True)
-                for part in images.split(_BATCH)
+                self._placement.share(self._embed, part.to(self._placement.device)) for part in images.split(_BATCH)
             ]
             return np.asarray(torch.cat(embedded).float().cpu().numpy())
+
+    def _embed(self, images: Any) -> Any:
+        return self._model.encode_image(self._preprocess(images), normalize=True)
 
     def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
         """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,8 @@ class Workshop:
             return self.pack.generator
         if name not in self._made:
             from models.diffusers_generator import DiffusersGenerator
-            from models.loading import place, prepare_process
 
-            prepare_process()
-            self._made[name] = DiffusersGenerator(self.pipe(name), place("cpu"), id=name)
+            self._made[name] = DiffusersGenerator(self.pipe(name), self._shared(), id=name)
         made: Generator = self._made[name]
         return made
 
@@ -88,14 +87,20 @@ class Workshop:
         if name == "pictogram":
             return self.pack.scorer
         if name not in self._made:
-            from models.loading import place, prepare_process
             from models.open_clip_scorer import load_named
             from tests.contract import tiny
 
-            prepare_process()
-            self._made[name] = load_named(tiny.clip(self.clip_folder), "tiny", place("cpu"))
+            self._made[name] = load_named(tiny.clip(self.clip_folder), "tiny", self._shared())
         made: Scorer = self._made[name]
         return made
+
+    def _shared(self) -> Any:
+        """The host, its calls shared by two threads; the pack's are made on one."""
+        from models.loading import place, prepare_process
+        from models.sharing import Sharing
+
+        prepare_process()
+        return replace(place("cpu"), share=Sharing(2))
 
     @property
     def clip_folder(self) -> Path:
