@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 
-def warp(x: torch.Tensor, turn: float, scale: float, shift: float) -> torch.Tensor:
-    """Random rotation (up to `turn` radians), scale and shift (shares of the picture), edges repeated.
+def warp(x: torch.Tensor, turn: float, scale: float, shift: float, bend: float) -> torch.Tensor:
+    """Random rotation (up to `turn` radians), scale, shift and smooth bends (shares of the picture), edges repeated.
 
     x: float32 (B, 3, S, S) in [-1, 1].
     """
@@ -18,7 +18,18 @@ def warp(x: torch.Tensor, turn: float, scale: float, shift: float) -> torch.Tens
     first = torch.stack([cos * zoom, -sin, move[:, 0]], 1)
     theta = torch.stack([first, torch.stack([sin, cos * zoom * stretch, move[:, 1]], 1)], 1)
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    bends = functional.interpolate(torch.randn(b, 2, 5, 5), size=x.shape[2:], mode="bicubic").permute(0, 2, 3, 1)
+    return functional.grid_sample(x, grid + bend * bends, padding_mode="border", align_corners=False)
+
+
+def restyle(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Draws `share` of the batch in another manner: edges inked or lit, colours nearer to grey or farther from it."""
+    size = (len(x), 1, 1, 1)
+    chosen = (torch.rand(size) < share).float()
+    edges = (x - functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).abs().mean(1, keepdim=True)
+    grey = x.mean(1, keepdim=True)
+    vivid = 1 + chosen * (torch.rand(size) * 2 - 1) * 0.3
+    return grey + (x - grey) * vivid - chosen * (torch.rand(size) * 4 - 1) * edges
 
 
 def soften(x: torch.Tensor, share: float) -> torch.Tensor:
@@ -47,6 +58,6 @@ def erase(x: torch.Tensor, share: float) -> torch.Tensor:
 
 def augment(x: torch.Tensor, strong: float = 1.0) -> torch.Tensor:
     """The training view of a batch: float32 (B, 3, S, S); sides are never swapped, since captions name them."""
-    x = warp(x, 0.2 * strong, 0.1 * strong, 0.04 * strong)
+    x = restyle(warp(x, 0.2 * strong, 0.1 * strong, 0.04 * strong, 0.05 * strong), 0.6 * strong)
     gain = 1 + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.12
     return erase(soften(x * gain, 0.35), 0.25 * strong)

@@ -52,6 +52,11 @@ class Pack:
         found = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return ((found.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
+    def rebuild(self, pictures: U8) -> U8:
+        """Pictures uint8 (B, 64, 64, 3) as the autoencoder gives them back."""
+        with torch.inference_mode():
+            return self.decode(self.vae.encode(to_tensor(pictures)).latents * self.vae.config.scaling_factor)
+
     def draw(self, prompt: str, count: int, seed: int, negative: str = "", checkpoints: Sequence[int] = ()) -> Drawn:
         """`count` candidates with seeds `seed`, `seed` + 1, ... at the pack's default steps and guidance."""
         defaults = self.meta["generator"]["defaults"]

@@ -4,7 +4,8 @@ Trained are the image tower, the text projection and the logit scale, on compose
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
 against the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away
 afterwards, by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and,
-where there are races (`previews`), between previews and the pictures they become.
+where there are races (`previews`), between previews and the pictures they become, and between a composed picture and
+the candidates that were drawn for its caption.
 The figure is retrieval over the pack's names in a style never trained on.
 """
 
@@ -24,7 +25,7 @@ from models.training.augment import augment
 from models.training.captions import DISPLAY, article
 from models.training.data import read_rows
 from models.training.palette import BACKGROUND_NAMES
-from models.training.races import Races, agreement, correlations
+from models.training.races import STEPS, Races, agreement, correlations, fidelity
 from models.training.scenes import Scene, SceneSampler, Thing, compose
 from models.training.train_autoencoder import to_tensor
 
@@ -34,7 +35,7 @@ WIDTH = 256
 RACES = 4
 """Captions in each batch whose races are looked at."""
 
-WEIGHTS = {"contrast": 1.0, "names": 1.0, "classed": 1.0, "colour": 0.5, "previews": 1.0}
+WEIGHTS = {"contrast": 1.0, "names": 1.0, "classed": 1.0, "colour": 0.5, "previews": 1.0, "fidelity": 0.5}
 
 PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
 
@@ -142,17 +143,18 @@ def batch_loss(
 ) -> dict[str, torch.Tensor]:
     """The losses of one batch, by name."""
     x = augment(to_tensor(data.pictures[rows.numpy()]))
-    finals = previews = raced = x[:0]
-    if races is not None:
-        captions = torch.randperm(races.trained)[:RACES]
-        finals, previews, raced = races.batch(captions, int(torch.randint(races.previews.shape[2], ())))
-    pictures = torch.cat([x, finals, previews]).contiguous(memory_format=torch.channels_last)
+    raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
+    pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
     features = parts["visual"](pictures)
-    image, *pair = functional.normalize(features, dim=-1).split([len(x), len(finals), len(previews)])
+    image, others = functional.normalize(features, dim=-1).split([len(x), len(features) - len(x)])
     losses = picture_losses(parts, data, table, rows, image)
     losses["classed"] = missed(parts["head"](features[: len(x)]), data.things[rows])
-    if races is not None:
-        losses["previews"] = agreement(pair[0], pair[1], functional.normalize(parts["proj"](raced), dim=-1))
+    if raced:
+        composed, finals, previews = raced.apart(others)
+        wanted = functional.normalize(parts["proj"](raced.texts), dim=-1)[:, None].expand_as(finals)
+        scale = parts["scale"].logit_scale.exp().clamp(max=100)
+        losses["previews"] = agreement(finals, previews, wanted)
+        losses["fidelity"] = fidelity(composed, finals, wanted, scale)
     return losses
 
 

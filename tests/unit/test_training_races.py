@@ -1,0 +1,66 @@
+"""What the scorer learns from races, and the manners in which pictures are drawn anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from models.training import augment, races  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def _unit(*shape: int) -> Any:
+    return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_previews_that_rank_as_their_finals_cost_less_than_those_that_rank_the_other_way() -> None:
+    torch.manual_seed(0)
+    finals, text = _unit(3, 8, 16), _unit(3, 1, 16).expand(3, 8, 16)
+    assert races.agreement(finals, finals, text).item() == pytest.approx(0, abs=1e-5)
+    along = (finals * text).sum(2, keepdim=True)
+    assert races.agreement(finals, finals - 2 * along * text, text) > 2
+
+
+def test_fidelity_costs_less_the_better_the_composed_picture_fits() -> None:
+    torch.manual_seed(0)
+    text = _unit(2, 1, 16).expand(2, 8, 16)
+    finals, scale = _unit(2, 8, 16), torch.tensor(20.0)
+    assert races.fidelity(text[:, 0], finals, text, scale) < 0.1 < races.fidelity(-text[:, 0], finals, text, scale)
+
+
+def test_a_batch_of_races_comes_apart_as_it_was_joined(tmp_path: Path) -> None:
+    count = races.HELD_OUT + 5
+    pictures = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((64, 64, 3), np.uint8)
+    previews = np.broadcast_to(pictures[:, None, None], (count, 4, len(races.STEPS), 64, 64, 3))
+    finals = np.broadcast_to(pictures[:, None], (count, 4, 64, 64, 3))
+    np.savez(tmp_path / "r.npz", finals=finals, previews=previews, composed=pictures, pooled=np.eye(count))
+    found = races.Races(tmp_path / "r.npz")
+    batch = found.batch(torch.tensor([3, 1]), 2)
+    assert found.trained == 5
+    assert torch.equal(batch.texts, torch.eye(count)[[3, 1]])
+    means = torch.cat(batch.pictures).mean((2, 3))
+    for part, shape in zip(batch.apart(means), [(2, 3), (2, 4, 3), (2, 4, 3)], strict=True):
+        assert part.shape == shape
+        assert part[0].allclose(torch.tensor(3 / 127.5 - 1))
+        assert part[1].allclose(torch.tensor(1 / 127.5 - 1))
+
+
+def test_a_picture_is_left_alone_where_nothing_is_asked() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 64, 64) * 2 - 1
+    assert augment.warp(x, 0, 0, 0, 0).allclose(x, atol=1e-5)
+    assert augment.restyle(x, 0.0).allclose(x, atol=1e-6)
+
+
+def test_another_manner_keeps_flat_grounds_and_moves_edges() -> None:
+    torch.manual_seed(0)
+    x = torch.full((8, 3, 64, 64), 0.2)
+    x[:, :, 20:40, 20:40] = -0.5
+    drawn = augment.restyle(x, 1.0)
+    assert drawn[:, :, :10].allclose(x[:, :, :10], atol=1e-5)
+    assert (drawn - x)[:, :, 19:21, 25].abs().amax((1, 2)).gt(0).all()
