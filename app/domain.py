@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from models.contract import steps_left
+
 SEED_LIMIT = 2**32
 """Seeds live in [0, SEED_LIMIT)."""
 
@@ -141,16 +143,17 @@ class Parent:
 class Start:
     """A picture that candidates begin as: latents float16 of `shape` (C, h, w), little-endian, in base64.
 
-    `strength` 0 leaves the picture as it is, 1 samples from noise; between, that share of the steps is made.
+    `strength` 0 leaves the picture as it is, 1 samples from noise; between, that share of the noise schedule's time.
     """
 
     strength: float
     shape: tuple[int, ...]
     latents: str
 
-    def steps_made(self, steps: int) -> int:
+    def steps_made(self, sampler: str, steps: int) -> int:
         """Steps that are made of `steps`: by diffusers' own arithmetic, but at least one with any strength."""
-        return max(1, min(int(steps * self.strength), steps)) if self.strength > 0 else 0
+        made = int(steps * steps_left(sampler, self.strength))
+        return max(1, min(made, steps)) if self.strength > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ class GenerationSpec:
     @property
     def steps_made(self) -> int:
         """Steps that a candidate makes when it is not pruned: the last ones of the schedule's."""
-        return self.steps if self.start is None else self.start.steps_made(self.steps)
+        return self.steps if self.start is None else self.start.steps_made(self.sampler, self.steps)
 
     def candidate_seed(self, index: int) -> int:
         """Seed of candidate `index`: a request for one candidate with this seed makes the same image."""

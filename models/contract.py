@@ -71,6 +71,27 @@ class Schedule:
         return len(self.table)
 
 
+_QUADRATIC = "_quadratic"
+
+
+def time_done(sampler: str, share: float) -> float:
+    """Share of the noise schedule's time that lies behind a sampler once `share` of its steps is done, both 0..1.
+
+    Most samplers space their steps evenly; one named `..._quadratic` goes through the noise in larger steps and
+    spends more of them on what is nearly clean (Song et al., Denoising Diffusion Implicit Models, 2021, appendix D).
+    """
+    return 1.0 - (1.0 - share) ** _power(sampler)
+
+
+def steps_left(sampler: str, time: float) -> float:
+    """Share of a sampler's steps that falls into the last `time` of the noise schedule: `time_done` read backwards."""
+    return float(time ** (1 / _power(sampler)))
+
+
+def _power(sampler: str) -> int:
+    return 2 if sampler.endswith(_QUADRATIC) else 1
+
+
 @dataclass(frozen=True, slots=True)
 class StepRow:
     """One denoising step of one candidate. `negative` None means unguided: one entry in the batch, else two."""
@@ -139,7 +160,7 @@ class TextEmbedding:
 class Calibration:
     """How well previews foretell final scores, for one generator and one scorer, measured over whole runs.
 
-    generator, scorer: the revisions it was measured with; for others it means nothing. steps: of those runs.
+    generator, scorer: the revisions it was measured with; for others it means nothing. sampler, steps: of those runs.
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
     preview score and the guidance gap (see `Generator.gaps`); `correlation`, that of normal scores with which a cut by
@@ -148,6 +169,7 @@ class Calibration:
 
     generator: str
     scorer: str
+    sampler: str
     steps: int
     spearman: tuple[float, ...]
     correlation: tuple[float, ...]

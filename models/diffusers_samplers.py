@@ -7,7 +7,7 @@ probed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 
 from models.contract import Schedule
 from models.errors import ModelUnsupported
-from models.samplers import Stepped, Vector, probe
+from models.samplers import QUADRATIC, Stepped, Vector, probe, quadratic_times
 
 log = logging.getLogger(__name__)
 
 _CLASSES = {
     "euler": diffusers.EulerDiscreteScheduler,
     "ddim": diffusers.DDIMScheduler,
+    QUADRATIC: diffusers.DPMSolverMultistepScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
     "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
 }
@@ -43,6 +44,7 @@ _NEAREST = {
     "KDPM2DiscreteScheduler": "euler",
     "KDPM2AncestralDiscreteScheduler": "euler_ancestral",
 }
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 _TRIAL_STEPS = 4
 _CACHED_TABLES = 128
 
@@ -50,10 +52,14 @@ _CACHED_TABLES = 128
 class DiffusersSolver:
     """A diffusers scheduler at a number of steps, on vectors."""
 
-    def __init__(self, scheduler: Any, steps: int) -> None:
+    def __init__(self, scheduler: Any, steps: int, times: Sequence[int] | None = None) -> None:
+        """The scheduler's own spacing of the steps, or `times`."""
         self._scheduler = scheduler
         self._ancestral = isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler)
-        scheduler.set_timesteps(steps, device="cpu")
+        if times is None:
+            scheduler.set_timesteps(steps, device="cpu")
+        else:
+            scheduler.set_timesteps(timesteps=list(times), device="cpu")
         if isinstance(scheduler, _BY_SIGMA):  # differences and variances of large ones round badly in float32
             scheduler.sigmas = scheduler.sigmas.double()
         self._entries = [self._enter(step) for step in range(len(scheduler.timesteps))]
@@ -131,7 +137,8 @@ class DiffusersSchedules:
     def _probe(self, sampler: str, steps: int) -> Schedule:
         scheduler = _CLASSES[sampler]
         config = {**self._config, **_overrides(sampler, self._config)}
-        return probe(sampler, lambda: DiffusersSolver(scheduler.from_config(config), steps))
+        times = quadratic_times(steps, self.max_steps) if sampler == QUADRATIC else None
+        return probe(sampler, lambda: DiffusersSolver(scheduler.from_config(config), steps, times))
 
     def _works(self, sampler: str) -> bool:
         try:
@@ -151,4 +158,6 @@ def _overrides(sampler: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("dynamic thresholding is not linear")
     if sampler == "dpmpp_2m":
         return {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    if sampler == QUADRATIC:
+        return {"algorithm_type": "dpmsolver++", "solver_order": 1, **dict.fromkeys(_SPACINGS, False)}
     return {"clip_sample": config.get("clip_sample", False)} if sampler == "ddim" else {}

@@ -32,10 +32,11 @@ from models.contract import (
     Truncation,
     to_host,
 )
+from models.samplers import QUADRATIC, quadratic_times
 
 Array = NDArray[np.float64]
 
-SAMPLERS = ("euler", "ddim", "dpmpp_2m", "euler_ancestral")
+SAMPLERS = ("euler", "ddim", QUADRATIC, "dpmpp_2m", "euler_ancestral")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 COLOURS = {
     "red": (1, -1, -1),
@@ -345,6 +346,7 @@ def _dpmpp_2m(alpha: Array, sigma: Array, next_alpha: Array, next_sigma: Array) 
 _SOLVERS: dict[str, Callable[[Array, Array, Array, Array], _Weights]] = {
     "euler": _euler,
     "ddim": _ddim,
+    QUADRATIC: _ddim,
     "dpmpp_2m": _dpmpp_2m,
     "euler_ancestral": _euler_ancestral,
 }
@@ -355,7 +357,8 @@ def _schedule(sampler: str, steps: int, prediction_type: str) -> Schedule:
         raise ValueError(f"unknown sampler {sampler!r}, have {', '.join(SAMPLERS)}")
     if not 1 <= steps <= _MAX_STEPS:
         raise ValueError(f"steps must be 1..{_MAX_STEPS}, not {steps}")
-    t = 1000 * (1 - np.arange(steps) / steps) - 1
+    even = 1000 * (1 - np.arange(steps) / steps) - 1
+    t = np.array(quadratic_times(steps), np.float64) if sampler == QUADRATIC else even
     alpha, sigma = _alpha_sigma(t)
     p, q, h, s = _SOLVERS[sampler](alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0))
     c_in = alpha if sampler.startswith("euler") else np.ones(steps)

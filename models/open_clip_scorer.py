@@ -26,6 +26,9 @@ from models.pack import Pack
 from models.preprocess import Preprocess
 
 _BATCH = 32
+_FEWEST = 4
+"""Rows of a part of a batch: among two, the embedding of the embedded model's tower told the first from the second."""
+
 _CACHED_TEXTS = 1024
 _SHARED = "text.transformer."
 
@@ -79,7 +82,8 @@ class OpenClipScorer:
         images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         with memory_guard(), self._arithmetic():
             embedded = [
-                self._placement.share(self._embed, part.to(self._placement.device)) for part in images.split(_BATCH)
+                self._placement.share(self._embed, part.to(self._placement.device), fewest=_FEWEST)
+                for part in images.split(_BATCH)
             ]
             return np.asarray(torch.cat(embedded).float().cpu().numpy())
 

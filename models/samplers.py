@@ -19,6 +19,9 @@ Vector: TypeAlias = NDArray[np.float64]
 """float64 (WIDTH,)."""
 
 WIDTH = 5
+QUADRATIC = "ddim_quadratic"
+"""DDIM at `quadratic_times`: the first order of DPM-Solver++, whose stock scheduler takes times of one's own."""
+
 _NOISE_ONLY = 4
 _TOLERANCE = 1e-5
 _AMPLITUDE = 30.0
@@ -57,6 +60,11 @@ class Solver(Protocol):
     def step(self, step: int, state: Vector, output: Vector) -> Stepped:
         """The next state, given this one and what the denoiser made of it."""
         ...
+
+
+def quadratic_times(steps: int, last: int = 1000) -> list[int]:
+    """Times of the steps of a `..._quadratic` sampler, falling from `last` - 1, all different; steps 1..last."""
+    return [max(round(last * (1 - i / steps) ** 2) - 1, steps - 1 - i) for i in range(steps)]
 
 
 def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:

@@ -19,16 +19,18 @@ class Sharing:
         self._cores = cores
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="share") if cores > 1 else None
 
-    def __call__(self, work: Callable[..., Any], *inputs: Any) -> Any:
+    def __call__(self, work: Callable[..., Any], *inputs: Any, fewest: int = 1) -> Any:
         """The tensor (B, ...) that `work` makes of tensors (B, ...), row by row, in order.
 
         All parts have equally many rows, the last one filled up with its last row: the bits of a row depend on B,
-        not on its place. What `work` raises is raised here, once every part has ended.
+        not on its place, as long as those of `work` do. No part has less than `fewest` rows. What `work` raises is
+        raised here, once every part has ended.
         """
         count = len(inputs[0])
-        if self._pool is None or count < 2:
+        parts = min(self._cores, count // fewest)
+        if self._pool is None or parts < 2:
             return work(*inputs)
-        rows = -(-count // min(self._cores, count))
+        rows = -(-count // parts)
         shares = [[_part(tensor, start, rows) for tensor in inputs] for start in range(0, count, rows)]
         threads = max(1, self._cores // len(shares))
         futures = [self._pool.submit(_work, work, share, threads) for share in shares]

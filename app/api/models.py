@@ -52,6 +52,7 @@ class CalibrationOut(Answer):
 
     generator: str
     scorer: str
+    sampler: str
     steps: int
     spearman: list[float]
     correlation: list[float]

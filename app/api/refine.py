@@ -51,7 +51,12 @@ class RefineRequest(Request):
     negative_prompt: Text | None = None
     n_candidates: int | None = Field(None, ge=1, le=1024)
     n: int | None = Field(None, ge=1, le=1024)
-    steps: int | None = Field(None, ge=1, le=1000, description="Of the whole way, of which strength is the share made.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Of the whole schedule, of whose time strength is the share that is gone through again.",
+    )
     guidance_scale: Float | None = Field(None, ge=0, le=100)
     sampler: Name | None = None
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)

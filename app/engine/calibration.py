@@ -1,6 +1,6 @@
 """What previews are worth: fitting a calibration from whole runs, and reading it at any step of any schedule.
 
-Pure functions. Steps of other schedules are matched by the share of the steps that is done.
+Pure functions. Steps of other schedules are matched by the share of the noise schedule's time that is done.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Calibration, GeneratorInfo, ScorerInfo
+from models.contract import Calibration, GeneratorInfo, ScorerInfo, time_done
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,10 @@ class Trace:
 
 
 def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
-    """A calibration from traces of equal numbers of steps. Raises ValueError for fewer than two, or mixed steps."""
+    """A calibration from traces of equal numbers of steps, by the generator's own sampler.
+
+    Raises ValueError for fewer than two, or mixed steps.
+    """
     counts = {len(t.previews) for t in traces}
     if len(traces) < 2 or len(counts) != 1:
         raise ValueError("a calibration needs at least two prompts with equal numbers of steps")
@@ -48,7 +51,8 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
     spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
-    return Calibration(generator.revision, scorer.revision, len(spearman), spearman, correlation, preview, gap)
+    of = (generator.revision, scorer.revision, generator.sampler, len(spearman))
+    return Calibration(*of, spearman, correlation, preview, gap)
 
 
 class _Model:
@@ -85,19 +89,20 @@ def _kept(told: Array, finals: Array) -> Array:
     return np.asarray(lead.sum(axis=0) / total if total > 0 else np.ones(finals.shape[1]))
 
 
-def estimate(calibration: Calibration | None, preview: float, gap: float, step: int, steps: int) -> float:
+def estimate(calibration: Calibration | None, preview: float, gap: float, sampler: str, step: int, steps: int) -> float:
     """The final score that a preview foretells, up to a constant that fellows at the same step share."""
     if calibration is None:
         return preview
-    share = step / steps
+    share = time_done(sampler, step / steps)
     return _at(calibration, calibration.preview_weight, share) * preview + (
         _at(calibration, calibration.gap_weight, share) * gap
     )
 
 
-def correlations(calibration: Calibration, steps: int) -> tuple[float, ...]:
+def correlations(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
     """What previews know after each of `steps` steps, never less than before."""
-    known = [_at(calibration, calibration.correlation, (i + 1) / steps) for i in range(steps)]
+    shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
+    known = [_at(calibration, calibration.correlation, share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
 
 
@@ -111,7 +116,7 @@ def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:
 
 
 def _at(calibration: Calibration, values: Sequence[float], share: float) -> float:
-    places = np.arange(1, calibration.steps + 1) / calibration.steps
+    places = [time_done(calibration.sampler, (i + 1) / calibration.steps) for i in range(calibration.steps)]
     return float(np.interp(share, places, values))
 
 

@@ -254,7 +254,8 @@ class EngineCore:
     def _worth(self, row: Row) -> float:
         """What a row's preview foretells."""
         assert row.run.schedule is not None
-        return estimate(self._calibration, row.value, row.gap, row.place, row.run.schedule.steps)
+        schedule = row.run.schedule
+        return estimate(self._calibration, row.value, row.gap, schedule.sampler, row.place, schedule.steps)
 
     def _finish(self, plan: Plan) -> None:
         pixels = self._score(plan, preview=False)

@@ -24,7 +24,7 @@ KEYWORD = "frontrunner"
 INFOTEXT = "parameters"
 """PNG text chunk with the parameters in the words that image browsers and web UIs know."""
 
-_SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M"}
+_SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "ddim_quadratic": "DDIM quadratic", "dpmpp_2m": "DPM++ 2M"}
 _EXIF_LIMIT = 65_000
 
 

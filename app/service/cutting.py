@@ -40,7 +40,8 @@ class Cutter:
         if not calibration.fits(known, self._engine.generator, self._engine.scorer):
             return (), False, (_uncalibrated("the calibration was measured with other weights"),)
         costs = self._engine.costs if heat.guided else self._engine.costs.scaled(0.5)
-        race = planner.Race(heat.n_candidates, heat.n, heat.steps, calibration.correlations(known, heat.steps), costs)
+        known_at = calibration.correlations(known, heat.sampler, heat.steps)
+        race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs)
         checkpoints = planner.plan(race, self._policy.quality)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 

@@ -34,6 +34,7 @@ class Heat:
 
     n_candidates: int
     n: int
+    sampler: str
     steps: int
     guided: bool
 
@@ -69,8 +70,10 @@ def resolve(
     bound(seed, 0, SEED_LIMIT - 1, "#/seed")
     width, height = draft.width or generator.width, draft.height or generator.height
     check_size(width, height, generator)
-    made = steps if draft.start is None else draft.start.steps_made(steps)
-    checkpoints, shadow, notices = _checkpoints(draft, Heat(wave or n_candidates, draft.n, made, guidance > 1), cut)
+    sampler = _sampler(draft.sampler, generator)
+    made = steps if draft.start is None else draft.start.steps_made(sampler, steps)
+    heat = Heat(wave or n_candidates, draft.n, sampler, made, guidance > 1)
+    checkpoints, shadow, notices = _checkpoints(draft, heat, cut)
     spec = GenerationSpec(
         id=new_id(),
         prompt=draft.prompt,
@@ -81,7 +84,7 @@ def resolve(
         height=height,
         steps=steps,
         guidance_scale=guidance,
-        sampler=_sampler(draft.sampler, generator),
+        sampler=sampler,
         seed=seed,
         ranking=draft.ranking,
         checkpoints=pruning.partial(draft.partial_images, made, checkpoints),

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
+from models.samplers import QUADRATIC
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
 VERSION = "0.4"
@@ -116,7 +117,7 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
             "max_length": texts.MAX_TOKENS,
             "use_attention_mask": True,
         },
-        "generator": {"folder": "generator", "defaults": {"steps": 16, "guidance_scale": 4.0, "sampler": "ddim"}},
+        "generator": {"folder": "generator", "defaults": {"steps": 16, "guidance_scale": 4.0, "sampler": QUADRATIC}},
         "scorer": {"folder": "scorer", "trained": ["visual.", "text.proj.", "logit_scale"], **extra},
         "files": {str(p.relative_to(out)): sha256(p) for p in files},
         "names": "names.json",

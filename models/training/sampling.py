@@ -16,6 +16,7 @@ from open_clip import CustomTextCLIP
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from models.samplers import quadratic_times
 from models.training import texts
 from models.training.palette import U8
 from models.training.train_autoencoder import to_tensor
@@ -71,9 +72,8 @@ class Pack:
     def denoise(
         self, x: torch.Tensor, states: torch.Tensor, steps: int, guidance: float, checkpoints: Sequence[int]
     ) -> Drawn:
-        """DDIM for v-prediction; `states` holds the negative half, then the prompt's."""
-        self.scheduler.set_timesteps(steps)
-        times = self.scheduler.timesteps.tolist()
+        """DDIM for v-prediction in quadratic steps; `states` holds the negative half, then the prompt's."""
+        times = quadratic_times(steps, self.scheduler.config.num_train_timesteps)
         cumulative = self.scheduler.alphas_cumprod
         previews: dict[int, U8] = {}
         clean = x

@@ -64,7 +64,9 @@ def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration)
     live = list(range(len(race.finals)))
     for cut in checkpoints:
         row = cut.at - 1
-        worth = [calibration.estimate(known, race.previews[row, i], race.gaps[row, i], cut.at, steps) for i in live]
+        seen = zip(race.previews[row], race.gaps[row], strict=True)
+        worths = [calibration.estimate(known, *each, known.sampler, cut.at, steps) for each in seen]
+        worth = [worths[i] for i in live]
         live = [live[place] for place in pruning.keep(worth, cut)]
     return live
 
@@ -90,7 +92,7 @@ def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[li
             break
         fields = [race.first(n) for race in races]
         steps = len(races[0].previews)
-        plan = planner.Race(n, 1, steps, calibration.correlations(known, steps), costs)
+        plan = planner.Race(n, 1, steps, calibration.correlations(known, known.sampler, steps), costs)
         cuts = planner.plan(plan, QUALITY)
         ours = kept(fields, cuts, known, "finals")
         gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.contract import StepRow, to_host
+from models.samplers import QUADRATIC, quadratic_times
 from tests.contract.conftest import Workshop
 from tests.contract.loop import Candidate, finish, levels, start, values
 
@@ -20,11 +21,13 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "ddim": "DDIMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "ddim_quadratic": "DPMSolverMultistepScheduler",
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
 }
 PROMPT, NEGATIVE = "a red apple", "blue"
 SEEDS = (3, 2**32 - 1)
 LATENTS = 1e-4
+ROUNDING = 1e-5
 LEVELS = 2
 
 
@@ -32,7 +35,8 @@ def scheduler_of(pipe: Any, sampler: str) -> Any:
     """The sampler as a user of the stock pipeline would put it in."""
     import diffusers
 
-    return getattr(diffusers, SCHEDULERS[sampler]).from_config(pipe.scheduler.config)
+    order = {"solver_order": 1} if sampler == QUADRATIC else {}
+    return getattr(diffusers, SCHEDULERS[sampler]).from_config(pipe.scheduler.config, **order)
 
 
 def unit_noise(pipe: Any, width: int, height: int) -> Any:
@@ -47,8 +51,10 @@ def unit_noise(pipe: Any, width: int, height: int) -> Any:
 def stock(pipe: Any, scheduler: Any, noise: Any, guidance: float, steps: int, size: tuple[int, int]) -> tuple[Any, Any]:
     """Latents and pixels of the stock pipeline, whose own scheduler is put back afterwards."""
     own, pipe.scheduler = pipe.scheduler, scheduler
+    quadratic = getattr(scheduler.config, "solver_order", 0) == 1
+    spacing = {"timesteps": quadratic_times(steps)} if quadratic else {"num_inference_steps": steps}
     negative = [NEGATIVE] * len(SEEDS) if guidance > 1 else None
-    wanted = {"num_inference_steps": steps, "guidance_scale": guidance, "width": size[0], "height": size[1]}
+    wanted = {**spacing, "guidance_scale": guidance, "width": size[0], "height": size[1]}
     texts = {"prompt": [PROMPT] * len(SEEDS), "negative_prompt": negative}
     latents, images = (
         pipe(latents=noise.clone(), output_type=kind, **texts, **wanted).images for kind in ("latent", "pil")
@@ -74,7 +80,8 @@ def rounding(noise: Any, noise_scale: float) -> float:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize(
-    ("sampler", "steps"), [("euler", 6), ("ddim", 6), ("dpmpp_2m", 6), ("dpmpp_2m", 16), ("ddim", 1)]
+    ("sampler", "steps"),
+    [("euler", 6), ("ddim", 6), ("dpmpp_2m", 6), ("dpmpp_2m", 16), ("ddim", 1), (QUADRATIC, 6), (QUADRATIC, 16)],
 )
 def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, steps: int, guidance: float) -> None:
     pipe, generator = workshop.pipe(real), workshop.generator(real)
@@ -83,7 +90,7 @@ def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, 
     latents, pixels = ours(generator, sampler, guidance, steps, size)
     wanted, images = stock(pipe, scheduler_of(pipe, sampler), noise, guidance, steps, size)
     allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps).noise_scale))
-    assert np.abs(latents - wanted).max() <= allowed
+    np.testing.assert_allclose(latents, wanted, rtol=ROUNDING, atol=allowed)
     assert levels(pixels, images) <= LEVELS
 
 
@@ -177,7 +184,7 @@ def test_from_a_picture_equals_the_stock_pipeline(workshop: Workshop, name: str,
         output_type="latent",
     ).images
     row = start(generator, 3, prompt=PROMPT, negative=NEGATIVE, guidance=4.0, sampler=sampler, steps=steps).row
-    step = steps - Start(strength, (), "").steps_made(steps)
+    step = steps - Start(strength, (), "").steps_made(sampler, steps)
     begun = replace(row, latent=generator.renoise(picture, 3, row.schedule, step), step=step)
     (latent,) = finish(generator, [Candidate(begun)])
     assert np.abs(values(latent) - wanted[0].numpy()).max() <= LATENTS

@@ -48,7 +48,7 @@ def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> 
     scorer: Any = workshop.pack.scorer
     assert scorer._model.text.transformer is generator._texts._pipe.text_encoder
     assert generator.info.revision == scorer.info.revision
-    assert (generator.info.id, generator.info.steps, generator.info.sampler) == ("pictogram", 16, "ddim")
+    assert (generator.info.id, generator.info.steps, generator.info.sampler) == ("pictogram", 16, "ddim_quadratic")
 
 
 @needs_torch
@@ -179,7 +179,7 @@ def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
     from models.diffusers_samplers import DiffusersSchedules
 
     schedules = DiffusersSchedules(EulerDiscreteScheduler.from_config({"clip_sample": True}))
-    assert schedules.samplers == ("euler", "dpmpp_2m", "euler_ancestral")
+    assert schedules.samplers == ("euler", "ddim_quadratic", "dpmpp_2m", "euler_ancestral")
     with pytest.raises(ValueError, match="not linear"):
         schedules("ddim", 4)
     assert "ddim" in DiffusersSchedules(EulerDiscreteScheduler()).samplers

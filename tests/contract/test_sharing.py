@@ -62,6 +62,15 @@ def test_one_core_or_one_row_is_no_reason_to_leave_the_thread(cores: int, count:
     assert [(rows, name) for rows, _, name in spy.parts] == [(count, threading.current_thread().name)]
 
 
+@pytest.mark.parametrize(("count", "parts"), [(4, [(4, 3)]), (7, [(7, 3)]), (8, [(4, 1)] * 2), (13, [(5, 1)] * 3)])
+def test_no_part_is_smaller_than_asked(count: int, parts: list[tuple[int, int]]) -> None:
+    spy = Spy()
+    torch.set_num_threads(3)
+    with torch.inference_mode():
+        assert len(Sharing(3)(spy, torch.zeros(count, 1), fewest=4)) == count
+    assert [(rows, threads) for rows, threads, _ in spy.parts] == parts
+
+
 def test_inputs_are_shared_out_alike() -> None:
     x, y = torch.arange(7.0), torch.arange(7.0) * 10
     assert torch.equal(Sharing(3)(lambda a, b: a + b, x, y), x + y)

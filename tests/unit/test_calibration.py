@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,22 +42,33 @@ def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
     told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER)
     assert told.correlation[0] > plain.correlation[0] + 0.2
     assert told.gap_weight[0] < -0.5
-    low, high = (calibration.estimate(told, 0.5, gap, 1, 3) for gap in (0.2, 0.0))
+    low, high = (calibration.estimate(told, 0.5, gap, "ddim", 1, 3) for gap in (0.2, 0.0))
     assert low < high
 
 
 def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
     made = calibration.fit(traces(), GENERATOR, SCORER)
-    assert calibration.correlations(made, 3) == pytest.approx(made.correlation, abs=2e-4)
-    twelve = calibration.correlations(made, 12)
+    assert calibration.correlations(made, "ddim", 3) == pytest.approx(made.correlation, abs=2e-4)
+    twelve = calibration.correlations(made, "ddim", 12)
     assert len(twelve) == 12
     assert twelve[7] == pytest.approx(made.correlation[1])
     assert list(twelve) == sorted(twelve)
-    assert calibration.correlations(made, 1) == pytest.approx((made.correlation[2],), abs=2e-4)
+    assert calibration.correlations(made, "euler", 1) == pytest.approx((made.correlation[2],), abs=2e-4)
+
+
+def test_samplers_that_space_their_steps_otherwise_are_read_by_the_time_that_is_done() -> None:
+    noise = tuple(1 / (step + 1) for step in range(16))
+    made = calibration.fit(traces(noise), GENERATOR, SCORER)
+    even, quadratic = (calibration.correlations(made, sampler, 16) for sampler in ("ddim", "ddim_quadratic"))
+    assert quadratic[7] == pytest.approx(even[11], abs=1e-4)
+    assert quadratic[15] == even[15]
+    assert all(q >= e for q, e in zip(quadratic, even, strict=True))
+    back = calibration.correlations(replace(made, sampler="ddim_quadratic"), "ddim_quadratic", 16)
+    assert back == pytest.approx(even, abs=1e-4)
 
 
 def test_without_a_calibration_the_preview_stands() -> None:
-    assert calibration.estimate(None, 0.3, 9.0, 1, 8) == 0.3
+    assert calibration.estimate(None, 0.3, 9.0, "ddim", 1, 8) == 0.3
 
 
 def test_json_round_trip_and_refusal() -> None:

@@ -303,7 +303,7 @@ SPECS = st.builds(
     extra=st.integers(0, 20),
     steps=st.integers(1, 7),
     guided=st.booleans(),
-    sampler=st.sampled_from(["euler", "ddim", "dpmpp_2m", "euler_ancestral"]),
+    sampler=st.sampled_from(["euler", "ddim", "ddim_quadratic", "dpmpp_2m", "euler_ancestral"]),
     seed=st.integers(0, 2**32 - 1),
     width=st.sampled_from([32, 64]),
     deterministic=st.booleans(),
@@ -378,7 +378,7 @@ def test_waves_stop_at_the_cap() -> None:
 
 def test_a_calibration_decides_who_goes_on() -> None:
     steps = 6
-    known = Calibration("1", "1", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
+    known = Calibration("1", "1", "ddim", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
     cut = spec(n_candidates=6, n=1, checkpoints=(Checkpoint(3, 2),))
     core = EngineCore(Models(FakeGenerator(), FakeScorer(), known), EngineConfig())
     core.submit(cut, 0.0)

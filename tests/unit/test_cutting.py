@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,11 +17,11 @@ from models.contract import Calibration
 from models.fakes import FakeGenerator, FakeScorer
 
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
-HEAT = Heat(16, 1, 8, guided=True)
+HEAT = Heat(16, 1, "ddim", 8, guided=True)
 
 
 def calibrated(generator: str = "1") -> Calibration:
-    return Calibration(generator, "1", 8, KNOWN, KNOWN, (1.0,) * 8, (0.0,) * 8)
+    return Calibration(generator, "1", "ddim", 8, KNOWN, KNOWN, (1.0,) * 8, (0.0,) * 8)
 
 
 def cutter(calibration: Calibration | None, **policy: object) -> Cutter:
@@ -62,8 +63,13 @@ def test_off_prunes_nothing_and_says_nothing(asked: str | None) -> None:
 
 def test_nothing_is_cut_when_all_are_returned_or_there_is_one_step() -> None:
     cut = cutter(calibrated())
-    assert cut("auto", Heat(4, 4, 8, guided=True)) == ((), False, ())
-    assert cut("auto", Heat(16, 1, 1, guided=True)) == ((), False, ())
+    assert cut("auto", Heat(4, 4, "ddim", 8, guided=True)) == ((), False, ())
+    assert cut("auto", Heat(16, 1, "ddim", 1, guided=True)) == ((), False, ())
+
+
+def test_a_sampler_that_passes_the_noise_sooner_is_cut_sooner() -> None:
+    even, quadratic = (cutter(calibrated())("auto", replace(HEAT, sampler=s))[0] for s in ("ddim", "ddim_quadratic"))
+    assert quadratic[0].at < even[0].at
 
 
 def test_a_lower_quality_is_cut_harder() -> None:

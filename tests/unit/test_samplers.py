@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.contract import Schedule
+from app.domain import Start
+from models.contract import Schedule, steps_left, time_done
 from models.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
-from models.samplers import Stepped, Vector, probe
+from models.samplers import QUADRATIC, Stepped, Vector, probe, quadratic_times
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
 
@@ -110,3 +112,32 @@ def test_a_table_that_is_not_finite_is_refused() -> None:
 def test_no_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="no finite table at 0 steps"):
         probe("none", lambda: TableSolver(random_schedule(0, 0)))
+
+
+@given(last=st.integers(1, 2000), share=st.floats(0, 1))
+def test_quadratic_times_fall_from_the_last_and_are_all_different(last: int, share: float) -> None:
+    times = quadratic_times(max(1, int(last * share)), last)
+    assert times[0] == last - 1
+    assert times[-1] >= 0
+    assert all(a > b for a, b in pairwise(times))
+
+
+def test_quadratic_steps_are_spent_on_what_is_nearly_clean() -> None:
+    assert quadratic_times(4) == [999, 561, 249, 61]
+    assert [1 - time_done(QUADRATIC, share) for share in (0, 0.25, 0.5, 0.75, 1)] == [1, 0.5625, 0.25, 0.0625, 0]
+    assert time_done("ddim", 0.3) == pytest.approx(0.3)
+
+
+@given(sampler=st.sampled_from(SAMPLERS), time=st.floats(0, 1))
+def test_steps_left_reads_time_done_backwards(sampler: str, time: float) -> None:
+    assert 1 - time_done(sampler, 1 - steps_left(sampler, time)) == pytest.approx(time, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "strength", "made"),
+    [("ddim", 0.5, 8), ("ddim", 0.01, 1), ("ddim", 0, 0), (QUADRATIC, 0.5, 11), (QUADRATIC, 1, 16), (QUADRATIC, 0, 0)],
+)
+def test_a_strength_is_a_share_of_the_time_not_of_the_steps(sampler: str, strength: float, made: int) -> None:
+    assert Start(strength, (1,), "").steps_made(sampler, 16) == made
+    if 0 < made < 16:
+        assert FakeGenerator().schedule(sampler, 16).table[16 - made, 0] <= max(1000 * strength, 62.5)
