@@ -6,8 +6,9 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.costs import Costs
 from models.contract import GeneratorInfo, Models, Pixels
+from models.sharing import Sharing
 from tests.bench import server
 from tests.bench.kit import Figure, paired, seconds
 from tests.bench.straight import Straight
@@ -53,12 +55,11 @@ def costs(models: Models) -> Costs:
 
 def overhead(models: Models, runs: int) -> Figure:
     """Seconds of the engine against the sum of the bare denoiser, decoder and CLIP calls made in the same run."""
-    info = models.generator.info
-    unet = models.generator._unet  # type: ignore[attr-defined]
-    vae = models.generator._vae  # type: ignore[attr-defined]
-    tower = models.scorer._model  # type: ignore[attr-defined]
-    spent: list[float] = []
-    hooks = [_stopwatch(module, spent) for module in (unet, vae.decoder, tower.visual, tower.text)]
+    info, parts = models.generator.info, list[Any]([models.generator, models.scorer])
+    own, spent = [part._placement for part in parts], list[float]()
+    for part in parts:
+        part._placement = replace(part._placement, share=_Timed(part._placement.share, spent))
+    hooks = _stopwatch(parts[1]._model.text, spent)
     core = EngineCore(models, EngineConfig())
     core.measure()
     ratios = []
@@ -66,11 +67,25 @@ def overhead(models: Models, runs: int) -> Figure:
         spent.clear()
         took = seconds(partial(_generate, core, info, 16, info.steps, run))
         ratios.append(took / sum(spent))
-    for pair in hooks:
-        for hook in pair:
-            hook.remove()
+    for hook in hooks:
+        hook.remove()
+    for part, placement in zip(parts, own, strict=True):
+        part._placement = placement
     value = statistics.median(ratios[1:])
     return Figure("engine seconds", value, "bare model calls", at_most=1.10, detail={"runs": runs})
+
+
+class _Timed:
+    """Notes the seconds of every model call whose rows the cores share."""
+
+    def __init__(self, share: Sharing, spent: list[float]) -> None:
+        self._share, self._spent = share, spent
+
+    def __call__(self, *call: Any, **settings: Any) -> Any:
+        started = time.perf_counter()
+        made = self._share(*call, **settings)
+        self._spent.append(time.perf_counter() - started)
+        return made
 
 
 def _stopwatch(module: Any, spent: list[float]) -> tuple[Any, Any]:
@@ -97,17 +112,21 @@ def _generate(core: EngineCore, info: GeneratorInfo, n: int, steps: int, seed: i
 @torch.inference_mode()
 def machine_share(models: Models, runs: int) -> Figure:
     """FLOP a second of the denoiser at 16 guided rows, against a large matrix product."""
-    unet = models.generator._unet  # type: ignore[attr-defined]
+    generator = cast(Any, models.generator)
+    unet, share = generator._unet, generator._placement.share
     config, rows = unet.config, 32
     x = torch.randn(rows, config.in_channels, config.sample_size, config.sample_size)
     text = torch.randn(rows, 24, config.cross_attention_dim)
     t = torch.full((rows,), 500.0)
 
-    def denoise() -> None:
-        unet(x, t, encoder_hidden_states=text, return_dict=False)
+    def call(x: Any, t: Any, text: Any) -> Any:
+        return unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
 
-    with FlopCounterMode(display=False) as counter:
-        denoise()
+    def denoise() -> None:
+        share(call, x, t, text)
+
+    with FlopCounterMode(display=False) as counter:  # sees its own thread only
+        call(x, t, text)
     side = 2048
     a, b = torch.randn(side, side), torch.randn(side, side)
     denoise()
