@@ -59,10 +59,13 @@ class DiffusersGenerator:
         """
         _check(pipe)
         self._placement = placement
-        decoder = preview_decoder or pipe.vae
-        for module in (pipe.unet, pipe.vae, decoder):
-            module.to(memory_format=torch.channels_last)
-        self._unet, self._vae, self._preview_decoder = pipe.unet, pipe.vae, decoder
+        tiny = preview_decoder or pipe.vae
+        for module in (pipe.unet, pipe.vae, tiny):
+            module.to(memory_format=torch.channels_last).requires_grad_(False)
+        self._unet, self._vae, self._preview_decoder = pipe.unet, pipe.vae, tiny
+        self._output = placement.recorded(partial(_output, pipe.unet))
+        self._decoded = placement.recorded(partial(_decoded, pipe.vae))
+        self._previewed = placement.recorded(partial(_decoded, tiny)) if preview_decoder else self._decoded
         self._xl = type(pipe).__name__ == "StableDiffusionXLPipeline"
         self._factor = int(pipe.vae_scale_factor)
         self._schedules = DiffusersSchedules(pipe.scheduler)
@@ -141,7 +144,8 @@ class DiffusersGenerator:
         vae = self._preview_decoder if preview else self._vae
         with memory_guard():
             scaled = _unscale(vae.config, torch.stack([_side(latent, preview) for latent in latents]))
-            image = self._placement.share(partial(_decoded, vae), scaled.to(vae.dtype)).float()
+            decoded = self._previewed if preview else self._decoded
+            image = self._placement.share(decoded, scaled.to(vae.dtype)).float()
             levels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round()
             return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -178,11 +182,6 @@ class DiffusersGenerator:
         gaps[guided] = pull.square().mean(dim=(1, 2, 3)).sqrt()
         positive[guided] = negative + _column(scales) * pull
         return positive, gaps
-
-    def _output(self, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
-        """The denoiser's output for entries of a batch, (B, C, h, w); `added` are SDXL's further conditions."""
-        further = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
-        return self._unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=further, return_dict=False)[0]
 
     def _added(self, texts: Sequence[Any], scaled: Any) -> tuple[Any, Any]:
         """SDXL's further conditions: pooled texts, and sizes in pixels as if nothing was cropped."""
@@ -271,6 +270,12 @@ def _native_size(sample_size: Any, factor: int) -> tuple[int, int]:
 
 def _column(values: Any) -> Any:
     return values[:, None, None, None]
+
+
+def _output(unet: Any, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
+    """The denoiser's output for entries of a batch, (B, C, h, w); `added` are SDXL's further conditions."""
+    further = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
+    return unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=further, return_dict=False)[0]
 
 
 def _mode(vae: Any, image: Any) -> Any:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from models.contract import OutOfMemory
 from models.errors import ModelUnsupported
 from models.pack import Pack
+from models.recording import Recorded
 from models.sharing import Sharing
 
 FILE_ERRORS = (OSError, ValueError, SafetensorError)
@@ -44,6 +45,10 @@ class Placement:
     def on_cpu(self) -> bool:
         """Whether the model runs in host memory."""
         return bool(self.device.type == "cpu")
+
+    def recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call as it is made here: on the host recorded, elsewhere as it is."""
+        return Recorded(call) if self.on_cpu else call
 
     @property
     def dtype_name(self) -> str:

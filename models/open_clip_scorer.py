@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,11 @@ class OpenClipScorer:
 
         `null` may hold `mean` and `std` of the cosines of images with texts that do not belong together.
         """
-        self._model = model.to(placement.device, memory_format=torch.channels_last).eval()
+        self._model = model.to(placement.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._placement = placement
         self._preprocess = Preprocess(preprocess, placement.device)
+        self._embedded = placement.recorded(partial(self._model.encode_image, normalize=True))
         self._cached = lru_cache(_CACHED_TEXTS)(self._embed_text)
         null = null or {}
         self._info = ScorerInfo(
@@ -88,7 +89,7 @@ class OpenClipScorer:
             return np.asarray(torch.cat(embedded).float().cpu().numpy())
 
     def _embed(self, images: Any) -> Any:
-        return self._model.encode_image(self._preprocess(images), normalize=True)
+        return self._embedded(self._preprocess(images))
 
     def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
         """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""

@@ -1,0 +1,95 @@
+"""Recorded calls: the bits of the plain one for any number of rows, one recording a shape, a bound on how many."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from models import recording  # noqa: E402
+from models.loading import Placement, place  # noqa: E402
+from models.recording import Recorded  # noqa: E402
+from models.sharing import Sharing  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+class Counted:
+    """A small network that counts how often Python goes through it."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.GroupNorm(2, 8), torch.nn.SiLU()
+        )
+        self.layers.requires_grad_(False)
+        self.times = 0
+
+    def __call__(self, x: Any, scale: Any) -> Any:
+        self.times += 1
+        out = self.layers(x)
+        return (out * scale[:, None, None, None]).reshape(x.shape[0], -1)
+
+
+def inputs(rows: int, side: int = 8) -> tuple[Any, Any]:
+    return torch.randn(rows, 3, side, side), torch.rand(rows)
+
+
+@torch.inference_mode()
+def test_a_recording_gives_the_bits_of_the_call_for_any_number_of_rows() -> None:
+    call = Counted()
+    recorded = Recorded(call)
+    for rows in (1, 5, 2, 16, 5):
+        for _ in range(3):
+            given = inputs(rows)
+            assert torch.equal(recorded(*given), call(*given))
+    assert call.times == 1 + 15, "recorded once, and 15 times called by this test"
+
+
+@torch.inference_mode()
+def test_every_shape_of_rows_has_its_own_and_the_oldest_makes_room() -> None:
+    call = Counted()
+    recorded = Recorded(call)
+    for side in (4, 6, 4):
+        assert recorded(*inputs(2, side)).shape == (2, 8 * side * side)
+    assert call.times == 2
+    for side in range(8, 8 + recording.KEPT):
+        recorded(*inputs(1, side))
+    recorded(*inputs(1, 8))
+    assert call.times == 2 + recording.KEPT
+    recorded(*inputs(1, 4))
+    assert call.times == 3 + recording.KEPT
+
+
+def test_threads_that_come_at_once_record_once() -> None:
+    call, given = Counted(), [inputs(4) for _ in range(8)]
+    recorded = Recorded(call)
+
+    @torch.inference_mode()
+    def work(each: tuple[Any, Any]) -> Any:
+        return recorded(*each)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(work, given))
+    assert call.times == 1
+    assert all(torch.equal(one, call(*each)) for one, each in zip(made, given, strict=True))
+
+
+def test_a_torch_that_records_nothing_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(torch.jit, "trace")
+    call = Counted()
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert Recorded(call)(*inputs(3)).shape == (3, 512)
+    assert call.times == 1
+    assert "go through Python" in caplog.text
+
+
+def test_only_the_host_records() -> None:
+    call = Counted()
+    assert isinstance(place("cpu").recorded(call), Recorded)
+    assert Placement(torch.device("meta"), torch.float32, Sharing(1)).recorded(call) is call
