@@ -16,10 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import from_http, instance
-
-REQUEST_ID = "frontrunner.request_id"
-"""Where a request's id is in its ASGI scope."""
+from app.api.problems import REQUEST_ID, from_http, instance
 
 GENERATIONS = "/v1/generations/"
 

@@ -68,6 +68,8 @@ class ImagesRequest(Sampling):
             "output_compression": {100},
         }
         ignored = [name for name, fine in harmless.items() if getattr(self, name) not in {None, *fine}]
+        if self.stream and self.response_format == "url":
+            ignored.append("response_format")
         return [
             WarningOut(code="unsupported_parameter", detail=f"{name} has no effect here", param=name)
             for name in ignored
@@ -145,7 +147,7 @@ async def create(
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None
         return sse.EventStream(
-            generation.id, _events(service, generation), life_s=service.limits.stream_s, on_gone=on_gone
+            generation.id, _events(service, generation, asked), life_s=service.limits.stream_s, on_gone=on_gone
         )
     with about(generation.id):
         done = await finished(request, service, generation.id, keep=key is not None)
@@ -173,7 +175,7 @@ def _item(image: ImageOut, host: str) -> ImageItem:
     return ImageItem(**kept, url=f"{host}{image.url}" if image.url else None)
 
 
-async def _events(service: Service, generation: Generation) -> AsyncIterator[bytes]:
+async def _events(service: Service, generation: Generation, asked: ImagesRequest) -> AsyncIterator[bytes]:
     """The best preview of each round, then every returned image, best first. Raises NothingAboveMinScore for none."""
     spec = generation.spec
     common = {
@@ -192,10 +194,11 @@ async def _events(service: Service, generation: Generation) -> AsyncIterator[byt
     answer = await result(service, done, "b64_json")
     if not answer.data:
         raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+    warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
     for image in answer.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
         usage = Usage().model_dump()
-        made = {"id": done.id, "output_format": done.output_format, "usage": usage}
+        made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
         yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -63,6 +63,13 @@ class ErrorMember(BaseModel):
     type: str
     param: str | None
     code: str
+
+
+REQUEST_ID = "frontrunner.request_id"
+"""Where the scope of a request keeps its name."""
+
+MOST_ERRORS = 50
+"""Errors that one answer lists."""
 
 
 class FieldError(BaseModel):
@@ -167,14 +174,25 @@ def _not_json(instance: str) -> Response:
 
 
 def _told(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
-    """One error for each field. Of a union every member complains: the one of the right type is heard."""
+    """One error for each field, at most `MOST_ERRORS`. Of a union every member complains: the right type's is heard."""
     fields: dict[tuple[str | None, str | None], FieldError] = {}
+    holders: set[str] = set()
     for found in sorted(problems, key=_is_mismatch):
         field = _field(found, body)
-        inside = (p is not None and p.startswith(f"{field.pointer}/") for p, _ in fields)
-        if not (_is_mismatch(found) and any(inside)):
-            fields.setdefault((field.pointer, field.parameter), field)
+        if _is_mismatch(found) and field.pointer in holders:
+            continue
+        fields.setdefault((field.pointer, field.parameter), field)
+        holders.update(_holders(field.pointer or ""))
+        if len(fields) == MOST_ERRORS:
+            break
     return list(fields.values())
+
+
+def _holders(pointer: str) -> Iterator[str]:
+    """The pointers of all that holds what this one points at."""
+    while (end := pointer.rfind("/")) > 0:
+        pointer = pointer[:end]
+        yield pointer
 
 
 def _is_mismatch(found: Mapping[str, Any]) -> bool:
@@ -233,7 +251,9 @@ def install(app: FastAPI) -> None:
         return Response(status_code=499)
 
     async def on_bug(request: Request, _: Exception) -> Response:
-        return from_http(500, "an unforeseen error; the log tells more", instance(request.scope))
+        """Answers outside of the middleware that names requests, so it says the name itself."""
+        headers = {"x-request-id": str(request.scope.get(REQUEST_ID, ""))}
+        return from_http(500, "an unforeseen error; the log tells more", instance(request.scope), headers)
 
     app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]

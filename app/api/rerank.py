@@ -11,7 +11,7 @@ from pydantic import Field
 from app.api import asking, docs
 from app.api.answers import Answer, GenerationOut
 from app.api.deps import FaceDep, GenerationId, JsonBody
-from app.api.schemas import Float, NegativeIn, ReferenceIn, Request, TasteIn, Text, Words
+from app.api.schemas import MOST_ITEMS, Float, NegativeIn, ReferenceIn, Request, TasteIn, Text, Words
 from app.domain import Negative, Ranking
 from app.service import Reranking
 
@@ -35,9 +35,13 @@ class RerankRequest(Request):
 
     prompt: Words | None = Field(None, description="What the candidates are compared with from now on.")
     negative_prompt: Text | None = Field(None, description="In place of the negative prompt, in ranking; empty: none.")
-    negatives: list[NegativeIn] | None = Field(None, description="In place of ranking.negatives.")
+    negatives: list[NegativeIn] | None = Field(
+        None, max_length=MOST_ITEMS, description="In place of ranking.negatives."
+    )
     negative_weight: Float | None = Field(None, ge=0, le=10)
-    references: list[ReferenceIn] | None = Field(None, description="In place of ranking.references.")
+    references: list[ReferenceIn] | None = Field(
+        None, max_length=MOST_ITEMS, description="In place of ranking.references."
+    )
     diversity: Float | None = Field(None, ge=0, le=1)
     min_score: Float | None = Field(None, ge=-20, le=1, description="null lets all pass.")
     taste: TasteIn | None = Field(None, description="null leaves taste out.")

@@ -7,7 +7,7 @@ model can do is checked by the service; here stand only the bounds that hold eve
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -55,10 +55,24 @@ Profile: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE)]
 Float: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
+MOST_MEMBERS = 64
+"""Of one object, whatever they are called: more than any schema here has."""
+
+MOST_ITEMS = 1024
+"""Of one list, before the server's own limits are looked at."""
+
+
 class Request(BaseModel):
     """Base of what callers send."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_members(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MOST_MEMBERS:
+            raise ValueError(f"an object of more than {MOST_MEMBERS} members")
+        return data
 
 
 class NegativeIn(Request):
@@ -98,10 +112,12 @@ class RankingIn(Request):
     """How candidates are compared: score = similarity - negative_weight * penalty + taste."""
 
     negative_weight: Float = Field(0.5, ge=0, le=10, description="How much the negatives count.")
-    negatives: list[NegativeIn] = Field([], description="Texts to be marked down for; they do not steer sampling.")
+    negatives: list[NegativeIn] = Field(
+        [], max_length=MOST_ITEMS, description="Texts to be marked down for; they do not steer sampling."
+    )
     diversity: Float = Field(0.0, ge=0, le=1, description="Above 0 the returned images are also kept apart.")
     min_score: Float | None = Field(None, ge=-20, le=1, description="Candidates below it are not returned.")
-    references: list[ReferenceIn] = Field([], description="Pictures to be like, or unlike.")
+    references: list[ReferenceIn] = Field([], max_length=MOST_ITEMS, description="Pictures to be like, or unlike.")
     taste: TasteIn | None = Field(None, description="Whose taste joins the score; null leaves taste out.")
 
     def to_domain(self, negative_prompt: str = "") -> Ranking:
@@ -220,14 +236,17 @@ class RankForm(Request):
     negative_prompt: Text | None = Field(None, description="Counts as a negative of weight 1.")
     ranking: RankingIn = Field(RankingIn(), description="In a form: as JSON.")
     images: list[str] = Field(
-        min_length=1, description="Image files.", json_schema_extra={"items": {"type": "string", "format": "binary"}}
+        min_length=1,
+        max_length=MOST_ITEMS,
+        description="Image files.",
+        json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
 
 
 class RankRequest(RankForm):
     """Images to compare with a prompt, as data URIs."""
 
-    images: list[str] = Field(min_length=1, description="data: URIs of images, in base64.")
+    images: list[str] = Field(min_length=1, max_length=MOST_ITEMS, description="data: URIs of images, in base64.")
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.cli.remote import Complaint
@@ -60,7 +61,7 @@ def show() -> None:
     table = Table("id", "name", "rights", "quota", "made", "revoked")
     for key in _run(lambda store: store.keys()):
         quota = "" if key.quota is None else f"{key.quota} in {key.window_s} s"
-        table.add_row(key.id, key.name, _rights(key), quota, _day(key.created), _day(key.revoked))
+        table.add_row(key.id, escape(key.name), _rights(key), quota, _day(key.created), _day(key.revoked))
     Console().print(table)
 
 

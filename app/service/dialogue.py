@@ -149,7 +149,8 @@ class Dialogue:
     async def keep(self, source: Generation, reranked: Generation) -> Generation:
         """Store a re-ranking of `source` as a generation of its own, and its child.
 
-        The files are copied, so that either can be forgotten without the other. Raises StoreUnavailable.
+        The files are copied, so that either can be forgotten without the other.
+        Raises NotFound when they are gone, and StoreUnavailable.
         """
         now, spec = self._clock(), reranked.spec
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))

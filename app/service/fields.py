@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.domain import Generation, Status
 from app.engine.client import Engine
-from app.errors import NotFound, NotReady, OtherScorer, StoreUnavailable
+from app.errors import NotFound, NotReady, OtherScorer
 from app.service.follow import field_key
 from app.stores.contract import Blobs
 from models.contract import Embeddings
@@ -55,10 +55,10 @@ class Fields:
         return np.asarray(latents[index], np.float16)
 
     async def file(self, generation_id: str) -> bytes:
-        """The field as it is stored. Raises StoreUnavailable when it is gone."""
+        """The field as it is stored. Raises NotFound when it is gone."""
         found = await self._blobs.get(field_key(generation_id))
         if found is None:
-            raise StoreUnavailable("the files of this generation are gone")
+            raise NotFound("the files of this generation are gone")
         return found
 
     def _hold(self, generation_id: str, embeddings: Embeddings) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.client import Engine
-from app.errors import Invalid, NotFound, StoreUnavailable
+from app.errors import Invalid, NotFound
 from app.service.follow import field_key, image_key, parameters
 from app.service.values import ImageFile, file_of
 from app.stores.contract import Blobs
@@ -65,7 +65,7 @@ class Gallery:
             raise NotFound(f"this image was not kept, and {generation.model!r}, which could make it, is not loaded")
         field = await self._blobs.get(field_key(generation.id))
         if field is None:
-            raise StoreUnavailable("the files of this generation are gone")
+            raise NotFound("the files of this generation are gone")
         latents = await asyncio.to_thread(_latents, field)
         decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
         return decoded

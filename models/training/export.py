@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from models.samplers import QUADRATIC
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
-VERSION = "0.4"
+VERSION = "0.5"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",

@@ -104,6 +104,27 @@ def test_of_two_kinds_the_nearer_is_told(house: House, field: str, value: Any, p
     assert found["errors"] == [{"detail": detail, "pointer": pointer}]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        pytest.param("/v1/rank", {"prompt": "a", "images": [1] * 8000}, "#/images", id="images"),
+        pytest.param(
+            "/v1/generations", {"prompt": "a", "ranking": {"negatives": [1] * 8000}}, "#/ranking/negatives", id="nested"
+        ),
+        pytest.param("/v1/generations", {"prompt": "a"} | {f"x{i}": 1 for i in range(9000)}, "#", id="members"),
+    ],
+)
+def test_a_thousand_faults_are_one_short_answer(house: House, path: str, body: Any, pointer: str) -> None:
+    answer = house.post(path, json=body)
+    told = is_problem(answer, 422, "invalid_request")
+    assert [e["pointer"] for e in told["errors"]] == [pointer]
+
+
+def test_only_the_first_fifty_faults_are_told(house: House) -> None:
+    told = is_problem(house.post("/v1/rank", json={"prompt": "a", "images": [1] * 1000}), 422, "invalid_request")
+    assert [e["pointer"] for e in told["errors"]] == [f"#/images/{i}" for i in range(50)]
+
+
 def test_field_names_that_are_no_text(house: House) -> None:
     is_problem(house.post(content=b'{"prompt": "x", "\\ud800": 1}', headers=JSON), 422, "invalid_request")
 

@@ -183,6 +183,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "5 in 60 s" in listed
     stored = b"".join(path.read_bytes() for path in (tmp_path / "data").glob("frontrunner.db*"))
     assert key[0].encode() not in stored, "only the hash is kept"
+    told("add", "--name", "ops [/team]")
+    assert "ops [/team]" in told("list")
     told("revoke", key[0][:15])
     assert "no good key" in told("revoke", key[0][:15], code=1)
 

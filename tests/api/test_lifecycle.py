@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import threading
 import time
@@ -208,6 +209,25 @@ def test_results_survive_a_restart(tmp_path: Path) -> None:
         assert house.client.get(before["data"][0]["url"]).content == picture
         assert house.client.get(f"/v1/generations/{before['id']}/images/2").status_code == 200
         assert events(house.client.get(f"/v1/generations/{before['id']}/events").text)[-1][2] == before
+
+
+def test_files_that_are_gone_are_told_as_missing(tmp_path: Path) -> None:
+    with running(tmp_path) as house:
+        kept = house.made(n_candidates=3)
+        shutil.rmtree(tmp_path / "data" / "blobs")
+        path = f"/v1/generations/{kept['id']}"
+        is_problem(house.client.get(kept["data"][0]["url"]), 404, "not_found")
+        is_problem(house.client.get(f"{path}/images/2"), 404, "not_found")
+        is_problem(house.post(f"{path}/rerank", json={"prompt": "a dog"}), 404, "not_found")
+        assert house.client.get(path).status_code == 200
+
+
+def test_an_unforeseen_error_names_its_request(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.Service, "get", lambda *_: 1 / 0)
+    answer = house.client.get(
+        "/v1/generations/gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH", headers={"x-request-id": "lost-and-found"}
+    )
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "lost-and-found")
 
 
 def test_old_results_are_swept(tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_streaming_with_partial_images(client: openai.OpenAI) -> None:
             assert (event.model_extra or {})["seed"] in {7, 8, 9}
 
 
+def test_a_stream_tells_what_has_no_effect(client: openai.OpenAI) -> None:
+    asked = {"quality": "hd", "response_format": "url"}
+    told = list(client.images.generate(prompt="x", stream=True, extra_body={**SMALL, **asked}))
+    warned = told[-1].model_dump()["warnings"]
+    assert {w["param"] for w in warned if w["code"] == "unsupported_parameter"} == {"quality", "response_format"}
+
+
 def test_streaming_without_partial_images(client: openai.OpenAI) -> None:
     told = list(client.images.generate(prompt="x", stream=True, n=2, extra_body=SMALL))
     assert [e.type for e in told] == ["image_generation.completed"] * 2
