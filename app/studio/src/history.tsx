@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import { picture } from "./api";
 import { entries, trees, type Branch } from "./kept";
 import { Picture } from "./picture";
-import { clear, forget, problem, shown } from "./state";
+import { forget, leave, shown } from "./state";
 
 const FIRST = 12;
 
@@ -12,10 +12,6 @@ export function History() {
   const roots = trees(entries.value);
   if (roots.length === 0) return null;
   const drawn = all.value ? roots : roots.slice(0, FIRST);
-  const leave = () => {
-    problem.value = null;
-    clear();
-  };
   return (
     <nav class="history" aria-label="History">
       <header>

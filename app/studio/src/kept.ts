@@ -22,23 +22,33 @@ export interface Running {
   count: number;
 }
 
-function loaded<T>(name: string, otherwise: T): T {
+/** Where things are kept: by the browser for all its tabs, or for one tab. Either may be forbidden, and throws. */
+type Place = () => Storage;
+
+const browser: Place = () => localStorage;
+const tab: Place = () => sessionStorage;
+
+function loaded<T>(name: string, otherwise: T, place: Place): T {
   try {
-    const text = localStorage.getItem(name);
+    const text = place().getItem(name);
     return text === null ? otherwise : (JSON.parse(text) as T);
   } catch {
     return otherwise;
   }
 }
 
-export function kept<T>(name: string, otherwise: T) {
-  const held = signal<T>(loaded(name, otherwise));
+export function kept<T>(name: string, otherwise: T, place = browser) {
+  const held = signal<T>(loaded(name, otherwise, place));
   effect(() => {
+    const text = JSON.stringify(held.value);
     try {
-      localStorage.setItem(name, JSON.stringify(held.value));
+      if (place().getItem(name) !== text) place().setItem(name, text);
     } catch {
       // Full or forbidden: the page works on, it only forgets.
     }
+  });
+  addEventListener("storage", (event) => {
+    if (event.key === name && place === browser) held.value = loaded(name, otherwise, place); // another tab wrote it
   });
   return held;
 }
@@ -46,7 +56,7 @@ export function kept<T>(name: string, otherwise: T) {
 const MOST = 200;
 
 export const entries = kept<Entry[]>("frontrunner.history", []);
-export const running = kept<Running | null>("frontrunner.running", null);
+export const running = kept<Running | null>("frontrunner.running", null, tab);
 export const profile = kept<string>("frontrunner.profile", `studio-${crypto.getRandomValues(new Uint32Array(1))[0]?.toString(36) ?? "me"}`);
 export const voted = kept<number>("frontrunner.votes", 0);
 

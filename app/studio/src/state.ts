@@ -61,7 +61,8 @@ async function enter(): Promise<void> {
     }
   }
   const left = running.value;
-  if (left) await run({ path: left.path, body: left.body, key: left.key }, left.id, left.prompt, left.count);
+  const named = location.hash.slice(1);
+  if (left && (named === "" || named === left.id)) await run({ path: left.path, body: left.body, key: left.key }, left.id, left.prompt, left.count);
   else await visit();
 }
 
@@ -80,6 +81,8 @@ async function visit(): Promise<void> {
   const id = location.hash.slice(1);
   if (id === (shown.value?.id ?? "") && !race.value) return;
   leaving.abort();
+  leaving = new AbortController();
+  const { signal: gone } = leaving;
   if (id === "") {
     clear();
     return;
@@ -91,11 +94,13 @@ async function visit(): Promise<void> {
   }
   try {
     const made = await api.generation(id);
+    if (gone.aborted) return;
     if (made.status === "succeeded") show(made);
     else if (made.error || made.status === "cancelled") ended(made);
     else await run(null, id, made.prompt, made.n_candidates);
     if (made.parent?.generation) await ancestors(id);
   } catch (error) {
+    if (gone.aborted) return;
     clear();
     if (error instanceof Problem && error.status === 404) drop(id);
     tell(error);
@@ -202,6 +207,17 @@ function ended(made: Generation): void {
   tell(new Problem(made.error ? `The race failed: ${made.error.message}.` : "The race was called off.", 500));
 }
 
+/** A blank page. A race that is run goes on without it, and is in the history once it has a name. */
+export function leave(): void {
+  const left = race.value;
+  leaving.abort();
+  running.value = null;
+  problem.value = null;
+  if (left?.id)
+    remember({ id: left.id, prompt: left.prompt, created: Date.now() / 1000, parent: null, kind: "generation", best: null });
+  clear();
+}
+
 /** Call off the race that is run. */
 export async function callOff(): Promise<void> {
   const id = race.value?.id ?? null;
@@ -291,5 +307,9 @@ export function mark(index: number): void {
 export async function forget(id: string): Promise<void> {
   drop(id);
   if (shown.value?.id === id) location.hash = "";
-  await guarded(api.forget(id));
+  try {
+    await api.forget(id);
+  } catch (error) {
+    if (!(error instanceof Problem && error.status === 404)) tell(error); // else it was gone before
+  }
 }

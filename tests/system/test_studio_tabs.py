@@ -1,0 +1,82 @@
+"""Coming and going in the studio: two tabs, late answers, races that are left, addresses that are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.api.kit import House, running
+from tests.system.studio_kit import CHROMIUM, Browser, chromium, expect, opened, raced, slow, start
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with running(tmp_path_factory.mktemp("studio"), max_candidates=256) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+def leaves(page: Any) -> Any:
+    return page.locator(".history .leaf")
+
+
+def test_two_tabs_keep_one_history(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        other = page.context.new_page()
+        other.goto(house.url)
+        raced(page, "a red apple", 2)
+        expect(leaves(other)).to_have_count(1)
+        raced(other, "a blue car", 2)
+        expect(leaves(page)).to_have_count(2)
+        page.reload()
+        expect(leaves(page)).to_have_count(2)
+
+
+def test_the_address_that_was_asked_for_last_wins(browser: Browser, house: House) -> None:
+    late, last = (house.made(prompt=prompt, n_candidates=2, n=2)["id"] for prompt in ("a late dog", "a cat"))
+    with opened(browser, house) as page:
+        held: list[Any] = []
+        page.route(f"**/v1/generations/{late}", lambda route: held.append(route))
+        page.goto(f"{house.url}/#{late}")
+        page.wait_for_timeout(100)
+        page.goto(f"{house.url}/#{last}")
+        expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
+        assert len(held) == 1
+        with page.expect_response(f"**/v1/generations/{late}"):
+            held[0].continue_()
+        page.wait_for_timeout(200)
+        expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
+        assert page.url.endswith(last)
+
+
+def test_new_leaves_a_race(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        raced(page, "a blue car", 2)
+        with slow(house):
+            start(page, "a red apple", 8)
+            expect(page.locator(".runner img").first).to_be_visible()
+            page.get_by_role("link", name="New").click()
+            expect(page.locator(".runner")).to_have_count(0)
+            expect(leaves(page)).to_have_count(2)
+        page.wait_for_timeout(500)
+        expect(page.locator(".tile")).to_have_count(0)
+        leaves(page).get_by_role("link", name="a red apple").click()
+        expect(page.locator(".tile[data-index]")).to_have_count(8, timeout=60_000)
+
+
+def test_an_address_is_opened_although_a_race_is_remembered(browser: Browser, house: House) -> None:
+    done = house.made(prompt="a done boat", n_candidates=2, n=2)["id"]
+    with opened(browser, house) as page, slow(house):
+        start(page, "a red apple", 16)
+        expect(page.locator(".runner img").first).to_be_visible()
+        page.evaluate(f"history.replaceState(null, '', '#{done}'); location.reload()")
+        expect(page.get_by_role("heading", level=1)).to_have_text("a done boat")
