@@ -35,12 +35,13 @@ from app.engine.helping import chance, contradictions
 from app.engine.run import truncation_notice
 from app.engine.standing import Place, Standing, stand
 from app.errors import Invalid, NotFound
+from app.service.callers import current
 from app.service.drafting import bound, check_ranking, check_text, new_id
 from app.service.fields import Fields
 from app.service.follow import field_key, folder, image_key, shortfall
 from app.service.gallery import Gallery
 from app.service.values import Limits, RankedImage, RankResult
-from app.stores.contract import Blobs, Line, Records
+from app.stores.contract import Blobs, Line, Records, Spent
 from models.contract import Embeddings, ScorerInfo
 
 LINEAGE_LIMIT = 1000
@@ -149,10 +150,11 @@ class Dialogue:
     async def keep(self, source: Generation, reranked: Generation) -> Generation:
         """Store a re-ranking of `source` as a generation of its own, and its child.
 
-        The files are copied, so that either can be forgotten without the other.
-        Raises NotFound when they are gone, and StoreUnavailable.
+        The files are copied, so that either can be forgotten without the other, and counted as its candidates are.
+        Raises NotFound when they are gone, QuotaExceeded and StoreUnavailable.
         """
-        now, spec = self._clock(), reranked.spec
+        now, spec, caller = self._clock(), reranked.spec, current()
+        bill = caller.bill(spec.n_candidates) if caller is not None else None
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
         kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
         form = kept.output_format
@@ -165,7 +167,9 @@ class Dialogue:
                 Line(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
                 Line(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
             ]
-            await self._records.create(kept, lines, None)
+            entered = await self._records.create(kept, lines, None, bill=bill)
+            if caller is not None and bill is not None and isinstance(entered, Spent):
+                caller.charged(bill, entered)
         except BaseException:
             await self._blobs.delete_prefix(folder(own.id))
             raise

@@ -137,6 +137,21 @@ def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     is_problem(house.post(json={**PROMPT, "n_candidates": 9}, headers=bearer), 422, "invalid_request", "#/n_candidates")
 
 
+def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=8)
+    made = house.post(json=PROMPT, headers=bearer).json()
+    path, body = f"/v1/generations/{made['id']}/rerank", {"prompt": "a dog"}
+    for _ in range(3):
+        assert house.post(path, json=body, headers=bearer).status_code == 200
+    kept = house.post(path, json={**body, "store": True}, headers=bearer)
+    assert kept.status_code == 201
+    assert kept.headers["ratelimit"].startswith(f'"candidates";r={8 - 2 * made["n_candidates"]};t=')
+    files = len(list(folder.rglob("*.npz")))
+    is_problem(house.post(path, json={**body, "store": True}, headers=bearer), 429, "quota_exceeded")
+    assert len(list(folder.rglob("*.npz"))) == files > 0
+
+
 def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, postgresql: PostgreSQL) -> None:
     key, _ = callers.new_key("both", ALL, 50, 3600)
 

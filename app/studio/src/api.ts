@@ -64,6 +64,8 @@ export interface Generation {
   steps: number;
   guidance_scale: number;
   sampler: string;
+  checkpoints: { at: number; keep: number | null }[];
+  deterministic: boolean;
   output_format: string;
   ranking: {
     prompt: string;
@@ -91,7 +93,7 @@ export interface Generation {
 export interface Service {
   data: {
     id: string;
-    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number } | null;
+    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number } | null;
   }[];
   limits: {
     candidates: number;

@@ -80,7 +80,8 @@ export function Composer() {
 function Beginning() {
   const take = async (file: File | undefined) => {
     try {
-      if (file) start.value = await small(file);
+      const known = generator.value;
+      if (file) start.value = await small(file, known ? Math.max(known.width, known.height) : undefined);
     } catch (error) {
       tell(error);
     }

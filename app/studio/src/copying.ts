@@ -33,6 +33,7 @@ function request(made: Generation): Request {
     const body = { prompt: ranking.prompt, negative_prompt: avoided, ...weighed, n: made.n };
     return { path: `${address(parent.generation ?? "")}/rerank`, body };
   }
+  const cuts = made.checkpoints.filter((checkpoint) => checkpoint.keep !== null); // the others only show previews
   const sampled = {
     prompt: made.prompt,
     ...(made.negative_prompt ? { negative_prompt: made.negative_prompt } : {}),
@@ -42,6 +43,8 @@ function request(made: Generation): Request {
     guidance_scale: made.guidance_scale,
     sampler: made.sampler,
     seed: made.seed,
+    pruning: cuts.length > 0 ? cuts : "off",
+    ...(made.deterministic ? { deterministic: true } : {}),
     ranking: weighed,
   };
   if (parent?.generation && parent.index !== null) {

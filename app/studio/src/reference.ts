@@ -2,19 +2,19 @@
 
 import { Problem, type AskedReference, type Generation, type Reference } from "./api";
 
-/** Pixels of the longer side; scorers see less. */
+/** Pixels of the longer side of a reference; scorers see less. */
 const SIDE = 448;
 const QUALITY = 0.92;
 
 /** A picture file as a data: URI no larger than it need be. Raises Problem for what is no picture. */
-export async function small(file: Blob): Promise<string> {
+export async function small(file: Blob, side = SIDE): Promise<string> {
   let picture: ImageBitmap;
   try {
     picture = await createImageBitmap(file);
   } catch {
     throw new Problem("This file is not a picture that the browser can read.", 0);
   }
-  const scale = Math.min(1, SIDE / Math.max(picture.width, picture.height));
+  const scale = Math.min(1, side / Math.max(picture.width, picture.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(picture.width * scale));
   canvas.height = Math.max(1, Math.round(picture.height * scale));
