@@ -80,3 +80,15 @@ def test_an_address_is_opened_although_a_race_is_remembered(browser: Browser, ho
         expect(page.locator(".runner img").first).to_be_visible()
         page.evaluate(f"history.replaceState(null, '', '#{done}'); location.reload()")
         expect(page.get_by_role("heading", level=1)).to_have_text("a done boat")
+
+
+def test_the_pruned_on_the_wall_are_no_warning(browser: Browser, house: House) -> None:
+    made = house.made(n_candidates=4, n=1, steps=8, pruning=[{"at": 2, "keep": 1}])["id"]
+    told = house.post(f"/v1/generations/{made}/rerank", json={"n": 4}).json()["warnings"]
+    assert [w["code"] for w in told] == ["fewer_returned"]
+    with opened(browser, house) as page:
+        with page.expect_response("**/rerank"):
+            page.goto(f"{house.url}/#{made}")
+        expect(page.locator(".tile[data-index]")).to_have_count(4)
+        page.wait_for_timeout(200)
+        expect(page.get_by_text("of the images asked for")).to_have_count(0)

@@ -15,9 +15,11 @@ export interface Board {
   warnings: Generation["warnings"];
 }
 
-/** Every candidate is asked for, so that those below the least score are expected, and seen on the wall. */
+const EXPECTED = new Set(["below_min_score", "fewer_returned"]);
+
+/** Every candidate is asked for, so that those that are not returned are expected, and seen on the wall. */
 function boardOf({ data, margin, low_confidence: lowConfidence, warnings }: Generation): Board {
-  return { data, margin, lowConfidence, warnings: warnings.filter((w) => w.code !== "below_min_score") };
+  return { data, margin, lowConfidence, warnings: warnings.filter((w) => !EXPECTED.has(w.code)) };
 }
 
 export const service = signal<Service | null>(null);
