@@ -30,7 +30,7 @@ class Recorded:
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the call gives; the first with rows of a shape also takes the time of a call of one row."""
+        """What the call gives; the first with rows of a shape also takes the time of calls of one, two and two rows."""
         shape = tuple((each.shape[1:], each.dtype) for each in inputs)
         with self._lock:
             graph = self._graphs.get(shape) or _record(self._call, inputs)
@@ -42,14 +42,23 @@ class Recorded:
 
 
 def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:
-    """Torch calls its tracer deprecated and has nothing else that needs no compiler; without one, Python it is."""
+    """The call as a graph, or as it is where that gives something else: a branch by values cannot be recorded.
+
+    Torch calls its tracer deprecated and has nothing else that needs no compiler; without one, Python it is.
+    """
     tracer = getattr(torch.jit, "trace", None)
     if tracer is None:
         log.warning("this torch records no calls: they go through Python and are slower")
         return call
+    shapes = [(each.shape[1:], each.dtype) for each in inputs]
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        example = tuple(torch.ones(1, *each.shape[1:], dtype=each.dtype) for each in inputs)
+        example = tuple(torch.ones(1, *shape, dtype=dtype) for shape, dtype in shapes)
         recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
-    return recorded
+        draw = torch.Generator().manual_seed(0)
+        trial = [torch.randn(2, *shape, generator=draw).to(dtype) for shape, dtype in shapes]
+        if torch.allclose(recorded(*trial), call(*trial), rtol=1e-4, atol=1e-4, equal_nan=True):
+            return recorded
+    log.warning("a model call cannot be recorded: it goes through Python and is slower")
+    return call

@@ -17,6 +17,10 @@ from models.sharing import Sharing  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
+RECORDED = 2
+"""Calls that a recording takes: the one that is watched, and one that it is compared with."""
+
+
 class Counted:
     """A small network that counts how often Python goes through it."""
 
@@ -46,7 +50,7 @@ def test_a_recording_gives_the_bits_of_the_call_for_any_number_of_rows() -> None
         for _ in range(3):
             given = inputs(rows)
             assert torch.equal(recorded(*given), call(*given))
-    assert call.times == 1 + 15, "recorded once, and 15 times called by this test"
+    assert call.times == RECORDED + 15, "recorded once, and 15 times called by this test"
 
 
 @torch.inference_mode()
@@ -55,13 +59,13 @@ def test_every_shape_of_rows_has_its_own_and_the_oldest_makes_room() -> None:
     recorded = Recorded(call)
     for side in (4, 6, 4):
         assert recorded(*inputs(2, side)).shape == (2, 8 * side * side)
-    assert call.times == 2
+    assert call.times == 2 * RECORDED
     for side in range(8, 8 + recording.KEPT):
         recorded(*inputs(1, side))
     recorded(*inputs(1, 8))
-    assert call.times == 2 + recording.KEPT
+    assert call.times == (2 + recording.KEPT) * RECORDED
     recorded(*inputs(1, 4))
-    assert call.times == 3 + recording.KEPT
+    assert call.times == (3 + recording.KEPT) * RECORDED
 
 
 def test_threads_that_come_at_once_record_once() -> None:
@@ -74,7 +78,7 @@ def test_threads_that_come_at_once_record_once() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(work, given))
-    assert call.times == 1
+    assert call.times == RECORDED
     assert all(torch.equal(one, call(*each)) for one, each in zip(made, given, strict=True))
 
 
@@ -87,6 +91,17 @@ def test_a_torch_that_records_nothing_says_so(
         assert Recorded(call)(*inputs(3)).shape == (3, 512)
     assert call.times == 1
     assert "go through Python" in caplog.text
+
+
+def test_a_call_that_branches_by_values_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def call(x: Any) -> Any:
+        return x * 2 if x.min() >= 0 else x
+
+    recorded = Recorded(call)
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert recorded(torch.ones(1, 8)).tolist() == [[2.0] * 8]
+        assert recorded(-torch.ones(1, 8)).tolist() == [[-1.0] * 8]
+    assert "cannot be recorded" in caplog.text
 
 
 def test_only_the_host_records() -> None:
