@@ -50,9 +50,10 @@ def test_the_address_that_was_asked_for_last_wins(browser: Browser, house: House
         page.wait_for_timeout(100)
         page.goto(f"{house.url}/#{last}")
         expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
-        assert len(held) == 1
+        assert held
         with page.expect_response(f"**/v1/generations/{late}"):
-            held[0].continue_()
+            for route in held:
+                route.continue_()
         page.wait_for_timeout(200)
         expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
         assert page.url.endswith(last)
@@ -92,3 +93,17 @@ def test_the_pruned_on_the_wall_are_no_warning(browser: Browser, house: House) -
         expect(page.locator(".tile[data-index]").first).to_be_visible()
         page.wait_for_timeout(200)
         expect(page.get_by_text("of the images asked for")).to_have_count(0)
+
+
+def test_a_number_that_is_typed_before_the_service_answers_stays(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        held: list[Any] = []
+        page.route("**/v1/models", lambda route: held.append(route))
+        page.reload()
+        page.get_by_label("Candidates", exact=True).fill("5")
+        page.wait_for_timeout(100)
+        for route in held:
+            route.continue_()
+        page.get_by_text("Sampling").click()
+        expect(page.get_by_label("Steps")).to_have_attribute("placeholder", "8")
+        expect(page.get_by_label("Candidates", exact=True)).to_have_value("5")

@@ -118,6 +118,10 @@ function Beginning() {
 }
 
 function Count(props: { label: string; value: number; most: number; onChange: (value: number) => void }) {
+  // Held as it is typed, or the page would put the old number back when it is drawn anew in between.
+  const typed = (value: number) => {
+    if (Number.isInteger(value) && value >= 1 && value <= props.most) props.onChange(value);
+  };
   return (
     <label class="field">
       <span>{props.label}</span>
@@ -128,6 +132,7 @@ function Count(props: { label: string; value: number; most: number; onChange: (v
         max={props.most}
         required
         value={props.value}
+        onInput={(e) => typed(e.currentTarget.valueAsNumber)}
         onChange={(e) => props.onChange(Math.max(1, Math.min(props.most, Math.round(e.currentTarget.valueAsNumber) || 1)))}
       />
     </label>
