@@ -45,12 +45,12 @@ ASYNC = {"prefer": "respond-async"}
 
 
 class Replica:
-    """One server process on a port of its own; `settings` go into its environment."""
+    """One server process on a port of its own; `settings` go into its environment, `delay_s` into its next start."""
 
     def __init__(self, folder: Path, delay_s: float | None, settings: dict[str, str]) -> None:
         self.port = free_port()
         self._folder = folder
-        self._program = ("" if delay_s is None else FAKES.format(delay_s=delay_s)) + SERVE
+        self.delay_s = delay_s
         self._settings = settings
         self.process = self._started()
 
@@ -83,13 +83,14 @@ class Replica:
         return self.process.wait(60)
 
     def _started(self) -> subprocess.Popen[bytes]:
+        program = ("" if self.delay_s is None else FAKES.format(delay_s=self.delay_s)) + SERVE
         own = {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(self._folder / "data")}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FRONTRUNNER_", "AWS_"))}
         plain = {f"FRONTRUNNER_{k}": v for k, v in (own | self._settings).items() if not k.startswith("AWS_")}
         foreign = {k: v for k, v in self._settings.items() if k.startswith("AWS_")}
         with (self._folder / f"{self.port}.log").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-c", self._program, "serve"],
+                [sys.executable, "-c", program, "serve"],
                 cwd=ROOT,
                 env=kept | plain | foreign,
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from playwright.sync_api import expect as expect
 STUDIO = Path(__file__).parents[2] / "app" / "studio"
 AXE = STUDIO / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium") or ""
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
 FLAGS += ["disable-component-update", "disable-sync"]
 WIDE, PHONE = (1280, 800), (360, 740)
@@ -35,8 +36,8 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def slow(house: House) -> Iterator[None]:
-    """Races that can be watched; what is left of them when the block ends is run at once."""
-    house.generator.delay_s = 0.05
+    """Races that are watched for seconds; what is left of them when the block ends is run at once."""
+    house.generator.delay_s = 0.25
     try:
         yield
     finally:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,13 +17,12 @@ from tests.api.kit import House, running, until
 from tests.system.replicas import replicas
 from tests.system.studio_kit import (
     AXE,
-    CHROMIUM,
     PHONE,
     STUDIO,
     WIDE,
     Browser,
-    chromium,
     expect,
+    needs_browser,
     opened,
     opened_at,
     order,
@@ -37,20 +35,7 @@ from tests.system.studio_kit import (
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title="stolen"</script> a red apple'
 
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: make studio")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running(tmp_path_factory.mktemp("studio"), max_candidates=256) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @needs_browser
@@ -137,7 +122,7 @@ def test_reload_in_mid_race(browser: Browser, house: House) -> None:
 @needs_browser
 def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -> None:
     with (
-        replicas(tmp_path, 1, 0.15, {"DRAIN_S": "0"}) as (server,),
+        replicas(tmp_path, 1, 1.0, {"DRAIN_S": "0"}) as (server,),
         opened_at(browser, server.url, failing=True) as page,
     ):
         asked = posts(page)
@@ -146,6 +131,7 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
         address = page.url
         server.stop()
         expect(page.locator(".track").get_by_text("The connection broke. Trying again…")).to_be_visible()
+        server.delay_s = 0.05
         server.start()
         expect(page.locator(".tile[data-index]")).to_have_count(6, timeout=60_000)
         assert page.url == address

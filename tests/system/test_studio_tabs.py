@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
+from tests.api.kit import House, until
+from tests.system.studio_kit import Browser, expect, needs_browser, opened, raced, slow, start
 
-from tests.api.kit import House, running
-from tests.system.studio_kit import CHROMIUM, Browser, chromium, expect, opened, raced, slow, start
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running(tmp_path_factory.mktemp("studio"), max_candidates=256) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
+pytestmark = needs_browser
 
 
 def leaves(page: Any) -> Any:
@@ -72,6 +57,19 @@ def test_new_leaves_a_race(browser: Browser, house: House) -> None:
         expect(page.locator(".tile")).to_have_count(0)
         leaves(page).get_by_role("link", name="a red apple").click()
         expect(page.locator(".tile[data-index]")).to_have_count(8, timeout=60_000)
+
+
+def test_a_race_is_called_off_before_it_has_answered(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page, slow(house):
+        held: list[Any] = []
+        page.route("**/v1/generations", lambda route: held.append(route))
+        start(page, "a called off apple", 4)
+        until(lambda: bool(held))
+        page.unroute("**/v1/generations")
+        with page.expect_response(lambda answer: answer.request.method == "DELETE") as told:
+            page.get_by_role("button", name="Call it off").click()
+        assert told.value.status == 204
+        assert house.client.get(told.value.url.removeprefix(house.url)).status_code == 404
 
 
 def test_an_address_is_opened_although_a_race_is_remembered(browser: Browser, house: House) -> None:

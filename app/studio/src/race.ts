@@ -116,7 +116,7 @@ export async function follow(start: Start | null, id: string | null, signal: Abo
   for (let breaks = 0; ; breaks += 1) {
     try {
       const answer = await open(start, id, last, signal);
-      id ??= answer.headers.get("location")?.split("/").pop() ?? null;
+      id ??= nameIn(answer);
       move((state) => ({ ...state, id, waiting: null }));
       for await (const message of messages(answer.body as ReadableStream<Uint8Array>)) {
         breaks = 0;
@@ -142,6 +142,16 @@ function open(start: Start | null, id: string | null, last: number, signal: Abor
   }
   if (start === null) throw new Error("neither a start nor an id");
   return call(start.path, { ...posted(start.body, { ...accept, "idempotency-key": start.key }), signal });
+}
+
+/** The id of a race that has not answered yet: the same request with the same key is the same race. */
+export async function named({ path, body, key }: Start): Promise<string | null> {
+  const answer = await call(path, posted(body, { "idempotency-key": key, prefer: "respond-async" }));
+  return nameIn(answer);
+}
+
+function nameIn(answer: Response): string | null {
+  return answer.headers.get("location")?.split("/").pop() ?? null;
 }
 
 function take(message: Message): Generation | null {

@@ -2,9 +2,9 @@
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import { api, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
-import { change, drop, entry, remember, running } from "./kept";
+import { change, drop, entry, remember, running, type Running } from "./kept";
 import { key, shut } from "./key";
-import { follow, fresh, race, type Start } from "./race";
+import { follow, fresh, named, race, type Start } from "./race";
 import { hold } from "./reference";
 import { alike, own, reweighing, type Weights } from "./weights";
 
@@ -64,7 +64,7 @@ async function enter(): Promise<void> {
   }
   const left = running.value;
   const named = location.hash.slice(1);
-  if (left && (named === "" || named === left.id)) await run({ path: left.path, body: left.body, key: left.key }, left.id, left.prompt, left.count);
+  if (left && (named === "" || named === left.id)) await resume(left);
   else await visit();
 }
 
@@ -90,8 +90,7 @@ async function visit(): Promise<void> {
     return;
   }
   if (running.value?.id === id) {
-    const { path, body, key, prompt, count } = running.value;
-    await run({ path, body, key }, id, prompt, count);
+    await resume(running.value);
     return;
   }
   try {
@@ -166,6 +165,10 @@ function begin(path: string, body: unknown, prompt: string, count: number, pictu
   return run({ path, body, key }, null, prompt, count, pictures);
 }
 
+function resume({ path, body, key, id, prompt, count }: Running): Promise<void> {
+  return run({ path, body, key }, id, prompt, count);
+}
+
 async function run(
   start: Start | null,
   id: string | null,
@@ -223,12 +226,14 @@ export function leave(): void {
 /** Call off the race that is run. */
 export async function callOff(): Promise<void> {
   const id = race.value?.id ?? null;
+  const left = running.value;
   leaving.abort();
   running.value = null;
   clear();
   history.pushState(null, "", location.pathname);
   said.value = "The race was called off.";
-  if (id) await guarded(api.forget(id));
+  const found = id ?? (left && (await guarded(named(left))));
+  if (found) await guarded(api.forget(found));
 }
 
 export function tell(error: unknown): void {
