@@ -71,13 +71,14 @@ class Schedule:
         return len(self.table)
 
 
-_QUADRATIC = "_quadratic"
+QUADRATIC = "ddim_quadratic"
+"""The sampler whose times fall as the square of the share of steps left: `models.samplers.quadratic_times`."""
 
 
 def time_done(sampler: str, share: float) -> float:
     """Share of the noise schedule's time that lies behind a sampler once `share` of its steps is done, both 0..1.
 
-    Most samplers space their steps evenly; one named `..._quadratic` goes through the noise in larger steps and
+    Most samplers space their steps evenly; `QUADRATIC` goes through the noise in larger steps and
     spends more of them on what is nearly clean (Song et al., Denoising Diffusion Implicit Models, 2021, appendix D).
     """
     return 1.0 - (1.0 - share) ** _power(sampler)
@@ -89,7 +90,7 @@ def steps_left(sampler: str, time: float) -> float:
 
 
 def _power(sampler: str) -> int:
-    return 2 if sampler.endswith(_QUADRATIC) else 1
+    return 2 if sampler == QUADRATIC else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class Calibration:
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
     preview score and the guidance gap (see `Generator.gaps`); `correlation`, that of normal scores with which a cut by
-    that fit would keep as much of the best's lead as it did keep.
+    that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled prompts.
     """
 
     generator: str

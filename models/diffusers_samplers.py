@@ -15,9 +15,9 @@ import diffusers
 import numpy as np
 import torch
 
-from models.contract import Schedule
+from models.contract import QUADRATIC, Schedule
 from models.errors import ModelUnsupported
-from models.samplers import QUADRATIC, Stepped, Vector, probe, quadratic_times
+from models.samplers import Stepped, Vector, probe, quadratic_times
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import (
+    QUADRATIC,
     Conditioning,
     Embeddings,
     GeneratorInfo,
@@ -32,7 +33,7 @@ from models.contract import (
     Truncation,
     to_host,
 )
-from models.samplers import QUADRATIC, quadratic_times
+from models.samplers import quadratic_times
 
 Array = NDArray[np.float64]
 

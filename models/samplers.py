@@ -19,8 +19,6 @@ Vector: TypeAlias = NDArray[np.float64]
 """float64 (WIDTH,)."""
 
 WIDTH = 5
-QUADRATIC = "ddim_quadratic"
-"""DDIM at `quadratic_times`: the first order of DPM-Solver++, whose stock scheduler takes times of one's own."""
 
 _NOISE_ONLY = 4
 _TOLERANCE = 1e-5
@@ -63,7 +61,10 @@ class Solver(Protocol):
 
 
 def quadratic_times(steps: int, last: int = 1000) -> list[int]:
-    """Times of the steps of a `..._quadratic` sampler, falling from `last` - 1, all different; steps 1..last."""
+    """Times of the steps of `QUADRATIC`, falling from `last` - 1, all different; steps 1..last.
+
+    It is DDIM there: the first order of DPM-Solver++, whose stock scheduler takes times of one's own.
+    """
     return [max(round(last * (1 - i / steps) ** 2) - 1, steps - 1 - i) for i in range(steps)]
 
 

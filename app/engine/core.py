@@ -253,8 +253,8 @@ class EngineCore:
 
     def _worth(self, row: Row) -> float:
         """What a row's preview foretells."""
-        assert row.run.schedule is not None
         schedule = row.run.schedule
+        assert schedule is not None
         return estimate(self._calibration, row.value, row.gap, schedule.sampler, row.place, schedule.steps)
 
     def _finish(self, plan: Plan) -> None:

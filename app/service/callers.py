@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from app.errors import Forbidden, Invalid, QuotaExceeded, StoreUnavailable, Unauthorized
-from app.stores.contract import ApiKey, Bill, Keys, Right, Spent
+from app.stores.contract import ApiKey, Bill, Earlier, Keys, Right, Spent
 
 FRESH_S = 2.0
 """How long a replica goes by the keys it has read: so long a revoked one may still be taken."""
@@ -72,6 +72,19 @@ def owner() -> str:
     """Whose the things are that are made now: the key's id, "" without one."""
     caller = current()
     return caller.key.id if caller is not None else ""
+
+
+def bill(candidates: int) -> Bill | None:
+    """What is to be counted against the caller's quota; None without one. Raises Invalid for more than all of it."""
+    caller = current()
+    return caller.bill(candidates) if caller is not None else None
+
+
+def charged(bill: Bill | None, entered: Earlier | Spent | None) -> None:
+    """Note what the store counted for a bill. Raises QuotaExceeded when it was not granted."""
+    caller = current()
+    if caller is not None and bill is not None and isinstance(entered, Spent):
+        caller.charged(bill, entered)
 
 
 def may_see(owner: str) -> bool:

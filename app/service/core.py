@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from app.domain import Event, EventKind, Failure, Generation, Status
 from app.engine.client import Engine, EngineStats
 from app.errors import Draining, Interrupted, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
-from app.service.callers import current, may_see, owner
+from app.service import callers
+from app.service.callers import may_see, owner
 from app.service.cutting import Cutter, PruningPolicy
 from app.service.drafting import resolve
 from app.service.follow import closing, folder
@@ -23,7 +24,7 @@ from app.service.hooks import HookPolicy
 from app.service.news import Logs, News, heard
 from app.service.values import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace
 from app.service.work import Terms, Works
-from app.stores.contract import Blobs, Claim, Earlier, Key, Line, NoRoom, Records, Spent
+from app.stores.contract import Blobs, Claim, Earlier, Key, Line, NoRoom, Records
 from models.contract import Calibration, GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
@@ -183,15 +184,14 @@ class Service:
 
     async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation:
         """Record it and count it against the caller's quota; the earlier one where that has the key. Raises NoRoom."""
-        caller, n_candidates = current(), generation.spec.n_candidates
-        bill = caller.bill(n_candidates) if caller is not None else None
+        n_candidates = generation.spec.n_candidates
+        bill = callers.bill(n_candidates)
         line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
         room = self._engine.stats().capacity if claim is None else None
         entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
         if key is not None and isinstance(entered, Earlier):
             return await self._attach(entered, key)
-        if caller is not None and bill is not None and isinstance(entered, Spent):
-            caller.charged(bill, entered)
+        callers.charged(bill, entered)
         return generation
 
     async def _attach(self, earlier: Earlier, key: Key) -> Generation:

@@ -35,13 +35,13 @@ from app.engine.helping import chance, contradictions
 from app.engine.run import truncation_notice
 from app.engine.standing import Place, Standing, stand
 from app.errors import Invalid, NotFound
-from app.service.callers import current
+from app.service import callers
 from app.service.drafting import bound, check_ranking, check_text, new_id
 from app.service.fields import Fields
 from app.service.follow import field_key, folder, image_key, shortfall
 from app.service.gallery import Gallery
 from app.service.values import Limits, RankedImage, RankResult
-from app.stores.contract import Blobs, Line, Records, Spent
+from app.stores.contract import Blobs, Line, Records
 from models.contract import Embeddings, ScorerInfo
 
 LINEAGE_LIMIT = 1000
@@ -153,8 +153,8 @@ class Dialogue:
         The files are copied, so that either can be forgotten without the other, and counted as its candidates are.
         Raises NotFound when they are gone, QuotaExceeded and StoreUnavailable.
         """
-        now, spec, caller = self._clock(), reranked.spec, current()
-        bill = caller.bill(spec.n_candidates) if caller is not None else None
+        now, spec = self._clock(), reranked.spec
+        bill = callers.bill(spec.n_candidates)
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
         kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
         form = kept.output_format
@@ -167,9 +167,7 @@ class Dialogue:
                 Line(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
                 Line(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
             ]
-            entered = await self._records.create(kept, lines, None, bill=bill)
-            if caller is not None and bill is not None and isinstance(entered, Spent):
-                caller.charged(bill, entered)
+            callers.charged(bill, await self._records.create(kept, lines, None, bill=bill))
         except BaseException:
             await self._blobs.delete_prefix(folder(own.id))
             raise

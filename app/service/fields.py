@@ -33,7 +33,7 @@ class Fields:
     async def embeddings(self, generation: Generation) -> Embeddings:
         """float32 (N, D), L2-normalised; of pruned candidates from their last preview. Not to be written to.
 
-        Raises NotReady, and OtherScorer when they are of another scorer than the one that is loaded.
+        Raises NotReady, NotFound when they are gone, and OtherScorer when they are of another scorer than is loaded.
         """
         if generation.status is not Status.SUCCEEDED:
             raise NotReady(f"the generation is {generation.status}")

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
-from models.samplers import QUADRATIC
+from models.contract import QUADRATIC
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
 VERSION = "0.5"

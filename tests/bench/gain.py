@@ -63,10 +63,8 @@ def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration)
     steps = len(race.previews)
     live = list(range(len(race.finals)))
     for cut in checkpoints:
-        row = cut.at - 1
-        seen = zip(race.previews[row], race.gaps[row], strict=True)
-        worths = [calibration.estimate(known, *each, known.sampler, cut.at, steps) for each in seen]
-        worth = [worths[i] for i in live]
+        previews, gaps = race.previews[cut.at - 1], race.gaps[cut.at - 1]
+        worth = [calibration.estimate(known, previews[i], gaps[i], known.sampler, cut.at, steps) for i in live]
         live = [live[place] for place in pruning.keep(worth, cut)]
     return live
 

@@ -13,10 +13,11 @@ from tests.contract.loop import Candidate, difference, finish, levels, start, st
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
 LATENTS = 1e-4
-ROUNDING = 1e-5
 """Largest difference of fp32 latents between batch sizes."""
 LEVELS = 2
 """Largest difference of pixels that follows from it."""
+ROUNDING = 1e-5
+"""The same of x0, which is read off latents, as a share of its values."""
 
 
 def mixed(generator: Generator) -> list[Candidate]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.contract import StepRow, to_host
-from models.samplers import QUADRATIC, quadratic_times
+from models.contract import QUADRATIC, StepRow, to_host
+from models.samplers import quadratic_times
 from tests.contract.conftest import Workshop
 from tests.contract.loop import Candidate, finish, levels, start, values
 
