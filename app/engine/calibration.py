@@ -21,6 +21,12 @@ SATURATED = 0.99
 MODEL_DRAWS = 4000
 """Simulated fields from which a correlation is read back."""
 
+RESAMPLES = 400
+"""Times that the prompts are drawn anew, with repetition (Efron 1979), to see how far a correlation can be trusted."""
+
+CAUTION = 0.25
+"""The quantile of the resampled correlations that is kept: a plan picks steps that look good, some by luck."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
@@ -59,7 +65,7 @@ class _Model:
     """The planner's model of a field of n normal scores, read backwards: from the gain a cut kept to a correlation.
 
     Pearson's correlation would promise too much: the best of a field, which pruning is about, are told apart less
-    well than the rest.
+    well than the rest. So would the likeliest value: the least work is found where a step looks better than it is.
     """
 
     def __init__(self, n: int) -> None:
@@ -68,25 +74,32 @@ class _Model:
         self._n = n
         self._keeps = sorted({1, *(max(1, n // part) for part in (8, 4, 2))})
         self._grid = np.linspace(0.0, 1.0, 101)
-        self._kept = np.stack([_kept(r * finals + np.sqrt(1 - r**2) * noise, finals) for r in self._grid])
+        simulated = [_leads(r * finals + np.sqrt(1 - r**2) * noise, finals).sum(axis=0) for r in self._grid]
+        self._kept = np.stack([lead / lead[-1] for lead in simulated])
 
     def correlation(self, fields: Sequence[tuple[Array, Array]]) -> float:
-        """The least correlation that the cuts of these fields (foretold, final) speak for.
+        """What the cuts of these fields (foretold, final) speak for, with `CAUTION`.
 
-        A cut that kept next to everything says nothing; the hardest, to a single one, always counts.
+        It is the least over the cuts. One that kept next to everything says nothing; the hardest, to a single one,
+        always counts.
         """
-        told, finals = (np.stack([f[i][: self._n] for f in fields]) for i in (0, 1))
-        kept = _kept(told, finals)
-        telling = [k for k in self._keeps if k == 1 or kept[k - 1] < SATURATED]
-        return min(float(np.interp(kept[k - 1], self._kept[:, k - 1], self._grid)) for k in telling)
+        leads = _leads(*(np.stack([f[i][: self._n] for f in fields]) for i in (0, 1)))
+        share = np.full(len(leads), 1 / len(leads))
+        drawn = np.random.default_rng(0).multinomial(len(leads), share, RESAMPLES) @ leads
+        kept = drawn / np.where(drawn[:, -1:] > 0, drawn[:, -1:], np.nan)
+        spoken = [self._spoken(keep, kept[:, keep - 1]) for keep in self._keeps]
+        return float(np.quantile(np.nan_to_num(np.min(spoken, axis=0), nan=1.0), CAUTION))
+
+    def _spoken(self, keep: int, kept: Array) -> Array:
+        """The correlations that cuts to `keep` speak for, by the share they kept."""
+        read = np.interp(kept, self._kept[:, keep - 1], self._grid)
+        return read if keep == 1 else np.where(kept < SATURATED, read, 1.0)
 
 
-def _kept(told: Array, finals: Array) -> Array:
-    """Share of the best's lead over the mean that the first 1, 2, ... by `told` hold: fields (F, n) -> (n,)."""
+def _leads(told: Array, finals: Array) -> Array:
+    """The best's lead over the mean among the first 1, 2, ... by `told`: fields (F, n) -> (F, n)."""
     ranked = np.take_along_axis(finals, np.argsort(-told, axis=1, kind="stable"), axis=1)
-    lead = np.maximum.accumulate(ranked, axis=1) - finals.mean(axis=1, keepdims=True)
-    total = lead[:, -1].sum()
-    return np.asarray(lead.sum(axis=0) / total if total > 0 else np.ones(finals.shape[1]))
+    return np.asarray(np.maximum.accumulate(ranked, axis=1) - finals.mean(axis=1, keepdims=True))
 
 
 def estimate(calibration: Calibration | None, preview: float, gap: float, sampler: str, step: int, steps: int) -> float:
