@@ -170,8 +170,10 @@ def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Sce
     if "background" in scene.stated:
         out.append(change(scene, background=rng.choice([b for b in BACKGROUND_NAMES if b != scene.background])))
     if len(scene.things) == 2:
-        out.append(change(scene, things=(scene.things[0], Thing(rng.choice(names), scene.things[1].hue))))
-        out.append(change(scene, things=(Thing(rng.choice(names), scene.things[0].hue), scene.things[1])))
+        first, second = scene.things
+        others = [n for n in names if n not in {first.name, second.name}]
+        out.append(change(scene, things=(first, Thing(rng.choice(others), second.hue))))
+        out.append(change(scene, things=(Thing(rng.choice(others), first.hue), second)))
     if len(scene.things) == 1 and "size" in scene.stated:
         sizes: tuple[Size, ...] = ("small", "large")
         out.append(change(scene, size=rng.choice([s for s in sizes if s != scene.size])))

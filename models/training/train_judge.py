@@ -17,7 +17,7 @@ from models.training.augment import augment
 from models.training.captions import DISPLAY, SYNONYMS
 from models.training.scenes import SceneSampler, compose
 from models.training.train_autoencoder import to_tensor
-from models.training.train_scorer import Table, Unseen, missed, say
+from models.training.train_scorer import Table, Unseen, naming_loss, say
 
 
 class Pool:
@@ -67,8 +67,8 @@ def main() -> None:
     while not run.over():
         rows = next(order)
         features = model.image(augment(to_tensor(pool.pictures[rows])))
-        named = missed(model.logits(features, model.texts(spoken(rng, table.names))), pool.things[rows])
-        classed = missed(head(features), pool.things[rows])
+        named = naming_loss(model.logits(features, model.texts(spoken(rng, table.names))), pool.things[rows])
+        classed = naming_loss(head(features), pool.things[rows])
         run.step(named + classed, len(rows))
         run.note(named=named.item(), classed=classed.item())
         if run.updates % 200 == 0:

@@ -2,15 +2,17 @@
 
 Trained are the image tower, the text projection and the logit scale, on composed pictures of five styles.
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
-against the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away
-afterwards, by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and,
-where there are races (`previews`), between previews and the pictures they become, and between a composed picture and
-the candidates that were drawn for its caption.
+the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
+the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
+by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and, where there are
+races (`previews`), between previews and the pictures they become, and between a composed picture and the candidates
+that were drawn for its caption.
 The figure is retrieval over the pack's names in a style never trained on.
 """
 
 import argparse
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from torch.nn import functional
 from models.training import icons, runs, texts
 from models.training.augment import augment
 from models.training.captions import DISPLAY, article
-from models.training.data import read_rows
+from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import Scene, SceneSampler, Thing, compose
+from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -35,7 +37,18 @@ WIDTH = 256
 RACES = 4
 """Captions in each batch whose races are looked at."""
 
-WEIGHTS = {"contrast": 1.0, "names": 1.0, "classed": 1.0, "colour": 0.5, "previews": 1.0, "fidelity": 0.5}
+MISSES = 16
+"""Pictures in each batch that a near miss is composed of."""
+
+WEIGHTS = {
+    "contrast": 1.0,
+    "missed": 1.0,
+    "names": 1.0,
+    "classed": 1.0,
+    "colour": 0.5,
+    "previews": 1.0,
+    "fidelity": 0.5,
+}
 
 PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
 
@@ -121,7 +134,29 @@ class Pairs:
         self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
 
 
-def missed(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
+class NearMisses:
+    """Pictures that differ from rows of the data set in one attribute that the caption states."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rows = read_rows(folder / "scenes" / "scorer.jsonl")
+        self.icons = icons.load_icons(folder, icons.SCORER_STYLES)
+        styles = icons.SCORER_STYLES
+        self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in styles}
+        self.random = random.Random(seed)
+
+    def of(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+        """Places in `rows` of up to `MISSES` that have such a picture, and the pictures, as `to_tensor` gives them."""
+        places, pictures = list[int](), list[Any]()
+        for place, row in enumerate(rows):
+            scene = from_json(self.rows[row])
+            near = variants(scene, self.random, self.names[scene.style])
+            if near and len(places) < MISSES:
+                places.append(place)
+                pictures.append(compose(self.random.choice(near), self.icons))
+        return places, to_tensor(np.array(pictures, np.uint8).reshape(-1, SIZE_PX, SIZE_PX, 3))
+
+
+def naming_loss(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of logits (B, N) against the two things (B, 2) of each picture."""
     return -logits.log_softmax(1).gather(1, things).mean()
 
@@ -139,20 +174,25 @@ def picture_loss(
 
 
 def batch_loss(
-    parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor, races: Races | None
+    parts: nn.ModuleDict, data: Pairs, near: NearMisses, table: Table, rows: torch.Tensor, races: Races | None
 ) -> dict[str, torch.Tensor]:
     """The losses of one batch, by name."""
-    x = augment(to_tensor(data.pictures[rows.numpy()]))
+    places, misses = near.of(rows.tolist())
+    x = augment(torch.cat([to_tensor(data.pictures[rows.numpy()]), misses]))
     raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
     pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
     features = parts["visual"](pictures)
-    image, others = functional.normalize(features, dim=-1).split([len(x), len(features) - len(x)])
+    counts = [len(rows), len(misses), len(features) - len(x)]
+    image, wrong, others = functional.normalize(features, dim=-1).split(counts)
     losses = picture_losses(parts, data, table, rows, image)
-    losses["classed"] = missed(parts["head"](features[: len(x)]), data.things[rows])
+    losses["classed"] = naming_loss(parts["head"](features[: len(rows)]), data.things[rows])
+    scale = parts["scale"].logit_scale.exp().clamp(max=100)
+    captions = functional.normalize(parts["proj"](data.pooled[data.caption[rows[places]]]), dim=-1)
+    confused = functional.softplus(scale * ((wrong - image[places]) * captions).sum(1))
+    losses["missed"] = confused.sum() / max(len(places), 1)
     if raced:
         composed, finals, previews = raced.apart(others)
         wanted = functional.normalize(parts["proj"](raced.texts), dim=-1)[:, None].expand_as(finals)
-        scale = parts["scale"].logit_scale.exp().clamp(max=100)
         losses["previews"] = agreement(finals, previews, wanted)
         losses["fidelity"] = fidelity(composed, finals, wanted, scale)
     return losses
@@ -172,7 +212,7 @@ def picture_losses(
     colour = functional.cross_entropy(scale * (on @ image[:, :, None])[..., 0], data.background[rows])
     return {
         "contrast": picture_loss(image, captions, near, data.negative[rows] >= 0, scale),
-        "names": missed(scale * image @ names.T, things),
+        "names": naming_loss(scale * image @ names.T, things),
         "colour": colour,
     }
 
@@ -218,14 +258,15 @@ def main() -> None:
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
+    near = NearMisses(args.runs, args.seed + run.seen + runs.worker())
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
-    torch.manual_seed(args.seed + run.seen)
+    torch.manual_seed(args.seed + run.seen + runs.worker())
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
     path = args.runs / "scenes" / "races.npz"
     races = Races(path) if path.exists() else None
     while not run.over():
         rows = torch.from_numpy(next(order))
-        losses = batch_loss(parts, data, table, rows, races)
+        losses = batch_loss(parts, data, near, table, rows, races)
         run.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), len(rows))
         run.note(**{k: v.item() for k, v in losses.items()})
         if run.updates % 100 == 0:

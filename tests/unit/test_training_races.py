@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from models.training import augment, races  # noqa: E402
+from models.training import augment, captions, data, icons, races, scenes, train_autoencoder, train_scorer  # noqa: E402
+from tests.unit.test_training_data import ICONS, NAMES, sampler  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -64,3 +65,17 @@ def test_another_manner_keeps_flat_grounds_and_moves_edges() -> None:
     drawn = augment.restyle(x, 1.0)
     assert drawn[:, :, :10].allclose(x[:, :, :10], atol=1e-5)
     assert (drawn - x)[:, :, 19:21, 25].abs().amax((1, 2)).gt(0).all()
+
+
+def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(icons, "load_icons", lambda *_: ICONS)
+    monkeypatch.setattr(icons, "pack_names", lambda: NAMES)
+    drawn = sampler().draw(60)
+    (tmp_path / "scenes").mkdir()
+    data.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
+    near = train_scorer.NearMisses(tmp_path, seed=1)
+    places, pictures = near.of(list(range(60)))
+    assert len(places) == train_scorer.MISSES
+    own = train_autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
+    assert (pictures - own).abs().flatten(1).amax(1).min() > 0.1
+    assert train_scorer.NearMisses(tmp_path, seed=1).of([])[1].shape == (0, 3, 64, 64)
