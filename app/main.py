@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, studio, taste, why
@@ -62,7 +63,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     `on_death` is called with the reason when the engine dies: end the process then. Without it /readyz stays 503.
     """
     engine = engine or LocalEngine(lambda: _load(settings), _engine_config(settings), on_death or _mourn)
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Frontrunner",
         summary="Generate many, keep the best.",
         description=docs.DESCRIPTION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,5 +142,12 @@ def test_the_examples_work(small: House) -> None:
     assert tried >= 11
 
 
-def test_the_pages_are_there(house: House) -> None:
-    assert house.client.get("/docs").status_code == 200
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_pages_load_nothing_from_elsewhere(house: House, path: str) -> None:
+    page = house.client.get(path)
+    assert page.status_code == 200
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert any(address.endswith(".js") for address in loaded)
+    for address in loaded:
+        assert address.startswith("/"), address
+        assert house.client.get(address).status_code == 200, address
