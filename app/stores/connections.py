@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -68,7 +68,7 @@ class Connections:
         self._writer: _Pool
         if self.postgresql:
             self._troubles += _asyncpg_errors()
-            self._reader = self._writer = _PostgresqlPool(self._url)
+            self._reader = self._writer = _PostgresqlPool(self._url, self._connect)
         else:
             self._writer = _SqlitePool(self._url, 1, "BEGIN IMMEDIATE")
             in_memory = url.database in {None, "", ":memory:"}
@@ -89,14 +89,18 @@ class Connections:
             except self._troubles as error:
                 raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
-    async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Call `heard` with what is told on the channel; `ready` tells whether the line is open. PostgreSQL only."""
+    async def _connect(self) -> Any:
+        """A connection of the driver, which reads the address as PostgreSQL's own tools do (`?sslmode=...`)."""
         import asyncpg
 
-        url = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return await asyncpg.connect(address, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
+
+    async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
+        """Call `heard` with what is told on the channel; `ready` tells whether the line is open. PostgreSQL only."""
         while True:
             try:
-                connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+                connection = await self._connect()
                 try:
                     lost = asyncio.Event()
                     connection.add_termination_listener(lambda *_, lost=lost: lost.set())
@@ -128,14 +132,14 @@ def _asyncpg_errors() -> tuple[type[Exception], ...]:
 class _PostgresqlPool:
     """Asynchronous connections; the driver waits where `work` does."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, connect: Callable[[], Awaitable[Any]]) -> None:
         self._engine = create_async_engine(
             url,
+            async_creator=connect,
             pool_pre_ping=True,
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=COMMAND_TIMEOUT_S,
-            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
         )
 
     async def run(self, work: Callable[[Connection], T]) -> T:

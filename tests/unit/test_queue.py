@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.domain import EventKind, Status
+from app.errors import StoreUnavailable
 from app.stores.contract import Claim, Claimed, Earlier, Key, Line, NoRoom
 from app.stores.database import Database
 from tests.servers import PostgreSQL
@@ -172,3 +173,13 @@ async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         assert not two.telling
+
+
+@pytest.mark.anyio
+async def test_an_address_is_read_as_postgresqls_own_tools_read_it(postgresql: PostgreSQL) -> None:
+    url = await asyncio.to_thread(postgresql.database)
+    async with opened(f"{url}?sslmode=prefer&application_name=frontrunner") as store:
+        await store.create(generation(), [STEP], None)
+        assert await store.get("gen_a") is not None
+    with pytest.raises(StoreUnavailable):
+        await Database.open(f"{url}?sslmode=require")
