@@ -128,21 +128,17 @@ class Evaluation:
     def composed(self) -> dict[str, Any]:
         """Two or more stated attributes at once, by pixels."""
         sampler = SceneSampler(self.icons, self.table.names, icons.GENERATOR_STYLES, seed=77, pairs=0.3)
-        first, best_of = [], []
-        by_kind: dict[str, list[bool]] = {}
+        first, best_of = list[dict[str, bool]](), list[dict[str, bool]]()
         for prompt in self.some(prompts.composed(sampler, 100)):
             assert prompt.scene is not None
             drawn = self.pack.draw(prompt.text, CANDIDATES, 0)
             scores = self.pack.scores(drawn.pictures, prompt.text)
             each = [checks.attributes(p, prompt.scene) for p in drawn.pictures]
-            first.append(all(each[0].values()))
-            best_of.append(all(each[int(scores.argmax())].values()))
-            for kind, right in each[0].items():
-                by_kind.setdefault(kind, []).append(right)
+            first.append(each[0])
+            best_of.append(each[int(scores.argmax())])
             self.keep("composed", prompt, in_order(drawn, scores))
-        kinds = {k: round(float(np.mean(v)), 3) for k, v in by_kind.items()}
-        shares = {"random": float(np.mean(first)), "best": float(np.mean(best_of))}
-        return {"prompts": len(first), **shares, "random_by_kind": kinds}
+        shares = {"random": shown(first), "best": shown(best_of)}
+        return {"prompts": len(first), **shares, "random_by_kind": by_kind(first), "best_by_kind": by_kind(best_of)}
 
     def negative(self) -> dict[str, Any]:
         """Share of yellow backgrounds among the top three, without and with the negative prompt."""
@@ -164,6 +160,17 @@ class Evaluation:
             hits.append(bool(self.holds(self.judged(drawn.pictures), prompt.names)[int(scores.argmax())]))
             self.keep("synonyms", prompt, in_order(drawn, scores))
         return {"prompts": len(hits), "best_top5": float(np.mean(hits))}
+
+
+def shown(pictures: list[dict[str, bool]]) -> float:
+    """Share of pictures in which every attribute is right."""
+    return float(np.mean([all(rights.values()) for rights in pictures]))
+
+
+def by_kind(pictures: list[dict[str, bool]]) -> dict[str, float]:
+    """Share of pictures in which each kind of attribute is right, of those that it is asked of."""
+    kinds = {kind: [p[kind] for p in pictures if kind in p] for p in pictures for kind in p}
+    return {kind: round(float(np.mean(rights)), 3) for kind, rights in kinds.items()}
 
 
 def in_order(drawn: Drawn, scores: np.ndarray[Any, Any]) -> U8:
