@@ -64,6 +64,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     """
     engine = engine or LocalEngine(lambda: _load(settings), _engine_config(settings), on_death or _mourn)
     app = FastAPIOffline(
+        redoc_url=None,
         title="Frontrunner",
         summary="Generate many, keep the best.",
         description=docs.DESCRIPTION,

@@ -41,5 +41,7 @@ def read(path: Path) -> Calibration:
     """A calibration from its file. Raises ModelUnsupported when there is none or it cannot be read."""
     try:
         return load(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ModelUnsupported(f"the calibration {path.name!r} cannot be read") from error
+    except ValueError as error:
+        raise ModelUnsupported(f"the calibration {path.name!r} cannot be used: {error}") from error

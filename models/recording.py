@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,8 @@ import torch
 
 log = logging.getLogger(__name__)
 
-KEPT = 8
-"""Recordings of one call, each of one shape of rows; the one that was not used for longest makes room."""
+KEPT = 32
+"""Recordings of one call, each of one shape of rows. Torch never frees one, so further shapes go through Python."""
 
 
 class Recorded:
@@ -26,39 +25,52 @@ class Recorded:
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
-        self._graphs: OrderedDict[tuple[Any, ...], Callable[..., Any]] = OrderedDict()
+        self._graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the call gives; the first with rows of a shape also takes the time of calls of one, two and two rows."""
+        """What the call gives; the first with rows of a shape also takes the time of five more calls."""
         shape = tuple((each.shape[1:], each.dtype) for each in inputs)
         with self._lock:
-            graph = self._graphs.get(shape) or _record(self._call, inputs)
-            self._graphs[shape] = graph
-            self._graphs.move_to_end(shape)
-            if len(self._graphs) > KEPT:
-                self._graphs.popitem(last=False)
-        return graph(*inputs)
+            graph = self._graphs.get(shape)
+            if graph is None and len(self._graphs) < KEPT:
+                graph = self._graphs[shape] = _record(self._call, inputs)
+        return (graph or self._call)(*inputs)
 
 
 def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:
-    """The call as a graph, or as it is where that gives something else: a branch by values cannot be recorded.
+    """The call as a graph, or as it is where that gives something else for these rows, or for random ones.
 
-    Torch calls its tracer deprecated and has nothing else that needs no compiler; without one, Python it is.
+    So is a branch by values found. Torch calls its tracer deprecated and has nothing else that needs no compiler;
+    without one, Python it is.
     """
     tracer = getattr(torch.jit, "trace", None)
     if tracer is None:
         log.warning("this torch records no calls: they go through Python and are slower")
         return call
-    shapes = [(each.shape[1:], each.dtype) for each in inputs]
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        example = tuple(torch.ones(1, *shape, dtype=dtype) for shape, dtype in shapes)
-        recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
+        example = tuple(torch.ones(1, *each.shape[1:], dtype=each.dtype) for each in inputs)
         draw = torch.Generator().manual_seed(0)
-        trial = [torch.randn(2, *shape, generator=draw).to(dtype) for shape, dtype in shapes]
-        if torch.allclose(recorded(*trial), call(*trial), rtol=1e-4, atol=1e-4, equal_nan=True):
-            return recorded
-    log.warning("a model call cannot be recorded: it goes through Python and is slower")
+        drawn = [torch.randn(each.shape, generator=draw).to(each.dtype) for each in inputs]
+        try:
+            recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
+            same = all(_alike(recorded(*trial), call(*trial)) for trial in (drawn, [each.clone() for each in inputs]))
+        except RuntimeError as error:
+            if _short_of_memory(error):
+                raise
+            log.warning("a model call cannot be recorded: it goes through Python and is slower", exc_info=error)
+            return call
+    if same:
+        return recorded
+    log.warning("a recorded model call gives something else than the call: it goes through Python and is slower")
     return call
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True))
+
+
+def _short_of_memory(error: RuntimeError) -> bool:
+    return "memory" in str(error).lower()

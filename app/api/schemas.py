@@ -113,11 +113,16 @@ class RankingIn(Request):
 
     negative_weight: Float = Field(0.5, ge=0, le=10, description="How much the negatives count.")
     negatives: list[NegativeIn] = Field(
-        [], max_length=MOST_ITEMS, description="Texts to be marked down for; they do not steer sampling."
+        [],
+        max_length=MOST_ITEMS,
+        fail_fast=True,
+        description="Texts to be marked down for; they do not steer sampling.",
     )
     diversity: Float = Field(0.0, ge=0, le=1, description="Above 0 the returned images are also kept apart.")
     min_score: Float | None = Field(None, ge=-20, le=1, description="Candidates below it are not returned.")
-    references: list[ReferenceIn] = Field([], max_length=MOST_ITEMS, description="Pictures to be like, or unlike.")
+    references: list[ReferenceIn] = Field(
+        [], max_length=MOST_ITEMS, fail_fast=True, description="Pictures to be like, or unlike."
+    )
     taste: TasteIn | None = Field(None, description="Whose taste joins the score; null leaves taste out.")
 
     def to_domain(self, negative_prompt: str = "") -> Ranking:
@@ -238,6 +243,7 @@ class RankForm(Request):
     images: list[str] = Field(
         min_length=1,
         max_length=MOST_ITEMS,
+        fail_fast=True,
         description="Image files.",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )

@@ -16,6 +16,7 @@ from app.api.schemas import PROFILE, Request
 from app.domain import Profile, Vote, VoteKind
 from app.errors import Invalid
 from app.service import Ballot, TasteSummary, owner
+from app.service.taste import MOST_VOTES
 
 router = APIRouter(prefix="/v1/taste", tags=["taste"])
 
@@ -109,7 +110,7 @@ class ProfileDoc(Request):
     revision: str = Field(max_length=300)
     centre: str = Field(max_length=131_072)
     fields: int = Field(ge=1, lt=2**31)
-    votes: list[VoteDoc]
+    votes: list[VoteDoc] = Field(max_length=MOST_VOTES, fail_fast=True)
 
     @classmethod
     def from_domain(cls, known: Profile) -> ProfileDoc:

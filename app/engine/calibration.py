@@ -115,7 +115,7 @@ def estimate(calibration: Calibration | None, preview: float, gap: float, sample
 def correlations(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
     """What previews know after each of `steps` steps, never less than before."""
     shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
-    known = [_at(calibration, calibration.correlation, share) for share in shares]
+    known = [_at(calibration, (0.0, *calibration.correlation), share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
 
 
@@ -129,7 +129,9 @@ def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:
 
 
 def _at(calibration: Calibration, values: Sequence[float], share: float) -> float:
-    places = [time_done(calibration.sampler, (i + 1) / calibration.steps) for i in range(calibration.steps)]
+    """`values` of every step, or with one before them for the start, in between: at a share of the time."""
+    first = calibration.steps - len(values)
+    places = [time_done(calibration.sampler, (i + 1) / calibration.steps) for i in range(first, calibration.steps)]
     return float(np.interp(share, places, values))
 
 

@@ -40,13 +40,13 @@ class Caller:
         """Whether the key has this right."""
         return bool({right, Right.ADMIN} & self.key.rights)
 
-    def bill(self, candidates: int) -> Bill | None:
-        """What is to be counted; None without a quota. Raises Invalid for more than all of it."""
+    def bill(self, candidates: int, pointer: str | None) -> Bill | None:
+        """What is to be counted; None without a quota. Raises Invalid at `pointer` for more than all of it."""
         quota = self.key.quota
         if quota is None:
             return None
         if candidates > quota:
-            raise Invalid(f"this key may ask for {quota} candidates at most", pointer="#/n_candidates")
+            raise Invalid(f"this key may ask for {quota} candidates at most", pointer=pointer)
         return Bill(self.key.id, int(self._clock() // self.key.window_s), candidates, quota)
 
     def charged(self, bill: Bill, spent: Spent) -> None:
@@ -74,10 +74,10 @@ def owner() -> str:
     return caller.key.id if caller is not None else ""
 
 
-def bill(candidates: int) -> Bill | None:
+def bill(candidates: int, pointer: str | None = None) -> Bill | None:
     """What is to be counted against the caller's quota; None without one. Raises Invalid for more than all of it."""
     caller = current()
-    return caller.bill(candidates) if caller is not None else None
+    return caller.bill(candidates, pointer) if caller is not None else None
 
 
 def charged(bill: Bill | None, entered: Earlier | Spent | None) -> None:

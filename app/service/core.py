@@ -185,7 +185,7 @@ class Service:
     async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation:
         """Record it and count it against the caller's quota; the earlier one where that has the key. Raises NoRoom."""
         n_candidates = generation.spec.n_candidates
-        bill = callers.bill(n_candidates)
+        bill = callers.bill(n_candidates, "#/n_candidates")
         line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
         room = self._engine.stats().capacity if claim is None else None
         entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)

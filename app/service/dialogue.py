@@ -154,7 +154,7 @@ class Dialogue:
         Raises NotFound when they are gone, QuotaExceeded and StoreUnavailable.
         """
         now, spec = self._clock(), reranked.spec
-        bill = callers.bill(spec.n_candidates)
+        bill = callers.bill(len(reranked.candidates))
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
         kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
         form = kept.output_format

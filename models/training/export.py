@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from models.contract import QUADRATIC
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
-VERSION = "0.5"
+VERSION = "0.6"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",

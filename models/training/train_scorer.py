@@ -148,9 +148,11 @@ class NearMisses:
         """Places in `rows` of up to `MISSES` that have such a picture, and the pictures, as `to_tensor` gives them."""
         places, pictures = list[int](), list[Any]()
         for place, row in enumerate(rows):
+            if len(places) == MISSES:
+                break
             scene = from_json(self.rows[row])
             near = variants(scene, self.random, self.names[scene.style])
-            if near and len(places) < MISSES:
+            if near:
                 places.append(place)
                 pictures.append(compose(self.random.choice(near), self.icons))
         return places, to_tensor(np.array(pictures, np.uint8).reshape(-1, SIZE_PX, SIZE_PX, 3))

@@ -109,7 +109,10 @@ def test_of_two_kinds_the_nearer_is_told(house: House, field: str, value: Any, p
     [
         pytest.param("/v1/rank", {"prompt": "a", "images": [1] * 8000}, "#/images", id="images"),
         pytest.param(
-            "/v1/generations", {"prompt": "a", "ranking": {"negatives": [1] * 8000}}, "#/ranking/negatives", id="nested"
+            "/v1/generations",
+            {"prompt": "a", "ranking": {"negatives": [1] * 8000}},
+            "#/ranking/negatives/0",
+            id="nested",
         ),
         pytest.param("/v1/generations", {"prompt": "a"} | {f"x{i}": 1 for i in range(9000)}, "#", id="members"),
     ],

@@ -169,3 +169,11 @@ def test_the_same_vote_of_many_at_once_counts_once(house: House) -> None:
         told = list(pool.map(lambda _: voted(house, "crowd", generation=made["id"], liked=[0]), range(6)))
     assert {one["liked"] for one in told} == {1}
     assert len(house.client.get("/v1/taste/crowd/export").json()["votes"]) == 1
+
+
+@pytest.mark.parametrize(("votes", "faults"), [(10_000, 1), (10_001, 1)])
+def test_a_profile_of_faulty_votes_is_refused_at_the_first(house: House, votes: int, faults: int) -> None:
+    profile = {"scorer": "a", "revision": "b", "centre": "", "fields": 1, "votes": [1] * votes}
+    answer = house.client.put("/v1/taste/faulty", json=profile)
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == faults

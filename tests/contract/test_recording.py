@@ -17,8 +17,8 @@ from models.sharing import Sharing  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-RECORDED = 2
-"""Calls that a recording takes: the one that is watched, and one that it is compared with."""
+RECORDED = 3
+"""Calls that a recording takes: the one that is watched, and two that it is compared with."""
 
 
 class Counted:
@@ -54,18 +54,21 @@ def test_a_recording_gives_the_bits_of_the_call_for_any_number_of_rows() -> None
 
 
 @torch.inference_mode()
-def test_every_shape_of_rows_has_its_own_and_the_oldest_makes_room() -> None:
+def test_every_shape_of_rows_has_its_own_and_those_beyond_the_bound_none() -> None:
     call = Counted()
     recorded = Recorded(call)
     for side in (4, 6, 4):
         assert recorded(*inputs(2, side)).shape == (2, 8 * side * side)
     assert call.times == 2 * RECORDED
-    for side in range(8, 8 + recording.KEPT):
+    for side in range(8, 6 + recording.KEPT):
         recorded(*inputs(1, side))
     recorded(*inputs(1, 8))
-    assert call.times == (2 + recording.KEPT) * RECORDED
+    assert call.times == recording.KEPT * RECORDED
+    for _ in range(2):
+        recorded(*inputs(1, 5))
+    assert call.times == recording.KEPT * RECORDED + 2
     recorded(*inputs(1, 4))
-    assert call.times == (3 + recording.KEPT) * RECORDED
+    assert call.times == recording.KEPT * RECORDED + 2
 
 
 def test_threads_that_come_at_once_record_once() -> None:
@@ -101,6 +104,29 @@ def test_a_call_that_branches_by_values_is_made_as_it_is(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 8)).tolist() == [[2.0] * 8]
         assert recorded(-torch.ones(1, 8)).tolist() == [[-1.0] * 8]
+    assert "something else" in caplog.text
+
+
+def test_a_call_that_branches_by_times_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def call(x: Any, t: Any) -> Any:
+        return x * 2 if t.max() > 500 else x
+
+    recorded = Recorded(call)
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert recorded(torch.ones(1, 2), torch.tensor([999.0])).tolist() == [[2.0, 2.0]]
+        assert recorded(torch.ones(1, 2), torch.tensor([9.0])).tolist() == [[1.0, 1.0]]
+    assert "something else" in caplog.text
+
+
+def test_a_call_that_the_tracer_refuses_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def call(x: Any) -> Any:
+        return x + (x.shape[0] if not torch.jit.is_tracing() else _refuse())
+
+    def _refuse() -> int:
+        raise RuntimeError("this cannot be traced")
+
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert Recorded(call)(torch.ones(2, 1)).tolist() == [[3.0], [3.0]]
     assert "cannot be recorded" in caplog.text
 
 

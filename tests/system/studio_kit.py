@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from models.contract import Latent, StepRow
 from tests.api.kit import House
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -36,12 +38,21 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def slow(house: House) -> Iterator[None]:
-    """Races that are watched for seconds; what is left of them when the block ends is run at once."""
-    house.generator.delay_s = 0.25
+    """Races come to half of their steps, with previews, and wait there until the block ends."""
+    go_on = threading.Event()
+    step = house.generator.step
+
+    def held(rows: Sequence[StepRow], size: int) -> list[Latent]:
+        if any(2 * row.step >= row.schedule.steps for row in rows):
+            go_on.wait(60)
+        return step(rows, size)
+
+    house.generator.step = held  # type: ignore[method-assign]
     try:
         yield
     finally:
-        house.generator.delay_s = 0.0
+        house.generator.step = step  # type: ignore[method-assign]
+        go_on.set()
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from tests.api.kit import House, until
+from tests.api.kit import House
 from tests.system.studio_kit import Browser, expect, needs_browser, opened, raced, slow, start
 
 pytestmark = needs_browser
@@ -12,6 +14,17 @@ pytestmark = needs_browser
 
 def leaves(page: Any) -> Any:
     return page.locator(".history .leaf")
+
+
+@contextmanager
+def unanswered(page: Any) -> Iterator[None]:
+    """The first race that is asked for gets no answer."""
+    held: list[Any] = []
+    page.route("**/v1/generations", lambda route: route.continue_() if held else held.append(route))
+    yield
+    for route in held:
+        route.abort()
+    page.unroute_all(behavior="wait")
 
 
 def test_two_tabs_keep_one_history(browser: Browser, house: House) -> None:
@@ -31,8 +44,8 @@ def test_the_address_that_was_asked_for_last_wins(browser: Browser, house: House
     with opened(browser, house) as page:
         held: list[Any] = []
         page.route(f"**/v1/generations/{late}", lambda route: held.append(route))
-        page.goto(f"{house.url}/#{late}")
-        page.wait_for_timeout(100)
+        with page.expect_request(f"**/v1/generations/{late}"):
+            page.goto(f"{house.url}/#{late}")
         page.goto(f"{house.url}/#{last}")
         expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
         assert held
@@ -60,16 +73,43 @@ def test_new_leaves_a_race(browser: Browser, house: House) -> None:
 
 
 def test_a_race_is_called_off_before_it_has_answered(browser: Browser, house: House) -> None:
-    with opened(browser, house) as page, slow(house):
-        held: list[Any] = []
-        page.route("**/v1/generations", lambda route: held.append(route))
-        start(page, "a called off apple", 4)
-        until(lambda: bool(held))
-        page.unroute("**/v1/generations")
-        with page.expect_response(lambda answer: answer.request.method == "DELETE") as told:
-            page.get_by_role("button", name="Call it off").click()
+    with opened(browser, house) as page:
+        with unanswered(page):
+            with page.expect_request("**/v1/generations"):
+                start(page, "a called off apple", 4)
+            with page.expect_response(lambda answer: answer.request.method == "DELETE") as told:
+                page.get_by_role("button", name="Call it off").click()
         assert told.value.status == 204
         assert house.client.get(told.value.url.removeprefix(house.url)).status_code == 404
+
+
+def test_a_race_that_is_left_before_it_has_answered_is_in_the_history(browser: Browser, house: House) -> None:
+    with opened(browser, house) as page:
+        raced(page, "a blue car", 2)
+        with unanswered(page):
+            with page.expect_request("**/v1/generations"):
+                start(page, "a left apple", 2)
+            page.get_by_role("link", name="New").click()
+            expect(leaves(page)).to_have_count(2)
+        leaves(page).get_by_role("link", name="a left apple").click()
+        expect(page.locator(".tile[data-index]")).to_have_count(2)
+
+
+def test_going_back_wins_over_a_slow_answer(browser: Browser, house: House) -> None:
+    here, there = (house.made(prompt=prompt, n_candidates=2, n=2)["id"] for prompt in ("a near dog", "a far cat"))
+    with opened(browser, house) as page:
+        page.goto(f"{house.url}/#{here}")
+        expect(page.get_by_role("heading", level=1)).to_have_text("a near dog")
+        held: list[Any] = []
+        page.route(f"**/v1/generations/{there}", lambda route: held.append(route))
+        with page.expect_request(f"**/v1/generations/{there}"):
+            page.goto(f"{house.url}/#{there}")
+        page.go_back()
+        for route in held:
+            route.continue_()
+        page.wait_for_timeout(300)
+        expect(page.get_by_role("heading", level=1)).to_have_text("a near dog")
+        assert page.url.endswith(here)
 
 
 def test_an_address_is_opened_although_a_race_is_remembered(browser: Browser, house: House) -> None:

@@ -81,7 +81,7 @@ function Beginning() {
   const take = async (file: File | undefined) => {
     try {
       const known = generator.value;
-      if (file) start.value = await small(file, known ? Math.max(known.width, known.height) : undefined);
+      if (file) start.value = await small(file, known ? 4 * Math.max(known.width, known.height) : undefined);
     } catch (error) {
       tell(error);
     }

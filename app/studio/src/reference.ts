@@ -6,7 +6,7 @@ import { Problem, type AskedReference, type Generation, type Reference } from ".
 const SIDE = 448;
 const QUALITY = 0.92;
 
-/** A picture file as a data: URI no larger than it need be. Raises Problem for what is no picture. */
+/** A picture file as a data: URI, its longer side shrunk to so many pixels. Raises Problem for what is no picture. */
 export async function small(file: Blob, side = SIDE): Promise<string> {
   let picture: ImageBitmap;
   try {

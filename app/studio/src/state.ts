@@ -81,9 +81,9 @@ export function unlock(given: string): Promise<void> {
 /** Show what the address names. */
 async function visit(): Promise<void> {
   const id = location.hash.slice(1);
-  if (id === (shown.value?.id ?? "") && !race.value) return;
-  leaving.abort();
+  depart();
   leaving = new AbortController();
+  if (id === (shown.value?.id ?? "") && !race.value) return;
   const { signal: gone } = leaving;
   if (id === "") {
     clear();
@@ -99,7 +99,7 @@ async function visit(): Promise<void> {
     if (made.status === "succeeded") show(made);
     else if (made.error || made.status === "cancelled") ended(made);
     else await run(null, id, made.prompt, made.n_candidates);
-    if (made.parent?.generation) await ancestors(id);
+    if (made.parent?.generation && shown.value?.id === id) await ancestors(id);
   } catch (error) {
     if (gone.aborted) return;
     clear();
@@ -212,15 +212,33 @@ function ended(made: Generation): void {
   tell(new Problem(made.error ? `The race failed: ${made.error.message}.` : "The race was called off.", 500));
 }
 
-/** A blank page. A race that is run goes on without it, and is in the history once it has a name. */
+/** A blank page. */
 export function leave(): void {
-  const left = race.value;
-  leaving.abort();
+  depart();
   running.value = null;
   problem.value = null;
-  if (left?.id)
-    remember({ id: left.id, prompt: left.prompt, created: Date.now() / 1000, parent: null, kind: "generation", best: null });
   clear();
+}
+
+/** Stop watching. A race that has not answered yet goes on, and is in the history once it has a name. */
+function depart(): void {
+  const left = running.value;
+  const watched = race.value;
+  leaving.abort();
+  if (!watched) return;
+  if (watched.id) found(watched.id, watched.prompt);
+  else if (left && left.id === null) {
+    running.value = null;
+    named(left).then(
+      (id) => id !== null && found(id, left.prompt),
+      () => undefined, // refused or out of reach: there is no such race
+    );
+  }
+}
+
+/** Put a race into the history that was left before its end; what else is told of it comes when it is opened. */
+function found(id: string, prompt: string): void {
+  if (!entry(id)) remember({ id, prompt, created: Date.now() / 1000, parent: null, kind: "generation", best: null });
 }
 
 /** Call off the race that is run. */
@@ -232,8 +250,8 @@ export async function callOff(): Promise<void> {
   clear();
   history.pushState(null, "", location.pathname);
   said.value = "The race was called off.";
-  const found = id ?? (left && (await guarded(named(left))));
-  if (found) await guarded(api.forget(found));
+  const called = id ?? (left && (await named(left).catch(() => null)));
+  if (called) await guarded(api.forget(called));
 }
 
 export function tell(error: unknown): void {
