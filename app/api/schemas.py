@@ -243,7 +243,6 @@ class RankForm(Request):
     images: list[str] = Field(
         min_length=1,
         max_length=MOST_ITEMS,
-        fail_fast=True,
         description="Image files.",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
