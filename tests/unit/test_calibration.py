@@ -39,6 +39,7 @@ def test_later_previews_know_more() -> None:
     assert calibration.fits(made, GENERATOR, SCORER)
 
 
+@pytest.mark.slow
 def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
     true = 1 / np.sqrt(1 + 1.0**2)
 

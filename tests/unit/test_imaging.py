@@ -302,6 +302,7 @@ def test_what_is_refused_says_why(name: str) -> None:
     assert not {"/usr", "/tmp", "BytesIO", "0x", ".py"} & set(caught.value.detail.split())
 
 
+@pytest.mark.slow
 def test_the_limit_on_pixels_is_the_only_one() -> None:
     assert read_upload(saved(Image.new("1", (10_000, 9_500)), "PNG"), 10**8).shape == (9_500, 10_000, 3)
 

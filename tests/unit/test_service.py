@@ -259,6 +259,7 @@ async def test_ready_says_in_one_word_why_not(tmp_path: Path, monkeypatch: pytes
         assert await h.service.ready() == "store"
 
 
+@pytest.mark.slow
 async def test_a_full_replica_refuses_before_it_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house(tmp_path, delay_s=0.1) as h:
         capacity, most = h.service.stats().capacity, h.service.limits.candidates

@@ -30,6 +30,7 @@ async def counted(there: House) -> Mapping[str, int]:
     return there.service.outcomes()
 
 
+@pytest.mark.slow
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
     terms = Terms(lease_s=10.0)
     async with house(tmp_path, delay_s=0.1, terms=terms) as one, house(tmp_path, terms=terms) as two:
@@ -92,6 +93,7 @@ async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: 
         await asyncio.gather(working, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
         for _ in range(8):
