@@ -52,6 +52,7 @@ def _ready(client: httpx.Client) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_logs_name_request_and_generation_and_no_prompt(tmp_path: Path) -> None:
     asked: dict[str, Any] = {**PROMPT, "prompt": WORDS, "negative_prompt": WORDS}
     with (
@@ -85,6 +86,7 @@ def test_stores_are_timed(house: House) -> None:
         assert f'frontrunner_store_seconds_total{{operation="{operation}"}}' in figures
 
 
+@pytest.mark.slow
 def test_traces_go_to_a_collector_when_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("opentelemetry.sdk", reason="needs the `otel` extra")
     with listening(200) as collector:

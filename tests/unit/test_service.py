@@ -42,6 +42,7 @@ async def test_a_generation_is_answered_recorded_and_logged(tmp_path: Path) -> N
         assert h.service.outcomes() == {"succeeded": 1}
 
 
+@pytest.mark.slow
 async def test_a_watcher_sees_lines_while_they_are_written(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.1) as h:
         queued = await h.service.submit(Draft("a red apple", n_candidates=2, steps=20, partial_images=2))
@@ -235,6 +236,7 @@ async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, mo
         assert (await h.service.image(name, 0, "png")).data
 
 
+@pytest.mark.slow
 async def test_place_counts_those_ahead(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         await h.made(n_candidates=2)
