@@ -151,8 +151,8 @@ class Start:
     latents: str
 
     def steps_made(self, sampler: str, steps: int) -> int:
-        """Steps that are made of `steps`: rounded down as diffusers does, but at least one with any strength."""
-        made = int(steps * steps_left(sampler, self.strength) + 1e-9)
+        """Steps that are made of `steps`: by diffusers' own arithmetic, but at least one with any strength."""
+        made = int(steps * steps_left(sampler, self.strength))
         return max(1, min(made, steps)) if self.strength > 0 else 0
 
 

@@ -1,4 +1,4 @@
-"""Why a model could not be loaded. Messages name models and files inside packs, never a place on this machine.
+"""Why a model could not be loaded, and what says that the host is full. Messages never name a place on this machine.
 
 ModelError
 ├── ModelNotFound      no such pack, folder, hub id or package
@@ -21,3 +21,8 @@ class ModelUnsupported(ModelError):
 
 class PackCorrupt(ModelError):
     """A pack's file is missing or is not the one that was packed."""
+
+
+def host_is_full(error: Exception) -> bool:
+    """Whether the host's memory ran short, by Python's word or by torch's, which has no type for it."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -21,7 +21,7 @@ import transformers
 from safetensors import SafetensorError
 
 from models.contract import OutOfMemory
-from models.errors import ModelUnsupported
+from models.errors import ModelUnsupported, host_is_full
 from models.pack import Pack
 from models.recording import Recorded
 from models.sharing import Sharing
@@ -118,7 +118,7 @@ def memory_guard() -> Iterator[None]:
         torch.cuda.empty_cache()
         raise OutOfMemory("the device is out of memory") from error
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+        if not host_is_full(error):
             raise
         raise OutOfMemory("the host is out of memory") from error
 

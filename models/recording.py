@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from models.errors import host_is_full
+
 log = logging.getLogger(__name__)
 
 KEPT = 32
@@ -58,7 +60,7 @@ def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., 
             recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
             same = all(_alike(recorded(*trial), call(*trial)) for trial in (drawn, [each.clone() for each in inputs]))
         except RuntimeError as error:
-            if _short_of_memory(error):
+            if host_is_full(error):
                 raise
             log.warning("a model call cannot be recorded: it goes through Python and is slower", exc_info=error)
             return call
@@ -70,7 +72,3 @@ def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., 
 
 def _alike(one: Any, other: Any) -> bool:
     return bool(torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True))
-
-
-def _short_of_memory(error: RuntimeError) -> bool:
-    return "memory" in str(error).lower()

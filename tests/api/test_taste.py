@@ -171,9 +171,9 @@ def test_the_same_vote_of_many_at_once_counts_once(house: House) -> None:
     assert len(house.client.get("/v1/taste/crowd/export").json()["votes"]) == 1
 
 
-@pytest.mark.parametrize(("votes", "faults"), [(10_000, 1), (10_001, 1)])
-def test_a_profile_of_faulty_votes_is_refused_at_the_first(house: House, votes: int, faults: int) -> None:
+@pytest.mark.parametrize("votes", [10_000, 10_001])
+def test_a_profile_of_faulty_votes_is_refused_at_the_first(house: House, votes: int) -> None:
     profile = {"scorer": "a", "revision": "b", "centre": "", "fields": 1, "votes": [1] * votes}
     answer = house.client.put("/v1/taste/faulty", json=profile)
     assert answer.status_code == 422
-    assert len(answer.json()["errors"]) == faults
+    assert len(answer.json()["errors"]) == 1

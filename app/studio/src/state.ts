@@ -63,8 +63,8 @@ async function enter(): Promise<void> {
     }
   }
   const left = running.value;
-  const named = location.hash.slice(1);
-  if (left && (named === "" || named === left.id)) await resume(left);
+  const asked = location.hash.slice(1);
+  if (left && (asked === "" || asked === left.id)) await resume(left);
   else await visit();
 }
 
