@@ -74,20 +74,24 @@ class Tastes:
         generation = await self._generation(ballot.generation)
         embeddings = await self._fields.embeddings(generation)
         _check(ballot, generation)
-        async with self._casting:
-            return await self._cast(owner, profile, ballot, embeddings)
-
-    async def _cast(self, owner: str, profile: str, ballot: Ballot, embeddings: Embeddings) -> Summary:
-        known = await self._votes.read(owner, profile) or self._fresh(embeddings)
-        self._check_scorer(known, "#/generation")
-        cast = {_key(v) for v in known.votes}
-        new = [v for v in _votes(ballot, embeddings) if _key(v) not in cast]
-        if len(known.votes) + len(new) > MOST_VOTES:
-            raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
-        centre = _shifted(known, embeddings)
-        kept = replace(known, centre=centre, fields=known.fields + 1, votes=(*known.votes, *new))
-        await self._votes.save(owner, profile, kept, new, replace=False)
+        async with self._casting:  # of this process; another replica's votes are seen when they have come first
+            while True:
+                known = await self._votes.read(owner, profile)
+                kept, new = self._with(known, ballot, embeddings)
+                if await self._votes.add(owner, profile, kept, new, known=known):
+                    break
         return await self._summary(profile, kept)
+
+    def _with(self, known: Profile | None, ballot: Ballot, embeddings: Embeddings) -> tuple[Profile, list[Vote]]:
+        """The profile after the ballot, and the votes that it adds."""
+        before = known or self._fresh(embeddings)
+        self._check_scorer(before, "#/generation")
+        cast = {_key(v) for v in before.votes}
+        new = [v for v in _votes(ballot, embeddings) if _key(v) not in cast]
+        if len(before.votes) + len(new) > MOST_VOTES:
+            raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
+        centre = _shifted(before, embeddings)
+        return replace(before, centre=centre, fields=before.fields + 1, votes=(*before.votes, *new)), new
 
     async def read(self, owner: str, profile: str) -> Summary:
         """What is known of a profile. Raises NotFound."""
@@ -112,7 +116,7 @@ class Tastes:
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
                 raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
         kept = replace(given, votes=tuple({_key(v): v for v in given.votes}.values()))
-        await self._votes.save(owner, profile, kept, kept.votes, replace=True)
+        await self._votes.put(owner, profile, kept)
         return await self._summary(profile, kept)
 
     async def forget(self, owner: str, profile: str) -> None:

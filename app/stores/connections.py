@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
@@ -119,6 +120,12 @@ class Connections:
         """Close every connection."""
         await self._reader.close()
         await self._writer.close()
+
+
+def inserting(connection: Connection, table: Table) -> Any:
+    """An insert that may say what to do on a conflict, in the connection's dialect."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return make(table)
 
 
 def _asyncpg_errors() -> tuple[type[Exception], ...]:

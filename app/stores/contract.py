@@ -200,8 +200,12 @@ class Votes(Protocol):
         """The profile with its votes in the order they were cast."""
         ...
 
-    async def save(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, replace: bool) -> None:
-        """Write the head of `kept` and add the `new` votes, in place of all that are there if asked to replace."""
+    async def add(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, known: Profile | None) -> bool:
+        """Write the head of `kept` and add the `new` votes; False when the profile is no longer as it was `known`."""
+        ...
+
+    async def put(self, owner: str, profile: str, kept: Profile) -> None:
+        """Write `kept` in place of what is there."""
         ...
 
     async def delete(self, owner: str, profile: str) -> bool:

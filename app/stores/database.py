@@ -35,10 +35,9 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.domain import Event, EventKind, Generation, Status
-from app.stores.connections import CHANNEL, Connections
+from app.stores.connections import CHANNEL, Connections, inserting
 from app.stores.contract import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
 from app.stores.keys import charge
 from app.stores.migrations import migrate
@@ -153,9 +152,8 @@ class Database:
         return int(connection.execute(waiting).scalar_one())
 
     def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
-        make = postgresql.insert if self._connections.postgresql else sqlite.insert
         row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
-        taken = connection.execute(make(idempotency).values(row).on_conflict_do_nothing())
+        taken = connection.execute(inserting(connection, idempotency).values(row).on_conflict_do_nothing())
         if taken.rowcount == 0:
             raise _Taken
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.stores.connections import Connections
+from app.stores.connections import Connections, inserting
 from app.stores.contract import ApiKey, Bill, Right, Spent
 from app.stores.schema import api_key_usage as usage
 from app.stores.schema import api_keys
@@ -49,8 +48,7 @@ class KeyStore:
 
 def charge(connection: Connection, bill: Bill) -> Spent:
     """Add to what the key has used. The sum is made by the database, so replicas never pass the quota together."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    opened = make(usage).values(key_id=bill.key_id, window=bill.window, used=0)
+    opened = inserting(connection, usage).values(key_id=bill.key_id, window=bill.window, used=0)
     opened = opened.on_conflict_do_update(
         index_elements=[usage.c.key_id],
         set_={"used": 0, "window": bill.window},

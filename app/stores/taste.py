@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from app.domain import Profile, Vote, VoteKind
-from app.stores.connections import Connections
+from app.stores.connections import Connections, inserting
 from app.stores.schema import taste_profiles as profiles
 from app.stores.schema import taste_votes as votes
 
@@ -47,30 +47,31 @@ class VoteStore:
         )
         return Profile(found[0].scorer, found[0].revision, found[0].centre, found[0].fields, cast)
 
-    async def save(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, replace: bool) -> None:
+    async def add(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, known: Profile | None) -> bool:
         """See Votes."""
-        head = {"scorer": kept.scorer, "revision": kept.revision, "centre": kept.centre, "fields": kept.fields}
-        rows = [
-            {
-                "owner": owner,
-                "profile": profile,
-                "kind": vote.kind,
-                "generation_id": vote.generation,
-                "candidate": vote.index,
-                "over": vote.over,
-                "direction": vote.direction,
-            }
-            for vote in new
-        ]
+
+        def write(connection: Connection) -> bool:
+            if known is None:
+                row = {"owner": owner, "profile": profile, **_head(kept)}
+                made = connection.execute(inserting(connection, profiles).values(row).on_conflict_do_nothing())
+            else:
+                same = profiles.c.fields == known.fields, profiles.c.centre == known.centre
+                made = connection.execute(update(profiles).where(*_named(owner, profile), *same).values(_head(kept)))
+            if made.rowcount == 0:
+                return False
+            _cast(connection, owner, profile, new)
+            return True
+
+        return await self._connections.write(write)
+
+    async def put(self, owner: str, profile: str, kept: Profile) -> None:
+        """See Votes."""
 
         def write(connection: Connection) -> None:
-            changed = connection.execute(update(profiles).where(*_named(owner, profile)).values(head))
-            if changed.rowcount == 0:
-                connection.execute(insert(profiles).values(owner=owner, profile=profile, **head))
-            if replace:
-                connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
-            if rows:
-                connection.execute(insert(votes), rows)
+            row = inserting(connection, profiles).values({"owner": owner, "profile": profile, **_head(kept)})
+            connection.execute(row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_head(kept)))
+            connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
+            _cast(connection, owner, profile, kept.votes)
 
         await self._connections.write(write)
 
@@ -89,3 +90,24 @@ class VoteStore:
 
 def _named(owner: str, profile: str) -> tuple[Any, Any]:
     return profiles.c.owner == owner, profiles.c.profile == profile
+
+
+def _head(kept: Profile) -> dict[str, Any]:
+    return {"scorer": kept.scorer, "revision": kept.revision, "centre": kept.centre, "fields": kept.fields}
+
+
+def _cast(connection: Connection, owner: str, profile: str, new: Sequence[Vote]) -> None:
+    rows = [
+        {
+            "owner": owner,
+            "profile": profile,
+            "kind": vote.kind,
+            "generation_id": vote.generation,
+            "candidate": vote.index,
+            "over": vote.over,
+            "direction": vote.direction,
+        }
+        for vote in new
+    ]
+    if rows:
+        connection.execute(insert(votes), rows)

@@ -1,0 +1,79 @@
+"""Profiles of taste in the database, and replicas that write one at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.domain import Profile, Vote, VoteKind
+from app.service.taste import Ballot, Tastes
+from app.stores.taste import VoteStore
+from models.fakes import FakeScorer
+from tests.unit.store_kit import opened
+
+LIKE = Vote(VoteKind.LIKE, "gen_a", 1, None, b"ab")
+FIRST = Profile("fake", "1", b"centre", 1, (LIKE,))
+
+
+@pytest.mark.anyio
+async def test_a_profile_that_has_changed_is_not_written_over(any_url: str) -> None:
+    async with opened(any_url) as records:
+        votes = VoteStore(records.connections)
+        assert await votes.add("me", "mine", FIRST, [LIKE], known=None)
+        assert not await votes.add("me", "mine", FIRST, [LIKE], known=None), "it is there by now"
+        more = replace(LIKE, index=2)
+        second = replace(FIRST, fields=2, votes=(LIKE, more))
+        assert await votes.add("me", "mine", second, [more], known=FIRST)
+        assert not await votes.add("me", "mine", second, [more], known=FIRST), "somebody has voted since"
+        assert await votes.read("me", "mine") == second
+        await votes.put("me", "mine", replace(FIRST, centre=b"other", fields=2))
+        assert not await votes.add("me", "mine", second, [more], known=second), "another one was imported since"
+        assert await votes.read("me", "mine") == replace(FIRST, centre=b"other", fields=2)
+        assert await votes.names("you") == []
+        assert await votes.delete("me", "mine")
+        assert not await votes.add("me", "mine", second, [more], known=FIRST), "it was forgotten since"
+
+
+class Meeting(VoteStore):
+    """Nobody has what was read first before all of the replicas have read it."""
+
+    def __init__(self, connections: Any, everybody: asyncio.Barrier) -> None:
+        super().__init__(connections)
+        self._everybody = everybody
+        self.reads = 0
+
+    async def read(self, owner: str, profile: str) -> Profile | None:
+        found = await super().read(owner, profile)
+        self.reads += 1
+        if self.reads == 1:
+            await self._everybody.wait()
+        return found
+
+
+@pytest.mark.anyio
+async def test_votes_of_replicas_at_one_moment_all_count_and_each_once(url: str) -> None:
+    engine: Any = SimpleNamespace(scorer=FakeScorer().info)
+    field = np.random.default_rng(0).normal(size=(8, engine.scorer.dimensions)).astype(np.float32)
+
+    async def embeddings(_: object) -> Any:
+        return field
+
+    async def get(_: str) -> Any:
+        return SimpleNamespace(spec=SimpleNamespace(n_candidates=8), candidates=[None] * 8)
+
+    everybody = asyncio.Barrier(3)
+    async with opened(url) as one, opened(url) as two, opened(url) as three:
+        stores = [Meeting(records.connections, everybody) for records in (one, two, three)]
+        fields: Any = SimpleNamespace(embeddings=embeddings)
+        replicas = [Tastes(engine, store, fields, get) for store in stores]
+        ballots = [Ballot("gen_a", liked=(0,)), Ballot("gen_a", liked=(0, 1)), Ballot("gen_a", disliked=(2,))]
+        await asyncio.gather(*(t.vote("me", "mine", b) for t, b in zip(replicas, ballots, strict=True)))
+        known = await replicas[0].export("me", "mine")
+    assert sorted((v.kind, v.index) for v in known.votes) == [("dislike", 2), ("like", 0), ("like", 1)]
+    assert known.fields == 3
+    assert sum(store.reads for store in stores) > 4, "whoever came later has read again"
