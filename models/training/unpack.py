@@ -1,0 +1,47 @@
+"""Turns a pack back into the states of its runs: what a trainer starts from with `--init`, and what `export` takes.
+
+Optimizers and the scorer's classifier are not in a pack; they begin anew.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from models.training import runs
+
+
+def states(pack: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of every network, float32, under the names that they have in training."""
+    generator = pack / "generator"
+    scorer = load_file(pack / "scorer" / "open_clip_model.safetensors")
+    named = {
+        "autoencoder": load_file(generator / "vae" / "diffusion_pytorch_model.safetensors"),
+        "generator": {
+            f"unet.{name}": tensor
+            for name, tensor in load_file(generator / "unet" / "diffusion_pytorch_model.safetensors").items()
+        },
+        "scorer": {
+            name.replace("text.proj.", "proj.").replace("logit_scale", "scale.logit_scale"): tensor
+            for name, tensor in scorer.items()
+        },
+    }
+    return {kind: {k: v.float() if v.is_floating_point() else v for k, v in s.items()} for kind, s in named.items()}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
+    parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
+    args = parser.parse_args()
+    out: Path = args.runs / "unpacked"
+    out.mkdir(parents=True, exist_ok=True)
+    for kind, state in states(args.pack or args.runs / "pack").items():
+        runs.write({"modules": state}, out / f"{kind}.pt")
+        print(out / f"{kind}.pt")
+
+
+if __name__ == "__main__":
+    main()

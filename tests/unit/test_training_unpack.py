@@ -1,0 +1,43 @@
+"""A pack goes back into training and comes out again as it was."""
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm")
+from safetensors.torch import load_file  # noqa: E402
+
+from models.training import export, runs, train_autoencoder, train_generator, train_scorer, unpack  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+PACK = Path(__file__).parents[2] / "models" / "packs" / "pictogram"
+
+
+def test_the_embedded_pack_is_exported_again_as_it_is(tmp_path: Path) -> None:
+    paths = {kind: tmp_path / f"{kind}.pt" for kind in ("autoencoder", "generator", "scorer")}
+    for kind, state in unpack.states(PACK).items():
+        runs.write({"modules": state}, paths[kind])
+    export.export_generator(tmp_path / "generator", paths["autoencoder"], paths["generator"])
+    export.export_scorer(tmp_path / "scorer", [paths["scorer"]], "regnety_002")
+    weights = sorted(PACK.rglob("*.safetensors"))
+    assert len(weights) == 3
+    for path in weights:
+        before, after = load_file(path), load_file(tmp_path / path.relative_to(PACK))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_trainers_take_every_tensor_of_it() -> None:
+    states = unpack.states(PACK)
+    vae = train_autoencoder.build()
+    unet = train_generator.build()
+    scorer = train_scorer.trained_parts(train_scorer.build("regnety_002"))
+    networks = {
+        "autoencoder": torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder}),
+        "generator": torch.nn.ModuleDict({"unet": unet}),
+        "scorer": scorer,
+    }
+    for kind, network in networks.items():
+        network.load_state_dict(states[kind], strict=True)
