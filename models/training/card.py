@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 LABELS = {
+    ("files", "mib"): "all files of the pack, in MiB",
+    ("files", "load_s"): "from importing torch to loaded models, in seconds",
     ("autoencoder", "psnr_db"): "autoencoder: PSNR in dB on pictures of things never trained on",
     ("scorer", "r1"): "scorer: image to text over the names, unseen style, R@1",
     ("scorer", "r5"): "the same, R@5",

@@ -7,6 +7,9 @@ The judge sees what the scorer never decides: other weights, other words.  `--sh
 import argparse
 import functools
 import json
+import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,19 @@ from models.training.train_autoencoder import Pictures, to_tensor
 from models.training.train_scorer import Table, Unseen, say
 
 CANDIDATES = 16
-PARTS = ("autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
+PARTS = ("files", "autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
 JUDGED = {"arbiter", "known", "synonyms"}
 """Parts that ask the judge."""
+
+LOAD = """
+import sys, time
+import torch
+started = time.perf_counter()
+from models import registry
+registry.load(sys.argv[1], sys.argv[1], "cpu")
+print(time.perf_counter() - started)
+"""
+"""What the service does before it is ready, in a process of its own: seconds above importing torch."""
 
 Prompts = list[prompts.Prompt]
 
@@ -71,6 +84,14 @@ class Evaluation:
         """Puts five pictures of a prompt on a sheet."""
         self.sheets.setdefault(sheet, []).append(pictures)
         self.captions.setdefault(sheet, []).append(prompt.text)
+
+    def files(self) -> dict[str, float]:
+        """Size of the pack in MiB, and the median seconds of three loads above importing torch."""
+        folder = self.pack.folder
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        command = [sys.executable, "-c", LOAD, str(folder)]
+        loads = [float(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(3)]
+        return {"mib": size / 2**20, "load_s": statistics.median(loads)}
 
     def autoencoder(self) -> dict[str, float]:
         """PSNR in dB on pictures of things never trained on, through float16 weights."""

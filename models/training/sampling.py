@@ -35,6 +35,7 @@ class Pack:
     """A pack folder, loaded for evaluation in float32."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "pack.json").read_text("utf-8"))
         self.encoder = texts.TextEncoder()
         pipeline = StableDiffusionPipeline.from_pretrained(

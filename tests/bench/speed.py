@@ -17,15 +17,16 @@ SCRIPT = "diffusers + open_clip script"
 
 def best_of(client: httpx.Client, script: Straight, n: int, pruning: str, runs: int, at_most: float) -> Figure:
     """One request for the best of n, over HTTP, against the script that makes all n."""
-    seeds = iter(range(1_000_000))
+    seeds, work = iter(range(1_000_000)), dict[str, int]()
 
     def ours() -> None:
-        server.generate(client, PROMPT, n_candidates=n, n=1, pruning=pruning, seed=next(seeds))
+        work.update(server.generate(client, PROMPT, n_candidates=n, n=1, pruning=pruning, seed=next(seeds))["work"])
 
     def theirs() -> None:
         script.best_of(PROMPT, n, next(seeds))
 
     value, detail = paired(ours, theirs, runs)
+    detail["rows_stepped"], detail["rows_unpruned"] = work["rows_stepped"], work["rows_unpruned"]
     word = "pruned" if pruning == "auto" else "unpruned"
     return Figure(f"best of {n}, {word}: wall time", value, SCRIPT, at_most=at_most, detail=detail)
 
