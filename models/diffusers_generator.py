@@ -198,7 +198,7 @@ class DiffusersGenerator:
         guidance = 0.0 if turbo else _GUIDANCE[type(pipe).__name__]
         return GeneratorInfo(
             id=id,
-            revision=revision or fingerprint(pipe.unet, pipe.vae, pipe.text_encoder),
+            revision=self._revision(pipe, revision),
             width=width,
             height=height,
             size_multiple=math.lcm(_SIZE_MULTIPLE, self._factor),
@@ -212,6 +212,12 @@ class DiffusersGenerator:
             device=str(self._placement.device),
             dtype=self._placement.dtype_name,
         )
+
+    def _revision(self, pipe: Any, known: str | None) -> str:
+        """Of all that makes pictures, and of a preview decoder: what previews foretell depends on it."""
+        encoders = (pipe.text_encoder, getattr(pipe, "text_encoder_2", None))
+        made = known or fingerprint(pipe.unet, pipe.vae, *filter(None, encoders))
+        return made if self._preview_decoder is pipe.vae else f"{made}+{fingerprint(self._preview_decoder)}"
 
 
 def fetch(hub_id: str) -> Path:

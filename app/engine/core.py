@@ -16,7 +16,7 @@ import numpy as np
 
 from app.domain import GenerationSpec
 from app.engine import ranking
-from app.engine.calibration import estimate
+from app.engine.calibration import estimate, fits
 from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.costs import Costs
@@ -49,7 +49,8 @@ class EngineCore:
     def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
         self._generator = models.generator
         self._scorer = models.scorer
-        self._calibration = models.calibration
+        known = models.calibration
+        self._calibration = known if known and fits(known, models.generator.info, models.scorer.info) else None
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(config)

@@ -16,6 +16,7 @@ from app.domain import Checkpoint, GenerationSpec
 from app.engine.calibration import Trace
 from app.engine.client import Failed, Outcome, Previewed, Succeeded
 from app.engine.core import EngineCore
+from app.errors import EngineFailed
 from models.contract import GeneratorInfo
 
 
@@ -40,7 +41,7 @@ def watch(
 ) -> Iterator[Watched]:
     """Races at the generator's defaults, one prompt after the other; `progress` is told how many are done.
 
-    Raises the engine's own error when a race fails.
+    Raises the engine's own error when a race fails, and EngineFailed where a score is not a number.
     """
     for done, prompt in enumerate(prompts):
         spec = GenerationSpec(
@@ -74,7 +75,9 @@ def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
                 raise update.error
             elif isinstance(update, Succeeded):
                 outcome = update.outcome
-    finals = np.asarray([c.score.score if c.score is not None else np.nan for c in outcome.candidates])
-    previews[-1] = finals
+    scores = [c.score.score for c in outcome.candidates if c.score is not None]
+    if len(scores) < spec.n_candidates:
+        raise EngineFailed(f"{spec.n_candidates - len(scores)} of {spec.n_candidates} candidates have no score")
+    previews[-1] = finals = np.asarray(scores)
     images = np.stack([outcome.images[i] for i in range(spec.n_candidates)])
     return Watched(spec.prompt, Trace(previews, gaps, finals), outcome, images)

@@ -225,4 +225,6 @@ def test_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: 
     image, preview = (to_host(generator.decode(latents, preview=kind)) for kind in (False, True))
     assert image.shape == preview.shape == (1, 32, 32, 3)
     assert levels(image, preview) > 2
-    assert np.array_equal(image, to_host(workshop.generator("sdxl").decode(latents)))
+    plain = workshop.generator("sdxl")
+    assert np.array_equal(image, to_host(plain.decode(latents)))
+    assert generator.info.revision.startswith(f"{plain.info.revision}+"), "calibrations are of both"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from app.domain import GenerationSpec
 from app.engine.client import Cancelled, Failed, Outcome, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from models.contract import Models
+from models.contract import Embeddings, Models, Pixels
 from models.fakes import FakeGenerator, FakeScorer
 
 
@@ -67,3 +69,16 @@ def alone(one: GenerationSpec) -> Outcome:
     bench.submit(one)
     bench.run()
     return bench.outcome(one.id)
+
+
+class BlindScorer(FakeScorer):
+    """Cannot tell a number for some of the images it is shown."""
+
+    def __init__(self, blind: int) -> None:
+        super().__init__()
+        self._blind = blind
+
+    def embed_images(self, pixels: Pixels) -> Embeddings:
+        vectors = super().embed_images(pixels)
+        vectors[: self._blind] = np.nan
+        return vectors

@@ -14,9 +14,9 @@ from app.engine.client import Cancelled, Failed, Finished, Pruned, Started, Step
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore, TooManyFailures
 from app.errors import EngineFailed, OutOfDeviceMemory
-from models.contract import Calibration, Embeddings, Latent, Models, OutOfMemory, Pixels, Schedule, StepRow
+from models.contract import Calibration, Latent, Models, OutOfMemory, Schedule, StepRow
 from models.fakes import FakeGenerator, FakeLatent, FakeScorer
-from tests.unit.engine_kit import Bench, alone, spec
+from tests.unit.engine_kit import Bench, BlindScorer, alone, spec
 
 
 def test_a_generation_runs_from_start_to_result() -> None:
@@ -182,19 +182,6 @@ def test_failures_in_a_row_kill_the_engine() -> None:
         core.tick()
     with pytest.raises(TooManyFailures):
         core.tick()
-
-
-class BlindScorer(FakeScorer):
-    """Cannot tell a number for some of the images it is shown."""
-
-    def __init__(self, blind: int) -> None:
-        super().__init__()
-        self._blind = blind
-
-    def embed_images(self, pixels: Pixels) -> Embeddings:
-        vectors = super().embed_images(pixels)
-        vectors[: self._blind] = np.nan
-        return vectors
 
 
 @pytest.mark.parametrize("blind", [1, 4])
@@ -376,18 +363,18 @@ def test_waves_stop_at_the_cap() -> None:
     assert alone(spec(n_candidates=8, wave=8)).stopped is Stop.CAP
 
 
-def test_a_calibration_decides_who_goes_on() -> None:
-    steps = 6
-    known = Calibration("1", "1", "ddim", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_calibration_of_these_weights_decides_who_goes_on(own: bool) -> None:
+    steps, weights = 6, "1" if own else "2"
+    known = Calibration(weights, "1", "ddim", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
     cut = spec(n_candidates=6, n=1, checkpoints=(Checkpoint(3, 2),))
     core = EngineCore(Models(FakeGenerator(), FakeScorer(), known), EngineConfig())
     core.submit(cut, 0.0)
-    kept: dict[bool, set[int]] = {}
     last = None
     while not core.idle:
         last = core.tick()[-1:] or last
     assert last is not None
     assert isinstance(last[0][1], Succeeded)
-    kept[True] = {c.index for c in last[0][1].outcome.candidates if not c.pruned_at_step}
-    kept[False] = {c.index for c in alone(cut).candidates if not c.pruned_at_step}
-    assert not kept[True] & kept[False], "a weight of -1 turns the order round"
+    kept = {c.index for c in last[0][1].outcome.candidates if not c.pruned_at_step}
+    plain = {c.index for c in alone(cut).candidates if not c.pruned_at_step}
+    assert not kept & plain if own else kept == plain, "a weight of -1 turns the order round"

@@ -10,6 +10,7 @@ from app.engine.tracing import watch
 from app.errors import EngineFailed
 from models.contract import Models
 from models.fakes import FakeGenerator, FakeScorer
+from tests.unit.engine_kit import BlindScorer
 
 
 def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None:
@@ -34,4 +35,11 @@ def test_a_race_that_fails_says_so() -> None:
     generator = FakeGenerator(fail_on_call=3)
     core = EngineCore(Models(generator, FakeScorer()), EngineConfig())
     with pytest.raises(EngineFailed):
+        list(watch(core, generator.info, ["x"], n_candidates=2))
+
+
+def test_a_score_that_is_not_a_number_calibrates_nothing() -> None:
+    generator = FakeGenerator()
+    core = EngineCore(Models(generator, BlindScorer(1)), EngineConfig())
+    with pytest.raises(EngineFailed, match="no score"):
         list(watch(core, generator.info, ["x"], n_candidates=2))
