@@ -125,6 +125,13 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
     (out / "pack.json").write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 
+def adopt(out: Path, calibration: Path) -> None:
+    """Puts what `frontrunner calibrate` wrote for this pack into its pack.json."""
+    index = out / "pack.json"
+    meta = json.loads(index.read_text("utf-8")) | {"calibration": json.loads(calibration.read_text("utf-8"))}
+    index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,8 +141,12 @@ def main() -> None:
     parser.add_argument("--generator", type=Path, default=None, help="default: RUNS/generator/final.pt")
     parser.add_argument("--scorer", type=Path, nargs="+", help="default: RUNS/scorer/final.pt; of several, their mean")
     parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
+    parser.add_argument("--calibration", type=Path, default=None, help="only put this into the pack that is there")
     args = parser.parse_args()
     out: Path = args.out or args.runs / "pack"
+    if args.calibration:
+        adopt(out, args.calibration)
+        return
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)

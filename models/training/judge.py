@@ -1,4 +1,4 @@
-"""The outside judge: another image tower, another text tower, other styles than the scorer.  Never used by serving.
+"""The outside judge: another image tower, another text tower, no style of the generator.  Never used by serving.
 
 The text tower is a bag of hashed words and letter triples with its own trained embeddings, so the judge shares
 neither weights nor words with the packaged sentence encoder.

@@ -113,6 +113,11 @@ class Run:
             given = torch.load(self.args.init, weights_only=True)["modules"]
             print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
 
+    def seeded(self) -> np.random.Generator:
+        """Seeds torch for this worker from the samples seen on, and gives a generator of numpy for the same."""
+        torch.manual_seed(self.args.seed + self.seen + worker())
+        return np.random.default_rng((self.args.seed, self.seen, worker()))
+
     def stop(self, *_: object) -> None:
         """Asks for a checkpoint and an end after the next step that all workers make (SIGTERM)."""
         self.asked = True
@@ -225,7 +230,7 @@ def batches(count: int, batch: int, seed: int, skip: int = 0) -> Iterator[np.nda
     Each worker gets its own `batch` out of every `batch * workers()`.
     """
     whole, mine = batch * workers(), slice(worker() * batch, (worker() + 1) * batch)
-    epoch, at = divmod(skip, count)
+    epoch, at = divmod(skip, count - count % whole)
     while True:
         order = np.random.default_rng((seed, epoch)).permutation(count)
         for start in range(at, count - whole + 1, whole):

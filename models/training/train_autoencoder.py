@@ -58,15 +58,14 @@ class Pictures:
             scenes = SceneSampler(source, names, tuple(icons.SETS), seed).draw(count)
             np.save(path, np.stack([compose(s, source) for s in scenes]))
         self.pool: U8 = np.load(path)
-        self.random = np.random.default_rng()
 
-    def batch(self, count: int, crop: int = SIZE_PX) -> torch.Tensor:
+    def batch(self, random: np.random.Generator, count: int, crop: int = SIZE_PX) -> torch.Tensor:
         """`count` random pictures, or squares of `crop` px of them, mostly near the middle."""
-        rows = self.random.integers(0, len(self.pool), count)
+        rows = random.integers(0, len(self.pool), count)
         room = SIZE_PX - crop
         if not room:
             return to_tensor(self.pool[rows])
-        corners = self.random.triangular(0, room / 2, room, (count, 2)).round().astype(int)
+        corners = random.triangular(0, room / 2, room, (count, 2)).round().astype(int)
         cut = [self.pool[r, y : y + crop, x : x + crop] for r, (y, x) in zip(rows, corners, strict=True)]
         return to_tensor(np.stack(cut))
 
@@ -105,11 +104,11 @@ def main() -> None:
     run = runs.Run(args.runs / (args.name or "autoencoder"), args, network)
     pictures = Pictures(args.runs, args.seed, 14_000)
     unseen = to_tensor(Pictures(args.runs, 7, 192, unseen=True).pool)
-    crop = 32
+    random, crop = run.seeded(), 32
     while not run.over():
         if crop < SIZE_PX and run.schedule.left(run.seen, time.time()) < 1:
             crop, args.batch = SIZE_PX, max(args.batch // 3, 8)
-        x = pictures.batch(args.batch, crop).contiguous(memory_format=torch.channels_last)
+        x = pictures.batch(random, args.batch, crop).contiguous(memory_format=torch.channels_last)
         loss, squared, z = loss_of(network, x, args.noise)
         run.step(loss, len(x))
         run.note(loss=loss.item(), psnr=-10 * float((squared.detach() / 4).log10()), latent_std=z.detach().std().item())

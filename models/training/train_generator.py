@@ -123,7 +123,7 @@ def main() -> None:
     unet = build(tuple(args.widths)).to(memory_format=torch.channels_last)
     run = runs.Run(args.runs / (args.name or "generator"), args, nn.ModuleDict({"unet": unet}), ema=0.9995)
     data, objective = Latents(args.runs), Objective()
-    torch.manual_seed(args.seed + run.seen + runs.worker())
+    run.seeded()
     denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
     often = np.arange(len(data.latents)).repeat(np.where(data.plain, args.plain, 1))
     order = runs.batches(len(often), args.batch, args.seed, run.seen)

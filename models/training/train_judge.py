@@ -61,8 +61,7 @@ def main() -> None:
     folder = args.runs / (args.name or "judge")
     run = runs.Run(folder, args, nn.ModuleDict({"judge": model, "head": head}), ema=0.998)
     pool, unseen = Pool(args.runs, table, args.seed + 40, 24_000), Unseen(args.runs, table, icons.JUDGE_UNSEEN)
-    torch.manual_seed(args.seed + run.seen)
-    rng = np.random.default_rng(args.seed + run.seen)
+    rng = run.seeded()
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():
         rows = next(order)

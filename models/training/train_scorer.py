@@ -262,7 +262,7 @@ def main() -> None:
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
     near = NearMisses(args.runs, args.seed + run.seen + runs.worker())
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
-    torch.manual_seed(args.seed + run.seen + runs.worker())
+    run.seeded()
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
     path = args.runs / "scenes" / "races.npz"
     races = Races(path) if path.exists() else None

@@ -64,7 +64,7 @@ def main() -> None:
     if "gain" in asked.only and models.calibration is not None:
         made, extra["curve"] = _gain(models, asked.prompts)
         note(*made)
-    path = store("pictogram", figures, **extra)
+    path = store("pictogram", figures, models.generator.info.revision, **extra)
     plots.draw(path)
     print(f"wrote {path}")
 

@@ -72,7 +72,7 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -84,15 +84,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def store(name: str, figures: list[Figure], **extra: Any) -> Path:
-    """Write `results/<name>.json`; what was not measured this time stays, each with the commit it was measured at."""
+def store(name: str, figures: list[Figure], weights: str, **extra: Any) -> Path:
+    """Write `results/<name>.json`; what was not measured this time stays, each with the commit and weights it is of."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     here = machine()
     kept = json.loads(path.read_text()) if path.exists() else {}
     rows = {row["name"]: row for row in kept.get("figures", ())}
     for figure in figures:
-        row = asdict(figure) | {"reached": figure.reached, "commit": here["commit"]}
+        row = asdict(figure) | {"reached": figure.reached, "commit": here["commit"], "weights": weights}
         rows[figure.name] = {k: v for k, v in row.items() if v is not None}
     told = kept | extra | {"machine": here, "figures": list(rows.values())}
     path.write_text(json.dumps(told, indent=1) + "\n")

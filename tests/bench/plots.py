@@ -24,6 +24,9 @@ def draw(results: Path) -> list[Path]:
         made.append(_save(results, "gain", _gain, stored["curve"]))
     if any("clients at once" in name for name in figures):
         made.append(_save(results, "company", _company, figures))
+    waited: dict[str, float] = next((f["detail"] for n, f in figures.items() if n.startswith("1 candidate beside")), {})
+    if "large_s" in waited:
+        made.append(_save(results, "waiting", _waiting, waited))
     return made
 
 
@@ -62,3 +65,16 @@ def _company(axes: Axes, figures: dict[str, Any]) -> None:
     axes.axhline(1, color=QUIET, linewidth=1)
     axes.set_xlabel("one-candidate clients at once")
     axes.set_ylabel("images a second, against one at a time")
+
+
+def _waiting(axes: Axes, waited: dict[str, float]) -> None:
+    """Seconds to the result of one candidate: alone, beside 64 others, and where it had to wait for them."""
+    bars = {
+        "alone": waited["alone_s"],
+        "while 64 run": waited["beside_s"],
+        "after them, one\nrequest at a time": waited["large_s"] + waited["alone_s"],
+    }
+    drawn = axes.barh(list(bars), list(bars.values()), color=[QUIET, ACCENT, QUIET], height=0.6)
+    axes.bar_label(drawn, fmt="%.2f", padding=4, fontsize=8, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds to the result of one candidate")

@@ -46,6 +46,17 @@ def at_once(url: str, bodies: list[dict[str, Any]]) -> list[float]:
     return asyncio.run(main())
 
 
+def one_by_one(url: str, bodies: list[dict[str, Any]]) -> None:
+    """The same from one client that waits for each answer."""
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
+            for body in bodies:
+                (await client.post("/v1/generations", json=body)).raise_for_status()
+
+    asyncio.run(main())
+
+
 def beside(url: str, large: dict[str, Any], small: dict[str, Any], after_s: float) -> float:
     """Seconds to the answer of `small`, asked `after_s` after `large`, which is then cancelled."""
 

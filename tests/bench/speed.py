@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 import httpx
 
@@ -40,22 +39,20 @@ def company(client: httpx.Client, runs: int) -> Figure:
         return server.at_once(url, [small])[0]
 
     alone()
-    pairs = [(server.beside(url, large, small, after_s=0.5 + 0.1 * run), alone()) for run in range(runs)]
+    whole = server.at_once(url, [large])[0]
+    moments = [whole * (run + 0.5) / (runs + 1) for run in range(runs)]
+    pairs = [(server.beside(url, large, small, moment), alone()) for moment in moments]
     ratios = [a / b for a, b in pairs]
-    detail = {"runs": runs, "ratios": [round(r, 3) for r in ratios], "alone_s": round(pairs[0][1], 3)}
+    medians = {name: round(statistics.median(p[i] for p in pairs), 3) for i, name in enumerate(("beside_s", "alone_s"))}
+    detail = {"runs": runs, "ratios": [round(r, 3) for r in ratios], **medians, "large_s": round(whole, 3)}
     return Figure("1 candidate beside 64: time to its result", statistics.median(ratios), "alone", 3.0, detail=detail)
 
 
 def throughput(client: httpx.Client, clients: int, runs: int, at_least: float | None = None) -> Figure:
     """Images a second of some one-candidate clients at once, against the same one after the other."""
     url = str(client.base_url)
-    body: dict[str, Any] = {"prompt": PROMPT, "n_candidates": 1}
-
-    def serial() -> None:
-        for _ in range(clients):
-            server.at_once(url, [body])
-
-    value, detail = paired(serial, lambda: server.at_once(url, [body] * clients), runs)
+    bodies = [{"prompt": PROMPT, "n_candidates": 1}] * clients
+    value, detail = paired(lambda: server.one_by_one(url, bodies), lambda: server.at_once(url, bodies), runs)
     return Figure(
         f"{clients} clients at once: images a second", value, "one at a time", at_least=at_least, detail=detail
     )

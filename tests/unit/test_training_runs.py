@@ -49,3 +49,12 @@ def test_two_workers_train_what_one_would(tmp_path: Path) -> None:
     assert first["seen"] == second["seen"] == one["seen"] == 32
     both = torch.stack([first["used"].view(4, 4), second["used"].view(4, 4)], 1).reshape(-1)
     assert torch.equal(both, one["used"])
+
+
+@pytest.mark.parametrize("seen", [0, 4, 8, 12, 20])
+def test_a_run_goes_on_with_the_rows_it_had_not_seen(seen: int) -> None:
+    """Ten rows in batches of four: the last two of an epoch are left out, and are not gone on with."""
+    whole, rest = runs.batches(10, 4, 1), runs.batches(10, 4, 1, seen)
+    for _ in range(seen // 4):
+        next(whole)
+    assert [next(whole).tolist() for _ in range(4)] == [next(rest).tolist() for _ in range(4)]

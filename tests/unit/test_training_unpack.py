@@ -1,5 +1,6 @@
 """A pack goes back into training and comes out again as it was."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,11 @@ def test_trainers_take_every_tensor_of_it() -> None:
     }
     for kind, network in networks.items():
         network.load_state_dict(states[kind], strict=True)
+
+
+def test_a_calibration_is_put_into_the_index_of_a_pack(tmp_path: Path) -> None:
+    (tmp_path / "pack.json").write_text('{"id": "small", "calibration": 1}')
+    (tmp_path / "calibration.json").write_text('{"format": 2, "measured": {"prompts": 8}}')
+    export.adopt(tmp_path, tmp_path / "calibration.json")
+    index = json.loads((tmp_path / "pack.json").read_text())
+    assert index == {"id": "small", "calibration": {"format": 2, "measured": {"prompts": 8}}}
