@@ -36,10 +36,11 @@ def load(
     decoder of the generator's latents. `calibration` is the file of one; without it a pack's own is taken. Sets the
     thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
+    given = calibrations.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
-        return Models(FakeGenerator(), FakeScorer())
+        return Models(FakeGenerator(), FakeScorer(), given)
     loader = _Loader(device)
-    known = calibrations.read(calibration) if calibration is not None else loader.calibration(generator, scorer)
+    known = given or loader.calibration(generator, scorer)
     return Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), known)
 
 
