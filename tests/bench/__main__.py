@@ -17,7 +17,7 @@ from tests.bench.judge import judge
 from tests.bench.kit import Figure, store, table
 from tests.bench.straight import Straight
 
-PARTS = ("speed", "latency", "company", "floor", "overload", "gain", "dialogue")
+PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "gain", "dialogue")
 
 
 def main() -> None:
@@ -58,6 +58,7 @@ def main() -> None:
         note(floor.overhead(models, asked.runs))
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
+    if "memory" in asked.only:
         note(memory.growth())
     if "overload" in asked.only:
         note(*overload.overload())
