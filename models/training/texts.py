@@ -4,6 +4,7 @@ Two readings: `states` (24 x 384, what the generator attends to, padded as the p
 (384, the masked mean, what the scorer's text projection reads).
 """
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,19 +62,20 @@ class TextEncoder:
 
 
 def cache_states(encoder: TextEncoder, captions: Sequence[str], path: Path, batch: int = 64) -> None:
-    """Writes float16 (N, 24, 384) to `path`; goes on where a killed run stopped (PATH.done counts rows)."""
-    mark = path.with_suffix(".done")
-    start = int(mark.read_text()) if mark.exists() else 0
+    """Writes float16 (N, 24, 384) to `path`; goes on where a run was killed, with the same captions (PATH.done)."""
+    mark, digest = path.with_suffix(".done"), hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    done, _, of = mark.read_text().partition(" ") if mark.exists() else ("0", "", "")
+    start = int(done) if of == digest else 0
     shape = (len(captions), MAX_TOKENS, WIDTH)
     table = np.lib.format.open_memmap(path, "r+" if start else "w+", np.float16, None if start else shape)
     for at in range(start, len(captions), batch):
         table[at : at + batch] = encoder.states(captions[at : at + batch]).half().numpy()
         if at // batch % 25 == 0:
             table.flush()
-            mark.write_text(str(at))
+            mark.write_text(f"{at} {digest}")
             print(f"text states {at} of {len(captions)}", flush=True)
     table.flush()
-    mark.write_text(str(len(captions)))
+    mark.write_text(f"{len(captions)} {digest}")
 
 
 def cache_pooled(encoder: TextEncoder, captions: Sequence[str], path: Path, batch: int = 128) -> None:

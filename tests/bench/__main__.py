@@ -10,6 +10,8 @@ from collections.abc import Callable
 os.environ.setdefault("FRONTRUNNER_MAX_CANDIDATES", "1024")
 os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 
+import httpx
+
 from models import registry
 from models.contract import Models
 from tests.bench import dialogue, floor, gain, latency, memory, overload, plots, server, speed
@@ -39,21 +41,7 @@ def main() -> None:
         print(table(list(made)), flush=True)
 
     with server.service() as client:
-        if "speed" in asked.only:
-            note(speed.best_of(client, script, 16, "off", asked.runs, at_most=0.95))
-            note(speed.best_of(client, script, 16, "auto", asked.runs, at_most=0.55))
-            note(speed.best_of(client, script, 64, "auto", asked.runs, at_most=0.40))
-        if "latency" in asked.only:
-            note(floor.http_added(client, 10 * asked.runs))
-            note(latency.rerank(client, 64, at_most=25.0))
-            note(latency.rerank(client, 1000, at_most=60.0))
-            note(latency.watched(client, 50, asked.runs))
-        if "company" in asked.only:
-            note(speed.company(client, asked.runs))
-            for clients in (2, 4, 8, 16):
-                note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
-        if "dialogue" in asked.only:
-            note(*dialogue.figures(client, asked.prompts / 64, _progress))
+        _served(asked, client, script, note)
     if "floor" in asked.only:
         note(floor.overhead(models, asked.runs))
         note(floor.machine_share(models, 4 * asked.runs))
@@ -68,6 +56,25 @@ def main() -> None:
     path = store("pictogram", figures, models.generator.info.revision, **extra)
     plots.draw(path)
     print(f"wrote {path}")
+
+
+def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, note: Callable[..., None]) -> None:
+    """The parts that ask a running service."""
+    if "speed" in asked.only:
+        note(speed.best_of(client, script, 16, "off", asked.runs, at_most=0.95))
+        note(speed.best_of(client, script, 16, "auto", asked.runs, at_most=0.55))
+        note(speed.best_of(client, script, 64, "auto", asked.runs, at_most=0.40))
+    if "latency" in asked.only:
+        note(floor.http_added(client, 10 * asked.runs))
+        note(latency.rerank(client, 64, at_most=25.0))
+        note(latency.rerank(client, 1000, at_most=60.0))
+        note(latency.watched(client, 50, asked.runs))
+    if "company" in asked.only:
+        note(speed.company(client, asked.runs))
+        for clients in (2, 4, 8, 16):
+            note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
+    if "dialogue" in asked.only:
+        note(*dialogue.figures(client, asked.prompts / 64, _progress))
 
 
 def _gain(models: Models, prompts: int) -> tuple[list[Figure], list[dict[str, float]]]:
