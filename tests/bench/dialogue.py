@@ -116,8 +116,8 @@ def avoided(client: httpx.Client, colour: str, free: Sequence[Field], steered: S
     detail = {"colour": colour, "prompts": len(free)}
     return [
         Figure(f"{words}: nothing avoided", without, "pixels", detail=detail),
-        Figure(f"{words}: a negative of the ranking", ranked, "pixels", at_most=without),
-        Figure(f"{words}: a negative prompt", sampled, "pixels", at_most=without),
+        Figure(f"{words}: a negative of the ranking", ranked, "pixels", at_most=without / 5),
+        Figure(f"{words}: a negative prompt", sampled, "pixels", at_most=without / 5),
     ]
 
 
