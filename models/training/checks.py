@@ -63,10 +63,10 @@ def two_things(mask: Mask) -> bool:
     return bool(left.sum() >= 50 and right.sum() >= 50 and mask[:, 28:37].sum(0).min() <= 3)
 
 
-def size_fits(mask: Mask, size: str) -> bool:
-    """Whether the foreground is as large as stated."""
-    found = extent(mask)
-    return {"small": 0 < found <= 36, "medium": 26 <= found <= 52, "large": found >= 47}[size]
+def size_fits(mask: Mask, scene: Scene) -> bool:
+    """Whether the foreground is as large as stated; at a side things are smaller, and small ones nearer to medium."""
+    found, small = extent(mask), 36 if scene.place == "centre" else 29
+    return {"small": 0 < found <= small, "medium": 26 <= found <= 52, "large": found >= 47}[scene.size]
 
 
 def place_fits(mask: Mask, place: str) -> bool:
@@ -90,7 +90,7 @@ def attributes(picture: U8, scene: Scene) -> dict[str, bool]:
     if len(scene.things) == 2:
         found["pair"] = two_things(mask)
     if len(scene.things) == 1 and "size" in scene.stated:
-        found["size"] = size_fits(mask, scene.size)
+        found["size"] = size_fits(mask, scene)
     if len(scene.things) == 1 and "place" in scene.stated:
         found["place"] = place_fits(mask, scene.place)
     parts = halves(mask) if len(scene.things) == 2 else (mask,)

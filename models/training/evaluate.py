@@ -1,6 +1,7 @@
 """Computes the figures of a pack and writes them as JSON, with sheets as PNG.
 
-For each prompt 16 candidates are drawn with seeds 0 to 15; the random pick is candidate 0, the best is the scorer's.
+For each prompt 16 candidates are drawn, with seeds that no other prompt has.  A random pick's figure is the mean over
+the 16, the best is the scorer's, and "any" tells how often one of the 16 would do: what a perfect choice could reach.
 The judge sees what the scorer never decides: other weights, other words.  `--share` takes a part of every prompt list.
 """
 
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from models.training.train_autoencoder import Pictures, to_tensor
 from models.training.train_scorer import Table, Unseen, say
 
 CANDIDATES = 16
-PARTS = ("files", "autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
+PARTS = ("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
 JUDGED = {"arbiter", "known", "synonyms"}
 """Parts that ask the judge."""
 
@@ -39,7 +41,7 @@ from models import registry
 registry.load(sys.argv[1], sys.argv[1], "cpu")
 print(time.perf_counter() - started)
 """
-"""What the service does before it is ready, in a process of its own: seconds above importing torch."""
+"""Loads both models, in a process of its own: seconds above importing torch."""
 
 Prompts = list[prompts.Prompt]
 
@@ -80,18 +82,29 @@ class Evaluation:
         top = logp.topk(5, dim=1).indices
         return torch.stack([(top == self.table.place[n]).any(1) for n in names]).all(0)
 
+    def draw(self, place: int, prompt: prompts.Prompt, negative: str = "", checkpoints: tuple[int, ...] = ()) -> Drawn:
+        """The candidates of the prompt at a place of its list."""
+        return self.pack.draw(prompt.text, CANDIDATES, CANDIDATES * place, negative, checkpoints)
+
     def keep(self, sheet: str, prompt: prompts.Prompt, pictures: U8) -> None:
         """Puts five pictures of a prompt on a sheet."""
         self.sheets.setdefault(sheet, []).append(pictures)
         self.captions.setdefault(sheet, []).append(prompt.text)
 
-    def files(self) -> dict[str, float]:
-        """Size of the pack in MiB, and the median seconds of three loads above importing torch."""
-        folder = self.pack.folder
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        command = [sys.executable, "-c", LOAD, str(folder)]
+    def costs(self) -> dict[str, float]:
+        """Size of the pack in MiB, seconds of loading it, and ms a row of a guided step and of the image tower at 16.
+
+        Medians: of three loads in processes of their own, above importing torch, and of nine calls.
+        """
+        size = sum(f.stat().st_size for f in self.pack.folder.rglob("*") if f.is_file())
+        command = [sys.executable, "-c", LOAD, str(self.pack.folder)]
         loads = [float(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(3)]
-        return {"mib": size / 2**20, "load_s": statistics.median(loads)}
+        states = self.pack.encoder.states(["", "a cat"]).repeat_interleave(CANDIDATES, 0)
+        x, pictures = torch.randn(2 * CANDIDATES, 16, 8, 8), torch.rand(CANDIDATES, 3, 64, 64)
+        with torch.inference_mode():
+            step = milliseconds(lambda: self.pack.unet(x, 500, states, return_dict=False)) / CANDIDATES
+            tower = milliseconds(lambda: self.pack.scorer.visual(pictures)) / CANDIDATES
+        return {"mib": size / 2**20, "load_s": statistics.median(loads), "step_ms": step, "tower_ms": tower}
 
     def autoencoder(self) -> dict[str, float]:
         """PSNR in dB on pictures of things never trained on, through float16 weights."""
@@ -121,26 +134,28 @@ class Evaluation:
     def known(self) -> dict[str, Any]:
         """Things it knows: does the judge name them; does the best beat the random pick; do previews rank alike."""
         marks = {4: self.steps // 4, 8: self.steps // 2}
-        hits: list[tuple[bool, bool]] = []
+        hits: list[tuple[float, bool, bool]] = []
         prefers: list[float] = []
         ranks: dict[int, list[float]] = {k: [] for k in marks}
-        for prompt in self.some(prompts.known(self.table.names, 200)):
-            drawn = self.pack.draw(prompt.text, CANDIDATES, 0, checkpoints=tuple(marks.values()))
+        for place, prompt in enumerate(self.some(prompts.known(self.table.names, 200))):
+            drawn = self.draw(place, prompt, checkpoints=tuple(marks.values()))
             scores = self.pack.scores(drawn.pictures, prompt.text)
             best = int(scores.argmax())
             logp = self.judged(drawn.pictures)
             found = self.holds(logp, prompt.names)
-            hits.append((bool(found[0]), bool(found[best])))
+            hits.append((float(found.float().mean()), bool(found[best]), bool(found.any())))
             others = [i for i in range(CANDIDATES) if i != best]
             own = logp[:, self.table.place[prompt.names[0]]]
             prefers.append(float((own[best] > own[others]).float().mean()))
             for k, step in marks.items():
                 ranks[k].append(spearman(self.pack.scores(drawn.previews[step], prompt.text), scores))
             self.keep("known", prompt, in_order(drawn, scores))
+        random_pick, best_of, any_of = np.mean(hits, axis=0).tolist()
         return {
             "prompts": len(hits),
-            "random_top5": float(np.mean([h[0] for h in hits])),
-            "best_top5": float(np.mean([h[1] for h in hits])),
+            "random_top5": random_pick,
+            "best_top5": best_of,
+            "any_top5": any_of,
             "judge_prefers_best": float(np.mean(prefers)),
             "spearman_25": float(np.mean(ranks[4])),
             "spearman_50": float(np.mean(ranks[8])),
@@ -149,24 +164,25 @@ class Evaluation:
     def composed(self) -> dict[str, Any]:
         """Two or more stated attributes at once, by pixels."""
         sampler = SceneSampler(self.icons, self.table.names, icons.GENERATOR_STYLES, seed=77, pairs=0.3)
-        first, best_of = list[dict[str, bool]](), list[dict[str, bool]]()
-        for prompt in self.some(prompts.composed(sampler, 100)):
+        every, best_of, any_of = list[dict[str, bool]](), list[dict[str, bool]](), list[bool]()
+        for place, prompt in enumerate(self.some(prompts.composed(sampler, 100))):
             assert prompt.scene is not None
-            drawn = self.pack.draw(prompt.text, CANDIDATES, 0)
+            drawn = self.draw(place, prompt)
             scores = self.pack.scores(drawn.pictures, prompt.text)
             each = [checks.attributes(p, prompt.scene) for p in drawn.pictures]
-            first.append(each[0])
+            every += each
             best_of.append(each[int(scores.argmax())])
+            any_of.append(any(all(rights.values()) for rights in each))
             self.keep("composed", prompt, in_order(drawn, scores))
-        shares = {"random": shown(first), "best": shown(best_of)}
-        return {"prompts": len(first), **shares, "random_by_kind": by_kind(first), "best_by_kind": by_kind(best_of)}
+        shares = {"random": shown(every), "best": shown(best_of), "any": float(np.mean(any_of))}
+        return {"prompts": len(best_of), **shares, "random_by_kind": by_kind(every), "best_by_kind": by_kind(best_of)}
 
     def negative(self) -> dict[str, Any]:
         """Share of yellow backgrounds among the top three, without and with the negative prompt."""
         yellow: dict[str, list[float]] = {"": [], "on a yellow background": []}
-        for prompt in self.some(prompts.open_background(self.table.names, 40)):
+        for place, prompt in enumerate(self.some(prompts.open_background(self.table.names, 40))):
             for negative, shares in yellow.items():
-                drawn = self.pack.draw(prompt.text, CANDIDATES, 0, negative)
+                drawn = self.draw(place, prompt, negative)
                 order = np.argsort(-self.pack.scores(drawn.pictures, prompt.text, negative))[:3]
                 shares.append(float(np.mean([checks.background(drawn.pictures[i]) == "yellow" for i in order])))
         without, with_it = (float(np.mean(v)) for v in yellow.values())
@@ -175,12 +191,21 @@ class Evaluation:
     def synonyms(self) -> dict[str, Any]:
         """Synonyms never trained on, best of 16."""
         hits = []
-        for prompt in self.some(prompts.synonyms()):
-            drawn = self.pack.draw(prompt.text, CANDIDATES, 0)
+        for place, prompt in enumerate(self.some(prompts.synonyms())):
+            drawn = self.draw(place, prompt)
             scores = self.pack.scores(drawn.pictures, prompt.text)
             hits.append(bool(self.holds(self.judged(drawn.pictures), prompt.names)[int(scores.argmax())]))
             self.keep("synonyms", prompt, in_order(drawn, scores))
         return {"prompts": len(hits), "best_top5": float(np.mean(hits))}
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """The median of nine calls, after one that does not count."""
+    times = [time.perf_counter()]
+    for _ in range(10):
+        call()
+        times.append(time.perf_counter())
+    return 1000 * statistics.median(np.diff(times)[1:].tolist())
 
 
 def shown(pictures: list[dict[str, bool]]) -> float:
@@ -222,7 +247,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=None, help="folder of the judge (default: RUNS/judge)")
     parser.add_argument("--out", type=Path, default=None, help="figures.json and sheets (default: RUNS/figures)")
     parser.add_argument("--share", type=float, default=1.0, help="share of every prompt list")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=None, help="some of: " + " ".join(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=None, help="measure these anew: " + " ".join(PARTS))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -233,12 +258,13 @@ def main() -> None:
     judged = (run.judge_folder / "judge.safetensors").exists()
     if not judged:
         print(f"there is no judge in {run.judge_folder}: without {', '.join(sorted(JUDGED))}", flush=True)
-    figures: dict[str, Any] = {}
+    kept = out / "figures.json"
+    figures: dict[str, Any] = json.loads(kept.read_text("utf-8")) if args.only and kept.exists() else {}
     for part in args.only or [p for p in PARTS if judged or p not in JUDGED]:
         started = time.monotonic()
         figures[part] = getattr(run, part)()
         print(part, json.dumps(figures[part]), f"{time.monotonic() - started:.0f} s", flush=True)
-        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        kept.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     for name, rows in run.sheets.items():
         write_sheet(rows, out / f"{name}.png")
         (out / f"{name}.txt").write_text("\n".join(run.captions[name]) + "\n", "utf-8")
