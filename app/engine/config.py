@@ -14,7 +14,7 @@ class EngineConfig:
     capacity: candidates held at once, waiting or running; more are refused before they queue.
     live_rows: candidates that are being denoised at once; those beyond wait without latents.
     decode_pixels: pixels decoded in one call, which bounds the memory of the decoder.
-    warmup_s: seconds spent at load on measuring what each bucket costs.
+    warmup_s: seconds spent at load on measuring what each bucket costs, beside those that pay for what is built once.
     max_failing_ticks: device calls that may fail in a row before the engine counts as dead.
     """
 

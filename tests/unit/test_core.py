@@ -263,14 +263,6 @@ def test_a_wave_that_the_device_cannot_hold_fails_its_generation_only() -> None:
     assert isinstance(ends["b"], Succeeded)
 
 
-def test_measure_learns_a_cost_for_every_bucket_and_runs_short_of_memory_quietly() -> None:
-    bench = Bench(EngineConfig(buckets=(1, 2, 4, 8)), max_rows=4)
-    bench.core.measure()
-    assert set(bench.generator.sizes) == {1, 2, 4}
-    with pytest.raises(OutOfDeviceMemory):
-        Bench(max_rows=0).core.measure()
-
-
 SPECS = st.builds(
     lambda n, extra, steps, guided, sampler, seed, width, deterministic, cuts, owner: spec(
         n_candidates=n + extra,
