@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, rate: float, batch: int, s
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: half as fast again on CPUs with AMX")
     parser.add_argument("--save-s", type=float, default=120.0, help="seconds between checkpoints")
 
 
@@ -112,6 +113,10 @@ class Run:
         elif self.args.init:
             given = torch.load(self.args.init, weights_only=True)["modules"]
             print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
+
+    def autocast(self) -> torch.autocast:
+        """Where the networks compute: in bfloat16 with `--bf16`; weights, averages and losses stay in float32."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16)
 
     def seeded(self) -> np.random.Generator:
         """Seeds torch for this worker from the samples seen on, and gives a generator of numpy for the same."""

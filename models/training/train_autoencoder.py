@@ -3,10 +3,12 @@
 Pictures are composed of all things and styles but the held-out names; the figure is PSNR on those.  While the rate is
 high, squares of 32 px are enough and four times as cheap; whole pictures come with the decay.
 Latents are pulled to mean 0 and deviation 1 per channel and carry noise in training, so that small errors of the
-generator stay small in the picture.  `--decoder-only` keeps the latents of a trained encoder and improves the pictures.
+generator stay small in the picture.  `--decoder-only` keeps the latents of a trained encoder and improves the pictures;
+`--anchor` lets the encoder learn on too, near enough to what it was for a generator to follow.
 """
 
 import argparse
+import copy
 import hashlib
 import time
 from pathlib import Path
@@ -22,6 +24,8 @@ from models.training.palette import U8
 from models.training.scenes import SIZE_PX, SceneSampler, compose
 
 LATENT_CHANNELS, LATENT_SIZE = 16, 8
+POOL = 40_000
+"""Composed pictures to train on."""
 
 
 def build() -> AutoencoderTiny:
@@ -80,13 +84,20 @@ def psnr(network: nn.ModuleDict, pictures: torch.Tensor) -> float:
 
 def loss_of(network: nn.ModuleDict, x: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Total loss, mean squared error, and latents of one batch."""
-    z = network["encoder"](x)
+    z = network["encoder"](x).float()
     spread = z.transpose(0, 1).flatten(1)
     pull = spread.mean(1).square().mean() + spread.std(1).log().square().mean()
-    y = network["decoder"](z + noise * torch.randn_like(z))
+    y = network["decoder"](z + noise * torch.randn_like(z)).float()
     squared = functional.mse_loss(y, x)
     edges = (y.diff(dim=2) - x.diff(dim=2)).abs().mean() + (y.diff(dim=3) - x.diff(dim=3)).abs().mean()
     return 4 * squared + 0.5 * functional.l1_loss(y, x) + 0.25 * edges + 0.02 * pull, squared, z
+
+
+def anchored(network: nn.ModuleDict, init: Path) -> nn.Module:
+    """The encoder as it was in the weights that a run began with, frozen."""
+    first = copy.deepcopy(network)
+    first.load_state_dict(torch.load(init, weights_only=True)["modules"])
+    return first["encoder"].requires_grad_(False)
 
 
 def main() -> None:
@@ -95,6 +106,7 @@ def main() -> None:
     runs.add_arguments(parser, rate=1.5e-3, batch=24, samples=250_000)
     parser.add_argument("--noise", type=float, default=0.03, help="deviation of the noise on latents")
     parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, train the decoder")
+    parser.add_argument("--anchor", type=float, default=0.0, help="weight of staying near the latents of --init")
     args = parser.parse_args()
     runs.prepare(args)
     model = build()
@@ -102,14 +114,20 @@ def main() -> None:
     if args.decoder_only:
         network["encoder"].requires_grad_(False)
     run = runs.Run(args.runs / (args.name or "autoencoder"), args, network)
-    pictures = Pictures(args.runs, args.seed, 14_000)
+    first = anchored(network, args.init) if args.anchor else None
+    pictures = Pictures(args.runs, args.seed, POOL)
     unseen = to_tensor(Pictures(args.runs, 7, 192, unseen=True).pool)
     random, crop = run.seeded(), 32
     while not run.over():
         if crop < SIZE_PX and run.schedule.left(run.seen, time.time()) < 1:
             crop, args.batch = SIZE_PX, max(args.batch // 3, 8)
         x = pictures.batch(random, args.batch, crop).contiguous(memory_format=torch.channels_last)
-        loss, squared, z = loss_of(network, x, args.noise)
+        with run.autocast():
+            loss, squared, z = loss_of(network, x, args.noise)
+            if first is not None:
+                moved = functional.mse_loss(z, first(x).float())
+                loss = loss + args.anchor * moved
+                run.note(moved=moved.item())
         run.step(loss, len(x))
         run.note(loss=loss.item(), psnr=-10 * float((squared.detach() / 4).log10()), latent_std=z.detach().std().item())
         if run.updates % 300 == 0:

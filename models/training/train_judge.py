@@ -65,7 +65,10 @@ def main() -> None:
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():
         rows = next(order)
-        features = model.image(augment(to_tensor(pool.pictures[rows])))
+        pictures = augment(to_tensor(pool.pictures[rows])).contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            features = model.image(pictures)
+        features = features.float()
         named = naming_loss(model.logits(features, model.texts(spoken(rng, table.names))), pool.things[rows])
         classed = naming_loss(head(features), pool.things[rows])
         run.step(named + classed, len(rows))

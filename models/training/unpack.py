@@ -1,6 +1,6 @@
 """Turns a pack back into the states of its runs: what a trainer starts from with `--init`, and what `export` takes.
 
-Optimizers and the scorer's classifier are not in a pack; they begin anew.
+Optimizers and the classifiers of scorer and judge are not in a pack; they begin anew.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from models.training import runs
 
 
-def states(pack: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of every network, float32, under the names that they have in training."""
+def states(pack: Path, judge: Path | None = None) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of every network, and of a stored judge, float32, under the names that they have in training."""
     generator = pack / "generator"
     scorer = load_file(pack / "scorer" / "open_clip_model.safetensors")
     named = {
@@ -27,6 +27,8 @@ def states(pack: Path) -> dict[str, dict[str, torch.Tensor]]:
             for name, tensor in scorer.items()
         },
     }
+    if judge is not None:
+        named["judge"] = {f"judge.{name}": tensor for name, tensor in load_file(judge / "judge.safetensors").items()}
     return {kind: {k: v.float() if v.is_floating_point() else v for k, v in s.items()} for kind, s in named.items()}
 
 
@@ -35,10 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
+    parser.add_argument("--judge", type=Path, default=None, help="folder of a stored judge, to be turned back too")
     args = parser.parse_args()
     out: Path = args.runs / "unpacked"
     out.mkdir(parents=True, exist_ok=True)
-    for kind, state in states(args.pack or args.runs / "pack").items():
+    for kind, state in states(args.pack or args.runs / "pack", args.judge).items():
         runs.write({"modules": state}, out / f"{kind}.pt")
         print(out / f"{kind}.pt")
 

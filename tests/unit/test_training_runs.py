@@ -51,6 +51,21 @@ def test_two_workers_train_what_one_would(tmp_path: Path) -> None:
     assert torch.equal(both, one["used"])
 
 
+def test_bfloat16_computes_and_float32_keeps(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    runs.add_arguments(parser, rate=0.1, batch=8, samples=8)
+    args = parser.parse_args(["--runs", str(tmp_path), "--bf16"])
+    runs.prepare(args)
+    layer = torch.nn.Linear(4, 1)
+    run = runs.Run(tmp_path / "run", args, torch.nn.ModuleDict({"layer": layer}))
+    with run.autocast():
+        found = layer(torch.randn(8, 4))
+    run.step(found.float().square().mean(), 8)
+    assert found.dtype is torch.bfloat16
+    assert {p.dtype for p in layer.parameters()} == {torch.float32}
+    assert run.averaged()["layer.weight"].dtype is torch.float32
+
+
 @pytest.mark.parametrize("seen", [0, 4, 8, 12, 20])
 def test_a_run_goes_on_with_the_rows_it_had_not_seen(seen: int) -> None:
     """Ten rows in batches of four: the last two of an epoch are left out, and are not gone on with."""

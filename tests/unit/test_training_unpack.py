@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 from safetensors.torch import load_file  # noqa: E402
 
-from models.training import export, runs, train_autoencoder, train_generator, train_scorer, unpack  # noqa: E402
+from models.training import export, judge, runs, train_autoencoder, train_generator, train_scorer, unpack  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -31,7 +31,7 @@ def test_the_embedded_pack_is_exported_again_as_it_is(tmp_path: Path) -> None:
 
 
 def test_trainers_take_every_tensor_of_it() -> None:
-    states = unpack.states(PACK)
+    states = unpack.states(PACK, Path(__file__).parents[1] / "bench" / "judge")
     vae = train_autoencoder.build()
     unet = train_generator.build()
     scorer = train_scorer.trained_parts(train_scorer.build("regnety_002"))
@@ -39,9 +39,25 @@ def test_trainers_take_every_tensor_of_it() -> None:
         "autoencoder": torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder}),
         "generator": torch.nn.ModuleDict({"unet": unet}),
         "scorer": scorer,
+        "judge": torch.nn.ModuleDict({"judge": judge.Judge()}),
     }
     for kind, network in networks.items():
         network.load_state_dict(states[kind], strict=True)
+
+
+def test_an_anchored_encoder_stays_what_the_run_began_with(tmp_path: Path) -> None:
+    vae = train_autoencoder.build()
+    network = torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder})
+    runs.write({"modules": network.state_dict()}, tmp_path / "init.pt")
+    first = train_autoencoder.anchored(network, tmp_path / "init.pt")
+    picture = torch.rand(1, 3, 64, 64)
+    before = network["encoder"](picture).detach()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(first(picture), before)
+    assert not torch.equal(network["encoder"](picture), before)
+    assert not any(p.requires_grad for p in first.parameters())
 
 
 def test_a_calibration_is_put_into_the_index_of_a_pack(tmp_path: Path) -> None:
