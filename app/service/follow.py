@@ -40,8 +40,10 @@ log = logging.getLogger(__name__)
 QUIET_S = 0.1
 """Least seconds between two writes of one log, so that progress never costs more than the work it tells of."""
 
-STARTED_S = 0.02
-"""How soon the log says that a generation was started: whoever finds its claim lapsed counts that."""
+STARTED_S = 0.05
+"""How soon the log says that a generation was started: whoever finds its claim lapsed counts that.
+
+What ends sooner is written down once, and no write takes a core from its device calls."""
 
 PREVIEW_SIDE = 256
 """Longest side of the preview pictures in the log, pixels."""
