@@ -184,3 +184,9 @@ def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Sce
             other = Thing(thing.name, rng.choice([h for h in HUE_NAMES if h != thing.hue]))
             out.append(change(scene, things=tuple(other if j == i else t for j, t in enumerate(scene.things))))
     return out
+
+
+def grounds(scene: Scene) -> list[Scene]:
+    """The scene on every other background, but for the colours that its things were shifted to."""
+    taken = {scene.background, *(t.hue for t in scene.things)}
+    return [dataclasses.replace(scene, background=b) for b in BACKGROUND_NAMES if b not in taken]

@@ -2,41 +2,66 @@
 
 A plain classifier over the names is trained beside it on the same image features and thrown away: without it the two
 towers, both from scratch, found nothing to agree on for 25,000 pictures.
+Pictures and their twins on another background must be named alike: a judge of candidates that differ in little else
+would tell their backgrounds apart, not their things.
 The figure is recall over the pack's names in the generator's own two styles, which the judge never sees.
 """
 
 import argparse
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from models.training import icons, judge, runs
 from models.training.augment import augment
 from models.training.captions import DISPLAY, SYNONYMS
-from models.training.scenes import SceneSampler, compose
+from models.training.scenes import SceneSampler, compose, grounds
 from models.training.train_autoencoder import to_tensor
 from models.training.train_scorer import Table, Unseen, naming_loss, say
 
+TWINS = 16
+"""Pictures in each batch that are looked at on two backgrounds."""
+
 
 class Pool:
-    """Composed pictures of the judge's styles with the places of their things among the names, cached on disk."""
+    """Composed pictures of the judge's styles, each on two backgrounds, and the places of their things among the names.
+
+    Kept on disk.
+    """
 
     def __init__(self, folder: Path, table: Table, seed: int, count: int) -> None:
-        path = folder / "scenes" / f"judge-{seed}-{count}.npz"
+        path = folder / "scenes" / f"judge-twins-{seed}-{count}.npz"
         if not path.exists():
             source = icons.load_icons(folder, icons.JUDGE_STYLES)
             scenes = SceneSampler(source, table.names, icons.JUDGE_STYLES, seed, pairs=0.15).draw(count)
             things = [[table.place[t.name] for t in (s.things * 2)[:2]] for s in scenes]
-            np.savez(path, pictures=np.stack([compose(s, source) for s in scenes]), things=np.array(things))
+            chance = random.Random(seed)
+            pictures, twins = (
+                np.stack([compose(s, source) for s in some])
+                for some in (scenes, [chance.choice(grounds(s)) for s in scenes])
+            )
+            np.savez(path, pictures=pictures, twins=twins, things=np.array(things))
         found = np.load(path)
-        self.pictures, self.things = found["pictures"], torch.from_numpy(found["things"])
+        self.pictures, self.twins = found["pictures"], found["twins"]
+        self.things = torch.from_numpy(found["things"])
 
 
 def spoken(rng: np.random.Generator, names: list[str]) -> list[str]:
     """A way to call each name: its label, display name or a trained synonym."""
     return [str(rng.choice([n, DISPLAY.get(n, n), DISPLAY.get(n, n), *SYNONYMS.get(n, [])])) for n in names]
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """How far what two logits (B, N) say is apart: the mean of both divergences (Kullback-Leibler), a scalar."""
+    first, second = one.log_softmax(1), other.log_softmax(1)
+    both = functional.kl_div(first, second, log_target=True, reduction="batchmean") + functional.kl_div(
+        second, first, log_target=True, reduction="batchmean"
+    )
+    return both / 2
 
 
 def check(model: judge.Judge, table: Table, unseen: Unseen) -> dict[str, float]:
@@ -65,14 +90,16 @@ def main() -> None:
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():
         rows = next(order)
-        pictures = augment(to_tensor(pool.pictures[rows])).contiguous(memory_format=torch.channels_last)
+        plain, twins = (to_tensor(some[rows[:TWINS]]) for some in (pool.pictures, pool.twins))
+        pictures = torch.cat([augment(to_tensor(pool.pictures[rows])), plain, twins])
         with run.autocast():
-            features = model.image(pictures)
-        features = features.float()
-        named = naming_loss(model.logits(features, model.texts(spoken(rng, table.names))), pool.things[rows])
-        classed = naming_loss(head(features), pool.things[rows])
-        run.step(named + classed, len(rows))
-        run.note(named=named.item(), classed=classed.item())
+            features = model.image(pictures.contiguous(memory_format=torch.channels_last))
+        logits = model.logits(features.float(), model.texts(spoken(rng, table.names)))
+        named = naming_loss(logits[: len(rows)], pool.things[rows])
+        classed = naming_loss(head(features[: len(rows)].float()), pool.things[rows])
+        moved = apart(*logits[len(rows) :].chunk(2))
+        run.step(named + classed + moved, len(rows))
+        run.note(named=named.item(), classed=classed.item(), moved=moved.item())
         if run.updates % 200 == 0:
             run.report(**check(model, table, unseen))
     run.modules.load_state_dict(run.averaged())

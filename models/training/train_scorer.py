@@ -6,13 +6,15 @@ the other way, the picture of a caption against a picture of a near miss, which 
 the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
 by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and, where there are
 races (`previews`), between previews and the pictures they become, and between a composed picture and the candidates
-that were drawn for its caption.
+that were drawn for its caption; and between a picture and its twin on another background, where the caption names none:
+which background that is must not decide who wins.
 The figure is retrieval over the pack's names in a style never trained on.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, variants
+from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, grounds, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -40,6 +42,9 @@ RACES = 4
 MISSES = 16
 """Pictures in each batch that a near miss is composed of."""
 
+TWINS = 16
+"""Pictures in each batch that are composed again on another background, as their captions allow."""
+
 WEIGHTS = {
     "contrast": 1.0,
     "missed": 1.0,
@@ -48,6 +53,7 @@ WEIGHTS = {
     "colour": 0.5,
     "previews": 1.0,
     "fidelity": 0.5,
+    "twins": 0.5,
 }
 
 PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
@@ -134,8 +140,8 @@ class Pairs:
         self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
 
 
-class NearMisses:
-    """Pictures that differ from rows of the data set in one attribute that the caption states."""
+class Relatives:
+    """Pictures that differ from rows of the data set in one attribute: near misses in one that the caption states."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.rows = read_rows(folder / "scenes" / "scorer.jsonl")
@@ -144,18 +150,31 @@ class NearMisses:
         self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in styles}
         self.random = random.Random(seed)
 
-    def of(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
-        """Places in `rows` of up to `MISSES` that have such a picture, and the pictures, as `to_tensor` gives them."""
+    def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+        """Places in `rows` of up to `MISSES` that have a near miss, and the pictures, as `to_tensor` gives them."""
+        return self._composed(rows, MISSES, lambda scene: variants(scene, self.random, self.names[scene.style]))
+
+    def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+        """The same for pictures on a background that the caption leaves open, each on another one."""
+        return self._composed(rows, TWINS, lambda scene: [] if "background" in scene.stated else grounds(scene))
+
+    def _composed(
+        self, rows: list[int], most: int, relatives: Callable[[Scene], list[Scene]]
+    ) -> tuple[list[int], torch.Tensor]:
         places, pictures = list[int](), list[Any]()
         for place, row in enumerate(rows):
-            if len(places) == MISSES:
+            if len(places) == most:
                 break
-            scene = from_json(self.rows[row])
-            near = variants(scene, self.random, self.names[scene.style])
-            if near:
+            found = relatives(from_json(self.rows[row]))
+            if found:
                 places.append(place)
-                pictures.append(compose(self.random.choice(near), self.icons))
+                pictures.append(compose(self.random.choice(found), self.icons))
         return places, to_tensor(np.array(pictures, np.uint8).reshape(-1, SIZE_PX, SIZE_PX, 3))
+
+
+def unmoved(one: torch.Tensor, other: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What it costs that two pictures which fit their text alike score apart: all (B, D), normalised; a scalar."""
+    return (scale * ((one - other) * texts).sum(1)).square().sum() / max(len(one), 1)
 
 
 def naming_loss(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
@@ -176,20 +195,25 @@ def picture_loss(
 
 
 def batch_loss(
-    parts: nn.ModuleDict, data: Pairs, near: NearMisses, table: Table, rows: torch.Tensor, races: Races | None
+    parts: nn.ModuleDict, data: Pairs, relatives: Relatives, table: Table, rows: torch.Tensor, races: Races | None
 ) -> dict[str, torch.Tensor]:
     """The losses of one batch, by name."""
-    places, misses = near.of(rows.tolist())
-    x = augment(torch.cat([to_tensor(data.pictures[rows.numpy()]), misses]))
+    places, misses = relatives.misses(rows.tolist())
+    twinned, twins = relatives.twins(rows.tolist())
+    own = to_tensor(data.pictures[rows.numpy()])
+    x = torch.cat([augment(torch.cat([own, misses])), own[twinned], twins])
     raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
     pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
     features = parts["visual"](pictures)
-    counts = [len(rows), len(misses), len(features) - len(x)]
-    image, wrong, others = functional.normalize(features, dim=-1).split(counts)
+    counts = [len(rows), len(misses), len(twins), len(twins), len(features) - len(x)]
+    image, wrong, plain, twin, others = functional.normalize(features, dim=-1).split(counts)
     losses = picture_losses(parts, data, table, rows, image)
     losses["classed"] = naming_loss(parts["head"](features[: len(rows)]), data.things[rows])
     scale = parts["scale"].logit_scale.exp().clamp(max=100)
     captions = functional.normalize(parts["proj"](data.pooled[data.caption[rows[places]]]), dim=-1)
+    losses["twins"] = unmoved(
+        plain, twin, functional.normalize(parts["proj"](data.pooled[data.caption[rows[twinned]]]), dim=-1), scale
+    )
     confused = functional.softplus(scale * ((wrong - image[places]) * captions).sum(1))
     losses["missed"] = confused.sum() / max(len(places), 1)
     if raced:
@@ -260,7 +284,7 @@ def main() -> None:
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
-    near = NearMisses(args.runs, args.seed + run.seen + runs.worker())
+    relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
     run.seeded()
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
@@ -268,7 +292,7 @@ def main() -> None:
     races = Races(path) if path.exists() else None
     while not run.over():
         rows = torch.from_numpy(next(order))
-        losses = batch_loss(parts, data, near, table, rows, races)
+        losses = batch_loss(parts, data, relatives, table, rows, races)
         run.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), len(rows))
         run.note(**{k: v.item() for k, v in losses.items()})
         if run.updates % 100 == 0:

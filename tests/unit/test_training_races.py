@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from models.training import augment, captions, data, icons, races, scenes, train_autoencoder, train_scorer  # noqa: E402
+from models.training import augment, captions, data, icons, palette, races, scenes, train_autoencoder, train_scorer  # noqa: E402
 from tests.unit.test_training_data import ICONS, NAMES, sampler  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -73,9 +73,31 @@ def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypat
     drawn = sampler().draw(60)
     (tmp_path / "scenes").mkdir()
     data.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
-    near = train_scorer.NearMisses(tmp_path, seed=1)
-    places, pictures = near.of(list(range(60)))
+    relatives = train_scorer.Relatives(tmp_path, seed=1)
+    places, pictures = relatives.misses(list(range(60)))
     assert len(places) == train_scorer.MISSES
     own = train_autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
     assert (pictures - own).abs().flatten(1).amax(1).min() > 0.1
-    assert train_scorer.NearMisses(tmp_path, seed=1).of([])[1].shape == (0, 3, 64, 64)
+    assert relatives.misses([])[1].shape == (0, 3, 64, 64)
+    places, twins = relatives.twins(list(range(60)))
+    assert places
+    assert not any("background" in drawn[p].stated for p in places)
+    own = train_autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
+    corners = (twins - own)[:, :, 0, 0].abs().amax(1)
+    assert corners.min() > 0.1
+
+
+def test_pictures_that_fit_alike_cost_nothing_whatever_else_they_show() -> None:
+    texts = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+    one, other = torch.tensor([[0.6, 0.8, 0], [0.8, 0.6, 0]]), torch.tensor([[0.6, 0, 0.8], [0, 0.6, -0.8]])
+    assert train_scorer.unmoved(one, other, texts, torch.tensor(10.0)) == 0
+    turned = train_scorer.unmoved(one, other.flip(1), texts, torch.tensor(10.0))
+    assert turned > 0
+    assert train_scorer.unmoved(one[:0], other[:0], texts[:0], torch.tensor(10.0)) == 0
+
+
+def test_a_scene_has_a_twin_on_every_other_background_but_the_colours_of_its_things() -> None:
+    scene = scenes.Scene((scenes.Thing("apple", "blue"),), "noto", "white")
+    backgrounds = {s.background for s in scenes.grounds(scene)}
+    assert backgrounds == set(palette.BACKGROUND_NAMES) - {"white", "blue"}
+    assert all(s.things == scene.things for s in scenes.grounds(scene))
