@@ -28,6 +28,9 @@ NEARLY = 1.03
 KNEE = 1.3
 """In company a call grows only to where a row costs at most this much more than at the best bucket."""
 
+SLOWDOWN = 2.5
+"""Nor to where it takes more than this many times as long as one of the smallest generation in it alone."""
+
 SMALL_SHARE = 16
 """A generation is small when its candidates are at most this part of the room for rows."""
 
@@ -191,7 +194,13 @@ class Scheduler:
         if len(peers) == 1:
             return max(self._seconds)
         smallest = min(len(r.ready()) for r in peers)
-        return max(smallest, self._knee() // len(peers), 1)
+        beside = (self._bearable(smallest) - smallest) // (len(peers) - 1)
+        return max(smallest, min(self._knee() // len(peers), beside), 1)
+
+    def _bearable(self, rows: int) -> int:
+        """The largest bucket whose call that many rows, alone in theirs, may wait for at every step."""
+        own = self._seconds[self.bucket(rows)]
+        return max(b for b, s in self._seconds.items() if s <= SLOWDOWN * own)
 
     def _knee(self) -> int:
         """The smallest bucket whose rows cost little more than at the best one."""

@@ -9,7 +9,7 @@ import pytest
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.run import Row, Run
-from app.engine.scheduler import Kind, Plan, Scheduler
+from app.engine.scheduler import SLOWDOWN, Kind, Plan, Scheduler
 from tests.unit.engine_kit import Bench, spec
 
 
@@ -67,6 +67,16 @@ def test_a_small_request_is_not_held_back_by_a_large_one() -> None:
     assert mine == list(range(6)), "the small one is in every call from its first on"
     assert max(sum(c.values()) for c in seen[:6]) <= 16
     assert max(sum(c.values()) for c in seen[6:]) > 16
+
+
+def test_no_call_takes_much_longer_than_the_small_one_alone_would() -> None:
+    bench = Bench()
+    linear(bench, overhead=2)
+    bench.submit(spec("large", n_candidates=64, steps=6), spec("small", n_candidates=1, steps=6))
+    both = [sum(c.values()) for c in steps(bench) if c["small"]]
+    assert len(both) == 6
+    assert 2 + max(both) <= SLOWDOWN * (2 + 1)
+    assert min(both[1:]) > 2, "and the large one goes on beside it"
 
 
 def test_two_large_requests_fill_the_device_and_share_it() -> None:
