@@ -71,11 +71,12 @@ def test_a_small_request_is_not_held_back_by_a_large_one() -> None:
 
 def test_no_call_takes_much_longer_than_the_small_one_alone_would() -> None:
     bench = Bench()
-    linear(bench, overhead=2)
+    costs = {1: 10.5, 2: 15.8, 4: 23.1, 8: 42.0, 16: 67.6, 32: 127.4}
+    bench.core._scheduler.learn(costs)
     bench.submit(spec("large", n_candidates=64, steps=6), spec("small", n_candidates=1, steps=6))
     both = [sum(c.values()) for c in steps(bench) if c["small"]]
     assert len(both) == 6
-    assert 2 + max(both) <= SLOWDOWN * (2 + 1)
+    assert max(costs[min(b for b in costs if b >= rows)] for rows in both) <= SLOWDOWN * costs[1]
     assert min(both[1:]) > 2, "and the large one goes on beside it"
 
 
