@@ -11,6 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 INK, ACCENT, QUIET = "#1c1b1a", "#d4470f", "#a8a49c"
 
@@ -53,6 +54,9 @@ def _gain(axes: Axes, curve: list[dict[str, float]]) -> None:
         for x, y, n in points:
             axes.annotate(f"{n:.0f}", (x, y), textcoords="offset points", xytext=(4, -10), fontsize=8, color=colour)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("device seconds (log)")
     axes.set_ylabel("gain in score over a random pick")
     axes.legend(frameon=False)
