@@ -279,6 +279,8 @@ def main() -> None:
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
     args = parser.parse_args()
+    if args.bf16:
+        parser.error("--bf16: towers like this one are no faster in bfloat16")
     runs.prepare(args)
     table = Table(args.runs)
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
