@@ -25,6 +25,7 @@ from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replica
 
 SEEDS = [11, 22, 33, 44]
 KILLS = 5
+RESENT = 20
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -114,15 +115,19 @@ class Load:
             self.refused.append(answer.text)
 
     async def wait(self, client: httpx.AsyncClient, urls: list[str] | None = None) -> None:
-        """Synchronous, and sent again once with the same key, to another replica."""
+        """Synchronous, and sent again with the same key, to one replica after the other; never again to a balancer.
+
+        The kills are quicker than a lease: they may meet both replicas of one request, and each more than once.
+        """
         seed, headers = random.choice(SEEDS), {"idempotency-key": f'"{random.getrandbits(64):x}"'}
-        first, *others = random.sample(self.urls, len(self.urls))
+        order = random.sample(self.urls, len(self.urls))
         self.sent += 1
-        for url in (first, *others[:1]):
+        for url in order if len(order) == 1 else order * RESENT:
             try:
                 answer = await client.post(f"{url}/v1/generations", json=asked(seed), headers=headers)
             except httpx.TransportError as error:
                 told = repr(error)
+                await asyncio.sleep(0.2)
                 continue
             told = answer.text
             if answer.status_code == 200:
