@@ -93,7 +93,7 @@ class Scheduler:
             return False
         ceilings = self._step_ceilings if plan.kind is Kind.STEP else self._pixel_ceilings
         size = plan.size if plan.kind is Kind.STEP else len(plan.rows)
-        ceilings[plan.rows[0].run.key] = size - 1 if plan.kind is Kind.STEP else size // 2
+        ceilings[plan.rows[0].run.key] = size - 1 if plan.kind is Kind.STEP else max(1, size // 2)
         return size > (self._config.buckets[0] if plan.kind is Kind.STEP else 1)
 
     @property

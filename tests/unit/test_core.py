@@ -170,6 +170,25 @@ def test_out_of_memory_at_the_smallest_batch_is_a_typed_failure(deterministic: b
     assert isinstance(end.error, OutOfDeviceMemory)
 
 
+def test_a_decode_that_did_not_fit_once_leaves_the_engine_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def full(*_: object, **__: object) -> None:
+        raise OutOfMemory("full")
+
+    with monkeypatch.context() as short:
+        short.setattr(bench.generator, "decode", full)
+        bench.submit(spec("a", n_candidates=1))
+        bench.run()
+    bench.submit(spec("b", n_candidates=3), spec("innocent", n_candidates=1, width=32))
+    bench.run()
+    (end,) = bench.ends("a")
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, OutOfDeviceMemory)
+    assert len(bench.outcome("b").images) == 1
+    assert len(bench.outcome("innocent").images) == 1
+
+
 def test_failures_in_a_row_kill_the_engine() -> None:
     class Broken(FakeGenerator):
         def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
