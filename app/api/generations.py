@@ -105,13 +105,13 @@ async def respond(
         return await _streamed(service, draft, form, key)
     if manner in IMAGES:
         output_format = cast(ImageFormat, manner.removeprefix("image/"))
-        generation = await service.submit(partial(_kept_as, output_format, draft), once=key)
+        generation = await service.submit(partial(_kept_as, output_format, draft), once=key, watched=False)
         with about(generation.id):
             done = await finished(request, service, generation.id, keep=key is not None)
             return await _picture(service, done, output_format)
     if prefers(prefer, "respond-async"):
         return _accepted(service, await service.submit(draft, once=key, patient=True))
-    generation = await service.submit(draft, once=key)
+    generation = await service.submit(draft, once=key, watched=False)
     with about(generation.id):
         done = await finished(request, service, generation.id, keep=key is not None)
         return _json(await result(service, done, form), headers=_location(done.id))
@@ -139,7 +139,10 @@ async def events(
     service: ServiceDep,
     last_event_id: Annotated[int, Header(ge=0, lt=2**31, description="Lines up to this one are left out.")] = 0,
 ) -> Response:
-    """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation."""
+    """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation.
+
+    `image` of a preview is null where the generation was waited for and previews were not asked for.
+    """
     await service.get(generation_id)
     log = _log(service, generation_id, last_event_id, "url")
     return sse.EventStream(generation_id, log, life_s=service.limits.stream_s)

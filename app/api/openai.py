@@ -143,7 +143,7 @@ async def create(
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
     service, key = face.service, once(idempotency_key, router.prefix, asked)
-    generation = await service.submit(partial(_draft, face, asked), once=key)
+    generation = await service.submit(partial(_draft, face, asked), once=key, watched=bool(asked.stream))
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None
         return sse.EventStream(

@@ -125,23 +125,26 @@ class Service:
 
     # generations
 
-    async def submit(self, draft: Draft | MakeDraft, *, once: Once | None = None, patient: bool = False) -> Generation:
+    async def submit(
+        self, draft: Draft | MakeDraft, *, once: Once | None = None, patient: bool = False, watched: bool = True
+    ) -> Generation:
         """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
 
         With `once` a request that was sent before returns its generation as it stands; a draft that is yet to be made
         is then not made, for what it names may have gone. A `patient` one is left in the
-        queue for other replicas where this one has no room or is shutting down. Raises Invalid (with a pointer),
+        queue for other replicas where this one has no room or is shutting down. The log of one that is not `watched`
+        need not show its previews. Raises Invalid (with a pointer),
         KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
         if once is None:
-            return await self._admit(draft, None, patient)
+            return await self._admit(draft, None, patient, watched)
         key = Key(owner(), once.key, once.fingerprint)
         lock = self._keys.setdefault((key.owner, key.value), asyncio.Lock())
         async with lock:
             earlier = await self._records.earlier(key.owner, key.value)
-            return await (self._admit(draft, key, patient) if earlier is None else self._attach(earlier, key))
+            return await (self._admit(draft, key, patient, watched) if earlier is None else self._attach(earlier, key))
 
-    async def _admit(self, asked: Draft | MakeDraft, key: Key | None, patient: bool) -> Generation:
+    async def _admit(self, asked: Draft | MakeDraft, key: Key | None, patient: bool, watched: bool) -> Generation:
         draft = replace(asked if isinstance(asked, Draft) else await asked(), owner=owner())
         generator, scorer = self.models()
         self._hooks.check(draft.webhook)
@@ -161,7 +164,9 @@ class Service:
             webhook=draft.webhook,
         )
         claim = self._works.new_claim()
-        follower = self._works.follower(generation, claim, durable=patient or key is not None)
+        durable = patient or key is not None
+        watched = watched or draft.partial_images > 0
+        follower = self._works.follower(generation, claim, durable=durable, watched=watched)
         try:
             self._works.submit(spec, follower.sink)
         except (Overloaded, Draining) as refusal:

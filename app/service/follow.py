@@ -92,7 +92,8 @@ class Follower:
     """Writes down what the engine says of one generation until it is final, or until another process has it.
 
     `told` is called after each write. A `durable` generation is left to other processes when the engine dies; any
-    other one fails, for nobody but the caller who waits here knows of it.
+    other one fails, for nobody but the caller who waits here knows of it. Previews are told with pictures where
+    `pictured`: they cost what a returned image costs to encode, and are wasted where nobody watches.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Follower:
         give_up: Callable[[str], None],
         told: Callable[[str], None],
         durable: bool,
+        pictured: bool,
     ) -> None:
         self.generation = generation
         self.regret: float | None = None
@@ -117,6 +119,7 @@ class Follower:
         self._give_up = give_up
         self._told = told
         self._durable = durable
+        self._pictured = pictured
         self._ending = False
         self._written = 0.0
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
@@ -189,7 +192,7 @@ class Follower:
         started = any(isinstance(u, Started) for u in updates)
         if started:
             self._start()
-        lines = await asyncio.to_thread(_lines, updates, self.generation.attempts)
+        lines = await asyncio.to_thread(_lines, updates, self.generation.attempts, self._pictured)
         try:
             if started:
                 kept = await self._records.save(self.generation, lines, self._claim)
@@ -215,7 +218,9 @@ class Follower:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        self.generation, files, lines = await asyncio.to_thread(_ended, self.generation, updates, self._clock())
+        lines = await asyncio.to_thread(_lines, updates[:-1], self.generation.attempts, self._pictured)
+        self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
+        lines.append(closing(self.generation))
         stored = asyncio.Event()
         keeping = asyncio.create_task(self._keep(stored))
         try:
@@ -258,12 +263,9 @@ class Follower:
         return kept
 
 
-def _ended(
-    generation: Generation, updates: Sequence[Update], now: float
-) -> tuple[Generation, dict[str, bytes], list[Line]]:
-    """The final record, its files, and the log's last lines."""
+def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation, dict[str, bytes]]:
+    """The final record and its files. Encodes images: not for the event loop."""
     generation, files = replace(generation, finished=now, started=generation.started or now), dict[str, bytes]()
-    last = updates[-1]
     if isinstance(last, Succeeded):
         generation, files = _succeeded(generation, last.outcome)
     elif isinstance(last, Failed):
@@ -271,7 +273,7 @@ def _ended(
         generation = replace(generation, status=Status.FAILED, failure=failure)
     else:
         generation = replace(generation, status=Status.CANCELLED)
-    return generation, files, [*_lines(updates[:-1], generation.attempts), closing(generation)]
+    return generation, files
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
@@ -316,19 +318,19 @@ def closing(generation: Generation) -> Line:
     return Line(EventKind(str(generation.status)), data)
 
 
-def _lines(updates: Sequence[Update], attempt: int) -> list[Line]:
+def _lines(updates: Sequence[Update], attempt: int, pictured: bool) -> list[Line]:
     """Log lines of updates; of several steps only the newest is told. Encodes previews: not for the event loop."""
     newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
-    return [_line(u, attempt) for u in updates if not isinstance(u, Stepped) or u is newest]
+    return [_line(u, attempt, pictured) for u in updates if not isinstance(u, Stepped) or u is newest]
 
 
-def _line(update: Update, attempt: int) -> Line:
+def _line(update: Update, attempt: int, pictured: bool) -> Line:
     if isinstance(update, Started):
         return Line(EventKind.STARTED, {"queue_ms": round(update.queue_ms, 3), "attempt": attempt})
     if isinstance(update, Stepped):
         return Line(EventKind.STEP, {"step": update.step, "steps": update.steps, "live": update.live})
     if isinstance(update, Previewed):
-        picture = imaging.thumbnail(update.image, PREVIEW_SIDE)
+        picture = imaging.thumbnail(update.image, PREVIEW_SIDE) if pictured else None
         data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": picture}
         return Line(EventKind.PREVIEW, data)
     if isinstance(update, Pruned):

@@ -63,8 +63,10 @@ def test_async_answers_at_once_and_the_result_comes_by_get(house: House) -> None
 
 def test_auto_makes_waves_up_to_a_cap(house: House) -> None:
     body = house.made(n_candidates="auto", max_candidates=24, n=2)
-    assert body["stopped"] in {"cap", "gain"}
-    assert 2 <= len(body["candidates"]) <= 24
+    assert body["stopped"] == ("cap" if len(body["candidates"]) == 24 else "gain")
+    assert len(body["candidates"]) in {8, 16, 24}
+    least = house.made(n_candidates="auto", max_candidates=2, n=2)
+    assert (least["stopped"], len(least["candidates"])) == ("cap", 2)
     assert [c["seed"] for c in body["candidates"]] == list(range(7, 7 + len(body["candidates"])))
     is_problem(house.post(json={**PROMPT, "max_candidates": 24}), 422, "invalid_request", "#/max_candidates")
     is_problem(house.post(json={**PROMPT, "n_candidates": "many"}), 422, "invalid_request", "#/n_candidates")
@@ -86,6 +88,24 @@ def test_stream_tells_the_whole_story_and_ends_with_the_result(house: House) -> 
     result = told[-1][2]
     assert answer.headers["location"] == f"/v1/generations/{result['id']}"
     assert result == house.client.get(answer.headers["location"]).json()
+
+
+def test_previews_are_drawn_only_where_somebody_may_watch(house: House) -> None:
+    asked = {**PROMPT, "n_candidates": 4, "pruning": [{"at": 2, "keep": 2}]}
+
+    def pictures(path: str) -> list[str | None]:
+        told = events(house.client.get(f"{path}/events").text)
+        return [data["image"] for kind, _, data in told if kind == "preview"]
+
+    waited = f"/v1/generations/{house.post(json=asked).json()['id']}"
+    assert pictures(waited) == [None] * 4
+    for headers in ({"prefer": "respond-async"}, {"accept": "text/event-stream"}, {"idempotency-key": "drawn"}):
+        answer = house.post(json=asked, headers=headers)
+        path = answer.headers["location"]
+        until(lambda path=path: house.client.get(path).json()["status"] == "succeeded")
+        assert [p is not None and p.startswith(PICTURE) for p in pictures(path)] == [True] * 4
+    wanted = house.post(json={**asked, "previews": 1}).json()["id"]
+    assert all(pictures(f"/v1/generations/{wanted}"))
 
 
 def test_stream_can_end_with_the_images_themselves(house: House) -> None:

@@ -50,7 +50,7 @@ export function after(state: Race, event: string, data: unknown): Race {
       return { ...state, step: told.step, steps: told.steps, live: told.live };
     }
     case "preview": {
-      const told = data as { index: number; score: number | null; image: string };
+      const told = data as { index: number; score: number | null; image: string | null };
       return changed(state, [told.index], () => ({ score: told.score, image: told.image }));
     }
     case "pruned": {
