@@ -11,7 +11,7 @@ from typing import Any
 from models.contract import Calibration
 from models.errors import ModelUnsupported
 
-FORMAT = 2
+FORMAT = 3
 """Version of the JSON form."""
 
 

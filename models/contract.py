@@ -157,11 +157,16 @@ class TextEmbedding:
     truncation: Truncation | None = None
 
 
+GUIDANCE_REACH = 1.5
+"""How far from a calibration's guidance scale its correlations are trusted, as a factor; 1 and less are unguided."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """How well previews foretell final scores, for one generator and one scorer, measured over whole runs.
 
-    generator, scorer: the revisions it was measured with; for others it means nothing. sampler, steps: of those runs.
+    generator, scorer: the revisions it was measured with; for others it means nothing. sampler, steps, guidance_scale:
+    of those runs.
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
     preview score and the guidance gap (see `Generator.gaps`); `correlation`, that of normal scores with which a cut by
@@ -172,10 +177,20 @@ class Calibration:
     scorer: str
     sampler: str
     steps: int
+    guidance_scale: float
     spearman: tuple[float, ...]
     correlation: tuple[float, ...]
     preview_weight: tuple[float, ...]
     gap_weight: tuple[float, ...]
+
+    def fits(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
+        """Whether it was measured with these very weights."""
+        return (self.generator, self.scorer) == (generator.revision, scorer.revision)
+
+    def foretells(self, guidance_scale: float) -> bool:
+        """Whether it says something of races at this guidance: within a factor of `GUIDANCE_REACH` of its own."""
+        near, far = sorted(max(1.0, scale) for scale in (self.guidance_scale, guidance_scale))
+        return far <= GUIDANCE_REACH * near
 
 
 class Generator(Protocol):

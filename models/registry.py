@@ -6,10 +6,12 @@ for, never with this module; nothing is fetched unless a hub id is named.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from models.contract import Calibration, Generator, Models, Scorer
 from models.errors import ModelNotFound, PackCorrupt
 from models.fakes import FakeGenerator, FakeScorer
 from models.pack import MANIFEST, Pack, packs
+
+log = logging.getLogger(__name__)
 
 FAKE = "fake"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,15 +37,20 @@ def load(
     """Load both by name: a pack, `fake`, a folder, or a hub id (for the scorer any name that open_clip knows).
 
     `device` is `auto`, `cpu` or `cuda[:n]`; fakes ignore it. `preview_decoder` is a folder or hub id of a tiny
-    decoder of the generator's latents. `calibration` is the file of one; without it a pack's own is taken. Sets the
-    thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
+    decoder of the generator's latents. `calibration` is the file of one; without it, and instead of one of other
+    weights, a pack's own is taken. Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and
+    PackCorrupt.
     """
     given = calibrations.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
     loader = _Loader(device)
-    known = given or loader.calibration(generator, scorer)
-    return Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), known)
+    own = loader.calibration(generator, scorer)
+    models = Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), given or own)
+    if given is None or own is None or given.fits(models.generator.info, models.scorer.info):
+        return models
+    log.warning("the given calibration was measured with other weights; that of the pack is used")
+    return replace(models, calibration=own)
 
 
 def label(name: str) -> str:

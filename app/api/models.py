@@ -54,6 +54,7 @@ class CalibrationOut(Answer):
     scorer: str
     sampler: str
     steps: int
+    guidance_scale: float
     spearman: list[float]
     correlation: list[float]
     preview_weight: list[float]

@@ -151,6 +151,10 @@ def calibrate(
         Path | None, typer.Option(metavar="FILE", help="One prompt a line, as users write them; a pack brings its own.")
     ] = None,
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates a prompt.")] = 16,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance", "-g", min=0, max=50, help="That of your requests, if not the model's own."),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the calibration is written.")] = Path(
         "calibration.json"
     ),
@@ -158,7 +162,8 @@ def calibrate(
     """Measure how well previews foretell final scores, so that pruning "auto" knows where to cut.
 
     Runs every prompt unpruned with the models that `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name, previews
-    every step, and fits the final score. A calibration holds for these weights only; others refuse it.
+    every step, and fits the final score. A calibration holds for these weights only; others refuse it. It holds for
+    guidance within half as much again of its own; at others "auto" prunes nothing and says so.
 
     **Examples**
 
@@ -169,7 +174,7 @@ def calibrate(
     from app.cli.calibrating import run
 
     with _complaining():
-        run(prompts, candidates, out, Console())
+        run(prompts, candidates, guidance_scale, out, Console())
 
 
 @app.command()

@@ -27,7 +27,7 @@ FEWEST_PROMPTS = 8
 """Below this many prompts the correlations are mostly noise."""
 
 
-def run(prompts: Path | None, candidates: int, out: Path, console: Console) -> None:
+def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console) -> None:
     """Calibrate the generator and scorer of the settings and write the result to `out`. Raises Complaint."""
     try:
         settings = Settings()
@@ -39,13 +39,20 @@ def run(prompts: Path | None, candidates: int, out: Path, console: Console) -> N
         info = models.generator.info
         with Progress(console=console) as progress:
             task = progress.add_task("racing", total=len(texts))
+            guidance = info.guidance_scale if guidance_scale is None else guidance_scale
             races = watch(
-                core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
+                core,
+                info,
+                texts,
+                n_candidates=candidates,
+                guidance_scale=guidance,
+                progress=lambda done: progress.update(task, completed=done),
             )
             traces = [race.trace for race in races]
-        made = calibration.fit(traces, info, models.scorer.info)
-        costs = {"device": info.device, "step": dict(core.costs.step), "preview": core.costs.preview}
-        document = calibrations.dump(made) | {"measured": costs | {"finish": core.costs.finish, "prompts": len(texts)}}
+        made = calibration.fit(traces, info, models.scorer.info, guidance)
+        costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
+        measured = {"device": info.device, "prompts": len(texts), **costs}
+        document = calibrations.dump(made) | {"measured": measured}
         out.write_text(json.dumps(document, indent=1) + "\n")
     except ValidationError as error:
         raise Complaint("; ".join(complaints(error))) from None

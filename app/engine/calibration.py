@@ -37,8 +37,8 @@ class Trace:
     finals: Array
 
 
-def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
-    """A calibration from traces of equal numbers of steps, by the generator's own sampler.
+def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo, guidance_scale: float) -> Calibration:
+    """A calibration from traces of equal numbers of steps at that guidance, by the generator's own sampler.
 
     Raises ValueError for fewer than two, or mixed steps.
     """
@@ -57,7 +57,7 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
     spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
-    of = (generator.revision, scorer.revision, generator.sampler, len(spearman))
+    of = (generator.revision, scorer.revision, generator.sampler, len(spearman), guidance_scale)
     return Calibration(*of, spearman, correlation, preview, gap)
 
 
@@ -81,14 +81,14 @@ class _Model:
         """What the cuts of these fields (foretold, final) speak for, with `CAUTION`.
 
         It is the least over the cuts. One that kept next to everything says nothing; the hardest, to a single one,
-        always counts.
+        always counts. Fields without any lead say that nothing is known.
         """
         leads = _leads(*(np.stack([f[i][: self._n] for f in fields]) for i in (0, 1)))
         share = np.full(len(leads), 1 / len(leads))
         drawn = np.random.default_rng(0).multinomial(len(leads), share, RESAMPLES) @ leads
         kept = drawn / np.where(drawn[:, -1:] > 0, drawn[:, -1:], np.nan)
         spoken = [self._spoken(keep, kept[:, keep - 1]) for keep in self._keeps]
-        return float(np.quantile(np.nan_to_num(np.min(spoken, axis=0), nan=1.0), CAUTION))
+        return float(np.quantile(np.nan_to_num(np.min(spoken, axis=0), nan=0.0), CAUTION))
 
     def _spoken(self, keep: int, kept: Array) -> Array:
         """The correlations that cuts to `keep` speak for, by the share they kept."""
@@ -117,11 +117,6 @@ def correlations(calibration: Calibration, sampler: str, steps: int) -> tuple[fl
     shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
     known = [_at(calibration, (0.0, *calibration.correlation), share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
-
-
-def fits(calibration: Calibration, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
-    """Whether it was measured with these very weights."""
-    return (calibration.generator, calibration.scorer) == (generator.revision, scorer.revision)
 
 
 def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:

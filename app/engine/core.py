@@ -16,7 +16,7 @@ import numpy as np
 
 from app.domain import GenerationSpec
 from app.engine import ranking
-from app.engine.calibration import estimate, fits
+from app.engine.calibration import estimate
 from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.costs import Costs
@@ -50,7 +50,9 @@ class EngineCore:
         self._generator = models.generator
         self._scorer = models.scorer
         known = models.calibration
-        self._calibration = known if known and fits(known, models.generator.info, models.scorer.info) else None
+        self._calibration = known if known and known.fits(models.generator.info, models.scorer.info) else None
+        if known is not None and self._calibration is None:
+            log.warning("the calibration was measured with other weights, so pruning auto is off")
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(config)
@@ -64,7 +66,7 @@ class EngineCore:
         self.denoiser_calls = 0
         self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
         self.seconds_per_candidate = 0.0
-        self.costs = Costs.of(self._scheduler.seconds, 0.0, 0.0)
+        self.costs = Costs.of(self._scheduler.seconds, {1: 0.0}, {1: 0.0})
 
     @property
     def idle(self) -> bool:
@@ -117,6 +119,7 @@ class EngineCore:
                 raise TooManyFailures(f"{self._failing} device calls failed in a row") from error
         else:
             self._failing = 0
+            self._scheduler.fitted(plan)
             self._account(plan, self._clock() - started)
             self._conclude(plan)
 
@@ -130,11 +133,11 @@ class EngineCore:
         text = self._generator.encode([""])[0]
         latent = self._generator.noise(0, info.width, info.height, schedule)
         row = StepRow(latent, text, text, info.guidance_scale, schedule, 0, 0)
-        self._scheduler.learn(self._time_buckets(row))
+        steps = self._time_buckets(row)
         stepped = self._generator.step([row], 1)[0]
-        self.costs = Costs.of(
-            self._scheduler.seconds, self._time_pixels(stepped, preview=True), self._time_pixels(stepped, preview=False)
-        )
+        previews, finishes = (self._time_pixels(stepped, preview=preview) for preview in (True, False))
+        self._scheduler.learn(steps, preview=previews, finish=finishes)
+        self.costs = Costs.of(self._scheduler.seconds, previews, finishes)
 
     def _time_buckets(self, row: StepRow) -> dict[int, float]:
         """Seconds of a denoiser call by bucket, as many as `warmup_s` allows; the quicker of two runs of each.
@@ -168,20 +171,23 @@ class EngineCore:
         work()
         return self._clock() - started
 
-    def _time_pixels(self, latent: Latent, *, preview: bool) -> float:
-        """Seconds a row of decoding and embedding, at a batch the device holds."""
+    def _time_pixels(self, latent: Latent, *, preview: bool) -> dict[int, float]:
+        """Seconds of decoding and embedding one row, and as many as `TIMED_ROWS` where the device holds them."""
         info = self._generator.info
-        rows = min(TIMED_ROWS, self._config.decode_rows(info.width, info.height))
 
-        def work() -> None:
+        def work(rows: int) -> None:
             self._scorer.embed_images(self._generator.decode([latent] * rows, preview=preview))
 
-        try:
-            work()
-        except OutOfMemory:
-            rows = 1
-            work()
-        return min(self._time(work), self._time(work)) / rows
+        seconds: dict[int, float] = {}
+        for rows in sorted({1, min(TIMED_ROWS, self._config.decode_rows(info.width, info.height))}):
+            try:
+                work(rows)
+            except OutOfMemory:
+                if rows == 1:
+                    raise
+                break
+            seconds[rows] = min(self._time(partial(work, rows)), self._time(partial(work, rows)))
+        return seconds
 
     # one kind of device work each
 
@@ -255,16 +261,17 @@ class EngineCore:
         for row, image, gap in zip(plan.rows, to_host(pixels), gaps, strict=True):
             assert row.score is not None
             row.phase, row.gap = Phase.PARKED, float(gap)
+            row.foretold[row.step] = self._foretold(row)
             row.run.count(previews=1)
             self._emit(row.run, Previewed(row.index, row.step, row.score, row.gap, image))
         for run in plan.runs:
-            at, dropped = run.reported, release(run, self._worth)
+            at, dropped = run.reported, release(run)
             if dropped:
                 self._store(dropped, preview=True)
                 self._emit(run, Pruned(tuple(r.index for r in dropped), at))
 
-    def _worth(self, row: Row) -> float:
-        """What a row's preview foretells."""
+    def _foretold(self, row: Row) -> float:
+        """The final score that a row's preview speaks for, up to a constant of the step."""
         schedule = row.run.schedule
         assert schedule is not None
         return estimate(self._calibration, row.value, row.gap, schedule.sampler, row.place, schedule.steps)

@@ -3,7 +3,8 @@
 Pure functions of numbers. The model: final scores of a field are normal; a preview's score correlates with the final
 one as the calibration says; previews of two steps form a Markov chain with it (the later one knows all that the
 earlier one knew). Quality is the share of the best-of-N gain that is kept, E[mean of the n kept best] over
-E[mean of the n best], both above the mean of the field.
+E[mean of the n best], both above the mean of the field, less its own standard error: a plan is chosen among many on
+the same draws, so the likeliest value would favour the lucky ones.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from app.engine.costs import Costs
 
 Array = NDArray[np.float64]
 
-DRAWS = 2000
-"""Simulated fields; the error of an estimated quality is about 0.003."""
+NUMBERS = 2**17
+"""Simulated candidates of all fields together, which bounds the time a plan takes."""
+
+FIELDS = (512, 8192)
+"""Fewest and most simulated fields: the standard error of a quality is about 0.002."""
 
 EARLIEST = 0.2
 """Share of the steps before which nothing is cut: previews there say little, whatever a calibration claims."""
@@ -35,27 +39,39 @@ MOST_STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """What a plan is made for. `correlations`: of preview and final score after step 1, 2, ... (Pearson)."""
+    """What a plan is made for. `correlations`: of preview and final score after step 1, 2, ... (Pearson).
+
+    `leave` candidates at least finish, and n, where there are as many.
+    """
 
     n_candidates: int
     n: int
     steps: int
     correlations: tuple[float, ...]
     costs: Costs
+    leave: int = 1
+
+    @property
+    def floor(self) -> int:
+        """The fewest candidates that may finish."""
+        return max(self.n, self.leave)
 
     def work(self, checkpoints: Sequence[Checkpoint]) -> float:
         """Expected device seconds of the race cut there."""
         live, last, total = self.n_candidates, 0, 0.0
         for checkpoint in checkpoints:
-            total += (checkpoint.at - last) * self.costs.steps(live) + live * self.costs.preview
+            total += (checkpoint.at - last) * self.costs.steps(live) + self.costs.previews(live)
             live, last = checkpoint.keep or live, checkpoint.at
-        return total + (self.steps - last) * self.costs.steps(live) + live * self.costs.finish
+        return total + (self.steps - last) * self.costs.steps(live) + self.costs.finishes(live)
 
 
 @lru_cache(maxsize=256)
 def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
-    """At most two checkpoints, or none where cutting saves nothing or costs too much quality. Takes up to a second."""
-    if race.n_candidates <= race.n:
+    """At most two checkpoints, or none where cutting saves nothing or costs too much quality.
+
+    Takes about a second of a core at worst.
+    """
+    if race.n_candidates <= race.floor:
         return ()
     return _Search(race, quality).run()
 
@@ -108,7 +124,7 @@ def _places(steps: int) -> list[int]:
 
 
 def _floor(race: Race, at: int) -> int:
-    return max(race.n, 2) if at < HALFWAY * race.steps else race.n
+    return max(race.floor, 2) if at < HALFWAY * race.steps else race.floor
 
 
 def _keeps(live: int, floor: int) -> list[int]:
@@ -121,14 +137,15 @@ def _keeps(live: int, floor: int) -> list[int]:
 
 
 class _Field:
-    """Simulated fields: final scores (DRAWS, N), and previews that know of them what the calibration says."""
+    """Simulated fields: final scores (F, N), and previews that know of them what the calibration says."""
 
     def __init__(self, race: Race) -> None:
         draw = np.random.default_rng(0)
-        shape = (DRAWS, race.n_candidates)
+        fields = min(max(NUMBERS // race.n_candidates, FIELDS[0]), FIELDS[1])
+        shape = (fields, race.n_candidates)
         self._n = race.n
         self._finals = draw.standard_normal(shape)
-        self._whole = self._gain(self._finals)
+        self._whole = self._gains(self._finals)
         self._previews: dict[int, Array] = {}
         later, known = self._finals, 1.0
         for at in reversed(_places(race.steps)):
@@ -138,18 +155,22 @@ class _Field:
             self._previews[at], known = later, correlation
 
     def cut(self, at: int, floor: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Survivors (DRAWS, keep) of a cut at a step, for every number considered."""
-        places = np.tile(np.arange(self._finals.shape[1]), (DRAWS, 1)) if among is None else among
+        """Survivors (F, keep) of a cut at a step, for every number considered."""
+        fields, n_candidates = self._finals.shape
+        places = np.tile(np.arange(n_candidates), (fields, 1)) if among is None else among
         previews = np.take_along_axis(self._previews[at], places, axis=1)
         ranked = np.take_along_axis(places, np.argsort(-previews, axis=1), axis=1)
         for keep in _keeps(places.shape[1], floor):
             yield keep, ranked[:, :keep]
 
     def quality(self, kept: NDArray[np.intp]) -> float:
-        """Share of the whole gain that these survivors hold."""
-        return self._gain(np.take_along_axis(self._finals, kept, axis=1)) / self._whole
+        """Share of the whole gain that these survivors hold, less its standard error."""
+        gains, whole = self._gains(np.take_along_axis(self._finals, kept, axis=1)), float(self._whole.mean())
+        share = float(gains.mean()) / whole
+        error = (gains - share * self._whole).std() / (whole * np.sqrt(len(gains)))
+        return share - float(error)
 
-    def _gain(self, finals: Array) -> float:
+    def _gains(self, finals: Array) -> Array:
         if self._n == 1:
-            return float(finals.max(axis=1).mean())
-        return float(np.partition(finals, -self._n, axis=1)[:, -self._n :].mean())
+            return np.asarray(finals.max(axis=1))
+        return np.asarray(np.partition(finals, -self._n, axis=1)[:, -self._n :].mean(axis=1))

@@ -40,7 +40,8 @@ LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
 class Row:
     """A candidate on the device. `step` counts the steps it made; `latent` is gone once it is done or pruned.
 
-    `gap` is how far guidance pulled before the last preview; `shadowed` marks one that would have been pruned.
+    `gap` is how far guidance pulled before the last preview; `foretold` is what the preview after a step speaks for,
+    by step; `shadowed` marks one that would have been pruned.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class Row:
     stored: NDArray[np.float16] | None = None
     pruned_at: int | None = None
     gap: float = 0.0
+    foretold: dict[int, float] = field(default_factory=dict)
     shadowed: bool = False
 
     @property
@@ -146,7 +148,17 @@ class Run:
         wave = self.spec.wave
         if wave is None or len(self.rows) >= self.spec.n_candidates:
             return False
-        return waves.expected_gain([r.value for r in self.rows], wave) >= waves.WORTH
+        finished = [r for r in self.rows if r.phase is Phase.DONE and np.isfinite(r.value)]
+        scores = [r.value for r in finished]
+        return waves.expected_gain(scores, self._pruned(finished), self.spec.n, wave) >= waves.WORTH
+
+    def _pruned(self, finished: list[Row]) -> list[float]:
+        """The final scores that previews foretell of the pruned, brought to the level of those who finished."""
+        found = list[float]()
+        for step in {r.pruned_at for r in self.rows if r.pruned_at is not None}:
+            level = np.mean([r.value - r.foretold[step] for r in finished]) if finished else np.nan
+            found += [float(r.foretold[step] + level) for r in self.rows if r.pruned_at == step]
+        return found
 
     def _stopped(self) -> Stop | None:
         if self.spec.wave is None:
@@ -158,9 +170,12 @@ class Run:
         if not self.spec.shadow:
             return None
         done = [r for r in self.rows if np.isfinite(r.value)]
-        gains = [_best_mean(rows, self.spec.n) for rows in (done, [r for r in done if not r.shadowed])]
+        kept = [r for r in done if not r.shadowed]
+        if not kept:
+            return 1.0
+        best, left = (_best_mean(rows, self.spec.n) for rows in (done, kept))
         mean = float(np.mean([r.value for r in done]))
-        return (gains[0] - gains[1]) / (gains[0] - mean) if gains[0] > mean else 0.0
+        return (best - left) / (best - mean) if best > mean else 0.0
 
     def conclude(self, scorer: ScorerInfo) -> Outcome:
         """The outcome of a run whose rows are all done or pruned."""

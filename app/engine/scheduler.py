@@ -9,10 +9,10 @@ Engine thread only.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from app.engine import pruning
@@ -39,6 +39,9 @@ SMALL_ROOM = 4
 
 OVERHEAD_ROWS = 4.0
 """What a call costs beyond its rows, in rows, until it has been measured."""
+
+RETRY_CALLS = 200
+"""After so many calls that fitted, larger ones are tried again: what had filled the device may be gone."""
 
 QUANTUM = 2.0
 """Credit a caller earns in a round, in denoiser entries: the price of one guided row."""
@@ -68,6 +71,14 @@ class Plan:
         return [self.run] if self.run is not None else list(dict.fromkeys(r.run for r in self.rows))
 
 
+@dataclass(slots=True)
+class _Ceiling:
+    """The most rows that a call may hold since one did not fit, and the calls that fitted since."""
+
+    rows: int
+    calls: int = 0
+
+
 class Scheduler:
     """The generations on the device and those that wait for room, in turn."""
 
@@ -76,13 +87,17 @@ class Scheduler:
         self._waiting: deque[Run] = deque()
         self._running: deque[Run] = deque()
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
-        self._step_ceilings: dict[Key, int] = {}
-        self._pixel_ceilings: dict[Key, int] = {}
+        self._pixels_s: dict[Kind, Mapping[int, float]] = {}
+        self._ceilings: dict[tuple[bool, Key], _Ceiling] = {}
 
-    def learn(self, seconds: Mapping[int, float]) -> None:
-        """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest."""
+    def learn(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
+        """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest.
+
+        `pixels` are those of `preview` and `finish` calls, by rows.
+        """
         largest = max(seconds)
         self._seconds = {b: seconds.get(b, seconds[largest] * b / largest) for b in self._config.buckets}
+        self._pixels_s = {Kind(kind): some for kind, some in pixels.items()}
 
     def shrink(self, plan: Plan) -> bool:
         """Make such calls smaller, for the device could not hold this one; False when they cannot be.
@@ -91,10 +106,22 @@ class Scheduler:
         """
         if not plan.rows or plan.rows[0].run.spec.deterministic:
             return False
-        ceilings = self._step_ceilings if plan.kind is Kind.STEP else self._pixel_ceilings
-        size = plan.size if plan.kind is Kind.STEP else len(plan.rows)
-        ceilings[plan.rows[0].run.key] = size - 1 if plan.kind is Kind.STEP else max(1, size // 2)
-        return size > (self._config.buckets[0] if plan.kind is Kind.STEP else 1)
+        stepping, key = plan.kind is Kind.STEP, plan.rows[0].run.key
+        size = plan.size if stepping else len(plan.rows)
+        self._ceilings[stepping, key] = _Ceiling(size - 1 if stepping else max(1, size // 2))
+        return size > (self._config.buckets[0] if stepping else 1)
+
+    def fitted(self, plan: Plan) -> None:
+        """Note that the device could hold this call; after `RETRY_CALLS` a ceiling is lifted."""
+        place = (plan.kind is Kind.STEP, plan.rows[0].run.key) if plan.rows else None
+        if place in self._ceilings:
+            self._ceilings[place].calls += 1
+            if self._ceilings[place].calls == RETRY_CALLS:
+                del self._ceilings[place]
+
+    def _ceiling(self, stepping: bool, key: Key) -> int:
+        found = self._ceilings.get((stepping, key))
+        return found.rows if found is not None else self._config.buckets[-1]
 
     @property
     def seconds(self) -> Mapping[int, float]:
@@ -160,18 +187,35 @@ class Scheduler:
         return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
     def _pixels(self, kind: Kind, phase: Phase) -> Plan | None:
-        """Decode and score rows that wait for it: those of one size and manner, from any generations."""
-        waiting = [r for run in self._running for r in run.rows if r.phase is phase]
-        if not waiting:
-            return None
-        spec = waiting[0].run.spec
-        fellows = (r for r in waiting if r.run.key == waiting[0].run.key)
+        """Decode and score rows that wait for it: those of one size and manner, from any generations.
+
+        A call is made when it is full, or when a generation in it has nothing left to step: beside others its rows
+        come to a checkpoint one after the other, and would each be a call.
+        """
+        waiting = {run: [r for r in run.rows if r.phase is phase] for run in self._running}
+        for run in (r for r, rows in waiting.items() if rows):
+            peers = sorted((r for r in self._running if r.key == run.key), key=lambda r: len(r.live()))
+            fellows = [row for peer in peers for row in waiting[peer]]
+            room = self._pixel_room(kind, run, fellows)
+            if len(fellows) >= room or not run.ready():
+                size = self._config.deterministic_rows if run.spec.deterministic else 0
+                return Plan(kind, tuple(fellows[:room]), size=size)
+        return None
+
+    def _pixel_room(self, kind: Kind, run: Run, fellows: Sequence[Row]) -> int:
+        """Rows of `fellows`, those of small generations first, for one call: few where a small one waits for it."""
+        spec = run.spec
         if spec.deterministic:
-            fixed = self._config.deterministic_rows
-            return Plan(kind, tuple(islice(fellows, fixed)), size=fixed)
-        ceiling = self._pixel_ceilings.get(waiting[0].run.key, self._config.buckets[-1])
-        room = min(self._config.decode_rows(spec.width, spec.height), ceiling)
-        return Plan(kind, tuple(islice(fellows, room)))
+            return self._config.deterministic_rows
+        room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(False, run.key))
+        seconds = self._pixels_s.get(kind, {})
+        if len(self._running) == 1 or len(seconds) < 2:
+            return room
+        small = min(len(r.live()) for r in self._running if r.rows)
+        (few, least), (many, most) = min(seconds.items()), max(seconds.items())
+        beside = SLOWDOWN * self._seconds[self.bucket(small)] - least
+        bearable = few + int(beside / max((most - least) / (many - few), 1e-9)) if beside > 0 else few
+        return min(room, max(bearable, sum(len(r.run.live()) == small for r in fellows)))
 
     def _step(self) -> Plan | None:
         """Rows for one denoiser call, from every generation that can share it with the one whose turn it is."""
@@ -184,7 +228,7 @@ class Scheduler:
             fixed = self._config.deterministic_rows
             return Plan(Kind.STEP, tuple(_turn(peers, fixed)), size=fixed)
         share = self._share(peers)
-        ceiling = self._step_ceilings.get(head.key, self._config.buckets[-1])
+        ceiling = self._ceiling(True, head.key)
         chosen = self.bucket(sum(min(share, len(r.ready())) for r in peers), ceiling)
         rows = _turn(peers, chosen)
         return Plan(Kind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
@@ -249,8 +293,8 @@ def advance(rows: Iterable[Row]) -> None:
             row.phase = Phase.PREVIEW
 
 
-def release(run: Run, worth: Callable[[Row], float]) -> list[Row]:
-    """When all live rows are parked at a checkpoint, send the best by `worth` on and return those that were dropped.
+def release(run: Run) -> list[Row]:
+    """When all live rows are parked at a checkpoint, send the best by their previews on and return the dropped.
 
     In shadow nobody is dropped: the rows are marked, and race on beside those that they would have lost to.
     """
@@ -259,7 +303,7 @@ def release(run: Run, worth: Callable[[Row], float]) -> list[Row]:
         return []
     checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
     racing = [r for r in live if not r.shadowed]
-    going = set(pruning.keep([worth(r) for r in racing], checkpoint))
+    going = set(pruning.keep([r.foretold[checkpoint.at] for r in racing], checkpoint))
     dropped = [r for place, r in enumerate(racing) if place not in going]
     for row in live:
         row.phase = Phase.STEP

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 WORTH = 0.1
-"""A wave is made while it is expected to raise the best score by this many standard deviations of the field."""
+"""A wave is made while it should raise the mean of the n best by this many standard deviations of the field."""
 
-_GRID = np.linspace(0.0, 6.0, 601)
-"""Standard deviations above the best, over which the gain is integrated."""
+DRAWS = 2000
+"""Simulated waves; the error of an expected gain is about 0.01."""
 
 
-def expected_gain(scores: Sequence[float], wave: int) -> float:
-    """What `wave` more candidates would add to the best score, in standard deviations of the field.
+def expected_gain(finished: Sequence[float], pruned: Sequence[float], n: int, wave: int) -> float:
+    """What `wave` more candidates would add to the mean of the n best finished, in standard deviations of the field.
 
-    Scores are taken as normal: the gain is the integral, from the best upwards, of P(the wave's best is higher).
-    Infinite for fewer than two scores, 0 for a field without spread.
+    `finished` are final scores, `pruned` what the previews of the others foretell: the field is both, and taken as
+    normal, but only who finished can be returned. NaN is passed over. Infinite while fewer than two scores are known
+    or fewer than n candidates finished, 0 for a field without spread.
     """
-    field = np.asarray([s for s in scores if np.isfinite(s)], np.float64)
-    if len(field) < 2:
+    best = np.sort([s for s in finished if np.isfinite(s)])[-n:]
+    field = np.asarray([s for s in (*finished, *pruned) if np.isfinite(s)], np.float64)
+    if len(field) < 2 or len(best) < n:
         return float("inf")
     deviation = float(field.std(ddof=1))
     if deviation == 0:
         return 0.0
-    best = (float(field.max()) - float(field.mean())) / deviation
-    higher = 1 - _normal_cdf(best + _GRID) ** wave
-    return float(np.trapezoid(higher, _GRID))
-
-
-def _normal_cdf(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray([0.5 * math.erfc(-v / math.sqrt(2)) for v in values])
+    drawn = field.mean() + deviation * np.random.default_rng(0).standard_normal((wave, DRAWS))
+    joined = np.concatenate([np.repeat(best[:, None], DRAWS, axis=1), drawn])
+    gains = np.partition(joined, -n, axis=0)[-n:].mean(axis=0) - best.mean()
+    return float(gains.mean()) / deviation

@@ -92,7 +92,8 @@ class Service:
 
     def calibration(self) -> Calibration | None:
         """How well previews foretell scores with these models; None where nobody measured it. Raises Loading."""
-        return self._engine.calibration
+        known = self._engine.calibration
+        return known if known is not None and known.fits(*self.models()) else None
 
     def stats(self) -> EngineStats:
         """The engine's counters."""

@@ -10,6 +10,9 @@ from app.engine import calibration, planner
 from app.engine.client import Engine
 from app.service.drafting import Heat
 
+DIVERSE = 3
+"""With diversity, so many times the n to be returned are left to choose them from."""
+
 
 @dataclass(frozen=True, slots=True)
 class PruningPolicy:
@@ -37,11 +40,15 @@ class Cutter:
         known = self._engine.calibration
         if known is None:
             return (), False, (_uncalibrated("this model has no calibration"),)
-        if not calibration.fits(known, self._engine.generator, self._engine.scorer):
+        if not known.fits(self._engine.generator, self._engine.scorer):
             return (), False, (_uncalibrated("the calibration was measured with other weights"),)
+        if not known.foretells(heat.guidance_scale):
+            far = f"the calibration was measured at guidance {known.guidance_scale:g}, far from {heat.guidance_scale:g}"
+            return (), False, (_uncalibrated(far),)
         costs = self._engine.costs if heat.guided else self._engine.costs.scaled(0.5)
         known_at = calibration.correlations(known, heat.sampler, heat.steps)
-        race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs)
+        leave = DIVERSE * heat.n if heat.diverse else heat.n
+        race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs, leave)
         checkpoints = planner.plan(race, self._policy.quality)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 

@@ -30,13 +30,22 @@ _UNMEASURED = Notice(
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """A race as the planner wants to know it: candidates that start together, the steps they make, and how."""
+    """A race as the planner wants to know it: candidates that start together, the steps they make, and how.
+
+    `diverse` says that the n are not simply the best, so that there must be some to choose from.
+    """
 
     n_candidates: int
     n: int
     sampler: str
     steps: int
-    guided: bool
+    guidance_scale: float
+    diverse: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """Whether each step of a row is two entries of the denoiser's batch."""
+        return self.guidance_scale > 1
 
 
 Cut: TypeAlias = Callable[[str | None, Heat], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
@@ -72,7 +81,7 @@ def resolve(
     check_size(width, height, generator)
     sampler = _sampler(draft.sampler, generator)
     made = steps if draft.start is None else draft.start.steps_made(sampler, steps)
-    heat = Heat(wave or n_candidates, draft.n, sampler, made, guidance > 1)
+    heat = Heat(wave or n_candidates, draft.n, sampler, made, guidance, draft.ranking.diversity > 0)
     checkpoints, shadow, notices = _checkpoints(draft, heat, cut)
     spec = GenerationSpec(
         id=new_id(),

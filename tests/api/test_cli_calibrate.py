@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.engine import calibration
+from app.engine.core import EngineCore
+from app.engine.costs import Costs
 from app.main import create_app
+from app.service.cutting import DIVERSE
 from app.settings import Settings
 from models import calibrations, registry
+from models.contract import Calibration
 from tests.api.kit import until
 
 ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
@@ -34,7 +41,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     models = registry.load("fake", "fake", calibration=out)
     known = calibrations.read(out)
     assert models.calibration == known
-    assert calibration.fits(known, models.generator.info, models.scorer.info)
+    assert known.fits(models.generator.info, models.scorer.info)
     assert known.steps == 8
     assert known.spearman[-1] == pytest.approx(1.0)
     settings = Settings(generator="fake", scorer="fake", calibration=out, data_dir=tmp_path / "data")
@@ -44,6 +51,82 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
         made = client.post("/v1/generations", json={"prompt": "a red apple", "pruning": "auto"}).json()
     assert model["calibration"]["correlation"] == pytest.approx(known.correlation)
     assert not made["warnings"], "pruning is planned by it"
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose steps cost ten times what its previews do, however busy this machine is."""
+    costs = Costs.of({1: 0.01, 16: 0.16}, {1: 0.001}, {1: 0.001})
+    monkeypatch.setattr(EngineCore, "measure", lambda core: setattr(core, "costs", costs))
+
+
+def foretelling(tmp_path: Path, generator: str = "1") -> Path:
+    """A calibration of the fakes whose previews know nearly all from the second step on."""
+    known = (0.5, *[0.99] * 7)
+    path = tmp_path / f"calibration-{generator}.json"
+    made = Calibration(generator, "1", "ddim", 8, 2.0, known, known, (1.0,) * 8, (0.0,) * 8)
+    path.write_text(json.dumps(calibrations.dump(made)))
+    return path
+
+
+@contextmanager
+def serving(tmp_path: Path, calibration: Path, **settings: Any) -> Iterator[TestClient]:
+    names: dict[str, Any] = {
+        "generator": "fake",
+        "scorer": "fake",
+        "calibration": calibration,
+        "data_dir": tmp_path / "data",
+    }
+    with TestClient(create_app(Settings(**names, **settings))) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.mark.usefixtures("priced")
+def test_auto_leaves_diversity_something_to_choose_from_and_prunes_near_the_calibrated_guidance(tmp_path: Path) -> None:
+    asked = {"prompt": "a red apple", "n_candidates": 16, "n": 2, "steps": 8}
+
+    def finished(made: dict[str, Any]) -> int:
+        return sum(c["pruned_at_step"] is None for c in made["candidates"])
+
+    with serving(tmp_path, foretelling(tmp_path)) as client:
+        made = {
+            name: client.post("/v1/generations", json={**asked, **more}).json()
+            for name, more in (
+                ("plain", {}),
+                ("diverse", {"ranking": {"diversity": 0.5}}),
+                ("elsewhere", {"guidance_scale": 9.0}),
+            )
+        }
+    assert finished(made["plain"]) < DIVERSE * 2 <= finished(made["diverse"]) < 16
+    assert finished(made["elsewhere"]) == 16
+    assert [w["code"] for w in made["elsewhere"]["warnings"]] == ["pruning_uncalibrated"]
+    assert not made["plain"]["warnings"]
+    assert not made["diverse"]["warnings"]
+
+
+def test_a_calibration_of_other_weights_is_refused_in_all_places(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(tmp_path, foretelling(tmp_path, generator="2")) as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        made = client.post("/v1/generations", json={"prompt": "a red apple", "n_candidates": 16}).json()
+    assert model["calibration"] is None
+    assert [w["code"] for w in made["warnings"]] == ["pruning_uncalibrated"]
+    assert "measured with other weights" in caplog.text
+
+
+@pytest.mark.usefixtures("priced")
+def test_regret_of_races_in_shadow_is_counted(tmp_path: Path) -> None:
+    with serving(tmp_path, foretelling(tmp_path), pruning_shadow=1.0) as client:
+        made = [
+            client.post("/v1/generations", json={"prompt": "a red apple", "n_candidates": 16, "seed": seed}).json()
+            for seed in range(3)
+        ]
+        told = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[:1] != "#")
+    assert all(c["pruned_at_step"] is None for body in made for c in body["candidates"])
+    assert float(told["frontrunner_pruning_shadows_total"]) == 3
+    assert 0 <= float(told["frontrunner_pruning_regret_total"]) < 1
 
 
 @pytest.mark.parametrize(

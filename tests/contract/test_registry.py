@@ -73,6 +73,22 @@ def test_a_pack_in_a_folder_brings_its_calibration(tmp_path: Path) -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("own", [True, False])
+def test_a_given_calibration_of_other_weights_does_not_displace_that_of_the_pack(
+    own: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = json.loads((PACKS / "pictogram" / "pack.json").read_text())["calibration"]
+    changes = {"guidance_scale": 7.0} if own else {"generator": "2"}
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(data | changes))
+    models = registry.load("pictogram", "pictogram", "cpu", calibration=given)
+    assert models.calibration is not None
+    assert models.calibration.guidance_scale == (7.0 if own else data["guidance_scale"])
+    assert models.calibration.fits(models.generator.info, models.scorer.info)
+    assert ("measured with other weights" in caplog.text) is not own
+
+
+@needs_torch
 def test_real_and_fake_may_be_mixed() -> None:
     models = registry.load("fake", "pictogram", "cpu")
     assert isinstance(models.generator, FakeGenerator)

@@ -31,12 +31,12 @@ def traces(
 
 
 def test_later_previews_know_more() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
+    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
     assert made.steps == 3
     assert list(made.spearman) == sorted(made.spearman)
     assert made.spearman[0] == pytest.approx(0.69, abs=0.06)
     assert made.correlation == pytest.approx((0.63, 0.95, 0.999), abs=0.07)
-    assert calibration.fits(made, GENERATOR, SCORER)
+    assert made.fits(GENERATOR, SCORER)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
     true = 1 / np.sqrt(1 + 1.0**2)
 
     def known(prompts: int, seed: int) -> float:
-        return calibration.fit(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER).correlation[0]
+        return calibration.fit(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER, 3.0).correlation[0]
 
     few = np.array([known(24, seed) for seed in range(20)])
     assert (few > true).mean() < 0.4
@@ -52,8 +52,8 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
 
 
 def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
-    plain = calibration.fit(traces(), GENERATOR, SCORER)
-    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER)
+    plain = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
+    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER, 3.0)
     assert told.correlation[0] > plain.correlation[0] + 0.2
     assert told.gap_weight[0] < -0.5
     low, high = (calibration.estimate(told, 0.5, gap, "ddim", 1, 3) for gap in (0.2, 0.0))
@@ -61,7 +61,7 @@ def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
 
 
 def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
+    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
     assert calibration.correlations(made, "ddim", 3) == pytest.approx(made.correlation, abs=2e-4)
     twelve = calibration.correlations(made, "ddim", 12)
     assert len(twelve) == 12
@@ -72,7 +72,7 @@ def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
 
 def test_samplers_that_space_their_steps_otherwise_are_read_by_the_time_that_is_done() -> None:
     noise = tuple(1 / (step + 1) for step in range(16))
-    made = calibration.fit(traces(noise), GENERATOR, SCORER)
+    made = calibration.fit(traces(noise), GENERATOR, SCORER, 3.0)
     even, quadratic = (calibration.correlations(made, sampler, 16) for sampler in ("ddim", "ddim_quadratic"))
     assert quadratic[7] == pytest.approx(even[11], abs=1e-4)
     assert quadratic[15] == even[15]
@@ -86,7 +86,7 @@ def test_without_a_calibration_the_preview_stands() -> None:
 
 
 def test_json_round_trip_and_refusal() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
+    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
     stored = json.loads(json.dumps(calibrations.dump(made)))
     assert calibrations.load(stored) == made
     for broken in (
@@ -102,21 +102,38 @@ def test_json_round_trip_and_refusal() -> None:
 
 def test_too_little_to_fit_from() -> None:
     with pytest.raises(ValueError, match="two prompts"):
-        calibration.fit(traces(prompts=1), GENERATOR, SCORER)
+        calibration.fit(traces(prompts=1), GENERATOR, SCORER, 3.0)
     with pytest.raises(ValueError, match="equal numbers"):
-        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER)
+        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER, 3.0)
 
 
-def test_expected_gain_of_a_wave() -> None:
+def test_fields_without_any_spread_are_not_cut() -> None:
+    alike = [Trace(np.zeros((3, 16)), np.zeros((3, 16)), np.zeros(16)) for _ in range(8)]
+    assert calibration.fit(alike, GENERATOR, SCORER, 3.0).correlation == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_expected_gain_of_a_wave(n: int) -> None:
     draw = np.random.default_rng(0)
     fields = [draw.standard_normal(16) for _ in range(400)]
-    told = np.mean([waves.expected_gain(list(f), 8) for f in fields])
-    true = np.mean([max(0.0, draw.standard_normal(8).max() - f.max()) for f in fields])
+    told = np.mean([waves.expected_gain(list(f), [], n, 8) for f in fields])
+
+    def best(field: np.ndarray) -> float:
+        return float(np.sort(field)[-n:].mean())
+
+    true = np.mean([best(np.concatenate([f, draw.standard_normal(8)])) - best(f) for f in fields])
     assert told == pytest.approx(true, abs=0.06)
-    assert waves.expected_gain([0.3], 8) == float("inf")
-    assert waves.expected_gain([0.3, 0.3, float("nan")], 8) == 0.0
 
 
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 16))
-def test_a_larger_wave_promises_no_less(scores: list[float], wave: int) -> None:
-    assert 0 <= waves.expected_gain(scores, wave) <= waves.expected_gain(scores, wave + 1) + 1e-9
+def test_expected_gain_knows_who_can_be_returned() -> None:
+    assert waves.expected_gain([0.3], [], 1, 8) == float("inf")
+    assert waves.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
+    assert waves.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
+    finished, pruned = [0.1, 0.2], [0.0, 0.05, 0.9, float("nan")]
+    assert waves.expected_gain(finished, pruned, 1, 4) > waves.expected_gain([*finished, *pruned], [], 1, 4) + 0.5
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 16))
+def test_a_larger_wave_promises_no_less(scores: list[float], n: int, wave: int) -> None:
+    some, more = (waves.expected_gain(scores, [], n, w) for w in (wave, wave + 1))
+    assert 0 <= some <= more + 1e-9

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain import Checkpoint, GenerationSpec, Negative, Ranking, Stop
+from app.domain import Checkpoint, GenerationSpec, Negative, Ranking
 from app.engine.client import Cancelled, Failed, Finished, Pruned, Started, Stepped, Succeeded
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore, TooManyFailures
@@ -343,41 +343,11 @@ def _fields(one: GenerationSpec) -> dict[str, object]:
     return {n: getattr(one, n) for n in names}
 
 
-def test_in_shadow_nobody_is_dropped_and_the_regret_is_told() -> None:
-    cuts = (Checkpoint(1, 2),)
-    shadowed = alone(spec(n_candidates=12, checkpoints=cuts, shadow=True))
-    assert all(c.pruned_at_step is None for c in shadowed.candidates)
-    assert shadowed.work.rows_stepped == shadowed.work.rows_unpruned
-    pruned = alone(spec(n_candidates=12, checkpoints=cuts))
-    finals = [c.score.score for c in shadowed.candidates if c.score]
-    kept = max(c.score.score for c in pruned.candidates if c.score and not c.score_is_preview)
-    lost = (max(finals) - kept) / (max(finals) - float(np.mean(finals)))
-    assert shadowed.regret == pytest.approx(lost, abs=1e-6)
-    assert pruned.regret is None
-
-
-def test_waves_stop_when_little_is_to_be_gained() -> None:
-    outcome = alone(spec(n_candidates=200, wave=8))
-    made = len(outcome.candidates)
-    assert made % 8 == 0
-    assert 8 <= made < 200
-    assert outcome.stopped is Stop.GAIN
-    assert outcome.work.rows_unpruned == made * 6
-    whole = alone(spec(n_candidates=made))
-    assert [c.score for c in outcome.candidates] == [c.score for c in whole.candidates]
-
-
-def test_waves_stop_at_the_cap() -> None:
-    outcome = alone(spec(n_candidates=10, wave=8))
-    assert len(outcome.candidates) <= 10
-    assert outcome.stopped in {Stop.CAP, Stop.GAIN}
-    assert alone(spec(n_candidates=8, wave=8)).stopped is Stop.CAP
-
-
 @pytest.mark.parametrize("own", [True, False])
 def test_a_calibration_of_these_weights_decides_who_goes_on(own: bool) -> None:
     steps, weights = 6, "1" if own else "2"
-    known = Calibration(weights, "1", "ddim", steps, (0.5,) * steps, (0.5,) * steps, (-1.0,) * steps, (0.0,) * steps)
+    half, turned, nothing = ((value,) * steps for value in (0.5, -1.0, 0.0))
+    known = Calibration(weights, "1", "ddim", steps, 3.0, half, half, turned, nothing)
     cut = spec(n_candidates=6, n=1, checkpoints=(Checkpoint(3, 2),))
     core = EngineCore(Models(FakeGenerator(), FakeScorer(), known), EngineConfig())
     core.submit(cut, 0.0)

@@ -11,17 +11,17 @@ import pytest
 from app.domain import Checkpoint
 from app.engine.client import Engine
 from app.engine.costs import Costs
-from app.service.cutting import Cutter, PruningPolicy
+from app.service.cutting import DIVERSE, Cutter, PruningPolicy
 from app.service.drafting import Heat
 from models.contract import Calibration
 from models.fakes import FakeGenerator, FakeScorer
 
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
-HEAT = Heat(16, 1, "ddim", 8, guided=True)
+HEAT = Heat(16, 1, "ddim", 8, guidance_scale=4.0)
 
 
 def calibrated(generator: str = "1") -> Calibration:
-    return Calibration(generator, "1", "ddim", 8, KNOWN, KNOWN, (1.0,) * 8, (0.0,) * 8)
+    return Calibration(generator, "1", "ddim", 8, 4.0, KNOWN, KNOWN, (1.0,) * 8, (0.0,) * 8)
 
 
 def cutter(calibration: Calibration | None, **policy: object) -> Cutter:
@@ -29,7 +29,7 @@ def cutter(calibration: Calibration | None, **policy: object) -> Cutter:
         calibration=calibration,
         generator=FakeGenerator().info,
         scorer=FakeScorer().info,
-        costs=Costs.of({1: 0.1, 16: 0.8}, preview=0.02, finish=0.02),
+        costs=Costs.of({1: 0.1, 16: 0.8}, preview={1: 0.02}, finish={1: 0.02}),
     )
     return Cutter(cast(Engine, engine), PruningPolicy(**policy))  # type: ignore[arg-type]
 
@@ -63,13 +63,13 @@ def test_off_prunes_nothing_and_says_nothing(asked: str | None) -> None:
 
 def test_nothing_is_cut_when_all_are_returned_or_there_is_one_step() -> None:
     cut = cutter(calibrated())
-    assert cut("auto", Heat(4, 4, "ddim", 8, guided=True)) == ((), False, ())
-    assert cut("auto", Heat(16, 1, "ddim", 1, guided=True)) == ((), False, ())
+    assert cut("auto", replace(HEAT, n_candidates=4, n=4)) == ((), False, ())
+    assert cut("auto", replace(HEAT, steps=1)) == ((), False, ())
 
 
-def test_a_sampler_that_passes_the_noise_sooner_is_cut_sooner() -> None:
+def test_a_sampler_that_passes_the_noise_sooner_is_cut_sooner_or_harder() -> None:
     even, quadratic = (cutter(calibrated())("auto", replace(HEAT, sampler=s))[0] for s in ("ddim", "ddim_quadratic"))
-    assert quadratic[0].at < even[0].at
+    assert [(c.at, c.keep) for c in quadratic] < [(c.at, c.keep) for c in even]
 
 
 def test_a_lower_quality_is_cut_harder() -> None:
@@ -83,3 +83,25 @@ def test_a_lower_quality_is_cut_harder() -> None:
 def test_a_share_runs_in_shadow() -> None:
     assert cutter(calibrated(), shadow_share=1.0)("auto", HEAT)[1]
     assert not cutter(calibrated(), shadow_share=1.0)("off", HEAT)[1]
+
+
+@pytest.mark.parametrize(("guidance", "cut"), [(3.0, True), (6.0, True), (2.5, False), (6.1, False), (0.0, False)])
+def test_a_calibration_speaks_for_guidance_near_its_own(guidance: float, cut: bool) -> None:
+    checkpoints, _, notices = cutter(calibrated())("auto", replace(HEAT, guidance_scale=guidance))
+    assert bool(checkpoints) is cut
+    assert [n.code for n in notices] == ([] if cut else ["pruning_uncalibrated"])
+    assert cut or f"guidance 4, far from {guidance:g}" in notices[0].detail
+
+
+def test_no_guidance_is_one_kind_of_race_whatever_its_scale() -> None:
+    known = replace(calibrated(), guidance_scale=0.0)
+    assert all(known.foretells(scale) for scale in (0.0, 0.5, 1.0, 1.5))
+    assert not known.foretells(2.0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_with_diversity_there_is_something_left_to_choose_from(n: int) -> None:
+    heat = replace(HEAT, n=n, diverse=True)
+    checkpoints = cutter(calibrated(), quality=0.5)("auto", heat)[0]
+    assert checkpoints[-1].keep == DIVERSE * n
+    assert cutter(calibrated(), quality=0.5)("auto", replace(heat, n_candidates=DIVERSE * n)) == ((), False, ())

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from app.domain import GenerationSpec
+from app.domain import Checkpoint, GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.run import Row, Run
-from app.engine.scheduler import SLOWDOWN, Kind, Plan, Scheduler
+from app.engine.scheduler import RETRY_CALLS, SLOWDOWN, Kind, Plan, Scheduler
 from tests.unit.engine_kit import Bench, spec
 
 
@@ -187,10 +187,62 @@ def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
         run.rows = [Row(run, i, i) for i in range(8)]
     assert scheduler.shrink(Plan(Kind.STEP, tuple(large.rows), size=8))
     assert scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows)))
+    assert scheduler._ceiling(False, large.key) == 4
     assert not scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows[:1])))
     assert not scheduler.shrink(Plan(Kind.ENCODE, run=large))
-    assert scheduler.bucket(8, scheduler._step_ceilings[large.key]) == 4
-    assert small.key not in scheduler._step_ceilings
+    assert scheduler.bucket(8, scheduler._ceiling(True, large.key)) == 4
+    assert scheduler._ceiling(True, small.key) == 8
+
+
+def test_after_many_calls_that_fitted_larger_ones_are_tried_again() -> None:
+    bench = Bench(EngineConfig(buckets=(1, 2, 4, 8)), max_rows=4)
+    linear(bench, overhead=40)
+    bench.submit(spec("short", n_candidates=8, steps=6))
+    bench.run()
+    assert max(bench.generator.sizes) == 4
+    bench.generator.max_rows = 8
+    bench.submit(*(spec(f"still{i}", n_candidates=8, steps=6) for i in range(RETRY_CALLS // 6 // 2)))
+    bench.run()
+    assert max(bench.generator.sizes) == 8
+    assert bench.generator.sizes.index(8) >= RETRY_CALLS
+
+
+def previews(bench: Bench, name: str) -> list[int]:
+    """Rows of this generation in every preview call that it had a row in, until all is done."""
+    seen: list[int] = []
+    make = bench.core._preview
+
+    def watched(plan: Plan) -> None:
+        seen.append(sum(r.run.spec.id == name for r in plan.rows))
+        make(plan)
+
+    bench.core._preview = watched  # type: ignore[method-assign]
+    bench.run()
+    return [rows for rows in seen if rows]
+
+
+def test_previews_of_a_generation_share_calls_though_others_slow_its_rows() -> None:
+    bench = Bench()
+    linear(bench, overhead=2)
+    cut = (Checkpoint(2, 4),)
+    bench.submit(spec("large", n_candidates=32, steps=6, checkpoints=cut), spec("small", n_candidates=1, steps=6))
+    assert previews(bench, "large") == [32]
+
+
+def test_a_small_request_does_not_wait_long_for_the_pictures_of_a_large_one() -> None:
+    bench = Bench()
+    costs = {b: 10.0 + b for b in (1, 2, 4, 8, 16, 32)}
+    bench.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    bench.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
+    bench.submit(spec("small", n_candidates=1, steps=40))
+    most = int(SLOWDOWN * costs[1] / 5.0)
+    calls = previews(bench, "large")
+    assert max(calls) == most
+    assert sum(calls) == 32
+    alone = Bench()
+    alone.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    alone.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
+    assert previews(alone, "large") == [32]
 
 
 def test_a_call_is_never_smaller_than_its_rows_whatever_was_measured() -> None:
