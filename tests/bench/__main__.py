@@ -16,8 +16,11 @@ from models import registry
 from models.contract import Models
 from tests.bench import dialogue, floor, gain, latency, memory, overload, plots, server, speed
 from tests.bench.judge import judge
-from tests.bench.kit import Figure, store, table
+from tests.bench.kit import RESULTS, Figure, store, table
 from tests.bench.straight import Straight
+
+FEWEST_RUNS = 5
+"""Fewer paired runs are printed and not stored."""
 
 PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "gain", "dialogue")
 
@@ -34,7 +37,7 @@ def main() -> None:
     models = registry.load("pictogram", "pictogram")
     script = Straight()
     figures: list[Figure] = []
-    extra: dict[str, object] = {}
+    curve = None
 
     def note(*made: Figure) -> None:
         figures.extend(made)
@@ -47,13 +50,17 @@ def main() -> None:
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
     if "memory" in asked.only:
-        note(memory.growth())
+        note(*memory.growth())
     if "overload" in asked.only:
         note(*overload.overload())
     if "gain" in asked.only and models.calibration is not None:
-        made, extra["curve"] = _gain(models, asked.prompts)
+        made, curve = _gain(models, asked.prompts)
         note(*made)
-    path = store("pictogram", figures, models.generator.info.revision, **extra)
+    if asked.runs < FEWEST_RUNS:
+        print(f"not stored: fewer than {FEWEST_RUNS} runs are a look, not a figure")
+        return
+    path = RESULTS / "pictogram.json"
+    store(path, figures, models.generator.info.revision, curve)
     plots.draw(path)
     print(f"wrote {path}")
 

@@ -57,8 +57,9 @@ def overhead(models: Models, runs: int) -> Figure:
     """Seconds of the engine against the sum of the bare denoiser, decoder and CLIP calls made in the same run."""
     info, parts = models.generator.info, list[Any]([models.generator, models.scorer])
     own, spent = [part._placement for part in parts], list[float]()
-    for part in parts:
-        part._placement = replace(part._placement, share=_Timed(part._placement.share, spent))
+    timed = _Timed(own[0].share, spent), _Tower(own[1].share, spent, models.scorer)
+    for part, share in zip(parts, timed, strict=True):
+        part._placement = replace(part._placement, share=share)
     hooks = _stopwatch(parts[1]._model.text, spent)
     core = EngineCore(models, EngineConfig())
     core.measure()
@@ -86,6 +87,17 @@ class _Timed:
         made = self._share(*call, **settings)
         self._spent.append(time.perf_counter() - started)
         return made
+
+
+class _Tower(_Timed):
+    """Notes the seconds of the image tower, without the preprocessing that the scorer shares out with it."""
+
+    def __init__(self, share: Sharing, spent: list[float], scorer: Any) -> None:
+        super().__init__(share, spent)
+        self._scorer = scorer
+
+    def __call__(self, _: Any, images: Any, **settings: Any) -> Any:
+        return super().__call__(self._scorer._embedded, self._scorer._preprocess(images), **settings)
 
 
 def _stopwatch(module: Any, spent: list[float]) -> tuple[Any, Any]:

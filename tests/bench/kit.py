@@ -1,4 +1,4 @@
-"""How measurements are made and kept: paired runs, medians of ratios, one JSON with the machine's name."""
+"""How measurements are made and kept: paired runs, medians of ratios, one JSON that names the machine of each."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], runs: int) 
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
+    import torch  # known by then: the parts of the bench load it
+
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -76,7 +78,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "gpu": None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
@@ -84,19 +86,24 @@ def machine() -> dict[str, Any]:
     }
 
 
-def store(name: str, figures: list[Figure], weights: str, **extra: Any) -> Path:
-    """Write `results/<name>.json`; what was not measured this time stays, each with the commit and weights it is of."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def store(path: Path, figures: list[Figure], weights: str, curve: list[dict[str, float]] | None = None) -> None:
+    """Write the results to `path`; what was not measured this time stays.
+
+    Every row, and the curve, names the weights it is of and, by a key of `machines`, where and when it was measured.
+    """
     here = machine()
+    origin = {"weights": weights, "machine": f"{here['cpu']}, {here['commit']}, {here['date']}"}
     kept = json.loads(path.read_text()) if path.exists() else {}
     rows = {row["name"]: row for row in kept.get("figures", ())}
     for figure in figures:
-        row = asdict(figure) | {"reached": figure.reached, "commit": here["commit"], "weights": weights}
+        row = asdict(figure) | {"reached": figure.reached} | origin
         rows[figure.name] = {k: v for k, v in row.items() if v is not None}
-    told = kept | extra | {"machine": here, "figures": list(rows.values())}
-    path.write_text(json.dumps(told, indent=1) + "\n")
-    return path
+    drawn = origin | {"points": curve} if curve else kept.get("curve") or {}
+    machines = kept.get("machines", {}) | {origin["machine"]: here}
+    used = {row.get("machine") for row in (*rows.values(), drawn)}
+    told = {k: v for k, v in machines.items() if k in used}, list(rows.values()), drawn
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dict(zip(("machines", "figures", "curve"), told, strict=True)), indent=1) + "\n")
 
 
 def table(figures: list[Figure]) -> str:

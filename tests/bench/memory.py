@@ -31,6 +31,9 @@ print(before, mib("VmHWM"))
 """
 """Prints MiB before and at the most while so many candidates are made: what loading took at its height is forgotten."""
 
+OWN_KIB = (16 * 8 * 8 * 4 + 256 * 4) / 1024
+"""What a candidate of the pack must keep: its latent and its embedding in float32."""
+
 
 def resident_mib(n_candidates: int) -> tuple[float, float]:
     """Before, and at the most, in a process that makes that many candidates, previewed, in batches of 16. Linux."""
@@ -39,11 +42,15 @@ def resident_mib(n_candidates: int) -> tuple[float, float]:
     return before, most
 
 
-def growth() -> Figure:
-    """Peak memory of 256 candidates against that of 32, in batches of the same size."""
+def growth() -> tuple[Figure, Figure]:
+    """Peak memory of 256 candidates against that of 32, in batches of the same size; what each further one added."""
     (few_before, few), (many_before, many) = resident_mib(32), resident_mib(256)
     detail = {
         "mib": [round(many), round(few)],
         "above_before_mib": [round(many - many_before), round(few - few_before)],
     }
-    return Figure("peak memory of 256 candidates", many / few, "32 candidates", at_most=1.3, detail=detail)
+    added = 1024 * (many - many_before - few + few_before) / (256 - 32)
+    return (
+        Figure("peak memory of 256 candidates", many / few, "32 candidates", at_most=1.3, detail=detail),
+        Figure("memory that a further candidate adds, KiB", added, f"latent and embedding: {OWN_KIB:g} KiB"),
+    )

@@ -22,7 +22,7 @@ def draw(results: Path) -> list[Path]:
     figures = {f["name"]: f for f in stored["figures"]}
     made = []
     if stored.get("curve"):
-        made.append(_save(results, "gain", _gain, stored["curve"]))
+        made.append(_save(results, "gain", _gain, stored["curve"]["points"]))
     if any("clients at once" in name for name in figures):
         made.append(_save(results, "company", _company, figures))
     waited: dict[str, float] = next((f["detail"] for n, f in figures.items() if n.startswith("1 candidate beside")), {})
