@@ -23,6 +23,8 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "noto-v1": ("old noto style", "in old noto style"),
     "fluent-emoji": ("fluent style", "in glossy fluent style"),
     "fluent-emoji-flat": ("flat fluent style", "in flat fluent style"),
+    "fxemoji": ("flat fxemoji style", "in fxemoji style"),
+    "streamline-emojis": ("outlined streamline style", "in streamline style"),
     "emojione": ("emojione style", "in emojione style"),
 }
 FRAMES = (

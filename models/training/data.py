@@ -37,7 +37,7 @@ def as_json(scene: Scene) -> dict[str, Any]:
 
 def from_json(row: dict[str, Any]) -> Scene:
     """The scene that `as_json` wrote; other keys are ignored."""
-    things = tuple(Thing(t["name"], t["hue"]) for t in row["things"])
+    things = tuple(Thing(**t) for t in row["things"])
     return Scene(things, row["style"], row["background"], row["size"], row["place"], frozenset(row["stated"]))
 
 
@@ -59,15 +59,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def make_scenes(runs: Path, counts: dict[str, int], seed: int) -> None:
-    """Composes both data sets: the pack's names only; two styles for the generator, five for the scorer."""
+def make_scenes(runs: Path, counts: dict[str, int], kinds: list[str], seed: int) -> None:
+    """Composes the data sets of the pack's names: two styles for the generator; seven for the scorer, half mirrored."""
     folder = runs / "scenes"
     folder.mkdir(exist_ok=True)
     tags = {t.name: t.tags for t in icons.load_things(runs)}
     styles = {"generator": icons.GENERATOR_STYLES, "scorer": icons.SCORER_STYLES}
     for offset, (kind, count) in enumerate(counts.items()):
+        if kind not in kinds:
+            continue
         source = icons.load_icons(runs, styles[kind])
-        scenes = SceneSampler(source, icons.pack_names(), styles[kind], seed + offset).draw(count)
+        mirrored = 0.5 if kind == "scorer" else 0.0
+        sampler = SceneSampler(source, icons.pack_names(), styles[kind], seed + offset, mirrored=mirrored)
+        scenes = sampler.draw(count)
         write_rows(scenes, folder / f"{kind}.jsonl", Captioner(seed + offset, tags), kind == "scorer", seed)
         write_pictures(scenes, source, folder / f"{kind}.npy")
 
@@ -116,15 +120,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--generator-scenes", type=int, default=30_000)
-    parser.add_argument("--scorer-scenes", type=int, default=40_000)
-    parser.add_argument("--kinds", nargs="+", default=["generator", "scorer"], help="texts: data sets to encode")
+    parser.add_argument("--scorer-scenes", type=int, default=60_000)
+    parser.add_argument("--kinds", nargs="+", default=["generator", "scorer"], help="scenes, texts: the data sets")
     parser.add_argument("--weights", type=Path, default=None, help="latents: default RUNS/autoencoder/final.pt")
     args = parser.parse_args()
     if args.step == "icons":
         icons.install(args.runs / "node")
         icons.render(args.runs)
     elif args.step == "scenes":
-        make_scenes(args.runs, {"generator": args.generator_scenes, "scorer": args.scorer_scenes}, args.seed)
+        make_scenes(
+            args.runs, {"generator": args.generator_scenes, "scorer": args.scorer_scenes}, args.kinds, args.seed
+        )
     elif args.step == "texts":
         make_texts(args.runs, args.kinds)
     else:

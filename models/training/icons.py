@@ -7,6 +7,7 @@ Sources and licences are listed in `SETS`; the model card credits them.
 import dataclasses
 import json
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,13 @@ SETS = {
     "fluent-emoji-flat": "MIT",
     "twemoji": "CC-BY-4.0",
     "emojione": "CC-BY-4.0",
+    "fxemoji": "Apache-2.0",
+    "streamline-emojis": "CC-BY-4.0",
 }
 GENERATOR_STYLES = ("noto", "twemoji")
-SCORER_STYLES = ("noto", "twemoji", "noto-v1", "fluent-emoji", "fluent-emoji-flat")
+SCORER_STYLES = ("noto", "twemoji", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "streamline-emojis")
 SCORER_UNSEEN = "emojione"
-JUDGE_STYLES = ("emojione", "noto-v1", "fluent-emoji", "fluent-emoji-flat")
+JUDGE_STYLES = ("emojione", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "streamline-emojis")
 JUDGE_UNSEEN = ("noto", "twemoji")
 VERSIONS = {
     "@iconify-json/noto": "1.2.9",
@@ -36,9 +39,19 @@ VERSIONS = {
     "@iconify-json/fluent-emoji-flat": "1.2.6",
     "@iconify-json/twemoji": "1.2.5",
     "@iconify-json/emojione": "1.2.3",
+    "@iconify-json/fxemoji": "1.2.2",
+    "@iconify-json/streamline-emojis": "1.2.4",
     "@resvg/resvg-js": "2.6.2",
     "emojibase-data": "17.0.0",
 }
+SPELT = {
+    "fxemoji": {
+        **{f"{name} face": name for name in ("cat", "dog", "mouse", "pig", "tiger")},
+        **dict.fromkeys(("cat", "dog", "mouse", "pig", "tiger", "sunglasses"), ""),
+    },
+    "streamline-emojis": {"turkey": ""},
+}
+"""Pictures whose names in a set mislead: set -> name of the thing -> name in the set, "" for none."""
 PEOPLE_GROUPS = (1, 2, 8, 9)
 """Emoji groups left out: people, components, symbols, flags; hearts of the smileys group stay."""
 
@@ -77,11 +90,20 @@ def read_things(node: Path) -> list[EmojiThing]:
     return sorted(kept, key=lambda t: order.get(t.name, len(order)))
 
 
+def asked(thing: EmojiThing, style: str) -> dict[str, str]:
+    """What the renderer is told of a thing: its names, that of Unicode too, by which some sets call their pictures."""
+    points = thing.hexcode.removesuffix("-FE0F").split("-")
+    unicode = unicodedata.name(chr(int(points[0], 16)), "") if len(points) == 1 else ""
+    row = {"name": thing.name, "hexcode": thing.hexcode, "unicode": unicode}
+    found = SPELT.get(style, {}).get(thing.name)
+    return row if found is None else {**row, "spelt": found}
+
+
 def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
     """Renders one set, restarting past pictures that abort the renderer; returns the number of pictures."""
     for suffix in ("rgba", "txt", "now"):
         (out / f"{style}.{suffix}").unlink(missing_ok=True)
-    stdin = json.dumps([{"name": t.name, "hexcode": t.hexcode} for t in things])
+    stdin = json.dumps([asked(t, style) for t in things])
     start = 0
     while True:
         command = ["node", str(HERE / "render.mjs"), str(node), str(out), style, str(ICON_PX), str(start)]

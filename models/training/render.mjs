@@ -12,17 +12,32 @@ const size = Number(sizeText);
 const require = createRequire(path.resolve(nodeFolder, "node_modules", "x.js"));
 const { Resvg } = require("@resvg/resvg-js");
 const icons = require(`@iconify-json/${set}/icons.json`);
-// Some sets ship no code point table: there the other sets' names for the code point are tried.
-const tables = [set, "noto", "twemoji", "fluent-emoji-flat"].map((s) => require(`@iconify-json/${s}/chars.json`));
-const things = JSON.parse(fs.readFileSync(0, "utf8")); // [{name, hexcode}]
+// Some sets ship no code point table: there the other sets' names for the code point are tried, the label and the
+// Unicode name, all also numbered or run together, as sets spell them.
+const tables = [set, "noto", "twemoji", "fluent-emoji-flat"].map(tableOf);
+const things = JSON.parse(fs.readFileSync(0, "utf8")); // [{name, hexcode, unicode, spelt?}]
 
-function iconOf({ name, hexcode }) {
+function tableOf(name) {
+  try {
+    return require(`@iconify-json/${name}/chars.json`);
+  } catch {
+    return {};
+  }
+}
+
+function slug(text) {
+  return text.toLowerCase().replace(/[’'.]/g, "").replace(/[^a-z0-9]+/g, "-");
+}
+
+function iconOf({ name, hexcode, unicode, spelt: known }) {
+  if (known !== undefined) return icons.icons[known];
   const code = hexcode.toLowerCase();
-  const slug = name.toLowerCase().replace(/[’'.]/g, "").replace(/[^a-z0-9]+/g, "-");
-  const names = tables.map((t) => t[code] ?? t[code.replaceAll("-fe0f", "")]);
-  for (const n of [...names, slug]) {
-    const found = n && (icons.icons[n] ?? icons.icons[icons.aliases?.[n]?.parent]);
-    if (found) return found;
+  const names = [...tables.map((t) => t[code] ?? t[code.replaceAll("-fe0f", "")]), slug(name), slug(unicode)];
+  for (const n of names) {
+    for (const spelt of n ? [n, `${n}-1`, n.replaceAll("-", "")] : []) {
+      const found = icons.icons[spelt] ?? icons.icons[icons.aliases?.[spelt]?.parent];
+      if (found) return found;
+    }
   }
 }
 

@@ -25,10 +25,14 @@ PAIR_PX = 29
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing of a scene; `hue` names the colour it was shifted to, None leaves its own colours."""
+    """One thing of a scene; `hue` names the colour it was shifted to, None leaves its own colours.
+
+    `mirrored` things face the other way; no caption says so.
+    """
 
     name: str
     hue: str | None = None
+    mirrored: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def compose(scene: Scene, icons: Icons) -> U8:
         source = main_hue(icon) if thing.hue else None
         if thing.hue and source is not None:
             icon = shift_hue(icon, source, thing.hue)
-        small = fit(icon, edge).astype(np.float32)
+        small = fit(icon[:, ::-1] if thing.mirrored else icon, edge).astype(np.float32)
         alpha = small[..., 3:] / 255
         window = picture[top : top + edge, left : left + edge]
         window[:] = window * (1 - alpha) + small[..., :3] * alpha
@@ -99,14 +103,21 @@ class SceneSampler:
     """Draws scenes from a fixed seed.
 
     `names` are the things, `styles` the icon sets; pairs that have no icon are never drawn.  A stated hue is
-    always far enough from the thing's own one to be seen.
+    always far enough from the thing's own one to be seen.  `pairs` and `mirrored` are shares of scenes and of things.
     """
 
     def __init__(
-        self, icons: Icons, names: Sequence[str], styles: Sequence[str], seed: int, pairs: float = 0.22
+        self,
+        icons: Icons,
+        names: Sequence[str],
+        styles: Sequence[str],
+        seed: int,
+        pairs: float = 0.22,
+        mirrored: float = 0.0,
     ) -> None:
         self.random = random.Random(seed)
         self.pairs = pairs
+        self.mirrored = mirrored
         self.styles = list(styles)
         self.names = {style: [n for n in names if (style, n) in icons] for style in styles}
         self.hues = {(s, n): shiftable(icons, s, n) for s in styles for n in self.names[s]}
@@ -117,6 +128,11 @@ class SceneSampler:
         if own is None or COLOUR_WORDS & set(name.split()) or self.random.random() > share:
             return None
         return self.random.choice([h for h in HUE_NAMES if hue_distance(HUE_TABLE[h], own) > 0.07])
+
+    def thing(self, style: str, name: str, share: float) -> Thing:
+        """The thing, in `share` of the calls in another colour, now and then mirrored."""
+        hue = self.hue(style, name, share)
+        return Thing(name, hue, self.mirrored > 0 and self.random.random() < self.mirrored)
 
     def background(self, things: tuple[Thing, ...]) -> str:
         """White a little more often than the others; never the colour a thing was shifted to."""
@@ -129,7 +145,7 @@ class SceneSampler:
         """Two different things side by side."""
         first, second = self.random.sample(self.names[style], 2)
         stated = {s for s, share in (("style", 0.35), ("background", 0.55)) if self.random.random() < share}
-        things = tuple(Thing(n, self.hue(style, n, 0.25)) for n in (first, second))
+        things = tuple(self.thing(style, n, 0.25) for n in (first, second))
         return Scene(things, style, self.background(things), stated=frozenset(stated))
 
     def single(self, style: str, name: str) -> Scene:
@@ -145,7 +161,7 @@ class SceneSampler:
             "place": 0.05 if place == "centre" else 0.92,
         }
         stated = frozenset(k for k, share in shares.items() if self.random.random() < share)
-        thing = Thing(name, self.hue(style, name, 0.3))
+        thing = self.thing(style, name, 0.3)
         return Scene((thing,), style, self.background((thing,)), size, place, stated)
 
     def draw(self, count: int) -> list[Scene]:
@@ -181,12 +197,24 @@ def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Sce
         out.append(change(scene, place="left" if scene.place != "left" else "right"))
     for i, thing in enumerate(scene.things):
         if thing.hue:
-            other = Thing(thing.name, rng.choice([h for h in HUE_NAMES if h != thing.hue]))
+            other = change(thing, hue=rng.choice([h for h in HUE_NAMES if h != thing.hue]))
             out.append(change(scene, things=tuple(other if j == i else t for j, t in enumerate(scene.things))))
     return out
 
 
-def grounds(scene: Scene) -> list[Scene]:
-    """The scene on every other background, but for the colours that its things were shifted to."""
-    taken = {scene.background, *(t.hue for t in scene.things)}
-    return [dataclasses.replace(scene, background=b) for b in BACKGROUND_NAMES if b not in taken]
+def twins(scene: Scene, icons: Icons, styles: Sequence[str]) -> list[Scene]:
+    """Scenes that differ only in what the caption leaves open: on another background, in another style, or both.
+
+    No background in a colour that a thing was shifted to; things that were shifted keep their style, since not every
+    style has a single-coloured one.
+    """
+    hues = {t.hue for t in scene.things} - {None}
+    grounds = [b for b in BACKGROUND_NAMES if "background" not in scene.stated and b not in hues]
+    manners = [
+        s
+        for s in styles
+        if "style" not in scene.stated and not hues and all((s, t.name) in icons for t in scene.things)
+    ]
+    open_to = [(b, s) for b in {scene.background, *grounds} for s in {scene.style, *manners}]
+    own = (scene.background, scene.style)
+    return [dataclasses.replace(scene, background=b, style=s) for b, s in sorted(open_to) if (b, s) != own]

@@ -1,13 +1,14 @@
-"""Trains the outside judge on four styles that the generator does not draw in, against the names of the pack.
+"""Trains the outside judge on six styles that the generator does not draw in, against the names of the pack.
 
 A plain classifier over the names is trained beside it on the same image features and thrown away: without it the two
 towers, both from scratch, found nothing to agree on for 25,000 pictures.
-Pictures and their twins on another background must be named alike: a judge of candidates that differ in little else
-would tell their backgrounds apart, not their things.
+Pictures and their twins on another background or in another style must be named alike: a judge of candidates that
+differ in little else would tell those apart, not their things.
 The figure is recall over the pack's names in the generator's own two styles, which the judge never sees.
 """
 
 import argparse
+import dataclasses
 import random
 from pathlib import Path
 
@@ -19,40 +20,41 @@ from torch.nn import functional
 from models.training import icons, judge, runs
 from models.training.augment import augment
 from models.training.captions import DISPLAY, SYNONYMS
-from models.training.scenes import SceneSampler, compose, grounds
+from models.training.scenes import SceneSampler, compose, twins
 from models.training.train_autoencoder import to_tensor
 from models.training.train_scorer import Table, Unseen, naming_loss, say
 
 TWINS = 16
-"""Pictures in each batch that are looked at on two backgrounds."""
+"""Pictures in each batch that are looked at beside their twins."""
 
 
 class Pool:
-    """Composed pictures of the judge's styles, each on two backgrounds, and the places of their things among the names.
+    """Composed pictures of the judge's styles, each with a twin, and the places of their things among the names.
 
     Kept on disk.
     """
 
     def __init__(self, folder: Path, table: Table, seed: int, count: int) -> None:
-        path = folder / "scenes" / f"judge-twins-{seed}-{count}.npz"
+        path = folder / "scenes" / f"judge-pairs-{seed}-{count}.npz"
         if not path.exists():
             source = icons.load_icons(folder, icons.JUDGE_STYLES)
-            scenes = SceneSampler(source, table.names, icons.JUDGE_STYLES, seed, pairs=0.15).draw(count)
+            sampler = SceneSampler(source, table.names, icons.JUDGE_STYLES, seed, pairs=0.15, mirrored=0.5)
+            scenes = sampler.draw(count)
             things = [[table.place[t.name] for t in (s.things * 2)[:2]] for s in scenes]
             chance = random.Random(seed)
-            pictures, twins = (
-                np.stack([compose(s, source) for s in some])
-                for some in (scenes, [chance.choice(grounds(s)) for s in scenes])
+            free = [twins(dataclasses.replace(s, stated=frozenset()), source, icons.JUDGE_STYLES) for s in scenes]
+            pictures, others = (
+                np.stack([compose(s, source) for s in some]) for some in (scenes, [chance.choice(t) for t in free])
             )
-            np.savez(path, pictures=pictures, twins=twins, things=np.array(things))
+            np.savez(path, pictures=pictures, twins=others, things=np.array(things))
         found = np.load(path)
         self.pictures, self.twins = found["pictures"], found["twins"]
         self.things = torch.from_numpy(found["things"])
 
 
 def spoken(rng: np.random.Generator, names: list[str]) -> list[str]:
-    """A way to call each name: its label, display name or a trained synonym."""
-    return [str(rng.choice([n, DISPLAY.get(n, n), DISPLAY.get(n, n), *SYNONYMS.get(n, [])])) for n in names]
+    """A way to call each name: half of the time its display name, else its label or a trained synonym."""
+    return [DISPLAY.get(n, n) if rng.random() < 0.5 else str(rng.choice([n, *SYNONYMS.get(n, [])])) for n in names]
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -85,13 +87,13 @@ def main() -> None:
     model, head = judge.Judge(), nn.Linear(judge.WIDTH, len(table.names))
     folder = args.runs / (args.name or "judge")
     run = runs.Run(folder, args, nn.ModuleDict({"judge": model, "head": head}), ema=0.998)
-    pool, unseen = Pool(args.runs, table, args.seed + 40, 24_000), Unseen(args.runs, table, icons.JUDGE_UNSEEN)
+    pool, unseen = Pool(args.runs, table, args.seed + 40, 36_000), Unseen(args.runs, table, icons.JUDGE_UNSEEN)
     rng = run.seeded()
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():
         rows = next(order)
-        plain, twins = (to_tensor(some[rows[:TWINS]]) for some in (pool.pictures, pool.twins))
-        pictures = torch.cat([augment(to_tensor(pool.pictures[rows])), plain, twins])
+        plain, others = (to_tensor(some[rows[:TWINS]]) for some in (pool.pictures, pool.twins))
+        pictures = torch.cat([augment(to_tensor(pool.pictures[rows])), plain, others])
         with run.autocast():
             features = model.image(pictures.contiguous(memory_format=torch.channels_last))
         logits = model.logits(features.float(), model.texts(spoken(rng, table.names)))

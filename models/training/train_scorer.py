@@ -1,13 +1,13 @@
 """Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
 
-Trained are the image tower, the text projection and the logit scale, on composed pictures of five styles.
+Trained are the image tower, the text projection and the logit scale, on composed pictures of seven styles.
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
 the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
 the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
 by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and, where there are
 races (`previews`), between previews and the pictures they become, and between a composed picture and the candidates
-that were drawn for its caption; and between a picture and its twin on another background, where the caption names none:
-which background that is must not decide who wins.
+that were drawn for its caption; and between a picture and its twin on another background or in another style, where the
+caption names none: which one it is must not decide who wins.
 The figure is retrieval over the pack's names in a style never trained on.
 """
 
@@ -30,7 +30,7 @@ from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, grounds, variants
+from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, twins, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -43,7 +43,7 @@ MISSES = 16
 """Pictures in each batch that a near miss is composed of."""
 
 TWINS = 16
-"""Pictures in each batch that are composed again on another background, as their captions allow."""
+"""Pictures in each batch that are composed again on another background or in another style, as captions allow."""
 
 WEIGHTS = {
     "contrast": 1.0,
@@ -155,8 +155,8 @@ class Relatives:
         return self._composed(rows, MISSES, lambda scene: variants(scene, self.random, self.names[scene.style]))
 
     def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
-        """The same for pictures on a background that the caption leaves open, each on another one."""
-        return self._composed(rows, TWINS, lambda scene: [] if "background" in scene.stated else grounds(scene))
+        """The same for pictures whose captions leave background or style open, each in another one."""
+        return self._composed(rows, TWINS, lambda scene: twins(scene, self.icons, icons.SCORER_STYLES))
 
     def _composed(
         self, rows: list[int], most: int, relatives: Callable[[Scene], list[Scene]]

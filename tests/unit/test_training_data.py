@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from models.training import checks, palette, prompts
+from models.training import checks, icons, palette, prompts
 from models.training.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
+from models.training.data import as_json, from_json
 from models.training.icons import pack_names
-from models.training.scenes import Scene, SceneSampler, Thing, compose, variants
+from models.training.scenes import PLACED_PX, Scene, SceneSampler, Thing, compose, variants
 
 EDGE = 120
 
@@ -117,3 +118,30 @@ def test_prompts_are_fixed_and_fit() -> None:
     assert asked == prompts.composed(sampler(6), 20)
     assert all(p.scene and len(p.text.split()) <= 24 for p in asked)
     assert len(prompts.synonyms()) == 60
+
+
+def test_a_mirrored_thing_faces_the_other_way_and_stays_in_its_place() -> None:
+    icon = ICONS["noto", "apple"].copy()
+    icon[:, :40, :3] = (20, 40, 200)
+    source = {("noto", "apple"): icon}
+    plain, mirrored = (
+        compose(Scene((Thing("apple", mirrored=m),), "noto", "white", place="left"), source) for m in (False, True)
+    )
+    assert not np.array_equal(plain, mirrored)
+    box = slice(2, 2 + PLACED_PX["medium"])
+    assert np.array_equal(plain[:, box], mirrored[:, box][:, ::-1])
+    assert np.array_equal(plain[:, 40:], mirrored[:, 40:])
+    drawn = SceneSampler(ICONS, NAMES, ["noto"], 1, mirrored=0.5).draw(200)
+    assert 0.35 < np.mean([t.mirrored for s in drawn for t in s.things]) < 0.65
+    assert from_json(as_json(drawn[0])) == drawn[0]
+
+
+def test_sets_are_asked_for_things_by_what_they_call_them() -> None:
+    def names(name: str, hexcode: str, style: str) -> dict[str, str]:
+        return icons.asked(icons.EmojiThing(name, hexcode, ()), style)
+
+    assert names("two-hump camel", "1F42B", "fxemoji")["unicode"] == "BACTRIAN CAMEL"
+    assert names("black cat", "1F408-200D-2B1B", "fxemoji")["unicode"] == "", "joined points have no name of their own"
+    assert names("dog face", "1F436", "fxemoji")["spelt"] == "dog"
+    assert names("turkey", "1F983", "streamline-emojis")["spelt"] == "", "that one is a flag"
+    assert "spelt" not in names("dog face", "1F436", "noto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,24 @@ def test_pictures_that_fit_alike_cost_nothing_whatever_else_they_show() -> None:
     assert train_scorer.unmoved(one[:0], other[:0], texts[:0], torch.tensor(10.0)) == 0
 
 
-def test_a_scene_has_a_twin_on_every_other_background_but_the_colours_of_its_things() -> None:
-    scene = scenes.Scene((scenes.Thing("apple", "blue"),), "noto", "white")
-    backgrounds = {s.background for s in scenes.grounds(scene)}
-    assert backgrounds == set(palette.BACKGROUND_NAMES) - {"white", "blue"}
-    assert all(s.things == scene.things for s in scenes.grounds(scene))
+def test_twins_differ_in_what_the_caption_leaves_open_and_in_nothing_else() -> None:
+    styles = ("noto", "twemoji", "bare")
+    known = {(s, n): ICONS["noto", "apple"] for s in styles[:2] for n in ("apple", "boat")} | {
+        ("bare", "apple"): ICONS["noto", "apple"]
+    }
+    grounds = set(palette.BACKGROUND_NAMES)
+
+    def found(scene: scenes.Scene) -> set[tuple[str, str]]:
+        some = scenes.twins(scene, known, styles)
+        assert all(t == dataclasses.replace(scene, background=t.background, style=t.style) for t in some)
+        return {(t.background, t.style) for t in some}
+
+    apple = scenes.Scene((scenes.Thing("apple"),), "noto", "white")
+    assert found(apple) == {(b, s) for b in grounds for s in styles} - {("white", "noto")}
+    assert found(dataclasses.replace(apple, stated=frozenset({"background"}))) == {("white", s) for s in styles[1:]}
+    assert found(dataclasses.replace(apple, stated=frozenset({"style"}))) == {(b, "noto") for b in grounds - {"white"}}
+    assert not found(dataclasses.replace(apple, stated=frozenset({"style", "background"})))
+    blue = dataclasses.replace(apple, things=(scenes.Thing("apple", "blue"),))
+    assert found(blue) == {(b, "noto") for b in grounds - {"white", "blue"}}
+    pair = dataclasses.replace(apple, things=(scenes.Thing("apple"), scenes.Thing("boat")))
+    assert {s for _, s in found(pair)} == {"noto", "twemoji"}, "a style without a boat has no twin"
