@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import httpx
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -36,14 +35,14 @@ class Notes:
         self._client = client
         self.kept: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def ask(self, method: str, route: str, names: dict[str, str] | None = None, **given: Any) -> httpx.Response:
-        """Ask a route of the document, with its path parameters filled in, and keep what it answers."""
+    def ask(self, method: str, route: str, names: dict[str, str] | None = None, **given: Any) -> Any:
+        """Ask a route of the document, with its path parameters filled in, and keep what it answers; as it is kept."""
         answer = self._client.request(method, route.format(**names or {}), **given)
         assert answer.is_success, answer.text
         kind = answer.headers["content-type"].partition(";")[0]
         told = short(answer.json()) if kind == "application/json" else shorter(answer.text, kind)
         self.kept.setdefault(f"{method} {route}", {}).setdefault(str(answer.status_code), {})[kind] = told
-        return answer
+        return told
 
 
 def short(value: Any) -> Any:
@@ -71,7 +70,7 @@ def dialogue(notes: Notes) -> None:
     notes.ask("GET", "/v1/models/{model_id}", {"model_id": "pictogram"})
     notes.ask("POST", "/v1/generations", json=PROMPT, headers=STREAM)
     notes.ask("POST", "/v1/generations", json=PROMPT, headers=LATER)
-    made = notes.ask("POST", "/v1/generations", json=PROMPT).json()
+    made = notes.ask("POST", "/v1/generations", json=PROMPT)
     one = {"generation_id": made["id"], "index": "0"}
     own = "/v1/generations/{generation_id}"
     for route in (own, f"{own}/events", f"{own}/lineage", f"{own}/candidates/{{index}}/why"):
