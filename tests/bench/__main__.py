@@ -16,11 +16,11 @@ from models import registry
 from models.contract import Models
 from tests.bench import dialogue, floor, gain, latency, memory, overload, plots, server, speed
 from tests.bench.judge import judge
-from tests.bench.kit import RESULTS, Figure, store, table
+from tests.bench.kit import RESULTS, Figure, machine, store, table
 from tests.bench.straight import Straight
 
-FEWEST_RUNS = 5
-"""Fewer paired runs are printed and not stored."""
+FEWEST_RUNS, FEWEST_PROMPTS = 5, 64
+"""What is measured with fewer of either is printed and not stored: it would take the place of a better figure."""
 
 PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "gain", "dialogue")
 
@@ -29,11 +29,17 @@ def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--runs", type=int, default=5, help="paired runs of every timing")
+    parser.add_argument("--runs", type=int, default=FEWEST_RUNS, help="paired runs of every timing")
     parser.add_argument(
-        "--prompts", type=int, default=64, help="prompts of the gain figures; those of the dialogue go along"
+        "--prompts",
+        type=int,
+        default=FEWEST_PROMPTS,
+        help="prompts of the gain figures; those of the dialogue go along",
     )
     asked = parser.parse_args()
+    here, stored = machine(), asked.runs >= FEWEST_RUNS and asked.prompts >= FEWEST_PROMPTS
+    if not stored:
+        print(f"a look, not to be stored: that takes {FEWEST_RUNS} runs and {FEWEST_PROMPTS} prompts", flush=True)
     models = registry.load("pictogram", "pictogram")
     script = Straight()
     figures: list[Figure] = []
@@ -50,19 +56,19 @@ def main() -> None:
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
     if "memory" in asked.only:
-        note(*memory.growth())
+        note(*memory.growth(asked.runs))
     if "overload" in asked.only:
         note(*overload.overload())
     if "gain" in asked.only and models.calibration is not None:
         made, curve = _gain(models, asked.prompts)
         note(*made)
-    if asked.runs < FEWEST_RUNS:
-        print(f"not stored: fewer than {FEWEST_RUNS} runs are a look, not a figure")
-        return
-    path = RESULTS / "pictogram.json"
-    store(path, figures, models.generator.info.revision, curve)
-    plots.draw(path)
-    print(f"wrote {path}")
+    if stored:
+        path = RESULTS / "pictogram.json"
+        store(path, figures, here, models.generator.info.revision, curve)
+        plots.draw(path)
+        print(f"wrote {path}")
+    else:
+        print("not stored")
 
 
 def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, note: Callable[..., None]) -> None:

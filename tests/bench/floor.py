@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,8 +18,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.costs import Costs
 from models.contract import GeneratorInfo, Models, Pixels
-from models.sharing import Sharing
-from tests.bench import server
+from tests.bench import bare, server
 from tests.bench.kit import Figure, paired, seconds
 from tests.bench.straight import Straight
 
@@ -54,68 +52,31 @@ def costs(models: Models) -> Costs:
 
 
 def overhead(models: Models, runs: int) -> Figure:
-    """Seconds of the engine against the sum of the bare denoiser, decoder and CLIP calls made in the same run."""
-    info, parts = models.generator.info, list[Any]([models.generator, models.scorer])
-    own, spent = [part._placement for part in parts], list[float]()
-    timed = _Timed(own[0].share, spent), _Tower(own[1].share, spent, models.scorer)
-    for part, share in zip(parts, timed, strict=True):
-        part._placement = replace(part._placement, share=share)
-    hooks = _stopwatch(parts[1]._model.text, spent)
+    """Seconds of the engine for 16 candidates of a new prompt against those of the bare model calls that it made.
+
+    The bare calls of a run are made right after it. A first run does not count.
+    """
     core = EngineCore(models, EngineConfig())
     core.measure()
-    ratios = []
+    pairs = []
     for run in range(runs + 1):
-        spent.clear()
-        took = seconds(partial(_generate, core, info, 16, info.steps, run))
-        ratios.append(took / sum(spent))
-    for hook in hooks:
-        hook.remove()
-    for part, placement in zip(parts, own, strict=True):
-        part._placement = placement
-    value = statistics.median(ratios[1:])
-    return Figure("engine seconds", value, "bare model calls", at_most=1.10, detail={"runs": runs})
+        with bare.kept(models) as calls:
+            took = seconds(partial(_generate, core, models.generator.info, run))
+        pairs.append((took, bare.seconds(calls)))
+    del pairs[0]
+    ratios = sorted(took / sum(floor.values()) for took, floor in pairs)
+    detail = {
+        "runs": runs,
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "engine_s": round(statistics.median(took for took, _ in pairs), 4),
+        "bare_s": {part: round(statistics.median(floor[part] for _, floor in pairs), 4) for part in pairs[0][1]},
+    }
+    return Figure("engine seconds", statistics.median(ratios), "bare model calls", at_most=1.10, detail=detail)
 
 
-class _Timed:
-    """Notes the seconds of every model call whose rows the cores share."""
-
-    def __init__(self, share: Sharing, spent: list[float]) -> None:
-        self._share, self._spent = share, spent
-
-    def __call__(self, *call: Any, **settings: Any) -> Any:
-        started = time.perf_counter()
-        made = self._share(*call, **settings)
-        self._spent.append(time.perf_counter() - started)
-        return made
-
-
-class _Tower(_Timed):
-    """Notes the seconds of the image tower, without the preprocessing that the scorer shares out with it."""
-
-    def __init__(self, share: Sharing, spent: list[float], scorer: Any) -> None:
-        super().__init__(share, spent)
-        self._scorer = scorer
-
-    def __call__(self, _: Any, images: Any, **settings: Any) -> Any:
-        return super().__call__(self._scorer._embedded, self._scorer._preprocess(images), **settings)
-
-
-def _stopwatch(module: Any, spent: list[float]) -> tuple[Any, Any]:
-    started: list[float] = []
-
-    def before(*_: Any) -> None:
-        started.append(time.perf_counter())
-
-    def after(*_: Any) -> None:
-        spent.append(time.perf_counter() - started.pop())
-
-    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
-
-
-def _generate(core: EngineCore, info: GeneratorInfo, n: int, steps: int, seed: int) -> None:
-    spec = GenerationSpec(
-        "bench", PROMPT, "", n, 1, info.width, info.height, steps, info.guidance_scale, info.sampler, seed
-    )
+def _generate(core: EngineCore, info: GeneratorInfo, run: int) -> None:
+    shape, prompt = (info.width, info.height), f"{PROMPT} {run}"
+    spec = GenerationSpec("bench", prompt, "", 16, 1, *shape, info.steps, info.guidance_scale, info.sampler, run)
     core.submit(spec, time.perf_counter())
     while not core.idle:
         core.tick()
@@ -145,6 +106,7 @@ def machine_share(models: Models, runs: int) -> Figure:
     pairs = [(seconds(denoise), seconds(lambda: a @ b)) for _ in range(runs)]
     shares = [(counter.get_total_flops() / d) / (2 * side**3 / g) for d, g in pairs]
     detail = {
+        "runs": runs,
         "gflop_a_call": round(counter.get_total_flops() / 1e9, 2),
         "gemm_gflop_s": round(2 * side**3 / statistics.median(g for _, g in pairs) / 1e9, 1),
         "ms_a_guided_row": round(1000 * statistics.median(d for d, _ in pairs) / 16, 2),

@@ -94,7 +94,8 @@ def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[li
         cuts = planner.plan(plan, QUALITY)
         ours = kept(fields, cuts, known, "finals")
         gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))
-        curve.append({"n": n, "kept": ours, "work": plan.work(cuts), "unpruned": plan.work(()), "gain": gain})
+        work = {"work": plan.work(cuts), "unpruned": plan.work(())}
+        curve.append({"n": n, "prompts": len(races), "kept": ours, **work, "gain": gain})
         if n not in (16, 64):
             continue
         share = round(plan.work(cuts) / plan.work(()), 3)

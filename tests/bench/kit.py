@@ -8,9 +8,10 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ PACKAGES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "f
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. `against` says what it is a ratio to; `limit` is what it must reach, with its side."""
+    """One measured number. `against` says what it is a ratio to; `at_most` or `at_least` is what it must reach.
+
+    `weights` names what it is of where that is not the weights that the bench has loaded.
+    """
 
     name: str
     value: float
@@ -28,6 +32,12 @@ class Figure:
     at_most: float | None = None
     at_least: float | None = None
     detail: Mapping[str, Any] | None = None
+    weights: str | None = None
+
+    @property
+    def runs(self) -> int:
+        """How many runs it is the median of; what is counted over prompts is counted once."""
+        return int((self.detail or {}).get("runs", 1))
 
     @property
     def reached(self) -> bool | None:
@@ -74,7 +84,8 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")), cpu)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -86,24 +97,46 @@ def machine() -> dict[str, Any]:
     }
 
 
-def store(path: Path, figures: list[Figure], weights: str, curve: list[dict[str, float]] | None = None) -> None:
-    """Write the results to `path`; what was not measured this time stays.
+def store(
+    path: Path,
+    figures: Sequence[Figure],
+    here: Mapping[str, Any],
+    weights: str,
+    curve: Sequence[Mapping[str, float]] | None = None,
+) -> None:
+    """Write the results to `path`, as measured on `here`, a `machine()`; what was not measured this time stays.
 
-    Every row, and the curve, names the weights it is of and, by a key of `machines`, where and when it was measured.
+    Every row, and the curve, has `runs`, the `weights` it is of, and a key of `machines`, which tell where, when and
+    with which commit and libraries it was measured. What an older row does not tell of these is null.
     """
-    here = machine()
-    origin = {"weights": weights, "machine": f"{here['cpu']}, {here['commit']}, {here['date']}"}
     kept = json.loads(path.read_text()) if path.exists() else {}
-    rows = {row["name"]: row for row in kept.get("figures", ())}
+    machines = kept.get("machines", {})
+    key = _key(here, machines)
+    machines[key] = dict(here)
+    rows = {row["name"]: _whole(row) for row in kept.get("figures", ())}
     for figure in figures:
-        row = asdict(figure) | {"reached": figure.reached} | origin
-        rows[figure.name] = {k: v for k, v in row.items() if v is not None}
-    drawn = origin | {"points": curve} if curve else kept.get("curve") or {}
-    machines = kept.get("machines", {}) | {origin["machine"]: here}
-    used = {row.get("machine") for row in (*rows.values(), drawn)}
-    told = {k: v for k, v in machines.items() if k in used}, list(rows.values()), drawn
+        row = {k: v for k, v in (asdict(figure) | {"reached": figure.reached}).items() if v is not None}
+        rows[figure.name] = row | {"runs": figure.runs, "weights": figure.weights or weights, "machine": key}
+    drawn = kept.get("curve") and _whole(kept["curve"])
+    if curve:
+        drawn = {"runs": 1, "weights": weights, "machine": key, "points": curve}
+    used = {each["machine"] for each in (*rows.values(), drawn) if each}
+    told = {"machines": {k: v for k, v in machines.items() if k in used}, "figures": list(rows.values())}
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(dict(zip(("machines", "figures", "curve"), told, strict=True)), indent=1) + "\n")
+    path.write_text(json.dumps(told | {"curve": drawn or {}}, indent=1) + "\n")
+
+
+def _whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it was stored, with null for what it does not tell of its origin."""
+    runs = (row.get("detail") or {}).get("runs")
+    return {**row, "runs": row.get("runs", runs), "weights": row.get("weights"), "machine": row.get("machine")}
+
+
+def _key(here: Mapping[str, Any], machines: Mapping[str, Any]) -> str:
+    """What a machine is called; numbered where another one with other libraries, say, has the name already."""
+    name = f"{here['cpu']}, {here['commit']}, {here['date']}"
+    names = chain([name], (f"{name}, {number}" for number in count(2)))
+    return next(each for each in names if machines.get(each, here) == here)
 
 
 def table(figures: list[Figure]) -> str:
