@@ -89,6 +89,7 @@ class Scheduler:
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
         self._pixels_s: dict[Kind, Mapping[int, float]] = {}
         self._ceilings: dict[tuple[bool, Key], _Ceiling] = {}
+        self._owed = False
 
     def learn(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
         """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest.
@@ -154,7 +155,20 @@ class Scheduler:
         fresh = next((r for r in self._running if r.due), None)
         if fresh is not None:
             return Plan(Kind.ENCODE, run=fresh)
-        return self._pixels(Kind.FINISH, Phase.FINISH) or self._pixels(Kind.PREVIEW, Phase.PREVIEW) or self._step()
+        owed = self._step() if self._owed else None
+        self._owed = False
+        if owed is not None:
+            return owed
+        pixels = self._pixels(Kind.FINISH, Phase.FINISH) or self._pixels(Kind.PREVIEW, Phase.PREVIEW)
+        if pixels is None:
+            return self._step()
+        self._owed = self._keeps_waiting(pixels)
+        return pixels
+
+    def _keeps_waiting(self, pixels: Plan) -> bool:
+        """Whether a generation that is smaller than all in the call could step: it may, before more pixels are made."""
+        smallest = min(len(r.live()) for r in pixels.runs)
+        return any(len(r.live()) < smallest and r.ready() for r in self._running)
 
     def _admit(self) -> None:
         """Start waiting generations while there is room for their rows; one always fits alone.

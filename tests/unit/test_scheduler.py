@@ -229,6 +229,32 @@ def test_previews_of_a_generation_share_calls_though_others_slow_its_rows() -> N
     assert previews(bench, "large") == [32]
 
 
+def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
+    bench = Bench()
+    costs = {b: 10.0 + b for b in (1, 2, 4, 8, 16, 32)}
+    bench.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    bench.submit(spec("large", n_candidates=32, steps=2))
+    while not bench.core._scheduler.runs[0].rows or bench.core._scheduler.runs[0].ready():
+        bench.tick()
+    kinds: list[str] = []
+    plan = bench.core._scheduler.plan
+
+    def watched() -> Plan | None:
+        found = plan()
+        kinds.append("" if found is None else found.kind)
+        return found
+
+    bench.core._scheduler.plan = watched  # type: ignore[method-assign]
+    bench.submit(spec("small", n_candidates=1, steps=4))
+    while not bench.ends("small"):
+        bench.tick()
+    before = kinds[: kinds.index(Kind.STEP)]
+    assert before.count(Kind.FINISH) <= 1, "one call at most was made before its first step"
+    assert not bench.ends("large")
+    bench.run()
+    assert bench.ends("large")
+
+
 def test_a_small_request_does_not_wait_long_for_the_pictures_of_a_large_one() -> None:
     bench = Bench()
     costs = {b: 10.0 + b for b in (1, 2, 4, 8, 16, 32)}
