@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ def load(data: Mapping[str, Any]) -> Calibration:
             raise ValueError(f"a calibration of format {FORMAT} is needed")
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
         made = Calibration(**values)
+        guidance = fields["guidance_scale"]
         lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
     except (KeyError, TypeError) as error:
         raise ValueError("this is not a calibration") from error
+    if not isinstance(guidance, int | float) or not 0 <= guidance < inf:
+        raise ValueError("a calibration needs the guidance scale it was made at")
     if lengths != {made.steps}:
         raise ValueError("a calibration needs one value a step")
     return made

@@ -36,7 +36,7 @@ class Costs:
         return _calls(self.finish, rows)
 
     def scaled(self, factor: float) -> Costs:
-        """Costs whose steps take `factor` times as long: half for rows without guidance."""
+        """Costs whose steps take `factor` times as long: a guided row is two that are not."""
         return replace(self, step=tuple((bucket, seconds * factor) for bucket, seconds in self.step))
 
 

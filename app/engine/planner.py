@@ -69,7 +69,7 @@ class Race:
 def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
     """At most two checkpoints, or none where cutting saves nothing or costs too much quality.
 
-    Takes about a second of a core at worst.
+    Takes a second or two of a core at worst.
     """
     if race.n_candidates <= race.floor:
         return ()

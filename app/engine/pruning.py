@@ -24,7 +24,7 @@ def problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates: int,
         if checkpoint.at >= steps:
             return place, f"at={checkpoint.at} is not before the last of {steps} steps"
         if checkpoint.keep is not None and checkpoint.keep > live:
-            return place, f"keep={checkpoint.keep} is more than the {live} candidates that are left"
+            return place, f"keep={checkpoint.keep} is more than the {live} candidates that race there"
         if checkpoint.keep is not None and checkpoint.keep < n:
             return place, f"keep={checkpoint.keep} is fewer than the n={n} images to return"
         last, live = checkpoint.at, checkpoint.keep or live

@@ -152,12 +152,17 @@ class Run:
         scores = [r.value for r in finished]
         return waves.expected_gain(scores, self._pruned(finished), self.spec.n, wave) >= waves.WORTH
 
-    def _pruned(self, finished: list[Row]) -> list[float]:
-        """The final scores that previews foretell of the pruned, brought to the level of those who finished."""
-        found = list[float]()
+    def _pruned(self, finished: list[Row]) -> list[tuple[float, float]]:
+        """The final scores that previews foretell of the pruned, and the error of that.
+
+        Both by what the same previews of those who finished were off: on average, and from one to the other.
+        """
+        found = list[tuple[float, float]]()
         for step in {r.pruned_at for r in self.rows if r.pruned_at is not None}:
-            level = np.mean([r.value - r.foretold[step] for r in finished]) if finished else np.nan
-            found += [float(r.foretold[step] + level) for r in self.rows if r.pruned_at == step]
+            off = np.asarray([r.value - r.foretold[step] for r in finished if np.isfinite(r.foretold[step])])
+            if len(off):
+                level, error = float(off.mean()), float(off.std(ddof=1)) if len(off) > 1 else 0.0
+                found += [(r.foretold[step] + level, error) for r in self.rows if r.pruned_at == step]
         return found
 
     def _stopped(self) -> Stop | None:
@@ -171,7 +176,7 @@ class Run:
             return None
         done = [r for r in self.rows if np.isfinite(r.value)]
         kept = [r for r in done if not r.shadowed]
-        if not kept:
+        if len(kept) < min(self.spec.n, len(done)):
             return 1.0
         best, left = (_best_mean(rows, self.spec.n) for rows in (done, kept))
         mean = float(np.mean([r.value for r in done]))

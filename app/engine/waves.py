@@ -13,18 +13,19 @@ DRAWS = 2000
 """Simulated waves; the error of an expected gain is about 0.01."""
 
 
-def expected_gain(finished: Sequence[float], pruned: Sequence[float], n: int, wave: int) -> float:
+def expected_gain(finished: Sequence[float], pruned: Sequence[tuple[float, float]], n: int, wave: int) -> float:
     """What `wave` more candidates would add to the mean of the n best finished, in standard deviations of the field.
 
-    `finished` are final scores, `pruned` what the previews of the others foretell: the field is both, and taken as
-    normal, but only who finished can be returned. NaN is passed over. Infinite while fewer than two scores are known
-    or fewer than n candidates finished, 0 for a field without spread.
+    `finished` are final scores, `pruned` what the previews of the others foretell and the standard error of it: the
+    field is both, and taken as normal, but only who finished can be returned. NaN is passed over. Infinite while fewer
+    than two scores are known or fewer than n candidates finished, 0 for a field without spread.
     """
     best = np.sort([s for s in finished if np.isfinite(s)])[-n:]
-    field = np.asarray([s for s in (*finished, *pruned) if np.isfinite(s)], np.float64)
-    if len(field) < 2 or len(best) < n:
+    known = [(s, e) for s, e in (*((s, 0.0) for s in finished), *pruned) if np.isfinite(s)]
+    if len(known) < 2 or len(best) < n:
         return float("inf")
-    deviation = float(field.std(ddof=1))
+    field, errors = np.asarray(known, np.float64).T
+    deviation = float(np.sqrt(field.var(ddof=1) + np.square(errors).mean()))
     if deviation == 0:
         return 0.0
     drawn = field.mean() + deviation * np.random.default_rng(0).standard_normal((wave, DRAWS))

@@ -45,7 +45,8 @@ class Cutter:
         if not known.foretells(heat.guidance_scale):
             far = f"the calibration was measured at guidance {known.guidance_scale:g}, far from {heat.guidance_scale:g}"
             return (), False, (_uncalibrated(far),)
-        costs = self._engine.costs if heat.guided else self._engine.costs.scaled(0.5)
+        measured = self._engine.generator.guidance_scale > 1
+        costs = self._engine.costs.scaled((1 + heat.guided) / (1 + measured))
         known_at = calibration.correlations(known, heat.sampler, heat.steps)
         leave = DIVERSE * heat.n if heat.diverse else heat.n
         race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs, leave)

@@ -93,6 +93,10 @@ def test_json_round_trip_and_refusal() -> None:
         {},
         {**stored, "format": 9},
         {**stored, "steps": 2},
+        {**stored, "guidance_scale": "1.5"},
+        {**stored, "guidance_scale": None},
+        {**stored, "guidance_scale": float("nan")},
+        {**stored, "guidance_scale": -1.0},
         {**stored, "extra": 1},
         {**stored, "spearman": "x"},
     ):
@@ -129,8 +133,27 @@ def test_expected_gain_knows_who_can_be_returned() -> None:
     assert waves.expected_gain([0.3], [], 1, 8) == float("inf")
     assert waves.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
     assert waves.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
-    finished, pruned = [0.1, 0.2], [0.0, 0.05, 0.9, float("nan")]
-    assert waves.expected_gain(finished, pruned, 1, 4) > waves.expected_gain([*finished, *pruned], [], 1, 4) + 0.5
+    finished, pruned = [0.1, 0.2], [(0.0, 0.0), (0.05, 0.0), (0.9, 0.0), (float("nan"), 0.0)]
+    whole = [*finished, *(score for score, _ in pruned)]
+    assert waves.expected_gain(finished, pruned, 1, 4) > waves.expected_gain(whole, [], 1, 4) + 0.5
+
+
+def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
+    """Fields of 16, of which 4 finish: foretold scores alone spread less than the scores that they stand for."""
+    draw = np.random.default_rng(0)
+    known, gains = 0.6, list[tuple[float, float, float]]()
+    for _ in range(300):
+        finals = draw.standard_normal(16)
+        foretold = known * (known * finals + np.sqrt(1 - known**2) * draw.standard_normal(16))
+        order = np.argsort(-foretold)
+        done, rest = finals[order[:4]].tolist(), order[4:]
+        error = float(np.sqrt(1 - known**2))
+        true = waves.expected_gain(done, [(float(finals[i]), 0.0) for i in rest], 1, 8)
+        told, bare = (waves.expected_gain(done, [(float(foretold[i]), e) for i in rest], 1, 8) for e in (error, 0.0))
+        gains.append((true, told, bare))
+    true, told, bare = np.mean(gains, axis=0)
+    assert told == pytest.approx(true, abs=0.06)
+    assert bare < true - 0.1
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 16))

@@ -105,3 +105,21 @@ def test_with_diversity_there_is_something_left_to_choose_from(n: int) -> None:
     checkpoints = cutter(calibrated(), quality=0.5)("auto", heat)[0]
     assert checkpoints[-1].keep == DIVERSE * n
     assert cutter(calibrated(), quality=0.5)("auto", replace(heat, n_candidates=DIVERSE * n)) == ((), False, ())
+
+
+def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
+    """A model whose own steps are unguided: a guided row costs two of them."""
+    seen: list[float] = []
+    engine = cutter(replace(calibrated(), guidance_scale=0.0))._engine
+    info = replace(FakeGenerator().info, guidance_scale=0.0)
+
+    def scaled(factor: float) -> Costs:
+        seen.append(factor)
+        return engine.costs
+
+    costs = SimpleNamespace(scaled=scaled)
+    known = replace(calibrated(), guidance_scale=0.0)
+    turbo = SimpleNamespace(calibration=known, generator=info, scorer=engine.scorer, costs=costs)
+    for guidance in (0.0, 1.2):
+        Cutter(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=guidance))
+    assert seen == [1.0, 2.0]

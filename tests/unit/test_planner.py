@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain import Checkpoint
-from app.engine import pruning
+from app.engine import planner, pruning
 from app.engine.costs import Costs
 from app.engine.planner import Race, plan
 
@@ -91,6 +91,18 @@ def test_plans_keep_the_quality_on_fields_that_they_were_not_chosen_by(n_candida
     cuts = plan(one, 0.97)
     assert cuts
     assert kept(one, cuts) > 0.968
+
+
+def test_a_quality_is_less_than_its_estimate_by_the_standard_error() -> None:
+    field = planner._Field(race(16))
+    keep, kept = next(iter(field.cut(8, 4)))
+    finals = np.take_along_axis(field._finals, kept, axis=1).max(axis=1)
+    shares = [
+        finals[part].mean() / field._finals[part].max(axis=1).mean() for part in np.array_split(np.arange(8192), 64)
+    ]
+    share = finals.mean() / field._finals.max(axis=1).mean()
+    assert keep == 15
+    assert share - field.quality(kept) == pytest.approx(np.std(shares) / 8, rel=0.3)
 
 
 def test_fewer_than_are_to_be_left_never_finish() -> None:

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.domain import Checkpoint, Stop
+from app.domain import Checkpoint, Score, Stop
 from app.engine.client import Previewed
-from app.engine.run import Phase
+from app.engine.run import Phase, Row, Run
 from app.engine.scheduler import Plan
-from models.contract import Embeddings, Pixels
-from models.fakes import FakeScorer
+from models.contract import Pixels
 from tests.unit.engine_kit import Bench, alone, spec
 
 
@@ -29,9 +28,10 @@ def test_in_shadow_nobody_is_dropped_and_the_regret_is_told() -> None:
     assert pruned.regret is None
 
 
-def test_a_shadow_whose_survivors_have_no_score_has_lost_all() -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_shadow_whose_survivors_cannot_fill_the_answer_has_lost_all(n: int) -> None:
     bench = Bench()
-    bench.submit(spec(n_candidates=4, checkpoints=(Checkpoint(1, 1),), shadow=True))
+    bench.submit(spec(n_candidates=4, n=n, checkpoints=(Checkpoint(1, n),), shadow=True))
     while not any(isinstance(u, Previewed) for u in bench.updates.get("gen_a", [])):
         bench.tick()
     (run,) = bench.core._scheduler.runs
@@ -42,9 +42,9 @@ def test_a_shadow_whose_survivors_have_no_score_has_lost_all() -> None:
 
     def blind(plan: Plan, *, preview: bool) -> Pixels:
         pixels = scores(plan, preview=preview)
-        for row in plan.rows:
-            if not row.shadowed and row.score is not None:
-                row.score = replace(row.score, score=float("nan"))
+        first = next(r for r in plan.rows if not r.shadowed)
+        assert first.score is not None
+        first.score = replace(first.score, score=float("nan"))
         return pixels
 
     bench.core._score = blind  # type: ignore[method-assign]
@@ -69,23 +69,34 @@ def test_waves_stop_at_the_cap() -> None:
     assert alone(spec(n_candidates=8, wave=8)).stopped is Stop.CAP
 
 
-def test_waves_that_are_pruned_go_on_by_what_finished() -> None:
-    """A preview that scored above every finished candidate is no result, and must not end the search."""
+def raced(n: int, *rows: tuple[float, float | None]) -> Run:
+    """A wave of 8 that is over: by row the final score, or that of a preview at step 3; foretold .1 less than it."""
+    run = Run(spec(n_candidates=64, wave=8, n=n, checkpoints=(Checkpoint(3, 2),)), 0.0)
+    for index, (value, pruned) in enumerate(rows):
+        row = Row(run, index, index, phase=Phase.DONE if pruned is None else Phase.PRUNED)
+        row.score = Score(value, value, 0.0)
+        row.foretold = {3: value - 0.1 if pruned is None else pruned}
+        row.pruned_at = None if pruned is None else 3
+        run.rows.append(row)
+    return run
 
-    class Flattered(FakeScorer):
-        """Scores all previews far above any final picture."""
 
-        def embed_images(self, pixels: Pixels) -> Embeddings:
-            found = super().embed_images(pixels)
-            return -found if len(found) < 8 else found
+def test_a_preview_that_flatters_is_not_the_best_so_far() -> None:
+    rows = [(0.30, None), (0.31, None), *((9.0, 0.2 + 0.01 * i) for i in range(6))]
+    assert raced(1, *rows).wants_more(), "the best that finished is a middling one, whatever a preview scored"
+    assert not raced(1, (0.9, None), *rows[1:]).wants_more()
 
-    bench = Bench()
-    bench.core._scorer = Flattered()
-    bench.submit(spec(n_candidates=64, wave=8, n=2, checkpoints=(Checkpoint(3, 2),)))
-    bench.run()
-    told = bench.outcome()
-    finals = [c.score.score for c in told.candidates if c.score and not c.score_is_preview]
-    previews = [c.score.score for c in told.candidates if c.score and c.score_is_preview]
-    assert min(previews) > max(finals), "the case that makes it hard"
-    assert len(told.candidates) > 8
-    assert sum(c.rank is not None for c in told.candidates) == 2
+
+def test_the_pruned_are_brought_to_the_level_of_those_who_finished() -> None:
+    run = raced(1, (0.3, None), (0.5, None), (9.0, 0.15), (9.0, 0.05))
+    assert run._pruned(run.rows[:2]) == [pytest.approx((0.25, 0.0)), pytest.approx((0.15, 0.0))]
+    run.rows[0].foretold = {3: 0.0}
+    assert run._pruned(run.rows[:2])[0] == pytest.approx((0.35, 0.2 / np.sqrt(2)))
+    run.rows[1].foretold = {3: float("nan")}
+    assert run._pruned(run.rows[:2])[0] == pytest.approx((0.45, 0.0)), "a preview that has no score tells nothing"
+
+
+def test_waves_weigh_the_mean_of_all_that_are_returned() -> None:
+    rows = [(0.9, None), (0.2, None), *((9.0, 0.1 * i) for i in range(4))]
+    assert not raced(1, *rows).wants_more()
+    assert raced(2, *rows).wants_more()
