@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,19 +38,15 @@ def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out
         with console.status("measuring the device"):
             core.measure()
         info = models.generator.info
+        if guidance_scale is not None:
+            info = replace(info, guidance_scale=guidance_scale)
         with Progress(console=console) as progress:
             task = progress.add_task("racing", total=len(texts))
-            guidance = info.guidance_scale if guidance_scale is None else guidance_scale
             races = watch(
-                core,
-                info,
-                texts,
-                n_candidates=candidates,
-                guidance_scale=guidance,
-                progress=lambda done: progress.update(task, completed=done),
+                core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
             )
             traces = [race.trace for race in races]
-        made = calibration.fit(traces, info, models.scorer.info, guidance)
+        made = calibration.fit(traces, info, models.scorer.info)
         costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
         measured = {"device": info.device, "prompts": len(texts), **costs}
         document = calibrations.dump(made) | {"measured": measured}

@@ -37,8 +37,8 @@ class Trace:
     finals: Array
 
 
-def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo, guidance_scale: float) -> Calibration:
-    """A calibration from traces of equal numbers of steps at that guidance, by the generator's own sampler.
+def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
+    """A calibration from traces of equal numbers of steps, by the generator's own sampler and guidance.
 
     Raises ValueError for fewer than two, or mixed steps.
     """
@@ -57,7 +57,7 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo, g
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
     spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
-    of = (generator.revision, scorer.revision, generator.sampler, len(spearman), guidance_scale)
+    of = (generator.revision, scorer.revision, generator.sampler, len(spearman), generator.guidance_scale)
     return Calibration(*of, spearman, correlation, preview, gap)
 
 

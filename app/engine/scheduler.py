@@ -207,17 +207,21 @@ class Scheduler:
         come to a checkpoint one after the other, and would each be a call.
         """
         waiting = {run: [r for r in run.rows if r.phase is phase] for run in self._running}
+        live = {run: len(run.live()) for run in self._running} if any(waiting.values()) else {}
         for run in (r for r, rows in waiting.items() if rows):
-            peers = sorted((r for r in self._running if r.key == run.key), key=lambda r: len(r.live()))
+            peers = sorted((r for r in self._running if r.key == run.key), key=lambda r: live[r])
             fellows = [row for peer in peers for row in waiting[peer]]
-            room = self._pixel_room(kind, run, fellows)
+            room = self._pixel_room(kind, run, fellows, live)
             if len(fellows) >= room or not run.ready():
                 size = self._config.deterministic_rows if run.spec.deterministic else 0
                 return Plan(kind, tuple(fellows[:room]), size=size)
         return None
 
-    def _pixel_room(self, kind: Kind, run: Run, fellows: Sequence[Row]) -> int:
-        """Rows of `fellows`, those of small generations first, for one call: few where a small one waits for it."""
+    def _pixel_room(self, kind: Kind, run: Run, fellows: Sequence[Row], live: Mapping[Run, int]) -> int:
+        """Rows of `fellows`, those of small generations first, for one call: few where a small one waits for it.
+
+        `live` are the rows of every running generation that are still in the race.
+        """
         spec = run.spec
         if spec.deterministic:
             return self._config.deterministic_rows
@@ -225,11 +229,11 @@ class Scheduler:
         seconds = self._pixels_s.get(kind, {})
         if len(self._running) == 1 or len(seconds) < 2:
             return room
-        small = min(len(r.live()) for r in self._running if r.rows)
+        small = min(live[r] for r in self._running if r.rows)
         (few, least), (many, most) = min(seconds.items()), max(seconds.items())
         beside = SLOWDOWN * self._seconds[self.bucket(small)] - least
         bearable = few + int(beside / max((most - least) / (many - few), 1e-9)) if beside > 0 else few
-        return min(room, max(bearable, sum(len(r.run.live()) == small for r in fellows)))
+        return min(room, max(bearable, sum(live[r.run] == small for r in fellows)))
 
     def _step(self) -> Plan | None:
         """Rows for one denoiser call, from every generation that can share it with the one whose turn it is."""

@@ -37,12 +37,9 @@ def watch(
     *,
     n_candidates: int,
     seed: int = 0,
-    guidance_scale: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Watched]:
     """Races at the generator's defaults, one prompt after the other; `progress` is told how many are done.
-
-    `guidance_scale` None is the default one.
 
     Raises the engine's own error when a race fails, and EngineFailed where a score is not a number.
     """
@@ -56,7 +53,7 @@ def watch(
             width=info.width,
             height=info.height,
             steps=info.steps,
-            guidance_scale=info.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=info.guidance_scale,
             sampler=info.sampler,
             seed=seed + done * n_candidates,
             checkpoints=tuple(Checkpoint(at) for at in range(1, info.steps)),

@@ -166,8 +166,8 @@ class Service:
         )
         claim = self._works.new_claim()
         durable = patient or key is not None
-        watched = watched or draft.partial_images > 0
-        follower = self._works.follower(generation, claim, durable=durable, watched=watched)
+        pictured = durable or watched or draft.partial_images > 0
+        follower = self._works.follower(generation, claim, durable=durable, pictured=pictured)
         try:
             self._works.submit(spec, follower.sink)
         except (Overloaded, Draining) as refusal:

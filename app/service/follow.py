@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -218,9 +219,8 @@ class Follower:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        lines = await asyncio.to_thread(_lines, updates[:-1], self.generation.attempts, self._pictured)
-        self.generation, files = await asyncio.to_thread(_ended, self.generation, last, self._clock())
-        lines.append(closing(self.generation))
+        ended = partial(_ended, self.generation, updates, self._clock(), self._pictured)
+        self.generation, files, lines = await asyncio.to_thread(ended)
         stored = asyncio.Event()
         keeping = asyncio.create_task(self._keep(stored))
         try:
@@ -263,9 +263,12 @@ class Follower:
         return kept
 
 
-def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation, dict[str, bytes]]:
-    """The final record and its files. Encodes images: not for the event loop."""
+def _ended(
+    generation: Generation, updates: Sequence[Update], now: float, pictured: bool
+) -> tuple[Generation, dict[str, bytes], list[Line]]:
+    """The final record, its files, and the log's last lines."""
     generation, files = replace(generation, finished=now, started=generation.started or now), dict[str, bytes]()
+    last = updates[-1]
     if isinstance(last, Succeeded):
         generation, files = _succeeded(generation, last.outcome)
     elif isinstance(last, Failed):
@@ -273,7 +276,7 @@ def _ended(generation: Generation, last: Update, now: float) -> tuple[Generation
         generation = replace(generation, status=Status.FAILED, failure=failure)
     else:
         generation = replace(generation, status=Status.CANCELLED)
-    return generation, files
+    return generation, files, [*_lines(updates[:-1], generation.attempts, pictured), closing(generation)]
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:

@@ -89,8 +89,8 @@ class Works:
         """A claim that nobody has yet."""
         return Claim(secrets.token_hex(16), self._terms.lease_s)
 
-    def follower(self, generation: Generation, claim: Claim, *, durable: bool, watched: bool = True) -> Follower:
-        """Who will write down the generation, once it is followed; with pictures of previews if it may be watched."""
+    def follower(self, generation: Generation, claim: Claim, *, durable: bool, pictured: bool = True) -> Follower:
+        """Who will write down the generation, once it is followed."""
         return Follower(
             generation,
             claim,
@@ -100,7 +100,7 @@ class Works:
             give_up=self._engine.cancel,
             told=self._news.tell,
             durable=durable,
-            pictured=watched or durable,
+            pictured=pictured,
         )
 
     def check(self, n_candidates: int) -> None:

@@ -31,7 +31,7 @@ def traces(
 
 
 def test_later_previews_know_more() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
+    made = calibration.fit(traces(), GENERATOR, SCORER)
     assert made.steps == 3
     assert list(made.spearman) == sorted(made.spearman)
     assert made.spearman[0] == pytest.approx(0.69, abs=0.06)
@@ -44,7 +44,7 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
     true = 1 / np.sqrt(1 + 1.0**2)
 
     def known(prompts: int, seed: int) -> float:
-        return calibration.fit(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER, 3.0).correlation[0]
+        return calibration.fit(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER).correlation[0]
 
     few = np.array([known(24, seed) for seed in range(20)])
     assert (few > true).mean() < 0.4
@@ -52,8 +52,8 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
 
 
 def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
-    plain = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
-    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER, 3.0)
+    plain = calibration.fit(traces(), GENERATOR, SCORER)
+    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER)
     assert told.correlation[0] > plain.correlation[0] + 0.2
     assert told.gap_weight[0] < -0.5
     low, high = (calibration.estimate(told, 0.5, gap, "ddim", 1, 3) for gap in (0.2, 0.0))
@@ -61,7 +61,7 @@ def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
 
 
 def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
+    made = calibration.fit(traces(), GENERATOR, SCORER)
     assert calibration.correlations(made, "ddim", 3) == pytest.approx(made.correlation, abs=2e-4)
     twelve = calibration.correlations(made, "ddim", 12)
     assert len(twelve) == 12
@@ -72,7 +72,7 @@ def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
 
 def test_samplers_that_space_their_steps_otherwise_are_read_by_the_time_that_is_done() -> None:
     noise = tuple(1 / (step + 1) for step in range(16))
-    made = calibration.fit(traces(noise), GENERATOR, SCORER, 3.0)
+    made = calibration.fit(traces(noise), GENERATOR, SCORER)
     even, quadratic = (calibration.correlations(made, sampler, 16) for sampler in ("ddim", "ddim_quadratic"))
     assert quadratic[7] == pytest.approx(even[11], abs=1e-4)
     assert quadratic[15] == even[15]
@@ -86,7 +86,7 @@ def test_without_a_calibration_the_preview_stands() -> None:
 
 
 def test_json_round_trip_and_refusal() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER, 3.0)
+    made = calibration.fit(traces(), GENERATOR, SCORER)
     stored = json.loads(json.dumps(calibrations.dump(made)))
     assert calibrations.load(stored) == made
     for broken in (
@@ -106,14 +106,14 @@ def test_json_round_trip_and_refusal() -> None:
 
 def test_too_little_to_fit_from() -> None:
     with pytest.raises(ValueError, match="two prompts"):
-        calibration.fit(traces(prompts=1), GENERATOR, SCORER, 3.0)
+        calibration.fit(traces(prompts=1), GENERATOR, SCORER)
     with pytest.raises(ValueError, match="equal numbers"):
-        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER, 3.0)
+        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER)
 
 
 def test_fields_without_any_spread_are_not_cut() -> None:
     alike = [Trace(np.zeros((3, 16)), np.zeros((3, 16)), np.zeros(16)) for _ in range(8)]
-    assert calibration.fit(alike, GENERATOR, SCORER, 3.0).correlation == (0.0, 0.0, 0.0)
+    assert calibration.fit(alike, GENERATOR, SCORER).correlation == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -26,7 +26,7 @@ def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None
         assert race.images.shape == (8, 64, 64, 3)
         assert np.abs(race.trace.previews[-1] - race.trace.finals).max() == 0
         assert (race.trace.gaps[:-1] > 0).all()
-    made = calibration.fit([r.trace for r in races], generator.info, scorer.info, generator.info.guidance_scale)
+    made = calibration.fit([r.trace for r in races], generator.info, scorer.info)
     assert made.spearman[-1] == pytest.approx(1.0)
     assert made.spearman[0] < 1.0
 
