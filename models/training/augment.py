@@ -1,5 +1,7 @@
 """Augmentation of picture batches for the scorer and the judge: geometry, and the corruption that previews show."""
 
+import math
+
 import torch
 from torch.nn import functional
 
@@ -30,6 +32,26 @@ def restyle(x: torch.Tensor, share: float) -> torch.Tensor:
     grey = x.mean(1, keepdim=True)
     vivid = 1 + chosen * (torch.rand(size) * 2 - 1) * 0.3
     return grey + (x - grey) * vivid - chosen * (torch.rand(size) * 4 - 1) * edges
+
+
+def recolour(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Gives the things of `chosen` pictures (B,) other colours, so that shapes must tell: backgrounds stay.
+
+    What differs from the corner is the thing; hues turn by any angle, saturation goes from none to half as much again,
+    one in five is lit the other way round.
+    """
+    ground = x[:, :, :1, :1]
+    thing = ((x - ground).abs().amax(1, keepdim=True) * 4).clamp(max=1) * chosen.float()[:, None, None, None]
+    grey = x.mean(1, keepdim=True)
+    turn = torch.rand(len(x)) * 2 * math.pi
+    vivid = torch.rand(len(x)) * 1.5
+    # A turn about the grey axis: cos I + (1 - cos) / 3 J + sin / sqrt(3) K, of which J drops out for colours less grey.
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    spin = vivid[:, None, None] * (turn.cos()[:, None, None] * torch.eye(3) + turn.sin()[:, None, None] * cross)
+    other = torch.einsum("bij,bjhw->bihw", spin, x - grey)
+    light = torch.where(torch.rand(len(x), 1, 1, 1) < 0.2, -grey, grey)
+    curve = light + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.4 * (1 - light.square())
+    return x + thing * ((curve + other).clamp(-1, 1) - x)
 
 
 def soften(x: torch.Tensor, share: float) -> torch.Tensor:

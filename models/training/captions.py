@@ -25,6 +25,11 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "fluent-emoji-flat": ("flat fluent style", "in flat fluent style"),
     "fxemoji": ("flat fxemoji style", "in fxemoji style"),
     "streamline-emojis": ("outlined streamline style", "in streamline style"),
+    "fluent-emoji-3d": ("3d style", "as a 3d render", "in 3d fluent style"),
+    "fluent-emoji-high-contrast": ("black and white line drawing", "as a line drawing", "in high contrast style"),
+    "game-icons": ("black and white game icon style", "as a game icon"),
+    "icon-park": ("line icon style", "as a coloured line icon"),
+    "mdi": ("black and white icon style", "as a plain icon"),
     "emojione": ("emojione style", "in emojione style"),
 }
 FRAMES = (

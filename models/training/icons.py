@@ -11,9 +11,10 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from models.training.palette import U8
-from models.training.scenes import Icons
+from models.training.scenes import COLOUR_WORDS, Icons
 
 ICON_PX = 120
 HERE = Path(__file__).parent
@@ -26,10 +27,19 @@ SETS = {
     "emojione": "CC-BY-4.0",
     "fxemoji": "Apache-2.0",
     "streamline-emojis": "CC-BY-4.0",
+    "fluent-emoji-3d": "MIT",
+    "fluent-emoji-high-contrast": "MIT",
+    "game-icons": "CC-BY-3.0",
+    "icon-park": "Apache-2.0",
+    "mdi": "Apache-2.0",
 }
+RASTER = {"fluent-emoji-3d": "@lobehub/fluent-emoji-3d/assets"}
+"""Sets that come as pictures, one a code point: set -> folder in node_modules."""
+INKED = ("fluent-emoji-high-contrast", "game-icons", "mdi")
+"""Sets of one colour: drawn in black ink on white paper that ends a little outside the lines."""
 GENERATOR_STYLES = ("noto", "twemoji")
-SCORER_STYLES = ("noto", "twemoji", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "streamline-emojis")
 SCORER_UNSEEN = "emojione"
+SCORER_STYLES = tuple(style for style in SETS if style != SCORER_UNSEEN)
 JUDGE_STYLES = ("emojione", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "streamline-emojis")
 JUDGE_UNSEEN = ("noto", "twemoji")
 VERSIONS = {
@@ -41,6 +51,11 @@ VERSIONS = {
     "@iconify-json/emojione": "1.2.3",
     "@iconify-json/fxemoji": "1.2.2",
     "@iconify-json/streamline-emojis": "1.2.4",
+    "@lobehub/fluent-emoji-3d": "1.1.0",
+    "@iconify-json/fluent-emoji-high-contrast": "1.2.6",
+    "@iconify-json/game-icons": "1.2.4",
+    "@iconify-json/icon-park": "1.2.4",
+    "@iconify-json/mdi": "1.2.3",
     "@resvg/resvg-js": "2.6.2",
     "emojibase-data": "17.0.0",
 }
@@ -50,6 +65,18 @@ SPELT = {
         **dict.fromkeys(("cat", "dog", "mouse", "pig", "tiger", "sunglasses"), ""),
     },
     "streamline-emojis": {"turkey": ""},
+    "game-icons": dict.fromkeys(("ram", "pig face", "ribbon", "butterfly"), ""),
+    "icon-park": {
+        **{f"{name} face": name for name in ("cat", "dog", "monkey", "pig", "rabbit")},
+        **dict.fromkeys(("cat", "dog", "monkey", "pig", "rabbit", "mouse", "seal", "turkey", "chicken"), ""),
+        **dict.fromkeys(("doughnut", "pie", "egg", "cooking", "spoon", "anchor", "sunset", "ring", "magic wand"), ""),
+        **dict.fromkeys(("trumpet", "telescope", "chair", "fireworks"), ""),
+    },
+    "mdi": {
+        **{f"{name} face": name for name in ("cat", "cow", "dog", "pig")},
+        **dict.fromkeys(("cat", "cow", "dog", "pig", "mouse", "seal", "cricket", "fly", "hospital"), ""),
+        **dict.fromkeys(("satellite", "ribbon"), ""),
+    },
 }
 """Pictures whose names in a set mislead: set -> name of the thing -> name in the set, "" for none."""
 PEOPLE_GROUPS = (1, 2, 8, 9)
@@ -96,6 +123,8 @@ def asked(thing: EmojiThing, style: str) -> dict[str, str]:
     unicode = unicodedata.name(chr(int(points[0], 16)), "") if len(points) == 1 else ""
     row = {"name": thing.name, "hexcode": thing.hexcode, "unicode": unicode}
     found = SPELT.get(style, {}).get(thing.name)
+    if style in INKED and COLOUR_WORDS & set(thing.name.split()):
+        found = ""
     return row if found is None else {**row, "spelt": found}
 
 
@@ -117,6 +146,27 @@ def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> i
     return len((out / f"{style}.txt").read_text("utf-8").splitlines())
 
 
+def copy_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
+    """The same for a set that comes as pictures."""
+    folder = node / "node_modules" / RASTER[style]
+    found = [(t.name, p) for t in things if (p := folder / f"{t.hexcode.lower()}.webp").exists()]
+    pictures = [Image.open(p).convert("RGBA").resize((ICON_PX, ICON_PX), Image.Resampling.LANCZOS) for _, p in found]
+    (out / f"{style}.rgba").write_bytes(b"".join(p.tobytes() for p in pictures))
+    (out / f"{style}.txt").write_text("".join(f"{name}\n" for name, _ in found), "utf-8")
+    return len(found)
+
+
+def inked(rgba: U8) -> U8:
+    """An icon of one colour as ink on paper, uint8 (E, E, 4): what its lines enclose and a rim round them are white."""
+    ink = Image.fromarray(rgba[..., 3])
+    near = ImageOps.expand(ink.filter(ImageFilter.MaxFilter(7)).point(lambda a: 255 if a > 64 else 0), 1)
+    ImageDraw.floodfill(near, (0, 0), 128)
+    paper = near.crop((1, 1, near.width - 1, near.height - 1)).point(lambda v: 0 if v == 128 else 255)
+    sheet = Image.merge("RGBA", (*[Image.new("L", ink.size, 255)] * 3, paper.filter(ImageFilter.BoxBlur(1))))
+    black = Image.merge("RGBA", (*[Image.new("L", ink.size, 20)] * 3, ink))
+    return np.asarray(Image.alpha_composite(sheet, black))
+
+
 def render(runs: Path) -> None:
     """Renders every set into RUNS/icons and writes RUNS/things.json."""
     node, out = runs / "node", runs / "icons"
@@ -124,7 +174,8 @@ def render(runs: Path) -> None:
     things = read_things(node)
     (runs / "things.json").write_text(json.dumps([dataclasses.asdict(t) for t in things]), "utf-8")
     for style in SETS:
-        print(f"{style}: {render_set(node, out, style, things)} of {len(things)} pictures", flush=True)
+        make = copy_set if style in RASTER else render_set
+        print(f"{style}: {make(node, out, style, things)} of {len(things)} pictures", flush=True)
 
 
 def load_things(runs: Path) -> list[EmojiThing]:
@@ -134,10 +185,11 @@ def load_things(runs: Path) -> list[EmojiThing]:
 
 
 def load_icons(runs: Path, styles: tuple[str, ...] = tuple(SETS)) -> Icons:
-    """(style, name) -> uint8 RGBA (120, 120, 4), memory-mapped."""
+    """(style, name) -> uint8 RGBA (120, 120, 4), memory-mapped but for the inked sets."""
     icons: dict[tuple[str, str], U8] = {}
     for style in styles:
         names = (runs / "icons" / f"{style}.txt").read_text("utf-8").splitlines()
         raw = np.memmap(runs / "icons" / f"{style}.rgba", np.uint8, "r", shape=(len(names), ICON_PX, ICON_PX, 4))
-        icons |= {(style, name): raw[i] for i, name in enumerate(names)}
+        drawn = [inked(picture) for picture in raw] if style in INKED else raw
+        icons |= {(style, name): drawn[i] for i, name in enumerate(names)}
     return icons

@@ -1,6 +1,7 @@
 """Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
 
-Trained are the image tower, the text projection and the logit scale, on composed pictures of seven styles.
+Trained are the image tower, the text projection and the logit scale, on composed pictures of twelve styles, four
+tenths of those whose captions leave the colours of things open in other ones.
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
 the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
 the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
@@ -25,12 +26,12 @@ from torch import nn
 from torch.nn import functional
 
 from models.training import icons, runs, texts
-from models.training.augment import augment
+from models.training.augment import augment, recolour
 from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import SIZE_PX, Scene, SceneSampler, Thing, compose, twins, variants
+from models.training.scenes import COLOUR_WORDS, SIZE_PX, Scene, SceneSampler, Thing, compose, twins, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -44,6 +45,9 @@ MISSES = 16
 
 TWINS = 16
 """Pictures in each batch that are composed again on another background or in another style, as captions allow."""
+
+RECOLOURED = 0.4
+"""Share of the pictures whose captions name no colour of a thing that show it in other colours."""
 
 WEIGHTS = {
     "contrast": 1.0,
@@ -138,6 +142,12 @@ class Pairs:
         self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
         self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
         self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
+        self.colourless = torch.tensor([not any(coloured(t["name"], t["hue"]) for t in r["things"]) for r in rows])
+
+
+def coloured(name: str, hue: str | None) -> bool:
+    """Whether a caption of this thing names its colour."""
+    return hue is not None or bool(COLOUR_WORDS & set(name.split()))
 
 
 class Relatives:
@@ -201,7 +211,8 @@ def batch_loss(
     places, misses = relatives.misses(rows.tolist())
     twinned, twins = relatives.twins(rows.tolist())
     own = to_tensor(data.pictures[rows.numpy()])
-    x = torch.cat([augment(torch.cat([own, misses])), own[twinned], twins])
+    painted = recolour(own, data.colourless[rows] & (torch.rand(len(rows)) < RECOLOURED))
+    x = torch.cat([augment(torch.cat([painted, misses])), own[twinned], twins])
     raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
     pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
     features = parts["visual"](pictures)

@@ -2,9 +2,11 @@
 
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.training import checks, icons, palette, prompts
 from models.training.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
@@ -145,3 +147,27 @@ def test_sets_are_asked_for_things_by_what_they_call_them() -> None:
     assert names("dog face", "1F436", "fxemoji")["spelt"] == "dog"
     assert names("turkey", "1F983", "streamline-emojis")["spelt"] == "", "that one is a flag"
     assert "spelt" not in names("dog face", "1F436", "noto")
+    assert names("red apple", "1F34E", "mdi")["spelt"] == "", "ink shows no red"
+
+
+def test_ink_lies_on_paper_that_fills_outlines_and_ends_outside_them() -> None:
+    icon = np.zeros((120, 120, 4), np.uint8)
+    icon[30:90, 30:90, 3] = 255
+    icon[35:85, 35:85, 3] = 0
+    drawn = icons.inked(icon)
+    assert tuple(drawn[32, 60]) == (20, 20, 20, 255)
+    assert tuple(drawn[60, 60]) == (255, 255, 255, 255), "what an outline encloses is paper"
+    assert drawn[28, 60, 3] == 255
+    assert drawn[20, 60, 3] == 0
+
+
+def test_a_set_of_pictures_is_copied_by_code_point(tmp_path: Path) -> None:
+    folder = tmp_path / "node_modules" / icons.RASTER["fluent-emoji-3d"]
+    folder.mkdir(parents=True)
+    Image.new("RGBA", (256, 256), (10, 200, 30, 255)).save(folder / "1f438.webp", lossless=True)
+    things = [icons.EmojiThing("frog", "1F438", ()), icons.EmojiThing("moon", "1F319", ())]
+    (tmp_path / "icons").mkdir()
+    assert icons.copy_set(tmp_path, tmp_path / "icons", "fluent-emoji-3d", things) == 1
+    found = icons.load_icons(tmp_path, ("fluent-emoji-3d",))
+    assert list(found) == [("fluent-emoji-3d", "frog")]
+    assert tuple(found["fluent-emoji-3d", "frog"][60, 60]) == (10, 200, 30, 255)

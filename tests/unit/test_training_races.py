@@ -68,6 +68,26 @@ def test_another_manner_keeps_flat_grounds_and_moves_edges() -> None:
     assert (drawn - x)[:, :, 19:21, 25].abs().amax((1, 2)).gt(0).all()
 
 
+def test_other_colours_leave_grounds_shapes_and_the_pictures_that_were_not_chosen() -> None:
+    torch.manual_seed(0)
+    x = torch.full((8, 3, 64, 64), 0.9)
+    x[:, :, 20:40, 20:40] = torch.tensor([0.6, -0.4, -0.7])[:, None, None]
+    painted = augment.recolour(x, torch.arange(8) < 6)
+    assert painted[6:].equal(x[6:])
+    assert painted[:, :, :20].equal(x[:, :, :20])
+    square = painted[:6, :, 20:40, 20:40]
+    assert square.std((2, 3)).amax() < 1e-5, "one colour stays one colour"
+    assert (square[:, :, 0, 0] - x[:6, :, 20, 20]).abs().amax(1).gt(0.05).all()
+    assert square.abs().amax() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "hue", "named"), [("cat", None, False), ("cat", "blue", True), ("red apple", None, True)]
+)
+def test_captions_that_name_a_colour(name: str, hue: str | None, named: bool) -> None:
+    assert train_scorer.coloured(name, hue) is named
+
+
 def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(icons, "load_icons", lambda *_: ICONS)
     monkeypatch.setattr(icons, "pack_names", lambda: NAMES)
