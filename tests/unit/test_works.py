@@ -93,6 +93,14 @@ async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: 
         await asyncio.gather(working, return_exceptions=True)
 
 
+async def test_what_ends_at_once_costs_two_writes(tmp_path: Path) -> None:
+    async with house(tmp_path) as there:
+        await there.made(n_candidates=1, steps=1)
+        before = there.records.connections.watch.calls["database_write"]
+        await there.made(n_candidates=1, steps=1)
+        assert there.records.connections.watch.calls["database_write"] - before == 2, "its entry and its end"
+
+
 @pytest.mark.slow
 async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
