@@ -65,6 +65,7 @@ class DiffusersGenerator:
         self._unet, self._vae, self._preview_decoder = pipe.unet, pipe.vae, tiny
         self._output = placement.recorded(partial(_output, pipe.unet))
         self._decoded = placement.recorded(partial(_decoded, pipe.vae))
+        self._encoded = partial(_mode, pipe.vae)
         self._previewed = placement.recorded(partial(_decoded, tiny)) if preview_decoder else self._decoded
         self._xl = type(pipe).__name__ == "StableDiffusionXLPipeline"
         self._factor = int(pipe.vae_scale_factor)
@@ -105,7 +106,7 @@ class DiffusersGenerator:
         """Pictures as finished latents, the mode of what the encoder says. Raises `OutOfMemory`."""
         with memory_guard():
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
-            mode = self._placement.share(partial(_mode, self._vae), image / 127.5 - 1.0)
+            mode = self._placement.share(self._encoded, image / 127.5 - 1.0)
             return np.asarray(_scale(self._vae.config, mode.float()).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:

@@ -15,17 +15,26 @@ pytestmark = pytest.mark.torch
 
 
 class Spy:
-    """Doubles what it is given and notes the rows, the threads and the thread of every part."""
+    """Doubles what it is given, (B, 1500), and notes the rows and the threads of every part, by thread.
 
-    def __init__(self) -> None:
+    A `large` one does so with a matrix product of 4.5 million floating-point operations a row.
+    """
+
+    def __init__(self, large: bool = True) -> None:
         self.parts: list[tuple[int, int, str]] = []
         self.lock = threading.Lock()
+        self.doubling = 2 * torch.eye(1500) if large else None
 
     def __call__(self, x: Any) -> Any:
         with self.lock:
             self.parts.append((len(x), torch.get_num_threads(), threading.current_thread().name))
         assert torch.is_inference_mode_enabled()
-        return x * 2
+        return x * 2 if self.doubling is None else x @ self.doubling
+
+    @property
+    def shared(self) -> list[tuple[int, int]]:
+        """Rows and threads of the parts that worker threads had."""
+        return [(rows, threads) for rows, threads, name in self.parts if name.startswith("share")]
 
 
 @pytest.fixture(autouse=True)
@@ -41,34 +50,67 @@ def _threads() -> Iterator[None]:
         (2, 2, [(1, 1)] * 2),
         (2, 32, [(16, 1)] * 2),
         (2, 5, [(3, 1)] * 2),
-        (4, 2, [(1, 2)] * 2),
-        (4, 5, [(2, 1)] * 3),
-        (8, 3, [(1, 2)] * 3),
+        (4, 2, [(1, 1)] * 2),
+        (8, 6, [(1, 1)] * 6),
+        (9, 5, [(1, 1)] * 5),
     ],
 )
 def test_rows_come_back_in_order_from_parts_of_one_size(cores: int, count: int, parts: list[tuple[int, int]]) -> None:
     spy = Spy()
-    x = torch.randn(count, 3, 2)
-    assert torch.equal(Sharing(cores)(spy, x), x * 2)
-    assert [(rows, threads) for rows, threads, _ in spy.parts] == parts
-    assert all(name.startswith("share") for _, _, name in spy.parts)
+    x = torch.randn(count, 1500)
+    assert Sharing(cores)(spy, x).allclose(x * 2)
+    assert spy.shared == parts
 
 
-@pytest.mark.parametrize(("cores", "count"), [(1, 4), (4, 1)])
-def test_one_core_or_one_row_is_no_reason_to_leave_the_thread(cores: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("cores", "count", "fewest", "parts"),
+    [(8, 8, 4, [(4, 4)] * 2), (3, 2, 2, [(2, 2)]), (16, 3, 3, [(3, 3)]), (12, 9, 3, [(3, 3)] * 3)],
+)
+def test_a_part_has_the_threads_that_its_operations_are_worth(
+    cores: int, count: int, fewest: int, parts: list[tuple[int, int]]
+) -> None:
+    large, small = Spy(), Spy(large=False)
+    share, x = Sharing(cores), torch.randn(count, 1500)
+    assert share(large, x, fewest=fewest).allclose(x * 2)
+    assert large.shared == parts
+    assert share(small, x, fewest=fewest).equal(x * 2)
+    assert small.shared == [(rows, 1) for rows, _ in parts]
+
+
+def test_operations_are_counted_once_for_rows_of_a_shape() -> None:
+    spy, share = Spy(large=False), Sharing(2)
+    for count in (1, 1, 1):
+        share(spy, torch.zeros(count, 7))
+    assert len(spy.parts) == 2 + 3
+    share(spy, torch.zeros(1, 8))
+    assert len(spy.parts) == 2 + 3 + 2 + 1
+
+
+def test_one_core_is_no_reason_to_leave_the_thread() -> None:
     spy = Spy()
     with torch.inference_mode():
-        Sharing(cores)(spy, torch.zeros(count, 1))
-    assert [(rows, name) for rows, _, name in spy.parts] == [(count, threading.current_thread().name)]
+        Sharing(1)(spy, torch.zeros(4, 1500))
+    assert [(rows, name) for rows, _, name in spy.parts] == [(4, threading.current_thread().name)]
 
 
-@pytest.mark.parametrize(("count", "parts"), [(4, [(4, 3)]), (7, [(7, 3)]), (8, [(4, 1)] * 2), (13, [(5, 1)] * 3)])
-def test_no_part_is_smaller_than_asked(count: int, parts: list[tuple[int, int]]) -> None:
+def test_what_is_worth_all_threads_stays_where_it_is() -> None:
     spy = Spy()
-    torch.set_num_threads(3)
     with torch.inference_mode():
-        assert len(Sharing(3)(spy, torch.zeros(count, 1), fewest=4)) == count
-    assert [(rows, threads) for rows, threads, _ in spy.parts] == parts
+        Sharing(2)(spy, torch.zeros(2, 1500), fewest=2)
+    assert spy.shared == []
+    assert len(spy.parts) == 2 + 1
+
+
+def test_no_rows_are_no_reason_to_share() -> None:
+    with torch.inference_mode():
+        assert Sharing(2)(Spy(), torch.zeros(0, 1500)).shape == (0, 1500)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(4, [4]), (7, [7]), (8, [4] * 2), (13, [5] * 3)])
+def test_no_part_is_smaller_than_asked(count: int, parts: list[int]) -> None:
+    spy = Spy(large=False)
+    assert len(Sharing(3)(spy, torch.zeros(count, 1), fewest=4)) == count
+    assert [rows for rows, _ in spy.shared] == parts
 
 
 def test_inputs_are_shared_out_alike() -> None:
