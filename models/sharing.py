@@ -34,8 +34,7 @@ class Sharing:
 
         All parts have equally many rows, the last one filled up with its last row: the bits of a row depend on B,
         not on its place, as long as those of `work` do. No part has less than `fewest` rows. What `work` raises is
-        raised here, once every part has ended. The first call with rows of a shape makes two
-        more, of one row.
+        raised here, once every part has ended. The first call with fewer parts than cores makes two more of one row.
         """
         count = len(inputs[0])
         if self._pool is None or not count:
@@ -82,11 +81,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]  # torch does not ty
 
 
 def _counted(work: Callable[..., Any], row: Sequence[Any]) -> float:
-    """Floating-point operations of an average operation, once what the first call does besides is done."""
+    """Floating-point operations of an average operation, once what the first call does besides is done.
+
+    Of a recorded call the one behind it is counted: whether there is room for another recording must not decide. Torch
+    knows no number for attention on the host, which counts as none.
+    """
     with torch.inference_mode():
         work(*row)
         with FlopCounterMode(display=False) as flops, _Operations() as operations:
-            work(*row)
+            getattr(work, "plain", work)(*row)
     return float(flops.get_total_flops() / max(operations.count, 1))
 
 

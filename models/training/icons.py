@@ -149,7 +149,8 @@ def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> i
 def copy_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
     """The same for a set that comes as pictures."""
     folder = node / "node_modules" / RASTER[style]
-    found = [(t.name, p) for t in things if (p := folder / f"{t.hexcode.lower()}.webp").exists()]
+    files = {p.stem.replace("-fe0f", ""): p for p in folder.glob("*.webp")}
+    found = [(t.name, p) for t in things if (p := files.get(t.hexcode.lower().replace("-fe0f", "")))]
     pictures = [Image.open(p).convert("RGBA").resize((ICON_PX, ICON_PX), Image.Resampling.LANCZOS) for _, p in found]
     (out / f"{style}.rgba").write_bytes(b"".join(p.tobytes() for p in pictures))
     (out / f"{style}.txt").write_text("".join(f"{name}\n" for name, _ in found), "utf-8")

@@ -79,11 +79,21 @@ def test_a_part_has_the_threads_that_its_operations_are_worth(
 
 def test_operations_are_counted_once_for_rows_of_a_shape() -> None:
     spy, share = Spy(large=False), Sharing(2)
-    for count in (1, 1, 1):
-        share(spy, torch.zeros(count, 7))
+    for count in (1, 2, 3):
+        share(spy, torch.zeros(count, 7), fewest=4)
     assert len(spy.parts) == 2 + 3
     share(spy, torch.zeros(1, 8))
     assert len(spy.parts) == 2 + 3 + 2 + 1
+
+
+def test_a_recording_has_the_threads_of_the_call_behind_it() -> None:
+    class Recording(Spy):
+        plain = Spy(large=True)
+
+    recording = Recording(large=False)
+    Sharing(3)(recording, torch.zeros(2, 1500), fewest=2)
+    assert len(recording.plain.parts) == 1
+    assert recording.shared == [(2, 2)]
 
 
 def test_one_core_is_no_reason_to_leave_the_thread() -> None:

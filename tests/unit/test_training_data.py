@@ -165,9 +165,10 @@ def test_a_set_of_pictures_is_copied_by_code_point(tmp_path: Path) -> None:
     folder = tmp_path / "node_modules" / icons.RASTER["fluent-emoji-3d"]
     folder.mkdir(parents=True)
     Image.new("RGBA", (256, 256), (10, 200, 30, 255)).save(folder / "1f438.webp", lossless=True)
-    things = [icons.EmojiThing("frog", "1F438", ()), icons.EmojiThing("moon", "1F319", ())]
+    Image.new("RGBA", (256, 256), (250, 250, 250, 255)).save(folder / "2601-fe0f.webp", lossless=True)
+    things = [icons.EmojiThing(*t, ()) for t in (("frog", "1F438"), ("moon", "1F319"), ("cloud", "2601"))]
     (tmp_path / "icons").mkdir()
-    assert icons.copy_set(tmp_path, tmp_path / "icons", "fluent-emoji-3d", things) == 1
+    assert icons.copy_set(tmp_path, tmp_path / "icons", "fluent-emoji-3d", things) == 2
     found = icons.load_icons(tmp_path, ("fluent-emoji-3d",))
-    assert list(found) == [("fluent-emoji-3d", "frog")]
+    assert list(found) == [("fluent-emoji-3d", "frog"), ("fluent-emoji-3d", "cloud")]
     assert tuple(found["fluent-emoji-3d", "frog"][60, 60]) == (10, 200, 30, 255)

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.domain import EventKind, Generation, Ranking, Reference, Status
 from app.errors import NotFound, Overloaded
-from app.service import Draft, Terms
+from app.service import Draft, Terms, follow
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
 
@@ -93,7 +93,8 @@ async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: 
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_what_ends_at_once_costs_two_writes(tmp_path: Path) -> None:
+async def test_what_ends_at_once_costs_two_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "STARTED_S", 10.0)
     async with house(tmp_path) as there:
         await there.made(n_candidates=1, steps=1)
         before = there.records.connections.watch.calls["database_write"]
