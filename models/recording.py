@@ -59,8 +59,7 @@ def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., 
         try:
             recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
             given = [each.clone() for each in inputs]
-            trials = [[torch.cat([each, each]) for each in trial] for trial in (drawn, given)]  # one row hides others
-            same = all(_alike(recorded(*trial), call(*trial)) for trial in trials)
+            same = all(_alike(recorded(*trial), call(*trial)) for trial in map(_several, (drawn, given)))
         except RuntimeError as error:
             if host_is_full(error):
                 raise
@@ -70,6 +69,11 @@ def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., 
         return recorded
     log.warning("a recorded model call gives something else than the call: it goes through Python and is slower")
     return call
+
+
+def _several(trial: list[Any]) -> list[Any]:
+    """The rows of a trial, a lone one twice: a recording of one row may have taken their number for granted."""
+    return trial if len(trial[0]) > 1 else [torch.cat([each, each]) for each in trial]
 
 
 def _alike(one: Any, other: Any) -> bool:

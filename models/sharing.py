@@ -34,7 +34,8 @@ class Sharing:
 
         All parts have equally many rows, the last one filled up with its last row: the bits of a row depend on B,
         not on its place, as long as those of `work` do. No part has less than `fewest` rows. What `work` raises is
-        raised here, once every part has ended. The first call with fewer parts than cores makes two more of one row.
+        raised here, once every part has ended. The first of a shape with fewer parts than cores makes two calls
+        more, of one row. To be called from one thread at a time.
         """
         count = len(inputs[0])
         if self._pool is None or not count:

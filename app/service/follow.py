@@ -137,7 +137,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow to the end. The generation is then final in the store, was forgotten, or is another process's."""
-        self._written = asyncio.get_running_loop().time()  # the claim came with the record just now
+        self._written = asyncio.get_running_loop().time()  # the claim was made a moment ago
         final = False
         while not final:
             updates = await self._next()

@@ -51,6 +51,7 @@ def fill(runs: Path, pack: Path, figures: dict[str, Any]) -> str:
         "version": meta["version"],
         "distribution": meta["text_encoder"]["distribution"],
         "tower": config["model_cfg"]["vision_cfg"]["timm_model_name"],
+        "guidance": f"{meta['generator']['defaults']['guidance_scale']:g}",
         "figures": figures_table(figures),
     }
     for kind in ("autoencoder", "generator", "scorer"):

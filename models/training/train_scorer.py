@@ -146,7 +146,7 @@ class Pairs:
 
 
 def coloured(name: str, hue: str | None) -> bool:
-    """Whether a caption of this thing names its colour."""
+    """Whether a thing is named by its colour or was shifted to one; captions may still do so by a synonym."""
     return hue is not None or bool(COLOUR_WORDS & set(name.split()))
 
 

@@ -101,12 +101,12 @@ def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, 
     latents, pixels = ours(generator, sampler, guidance, steps, size)
     wanted, images = stock(pipe, scheduler_of(pipe, sampler), noise, guidance, steps, size)
     allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps).noise_scale))
-    if real == "pictogram" and guidance > 1:  # trained and guided, it magnifies what float32 rounds away
+    if (real, guidance, steps) == ("pictogram", 4.0, 6):  # so it magnifies what float32 rounds away
         exact = in_float64(pipe, sampler, noise, guidance, steps, size)
         own = max(allowed, float(np.abs(wanted - exact).max()))
         assert np.abs(latents - exact).max() <= 2 * own, "farther from exact arithmetic than the stock pipeline"
-        return
-    np.testing.assert_allclose(latents, wanted, rtol=ROUNDING, atol=allowed)
+    else:
+        np.testing.assert_allclose(latents, wanted, rtol=ROUNDING, atol=allowed)
     assert levels(pixels, images) <= LEVELS
 
 

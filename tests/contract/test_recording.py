@@ -71,6 +71,17 @@ def test_every_shape_of_rows_has_its_own_and_those_beyond_the_bound_none() -> No
     assert call.times == recording.KEPT * RECORDED + 2
 
 
+def test_a_recording_that_took_one_row_for_granted_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    def call(x: Any) -> Any:
+        return torch.cat([row[None] * 2 for row in x])
+
+    recorded = Recorded(call)
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert recorded(torch.ones(1, 8)).shape == (1, 8)
+        assert recorded(torch.ones(3, 8)).shape == (3, 8)
+    assert "through Python" in caplog.text
+
+
 def test_threads_that_come_at_once_record_once() -> None:
     call, given = Counted(), [inputs(4) for _ in range(8)]
     recorded = Recorded(call)
