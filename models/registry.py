@@ -6,6 +6,7 @@ for, never with this module; nothing is fetched unless a hub id is named.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -44,9 +45,10 @@ def load(
     given = calibrations.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
-    loader = _Loader(device)
-    own = loader.calibration(generator, scorer)
-    models = Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), given or own)
+    with _uncollected():
+        loader = _Loader(device)
+        own = loader.calibration(generator, scorer)
+        models = Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), given or own)
     if given is None or own is None or given.fits(models.generator.info, models.scorer.info):
         return models
     log.warning("the given calibration was measured with other weights; that of the pack is used")
@@ -60,6 +62,18 @@ def label(name: str) -> str:
         return Path(bare).name
     architecture, _, weights = name.partition("/")
     return f"{architecture}/{Path(weights).name}" if weights.startswith("/") else name
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector off: walking what the libraries make while they are imported takes a fifth of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Loader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -40,6 +41,27 @@ def test_fakes_need_no_torch() -> None:
 )
 def test_labels_name_no_place(name: str, called: str) -> None:
     assert registry.label(name) == called
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
+    collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bool]()
+
+    def refuse(*_: object) -> None:
+        seen.append(gc.isenabled())
+        raise ModelUnsupported("none of these")
+
+    monkeypatch.setattr(registry, "_Loader", refuse)
+    was = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        with pytest.raises(ModelUnsupported):
+            registry.load("pictogram", "pictogram")
+        assert (seen, gc.isenabled()) == ([False], collects)
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 @needs_torch
