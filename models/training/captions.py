@@ -9,7 +9,8 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.training.scenes import Scene, Thing
+from models.training.icons import INKED
+from models.training.scenes import COLOUR_WORDS, Scene, Thing
 
 WORDS = json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 DISPLAY: dict[str, str] = WORDS["display"]
@@ -30,6 +31,14 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "game-icons": ("black and white game icon style", "as a game icon"),
     "icon-park": ("line icon style", "as a coloured line icon"),
     "mdi": ("black and white icon style", "as a plain icon"),
+    "hugeicons": ("thin line icon style", "as a thin line icon"),
+    "ph": ("duotone icon style", "as a duotone icon"),
+    "fa7-solid": ("solid icon style", "as a solid icon"),
+    "mingcute": ("filled icon style", "as a filled icon"),
+    "boxicons": ("basic icon style", "as a basic icon"),
+    "tabler": ("outline icon style", "as an outline icon"),
+    "lucide": ("rounded line icon style", "as a rounded line icon"),
+    "dinkie-icons": ("pixel style", "as pixel art"),
     "emojione": ("emojione style", "in emojione style"),
 }
 FRAMES = (
@@ -63,28 +72,33 @@ def article(phrase: str) -> str:
 
 
 class Captioner:
-    """Writes captions from a fixed seed.  `tags` maps a name to keywords of the emoji data, for some captions."""
+    """Writes captions from a fixed seed.  `tags` maps a name to keywords of the emoji data, for some captions.
+
+    Things in ink and things that were shifted to another colour are called by no word that holds a colour.
+    """
 
     def __init__(self, seed: int, tags: Mapping[str, Sequence[str]] | None = None) -> None:
         self.random = random.Random(seed)
-        banned = {word for held in HELD_OUT for word in (held, f"{held}s")}
+        banned = {word for held in HELD_OUT for word in (held, f"{held}s")} | COLOUR_WORDS
         self.tags = {
             name: [t for t in words if t.isascii() and t.isalpha() and t not in banned and t != name]
             for name, words in (tags or {}).items()
         }
 
-    def word(self, name: str) -> str:
-        """One way to call a thing: mostly its display name."""
+    def word(self, name: str, colourless: bool = False) -> str:
+        """One way to call a thing: mostly its display name; `colourless`, by no word that adds a colour."""
+        shown = DISPLAY.get(name, name)
         known = SYNONYMS.get(name, [])
-        if known and self.random.random() < 0.35:
-            return self.random.choice(known)
-        return DISPLAY.get(name, name)
+        if colourless:
+            known = [w for w in known if not COLOUR_WORDS & set(w.split())]
+            shown = name if COLOUR_WORDS & set(shown.split()) else shown
+        return self.random.choice(known) if known and self.random.random() < 0.35 else shown
 
-    def thing(self, thing: Thing, size: str | None = None) -> str:
+    def thing(self, thing: Thing, style: str, size: str | None = None) -> str:
         """An article, the stated size and colour, and the word; now and then without the article."""
         words = [self.random.choice(SIZE_WORDS[size])] if size else []
         words += [thing.hue] if thing.hue else []
-        word = self.word(thing.name)
+        word = self.word(thing.name, colourless=thing.hue is not None or style in INKED)
         phrase = " ".join([*words, word])
         if thing.name in MASS or self.random.random() < 0.3:
             return phrase
@@ -98,10 +112,10 @@ class Captioner:
     def subject(self, scene: Scene) -> str:
         """The things, with what is stated of their size, place and colour."""
         if len(scene.things) == 1:
-            only = self.thing(scene.things[0], scene.size if "size" in scene.stated else None)
+            only = self.thing(scene.things[0], scene.style, scene.size if "size" in scene.stated else None)
             text = self.random.choice(FRAMES).format(only)
             return f"{text} {self.random.choice(PLACE_WORDS[scene.place])}" if "place" in scene.stated else text
-        left, right = (self.thing(t) for t in scene.things)
+        left, right = (self.thing(t, scene.style) for t in scene.things)
         forms = (
             f"{left} and {right}",
             f"{left} and {right} side by side",

@@ -60,7 +60,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def make_scenes(runs: Path, counts: dict[str, int], kinds: list[str], seed: int) -> None:
-    """Composes the data sets: two styles for the generator; for the scorer twelve, half of the things mirrored."""
+    """Composes the data sets: two styles for the generator; for the scorer all but one, half of the things mirrored."""
     folder = runs / "scenes"
     folder.mkdir(exist_ok=True)
     tags = {t.name: t.tags for t in icons.load_things(runs)}

@@ -32,10 +32,21 @@ SETS = {
     "game-icons": "CC-BY-3.0",
     "icon-park": "Apache-2.0",
     "mdi": "Apache-2.0",
+    "hugeicons": "MIT",
+    "ph": "MIT",
+    "fa7-solid": "CC-BY-4.0",
+    "mingcute": "Apache-2.0",
+    "boxicons": "MIT",
+    "tabler": "MIT",
+    "lucide": "ISC",
+    "dinkie-icons": "MIT",
 }
 RASTER = {"fluent-emoji-3d": "@lobehub/fluent-emoji-3d/assets"}
 """Sets that come as pictures, one a code point: set -> folder in node_modules."""
-INKED = ("fluent-emoji-high-contrast", "game-icons", "mdi")
+INKED = (
+    *("fluent-emoji-high-contrast", "game-icons", "mdi", "hugeicons", "ph"),
+    *("fa7-solid", "mingcute", "boxicons", "tabler", "lucide", "dinkie-icons"),
+)
 """Sets of one colour: drawn in black ink on white paper that ends a little outside the lines."""
 GENERATOR_STYLES = ("noto", "twemoji")
 SCORER_UNSEEN = "emojione"
@@ -56,27 +67,65 @@ VERSIONS = {
     "@iconify-json/game-icons": "1.2.4",
     "@iconify-json/icon-park": "1.2.4",
     "@iconify-json/mdi": "1.2.3",
+    "@iconify-json/hugeicons": "1.2.35",
+    "@iconify-json/ph": "1.2.2",
+    "@iconify-json/fa7-solid": "1.2.5",
+    "@iconify-json/mingcute": "1.2.8",
+    "@iconify-json/boxicons": "1.2.0",
+    "@iconify-json/tabler": "1.2.41",
+    "@iconify-json/lucide": "1.2.137",
+    "@iconify-json/dinkie-icons": "1.2.0",
     "@resvg/resvg-js": "2.6.2",
     "emojibase-data": "17.0.0",
 }
+
+
+def heads(*animals: str) -> dict[str, str]:
+    """Animals of which a set shows the head only, under the name of the whole."""
+    return {**{f"{animal} face": animal for animal in animals}, **dict.fromkeys(animals, "")}
+
+
+def without(*names: str) -> dict[str, str]:
+    """Names by which a set means something else."""
+    return dict.fromkeys(names, "")
+
+
 SPELT = {
-    "fxemoji": {
-        **{f"{name} face": name for name in ("cat", "dog", "mouse", "pig", "tiger")},
-        **dict.fromkeys(("cat", "dog", "mouse", "pig", "tiger", "sunglasses"), ""),
-    },
-    "streamline-emojis": {"turkey": ""},
-    "game-icons": dict.fromkeys(("ram", "pig face", "ribbon", "butterfly"), ""),
+    "emojione": without("cricket"),
+    "noto-v1": without("cricket"),
+    "fxemoji": {**heads("cat", "dog", "mouse", "pig", "tiger"), **without("sunglasses")},
+    "streamline-emojis": without("turkey"),
+    "game-icons": without("ram", "pig face", "ribbon", "butterfly"),
     "icon-park": {
-        **{f"{name} face": name for name in ("cat", "dog", "monkey", "pig", "rabbit")},
-        **dict.fromkeys(("cat", "dog", "monkey", "pig", "rabbit", "mouse", "seal", "turkey", "chicken"), ""),
-        **dict.fromkeys(("doughnut", "pie", "egg", "cooking", "spoon", "anchor", "sunset", "ring", "magic wand"), ""),
-        **dict.fromkeys(("trumpet", "telescope", "chair", "fireworks"), ""),
+        **heads("cat", "dog", "monkey", "pig", "rabbit"),
+        **without("mouse", "seal", "turkey", "chicken", "doughnut", "pie", "egg", "cooking", "spoon", "anchor"),
+        **without("sunset", "ring", "magic wand", "trumpet", "telescope", "chair", "fireworks"),
     },
     "mdi": {
-        **{f"{name} face": name for name in ("cat", "cow", "dog", "pig")},
-        **dict.fromkeys(("cat", "cow", "dog", "pig", "mouse", "seal", "cricket", "fly", "hospital"), ""),
-        **dict.fromkeys(("satellite", "ribbon"), ""),
+        **heads("cat", "cow", "dog", "pig"),
+        **without("mouse", "seal", "cricket", "fly", "hospital", "satellite", "ribbon"),
     },
+    "hugeicons": {
+        **heads("cat"),
+        **without("seal", "ribbon", "radio", "joker", "sunglasses", "locked", "satellite", "police car"),
+        **without("sunrise", "sunset"),
+    },
+    "ph": {
+        **{f"{animal} face": f"{animal}-duotone" for animal in ("cat", "cow", "dog", "horse", "rabbit")},
+        **without("cat", "cow", "dog", "horse", "rabbit", "mouse", "seal", "cricket", "tornado"),
+    },
+    "fa7-solid": without("mouse", "ribbon", "ring", "baby"),
+    "mingcute": {
+        **{f"{animal} face": f"{animal}-fill" for animal in ("cat", "dog", "rabbit")},
+        **without("cat", "dog", "rabbit", "mouse", "seal", "deer", "chicken", "drum", "sunrise", "sunset"),
+    },
+    "boxicons": {**heads("cat", "dog"), **without("mouse", "seal", "desert", "tornado")},
+    "tabler": {
+        **heads("cat", "dog"),
+        **without("mouse", "cricket", "rosette", "deer", "hospital", "sunrise", "sunset", "tornado", "joker"),
+        **without("ice cream"),
+    },
+    "lucide": {**heads("cat", "dog"), **without("mouse", "sunrise", "sunset", "tornado", "ribbon", "radio")},
 }
 """Pictures whose names in a set mislead: set -> name of the thing -> name in the set, "" for none."""
 PEOPLE_GROUPS = (1, 2, 8, 9)

@@ -13,7 +13,7 @@ const require = createRequire(path.resolve(nodeFolder, "node_modules", "x.js"));
 const { Resvg } = require("@resvg/resvg-js");
 const icons = require(`@iconify-json/${set}/icons.json`);
 // Some sets ship no code point table: there the other sets' names for the code point are tried, the label and the
-// Unicode name, all also numbered or run together, as sets spell them.
+// Unicode name, all also numbered, run together, or filled, as sets spell them.
 const tables = [set, "noto", "twemoji", "fluent-emoji-flat"].map(tableOf);
 const things = JSON.parse(fs.readFileSync(0, "utf8")); // [{name, hexcode, unicode, spelt?}]
 
@@ -34,11 +34,15 @@ function iconOf({ name, hexcode, unicode, spelt: known }) {
   const code = hexcode.toLowerCase();
   const names = [...tables.map((t) => t[code] ?? t[code.replaceAll("-fe0f", "")]), slug(name), slug(unicode)];
   for (const n of names) {
-    for (const spelt of n ? [n, `${n}-1`, n.replaceAll("-", "")] : []) {
+    for (const spelt of n ? spellings(n) : []) {
       const found = icons.icons[spelt] ?? icons.icons[icons.aliases?.[spelt]?.parent];
       if (found) return found;
     }
   }
+}
+
+function spellings(n) {
+  return [`${n}-duotone`, n, `${n}-1`, n.replaceAll("-", ""), `${n}-filled`, `${n}-fill`];
 }
 
 for (let i = Number(startText); i < things.length; i++) {

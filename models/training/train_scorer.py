@@ -1,6 +1,6 @@
 """Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
 
-Trained are the image tower, the text projection and the logit scale, on composed pictures of twelve styles, four
+Trained are the image tower, the text projection and the logit scale, on composed pictures of twenty styles, four
 tenths of those whose captions leave the colours of things open in other ones.
 Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
 the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.training import icons, runs, texts
-from models.training.augment import augment, recolour
+from models.training.augment import augment, mixed, recolour
 from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
@@ -37,17 +37,17 @@ from models.training.train_autoencoder import to_tensor
 WIDTH = 256
 """Numbers in an embedding."""
 
-RACES = 4
+RACES = 2
 """Captions in each batch whose races are looked at."""
 
-MISSES = 16
+MISSES = 8
 """Pictures in each batch that a near miss is composed of."""
 
 TWINS = 16
 """Pictures in each batch that are composed again on another background or in another style, as captions allow."""
 
 RECOLOURED = 0.4
-"""Share of the pictures whose captions name no colour of a thing that show it in other colours."""
+"""Share of the pictures whose captions name no colour of a thing, and that have no near miss, drawn in others."""
 
 WEIGHTS = {
     "contrast": 1.0,
@@ -142,12 +142,24 @@ class Pairs:
         self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
         self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
         self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
-        self.colourless = torch.tensor([not any(coloured(t["name"], t["hue"]) for t in r["things"]) for r in rows])
+        self.colourless = torch.tensor([colourless(r) for r in rows])
 
 
-def coloured(name: str, hue: str | None) -> bool:
-    """Whether a thing is named by its colour or was shifted to one; captions may still do so by a synonym."""
-    return hue is not None or bool(COLOUR_WORDS & set(name.split()))
+def colourless(row: dict[str, Any]) -> bool:
+    """Whether neither the caption of a row nor the names of its things tell the colour of a thing."""
+    told = [w for w in row["caption"].replace(",", " ").split() if w in COLOUR_WORDS]
+    named = any(COLOUR_WORDS & set(t["name"].split()) for t in row["things"])
+    return not named and len(told) <= ("background" in row["stated"])
+
+
+def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
+    """Which pictures of a batch to recolour: a share of those open to it, and none of `missed`.
+
+    Those are held against pictures of near misses in their own colours, which would tell them apart.
+    """
+    chosen = open_to & (torch.rand(len(open_to)) < RECOLOURED)
+    chosen[missed] = False
+    return chosen
 
 
 class Relatives:
@@ -211,7 +223,7 @@ def batch_loss(
     places, misses = relatives.misses(rows.tolist())
     twinned, twins = relatives.twins(rows.tolist())
     own = to_tensor(data.pictures[rows.numpy()])
-    painted = recolour(own, data.colourless[rows] & (torch.rand(len(rows)) < RECOLOURED))
+    painted = recolour(own, repainted(data.colourless[rows], places))
     x = torch.cat([augment(torch.cat([painted, misses])), own[twinned], twins])
     raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
     pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
@@ -271,6 +283,16 @@ class Unseen:
         return {"r1": float(top[:, 0].float().mean()), "r5": float(top.any(1).float().mean())}
 
 
+def mix_manners(tower: nn.Module) -> None:
+    """Mixes manners of drawing after the tower's first two stages, in half of the training steps."""
+
+    def mix(module: nn.Module, _: object, features: torch.Tensor) -> torch.Tensor:
+        return mixed(features) if module.training and torch.rand(()) < 0.5 else features
+
+    for stage in tower.trunk.feature_info[1:3]:
+        tower.trunk.get_submodule(stage["module"]).register_forward_hook(mix)
+
+
 def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | None) -> dict[str, float]:
     """Retrieval over names and background accuracy in the unseen style, and how previews agree with final pictures."""
     parts.eval()
@@ -289,6 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
+    parser.add_argument("--mix", action="store_true", help="mix manners of drawing inside the tower")
     args = parser.parse_args()
     if args.bf16:
         parser.error("--bf16: towers like this one are no faster in bfloat16")
@@ -296,6 +319,8 @@ def main() -> None:
     table = Table(args.runs)
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
+    if args.mix:
+        mix_manners(parts["visual"])
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
     relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))

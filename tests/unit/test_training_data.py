@@ -115,6 +115,19 @@ def test_captions_state_what_the_scene_states() -> None:
         assert re.search("small|tiny|little", text)
 
 
+@pytest.mark.parametrize("thing", ["fox", "closed book", "basketball"])
+def test_things_in_ink_or_in_another_colour_are_called_by_no_colour_of_their_own(thing: str) -> None:
+    captioner = Captioner(2, {thing: ["red", "nice"]})
+    told = [
+        set(re.findall(r"[a-z]+", captioner.caption(Scene((Thing(thing, hue),), style, "white"))))
+        for hue, style in (("blue", "noto"), (None, "mdi"))
+        for _ in range(200)
+    ]
+    own = [words & set(palette.BACKGROUND_NAMES) for words in told]
+    assert own == [{"blue"}] * 200 + [set()] * 200
+    assert not any("red" in captioner.caption(Scene((Thing("cat"),), "noto", "white")) for _ in range(100))
+
+
 def test_prompts_are_fixed_and_fit() -> None:
     asked = prompts.composed(sampler(6), 20)
     assert asked == prompts.composed(sampler(6), 20)
@@ -148,6 +161,9 @@ def test_sets_are_asked_for_things_by_what_they_call_them() -> None:
     assert names("turkey", "1F983", "streamline-emojis")["spelt"] == "", "that one is a flag"
     assert "spelt" not in names("dog face", "1F436", "noto")
     assert names("red apple", "1F34E", "mdi")["spelt"] == "", "ink shows no red"
+    assert names("cow face", "1F42E", "ph")["spelt"] == "cow-duotone"
+    assert names("cow", "1F404", "ph")["spelt"] == "", "it shows the head"
+    assert names("cricket", "1F997", "emojione")["spelt"] == "", "that one is the game"
 
 
 def test_ink_lies_on_paper_that_fills_outlines_and_ends_outside_them() -> None:

@@ -81,11 +81,55 @@ def test_other_colours_leave_grounds_shapes_and_the_pictures_that_were_not_chose
     assert square.abs().amax() <= 1
 
 
+def test_manners_are_mixed_from_those_of_the_batch_and_shapes_stay() -> None:
+    torch.manual_seed(0)
+    shape = torch.randn(1, 3, 8, 8)
+    features = shape * torch.tensor([0.5, 2.0])[:, None, None, None] + torch.tensor([-1.0, 3.0])[:, None, None, None]
+    drawn = torch.cat([augment.mixed(features) for _ in range(40)])
+    mean, deviation = drawn.mean((2, 3)), drawn.std((2, 3))
+    own = features.mean((2, 3)), features.std((2, 3))
+    assert mean.ge(own[0].amin(0) - 1e-3).all()
+    assert mean.le(own[0].amax(0) + 1e-3).all()
+    assert deviation.lt(own[1][0] * 1.1).any()
+    assert deviation.gt(own[1][1] * 0.9).any()
+    flat = (drawn - mean[..., None, None]) / deviation[..., None, None]
+    assert flat.allclose(((shape - shape.mean((2, 3), keepdim=True)) / shape.std((2, 3), keepdim=True)), atol=1e-3)
+
+
+def test_things_in_ink_are_painted_in_shades_of_two_colours() -> None:
+    torch.manual_seed(0)
+    x = torch.full((200, 3, 64, 64), 0.5)
+    x[:, :, 10:50, 10:50] = 1.0
+    x[:, :, 20:40, 20:40] = -0.9
+    painted = augment.recolour(x, torch.ones(200, dtype=torch.bool))
+    paper, ink = painted[:, :, 15, 15], painted[:, :, 30, 30]
+    coloured = [(c.amax(1) - c.amin(1)).gt(0.1) for c in (paper, ink)]
+    assert 0.2 < (coloured[0] & coloured[1]).float().mean() < 0.4
+    assert painted.abs().amax() <= 1
+
+
 @pytest.mark.parametrize(
-    ("name", "hue", "named"), [("cat", None, False), ("cat", "blue", True), ("red apple", None, True)]
+    ("name", "caption", "stated", "leaves_open"),
+    [
+        ("cat", "a cat on a red background", ["background"], True),
+        ("cat", "a cat, outlined", [], True),
+        ("cat", "a blue cat on a red background", ["background"], False),
+        ("fox", "a red fox, noto style", ["style"], False),
+        ("red apple", "an apple", [], False),
+    ],
 )
-def test_captions_that_name_a_colour(name: str, hue: str | None, named: bool) -> None:
-    assert train_scorer.coloured(name, hue) is named
+def test_captions_that_leave_the_colours_of_things_open(
+    name: str, caption: str, stated: list[str], leaves_open: bool
+) -> None:
+    row = {"things": [{"name": name}], "caption": caption, "stated": stated}
+    assert train_scorer.colourless(row) is leaves_open
+
+
+def test_pictures_beside_their_near_misses_keep_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_scorer, "RECOLOURED", 1.0)
+    open_to = torch.tensor([True, False, True, True])
+    assert train_scorer.repainted(open_to, [2]).tolist() == [True, False, False, True]
+    assert train_scorer.repainted(open_to, []).equal(open_to)
 
 
 def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
