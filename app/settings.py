@@ -35,7 +35,9 @@ class Settings(BaseSettings):
 
     max_candidates: int = Field(64, ge=1, le=1024, description="most candidates of one generation")
     default_candidates: int = Field(16, ge=1, le=1024, description="candidates when the request does not say")
-    max_queued_candidates: int = Field(512, ge=1, le=100_000, description="candidates held before new ones get 503")
+    max_queued_candidates: int = Field(
+        512, ge=1, le=100_000, description="most candidates of a replica, and as many in the queue of all, before 503"
+    )
     max_steps: int = Field(150, ge=1, le=1000, description="most denoising steps of one candidate")
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="longest text, in characters")
     max_images: int = Field(64, ge=1, le=1024, description="most images of one ranking")

@@ -132,7 +132,11 @@ async def read(generation_id: GenerationId, service: ServiceDep) -> GenerationOu
     "/{generation_id}/events",
     summary="A generation's log, as server-sent events",
     response_class=Response,
-    responses={200: {"content": docs.events(list(EventKind))}, **docs.errors(404, 422, 503)},
+    responses={
+        200: {"content": docs.events(list(EventKind))},
+        204: {"description": "`Last-Event-ID` is the closing line; an EventSource does not come back after this."},
+        **docs.errors(404, 422, 503),
+    },
 )
 async def events(
     generation_id: GenerationId,
@@ -143,7 +147,8 @@ async def events(
 
     `image` of a preview is null where the generation was waited for and previews were not asked for.
     """
-    await service.get(generation_id)
+    if await service.told(generation_id, last_event_id):
+        return Response(status_code=204)
     log = _log(service, generation_id, last_event_id, "url")
     return sse.EventStream(generation_id, log, life_s=service.limits.stream_s)
 

@@ -6,7 +6,7 @@ theirs that has no meaning here is answered with an entry in `warnings`, never w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, cast
@@ -40,7 +40,7 @@ class ImagesRequest(Sampling):
     response_format: ResponseFormat | None = Field(None, description="url, the default, or b64_json.")
     output_format: ImageFormat | None = Field(None, description="File format of the images; default png.")
     stream: bool | None = Field(None, description="Server-sent events in place of one answer.")
-    partial_images: int | None = Field(None, ge=0, le=3, description="Rounds of previews in the stream.")
+    partial_images: int | None = Field(None, ge=0, le=3, description="At most so many previews in the stream.")
     quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = None
     background: Literal["transparent", "opaque", "auto"] | None = None
     style: Literal["vivid", "natural"] | None = None
@@ -152,6 +152,7 @@ async def create(
     with about(generation.id):
         done = await finished(request, service, generation.id, keep=key is not None)
         answer = await result(service, done, asked.response_format or "url")
+        _expect_some(answer.data)
     host = str(request.base_url).rstrip("/")
     images = ImagesOut(
         created=answer.created,
@@ -176,7 +177,10 @@ def _item(image: ImageOut, host: str) -> ImageItem:
 
 
 async def _events(service: Service, generation: Generation, asked: ImagesRequest) -> AsyncIterator[bytes]:
-    """The best preview of each round, then every returned image, best first. Raises NothingAboveMinScore for none."""
+    """The best previews of the first rounds, as many as asked, then every returned image, best first.
+
+    Pruning may look at more rounds than were asked for. Raises NothingAboveMinScore for no image.
+    """
     spec = generation.spec
     common = {
         "created_at": int(generation.created),
@@ -184,22 +188,29 @@ async def _events(service: Service, generation: Generation, asked: ImagesRequest
         "quality": "auto",
         "background": "opaque",
     }
-    rounds = 0
+    rounds, wanted = 0, asked.partial_images or 0
     async for preview in _rounds(service.watch(generation.id)):
+        if rounds == wanted:
+            continue
         head, _, data = preview.partition(";base64,")
         own = {"b64_json": data, "partial_image_index": rounds, "output_format": head.removeprefix("data:image/")}
         yield sse.event(PARTIAL, {"type": PARTIAL, **own, **common})
         rounds += 1
     done = succeeded(await service.get(generation.id))
     answer = await result(service, done, "b64_json")
-    if not answer.data:
-        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+    _expect_some(answer.data)
     warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
     for image in answer.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
         usage = Usage().model_dump()
         made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
         yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
+
+
+def _expect_some(images: Sequence[ImageOut]) -> None:
+    """OpenAI's clients take the first image for granted. Raises NothingAboveMinScore."""
+    if not images:
+        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
 
 
 async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:

@@ -234,6 +234,8 @@ def install(app: FastAPI) -> None:
         return from_error(error, instance(request.scope))
 
     async def on_validation(request: Request, error: RequestValidationError) -> Response:
+        if error.errors()[0]["loc"] == ("body",) and not await request.body():
+            return _not_json(instance(request.scope))
         return from_validation(error, instance(request.scope))
 
     async def on_http(request: Request, error: HTTPException) -> Response:

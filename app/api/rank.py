@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from app import imaging
 from app.api import docs
@@ -20,7 +21,7 @@ from app.api.asking import furnished
 from app.api.deps import Face, FaceDep, media_type
 from app.api.schemas import RankForm, RankRequest
 from app.api.uploads import Read
-from app.errors import Invalid, UnsupportedMedia
+from app.errors import Invalid, TooLarge, UnsupportedMedia
 
 router = APIRouter(prefix="/v1", tags=["rank"])
 
@@ -61,11 +62,18 @@ async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Re
 
 async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]]:
     limit = face.service.limits.images
-    async with request.form(max_files=limit + 1, max_fields=16, max_part_size=TEXT_FIELD_BYTES) as form:
-        files = [f for name in ("images", "images[]") for f in form.getlist(name) if isinstance(f, UploadFile)]
-        asked = _checked(RankForm, {**_fields(form), "images": [file.filename or "" for file in files]})
-        _count(len(files), face)
-        reads: list[Read] = [partial(imaging.read_upload, await f.read(), declared=f.content_type) for f in files]
+    try:
+        async with request.form(max_files=limit + 1, max_fields=16, max_part_size=TEXT_FIELD_BYTES) as form:
+            files = [f for name in ("images", "images[]") for f in form.getlist(name) if isinstance(f, UploadFile)]
+            asked = _checked(RankForm, {**_fields(form), "images": [file.filename or "" for file in files]})
+            _count(len(files), face)
+            reads: list[Read] = [partial(imaging.read_upload, await f.read(), declared=f.content_type) for f in files]
+    except HTTPException as error:  # of starlette, which tells its limits apart by words only
+        if "Too many files" in error.detail:
+            _count(limit + 1, face)
+        if "exceeded maximum size" in error.detail:
+            raise TooLarge(f"a text field is larger than the limit of {TEXT_FIELD_BYTES} bytes") from error
+        raise
     return asked, reads
 
 

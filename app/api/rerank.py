@@ -109,6 +109,7 @@ async def rerank(
 
 
 @router.get("/{generation_id}/lineage", summary="Walk a dialogue back", responses=docs.errors(404, 503))
+@router.head("/{generation_id}/lineage", include_in_schema=False)
 async def lineage(generation_id: GenerationId, face: FaceDep) -> LineageOut:
     """The generation and every one it was refined or re-ranked from, as JSON to keep."""
     walked = await face.dialogue.lineage(generation_id)

@@ -36,7 +36,7 @@ Index: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class VotesIn(Request):
-    """Votes on the candidates of one generation. The same vote cast again counts once."""
+    """Votes on the candidates of one generation. The same vote cast again counts once, the contrary one replaces it."""
 
     generation: str = Field(max_length=64)
     liked: list[Index] = Field([], max_length=1024)
@@ -135,6 +135,7 @@ class ProfileDoc(Request):
 
 
 @router.get("", summary="The profiles", responses=docs.errors(503))
+@router.head("", include_in_schema=False)
 async def names(face: FaceDep) -> TastesOut:
     """By name."""
     return TastesOut(data=await face.tastes.names(owner()))
@@ -152,6 +153,7 @@ async def vote(profile: Named, asked: Annotated[VotesIn, Body(openapi_examples=_
 
 
 @router.get("/{profile}", summary="What is known of a profile", responses=docs.errors(404, 422, 503))
+@router.head("/{profile}", include_in_schema=False)
 async def read(profile: Named, face: FaceDep) -> TasteOut:
     """How many votes of each kind, and how well they fit together."""
     return TasteOut.from_domain(await face.tastes.read(owner(), profile))
@@ -164,6 +166,7 @@ async def forget(profile: Named, face: FaceDep) -> None:
 
 
 @router.get("/{profile}/export", summary="A whole profile", responses=docs.errors(404, 422, 503))
+@router.head("/{profile}/export", include_in_schema=False)
 async def export(profile: Named, face: FaceDep) -> ProfileDoc:
     """What PUT takes."""
     return ProfileDoc.from_domain(await face.tastes.export(owner(), profile))

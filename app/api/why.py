@@ -66,13 +66,17 @@ class PresetsOut(Answer):
     summary="Why this one",
     responses=docs.errors(404, 409, 422, 500, 503),
 )
+@router.head("/generations/{generation_id}/candidates/{index}/why", include_in_schema=False)
 async def why(
     generation_id: GenerationId,
     index: Index,
     face: FaceDep,
     prompt: Annotated[str | None, Query(description="In place of what the candidates were compared with.")] = None,
 ) -> WhyOut:
-    """The prompt is cut at commas and conjunctions; style and composition are told by the words of the presets."""
+    """The prompt is cut at commas, conjunctions and before its background.
+
+    Style and composition are told by the words of the presets.
+    """
     told = await face.explainer.why(await face.service.get(generation_id), index, prompt)
     where = f"{router.prefix}/generations/{generation_id}/candidates/{index}/heat"
     return WhyOut(
@@ -93,6 +97,7 @@ async def why(
         **docs.errors(404, 409, 422, 500, 503),
     },
 )
+@router.head("/generations/{generation_id}/candidates/{index}/heat", include_in_schema=False)
 async def heat(
     generation_id: GenerationId,
     index: Index,
@@ -105,6 +110,7 @@ async def heat(
 
 
 @router.get("/presets", summary="Words worth trying")
+@router.head("/presets", include_in_schema=False)
 async def presets(face: FaceDep) -> PresetsOut:
     """Light, mood, framing and medium, from a file that the operator may replace."""
     return PresetsOut(

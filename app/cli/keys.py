@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.cli.remote import Complaint
 from app.errors import StoreUnavailable
@@ -58,7 +58,7 @@ def add(
 @app.command(name="list")
 def show() -> None:
     """Every key, without what is secret of it."""
-    table = Table("id", "name", "rights", "quota", "made", "revoked")
+    table = Table(Column("id", no_wrap=True), "name", "rights", "quota", "made", "revoked")
     for key in _run(lambda store: store.keys()):
         quota = "" if key.quota is None else f"{key.quota} in {key.window_s} s"
         table.add_row(key.id, escape(key.name), _rights(key), quota, _day(key.created), _day(key.revoked))

@@ -246,6 +246,11 @@ class Service:
         async for event in self._watch(generation_id, after, 0.0):
             yield event
 
+    async def told(self, generation_id: str, after: int) -> bool:
+        """Whether the log has ended with line `after` or before it. Raises NotFound, StoreUnavailable."""
+        ended = (await self.get(generation_id)).status.final
+        return ended and not await self._records.events(generation_id, after, 1)
+
     async def _watch(self, generation_id: str, after: int, linger_s: float) -> AsyncIterator[Event]:
         """`watch`; `linger_s` is how long a replica that stops goes on looking at what another one does."""
         ended = (await self.get(generation_id)).status.final

@@ -14,11 +14,13 @@ import hmac
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+
+import httpx
 
 from app.domain import Generation, Status, Webhook
 from app.errors import Invalid, StoreUnavailable
@@ -42,6 +44,9 @@ AT_ONCE = 32
 
 PREFIX = "whsec_"
 
+_HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%\w+)?", re.ASCII)
+"""A name, or an address of IPv4 or IPv6."""
+
 
 @dataclass(frozen=True, slots=True)
 class HookPolicy:
@@ -54,21 +59,29 @@ class HookPolicy:
         """Raises Invalid for a webhook that could never be delivered."""
         if hook is None:
             return
-        try:
-            parts = urlsplit(hook.url)
-            fine = bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
-        except ValueError:
-            fine = False
         schemes = {"https", "http"} if self.private else {"https"}
-        if not fine or parts.scheme not in schemes:
-            raise Invalid(
-                f"an address is wanted that begins with {' or '.join(sorted(schemes))}", pointer="#/webhook/url"
-            )
+        if (fault := _fault(hook.url, schemes)) is not None:
+            raise Invalid(fault, pointer="#/webhook/url")
         if current() is None and not self.secret:
             raise Invalid(
                 "webhooks are signed: use an API key, or set FRONTRUNNER_WEBHOOK_SECRET on the server",
                 pointer="#/webhook",
             )
+
+
+def _fault(address: str, schemes: set[str]) -> str | None:
+    """Why nothing can be posted there, None if something can."""
+    try:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, UnicodeError):
+        return "the address cannot be read as a URL"
+    if url.scheme not in schemes:
+        return f"an address is wanted that begins with {' or '.join(sorted(schemes))}"
+    if url.userinfo:
+        return "an address without a user name is wanted"
+    if not _HOST.fullmatch(url.raw_host.decode("ascii")) or not 0 < (1 if url.port is None else url.port) < 65_536:
+        return "the address has no host or port that can be reached"
+    return None
 
 
 class Courier:

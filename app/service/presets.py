@@ -13,7 +13,11 @@ OWN = Path(__file__).with_name("presets.toml")
 """The file that is read unless a setting names another."""
 
 _FRAMING = "framing"
-_BETWEEN = re.compile(r"\s*[,;\n]\s*|\s+(?:and|but|or|with|while)\s+|\.\s+", re.IGNORECASE)
+_BETWEEN = re.compile(
+    r"\s*[,;\n]\s*|\s+(?:and|but|or|with|while)\s+|\.\s+"
+    r"|\s+(?=(?:on|against|in front of) an? (?:[\w-]+ )?background\b)",
+    re.IGNORECASE,
+)
 
 
 class Aspect(StrEnum):
@@ -67,7 +71,7 @@ class Presets:
 
 
 def phrases(prompt: str) -> list[str]:
-    """A prompt cut at commas, ends of sentences and conjunctions; each phrase once, in order."""
+    """A prompt cut at commas, ends of sentences, conjunctions and before its background; each phrase once, in order."""
     return list(dict.fromkeys(part for part in (p.strip(" .") for p in _BETWEEN.split(prompt)) if part))
 
 

@@ -68,7 +68,10 @@ class Tastes:
         return await self._votes.names(owner)
 
     async def vote(self, owner: str, profile: str, ballot: Ballot) -> Summary:
-        """Add votes; one that was cast before counts once. Raises Invalid, NotFound, NotReady, OtherScorer."""
+        """Add votes; one cast before counts once, and takes the place of the contrary one.
+
+        Raises Invalid, NotFound, NotReady, OtherScorer.
+        """
         if not (ballot.liked or ballot.disliked or ballot.preferred):
             raise Invalid("there is no vote in it", pointer="#")
         generation = await self._generation(ballot.generation)
@@ -77,21 +80,25 @@ class Tastes:
         async with self._casting:  # of this process; another replica's votes are seen when they have come first
             while True:
                 known = await self._votes.read(owner, profile)
-                kept, new = self._with(known, ballot, embeddings)
-                if await self._votes.add(owner, profile, kept, new, known=known):
+                kept, new, gone = self._with(known, ballot, embeddings)
+                if await self._votes.add(owner, profile, kept, new, gone, known=known):
                     break
         return await self._summary(profile, kept)
 
-    def _with(self, known: Profile | None, ballot: Ballot, embeddings: Embeddings) -> tuple[Profile, list[Vote]]:
-        """The profile after the ballot, and the votes that it adds."""
+    def _with(
+        self, known: Profile | None, ballot: Ballot, embeddings: Embeddings
+    ) -> tuple[Profile, list[Vote], list[Vote]]:
+        """The profile after the ballot, the votes that it adds, and those that it takes back."""
         before = known or self._fresh(embeddings)
         self._check_scorer(before, "#/generation")
         cast = {_key(v) for v in before.votes}
         new = [v for v in _votes(ballot, embeddings) if _key(v) not in cast]
-        if len(before.votes) + len(new) > MOST_VOTES:
+        contrary = {_contrary(v) for v in new}
+        gone = [v for v in before.votes if _key(v) in contrary]
+        votes = (*(v for v in before.votes if _key(v) not in contrary), *new)
+        if len(votes) > MOST_VOTES:
             raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
-        centre = _shifted(before, embeddings)
-        return replace(before, centre=centre, fields=before.fields + 1, votes=(*before.votes, *new)), new
+        return replace(before, centre=_shifted(before, embeddings), fields=before.fields + 1, votes=votes), new, gone
 
     async def read(self, owner: str, profile: str) -> Summary:
         """What is known of a profile. Raises NotFound."""
@@ -169,9 +176,14 @@ def _check(ballot: Ballot, generation: Generation) -> None:
     for name in ("liked", "disliked"):
         for place, index in enumerate(getattr(ballot, name)):
             check_index(generation, index, f"#/{name}/{place}")
+    for place, index in enumerate(ballot.disliked):
+        if index in ballot.liked:
+            raise Invalid("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
     for place, pair in enumerate(ballot.preferred):
         if pair[0] == pair[1]:
             raise Invalid("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
+        if pair[::-1] in ballot.preferred:
+            raise Invalid("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
         for side, index in enumerate(pair):
             check_index(generation, index, f"#/preferred/{place}/{side}")
 
@@ -198,6 +210,16 @@ def _shifted(known: Profile, embeddings: Embeddings) -> bytes:
 
 def _key(vote: Vote) -> tuple[object, ...]:
     return vote.kind, vote.generation, vote.index, vote.over
+
+
+_OPPOSITE = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LIKE}
+
+
+def _contrary(vote: Vote) -> tuple[object, ...]:
+    """The key of the vote that says the contrary."""
+    if vote.over is not None:
+        return vote.kind, vote.generation, vote.over, vote.index
+    return _OPPOSITE[vote.kind], vote.generation, vote.index, None
 
 
 def _centre(known: Profile) -> NDArray[np.float32]:

@@ -200,8 +200,20 @@ class Votes(Protocol):
         """The profile with its votes in the order they were cast."""
         ...
 
-    async def add(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, known: Profile | None) -> bool:
-        """Write the head of `kept` and add the `new` votes; False when the profile is no longer as it was `known`."""
+    async def add(
+        self,
+        owner: str,
+        profile: str,
+        kept: Profile,
+        new: Sequence[Vote],
+        gone: Sequence[Vote],
+        *,
+        known: Profile | None,
+    ) -> bool:
+        """Write the head of `kept`, add the `new` votes and forget those that are `gone`.
+
+        False, and nothing written, when the profile is no longer as it was `known`.
+        """
         ...
 
     async def put(self, owner: str, profile: str, kept: Profile) -> None:

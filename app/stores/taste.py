@@ -47,7 +47,16 @@ class VoteStore:
         )
         return Profile(found[0].scorer, found[0].revision, found[0].centre, found[0].fields, cast)
 
-    async def add(self, owner: str, profile: str, kept: Profile, new: Sequence[Vote], *, known: Profile | None) -> bool:
+    async def add(
+        self,
+        owner: str,
+        profile: str,
+        kept: Profile,
+        new: Sequence[Vote],
+        gone: Sequence[Vote],
+        *,
+        known: Profile | None,
+    ) -> bool:
         """See Votes."""
 
         def write(connection: Connection) -> bool:
@@ -59,6 +68,8 @@ class VoteStore:
                 made = connection.execute(update(profiles).where(*_named(owner, profile), *same).values(_head(kept)))
             if made.rowcount == 0:
                 return False
+            for vote in gone:
+                connection.execute(delete(votes).where(*_that(owner, profile, vote)))
             _cast(connection, owner, profile, new)
             return True
 
@@ -90,6 +101,17 @@ class VoteStore:
 
 def _named(owner: str, profile: str) -> tuple[Any, Any]:
     return profiles.c.owner == owner, profiles.c.profile == profile
+
+
+def _that(owner: str, profile: str, vote: Vote) -> tuple[Any, ...]:
+    return (
+        votes.c.owner == owner,
+        votes.c.profile == profile,
+        votes.c.kind == vote.kind,
+        votes.c.generation_id == vote.generation,
+        votes.c.candidate == vote.index,
+        votes.c.over.is_not_distinct_from(vote.over),
+    )
 
 
 def _head(kept: Profile) -> dict[str, Any]:

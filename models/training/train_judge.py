@@ -22,7 +22,7 @@ from models.training.augment import augment
 from models.training.captions import DISPLAY, SYNONYMS
 from models.training.scenes import SceneSampler, compose, twins
 from models.training.train_autoencoder import to_tensor
-from models.training.train_scorer import Table, Unseen, naming_loss, say
+from models.training.train_scorer import CHECKED, Table, Unseen, naming_loss, say
 
 TWINS = 16
 """Pictures in each batch that are looked at beside their twins."""
@@ -87,7 +87,8 @@ def main() -> None:
     model, head = judge.Judge(), nn.Linear(judge.WIDTH, len(table.names))
     folder = args.runs / (args.name or "judge")
     run = runs.Run(folder, args, nn.ModuleDict({"judge": model, "head": head}), ema=0.998)
-    pool, unseen = Pool(args.runs, table, args.seed + 40, 36_000), Unseen(args.runs, table, icons.JUDGE_UNSEEN)
+    pool = Pool(args.runs, table, args.seed + 40, 36_000)
+    unseen = Unseen(args.runs, table, icons.JUDGE_UNSEEN, 2 * CHECKED)
     rng = run.seeded()
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():

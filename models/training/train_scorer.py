@@ -31,7 +31,7 @@ from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import COLOUR_WORDS, SIZE_PX, Scene, SceneSampler, Thing, compose, twins, variants
+from models.training.scenes import COLOUR_WORDS, SIZE_PX, Scene, Thing, compose, twins, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -48,6 +48,9 @@ TWINS = 16
 
 RECOLOURED = 0.4
 """Share of the pictures whose captions name no colour of a thing, and that have no near miss, drawn in others."""
+
+CHECKED = 6
+"""Each so many of the unseen pictures are looked at while training: about two of each thing."""
 
 WEIGHTS = {
     "contrast": 1.0,
@@ -267,12 +270,13 @@ def picture_losses(
 
 
 class Unseen:
-    """Single things in a style never trained on, for the figures."""
+    """Every thing of styles never trained on, alone on every background; `every` takes each so many of them."""
 
-    def __init__(self, folder: Path, table: Table, styles: tuple[str, ...], count: int = 600) -> None:
+    def __init__(self, folder: Path, table: Table, styles: tuple[str, ...], every: int = 1) -> None:
         source = icons.load_icons(folder, styles)
-        sampler = SceneSampler(source, table.names, styles, seed=99, pairs=0.0)
-        scenes = [Scene((Thing(s.things[0].name),), s.style, s.background) for s in sampler.draw(count)]
+        things = [(style, name) for style in styles for name in table.names if (style, name) in source]
+        scenes = [Scene((Thing(name),), style, ground) for style, name in things for ground in BACKGROUND_NAMES]
+        scenes = scenes[::every]
         self.pictures = to_tensor(np.stack([compose(s, source) for s in scenes]))
         self.target = torch.tensor([table.place[s.things[0].name] for s in scenes])
         self.background = torch.tensor([BACKGROUND_NAMES.index(s.background) for s in scenes])
@@ -323,7 +327,7 @@ def main() -> None:
         mix_manners(parts["visual"])
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
     relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
-    data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,))
+    data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,), CHECKED)
     run.seeded()
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
     path = args.runs / "scenes" / "races.npz"

@@ -180,7 +180,7 @@ def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, pos
         assert asyncio.run(race(url)) == 25
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"FRONTRUNNER_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200"}
 
     def told(*arguments: str, code: int = 0) -> str:
@@ -200,6 +200,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert key[0].encode() not in stored, "only the hash is kept"
     told("add", "--name", "ops [/team]")
     assert "ops [/team]" in told("list")
+    monkeypatch.setitem(environment, "COLUMNS", "60")
+    assert key[0][:15] in told("list"), "`revoke` wants all of it"
     told("revoke", key[0][:15])
     assert "no good key" in told("revoke", key[0][:15], code=1)
 

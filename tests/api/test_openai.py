@@ -102,9 +102,15 @@ def test_a_stream_tells_what_has_no_effect(client: openai.OpenAI) -> None:
     assert {w["param"] for w in warned if w["code"] == "unsupported_parameter"} == {"quality", "response_format"}
 
 
-def test_streaming_without_partial_images(client: openai.OpenAI) -> None:
-    told = list(client.images.generate(prompt="x", stream=True, n=2, extra_body=SMALL))
-    assert [e.type for e in told] == ["image_generation.completed"] * 2
+@pytest.mark.parametrize("partial_images", [None, 0, 1])
+def test_a_stream_has_no_more_partial_images_than_were_asked_for(
+    client: openai.OpenAI, partial_images: int | None
+) -> None:
+    pruned = {**SMALL, "pruning": [{"at": 1, "keep": 2}, {"at": 2, "keep": 2}]}
+    wanted = {} if partial_images is None else {"partial_images": partial_images}
+    told = list(client.images.generate(prompt="x", stream=True, n=2, extra_body={**pruned, **wanted}))
+    partial = ["image_generation.partial_image"] * (partial_images or 0)
+    assert [e.type for e in told] == partial + ["image_generation.completed"] * 2
 
 
 def test_errors_are_the_ones_the_package_knows(client: openai.OpenAI) -> None:
@@ -132,9 +138,13 @@ def test_a_failure_in_mid_stream_is_raised(tmp_path_factory: pytest.TempPathFact
     assert broken.value.code == "engine_failed"
 
 
-def test_a_stream_of_nothing_says_so(client: openai.OpenAI) -> None:
+def test_an_answer_of_nothing_says_so(client: openai.OpenAI) -> None:
+    strict = {**SMALL, "ranking": {"min_score": 1.0}}
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(prompt="x", extra_body=strict)
+    assert (refused.value.code, refused.value.param) == ("nothing_above_min_score", "ranking.min_score")
     with pytest.raises(openai.APIError) as empty:
-        list(client.images.generate(prompt="x", stream=True, extra_body={**SMALL, "ranking": {"min_score": 1.0}}))
+        list(client.images.generate(prompt="x", stream=True, extra_body=strict))
     assert empty.value.code == "nothing_above_min_score"
 
 

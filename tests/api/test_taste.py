@@ -58,16 +58,33 @@ def test_votes_move_a_ranking_that_names_them_and_no_other(house: House) -> None
     assert [i["index"] for i in off["data"]] == [i["index"] for i in plain["data"]]
 
 
-def test_only_likes_contradictions_and_the_same_vote_again(house: House) -> None:
+def test_only_likes_changes_of_mind_and_the_same_vote_again(house: House) -> None:
     made = house.made(**FIELD)
     told = voted(house, "odd", generation=made["id"], liked=[1, 1, 2])
     assert (told["liked"], told["agreement"]) == (2, 1.0)
-    told = voted(house, "odd", generation=made["id"], liked=[1, 2], disliked=[1, 2])
-    assert (told["liked"], told["disliked"]) == (2, 2)
-    assert max(abs(i["taste"]) for i in reranked(house, made, taste={"profile": "odd"})["data"]) < 1e-6
-    told = voted(house, "odd", generation=made["id"], preferred=[[3, 4], [4, 3]])
+    told = voted(house, "odd", generation=made["id"], liked=[0], disliked=[2])
+    assert (told["liked"], told["disliked"], told["agreement"]) == (2, 1, 1.0)
+    told = voted(house, "odd", generation=made["id"], preferred=[[3, 4]])
+    told = voted(house, "odd", generation=made["id"], preferred=[[4, 3], [4, 5]])
     assert told["preferred"] == 2
+    kept = house.client.get("/v1/taste/odd/export").json()["votes"]
+    assert [(v["kind"], v["index"], v["over"]) for v in kept] == [
+        ("like", 1, None), ("like", 0, None), ("dislike", 2, None), ("prefer", 4, 3), ("prefer", 4, 5),
+    ]  # fmt: skip
     assert reranked(house, made, taste={"profile": "odd"})["data"]
+
+
+def test_votes_that_contradict_each_other_cancel_out(house: House) -> None:
+    made = house.made(**FIELD)
+    voted(house, "torn", generation=made["id"], liked=[1, 2])
+    whole = house.client.get("/v1/taste/torn/export").json()
+    contrary = {"kind": "prefer", "generation": made["id"], "index": 3, "over": 4}
+    there = np.frombuffer(base64.b64decode(whole["votes"][0]["direction"]), "<f2")
+    votes = [{**contrary, "direction": base64.b64encode(there.tobytes()).decode()}]
+    votes += [{**contrary, "index": 4, "over": 3, "direction": base64.b64encode((-there).tobytes()).decode()}]
+    answer = house.client.put("/v1/taste/torn", json={**whole, "votes": votes})
+    assert answer.json()["preferred"] == 2
+    assert max(abs(i["taste"]) for i in reranked(house, made, taste={"profile": "torn"})["data"]) < 1e-6
 
 
 def test_a_profile_is_carried_from_one_service_to_another(house: House) -> None:
@@ -147,6 +164,8 @@ def test_profiles_that_are_none(house: House, change: dict[str, Any], pointer: s
         ({"disliked": [0, 7]}, 404, "not_found", "#/disliked/1"),
         ({"preferred": [[0, 9]]}, 404, "not_found", "#/preferred/0/1"),
         ({"preferred": [[1, 1]]}, 422, "invalid_request", "#/preferred/0"),
+        ({"preferred": [[1, 2], [2, 1]]}, 422, "invalid_request", "#/preferred/0"),
+        ({"liked": [1], "disliked": [0, 1]}, 422, "invalid_request", "#/disliked/1"),
         ({"preferred": [[1]]}, 422, "invalid_request", "#/preferred/0"),
         ({"liked": [-1]}, 422, "invalid_request", "#/liked/0"),
         ({"generation": NOWHERE, "liked": [0]}, 404, "not_found", "#/generation"),

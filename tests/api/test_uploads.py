@@ -104,8 +104,12 @@ def test_forms_that_do_not_fit(house: House, fields: dict[str, Any], pointer: st
 def test_rank_wants_images_but_not_too_many(house: House) -> None:
     is_problem(house.post("/v1/rank", json={"prompt": "x", "images": []}), 422, "invalid_request", "#/images")
     is_problem(house.post("/v1/rank", json={"prompt": "x"}), 422, "invalid_request", "#/images")
-    many = [("images", ("a.png", _file(RED), "image/png"))] * 65
-    is_problem(house.post("/v1/rank", data={"prompt": "x"}, files=many), 422, "invalid_request", "#/images")
+    one = [("images", ("a.png", _file(RED), "image/png"))]
+    for many in (65, 66, 70):
+        answer = house.post("/v1/rank", data={"prompt": "x"}, files=one * many)
+        is_problem(answer, 422, "invalid_request", "#/images")
+        assert "limit of 64" in answer.json()["detail"]
+    is_problem(house.post("/v1/rank", data={"prompt": "x" * 2**20 + "x"}, files=one), 413, "too_large")
     uris = [f"data:image/png;base64,{base64.b64encode(_file(RED)).decode()}"] * 65
     is_problem(house.post("/v1/rank", json={"prompt": "x", "images": uris}), 422, "invalid_request", "#/images")
     is_problem(

@@ -127,10 +127,26 @@ def test_a_slow_receiver_holds_up_nobody(hooked: House) -> None:
         until(lambda: len(quick.got) == 3)
 
 
-@pytest.mark.parametrize("url", ["ftp://x.org", "http://", "https://u:p@x.org/", "https://x.org:0/", "nonsense", ""])
-def test_addresses_that_are_none(hooked: House, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://x.org", "begins with http or https"),
+        ("nonsense", "begins with http or https"),
+        ("", "begins with http or https"),
+        ("https://u:p@x.org/", "without a user name"),
+        ("http://", "no host or port"),
+        ("https:// /", "no host or port"),
+        ("https://x y.org/", "no host or port"),
+        ("https://x.org:0/", "no host or port"),
+        ("https://x.org:65536/", "no host or port"),
+        ("https://x.org/\r\nX: y", "cannot be read"),
+        ("https://x.org:port/", "cannot be read"),
+    ],
+)
+def test_addresses_that_are_none(hooked: House, url: str, why: str) -> None:
     answer = hooked.post(json={"prompt": "a tree", "webhook": {"url": url}})
     is_problem(answer, 422, "invalid_request", "#/webhook/url")
+    assert why in answer.json()["detail"]
 
 
 def test_without_a_secret_or_with_plain_http(house: House) -> None:

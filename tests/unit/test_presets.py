@@ -16,10 +16,13 @@ from app.settings import Settings
         ("sand, sand; sand", ["sand"]),
         ("One thing. Another one.", ["One thing", "Another one"]),
         ("brandy or candy", ["brandy", "candy"]),
+        ("a boat on a blue background", ["a boat", "on a blue background"]),
+        ("a boat in front of a background of clouds", ["a boat", "in front of a background of clouds"]),
+        ("the background on a stage", ["the background on a stage"]),
         (" , ,", []),
     ],
 )
-def test_a_prompt_is_cut_at_commas_and_conjunctions(prompt: str, parts: list[str]) -> None:
+def test_a_prompt_is_cut_at_commas_conjunctions_and_its_background(prompt: str, parts: list[str]) -> None:
     assert phrases(prompt) == parts
 
 
@@ -28,6 +31,7 @@ def test_phrases_are_told_apart_by_the_words_of_presets() -> None:
     assert presets.aspect("Golden Hour") is Aspect.STYLE
     assert presets.aspect("extreme close-up shot") is Aspect.COMPOSITION
     assert presets.aspect("an apple") is Aspect.CONTENT
+    assert presets.aspect("on a red background") is Aspect.COMPOSITION
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -182,3 +183,17 @@ def test_twins_differ_in_what_the_caption_leaves_open_and_in_nothing_else() -> N
     assert found(blue) == {(b, "noto") for b in grounds - {"white", "blue"}}
     pair = dataclasses.replace(apple, things=(scenes.Thing("apple"), scenes.Thing("boat")))
     assert {s for _, s in found(pair)} == {"noto", "twemoji"}, "a style without a boat has no twin"
+
+
+def test_unseen_pictures_are_every_thing_on_every_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(icons, "load_icons", lambda *_: ICONS)
+    table = SimpleNamespace(names=[*NAMES, "unknown"], place={n: i for i, n in enumerate(NAMES)})
+    unseen = train_scorer.Unseen(tmp_path, cast(train_scorer.Table, table), ("noto",))
+    grounds = len(palette.BACKGROUND_NAMES)
+    pairs = set(zip(unseen.target.tolist(), unseen.background.tolist(), strict=True))
+    assert len(unseen.pictures) == len(pairs) == len(NAMES) * grounds
+    some = train_scorer.Unseen(tmp_path, cast(train_scorer.Table, table), ("noto",), every=6)
+    assert set(some.target.tolist()) == set(unseen.target.tolist())
+    assert len(some.pictures) == -(-len(NAMES) * grounds // 6)
+    found = unseen.recall(torch.eye(6)[unseen.target], torch.eye(6))
+    assert found == {"r1": 1.0, "r5": 1.0}

@@ -24,19 +24,23 @@ FIRST = Profile("fake", "1", b"centre", 1, (LIKE,))
 async def test_a_profile_that_has_changed_is_not_written_over(any_url: str) -> None:
     async with opened(any_url) as records:
         votes = VoteStore(records.connections)
-        assert await votes.add("me", "mine", FIRST, [LIKE], known=None)
-        assert not await votes.add("me", "mine", FIRST, [LIKE], known=None), "it is there by now"
+        assert await votes.add("me", "mine", FIRST, [LIKE], [], known=None)
+        assert not await votes.add("me", "mine", FIRST, [LIKE], [], known=None), "it is there by now"
         more = replace(LIKE, index=2)
         second = replace(FIRST, fields=2, votes=(LIKE, more))
-        assert await votes.add("me", "mine", second, [more], known=FIRST)
-        assert not await votes.add("me", "mine", second, [more], known=FIRST), "somebody has voted since"
+        assert await votes.add("me", "mine", second, [more], [], known=FIRST)
+        assert not await votes.add("me", "mine", second, [more], [], known=FIRST), "somebody has voted since"
         assert await votes.read("me", "mine") == second
         await votes.put("me", "mine", replace(FIRST, centre=b"other", fields=2))
-        assert not await votes.add("me", "mine", second, [more], known=second), "another one was imported since"
+        assert not await votes.add("me", "mine", second, [more], [], known=second), "another one was imported since"
         assert await votes.read("me", "mine") == replace(FIRST, centre=b"other", fields=2)
         assert await votes.names("you") == []
+        other = replace(LIKE, kind=VoteKind.DISLIKE)
+        swapped = replace(FIRST, centre=b"other", fields=3, votes=(other,))
+        assert await votes.add("me", "mine", swapped, [other], [LIKE], known=replace(FIRST, centre=b"other", fields=2))
+        assert await votes.read("me", "mine") == swapped
         assert await votes.delete("me", "mine")
-        assert not await votes.add("me", "mine", second, [more], known=FIRST), "it was forgotten since"
+        assert not await votes.add("me", "mine", second, [more], [], known=FIRST), "it was forgotten since"
 
 
 class Meeting(VoteStore):

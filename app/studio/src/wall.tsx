@@ -75,10 +75,11 @@ export function Wall() {
 
 function summary(made: Generation, now: Board): string {
   const out = made.candidates.filter((c) => c.pruned_at_step !== null).length;
-  const saved = made.work.rows_unpruned > 0 ? 1 - made.work.rows_stepped / made.work.rows_unpruned : 0;
+  const saved = 1 - made.work.rows_stepped / made.work.rows_unpruned;
+  const drawn = made.work.rows_unpruned > 0;
   const told = [
-    `${made.n_candidates} candidates in ${(made.timings.total_ms / 1000).toFixed(1)} s`,
-    ...(out > 0 ? [`${out} dropped on the way`, `${Math.round(100 * saved)} % of the work saved`] : []),
+    `${made.n_candidates} candidates ${drawn ? `in ${(made.timings.total_ms / 1000).toFixed(1)} s` : "weighed anew"}`,
+    ...(drawn && out > 0 ? [`${out} dropped on the way`, `${Math.round(100 * saved)} % of the work saved`] : []),
     ...(now.margin !== null ? [`${written(now.margin)} ahead of the runner-up`] : []),
   ];
   return told.join(" · ");
