@@ -160,7 +160,7 @@ def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str
 
 
 def from_validation(error: RequestValidationError, instance: str) -> Response:
-    """The answer for a request that does not fit its schema: 400 when the body is no JSON, else 422."""
+    """The answer for a request that does not fit its schema: 400 when the body cannot be read as JSON, else 422."""
     problems = error.errors()
     if any(p["type"] == "json_invalid" for p in problems):
         return _not_json(instance)
@@ -234,7 +234,8 @@ def install(app: FastAPI) -> None:
         return from_error(error, instance(request.scope))
 
     async def on_validation(request: Request, error: RequestValidationError) -> Response:
-        if error.errors()[0]["loc"] == ("body",) and not await request.body():
+        missing = any(e["loc"] == ("body",) and e["type"] == "missing" for e in error.errors())
+        if missing and not await request.body():
             return _not_json(instance(request.scope))
         return from_validation(error, instance(request.scope))
 

@@ -28,8 +28,9 @@ router = APIRouter(prefix="/v1", tags=["rank"])
 Asked = TypeVar("Asked", bound=RankForm)
 
 FORM = "multipart/form-data"
+TEXT_FIELDS = 16
 TEXT_FIELD_BYTES = 1024 * 1024
-"""Longest text field of a form."""
+"""Most text fields of a form, and the longest one."""
 
 
 @router.post(
@@ -63,14 +64,16 @@ async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Re
 async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]]:
     limit = face.service.limits.images
     try:
-        async with request.form(max_files=limit + 1, max_fields=16, max_part_size=TEXT_FIELD_BYTES) as form:
+        async with request.form(max_files=limit + 1, max_fields=TEXT_FIELDS, max_part_size=TEXT_FIELD_BYTES) as form:
             files = [f for name in ("images", "images[]") for f in form.getlist(name) if isinstance(f, UploadFile)]
             asked = _checked(RankForm, {**_fields(form), "images": [file.filename or "" for file in files]})
             _count(len(files), face)
             reads: list[Read] = [partial(imaging.read_upload, await f.read(), declared=f.content_type) for f in files]
     except HTTPException as error:  # of starlette, which tells its limits apart by words only
         if "Too many files" in error.detail:
-            _count(limit + 1, face)
+            raise Invalid(f"more files than the limit of {limit} images", pointer="#/images") from error
+        if "Too many fields" in error.detail:
+            raise Invalid(f"more than {TEXT_FIELDS} text fields", pointer="#") from error
         if "exceeded maximum size" in error.detail:
             raise TooLarge(f"a text field is larger than the limit of {TEXT_FIELD_BYTES} bytes") from error
         raise

@@ -44,7 +44,9 @@ AT_ONCE = 32
 
 PREFIX = "whsec_"
 
-_HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%\w+)?", re.ASCII)
+_HOST = re.compile(
+    r"(?=.{1,253}\.?$)\w[\w-]{0,62}(?:\.[\w-]{1,63})*\.?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?", re.ASCII
+)
 """A name, or an address of IPv4 or IPv6."""
 
 
@@ -73,13 +75,14 @@ def _fault(address: str, schemes: set[str]) -> str | None:
     """Why nothing can be posted there, None if something can."""
     try:
         url = httpx.URL(address)
+        host = url.raw_host.decode("ascii")
     except (httpx.InvalidURL, UnicodeError):
         return "the address cannot be read as a URL"
     if url.scheme not in schemes:
         return f"an address is wanted that begins with {' or '.join(sorted(schemes))}"
     if url.userinfo:
         return "an address without a user name is wanted"
-    if not _HOST.fullmatch(url.raw_host.decode("ascii")) or not 0 < (1 if url.port is None else url.port) < 65_536:
+    if not _HOST.fullmatch(host) or not 0 < (1 if url.port is None else url.port) < 65_536:
         return "the address has no host or port that can be reached"
     return None
 

@@ -15,7 +15,7 @@ OWN = Path(__file__).with_name("presets.toml")
 _FRAMING = "framing"
 _BETWEEN = re.compile(
     r"\s*[,;\n]\s*|\s+(?:and|but|or|with|while)\s+|\.\s+"
-    r"|\s+(?=(?:on|against|in front of) an? (?:[\w-]+ )?background\b)",
+    r"|\s+(?=(?:on|against|in front of) (?:an? |the )?(?:[\w-]+ ){0,3}background\b)",
     re.IGNORECASE,
 )
 
@@ -72,7 +72,8 @@ class Presets:
 
 def phrases(prompt: str) -> list[str]:
     """A prompt cut at commas, ends of sentences, conjunctions and before its background; each phrase once, in order."""
-    return list(dict.fromkeys(part for part in (p.strip(" .") for p in _BETWEEN.split(prompt)) if part))
+    plain = re.sub(r"[^\S\n]+", " ", prompt)
+    return list(dict.fromkeys(part for part in (p.strip(" .") for p in _BETWEEN.split(plain)) if part))
 
 
 def _preset(table: Any, where: str) -> Preset:

@@ -92,8 +92,9 @@ class Tastes:
         before = known or self._fresh(embeddings)
         self._check_scorer(before, "#/generation")
         cast = {_key(v) for v in before.votes}
-        new = [v for v in _votes(ballot, embeddings) if _key(v) not in cast]
-        contrary = {_contrary(v) for v in new}
+        asked = _votes(ballot, embeddings)
+        new = [v for v in asked if _key(v) not in cast]
+        contrary = {_contrary(v) for v in asked}
         gone = [v for v in before.votes if _key(v) in contrary]
         votes = (*(v for v in before.votes if _key(v) not in contrary), *new)
         if len(votes) > MOST_VOTES:
@@ -176,13 +177,14 @@ def _check(ballot: Ballot, generation: Generation) -> None:
     for name in ("liked", "disliked"):
         for place, index in enumerate(getattr(ballot, name)):
             check_index(generation, index, f"#/{name}/{place}")
+    liked, preferred = set(ballot.liked), set(ballot.preferred)
     for place, index in enumerate(ballot.disliked):
-        if index in ballot.liked:
+        if index in liked:
             raise Invalid("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
     for place, pair in enumerate(ballot.preferred):
         if pair[0] == pair[1]:
             raise Invalid("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
-        if pair[::-1] in ballot.preferred:
+        if pair[::-1] in preferred:
             raise Invalid("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
         for side, index in enumerate(pair):
             check_index(generation, index, f"#/preferred/{place}/{side}")

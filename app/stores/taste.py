@@ -13,6 +13,9 @@ from app.stores.connections import Connections, inserting
 from app.stores.schema import taste_profiles as profiles
 from app.stores.schema import taste_votes as votes
 
+_AT_ONCE = 500
+"""Votes that one statement forgets."""
+
 
 class VoteStore:
     """`Votes` over the connections of the `Database`, which closes them."""
@@ -63,13 +66,17 @@ class VoteStore:
             if known is None:
                 row = {"owner": owner, "profile": profile, **_head(kept)}
                 made = connection.execute(inserting(connection, profiles).values(row).on_conflict_do_nothing())
+                if made.rowcount == 0:
+                    return False
             else:
-                same = profiles.c.fields == known.fields, profiles.c.centre == known.centre
-                made = connection.execute(update(profiles).where(*_named(owner, profile), *same).values(_head(kept)))
-            if made.rowcount == 0:
-                return False
-            for vote in gone:
-                connection.execute(delete(votes).where(*_that(owner, profile, vote)))
+                head = connection.execute(select(profiles).where(*_named(owner, profile)).with_for_update()).first()
+                cast = _places(connection, owner, profile)
+                if head is None or (head.fields, head.centre) != (known.fields, known.centre):
+                    return False
+                if list(cast) != [_key(vote) for vote in known.votes]:
+                    return False
+                connection.execute(update(profiles).where(*_named(owner, profile)).values(_head(kept)))
+                _forget(connection, [cast[_key(vote)] for vote in gone])
             _cast(connection, owner, profile, new)
             return True
 
@@ -81,8 +88,9 @@ class VoteStore:
         def write(connection: Connection) -> None:
             row = inserting(connection, profiles).values({"owner": owner, "profile": profile, **_head(kept)})
             connection.execute(row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_head(kept)))
-            connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
-            _cast(connection, owner, profile, kept.votes)
+            before = list(_places(connection, owner, profile).values())
+            _cast(connection, owner, profile, kept.votes)  # before the others go: no place is taken twice, see `stamp`
+            _forget(connection, before)
 
         await self._connections.write(write)
 
@@ -103,15 +111,20 @@ def _named(owner: str, profile: str) -> tuple[Any, Any]:
     return profiles.c.owner == owner, profiles.c.profile == profile
 
 
-def _that(owner: str, profile: str, vote: Vote) -> tuple[Any, ...]:
-    return (
-        votes.c.owner == owner,
-        votes.c.profile == profile,
-        votes.c.kind == vote.kind,
-        votes.c.generation_id == vote.generation,
-        votes.c.candidate == vote.index,
-        votes.c.over.is_not_distinct_from(vote.over),
-    )
+def _places(connection: Connection, owner: str, profile: str) -> dict[tuple[object, ...], int]:
+    """Where the votes of a profile lie, by what makes each its own, in the order they were cast."""
+    own = votes.c.seq, votes.c.kind, votes.c.generation_id, votes.c.candidate, votes.c.over
+    query = select(*own).where(votes.c.owner == owner, votes.c.profile == profile).order_by(votes.c.seq)
+    return {(kind, *rest): seq for seq, kind, *rest in connection.execute(query)}
+
+
+def _key(vote: Vote) -> tuple[object, ...]:
+    return vote.kind, vote.generation, vote.index, vote.over
+
+
+def _forget(connection: Connection, places: Sequence[int]) -> None:
+    for start in range(0, len(places), _AT_ONCE):
+        connection.execute(delete(votes).where(votes.c.seq.in_(places[start : start + _AT_ONCE])))
 
 
 def _head(kept: Profile) -> dict[str, Any]:

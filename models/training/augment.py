@@ -51,8 +51,8 @@ def recolour(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     other = torch.einsum("bij,bjhw->bihw", spin, x - grey)
     light = torch.where(torch.rand(len(x), 1, 1, 1) < 0.2, -grey, grey)
     curve = light + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.4 * (1 - light.square())
-    dark, bright = torch.rand(2, len(x), 3, 1, 1) * 2 - 1
-    shades = dark + (bright - dark) * (grey + 1) / 2
+    one, another = torch.rand(2, len(x), 3, 1, 1) * 2 - 1
+    shades = one + (another - one) * (grey + 1) / 2
     painted = torch.where(torch.rand(len(x), 1, 1, 1) < 0.3, shades, (curve + other).clamp(-1, 1))
     return x + thing * (painted - x)
 
@@ -86,16 +86,3 @@ def augment(x: torch.Tensor, strong: float = 1.0) -> torch.Tensor:
     x = restyle(warp(x, 0.2 * strong, 0.1 * strong, 0.04 * strong, 0.05 * strong), 0.6 * strong)
     gain = 1 + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.12
     return erase(soften(x * gain, 0.35), 0.25 * strong)
-
-
-def mixed(features: torch.Tensor) -> torch.Tensor:
-    """Feature maps (B, C, H, W) with the manner of another of the batch mixed in: means and deviations of channels.
-
-    MixStyle (Zhou et al. 2021); shares are drawn from Beta(0.1, 0.1), most of them near none or all.
-    """
-    mean = features.mean((2, 3), keepdim=True).detach()
-    deviation = (features.var((2, 3), keepdim=True) + 1e-6).sqrt().detach()
-    share = torch.distributions.Beta(0.1, 0.1).sample((len(features), 1, 1, 1))
-    other = torch.randperm(len(features))
-    scale = share * deviation + (1 - share) * deviation[other]
-    return (features - mean) / deviation * scale + share * mean + (1 - share) * mean[other]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.training.icons import INKED
-from models.training.scenes import COLOUR_WORDS, Scene, Thing
+from models.training.scenes import TOLD_COLOURS, Scene, Thing
 
 WORDS = json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 DISPLAY: dict[str, str] = WORDS["display"]
@@ -79,7 +79,7 @@ class Captioner:
 
     def __init__(self, seed: int, tags: Mapping[str, Sequence[str]] | None = None) -> None:
         self.random = random.Random(seed)
-        banned = {word for held in HELD_OUT for word in (held, f"{held}s")} | COLOUR_WORDS
+        banned = {word for held in HELD_OUT for word in (held, f"{held}s")} | TOLD_COLOURS
         self.tags = {
             name: [t for t in words if t.isascii() and t.isalpha() and t not in banned and t != name]
             for name, words in (tags or {}).items()
@@ -90,8 +90,8 @@ class Captioner:
         shown = DISPLAY.get(name, name)
         known = SYNONYMS.get(name, [])
         if colourless:
-            known = [w for w in known if not COLOUR_WORDS & set(w.split())]
-            shown = name if COLOUR_WORDS & set(shown.split()) else shown
+            known = [w for w in known if not TOLD_COLOURS & set(w.split())]
+            shown = name if TOLD_COLOURS & set(shown.split()) else shown
         return self.random.choice(known) if known and self.random.random() < 0.35 else shown
 
     def thing(self, thing: Thing, style: str, size: str | None = None) -> str:

@@ -53,6 +53,9 @@ class Scene:
 COLOUR_WORDS = frozenset(BACKGROUND_NAMES)
 """Things whose names hold one of these are never shifted to another colour."""
 
+TOLD_COLOURS = COLOUR_WORDS | {"gray", "gold", "golden", "goldfish", "silver", "silverback"}
+"""Words that tell a thing's own colour."""
+
 Icons = Mapping[tuple[str, str], U8]
 """(style, name) -> uint8 RGBA (E, E, 4), straight alpha, E at least 64."""
 

@@ -26,12 +26,12 @@ from torch import nn
 from torch.nn import functional
 
 from models.training import icons, runs, texts
-from models.training.augment import augment, mixed, recolour
+from models.training.augment import augment, recolour
 from models.training.captions import DISPLAY, article
 from models.training.data import from_json, read_rows
 from models.training.palette import BACKGROUND_NAMES
 from models.training.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.scenes import COLOUR_WORDS, SIZE_PX, Scene, Thing, compose, twins, variants
+from models.training.scenes import SIZE_PX, TOLD_COLOURS, Scene, Thing, compose, twins, variants
 from models.training.train_autoencoder import to_tensor
 
 WIDTH = 256
@@ -150,8 +150,8 @@ class Pairs:
 
 def colourless(row: dict[str, Any]) -> bool:
     """Whether neither the caption of a row nor the names of its things tell the colour of a thing."""
-    told = [w for w in row["caption"].replace(",", " ").split() if w in COLOUR_WORDS]
-    named = any(COLOUR_WORDS & set(t["name"].split()) for t in row["things"])
+    told = [w for w in row["caption"].replace(",", " ").split() if w in TOLD_COLOURS]
+    named = any(TOLD_COLOURS & set(t["name"].split()) for t in row["things"])
     return not named and len(told) <= ("background" in row["stated"])
 
 
@@ -177,20 +177,29 @@ class Relatives:
 
     def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
         """Places in `rows` of up to `MISSES` that have a near miss, and the pictures, as `to_tensor` gives them."""
-        return self._composed(rows, MISSES, lambda scene: variants(scene, self.random, self.names[scene.style]))
+        return self._composed(rows, MISSES, self._missed)
 
     def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
         """The same for pictures whose captions leave background or style open, each in another one."""
-        return self._composed(rows, TWINS, lambda scene: twins(scene, self.icons, icons.SCORER_STYLES))
+        return self._composed(rows, TWINS, self._alike)
+
+    def _alike(self, row: dict[str, Any]) -> list[Scene]:
+        """Twins of a row; in ink only where nothing tells a colour."""
+        coloured = [s for s in icons.SCORER_STYLES if s not in icons.INKED]
+        return twins(from_json(row), self.icons, icons.SCORER_STYLES if colourless(row) else coloured)
+
+    def _missed(self, row: dict[str, Any]) -> list[Scene]:
+        scene = from_json(row)
+        return variants(scene, self.random, self.names[scene.style])
 
     def _composed(
-        self, rows: list[int], most: int, relatives: Callable[[Scene], list[Scene]]
+        self, rows: list[int], most: int, relatives: Callable[[dict[str, Any]], list[Scene]]
     ) -> tuple[list[int], torch.Tensor]:
         places, pictures = list[int](), list[Any]()
         for place, row in enumerate(rows):
             if len(places) == most:
                 break
-            found = relatives(from_json(self.rows[row]))
+            found = relatives(self.rows[row])
             if found:
                 places.append(place)
                 pictures.append(compose(self.random.choice(found), self.icons))
@@ -287,16 +296,6 @@ class Unseen:
         return {"r1": float(top[:, 0].float().mean()), "r5": float(top.any(1).float().mean())}
 
 
-def mix_manners(tower: nn.Module) -> None:
-    """Mixes manners of drawing after the tower's first two stages, in half of the training steps."""
-
-    def mix(module: nn.Module, _: object, features: torch.Tensor) -> torch.Tensor:
-        return mixed(features) if module.training and torch.rand(()) < 0.5 else features
-
-    for stage in tower.trunk.feature_info[1:3]:
-        tower.trunk.get_submodule(stage["module"]).register_forward_hook(mix)
-
-
 def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | None) -> dict[str, float]:
     """Retrieval over names and background accuracy in the unseen style, and how previews agree with final pictures."""
     parts.eval()
@@ -315,7 +314,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
-    parser.add_argument("--mix", action="store_true", help="mix manners of drawing inside the tower")
     args = parser.parse_args()
     if args.bf16:
         parser.error("--bf16: towers like this one are no faster in bfloat16")
@@ -323,8 +321,6 @@ def main() -> None:
     table = Table(args.runs)
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
-    if args.mix:
-        mix_manners(parts["visual"])
     run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
     relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
     data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,), CHECKED)

@@ -64,7 +64,7 @@ def test_only_likes_changes_of_mind_and_the_same_vote_again(house: House) -> Non
     assert (told["liked"], told["agreement"]) == (2, 1.0)
     told = voted(house, "odd", generation=made["id"], liked=[0], disliked=[2])
     assert (told["liked"], told["disliked"], told["agreement"]) == (2, 1, 1.0)
-    told = voted(house, "odd", generation=made["id"], preferred=[[3, 4]])
+    assert voted(house, "odd", generation=made["id"], preferred=[[3, 4]])["preferred"] == 1
     told = voted(house, "odd", generation=made["id"], preferred=[[4, 3], [4, 5]])
     assert told["preferred"] == 2
     kept = house.client.get("/v1/taste/odd/export").json()["votes"]
@@ -85,6 +85,12 @@ def test_votes_that_contradict_each_other_cancel_out(house: House) -> None:
     answer = house.client.put("/v1/taste/torn", json={**whole, "votes": votes})
     assert answer.json()["preferred"] == 2
     assert max(abs(i["taste"]) for i in reranked(house, made, taste={"profile": "torn"})["data"]) < 1e-6
+    told = voted(house, "torn", generation=made["id"], preferred=[[3, 4]])
+    assert told["preferred"] == 1, "the same vote again takes the contrary one back"
+    assert house.client.put("/v1/taste/torn", json={**whole, "votes": votes[1:]}).status_code == 200
+    first = reranked(house, made, taste={"profile": "torn"})["data"]
+    assert house.client.put("/v1/taste/torn", json={**whole, "votes": votes[:1]}).status_code == 200
+    assert reranked(house, made, taste={"profile": "torn"})["data"] != first, "it is fitted anew"
 
 
 def test_a_profile_is_carried_from_one_service_to_another(house: House) -> None:

@@ -18,6 +18,8 @@ from app.settings import Settings
         ("brandy or candy", ["brandy", "candy"]),
         ("a boat on a blue background", ["a boat", "on a blue background"]),
         ("a boat in front of a background of clouds", ["a boat", "in front of a background of clouds"]),
+        ("a cat on a plain white background", ["a cat", "on a plain white background"]),
+        ("a cat against the background of a city", ["a cat", "against the background of a city"]),
         ("the background on a stage", ["the background on a stage"]),
         (" , ,", []),
     ],
@@ -32,6 +34,7 @@ def test_phrases_are_told_apart_by_the_words_of_presets() -> None:
     assert presets.aspect("extreme close-up shot") is Aspect.COMPOSITION
     assert presets.aspect("an apple") is Aspect.CONTENT
     assert presets.aspect("on a red background") is Aspect.COMPOSITION
+    assert presets.aspect("background radiation") is Aspect.CONTENT
 
 
 @pytest.mark.parametrize(

@@ -82,21 +82,6 @@ def test_other_colours_leave_grounds_shapes_and_the_pictures_that_were_not_chose
     assert square.abs().amax() <= 1
 
 
-def test_manners_are_mixed_from_those_of_the_batch_and_shapes_stay() -> None:
-    torch.manual_seed(0)
-    shape = torch.randn(1, 3, 8, 8)
-    features = shape * torch.tensor([0.5, 2.0])[:, None, None, None] + torch.tensor([-1.0, 3.0])[:, None, None, None]
-    drawn = torch.cat([augment.mixed(features) for _ in range(40)])
-    mean, deviation = drawn.mean((2, 3)), drawn.std((2, 3))
-    own = features.mean((2, 3)), features.std((2, 3))
-    assert mean.ge(own[0].amin(0) - 1e-3).all()
-    assert mean.le(own[0].amax(0) + 1e-3).all()
-    assert deviation.lt(own[1][0] * 1.1).any()
-    assert deviation.gt(own[1][1] * 0.9).any()
-    flat = (drawn - mean[..., None, None]) / deviation[..., None, None]
-    assert flat.allclose(((shape - shape.mean((2, 3), keepdim=True)) / shape.std((2, 3), keepdim=True)), atol=1e-3)
-
-
 def test_things_in_ink_are_painted_in_shades_of_two_colours() -> None:
     torch.manual_seed(0)
     x = torch.full((200, 3, 64, 64), 0.5)

@@ -39,6 +39,17 @@ async def test_a_profile_that_has_changed_is_not_written_over(any_url: str) -> N
         swapped = replace(FIRST, centre=b"other", fields=3, votes=(other,))
         assert await votes.add("me", "mine", swapped, [other], [LIKE], known=replace(FIRST, centre=b"other", fields=2))
         assert await votes.read("me", "mine") == swapped
+        pair = Vote(VoteKind.PREFER, "gen_a", 1, 2, b"ab")
+        paired = replace(swapped, fields=4, votes=(other, pair))
+        assert await votes.add("me", "mine", paired, [pair], [], known=swapped)
+        turned = replace(paired, fields=5, votes=(other, replace(pair, index=2, over=1)))
+        assert await votes.add("me", "mine", turned, turned.votes[1:], [pair], known=paired)
+        assert await votes.read("me", "mine") == turned
+        stamp = await votes.stamp("me", "mine")
+        await votes.put("me", "mine", replace(turned, votes=(LIKE, pair)))
+        assert await votes.stamp("me", "mine") != stamp, "others of as many"
+        assert not await votes.add("me", "mine", swapped, [], [], known=turned), "its votes are others"
+        await votes.put("me", "mine", replace(FIRST, centre=b"other", fields=2))
         assert await votes.delete("me", "mine")
         assert not await votes.add("me", "mine", second, [more], [], known=FIRST), "it was forgotten since"
 

@@ -1,7 +1,7 @@
 // A race as it is run: follows one generation's log to its end, whatever breaks on the way, and draws its state.
 
 import { signal } from "@preact/signals";
-import { address, call, posted, Problem, type Generation } from "./api";
+import { address, api, call, posted, Problem, type Generation } from "./api";
 import { messages, type Message } from "./sse";
 
 export interface Runner {
@@ -116,6 +116,7 @@ export async function follow(start: Start | null, id: string | null, signal: Abo
   for (let breaks = 0; ; breaks += 1) {
     try {
       const answer = await open(start, id, last, signal);
+      if (answer.status === 204 && id !== null) return await api.generation(id);
       id ??= nameIn(answer);
       move((state) => ({ ...state, id, waiting: null }));
       for await (const message of messages(answer.body as ReadableStream<Uint8Array>)) {
