@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from models.contract import QUADRATIC
 from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
 
-VERSION = "0.9"
+VERSION = "0.10"
 DEFAULTS = {"steps": 16, "guidance_scale": 1.25, "sampler": QUADRATIC}
 """How the pack draws unless a request says otherwise: little guidance, since choosing among many does its work."""
 
