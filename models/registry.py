@@ -66,7 +66,7 @@ def label(name: str) -> str:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Hold the garbage collector off: walking what the libraries make while they are imported takes a fifth of it."""
+    """Hold the garbage collector off: walking what the libraries make while they are imported takes a seventh of it."""
     collects = gc.isenabled()
     gc.disable()
     try:
