@@ -363,6 +363,11 @@ class Vote:
     over: int | None
     direction: bytes
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it this vote, wherever it points."""
+        return self.kind, self.generation, self.index, self.over
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

@@ -91,12 +91,12 @@ class Tastes:
         """The profile after the ballot, the votes that it adds, and those that it takes back."""
         before = known or self._fresh(embeddings)
         self._check_scorer(before, "#/generation")
-        cast = {_key(v) for v in before.votes}
+        cast = {v.key for v in before.votes}
         asked = _votes(ballot, embeddings)
-        new = [v for v in asked if _key(v) not in cast]
+        new = [v for v in asked if v.key not in cast]
         contrary = {_contrary(v) for v in asked}
-        gone = [v for v in before.votes if _key(v) in contrary]
-        votes = (*(v for v in before.votes if _key(v) not in contrary), *new)
+        gone = [v for v in before.votes if v.key in contrary]
+        votes = (*(v for v in before.votes if v.key not in contrary), *new)
         if len(votes) > MOST_VOTES:
             raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
         return replace(before, centre=_shifted(before, embeddings), fields=before.fields + 1, votes=votes), new, gone
@@ -123,7 +123,7 @@ class Tastes:
         for place, vote in enumerate(given.votes):
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
                 raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
-        kept = replace(given, votes=tuple({_key(v): v for v in given.votes}.values()))
+        kept = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
         await self._votes.put(owner, profile, kept)
         return await self._summary(profile, kept)
 
@@ -200,7 +200,7 @@ def _votes(ballot: Ballot, embeddings: Embeddings) -> list[Vote]:
     votes = [vote(VoteKind.LIKE, i, None, embeddings[i] - centre) for i in ballot.liked]
     votes += [vote(VoteKind.DISLIKE, i, None, centre - embeddings[i]) for i in ballot.disliked]
     votes += [vote(VoteKind.PREFER, i, j, embeddings[i] - embeddings[j]) for i, j in ballot.preferred]
-    return list({_key(v): v for v in votes}.values())
+    return list({v.key: v for v in votes}.values())
 
 
 def _shifted(known: Profile, embeddings: Embeddings) -> bytes:
@@ -208,10 +208,6 @@ def _shifted(known: Profile, embeddings: Embeddings) -> bytes:
     centre = _centre(known) + (embeddings.mean(axis=0) - _centre(known)) / (known.fields + 1)
     data: bytes = np.asarray(centre, "<f4").tobytes()
     return data
-
-
-def _key(vote: Vote) -> tuple[object, ...]:
-    return vote.kind, vote.generation, vote.index, vote.over
 
 
 _OPPOSITE = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LIKE}

@@ -73,10 +73,11 @@ class VoteStore:
                 cast = _places(connection, owner, profile)
                 if head is None or (head.fields, head.centre) != (known.fields, known.centre):
                     return False
-                if list(cast) != [_key(vote) for vote in known.votes]:
+                if [key for key, _ in cast] != [vote.key for vote in known.votes]:
                     return False
                 connection.execute(update(profiles).where(*_named(owner, profile)).values(_head(kept)))
-                _forget(connection, [cast[_key(vote)] for vote in gone])
+                taken_back = {vote.key for vote in gone}
+                _forget(connection, [seq for key, seq in cast if key in taken_back])
             _cast(connection, owner, profile, new)
             return True
 
@@ -88,7 +89,7 @@ class VoteStore:
         def write(connection: Connection) -> None:
             row = inserting(connection, profiles).values({"owner": owner, "profile": profile, **_head(kept)})
             connection.execute(row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_head(kept)))
-            before = list(_places(connection, owner, profile).values())
+            before = [seq for _, seq in _places(connection, owner, profile)]
             _cast(connection, owner, profile, kept.votes)  # before the others go: no place is taken twice, see `stamp`
             _forget(connection, before)
 
@@ -111,15 +112,11 @@ def _named(owner: str, profile: str) -> tuple[Any, Any]:
     return profiles.c.owner == owner, profiles.c.profile == profile
 
 
-def _places(connection: Connection, owner: str, profile: str) -> dict[tuple[object, ...], int]:
-    """Where the votes of a profile lie, by what makes each its own, in the order they were cast."""
+def _places(connection: Connection, owner: str, profile: str) -> list[tuple[tuple[object, ...], int]]:
+    """What makes each vote of a profile its own, and where it lies, in the order they were cast."""
     own = votes.c.seq, votes.c.kind, votes.c.generation_id, votes.c.candidate, votes.c.over
     query = select(*own).where(votes.c.owner == owner, votes.c.profile == profile).order_by(votes.c.seq)
-    return {(kind, *rest): seq for seq, kind, *rest in connection.execute(query)}
-
-
-def _key(vote: Vote) -> tuple[object, ...]:
-    return vote.kind, vote.generation, vote.index, vote.over
+    return [((kind, *rest), seq) for seq, kind, *rest in connection.execute(query)]
 
 
 def _forget(connection: Connection, places: Sequence[int]) -> None:

@@ -45,6 +45,11 @@ async def test_a_profile_that_has_changed_is_not_written_over(any_url: str) -> N
         turned = replace(paired, fields=5, votes=(other, replace(pair, index=2, over=1)))
         assert await votes.add("me", "mine", turned, turned.votes[1:], [pair], known=paired)
         assert await votes.read("me", "mine") == turned
+        twice = replace(turned, votes=(LIKE, LIKE, pair))
+        await votes.put("me", "mine", twice)
+        assert await votes.add("me", "mine", replace(turned, fields=6), [other], [LIKE], known=twice), "both are gone"
+        assert (await votes.read("me", "mine")) == replace(turned, fields=6, votes=(pair, other))
+        await votes.put("me", "mine", turned)
         stamp = await votes.stamp("me", "mine")
         await votes.put("me", "mine", replace(turned, votes=(LIKE, pair)))
         assert await votes.stamp("me", "mine") != stamp, "others of as many"
