@@ -51,15 +51,16 @@ def to_tensor(pictures: U8) -> torch.Tensor:
 
 
 class Pictures:
-    """A pool of composed pictures, cached on disk; `unseen` pools the held-out names only."""
+    """A pool of composed pictures of the sets in colour, cached on disk; `unseen` pools the held-out names only."""
 
     def __init__(self, folder: Path, seed: int, count: int, unseen: bool = False) -> None:
         path = folder / "scenes" / f"autoencoder-{'unseen' if unseen else 'seen'}-{seed}-{count}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            source = icons.load_icons(folder)
+            styles = tuple(style for style in icons.SETS if style not in icons.INKED)
+            source = icons.load_icons(folder, styles)
             names = sorted({n for _, n in source if held_out(n) == unseen})
-            scenes = SceneSampler(source, names, tuple(icons.SETS), seed).draw(count)
+            scenes = SceneSampler(source, names, styles, seed).draw(count)
             np.save(path, np.stack([compose(s, source) for s in scenes]))
         self.pool: U8 = np.load(path)
 

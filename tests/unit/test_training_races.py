@@ -182,3 +182,13 @@ def test_unseen_pictures_are_every_thing_on_every_background(tmp_path: Path, mon
     assert len(some.pictures) == -(-len(NAMES) * grounds // 6)
     found = unseen.recall(torch.eye(6)[unseen.target], torch.eye(6))
     assert found == {"r1": 1.0, "r5": 1.0}
+
+
+def test_the_autoencoder_sees_the_sets_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(_: Path, styles: tuple[str, ...]) -> dict[tuple[str, str], palette.U8]:
+        assert not set(styles) & set(icons.INKED), "the small ones have no two names that are held out"
+        return {(style, name): ICONS["noto", "apple"] for style in styles for name in NAMES}
+
+    monkeypatch.setattr(icons, "load_icons", drawn)
+    monkeypatch.setattr(train_autoencoder, "held_out", lambda name: name == "moon")
+    assert train_autoencoder.Pictures(tmp_path, 1, 12).pool.shape == (12, 64, 64, 3)
