@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, cast
@@ -227,10 +227,15 @@ async def _log(service: Service, generation_id: str, after: int, form: ResponseF
         yield sse.event(line.kind, answer, line.seq)
 
 
+def expect_some(images: Sequence[object]) -> None:
+    """Where the first image is the answer there must be one. Raises NothingAboveMinScore."""
+    if not images:
+        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+
+
 async def _picture(service: Service, generation: Generation, output_format: str) -> Response:
     """The winner's bytes."""
-    if not generation.best:
-        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+    expect_some(generation.best)
     best = generation.best[0]
     file: ImageFile = await service.image(generation.id, best.index, output_format)
     score = best.score.score if best.score is not None else math.nan

@@ -6,7 +6,7 @@ theirs that has no meaning here is answered with an entry in `warnings`, never w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, cast
@@ -18,10 +18,10 @@ from app.api import docs, sse
 from app.api.answers import Answer, ImageOut, NegativeOut, WarningOut
 from app.api.asking import furnished
 from app.api.deps import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
-from app.api.generations import result
+from app.api.generations import expect_some, result
 from app.api.schemas import ImageFormat, ResponseFormat, Sampling
 from app.domain import Event, EventKind, Generation
-from app.errors import NothingAboveMinScore, about
+from app.errors import about
 from app.service import Draft, Service
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
@@ -152,7 +152,7 @@ async def create(
     with about(generation.id):
         done = await finished(request, service, generation.id, keep=key is not None)
         answer = await result(service, done, asked.response_format or "url")
-        _expect_some(answer.data)
+        expect_some(answer.data)  # clients take the first image for granted
     host = str(request.base_url).rstrip("/")
     images = ImagesOut(
         created=answer.created,
@@ -198,19 +198,13 @@ async def _events(service: Service, generation: Generation, asked: ImagesRequest
         rounds += 1
     done = succeeded(await service.get(generation.id))
     answer = await result(service, done, "b64_json")
-    _expect_some(answer.data)
+    expect_some(answer.data)
     warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
     for image in answer.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
         usage = Usage().model_dump()
         made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
         yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
-
-
-def _expect_some(images: Sequence[ImageOut]) -> None:
-    """OpenAI's clients take the first image for granted. Raises NothingAboveMinScore."""
-    if not images:
-        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
 
 
 async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
