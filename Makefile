@@ -53,8 +53,8 @@ bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 
 .PHONY: evaluate
 evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures (half an hour; needs node)
-	$(BIN)/python -m models.training.data icons
-	$(BIN)/python -m models.training.evaluate --pack models/packs/pictogram --judge tests/bench/judge
+	$(BIN)/python -m models.training.data.dataset icons
+	$(BIN)/python -m models.training.evaluation.evaluate --pack models/packs/pictogram --judge tests/bench/judge
 
 .PHONY: studio
 studio: ## the page at /, checked and built from app/studio/src; needs node 20

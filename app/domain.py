@@ -1,6 +1,6 @@
 """The product's own values: what a generation is asked to do, and what came of it.
 
-Owns frozen types only. No wire format (see `app.api.schemas`), no storage (see `app.stores`), no tensors.
+Owns frozen types only. No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), no tensors.
 Times are seconds since the epoch, durations say their unit.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from models.contract import steps_left
+from models.protocols import steps_left
 
 SEED_LIMIT = 2**32
 """Seeds live in [0, SEED_LIMIT)."""

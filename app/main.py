@@ -15,13 +15,15 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
-from app.api import docs, generations, health, models, openai, problems, rank, refine, rerank, studio, taste, why
-from app.api.deps import Face
-from app.api.guard import Guarded
-from app.api.middleware import BodyGuard, Observed
+from app.api import openapi, problems
+from app.api.compat import openai
+from app.api.dependencies import Face
+from app.api.middleware.auth import Guarded
+from app.api.middleware.http import BodyGuard, Observed
+from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
 from app.api.uploads import Uploads
 from app.engine.config import EngineConfig
-from app.engine.runtime import LocalEngine
+from app.engine.local import LocalEngine
 from app.errors import StoreUnavailable
 from app.logs import telemetry
 from app.metrics import Metrics
@@ -44,13 +46,13 @@ from app.service import (
     presets,
 )
 from app.settings import Settings
+from app.stores.api_keys import KeyStore
 from app.stores.blobs import BlobStore
-from app.stores.database import Database
-from app.stores.hooks import HookStore
-from app.stores.keys import KeyStore
+from app.stores.generations import Database
 from app.stores.taste import VoteStore
+from app.stores.webhooks import HookStore
 from models import registry
-from models.contract import Models
+from models.protocols import Models
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         redoc_url=None,
         title="Frontrunner",
         summary="Generate many, keep the best.",
-        description=docs.DESCRIPTION,
+        description=openapi.DESCRIPTION,
         version=__version__,
         lifespan=_lifespan(settings, engine),
         redirect_slashes=False,
@@ -79,10 +81,10 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Guarded)
     app.add_middleware(Observed)
-    for part in (generations, rerank, refine, taste, why, openai, rank, models, health, studio):
+    for part in (generations, rerank, refine, taste, explain, openai, rank, models, health, studio):
         app.include_router(part.router)
     problems.install(app)
-    docs.install(app)
+    openapi.install(app)
     return app
 
 

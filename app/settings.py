@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.service.hooks import key_of
 from app.service.presets import Presets
+from app.service.webhooks.dispatcher import key_of
 
 PREFIX = "FRONTRUNNER_"
 

@@ -1,1 +1,1 @@
-"""Neural models behind torch-free protocols (see `models.contract`); this package never imports `app`."""
+"""Neural models behind torch-free protocols (see `models.protocols`); this package never imports `app`."""

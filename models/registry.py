@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models import calibrations
-from models.contract import Calibration, Generator, Models, Scorer
+from models import calibration_io
 from models.errors import ModelNotFound, PackCorrupt
-from models.fakes import FakeGenerator, FakeScorer
 from models.pack import MANIFEST, Pack, packs
+from models.protocols import Calibration, Generator, Models, Scorer
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def load(
     weights, a pack's own is taken. Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and
     PackCorrupt.
     """
-    given = calibrations.read(calibration) if calibration is not None else None
+    given = calibration_io.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
     with _uncollected():
@@ -83,11 +83,11 @@ class _Loader:
         # Read when torch is imported: threads wait awake for some microseconds, then sleep.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        from models import loading
+        from models.runtime import placement
 
-        loading.prepare_process()
-        self._loading = loading
-        self._placement = loading.place(device)
+        placement.prepare_process()
+        self._loading = placement
+        self._placement = placement.place(device)
         self._packs = packs()
         self._text_encoders: dict[Path, Any] = {}
 
@@ -95,7 +95,7 @@ class _Loader:
         """A generator by name, with a decoder for its previews or without."""
         if name == FAKE:
             return FakeGenerator()
-        from models import diffusers_generator as adapter
+        from models.generators import stable_diffusion as adapter
 
         decoder = None
         if preview_decoder is not None:
@@ -115,7 +115,7 @@ class _Loader:
         pack = self._found(generator)
         found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
         try:
-            return calibrations.load(found) if found is not None else None
+            return calibration_io.load(found) if found is not None else None
         except ValueError as error:
             raise PackCorrupt(f"pack {generator!r}: {error}") from error
 
@@ -123,7 +123,7 @@ class _Loader:
         """A scorer by name."""
         if name == FAKE:
             return FakeScorer()
-        from models import open_clip_scorer as adapter
+        from models.scorers import open_clip as adapter
 
         pack = self._pack(name)
         if pack is not None:

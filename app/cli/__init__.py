@@ -13,9 +13,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from app.cli import again, dialogue, keys, remote, screen
-from app.cli.child import running_service
-from app.cli.remote import Complaint
+from app.cli import client as remote
+from app.cli import interactive as dialogue
+from app.cli import keys, output
+from app.cli import rerank as again
+from app.cli.client import Complaint
+from app.cli.local_server import running_service
 
 app = typer.Typer(
     name="frontrunner",
@@ -58,7 +61,7 @@ def serve(
 
     `frontrunner serve --generator stabilityai/sd-turbo --scorer ViT-B-32/laion2b_s34b_b79k`
     """
-    from app.cli.serving import run
+    from app.cli.serve import run
 
     asked = {"host": host, "port": port, "generator": generator, "scorer": scorer, "device": device}
     options: dict[str, Any] = {k: v for k, v in (asked | {"data_dir": data_dir}).items() if v is not None}
@@ -115,7 +118,7 @@ def generate(
     }
     console, progress = Console(), Console(stderr=True)
     with _complaining(), _service(url, progress) as client:
-        done = screen.follow(remote.generation(client, body), progress)
+        done = output.follow(remote.generation(client, body), progress)
         _show(console, client, done, out, named=url is not None)
         if interactive:
             talk = dialogue.Dialogue(client, done, out, taste, (console, progress))
@@ -142,7 +145,7 @@ def rank(
     """
     console, progress = Console(), Console(stderr=True)
     with _complaining(), _service(url, progress) as client:
-        console.print(screen.ranking(remote.ranking(client, prompt, negative, files), files))
+        console.print(output.ranking(remote.ranking(client, prompt, negative, files), files))
 
 
 @app.command()
@@ -171,7 +174,7 @@ def calibrate(
 
     `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
     """
-    from app.cli.calibrating import run
+    from app.cli.calibrate import run
 
     with _complaining():
         run(prompts, candidates, guidance_scale, out, Console())
@@ -255,12 +258,12 @@ def refine(
             body["image"] = again.picture(image)
         else:
             body["index"] = remote.index_at(remote.ask(client, "GET", f"/v1/generations/{generation}"), pick)
-        _show(console, client, screen.follow(again.refine(client, generation, body), progress), out)
+        _show(console, client, output.follow(again.refine(client, generation, body), progress), out)
 
 
 def _show(console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
     """The ranked list; its name, for going on with it; what was written to `out`."""
-    console.print(screen.candidates(done))
+    console.print(output.candidates(done))
     if named:
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
     for path in remote.save(client, done, out) if out is not None else []:

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.cli.remote import Complaint
+from app.cli.client import Complaint
 from app.errors import StoreUnavailable
 from app.service import ApiKey, Right, new_key
 from app.settings import Settings, complaints
-from app.stores.database import Database
-from app.stores.keys import KeyStore
+from app.stores.api_keys import KeyStore
+from app.stores.generations import Database
 
 T = TypeVar("T")
 

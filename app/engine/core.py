@@ -15,17 +15,17 @@ from typing import TypeAlias
 import numpy as np
 
 from app.domain import GenerationSpec
-from app.engine import ranking
-from app.engine.calibration import estimate
-from app.engine.client import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.config import EngineConfig
-from app.engine.costs import Costs
-from app.engine.helping import contradictions
-from app.engine.latents import unpack
-from app.engine.run import Phase, Row, Run, Texts, truncation_notice
+from app.engine.cost_model import Costs
+from app.engine.latent_codec import unpack
+from app.engine.notices import contradictions, truncation_notice
+from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
+from app.engine.pruning.calibration import estimate
+from app.engine.ranking import scoring
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
+from app.engine.state import Phase, Row, Run, Texts
 from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
-from models.contract import Generator, Latent, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
+from models.protocols import Generator, Latent, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class EngineCore:
         texts = (spec.question, *(n.text for n in spec.negatives))
         vectors = [self._scorer.embed_texts([t])[0] for t in texts]
         stacked = np.stack([v.vector for v in vectors])
-        query = ranking.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
+        query = scoring.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
         read = [("generator", spec.prompt, prompt.truncation)]
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
@@ -296,7 +296,7 @@ class EngineCore:
         for row, embedding in zip(plan.rows, embeddings, strict=False):
             assert row.run.texts is not None
             row.embedding = embedding
-            row.score = ranking.score(embedding[None], row.run.texts.query)[0]
+            row.score = scoring.score(embedding[None], row.run.texts.query)[0]
         return pixels[: len(plan.rows)]
 
     def _store(self, rows: Sequence[Row], *, preview: bool) -> None:

@@ -15,9 +15,9 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import Any, TypeAlias
 
-from app.engine import pruning
 from app.engine.config import EngineConfig
-from app.engine.run import Phase, Row, Run
+from app.engine.pruning import checkpoints
+from app.engine.state import Phase, Row, Run
 
 Key: TypeAlias = tuple[Any, ...]
 """See `Run.key`."""
@@ -321,7 +321,7 @@ def release(run: Run) -> list[Row]:
         return []
     checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
     racing = [r for r in live if not r.shadowed]
-    going = set(pruning.keep([r.foretold[checkpoint.at] for r in racing], checkpoint))
+    going = set(checkpoints.keep([r.foretold[checkpoint.at] for r in racing], checkpoint))
     dropped = [r for place, r in enumerate(racing) if place not in going]
     for row in live:
         row.phase = Phase.STEP

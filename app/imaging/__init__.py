@@ -4,10 +4,10 @@ Owns formats, colour modes and the metadata inside files. Which image, for whom 
 Images are uint8 (H, W, 3), sRGB. Every function is plain and may take tens of milliseconds: not for the event loop.
 """
 
-from app.imaging.files import MEDIA_TYPES, encode, fill, resize, thumbnail
-from app.imaging.heat import heat_map
-from app.imaging.sheet import Caption, contact_sheet
-from app.imaging.uploads import parse_data_uri, read_upload
+from app.imaging.contact_sheet import Caption, contact_sheet
+from app.imaging.decoding import parse_data_uri, read_upload
+from app.imaging.encoding import MEDIA_TYPES, encode, fill, resize, thumbnail
+from app.imaging.heatmap import heat_map
 
 __all__ = [
     "MEDIA_TYPES",

@@ -4,22 +4,22 @@
 pictures that a ranking refers to, `Refiner` those that candidates begin as.
 """
 
-from app.service.callers import Caller, Keyring, acting, new_key, owner
-from app.service.core import Service
-from app.service.cutting import PruningPolicy
-from app.service.dialogue import Dialogue, Lineage, Reranking
-from app.service.explaining import Explainer, Told, Why
-from app.service.fields import Fields
-from app.service.hooks import Courier, HookPolicy
-from app.service.posting import Poster
+from app.service.auth import Caller, Keyring, acting, new_key, owner
+from app.service.candidates.arrays import Fields
+from app.service.candidates.explain import Explainer, Told, Why
+from app.service.generations.img2img import Refiner
+from app.service.generations.pruning_policy import PruningPolicy
+from app.service.generations.service import Service
+from app.service.generations.worker import Terms
 from app.service.presets import Presets
-from app.service.references import AskedReference, References
-from app.service.refining import Refiner
-from app.service.taste import Ballot, Tastes
-from app.service.taste import Summary as TasteSummary
-from app.service.values import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace, RankedImage, RankResult
-from app.service.work import Terms
-from app.stores.contract import ApiKey, Right
+from app.service.ranking.references import AskedReference, References
+from app.service.ranking.rerank import Dialogue, Lineage, Reranking
+from app.service.ranking.taste import Ballot, Tastes
+from app.service.ranking.taste import Summary as TasteSummary
+from app.service.types import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace, RankedImage, RankResult
+from app.service.webhooks.dispatcher import Courier, HookPolicy
+from app.service.webhooks.http_client import Poster
+from app.stores.protocols import ApiKey, Right
 
 __all__ = [
     "ApiKey",

@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from app.errors import StoreUnavailable
-from app.stores.timing import Stopwatch
+from app.stores.instrumentation import Stopwatch
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 """How long a bucket's server may take to accept a connection."""

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from app.errors import StoreUnavailable
-from app.stores.timing import Stopwatch
+from app.stores.instrumentation import Stopwatch
 
 log = logging.getLogger(__name__)
 

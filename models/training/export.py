@@ -14,8 +14,10 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
-from models.contract import QUADRATIC
-from models.training import icons, texts, train_autoencoder, train_generator, train_scorer
+from models.protocols import QUADRATIC
+from models.training.data import icons, texts
+from models.training.trainers import autoencoder as train_autoencoder
+from models.training.trainers import generator, scorer
 
 VERSION = "0.10"
 DEFAULTS = {"steps": 16, "guidance_scale": 1.25, "sampler": QUADRATIC}
@@ -56,10 +58,10 @@ def export_generator(out: Path, autoencoder: Path, unet: Path) -> None:
     vae.half().save_pretrained(out / "vae")
     state = weights(unet)["modules"]
     widths = (state["unet.conv_in.weight"].shape[0], state["unet.mid_block.resnets.0.conv1.weight"].shape[0])
-    denoiser = train_generator.build(widths)
+    denoiser = generator.build(widths)
     denoiser.load_state_dict({k.removeprefix("unet."): v for k, v in state.items()})
     denoiser.half().save_pretrained(out / "unet")
-    DDIMScheduler(**train_generator.SCHEDULE).save_pretrained(out / "scheduler")
+    DDIMScheduler(**generator.SCHEDULE).save_pretrained(out / "scheduler")
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", "utf-8")
 
 
@@ -79,7 +81,7 @@ def export_scorer(out: Path, paths: list[Path], tower: str) -> None:
     for prefix, place in places.items():
         state = {place + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
     save_file(halves(state), out / "open_clip_model.safetensors", metadata={"format": "pt"})
-    (out / "open_clip_config.json").write_text(json.dumps(train_scorer.config(tower), indent=2) + "\n", "utf-8")
+    (out / "open_clip_config.json").write_text(json.dumps(scorer.config(tower), indent=2) + "\n", "utf-8")
 
 
 def sha256(path: Path) -> str:
@@ -91,8 +93,8 @@ def null_statistics(out: Path, runs: Path) -> dict[str, float]:
     """Mean and deviation of the cosine between composed pictures and captions of other pictures."""
     import numpy as np
 
-    from models.training.data import read_rows
-    from models.training.sampling import Pack
+    from models.training.data.dataset import read_rows
+    from models.training.evaluation.sampling import Pack
 
     pack = Pack(out)
     pictures = np.load(runs / "scenes" / "generator.npy", mmap_mode="r")

@@ -15,11 +15,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.engine.config import EngineConfig
-from app.engine.runtime import LocalEngine
+from app.engine.local import LocalEngine
 from app.main import create_app
 from app.settings import Settings
-from models.contract import Models
-from models.fakes import FakeGenerator, FakeScorer
+from models.protocols import Models
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 PROMPT = {"prompt": "a red apple", "n_candidates": 3, "steps": 4, "seed": 7}
 

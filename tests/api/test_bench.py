@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.training.icons import pack_names
-from models.training.palette import BACKGROUNDS
-from models.training.prompts import Prompt
-from models.training.scenes import Scene, Thing
+from models.training.data.icons import pack_names
+from models.training.data.palette import BACKGROUNDS
+from models.training.data.scenes import Scene, Thing
+from models.training.evaluation.prompts import Prompt
 from tests.api.kit import House
 from tests.bench import dialogue, stated
 

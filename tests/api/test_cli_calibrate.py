@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.engine.core import EngineCore
-from app.engine.costs import Costs
+from app.engine.cost_model import Costs
 from app.main import create_app
-from app.service.cutting import DIVERSE
+from app.service.generations.pruning_policy import DIVERSE
 from app.settings import Settings
-from models import calibrations, registry
-from models.contract import Calibration
+from models import calibration_io, registry
+from models.protocols import Calibration
 from tests.api.kit import until
 
 ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
@@ -39,7 +39,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     assert code == 0, told
     assert "8/8" in told
     models = registry.load("fake", "fake", calibration=out)
-    known = calibrations.read(out)
+    known = calibration_io.read(out)
     assert models.calibration == known
     assert known.fits(models.generator.info, models.scorer.info)
     assert known.steps == 8
@@ -65,7 +65,7 @@ def foretelling(tmp_path: Path, generator: str = "1") -> Path:
     known = (0.5, *[0.99] * 7)
     path = tmp_path / f"calibration-{generator}.json"
     made = Calibration(generator, "1", "ddim", 8, 2.0, known, known, (1.0,) * 8, (0.0,) * 8)
-    path.write_text(json.dumps(calibrations.dump(made)))
+    path.write_text(json.dumps(calibration_io.dump(made)))
     return path
 
 

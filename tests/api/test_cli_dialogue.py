@@ -13,9 +13,10 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from app.cli import app, remote
-from app.cli.dialogue import Dialogue
-from app.cli.remote import Complaint
+from app.cli import app
+from app.cli import client as remote
+from app.cli.client import Complaint
+from app.cli.interactive import Dialogue
 from tests.api.kit import House, running
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from app.cli import app as commands
 from app.errors import StoreUnavailable
-from app.service import ApiKey, Right, callers
-from app.stores.contract import Bill, Earlier, Key, Spent
-from app.stores.database import Database
-from app.stores.keys import KeyStore
+from app.service import ApiKey, Right, auth
+from app.stores.api_keys import KeyStore
+from app.stores.generations import Database
+from app.stores.protocols import Bill, Earlier, Key, Spent
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import generation
@@ -39,14 +39,14 @@ def _with_store(url: str, use: Callable[[KeyStore], Awaitable[T]]) -> T:
 
 
 def _add(folder: Path, *rights: Right, quota: int | None = None, name: str = "test") -> tuple[ApiKey, dict[str, str]]:
-    key, told = callers.new_key(name, rights or ALL, quota, 3600)
+    key, told = auth.new_key(name, rights or ALL, quota, 3600)
     _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.add(key))
     return key, {"authorization": f"Bearer {told}"}
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Path]]:
-    monkeypatch.setattr(callers, "FRESH_S", 0.0)
+    monkeypatch.setattr(auth, "FRESH_S", 0.0)
     with running(tmp_path) as house:
         yield house, tmp_path / "data"
 
@@ -153,7 +153,7 @@ def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House,
 
 
 def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, postgresql: PostgreSQL) -> None:
-    key, _ = callers.new_key("both", ALL, 50, 3600)
+    key, _ = auth.new_key("both", ALL, 50, 3600)
 
     async def race(url: str) -> int:
         one, two = replicas = [await Database.open(url) for _ in range(2)]
@@ -234,7 +234,7 @@ def test_those_who_wait_for_keys_that_cannot_be_read_share_one_failure() -> None
     store = Away()
 
     async def crowd() -> None:
-        ring = callers.Keyring(store)  # type: ignore[arg-type]
+        ring = auth.Keyring(store)  # type: ignore[arg-type]
         told = await asyncio.gather(*(ring.caller(None, Right.READ) for _ in range(20)), return_exceptions=True)
         assert {type(error) for error in told} == {StoreUnavailable}
 

@@ -16,9 +16,9 @@ import httpx
 import pytest
 import time_machine
 
-from app.service import core
-from models.contract import Conditioning, GeneratorInfo
-from models.fakes import FakeGenerator
+from app.service.generations import service
+from models.protocols import Conditioning, GeneratorInfo
+from models.synthetic.fakes import FakeGenerator
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 
 LONG = {**PROMPT, "n_candidates": 16, "steps": 150}
@@ -168,7 +168,7 @@ def test_draining_refuses_new_work_and_finishes_old(house: House) -> None:
 def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "LAST_WAIT_S", 0.2)
+    monkeypatch.setattr(service, "LAST_WAIT_S", 0.2)
     answers: dict[tuple[str, str], httpx.Response] = {}
 
     def ask(path: str, accept: str) -> None:
@@ -223,7 +223,7 @@ def test_files_that_are_gone_are_told_as_missing(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_error_names_its_request(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.Service, "get", lambda *_: 1 / 0)
+    monkeypatch.setattr(service.Service, "get", lambda *_: 1 / 0)
     answer = house.client.get(
         "/v1/generations/gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH", headers={"x-request-id": "lost-and-found"}
     )

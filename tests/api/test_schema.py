@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from app.api import docs
+from app.api import openapi
 from app.api.problems import MEDIA_TYPE
 from tests.api.kit import House, running
 
@@ -102,7 +102,7 @@ def _models(root: type[BaseModel] = BaseModel) -> Iterator[type[BaseModel]]:
 
 def _kept() -> Iterator[tuple[str, str, Any]]:
     """Route, status and JSON example of every answer that has one."""
-    kept = json.loads((Path(docs.__file__).parent / "examples.json").read_text())
+    kept = json.loads((Path(openapi.__file__).parent / "examples.json").read_text())
     for route, statuses in kept.items():
         for status, kinds in statuses.items():
             if "application/json" in kinds:
@@ -135,7 +135,7 @@ def test_the_examples_work(small: House) -> None:
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         examples = [e["value"] for e in content.get("examples", {}).values()]
         for example in examples + ([content["example"]] if "example" in content else []):
-            body = json.loads(json.dumps(example).replace(docs.GENERATION, made))
+            body = json.loads(json.dumps(example).replace(openapi.GENERATION, made))
             answer = small.client.request(method, path.format(generation_id=made, profile="mine"), json=body)
             assert answer.status_code in {200, 201}, answer.text
             tried += 1

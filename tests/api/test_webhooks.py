@@ -18,11 +18,12 @@ import trustme
 from standardwebhooks import Webhook as Verifier
 
 from app.domain import Status, Webhook
-from app.service import Courier, HookPolicy, Poster, hooks
-from app.service.posting import Undelivered, public
-from app.stores.database import Database
-from app.stores.hooks import HookStore
-from app.stores.keys import KeyStore
+from app.service import Courier, HookPolicy, Poster
+from app.service.webhooks import dispatcher
+from app.service.webhooks.http_client import Undelivered, public
+from app.stores.api_keys import KeyStore
+from app.stores.generations import Database
+from app.stores.webhooks import HookStore
 from tests.api.kit import House, is_problem, running, until
 from tests.servers import PostgreSQL, free_port
 from tests.unit.store_kit import MINE, generation
@@ -80,7 +81,7 @@ def listening(*statuses: int, delay_s: float = 0.0, location: str = "", port: in
 
 @pytest.fixture
 def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(hooks, "LOOK_S", 0.05)
+    monkeypatch.setattr(dispatcher, "LOOK_S", 0.05)
     with running(tmp_path, webhook_secret=SECRET, webhook_private=True) as house:
         yield house
 
@@ -303,7 +304,7 @@ async def _working(url: str, retries_s: tuple[float, ...] = (0.05,) * 4) -> Asyn
 
 
 async def _end(database: Database, url: str, name: str) -> None:
-    asked = replace(generation(name), webhook=Webhook(url, hooks.EVENTS))
+    asked = replace(generation(name), webhook=Webhook(url, dispatcher.EVENTS))
     await database.create(asked, [], MINE)
     await database.save(replace(asked, status=Status.FAILED), [], MINE)
 
@@ -321,7 +322,7 @@ async def _until(holds: object) -> None:
 def test_tried_again_until_it_is_taken_also_after_a_restart(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(hooks, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatcher, "LOOK_S", 0.02)
     postgresql: PostgreSQL | None = request.getfixturevalue("postgresql") if where == "postgresql" else None
     database_url = postgresql.database() if postgresql else f"sqlite:///{tmp_path}/f.db"
     port = free_port()
@@ -345,7 +346,7 @@ def test_tried_again_until_it_is_taken_also_after_a_restart(
 
 
 def test_given_up_in_the_end_and_at_once_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatcher, "LOOK_S", 0.02)
 
     async def run(url: str, name: str) -> dict[str, int]:
         async with _working(f"sqlite:///{tmp_path}/f.db", (0.01, 0.01)) as (database, courier):

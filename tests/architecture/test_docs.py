@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api import docs
+from app.api import openapi
 from app.cli import app as commands
 from app.domain import EventKind
 from app.main import create_app
@@ -43,7 +43,7 @@ def test_events(kind: str) -> None:
     assert f"`{kind}`" in README
 
 
-@pytest.mark.parametrize("code", docs.codes())
+@pytest.mark.parametrize("code", openapi.codes())
 def test_error_codes(code: str) -> None:
     assert f"`{code}`" in README
 

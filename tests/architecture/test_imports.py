@@ -22,7 +22,7 @@ def test_import_contracts_are_kept() -> None:
 
 
 def test_the_service_starts_without_torch() -> None:
-    code = f"import sys, app.main, app.cli, app.cli.serving, models.fakes; print({HEAVY} & sys.modules.keys())"
+    code = f"import sys, app.main, app.cli, app.cli.serve, models.synthetic.fakes; print({HEAVY} & sys.modules.keys())"
     code = code.replace(f"{HEAVY}", f"set({HEAVY})")
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -13,7 +13,7 @@ os.environ.setdefault("FRONTRUNNER_MAX_QUEUED_CANDIDATES", "2048")
 import httpx
 
 from models import registry
-from models.contract import Models
+from models.protocols import Models
 from tests.bench import dialogue, floor, gain, latency, memory, overload, plots, server, speed
 from tests.bench.judge import judge
 from tests.bench.kit import RESULTS, Figure, machine, store, table

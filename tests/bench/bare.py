@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from models.contract import Models
+from models.protocols import Models
 
 Calls: TypeAlias = dict[str, list[Callable[[], Any]]]
 """What was called, by the part of the model."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.pack import packs
-from models.training import checks
-from models.training.prompts import Prompt, open_background
+from models.training.evaluation import checks
+from models.training.evaluation.prompts import Prompt, open_background
 from tests.bench import server, stated
 from tests.bench.kit import Figure
 

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.costs import Costs
-from models.contract import GeneratorInfo, Models, Pixels
+from app.engine.cost_model import Costs
+from models.protocols import GeneratorInfo, Models, Pixels
 from tests.bench import bare, server
 from tests.bench.kit import Figure, paired, seconds
 from tests.bench.straight import Straight

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Checkpoint
-from app.engine import calibration, planner, pruning
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.costs import Costs
-from app.engine.tracing import Watched, watch
-from models.contract import Calibration, Models
+from app.engine.cost_model import Costs
+from app.engine.pruning import calibration, planner
+from app.engine.pruning import checkpoints as pruning
+from app.engine.trajectories import Watched, watch
+from models.protocols import Calibration, Models
 from tests.bench.kit import Figure
 
 Array = NDArray[np.float64]

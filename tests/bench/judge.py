@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.training import icons
-from models.training import judge as outside
-from models.training.train_autoencoder import to_tensor
-from models.training.train_scorer import say
+from models.training.data import icons
+from models.training.evaluation import judge as outside
+from models.training.trainers.autoencoder import to_tensor
+from models.training.trainers.scorer import say
 from tests.bench.gain import Array, Judge
 
 FOLDER = Path(__file__).parent / "judge"

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from app.cli.child import running_service
+from app.cli.local_server import running_service
 
 TIMEOUT = httpx.Timeout(600.0)
 

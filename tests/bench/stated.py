@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from models.training import icons
-from models.training.prompts import Prompt, single
-from models.training.scenes import Scene, SceneSampler, Thing
+from models.training.data import icons
+from models.training.data.scenes import Scene, SceneSampler, Thing
+from models.training.evaluation.prompts import Prompt, single
 
 FILE = Path(__file__).parent / "stated.json"
 COUNTS = {1: 24, 2: 64, 3: 64}

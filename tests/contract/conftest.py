@@ -11,8 +11,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
 
-from models.contract import Generator, Models, Scorer
-from models.fakes import FakeGenerator, FakeScorer
+from models.protocols import Generator, Models, Scorer
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
 REAL = ["sd-epsilon", "sd-v_prediction", "sd-sample", "sdxl", "pictogram"]
@@ -55,9 +55,9 @@ class Workshop:
 
     def _build(self, name: str) -> Any:
         if name == "pictogram":
-            from models.diffusers_generator import load_pipeline
-            from models.loading import load_text_encoder, place, prepare_process
+            from models.generators.stable_diffusion import load_pipeline
             from models.pack import packs
+            from models.runtime.placement import load_text_encoder, place, prepare_process
 
             prepare_process()
             pack, placement = packs()[name], place("cpu")
@@ -74,7 +74,7 @@ class Workshop:
         if name == "pictogram":
             return self.pack.generator
         if name not in self._made:
-            from models.diffusers_generator import DiffusersGenerator
+            from models.generators.stable_diffusion import DiffusersGenerator
 
             self._made[name] = DiffusersGenerator(self.pipe(name), self._shared(), id=name)
         made: Generator = self._made[name]
@@ -87,7 +87,7 @@ class Workshop:
         if name == "pictogram":
             return self.pack.scorer
         if name not in self._made:
-            from models.open_clip_scorer import load_named
+            from models.scorers.open_clip import load_named
             from tests.contract import tiny
 
             self._made[name] = load_named(tiny.clip(self.clip_folder), "tiny", self._shared())
@@ -96,8 +96,8 @@ class Workshop:
 
     def _shared(self) -> Any:
         """The host, its calls shared by two threads; the pack's are made on one."""
-        from models.loading import place, prepare_process
-        from models.sharing import Sharing
+        from models.runtime.placement import place, prepare_process
+        from models.runtime.row_parallel import Sharing
 
         prepare_process()
         return replace(place("cpu"), share=Sharing(2))

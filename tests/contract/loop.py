@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Generator, Latent, StepRow
+from models.protocols import Generator, Latent, StepRow
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.contract import Generator, Schedule, to_host
+from models.protocols import Generator, Schedule, to_host
 from tests.contract.loop import Candidate, difference, finish, levels, start, step, values
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.contract import QUADRATIC, StepRow, to_host
-from models.samplers import quadratic_times
+from models.generators.solver_tables import quadratic_times
+from models.protocols import QUADRATIC, StepRow, to_host
 from tests.contract.conftest import Workshop
 from tests.contract.loop import Candidate, finish, levels, start, values
 
@@ -125,7 +125,7 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
 ) -> None:
     from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 
-    from models import diffusers_generator as adapter
+    from models.generators import stable_diffusion as adapter
 
     pipe, generator = workshop.pipe(name), workshop.generator(name)
     size, steps = (generator.info.width, generator.info.height), 5

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from models import recording  # noqa: E402
-from models.loading import Placement, place  # noqa: E402
-from models.recording import Recorded  # noqa: E402
-from models.sharing import Sharing  # noqa: E402
+from models.runtime import traced_calls  # noqa: E402
+from models.runtime.placement import Placement, place  # noqa: E402
+from models.runtime.row_parallel import Sharing  # noqa: E402
+from models.runtime.traced_calls import Recorded  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -60,15 +60,15 @@ def test_every_shape_of_rows_has_its_own_and_those_beyond_the_bound_none() -> No
     for side in (4, 6, 4):
         assert recorded(*inputs(2, side)).shape == (2, 8 * side * side)
     assert call.times == 2 * RECORDED
-    for side in range(8, 6 + recording.KEPT):
+    for side in range(8, 6 + traced_calls.KEPT):
         recorded(*inputs(1, side))
     recorded(*inputs(1, 8))
-    assert call.times == recording.KEPT * RECORDED
+    assert call.times == traced_calls.KEPT * RECORDED
     for _ in range(2):
         recorded(*inputs(1, 5))
-    assert call.times == recording.KEPT * RECORDED + 2
+    assert call.times == traced_calls.KEPT * RECORDED + 2
     recorded(*inputs(1, 4))
-    assert call.times == recording.KEPT * RECORDED + 2
+    assert call.times == traced_calls.KEPT * RECORDED + 2
 
 
 def test_a_recording_that_took_one_row_for_granted_is_not_used(caplog: pytest.LogCaptureFixture) -> None:

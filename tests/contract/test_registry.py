@@ -15,8 +15,8 @@ import pytest
 
 from models import registry
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
-from models.fakes import FakeGenerator, FakeScorer
 from models.pack import PACKS
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 from tests.contract.conftest import Workshop
 
 needs_torch = pytest.mark.torch
@@ -77,11 +77,11 @@ def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> 
 def test_numpy_keeps_no_threads_awake_beside_the_models(workshop: Workshop) -> None:
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    from models import loading
+    from models.runtime import placement
 
     assert workshop.pack.scorer.info.dimensions == 256
     threadpool_limits(2, user_api="blas")
-    loading.prepare_process()
+    placement.prepare_process()
     assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
@@ -214,7 +214,7 @@ def test_an_absent_device_is_refused() -> None:
 def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
     from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 
-    from models.diffusers_samplers import DiffusersSchedules
+    from models.generators.schedules import DiffusersSchedules
 
     schedules = DiffusersSchedules(EulerDiscreteScheduler.from_config({"clip_sample": True}))
     assert schedules.samplers == ("euler", "ddim_quadratic", "dpmpp_2m", "euler_ancestral")
@@ -231,8 +231,8 @@ def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
 def test_a_full_device_is_told_apart() -> None:
     import torch
 
-    from models.contract import OutOfMemory
-    from models.loading import memory_guard
+    from models.protocols import OutOfMemory
+    from models.runtime.placement import memory_guard
 
     with pytest.raises(OutOfMemory), memory_guard():
         torch.empty(2**60, dtype=torch.uint8)
@@ -250,7 +250,7 @@ def test_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: 
     import numpy as np
     import torch
 
-    from models.contract import to_host
+    from models.protocols import to_host
     from tests.contract.loop import finish, levels, start
 
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.contract import Scorer
+from models.protocols import Scorer
 from tests.contract.conftest import Workshop
 
 TEXTS = ["a red apple", "blue", "two green cars", "x y z"]
@@ -140,7 +140,7 @@ def test_padding_is_not_encoded(workshop: Workshop, text: str, tokens: int) -> N
 def test_resizing_is_within_a_grey_level(mode: str, interpolation: str, size: Any, shape: tuple[int, int]) -> None:
     import torch
 
-    from models.preprocess import Preprocess
+    from models.scorers.image_transforms import Preprocess
 
     config = {"size": size, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
     config |= {"resize_mode": mode, "fill_color": 37}
@@ -159,7 +159,7 @@ def test_resizing_is_within_a_grey_level(mode: str, interpolation: str, size: An
 def test_without_the_byte_kernels_resizing_is_pillows_to_the_bit() -> None:
     import torch
 
-    from models.preprocess import resample
+    from models.scorers.image_transforms import resample
 
     image = np.random.default_rng(0).integers(0, 2, (61, 47, 3), dtype=np.uint8) * 255
     for width, height in ((47, 122), (94, 61), (100, 200)):
@@ -176,7 +176,7 @@ def test_without_the_byte_kernels_resizing_is_pillows_to_the_bit() -> None:
 def test_of_a_strip_only_the_middle_is_made(interpolation: str, shape: tuple[int, int]) -> None:
     import torch
 
-    from models.preprocess import Preprocess
+    from models.scorers.image_transforms import Preprocess
 
     config = {"size": 96, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
     config |= {"resize_mode": "shortest", "fill_color": 0}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from models.sharing import Sharing  # noqa: E402
+from models.runtime.row_parallel import Sharing  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

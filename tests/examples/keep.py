@@ -15,12 +15,12 @@ from typing import Any
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app.api import docs
+from app.api import openapi
 from app.main import create_app
 from app.settings import Settings
 from tests.api.kit import until
 
-KEPT = Path(docs.__file__).parent / "examples.json"
+KEPT = Path(openapi.__file__).parent / "examples.json"
 LONGEST, LINES = 60, 5
 PROMPT = {"prompt": "a red apple on a white background", "n_candidates": 3, "seed": 7}
 AVOIDED = {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}]}

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.contract import Latent, StepRow
+from models.protocols import Latent, StepRow
 from tests.api.kit import House
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

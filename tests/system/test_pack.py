@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli.child import running_service
+from app.cli.local_server import running_service
 
 pytestmark = [
     pytest.mark.torch,

@@ -18,8 +18,8 @@ import pytest
 from obstore.store import LocalStore, S3Store
 
 from app.service import Right, new_key
-from app.stores.database import Database
-from app.stores.keys import KeyStore
+from app.stores.api_keys import KeyStore
+from app.stores.generations import Database
 from tests.servers import S3, PostgreSQL, running_proxy
 from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replicas
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.stores.database import Database
+from app.stores.generations import Database
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import opened
 

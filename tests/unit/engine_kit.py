@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from app.domain import GenerationSpec
-from app.engine.client import Cancelled, Failed, Outcome, Succeeded, Update
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from models.contract import Embeddings, Models, Pixels
-from models.fakes import FakeGenerator, FakeScorer
+from app.engine.protocols import Cancelled, Failed, Outcome, Succeeded, Update
+from models.protocols import Embeddings, Models, Pixels
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 
 def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from app.engine.config import EngineConfig
-from app.engine.runtime import LocalEngine
+from app.engine.local import LocalEngine
 from app.service import Draft, Limits, Service
 from app.stores.blobs import BlobStore
-from app.stores.database import Database
-from models.contract import Models
-from models.fakes import FakeGenerator, FakeScorer
+from app.stores.generations import Database
+from models.protocols import Models
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 
 class House:

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from app.domain import EventKind, Generation, GenerationSpec, Status
-from app.stores.contract import Claim, Line
-from app.stores.database import Database
+from app.stores.generations import Database
+from app.stores.protocols import Claim, Line
 
 MINE = Claim("mine", 60.0)
 THEIRS = Claim("theirs", 60.0)

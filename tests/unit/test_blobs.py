@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
 from app.stores.blobs import BlobStore
-from app.stores.contract import Blobs
+from app.stores.protocols import Blobs
 from tests.servers import S3
 
 pytestmark = pytest.mark.anyio

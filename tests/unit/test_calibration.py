@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import calibration, waves
-from app.engine.calibration import Trace
-from models import calibrations
-from models.fakes import FakeGenerator, FakeScorer
+from app.engine.pruning import calibration, early_stopping
+from app.engine.pruning.calibration import Trace
+from models import calibration_io
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
 
@@ -87,8 +87,8 @@ def test_without_a_calibration_the_preview_stands() -> None:
 
 def test_json_round_trip_and_refusal() -> None:
     made = calibration.fit(traces(), GENERATOR, SCORER)
-    stored = json.loads(json.dumps(calibrations.dump(made)))
-    assert calibrations.load(stored) == made
+    stored = json.loads(json.dumps(calibration_io.dump(made)))
+    assert calibration_io.load(stored) == made
     for broken in (
         {},
         {**stored, "format": 9},
@@ -101,7 +101,7 @@ def test_json_round_trip_and_refusal() -> None:
         {**stored, "spearman": "x"},
     ):
         with pytest.raises(ValueError, match="calibration"):
-            calibrations.load(broken)
+            calibration_io.load(broken)
 
 
 def test_too_little_to_fit_from() -> None:
@@ -120,7 +120,7 @@ def test_fields_without_any_spread_are_not_cut() -> None:
 def test_expected_gain_of_a_wave(n: int) -> None:
     draw = np.random.default_rng(0)
     fields = [draw.standard_normal(16) for _ in range(400)]
-    told = np.mean([waves.expected_gain(list(f), [], n, 8) for f in fields])
+    told = np.mean([early_stopping.expected_gain(list(f), [], n, 8) for f in fields])
 
     def best(field: np.ndarray) -> float:
         return float(np.sort(field)[-n:].mean())
@@ -130,12 +130,12 @@ def test_expected_gain_of_a_wave(n: int) -> None:
 
 
 def test_expected_gain_knows_who_can_be_returned() -> None:
-    assert waves.expected_gain([0.3], [], 1, 8) == float("inf")
-    assert waves.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
-    assert waves.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
+    assert early_stopping.expected_gain([0.3], [], 1, 8) == float("inf")
+    assert early_stopping.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
+    assert early_stopping.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
     finished, pruned = [0.1, 0.2], [(0.0, 0.0), (0.05, 0.0), (0.9, 0.0), (float("nan"), 0.0)]
     whole = [*finished, *(score for score, _ in pruned)]
-    assert waves.expected_gain(finished, pruned, 1, 4) > waves.expected_gain(whole, [], 1, 4) + 0.5
+    assert early_stopping.expected_gain(finished, pruned, 1, 4) > early_stopping.expected_gain(whole, [], 1, 4) + 0.5
 
 
 def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
@@ -148,8 +148,10 @@ def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
         order = np.argsort(-foretold)
         done, rest = finals[order[:4]].tolist(), order[4:]
         error = float(np.sqrt(1 - known**2))
-        true = waves.expected_gain(done, [(float(finals[i]), 0.0) for i in rest], 1, 8)
-        told, bare = (waves.expected_gain(done, [(float(foretold[i]), e) for i in rest], 1, 8) for e in (error, 0.0))
+        true = early_stopping.expected_gain(done, [(float(finals[i]), 0.0) for i in rest], 1, 8)
+        told, bare = (
+            early_stopping.expected_gain(done, [(float(foretold[i]), e) for i in rest], 1, 8) for e in (error, 0.0)
+        )
         gains.append((true, told, bare))
     true, told, bare = np.mean(gains, axis=0)
     assert told == pytest.approx(true, abs=0.06)
@@ -158,5 +160,5 @@ def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 16))
 def test_a_larger_wave_promises_no_less(scores: list[float], n: int, wave: int) -> None:
-    some, more = (waves.expected_gain(scores, [], n, w) for w in (wave, wave + 1))
+    some, more = (early_stopping.expected_gain(scores, [], n, w) for w in (wave, wave + 1))
     assert 0 <= some <= more + 1e-9

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain import Checkpoint, GenerationSpec, Negative, Ranking
-from app.engine.client import Cancelled, Failed, Finished, Pruned, Started, Stepped, Succeeded
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore, TooManyFailures
+from app.engine.protocols import Cancelled, Failed, Finished, Pruned, Started, Stepped, Succeeded
 from app.errors import EngineFailed, OutOfDeviceMemory
-from models.contract import Calibration, Latent, Models, OutOfMemory, Schedule, StepRow
-from models.fakes import FakeGenerator, FakeLatent, FakeScorer
+from models.protocols import Calibration, Latent, Models, OutOfMemory, Schedule, StepRow
+from models.synthetic.fakes import FakeGenerator, FakeLatent, FakeScorer
 from tests.unit.engine_kit import Bench, BlindScorer, alone, spec
 
 

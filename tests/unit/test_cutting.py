@@ -9,12 +9,12 @@ from typing import cast
 import pytest
 
 from app.domain import Checkpoint
-from app.engine.client import Engine
-from app.engine.costs import Costs
-from app.service.cutting import DIVERSE, Cutter, PruningPolicy
-from app.service.drafting import Heat
-from models.contract import Calibration
-from models.fakes import FakeGenerator, FakeScorer
+from app.engine.cost_model import Costs
+from app.engine.protocols import Engine
+from app.service.generations.pruning_policy import DIVERSE, Cutter, PruningPolicy
+from app.service.generations.spec import Heat
+from models.protocols import Calibration
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 HEAT = Heat(16, 1, "ddim", 8, guidance_scale=4.0)

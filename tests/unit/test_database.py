@@ -33,8 +33,8 @@ from app.domain import (
 )
 from app.errors import StoreUnavailable
 from app.stores import connections, schema
-from app.stores.contract import Claimed, Line
-from app.stores.database import Database
+from app.stores.generations import Database
+from app.stores.protocols import Claimed, Line
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
 
@@ -103,8 +103,8 @@ async def test_numbers_have_no_gaps_when_two_stores_append_at_once(url: str) -> 
 WRITER = """
 import asyncio, sys
 from app.domain import EventKind
-from app.stores.contract import Line
-from app.stores.database import Database
+from app.stores.protocols import Line
+from app.stores.generations import Database
 from tests.unit.store_kit import MINE, generation
 
 async def main(url, name):

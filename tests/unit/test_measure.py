@@ -9,8 +9,8 @@ import pytest
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.errors import OutOfDeviceMemory
-from models.contract import Latent, Models, StepRow
-from models.fakes import FakeGenerator, FakeScorer
+from models.protocols import Latent, Models, StepRow
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import Bench
 
 

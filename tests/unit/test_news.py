@@ -9,8 +9,8 @@ import pytest
 
 from app.domain import Event, EventKind
 from app.errors import StoreUnavailable
-from app.service.news import Logs, News
-from app.stores.contract import Records
+from app.service.generations.event_log import Logs, News
+from app.stores.protocols import Records
 
 pytestmark = pytest.mark.anyio
 

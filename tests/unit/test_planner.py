@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain import Checkpoint
-from app.engine import planner, pruning
-from app.engine.costs import Costs
-from app.engine.planner import Race, plan
+from app.engine.cost_model import Costs
+from app.engine.pruning import checkpoints, planner
+from app.engine.pruning.planner import Race, plan
 
 KNOWN = (0.17, 0.27, 0.39, 0.5, 0.63, 0.74, 0.81, 0.87, 0.9, 0.93, 0.945, 0.96, 0.97, 0.98, 0.99, 0.995)
 BATCHED = Costs.of({1: 0.07, 2: 0.1, 4: 0.17, 8: 0.3, 16: 0.56}, preview={1: 0.012}, finish={1: 0.014})
@@ -119,7 +119,9 @@ def test_plans_keep_their_promises(one: Race, some: float, other: float) -> None
     assert one.work(plans[0]) <= one.work(plans[1]) <= one.work(())
     for cuts in plans:
         assert len(cuts) <= 2
-        assert pruning.problem(cuts, steps=12, n_candidates=one.n_candidates, n=min(one.n, one.n_candidates)) is None
+        assert (
+            checkpoints.problem(cuts, steps=12, n_candidates=one.n_candidates, n=min(one.n, one.n_candidates)) is None
+        )
         assert all(c.keep is not None and c.keep >= one.n for c in cuts)
         assert all(c.at >= 0.2 * 12 for c in cuts)
         assert all(c.keep is not None and c.keep >= 2 for c in cuts if c.at < 6)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import Checkpoint
-from app.engine import pruning
+from app.engine.pruning import checkpoints as pruning
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(1, 40) | st.none())

@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from app.domain import EventKind, Status
 from app.errors import StoreUnavailable
-from app.stores.contract import Claim, Claimed, Earlier, Key, Line, NoRoom
-from app.stores.database import Database
+from app.stores.generations import Database
+from app.stores.protocols import Claim, Claimed, Earlier, Key, Line, NoRoom
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
 

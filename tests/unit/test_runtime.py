@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.engine.client import Cancelled, Failed, Succeeded, Update
 from app.engine.config import EngineConfig
-from app.engine.runtime import LocalEngine
+from app.engine.local import LocalEngine
+from app.engine.protocols import Cancelled, Failed, Succeeded, Update
 from app.engine.scheduler import Scheduler
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
-from models.contract import Embeddings, Models, Pixels
-from models.fakes import FakeGenerator, FakeScorer
+from models.protocols import Embeddings, Models, Pixels
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import spec
 
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import Start
-from models.contract import QUADRATIC, Schedule, steps_left, time_done
-from models.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
-from models.samplers import Stepped, Vector, probe, quadratic_times
+from models.generators.solver_tables import Stepped, Vector, probe, quadratic_times
+from models.protocols import QUADRATIC, Schedule, steps_left, time_done
+from models.synthetic.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
 

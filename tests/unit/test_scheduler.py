@@ -8,8 +8,8 @@ import pytest
 
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.config import EngineConfig
-from app.engine.run import Row, Run
 from app.engine.scheduler import RETRY_CALLS, SLOWDOWN, Kind, Plan, Scheduler
+from app.engine.state import Row, Run
 from tests.unit.engine_kit import Bench, spec
 
 

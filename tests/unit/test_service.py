@@ -15,8 +15,9 @@ from PIL import Image
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
 from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, Overloaded, StoreUnavailable
-from app.service import Draft, Service, core
-from app.service.follow import folder
+from app.service import Draft, Service
+from app.service.candidates.keys import folder
+from app.service.generations import service as core
 from tests.unit.service_kit import house
 
 pytestmark = pytest.mark.anyio
@@ -230,7 +231,7 @@ async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, mo
             await put(key, data)
 
         monkeypatch.setattr(h.blobs, "put", flaky)
-        monkeypatch.setattr("app.service.follow.RETRIES_S", (0.01, 0.01, 0.01))
+        monkeypatch.setattr("app.service.generations.recorder.RETRIES_S", (0.01, 0.01, 0.01))
         name = await h.made(n_candidates=2)
         assert (await h.service.get(name)).status is Status.SUCCEEDED
         assert (await h.service.image(name, 0, "png")).data

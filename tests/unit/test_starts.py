@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.client import Stepped
-from app.engine.latents import pack
+from app.engine.latent_codec import pack
+from app.engine.protocols import Stepped
 from tests.unit.engine_kit import Bench, alone, spec
 
 

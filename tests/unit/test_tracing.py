@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.engine import calibration
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.tracing import watch
+from app.engine.pruning import calibration
+from app.engine.trajectories import watch
 from app.errors import EngineFailed
-from models.contract import Models
-from models.fakes import FakeGenerator, FakeScorer
+from models.protocols import Models
+from models.synthetic.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import BlindScorer
 
 

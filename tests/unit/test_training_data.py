@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training import checks, icons, palette, prompts
-from models.training.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
-from models.training.data import as_json, from_json
-from models.training.icons import pack_names
-from models.training.scenes import PLACED_PX, Scene, SceneSampler, Thing, compose, variants
+from models.training.data import icons, palette
+from models.training.data.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
+from models.training.data.dataset import as_json, from_json
+from models.training.data.icons import pack_names
+from models.training.data.scenes import PLACED_PX, Scene, SceneSampler, Thing, compose, variants
+from models.training.evaluation import checks, prompts
 
 EDGE = 120
 

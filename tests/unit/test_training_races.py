@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from models.training import augment, captions, data, icons, palette, races, scenes, train_autoencoder, train_scorer  # noqa: E402
+from models.training.data import augment, captions, dataset, icons, palette, races, scenes  # noqa: E402
+from models.training.trainers import autoencoder, scorer  # noqa: E402
 from tests.unit.test_training_data import ICONS, NAMES, sampler  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -108,14 +109,14 @@ def test_captions_that_leave_the_colours_of_things_open(
     name: str, caption: str, stated: list[str], leaves_open: bool
 ) -> None:
     row = {"things": [{"name": name}], "caption": caption, "stated": stated}
-    assert train_scorer.colourless(row) is leaves_open
+    assert scorer.colourless(row) is leaves_open
 
 
 def test_pictures_beside_their_near_misses_keep_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_scorer, "RECOLOURED", 1.0)
+    monkeypatch.setattr(scorer, "RECOLOURED", 1.0)
     open_to = torch.tensor([True, False, True, True])
-    assert train_scorer.repainted(open_to, [2]).tolist() == [True, False, False, True]
-    assert train_scorer.repainted(open_to, []).equal(open_to)
+    assert scorer.repainted(open_to, [2]).tolist() == [True, False, False, True]
+    assert scorer.repainted(open_to, []).equal(open_to)
 
 
 def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,17 +124,17 @@ def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypat
     monkeypatch.setattr(icons, "pack_names", lambda: NAMES)
     drawn = sampler().draw(60)
     (tmp_path / "scenes").mkdir()
-    data.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
-    relatives = train_scorer.Relatives(tmp_path, seed=1)
+    dataset.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
+    relatives = scorer.Relatives(tmp_path, seed=1)
     places, pictures = relatives.misses(list(range(60)))
-    assert len(places) == train_scorer.MISSES
-    own = train_autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
+    assert len(places) == scorer.MISSES
+    own = autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
     assert (pictures - own).abs().flatten(1).amax(1).min() > 0.1
     assert relatives.misses([])[1].shape == (0, 3, 64, 64)
     places, twins = relatives.twins(list(range(60)))
     assert places
     assert not any("background" in drawn[p].stated for p in places)
-    own = train_autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
+    own = autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))
     corners = (twins - own)[:, :, 0, 0].abs().amax(1)
     assert corners.min() > 0.1
 
@@ -141,10 +142,10 @@ def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypat
 def test_pictures_that_fit_alike_cost_nothing_whatever_else_they_show() -> None:
     texts = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
     one, other = torch.tensor([[0.6, 0.8, 0], [0.8, 0.6, 0]]), torch.tensor([[0.6, 0, 0.8], [0, 0.6, -0.8]])
-    assert train_scorer.unmoved(one, other, texts, torch.tensor(10.0)) == 0
-    turned = train_scorer.unmoved(one, other.flip(1), texts, torch.tensor(10.0))
+    assert scorer.unmoved(one, other, texts, torch.tensor(10.0)) == 0
+    turned = scorer.unmoved(one, other.flip(1), texts, torch.tensor(10.0))
     assert turned > 0
-    assert train_scorer.unmoved(one[:0], other[:0], texts[:0], torch.tensor(10.0)) == 0
+    assert scorer.unmoved(one[:0], other[:0], texts[:0], torch.tensor(10.0)) == 0
 
 
 def test_twins_differ_in_what_the_caption_leaves_open_and_in_nothing_else() -> None:
@@ -173,11 +174,11 @@ def test_twins_differ_in_what_the_caption_leaves_open_and_in_nothing_else() -> N
 def test_unseen_pictures_are_every_thing_on_every_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(icons, "load_icons", lambda *_: ICONS)
     table = SimpleNamespace(names=[*NAMES, "unknown"], place={n: i for i, n in enumerate(NAMES)})
-    unseen = train_scorer.Unseen(tmp_path, cast(train_scorer.Table, table), ("noto",))
+    unseen = scorer.Unseen(tmp_path, cast(scorer.Table, table), ("noto",))
     grounds = len(palette.BACKGROUND_NAMES)
     pairs = set(zip(unseen.target.tolist(), unseen.background.tolist(), strict=True))
     assert len(unseen.pictures) == len(pairs) == len(NAMES) * grounds
-    some = train_scorer.Unseen(tmp_path, cast(train_scorer.Table, table), ("noto",), every=6)
+    some = scorer.Unseen(tmp_path, cast(scorer.Table, table), ("noto",), every=6)
     assert set(some.target.tolist()) == set(unseen.target.tolist())
     assert len(some.pictures) == -(-len(NAMES) * grounds // 6)
     found = unseen.recall(torch.eye(6)[unseen.target], torch.eye(6))
@@ -190,5 +191,5 @@ def test_the_autoencoder_sees_the_sets_in_colour(tmp_path: Path, monkeypatch: py
         return {(style, name): ICONS["noto", "apple"] for style in styles for name in NAMES}
 
     monkeypatch.setattr(icons, "load_icons", drawn)
-    monkeypatch.setattr(train_autoencoder, "held_out", lambda name: name == "moon")
-    assert train_autoencoder.Pictures(tmp_path, 1, 12).pool.shape == (12, 64, 64, 3)
+    monkeypatch.setattr(autoencoder, "held_out", lambda name: name == "moon")
+    assert autoencoder.Pictures(tmp_path, 1, 12).pool.shape == (12, 64, 64, 3)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from models.training import texts  # noqa: E402
+from models.training.data import texts  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

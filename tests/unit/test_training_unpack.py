@@ -9,7 +9,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 from safetensors.torch import load_file  # noqa: E402
 
-from models.training import export, judge, runs, train_autoencoder, train_generator, train_scorer, unpack  # noqa: E402
+from models.training import export, runs, unpack  # noqa: E402
+from models.training.evaluation import judge  # noqa: E402
+from models.training.trainers import autoencoder, generator  # noqa: E402
+from models.training.trainers import scorer as train_scorer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -32,8 +35,8 @@ def test_the_embedded_pack_is_exported_again_as_it_is(tmp_path: Path) -> None:
 
 def test_trainers_take_every_tensor_of_it() -> None:
     states = unpack.states(PACK, Path(__file__).parents[1] / "bench" / "judge")
-    vae = train_autoencoder.build()
-    unet = train_generator.build()
+    vae = autoencoder.build()
+    unet = generator.build()
     scorer = train_scorer.trained_parts(train_scorer.build("regnety_002"))
     networks = {
         "autoencoder": torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder}),
@@ -46,10 +49,10 @@ def test_trainers_take_every_tensor_of_it() -> None:
 
 
 def test_an_anchored_encoder_stays_what_the_run_began_with(tmp_path: Path) -> None:
-    vae = train_autoencoder.build()
+    vae = autoencoder.build()
     network = torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder})
     runs.write({"modules": network.state_dict()}, tmp_path / "init.pt")
-    first = train_autoencoder.anchored(network, tmp_path / "init.pt")
+    first = autoencoder.anchored(network, tmp_path / "init.pt")
     picture = torch.rand(1, 3, 64, 64)
     before = network["encoder"](picture).detach()
     with torch.no_grad():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from app.domain import Profile, Vote, VoteKind
-from app.service.taste import Ballot, Tastes
+from app.service.ranking.taste import Ballot, Tastes
 from app.stores.taste import VoteStore
-from models.fakes import FakeScorer
+from models.synthetic.fakes import FakeScorer
 from tests.unit.store_kit import opened
 
 LIKE = Vote(VoteKind.LIKE, "gen_a", 1, None, b"ab")

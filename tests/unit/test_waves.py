@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from app.domain import Checkpoint, Score, Stop
-from app.engine.client import Previewed
-from app.engine.run import Phase, Row, Run
+from app.engine.protocols import Previewed
 from app.engine.scheduler import Plan
-from models.contract import Pixels
+from app.engine.state import Phase, Row, Run
+from models.protocols import Pixels
 from tests.unit.engine_kit import Bench, alone, spec
 
 

@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from app.domain import EventKind, Generation, Ranking, Reference, Status
 from app.errors import NotFound, Overloaded
-from app.service import Draft, Terms, follow
+from app.service import Draft, Terms
+from app.service.generations import recorder
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
 
@@ -94,7 +95,7 @@ async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: 
 
 
 async def test_what_ends_at_once_costs_two_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "STARTED_S", 10.0)
+    monkeypatch.setattr(recorder, "STARTED_S", 10.0)
     async with house(tmp_path) as there:
         await there.made(n_candidates=1, steps=1)
         before = there.records.connections.watch.calls["database_write"]
@@ -121,8 +122,8 @@ async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path
 async def test_what_waits_in_the_queue_and_what_callers_bring_come_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.service.work.OVERDUE_S", 0.05)
-    monkeypatch.setattr("app.service.work.LOOK_S", 0.02)
+    monkeypatch.setattr("app.service.generations.worker.OVERDUE_S", 0.05)
+    monkeypatch.setattr("app.service.generations.worker.LOOK_S", 0.02)
     async with house(tmp_path, delay_s=0.005) as h:
         working = asyncio.create_task(h.service.work())
         held = [await h.service.submit(Draft("x", n_candidates=64, steps=2)) for _ in range(8)]

@@ -1,0 +1,1 @@
+"""Foreign APIs over the same generations: OpenAI Images."""

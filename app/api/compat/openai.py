@@ -1,0 +1,225 @@
+"""POST /v1/images/generations: OpenAI's Images shape over the same generations, so that its clients work unchanged.
+
+Our own fields come in beside theirs (`extra_body` in the openai package) and go out as further members. A field of
+theirs that has no meaning here is answered with an entry in `warnings`, never with silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Body, Request, Response
+from pydantic import Field, StringConstraints
+
+from app.api import openapi, sse
+from app.api.dependencies import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
+from app.api.generation_response import expect_some, result
+from app.api.ranking_inputs import furnished
+from app.api.schemas.requests import ImageFormat, ResponseFormat, Sampling
+from app.api.schemas.responses import Answer, ImageOut, NegativeOut, WarningOut
+from app.domain import Event, EventKind, Generation
+from app.errors import about
+from app.service import Draft, Service
+
+router = APIRouter(prefix="/v1/images", tags=["openai"])
+
+
+PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+
+
+class ImagesRequest(Sampling):
+    """OpenAI's request with our fields beside its own."""
+
+    n: int | None = Field(None, ge=1, le=1024, description="Images that are returned, best first; default 1.")
+    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = Field(
+        None, description="WIDTHxHEIGHT or auto, which is the model's own."
+    )
+    response_format: ResponseFormat | None = Field(None, description="url, the default, or b64_json.")
+    output_format: ImageFormat | None = Field(None, description="File format of the images; default png.")
+    stream: bool | None = Field(None, description="Server-sent events in place of one answer.")
+    partial_images: int | None = Field(None, ge=0, le=3, description="At most so many previews in the stream.")
+    quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = None
+    background: Literal["transparent", "opaque", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["low", "auto"] | None = None
+    user: str | None = None
+    output_compression: int | None = Field(None, ge=0, le=100)
+
+    def to_domain(self) -> Draft:
+        """As the service takes it."""
+        return self.draft(
+            n=self.n or 1,
+            size=None if self.size == "auto" else self.size,
+            previews=(self.partial_images or 0) if self.stream else 0,
+            output_format=self.output_format or "png",
+        )
+
+    def without_effect(self) -> list[WarningOut]:
+        """A warning for every field that asked for something this service does not do."""
+        harmless: dict[str, set[object]] = {
+            "quality": {"auto", "standard"},
+            "background": {"opaque", "auto"},
+            "style": set(),
+            "moderation": {"auto"},
+            "user": set(),
+            "output_compression": {100},
+        }
+        ignored = [name for name, fine in harmless.items() if getattr(self, name) not in {None, *fine}]
+        if self.stream and self.response_format == "url":
+            ignored.append("response_format")
+        return [
+            WarningOut(code="unsupported_parameter", detail=f"{name} has no effect here", param=name)
+            for name in ignored
+        ]
+
+
+class ImageItem(Answer):
+    """One image: OpenAI's members first, then ours."""
+
+    b64_json: str | None
+    url: str | None
+    revised_prompt: None = None
+    rank: int
+    index: int
+    seed: int
+    score: float
+    similarity: float
+    penalty: float
+    negatives: list[NegativeOut]
+
+
+class TokenDetails(Answer):
+    """Tokens by kind; nothing is metered."""
+
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
+class Usage(Answer):
+    """There because clients read it; nothing is metered, so it counts 0."""
+
+    total_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: TokenDetails = TokenDetails()
+
+
+class ImagesOut(Answer):
+    """OpenAI's answer; `id` names the generation behind it."""
+
+    created: int
+    data: list[ImageItem]
+    background: Literal["opaque"] = "opaque"
+    output_format: ImageFormat
+    size: str
+    usage: Usage = Usage()
+    id: str
+    model: str
+    warnings: list[WarningOut]
+
+
+@router.post(
+    "/generations",
+    summary="OpenAI's image generation",
+    dependencies=[JsonBody],
+    response_model=None,
+    responses={
+        200: {
+            "model": ImagesOut,
+            "description": "The images, or with `stream` their events.",
+            "content": openapi.events([PARTIAL, COMPLETED]),
+        },
+        **openapi.errors(400, 404, 408, 409, 413, 415, 422, 500, 503),
+    },
+)
+async def create(
+    request: Request,
+    asked: Annotated[ImagesRequest, Body(openapi_examples=cast(Any, openapi.OPENAI_REQUESTS))],
+    face: FaceDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Works with the openai package as it is; ours go into its `extra_body`."""
+    service, key = face.service, once(idempotency_key, router.prefix, asked)
+    generation = await service.submit(partial(_draft, face, asked), once=key, watched=bool(asked.stream))
+    if asked.stream:
+        on_gone = partial(service.forsake, generation.id) if key is None else None
+        return sse.EventStream(
+            generation.id, _events(service, generation, asked), life_s=service.limits.stream_s, on_gone=on_gone
+        )
+    with about(generation.id):
+        done = await finished(request, service, generation.id, keep=key is not None)
+        answer = await result(service, done, asked.response_format or "url")
+        expect_some(answer.data)  # clients take the first image for granted
+    host = str(request.base_url).rstrip("/")
+    images = ImagesOut(
+        created=answer.created,
+        data=[_item(image, host) for image in answer.data],
+        output_format=answer.output_format,
+        size=answer.size,
+        id=answer.id,
+        model=answer.model,
+        warnings=[*answer.warnings, *asked.without_effect()],
+    )
+    return Response(images.model_dump_json(), media_type="application/json")
+
+
+async def _draft(face: Face, asked: ImagesRequest) -> Draft:
+    draft = asked.to_domain()
+    return replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+
+
+def _item(image: ImageOut, host: str) -> ImageItem:
+    kept = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
+    return ImageItem(**kept, url=f"{host}{image.url}" if image.url else None)
+
+
+async def _events(service: Service, generation: Generation, asked: ImagesRequest) -> AsyncIterator[bytes]:
+    """The best previews of the first rounds, as many as asked, then every returned image, best first.
+
+    Pruning may look at more rounds than were asked for. Raises NothingAboveMinScore for no image.
+    """
+    spec = generation.spec
+    common = {
+        "created_at": int(generation.created),
+        "size": f"{spec.width}x{spec.height}",
+        "quality": "auto",
+        "background": "opaque",
+    }
+    rounds, wanted = 0, asked.partial_images or 0
+    async for preview in _rounds(service.watch(generation.id)):
+        if rounds == wanted:
+            continue
+        head, _, data = preview.partition(";base64,")
+        own = {"b64_json": data, "partial_image_index": rounds, "output_format": head.removeprefix("data:image/")}
+        yield sse.event(PARTIAL, {"type": PARTIAL, **own, **common})
+        rounds += 1
+    done = succeeded(await service.get(generation.id))
+    answer = await result(service, done, "b64_json")
+    expect_some(answer.data)
+    warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
+    for image in answer.data:
+        own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
+        usage = Usage().model_dump()
+        made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
+        yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
+
+
+async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
+    """The best preview of every round, as a data URI: one a step, told when the log goes on with something else."""
+    best: Mapping[str, Any] | None = None
+    told = 0
+    async for line in log:
+        preview = line.data if line.kind is EventKind.PREVIEW else None
+        if best is not None and (preview is None or preview["step"] != best["step"]):
+            yield str(best["image"])
+            told, best = best["step"], None
+        if preview is not None and preview["step"] > told:
+            best = preview if best is None else max(best, preview, key=_worth)
+
+
+def _worth(preview: Mapping[str, Any]) -> float:
+    score = preview["score"]
+    return float("-inf") if score is None else float(score)

@@ -1,0 +1,142 @@
+"""What routes share: the service, a checked id, a JSON body, and waiting for a result while the client is there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass
+from email.message import Message
+from typing import Annotated, TypeAlias
+
+import anyio
+from fastapi import Depends, Header, Path, Request
+from pydantic import BaseModel
+
+from app.api import openapi
+from app.api.problems import ClientGone
+from app.api.uploads import Uploads
+from app.domain import Failure, Generation, Status
+from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
+from app.metrics import Metrics
+from app.service import Dialogue, Explainer, Once, References, Refiner, Service, Tastes
+
+_ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What the routes work with, at `app.state.face`."""
+
+    service: Service
+    dialogue: Dialogue
+    references: References
+    refiner: Refiner
+    tastes: Tastes
+    explainer: Explainer
+    metrics: Metrics
+    uploads: Uploads
+
+
+def face(request: Request) -> Face:
+    """The app's `Face`."""
+    found: Face = request.app.state.face
+    return found
+
+
+def _service(request: Request) -> Service:
+    return face(request).service
+
+
+def _generation_id(
+    generation_id: Annotated[str, Path(description="As given by POST.", examples=[openapi.GENERATION])],
+) -> str:
+    if not _ID.fullmatch(generation_id):
+        raise NotFound("there is no such generation: an id is gen_ and 26 letters and digits")
+    return generation_id
+
+
+def media_type(request: Request) -> str:
+    """The body's media type in lower case, without parameters; "" when the request names none."""
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    return header.get_content_type() if request.headers.get("content-type") else ""
+
+
+def json_body(request: Request) -> None:
+    """Refuse a body that does not call itself JSON. Raises UnsupportedMedia."""
+    kind = media_type(request)
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
+
+
+FaceDep: TypeAlias = Annotated[Face, Depends(face)]
+ServiceDep: TypeAlias = Annotated[Service, Depends(_service)]
+GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
+JsonBody = Depends(json_body)
+
+
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        pattern=r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
+        description="The same key and body again get the first one's generation, on any replica; quoted or bare.",
+    ),
+]
+
+
+def once(key: str | None, path: str, body: BaseModel) -> Once | None:
+    """What makes a request the same as an earlier one: its key, its address, and the fields that it set."""
+    if key is None:
+        return None
+    told = f"{path} {body.model_dump_json(exclude_unset=True)}"
+    return Once(key.strip('"'), hashlib.sha256(told.encode()).hexdigest())
+
+
+async def finished(request: Request, service: Service, generation_id: str, *, keep: bool = False) -> Generation:
+    """The generation once it has succeeded; unless it is to be kept it is cancelled when the client leaves first.
+
+    Raises ClientGone, what it failed with, or NotReady when somebody cancelled it.
+    """
+    waiting = asyncio.create_task(service.wait(generation_id))
+    leaving = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientGone
+        return succeeded(waiting.result())
+    finally:
+        leaving.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            if not keep:
+                with anyio.CancelScope(shield=True):
+                    await service.forsake(generation_id)
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def succeeded(generation: Generation) -> Generation:
+    """The generation, if it went well. Raises what it failed with, or NotReady."""
+    if generation.failure is not None:
+        raise as_error(generation.failure)
+    if generation.status is not Status.SUCCEEDED:
+        raise NotReady(f"the generation is {generation.status}")
+    return generation
+
+
+def as_error(failure: Failure) -> FrontrunnerError:
+    """The error of the tree that a stored failure was made from; one of EngineFailed's kind where there is none."""
+    found = _by_code(FrontrunnerError).get(failure.code)
+    return found(failure.detail) if found else EngineFailed(failure.detail)
+
+
+def _by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found |= _by_code(kind)
+    return found

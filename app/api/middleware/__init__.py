@@ -1,0 +1,1 @@
+"""ASGI middleware: authentication, request limits, access log."""

@@ -1,0 +1,134 @@
+"""/v1/generations: one address in four manners, and what is left of a generation. Rules are the service's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+
+from app.api import openapi, sse
+from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, once
+from app.api.generation_response import ANSWERS, PREFIX, event_log, respond, standing
+from app.api.ranking_inputs import begun, furnished
+from app.api.schemas.requests import SIZE, GenerationRequest, ImageFormat, parse_size
+from app.api.schemas.responses import GenerationOut
+from app.domain import EventKind
+from app.service import Draft
+
+router = APIRouter(prefix=PREFIX, tags=["generations"])
+
+KEPT = "private, max-age=86400, immutable"
+"""A candidate's image never changes; it only goes when its generation is forgotten."""
+
+STRENGTH = 0.75
+"""How far candidates may go from an image, if the request does not say."""
+
+
+@router.post(
+    "",
+    summary="Sample candidates and rank them",
+    dependencies=[JsonBody],
+    response_model=None,
+    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+)
+async def create(
+    request: Request,
+    asked: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, openapi.REQUESTS))],
+    face: FaceDep,
+    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Plain requests wait for the result; they and streams are cancelled when the client goes away.
+
+    With an `Idempotency-Key` they go on all the same, for the client that comes back.
+    """
+    key = once(idempotency_key, router.prefix, asked)
+    draft = partial(_draft, face, asked)
+    return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
+
+
+async def _draft(face: Face, asked: GenerationRequest) -> Draft:
+    """What was asked for, with all that it names looked up."""
+    draft = asked.to_domain()
+    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if asked.image is None:
+        return draft
+    strength = STRENGTH if asked.strength is None else asked.strength
+    return await begun(face, draft, asked.image, strength)
+
+
+@router.get("/{generation_id}", summary="A generation as it stands", responses=openapi.errors(404, 503))
+@router.head("/{generation_id}", include_in_schema=False)
+async def read(generation_id: GenerationId, service: ServiceDep) -> GenerationOut:
+    """Any replica knows it; `queue_position` and `eta_seconds` are this one's guess while it is not done."""
+    return standing(service, await service.get(generation_id))
+
+
+@router.get(
+    "/{generation_id}/events",
+    summary="A generation's log, as server-sent events",
+    response_class=Response,
+    responses={
+        200: {"content": openapi.events(list(EventKind))},
+        204: {"description": "`Last-Event-ID` is the closing line; an EventSource does not come back after this."},
+        **openapi.errors(404, 422, 503),
+    },
+)
+async def events(
+    generation_id: GenerationId,
+    service: ServiceDep,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**31, description="Lines up to this one are left out.")] = 0,
+) -> Response:
+    """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation.
+
+    `image` of a preview is null where the generation was waited for and previews were not asked for.
+    """
+    if await service.told(generation_id, last_event_id):
+        return Response(status_code=204)
+    log = event_log(service, generation_id, last_event_id, "url")
+    return sse.EventStream(generation_id, log, life_s=service.limits.stream_s)
+
+
+@router.get(
+    "/{generation_id}/images/{index}",
+    summary="A candidate's image",
+    response_class=Response,
+    responses={
+        200: {"content": openapi.binary(), "headers": openapi.headers(ETag="Of these bytes.", Cache_Control=KEPT)},
+        304: {"description": "The caller has these bytes already."},
+        **openapi.errors(404, 409, 422, 500, 503),
+    },
+)
+@router.head("/{generation_id}/images/{index}", include_in_schema=False)
+async def image(
+    generation_id: GenerationId,
+    index: Annotated[int, Path(ge=0, lt=2**31, description="The candidate's, 0 to N-1.")],
+    service: ServiceDep,
+    form: Annotated[
+        ImageFormat | None, Query(alias="format", description="Default: what the generation asked.")
+    ] = None,
+    size: Annotated[str | None, Query(pattern=SIZE, description="WIDTHxHEIGHT to fit in; never enlarged.")] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Of any of the N; those not returned are made from what was stored when first asked for."""
+    generation = await service.get(generation_id)
+    box = parse_size(size) if size else None
+    file = await service.image(generation_id, index, form or generation.output_format, box)
+    headers = {"etag": file.etag, "cache-control": KEPT}
+    if _held(if_none_match, file.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)
+
+
+@router.delete("/{generation_id}", summary="Cancel and forget", status_code=204, responses=openapi.errors(404, 503))
+async def forget(generation_id: GenerationId, service: ServiceDep) -> None:
+    """Stops it if it runs, then deletes its record, its log and its files."""
+    await service.forget(generation_id)
+
+
+def _held(if_none_match: str | None, etag: str) -> bool:
+    """Whether the caller's `If-None-Match` names this ETag; weak ones count, as RFC 9110 wants it."""
+    held = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return bool(held & {etag, "*"})

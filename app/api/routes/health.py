@@ -1,0 +1,65 @@
+"""/healthz, /readyz and /metrics: for balancers and scrapers, never behind a key."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+
+from app.api import openapi
+from app.api.dependencies import FaceDep, ServiceDep
+from app.api.schemas.responses import Answer
+from app.errors import Draining, EngineDead, Loading, Overloaded, StoreUnavailable
+
+router = APIRouter(tags=["health"])
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_WHY_NOT = {
+    "dead": EngineDead("the engine died and the process is about to end"),
+    "loading": Loading("the models are being loaded", retry_after_s=2),
+    "draining": Draining("this replica is shutting down"),
+    "full": Overloaded("the queue holds its limit of candidates"),
+    "store": StoreUnavailable("the database does not answer"),
+}
+
+
+class Alive(Answer):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Answer):
+    """Requests are welcome."""
+
+    status: Literal["ready"] = "ready"
+
+
+@router.get("/healthz", summary="Whether the process lives")
+@router.head("/healthz", include_in_schema=False)
+async def healthz() -> Alive:
+    """200 from the first moment, also while the models load: restart the process only when this does not answer."""
+    return Alive()
+
+
+@router.get("/readyz", summary="Whether requests are welcome", responses=openapi.errors(503))
+@router.head("/readyz", include_in_schema=False)
+async def readyz(service: ServiceDep) -> Ready:
+    """503 while loading, full, draining or dead, or with a store out of reach: send requests elsewhere."""
+    reason = await service.ready()
+    if reason is not None:
+        raise _WHY_NOT[reason]
+    return Ready()
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+@router.head("/metrics", include_in_schema=False)
+async def metrics(face: FaceDep) -> Response:
+    """In Prometheus' text format."""
+    return Response(face.metrics.text(), media_type=METRICS_TYPE)

@@ -1,0 +1,125 @@
+"""GET /v1/models: what is loaded, its limits and its calibration, in OpenAI's list shape."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+
+from app.api import openapi
+from app.api.dependencies import ServiceDep
+from app.api.schemas.responses import Answer
+from app.errors import NotFound
+from app.service import Service
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class GeneratorOut(Answer):
+    """A generator's defaults and limits. Sizes in pixels, multiples of `size_multiple`."""
+
+    revision: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: list[str]
+    token_limit: int
+    prediction_type: str
+    device: str
+    dtype: str
+
+
+class ScorerOut(Answer):
+    """A scorer. `null_mean`, `null_std`: cosines of images with texts that do not belong together, where measured."""
+
+    revision: str
+    dimensions: int
+    image_size: int
+    token_limit: int
+    logit_scale: float
+    device: str
+    null_mean: float | None
+    null_std: float | None
+
+
+class CalibrationOut(Answer):
+    """How well previews after each step rank like final images. Measured with these revisions, good for no others."""
+
+    generator: str
+    scorer: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    spearman: list[float]
+    correlation: list[float]
+    preview_weight: list[float]
+    gap_weight: list[float]
+
+
+class ModelOut(Answer):
+    """One name; a pack is generator and scorer at once. `created` is OpenAI's and not known: 0."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: Literal["frontrunner"] = "frontrunner"
+    generator: GeneratorOut | None = None
+    scorer: ScorerOut | None = None
+    calibration: CalibrationOut | None = None
+
+
+class LimitsOut(Answer):
+    """What a request may ask of this server."""
+
+    candidates: int
+    default_candidates: int
+    steps: int
+    guidance_scale: float
+    prompt_chars: int
+    negatives: int
+    images: int
+    references: int
+
+
+class ModelsOut(Answer):
+    """What is loaded."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+    limits: LimitsOut
+
+
+@router.get("", summary="What is loaded", responses=openapi.errors(503))
+@router.head("", include_in_schema=False)
+async def list_models(service: ServiceDep) -> ModelsOut:
+    """The generator, the scorer, and what a request may ask for."""
+    return ModelsOut(data=_models(service), limits=LimitsOut(**asdict(service.limits)))
+
+
+@router.get("/{model_id:path}", summary="One of them", responses=openapi.errors(404, 503))
+@router.head("/{model_id:path}", include_in_schema=False)
+async def read_model(
+    model_id: Annotated[str, Path(description="May hold slashes, as hub ids do.", examples=["pictogram"])],
+    service: ServiceDep,
+) -> ModelOut:
+    """By the name that a request's `model` takes."""
+    for model in _models(service):
+        if model.id == model_id:
+            return model
+    raise NotFound("no model of that name is loaded, see GET /v1/models")
+
+
+def _models(service: Service) -> list[ModelOut]:
+    generator, scorer = service.models()
+    known, parts = service.calibration(), dict[str, dict[str, Any]]()
+    for kind, info in (("generator", generator), ("scorer", scorer)):
+        details = asdict(info)
+        parts.setdefault(details.pop("id"), {})[kind] = details
+    if known is not None:
+        parts[generator.id]["calibration"] = asdict(known)
+    return [ModelOut(id=name, **kinds) for name, kinds in parts.items()]

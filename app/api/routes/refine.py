@@ -1,0 +1,127 @@
+"""POST /v1/generations/{id}/refine: new candidates that begin as an earlier one, or as a picture drawn over it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Response
+from fastapi import Request as Asking
+from pydantic import Field, model_validator
+
+from app.api import openapi
+from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
+from app.api.generation_response import ANSWERS, respond
+from app.api.ranking_inputs import begun, furnished
+from app.api.schemas.requests import (
+    Float,
+    ImageFormat,
+    Name,
+    Pruning,
+    RankingIn,
+    Request,
+    ResponseFormat,
+    Text,
+    WebhookIn,
+    Words,
+    checkpoints,
+)
+from app.domain import SEED_LIMIT, GenerationSpec
+from app.service import Draft
+
+router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
+
+_EXAMPLES: Any = {
+    "the winner again": {
+        "summary": "Eight variations of candidate 3",
+        "value": {"index": 3, "n_candidates": 8, "n": 4},
+    },
+    "with a change": {"summary": "Other words", "value": {"index": 3, "strength": 0.6, "prompt": "a green apple"}},
+}
+
+
+class RefineRequest(Request):
+    """New candidates from an old one. Whatever is left out is as in the generation, but for `seed`, which is drawn."""
+
+    index: int | None = Field(None, ge=0, lt=2**31, description="The candidate to begin as.")
+    image: str | None = Field(None, description="In its place: data: URI of a picture or a sketch.")
+    strength: Float = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
+    prompt: Words | None = Field(None, description="What the images should show; default: what was last asked of it.")
+    negative_prompt: Text | None = None
+    n_candidates: int | None = Field(None, ge=1, le=1024)
+    n: int | None = Field(None, ge=1, le=1024)
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Of the whole schedule, of whose time strength is the share that is gone through again.",
+    )
+    guidance_scale: Float | None = Field(None, ge=0, le=100)
+    sampler: Name | None = None
+    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
+    ranking: RankingIn | None = Field(None, description="In place of the generation's.")
+    pruning: Pruning | None = Field(None, description="Where weak candidates are dropped.")
+    previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
+    webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
+    deterministic: bool = False
+    response_format: ResponseFormat = "url"
+    output_format: ImageFormat = "png"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> RefineRequest:
+        if (self.index is None) == (self.image is None):
+            raise ValueError("either index or image is wanted")
+        return self
+
+    def to_domain(self, source: GenerationSpec) -> Draft:
+        """As the service takes it, without its start."""
+        own = replace(source.ranking, prompt=None)
+        n_candidates = source.n_candidates if self.n_candidates is None else self.n_candidates
+        return Draft(
+            prompt=self.prompt or source.question,
+            negative_prompt=source.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+            n_candidates=n_candidates,
+            n=min(source.n, n_candidates) if self.n is None else self.n,
+            steps=self.steps or source.steps,
+            guidance_scale=source.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            sampler=self.sampler or source.sampler,
+            seed=self.seed,
+            ranking=own if self.ranking is None else self.ranking.to_domain(),
+            pruning=checkpoints(self.pruning),
+            partial_images=self.previews,
+            webhook=self.webhook.to_domain() if self.webhook is not None else None,
+            deterministic=self.deterministic,
+            output_format=self.output_format,
+        )
+
+
+@router.post(
+    "/{generation_id}/refine",
+    summary="Go on from a candidate",
+    dependencies=[JsonBody],
+    response_model=None,
+    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+)
+async def refine(
+    request: Asking,
+    generation_id: GenerationId,
+    asked: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
+    face: FaceDep,
+    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
+    key = once(idempotency_key, request.url.path, asked)
+    draft = partial(_draft, face, generation_id, asked)
+    return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
+
+
+async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:
+    source = await face.service.get(generation_id)
+    draft = asked.to_domain(source.spec)
+    if asked.ranking is not None:
+        draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    if asked.image is None:
+        return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
+    return await begun(face, draft, asked.image, asked.strength, source)

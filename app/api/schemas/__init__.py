@@ -1,0 +1,1 @@
+"""Wire types: request bodies and response bodies of the HTTP API."""

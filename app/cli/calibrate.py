@@ -1,0 +1,83 @@
+"""`frontrunner calibrate`: whole races watched on this device, and the calibration that comes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from app.cli.client import Complaint
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.pruning import calibration
+from app.engine.trajectories import watch
+from app.errors import FrontrunnerError
+from app.settings import Settings, complaints
+from models import calibration_io, registry
+from models.errors import ModelError
+from models.pack import packs
+from models.protocols import Calibration
+
+FEWEST_PROMPTS = 8
+"""Below this many prompts the correlations are mostly noise."""
+
+
+def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console) -> None:
+    """Calibrate the generator and scorer of the settings and write the result to `out`. Raises Complaint."""
+    try:
+        settings = Settings()
+        texts = _read(prompts, settings.generator)
+        models = registry.load(settings.generator, settings.scorer, settings.device, settings.preview_decoder or None)
+        core = EngineCore(models, EngineConfig())
+        with console.status("measuring the device"):
+            core.measure()
+        info = models.generator.info
+        if guidance_scale is not None:
+            info = replace(info, guidance_scale=guidance_scale)
+        with Progress(console=console) as progress:
+            task = progress.add_task("racing", total=len(texts))
+            races = watch(
+                core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
+            )
+            traces = [race.trace for race in races]
+        made = calibration.fit(traces, info, models.scorer.info)
+        costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
+        measured = {"device": info.device, "prompts": len(texts), **costs}
+        document = calibration_io.dump(made) | {"measured": measured}
+        out.write_text(json.dumps(document, indent=1) + "\n")
+    except ValidationError as error:
+        raise Complaint("; ".join(complaints(error))) from None
+    except (ModelError, FrontrunnerError) as error:
+        raise Complaint(str(error)) from None
+    except OSError as error:
+        raise Complaint(f"{error.filename}: {error.strerror}") from None
+    console.print(_table(made))
+    console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
+
+
+def _read(prompts: Path | None, generator: str) -> Sequence[str]:
+    """One prompt a line; a pack brings its own."""
+    if prompts is None:
+        pack = packs().get(generator)
+        if pack is None or not (pack.folder / "prompts.txt").is_file():
+            raise Complaint("--prompts is needed: a file with one prompt a line, as users of this model write them")
+        prompts = pack.folder / "prompts.txt"
+    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    if len(texts) < FEWEST_PROMPTS:
+        raise Complaint(f"{len(texts)} prompts are too few; {FEWEST_PROMPTS} are the least, 64 are good")
+    return texts
+
+
+def _table(made: Calibration) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("step", "spearman", "corrected"):
+        table.add_column(name, justify="right")
+    for step in range(made.steps):
+        table.add_row(f"{step + 1}/{made.steps}", f"{made.spearman[step]:.3f}", f"{made.correlation[step]:.3f}")
+    return table

@@ -1,0 +1,83 @@
+"""A service for the occasion: a child process on a free port of this machine, its data in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from app.cli.client import Client, Complaint, connect
+from app.settings import PREFIX
+
+PATIENCE_S = 600.0
+"""How long models may take to load."""
+
+FAREWELL_S = 20.0
+"""How long the child may take to stop before it is killed."""
+
+
+@contextmanager
+def running_service() -> Iterator[Client]:
+    """A client of a service that is ready and lives as long as this block. Raises Complaint when it cannot start."""
+    with tempfile.TemporaryDirectory(prefix="frontrunner-") as folder:
+        log = Path(folder) / "log"
+        # The child inherits the open socket: nobody else can take its port, and no connection is refused.
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            process = _start(listening, Path(folder), log)
+        try:
+            with connect(f"http://127.0.0.1:{port}") as client:
+                _wait(client, process, log)
+                yield client
+        finally:
+            _stop(process)
+
+
+def _start(listening: socket.socket, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    own = {"DATA_DIR": str(folder / "data"), "DATABASE_URL": "", "BLOB_URL": "", "DRAIN_S": "0", "LOG_LEVEL": "warning"}
+    command = [sys.executable, "-m", "app.cli", "serve", "--fd", str(listening.fileno())]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            env=os.environ | {PREFIX + k: v for k, v in own.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,
+        )
+
+
+def _wait(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Complaint(_last_line(log))
+        with suppress(httpx.TransportError):  # it is about to end, or to take the connection
+            if client.get("/readyz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise Complaint(f"the models were not loaded after {PATIENCE_S:.0f} s")
+
+
+def _last_line(log: Path) -> str:
+    """Why the child ended: its own complaint is the last thing it says."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("frontrunner: ") if lines else "the service ended without a word"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(FAREWELL_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,102 @@
+"""What the command line shows: a progress bar that follows events, and ranked tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.cli.client import Complaint, Json, standing
+
+_COLUMNS = (
+    BarColumn(),
+    TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
+    TextColumn("{task.fields[live]} live"),
+    TextColumn("[dim]{task.fields[told]}[/]"),
+    TimeElapsedColumn(),
+)
+
+
+def follow(events: Iterable[tuple[str, Json]], console: Console) -> Json:
+    """Show a generation's progress until it has succeeded; the answer. Raises Complaint when it does not."""
+    best = float("-inf")
+    with Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
+        task = progress.add_task("", total=None, step=0, steps="?", live="?", told="queued")
+        for kind, data in events:
+            if kind == "preview" and data["score"] is not None:
+                best = max(best, data["score"])
+                progress.update(task, told=f"best preview {best:.3f}")
+            elif kind == "error":
+                raise Complaint(data["error"]["message"])
+            elif kind in {"failed", "cancelled"}:
+                raise Complaint((data["error"] or {"message": f"the generation was {kind}"})["message"])
+            elif kind == "succeeded":
+                progress.update(task, total=1, completed=1, told=f"{data['timings']['total_ms'] / 1000:.1f} s")
+                return data
+            else:
+                _move(progress, task, kind, data)
+    raise Complaint("the service ended the stream before the result")
+
+
+def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
+    if kind == "queued":
+        progress.update(task, live=data["n_candidates"])
+    elif kind == "started":
+        progress.update(task, told="started")
+    elif kind == "step":
+        total, done = data["steps"], data["step"]
+        progress.update(task, total=total, completed=done, step=done, steps=total, live=data["live"])
+    elif kind == "pruned":
+        progress.update(task, told=f"{len(data['indices'])} pruned after step {data['step']}")
+
+
+def question(done: Json) -> str:
+    """What the candidates are compared by, in a line."""
+    asked = done["ranking"]
+    parts = [f"compared with: {asked['prompt']}"]
+    if asked["negatives"]:
+        texts = "; ".join(negative["text"] for negative in asked["negatives"])
+        parts.append(f"to avoid: {texts} (weight {asked['negative_weight']:g})")
+    if asked["diversity"]:
+        parts.append(f"diversity {asked['diversity']:g}")
+    if asked["taste"] and asked["taste"]["weight"]:
+        parts.append("with the votes")
+    return " | ".join(parts)
+
+
+def candidates(done: Json) -> Table:
+    """All candidates, numbered as they stand; the numbers of a pruned one are of its last preview."""
+    taste = ("taste",) if done["ranking"]["taste"] else ()
+    terms = ("similarity", "penalty", *taste, "score")
+    table = _table("rank", "seed", *terms, "")
+    for place, c in standing(done):
+        note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
+        style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
+        cells = (_number(c[name]) for name in terms)
+        table.add_row(str(place or "-"), str(c["seed"]), *cells, note, style=style)
+    return table
+
+
+def ranking(ranked: Json, files: Sequence[Path]) -> Table:
+    """Files, best first."""
+    table = _table("rank", "similarity", "penalty", "score", "file")
+    for image in ranked["data"]:
+        cells = (_number(image[name]) for name in ("similarity", "penalty", "score"))
+        name = escape(files[image["index"]].name)
+        table.add_row(str(image["rank"]), *cells, name, style="bold" if image["rank"] == 1 else "")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in {"", "file"} else "right", no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,126 @@
+"""`frontrunner serve`: uvicorn with a drain before it stops, and an end with a bad code when the engine dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from app import logs
+from app.cli.client import Complaint
+from app.main import create_app
+from app.settings import Settings, complaints
+
+KEEP_ALIVE_S = 75
+"""Longer than balancers keep idle connections (nginx: 60 s), or requests are lost on ones that just closed."""
+
+HAND_BACK_S = 5
+"""How long the database may take to learn what is handed back."""
+
+FAREWELL_S = 10
+"""How long answers under way may take once nothing is being sampled any more."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but the first signal only drains.
+
+    For `notice_s` it is unready and serves all the same, until balancers have seen it. Then nothing new is taken for
+    `drain_s` or until what runs has ended; what has not ended by then is handed back to other replicas.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_s: float, notice_s: float = 0.0) -> None:
+        super().__init__(config)
+        self.death: BaseException | None = None
+        self._drain_s = drain_s
+        self._notice_s = notice_s
+        self._signalled: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first signal drains; a second one stops at once, a third (Ctrl-C) drops answers under way too."""
+        if self._signalled is None:
+            self._signalled = time.monotonic()
+            if self._notice_s == 0:
+                self._app.state.engine.drain()
+            elif self.started:
+                self._app.state.face.service.resign()
+        else:
+            self._app.state.drain_s = 0.0
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
+
+    def on_death(self, reason: BaseException) -> None:
+        """Stop, since only a new process can help."""
+        self.death = reason
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._signalled is not None and not self.should_exit:
+            waited = time.monotonic() - self._signalled - self._notice_s
+            if waited >= 0:
+                await self._drain(late=waited >= self._drain_s)
+        return await super().on_tick(counter)
+
+    async def _drain(self, *, late: bool) -> None:
+        """Take nothing new; stop when nothing is left to do, or when it is late."""
+        self._app.state.engine.drain()
+        stats = self._app.state.engine.stats()
+        if late or stats.held == 0:
+            self._app.state.drain_s = 0.0
+            with suppress(TimeoutError):  # what cannot be handed back is claimed by others when its lease has lapsed
+                await asyncio.wait_for(self._app.state.face.service.hand_back(), HAND_BACK_S)
+            self.should_exit = True
+
+    @property
+    def refusal(self) -> str:
+        """Why it did not start: a store, or else the address."""
+        return str(self._app.state.refusal or f"port {self.config.port} on {self.config.host} cannot be taken")
+
+    @property
+    def _app(self) -> FastAPI:
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        return app
+
+
+def run(options: Mapping[str, Any], fd: int | None = None) -> int:
+    """Serve until told to stop; the exit code. `fd` is a listening socket to use. Raises Complaint."""
+    try:
+        settings = Settings(**options)
+    except ValidationError as error:
+        raise Complaint("; ".join(complaints(error))) from None
+    logs.configure(settings.log_level, settings.log_format)
+    server = _server(settings)
+    try:
+        server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    except SystemExit:
+        raise Complaint(f"the service did not start: {server.refusal}") from None
+    if server.death is not None:
+        raise Complaint(f"the engine died: {server.death}")
+    return 0
+
+
+def _server(settings: Settings) -> Server:
+    died: list[Server] = []
+    app = create_app(settings, on_death=lambda reason: died[0].on_death(reason))
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=FAREWELL_S,
+    )
+    server = Server(config, settings.drain_s, settings.notice_s)
+    died.append(server)
+    return server

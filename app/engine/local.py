@@ -1,0 +1,312 @@
+"""One thread round an `EngineCore`: the bridge between the event loop and the device.
+
+Owns the thread, the inbox, admission, and what happens when the thread dies. The two sides meet in two places only:
+messages go in through the inbox, updates come out through `call_soon_threadsafe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from time import perf_counter
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import GenerationSpec
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.cost_model import Costs
+from app.engine.protocols import Cancelled, EngineStats, Failed, Sink, Succeeded, Update
+from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
+from models.protocols import (
+    Calibration,
+    Embeddings,
+    Generator,
+    GeneratorInfo,
+    Images,
+    Models,
+    OutOfMemory,
+    Scorer,
+    ScorerInfo,
+    TextEmbedding,
+    to_host,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Message: TypeAlias = Callable[[EngineCore], None]
+Load: TypeAlias = Callable[[], Models]
+
+LAST_TICK_S = 30.0
+"""How long a closing engine waits for the device call it is in."""
+
+EMBED_ROWS = 32
+"""Images embedded in one device call, so that uploads never hold the device for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A generation that was admitted and has not ended."""
+
+    sink: Sink
+    candidates: int
+
+
+class LocalEngine:
+    """The `Engine` of one process and one device. Its methods belong to the event loop that called `start`.
+
+    `load` runs on the engine's thread. `on_death` is called on the loop, once, with the reason, after every
+    waiter was failed: the process should end, for a new one is the only cure.
+    """
+
+    def __init__(self, load: Load, config: EngineConfig, on_death: Callable[[BaseException], None]) -> None:
+        self._load = load
+        self._config = config
+        self._on_death = on_death
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._core: EngineCore | None = None
+        self._models: Models | None = None
+        self._held: dict[str, _Held] = {}
+        self._pending: set[asyncio.Future[object]] = set()
+        self._death: BaseException | None = None
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def start(self) -> None:
+        """Begin loading the models; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def generator(self) -> GeneratorInfo:
+        """See `Engine`."""
+        return self._loaded().generator.info
+
+    @property
+    def scorer(self) -> ScorerInfo:
+        """See `Engine`."""
+        return self._loaded().scorer.info
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `Engine`."""
+        return self._loaded().calibration
+
+    @property
+    def costs(self) -> Costs:
+        """See `Engine`."""
+        self._loaded()
+        assert self._core is not None
+        return self._core.costs
+
+    def check(self, n_candidates: int) -> None:
+        """See `Engine`."""
+        self._check()
+        held, capacity = sum(h.candidates for h in self._held.values()), self._config.capacity
+        if held + n_candidates > capacity:
+            wait = held * self.stats().seconds_per_candidate
+            raise Overloaded(
+                f"{held} candidates are held and {n_candidates} more would pass the limit of {capacity}",
+                retry_after_s=wait or 1.0,
+            )
+
+    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
+        """See `Engine`."""
+        self.check(spec.n_candidates)
+        self._held[spec.id] = _Held(sink, spec.n_candidates)
+        self._empty.clear()
+        submitted = perf_counter()
+        self._inbox.put(lambda core: core.submit(spec, submitted, alone=alone))
+
+    def cancel(self, generation_id: str) -> None:
+        """See `Engine`."""
+        if generation_id in self._held:
+            self._inbox.put(lambda core: core.cancel(generation_id))
+
+    async def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        """See `Engine`."""
+        return await self._run(lambda _, scorer: [scorer.embed_texts([t])[0] for t in texts])
+
+    async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        """See `Engine`. Images of one size share a call; order is kept."""
+        vectors: dict[int, NDArray[np.float32]] = {}
+        places = sorted(range(len(images)), key=lambda i: images[i].shape)
+        for _, same in groupby(places, key=lambda i: images[i].shape):
+            group = list(same)
+            for start in range(0, len(group), EMBED_ROWS):
+                part = group[start : start + EMBED_ROWS]
+                embed = partial(_embed, np.stack([images[i] for i in part]))
+                vectors.update(zip(part, await self._run(embed), strict=True))
+        return np.stack([vectors[i] for i in range(len(images))])
+
+    async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """See `Engine`."""
+        return await self._run(lambda _, scorer: scorer.embed_patches(image))
+
+    async def decode(self, latents: NDArray[np.float16]) -> Images:
+        """See `Engine`."""
+        return await self._run(lambda generator, _: to_host(generator.decode(generator.load(latents))))
+
+    async def encode_images(self, images: Images) -> NDArray[np.float16]:
+        """See `Engine`."""
+        return await self._run(lambda generator, _: generator.encode_image(images))
+
+    def stats(self) -> EngineStats:
+        """See `Engine`."""
+        core = self._core
+        held = sum(h.candidates for h in self._held.values())
+        started = core.started if core is not None else ()
+        return EngineStats(
+            ready=core is not None and self._death is None,
+            dead=self._death is not None,
+            draining=self._draining,
+            held=held,
+            queued=sum(h.candidates for name, h in self._held.items() if name not in started),
+            running=core.live if core is not None else 0,
+            capacity=self._config.capacity,
+            rows_stepped=core.rows_stepped if core is not None else 0,
+            denoiser_calls=core.denoiser_calls if core is not None else 0,
+            stage_seconds=dict(core.stage_seconds) if core is not None else {},
+            seconds_per_candidate=core.seconds_per_candidate if core is not None else 0.0,
+        )
+
+    def drain(self) -> None:
+        """Take nothing new from now on; what runs goes on."""
+        self._draining = True
+
+    async def drained(self, drain_s: float) -> bool:
+        """Take nothing new and wait at most `drain_s` for what runs; whether all of it has ended."""
+        self.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), drain_s)
+        return self._empty.is_set()
+
+    async def close(self, drain_s: float) -> None:
+        """See `Engine`."""
+        if not await self.drained(drain_s):
+            for generation_id in list(self._held):
+                self.cancel(generation_id)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), LAST_TICK_S)
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, LAST_TICK_S)
+
+    # the event loop's side
+
+    def _loaded(self) -> Models:
+        if self._death is not None:
+            raise EngineDead("the engine died and the process is about to end")
+        if self._models is None:
+            raise Loading("the models are being loaded", retry_after_s=2)
+        return self._models
+
+    def _check(self) -> None:
+        self._loaded()
+        if self._draining:
+            raise Draining("this replica is shutting down", retry_after_s=1)
+
+    async def _run(self, call: Callable[[Generator, Scorer], T]) -> T:
+        """Make a one-off device call and wait for its result."""
+        self._loaded()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[object] = loop.create_future()
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+
+        def settle(result: T | None, error: FrontrunnerError | None) -> None:
+            if not future.done():
+                future.set_result(result) if error is None else future.set_exception(error)
+
+        def work(generator: Generator, scorer: Scorer) -> None:
+            try:
+                result = call(generator, scorer)
+            except OutOfMemory:
+                self._post(settle, None, TooLarge("the device cannot hold images of this size"))
+            except Exception as error:
+                log.exception("one-off device call failed")
+                self._post(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
+            else:
+                self._post(settle, result, None)
+
+        self._inbox.put(lambda core: core.call(work))
+        return await future  # type: ignore[return-value]
+
+    def _deliver(self, updates: list[tuple[str, Update]]) -> None:
+        for generation_id, group in groupby(updates, key=lambda u: u[0]):
+            batch = [u for _, u in group]
+            held = self._held.get(generation_id)
+            if held is None:
+                continue
+            if isinstance(batch[-1], Succeeded | Failed | Cancelled):
+                self._let_go(generation_id)
+            held.sink(batch)
+
+    def _let_go(self, generation_id: str) -> None:
+        del self._held[generation_id]
+        if not self._held:
+            self._empty.set()
+
+    def _bury(self, reason: BaseException) -> None:
+        """Fail every waiter, then tell whoever can end the process."""
+        self._death = reason
+        error = EngineDead("the engine died while it worked on this")
+        for generation_id, held in list(self._held.items()):
+            self._let_go(generation_id)
+            held.sink([Failed(error)])
+        for future in list(self._pending):
+            if not future.done():
+                future.set_exception(error)
+        self._on_death(reason)
+
+    # the engine thread's side
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        """Call back on the event loop; a loop that has closed needs no more news."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            log.debug("the event loop has closed")
+
+    def _work(self) -> None:
+        try:
+            models = self._load()
+            core = EngineCore(models, self._config)
+            core.measure()
+            self._core, self._models = core, models
+            while self._take(core):
+                updates = core.tick()
+                if updates:
+                    self._post(self._deliver, updates)
+        except BaseException as error:
+            log.exception("the engine died")
+            self._post(self._bury, error)
+
+    def _take(self, core: EngineCore) -> bool:
+        """Hand the inbox to the core, waiting for a message when there is nothing to do; False to stop."""
+        while True:
+            try:
+                message = self._inbox.get(block=core.idle)
+            except queue.Empty:
+                return True
+            if message is None:
+                return False
+            message(core)
+
+
+def _embed(images: Images, _: Generator, scorer: Scorer) -> Embeddings:
+    return scorer.embed_images(images)

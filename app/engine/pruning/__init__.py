@@ -1,0 +1,1 @@
+"""Which candidates stop early, and when. Pure NumPy."""

@@ -1,0 +1,1 @@
+"""Scoring and placement of candidates. Pure NumPy."""

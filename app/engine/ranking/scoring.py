@@ -1,0 +1,197 @@
+"""What a candidate is worth, and which are returned: pure functions over unit embeddings.
+
+    score = similarity - negative_weight * penalty + taste
+    similarity = (cos(image, prompt) + sum_r w_r * cos(image, liked_r)) / (1 + sum_r w_r)
+    penalty = sum_k w_k * max(0, cos(image, unwanted_k)) / sum_k w_k      (0 without any)
+    taste = bound * tanh(vector . image - offset)                         (0 without a profile)
+
+`liked` are references with a weight above 0; `unwanted` are the negatives and the references with a weight below 0,
+whose size counts. Owns the formula, the order (ties by index, a score that is not a number last), diversity and the
+honest numbers that go with a ranking. No model, no device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Ranking, Score
+from app.engine.ranking import duplicates
+from models.protocols import Embeddings, ScorerInfo
+
+CHANCE_Z = 2.0
+"""A winner below this many standard deviations of the null distribution looks like no match at all."""
+
+NOISE_SHARE = 0.25
+"""A field whose scores spread less than this share of the null's deviation is not told apart by the scorer."""
+
+FAR = 4.0
+"""More than any gain of marginal relevance, which lies in [-1, 1], can make up for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taste:
+    """A fitted profile: `vector` (D,), and the most that it can add or take away, in units of the score."""
+
+    vector: NDArray[np.float32]
+    offset: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What images are compared with: `prompt` (D,), `negatives` (K, D), unit vectors; `weights` (K,), positive.
+
+    `references` (R, D) are unit vectors too, with `reference_weights` (R,) of either sign, None for none at all.
+    """
+
+    prompt: NDArray[np.float32]
+    negatives: Embeddings
+    weights: NDArray[np.float32]
+    negative_weight: float
+    references: Embeddings | None = None
+    reference_weights: NDArray[np.float32] | None = None
+    taste: Taste | None = None
+
+
+def query(ranking: Ranking, prompt: NDArray[np.float32], negatives: Embeddings, weights: Sequence[float]) -> Query:
+    """The query of a ranking whose texts were embedded: `prompt` (D,), and `negatives` (K, D) with their weights."""
+    asked, taste = ranking.references, ranking.taste
+    return Query(
+        prompt,
+        negatives,
+        np.asarray(weights, np.float32),
+        ranking.negative_weight,
+        np.asarray([r.vector for r in asked], np.float32) if asked else None,
+        np.asarray([r.weight for r in asked], np.float32) if asked else None,
+        Taste(np.asarray(taste.vector, np.float32), taste.offset, taste.bound) if taste is not None else None,
+    )
+
+
+def score(images: Embeddings, query: Query) -> list[Score]:
+    """Scores of images (B, D), in order; the bits of each do not depend on the others."""
+    text = _dots(images, query.prompt[None])[:, 0]
+    negatives = _dots(images, query.negatives)
+    references, pulls = np.zeros((len(images), 0), np.float32), np.zeros(0, np.float32)
+    if query.references is not None and query.reference_weights is not None:
+        references, pulls = _dots(images, query.references), query.reference_weights
+    liked, unwanted = pulls > 0, pulls < 0
+    similarity = text
+    if liked.any():
+        similarity = (text + _weighed(references[:, liked], pulls[liked])) / (1 + pulls[liked].sum())
+    hostile = np.concatenate([negatives, references[:, unwanted]], axis=1)
+    weights = np.concatenate([query.weights, -pulls[unwanted]])
+    penalty = np.zeros(len(images), np.float32)
+    if len(weights):
+        penalty = _weighed(np.maximum(hostile, 0), weights) / weights.sum()
+    taste = _taste(images, query.taste)
+    total = similarity - query.negative_weight * penalty + taste
+    columns = (
+        total.tolist(),
+        similarity.tolist(),
+        penalty.tolist(),
+        map(tuple, negatives.tolist()),
+        map(tuple, references.tolist()),
+        text.tolist() if liked.any() else [None] * len(images),
+        taste.tolist(),
+    )
+    return [Score(*row) for row in zip(*columns, strict=True)]
+
+
+def _dots(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
+    """Cosines (B, K). Summed row by row: a matrix product would round differently with the number of rows."""
+    columns = [np.multiply(images, vector).sum(axis=1) for vector in vectors]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(images), 0), np.float32)
+
+
+def _weighed(cosines: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.multiply(cosines, weights).sum(axis=1), np.float32)
+
+
+def _taste(images: Embeddings, taste: Taste | None) -> NDArray[np.float32]:
+    if taste is None:
+        return np.zeros(len(images), np.float32)
+    return np.asarray(taste.bound * np.tanh(_dots(images, taste.vector[None])[:, 0] - taste.offset), np.float32)
+
+
+def order(scores: Sequence[float]) -> list[int]:
+    """Places by falling score; ties by place, NaN last."""
+    values = np.asarray(scores, np.float64)
+    places: list[int] = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable").tolist()
+    return places
+
+
+def select(
+    scores: Sequence[float], embeddings: Embeddings, n: int, *, diversity: float = 0.0, min_score: float | None = None
+) -> list[int]:
+    """Places of the returned, best first: at most `n`, none below `min_score`, none without a score.
+
+    `diversity` in [0, 1] trades score for difference by maximal marginal relevance (Carbonell and Goldstein 1998):
+    each pick is the highest in (1 - diversity) * score - diversity * (largest cosine with those picked), both
+    scaled to [0, 1] over the field. Above 0, no near-duplicate of a pick is picked while there is anything else. The
+    picks are then put in the order of their scores.
+    """
+    floor = -np.inf if min_score is None else min_score
+    field = [i for i in order(scores) if not math.isnan(scores[i]) and scores[i] >= floor]
+    if diversity <= 0 or len(field) <= n:
+        return field[:n]
+    picks = _marginal_relevance(np.asarray([scores[i] for i in field]), embeddings[field], n, diversity)
+    return [field[i] for i in sorted(picks)]
+
+
+def _marginal_relevance(scores: NDArray[np.float64], images: Embeddings, n: int, diversity: float) -> list[int]:
+    """Places of `n` picks in a field that is sorted by score."""
+    groups = np.asarray(duplicates.groups(images))
+    worth, closeness = _unit(scores), _unit(images @ images.T)
+    picks = [0]
+    while len(picks) < n:
+        gain = (1 - diversity) * worth - diversity * closeness[:, picks].max(axis=1)
+        gain[np.isin(groups, groups[picks])] -= FAR
+        gain[picks] = -np.inf
+        picks.append(int(np.argmax(gain)))
+    return picks
+
+
+def _unit(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Values scaled to [0, 1]; zeros when they are all the same."""
+    low, high = float(values.min()), float(values.max())
+    return np.asarray((values - low) / (high - low) if high > low else values * 0.0, np.float64)
+
+
+def softmax(scores: Sequence[float], logit_scale: float) -> list[float]:
+    """Share of each score in its field at the scorer's own temperature; a NaN has none."""
+    values = np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf)
+    if not len(values) or not np.isfinite(values).any():
+        return [0.0] * len(values)
+    weights = np.exp(logit_scale * (values - values.max()))
+    shares: list[float] = (weights / weights.sum()).tolist()
+    return shares
+
+
+def z_score(similarity: float, scorer: ScorerInfo) -> float | None:
+    """Standard deviations above the cosines of images and texts that do not belong together; None if unknown."""
+    if scorer.null_mean is None or not scorer.null_std:
+        return None
+    return (similarity - scorer.null_mean) / scorer.null_std
+
+
+def margin(scores: Sequence[float]) -> float | None:
+    """By how much the winner leads the runner-up; None with fewer than two scores."""
+    best = [scores[i] for i in order(scores)[:2]]
+    return best[0] - best[1] if len(best) == 2 and not np.isnan(best).any() else None
+
+
+def low_confidence(best: Score | None, scores: Sequence[float], scorer: ScorerInfo) -> bool:
+    """Whether the field is within noise: the winner is no better than chance, or the field is all alike."""
+    if best is None or math.isnan(best.score):
+        return True
+    z = z_score(best.text, scorer)
+    if z is None or scorer.null_std is None:
+        return False
+    finite = [s for s in scores if not math.isnan(s)]
+    alike = len(finite) > 1 and max(finite) - min(finite) < NOISE_SHARE * scorer.null_std
+    return z < CHANCE_Z or alike

@@ -1,0 +1,83 @@
+"""Watching whole races: every candidate previewed after every step and finished, for calibration and benchmarks.
+
+Synchronous; it drives a core of its own on the thread that calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Checkpoint, GenerationSpec
+from app.engine.core import EngineCore
+from app.engine.protocols import Failed, Outcome, Previewed, Succeeded
+from app.engine.pruning.calibration import Trace
+from app.errors import EngineFailed
+from models.protocols import GeneratorInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """A race with its trace. `images` uint8 (N, H, W, 3) are the finished pictures, by index."""
+
+    prompt: str
+    trace: Trace
+    outcome: Outcome
+    images: NDArray[np.uint8]
+
+
+def watch(
+    core: EngineCore,
+    info: GeneratorInfo,
+    prompts: Sequence[str],
+    *,
+    n_candidates: int,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Watched]:
+    """Races at the generator's defaults, one prompt after the other; `progress` is told how many are done.
+
+    Raises the engine's own error when a race fails, and EngineFailed where a score is not a number.
+    """
+    for done, prompt in enumerate(prompts):
+        spec = GenerationSpec(
+            id=f"trace_{done}",
+            prompt=prompt,
+            negative_prompt="",
+            n_candidates=n_candidates,
+            n=n_candidates,
+            width=info.width,
+            height=info.height,
+            steps=info.steps,
+            guidance_scale=info.guidance_scale,
+            sampler=info.sampler,
+            seed=seed + done * n_candidates,
+            checkpoints=tuple(Checkpoint(at) for at in range(1, info.steps)),
+        )
+        yield _race(core, spec)
+        progress(done + 1)
+
+
+def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
+    previews = np.zeros((spec.steps, spec.n_candidates))
+    gaps = np.zeros_like(previews)
+    core.submit(spec, perf_counter())
+    while not core.idle:
+        for _, update in core.tick():
+            if isinstance(update, Previewed):
+                previews[update.step - 1, update.index] = update.score.score
+                gaps[update.step - 1, update.index] = update.gap
+            elif isinstance(update, Failed):
+                raise update.error
+            elif isinstance(update, Succeeded):
+                outcome = update.outcome
+    scores = [c.score.score for c in outcome.candidates if c.score is not None]
+    if len(scores) < spec.n_candidates:
+        raise EngineFailed(f"{spec.n_candidates - len(scores)} of {spec.n_candidates} candidates have no score")
+    previews[-1] = finals = np.asarray(scores)
+    images = np.stack([outcome.images[i] for i in range(spec.n_candidates)])
+    return Watched(spec.prompt, Trace(previews, gaps, finals), outcome, images)

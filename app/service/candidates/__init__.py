@@ -1,0 +1,1 @@
+"""Stored candidates: arrays, images, explanations."""

@@ -1,0 +1,80 @@
+"""A candidate's picture as a file: the stored one, another format of it, or one made again from its latents."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import imaging
+from app.domain import Candidate, Generation
+from app.engine.protocols import Engine
+from app.errors import Invalid, NotFound
+from app.service.candidates.keys import field_key, image_key, parameters
+from app.service.types import ImageFile, file_of
+from app.stores.protocols import Blobs
+
+LOSSLESS = frozenset({"png", "webp"})
+"""Stored formats that another format may be made from."""
+
+
+class Gallery:
+    """Pictures of generations that succeeded."""
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+        self._engine = engine
+        self._blobs = blobs
+
+    async def image(
+        self, generation: Generation, index: int, output_format: str, size: tuple[int, int] | None
+    ) -> ImageFile:
+        """The picture of candidate `index`, made smaller to fit `size`. Raises NotFound and Invalid."""
+        if not 0 <= index < len(generation.candidates):
+            raise NotFound(f"the generation has {len(generation.candidates)} candidates, counted from 0")
+        spec = generation.spec
+        if size is not None and (size[0] > spec.width or size[1] > spec.height):
+            raise Invalid(f"the image is {spec.width}x{spec.height} and is never enlarged", pointer="#/size")
+        if size in (None, (spec.width, spec.height)):
+            return file_of(await self._encoded(generation, index, output_format), output_format)
+        pixels = await self._pixels(generation, index)
+        data = await asyncio.to_thread(_shrunk, pixels, size, output_format)
+        return file_of(data, output_format)
+
+    async def _encoded(self, generation: Generation, index: int, output_format: str) -> bytes:
+        key = image_key(generation.id, index, output_format)
+        stored = await self._blobs.get(key)
+        if stored is not None:
+            return stored
+        candidate = generation.candidates[index]
+        pixels = await self._pixels(generation, index)
+        data = await asyncio.to_thread(imaging.encode, pixels, output_format, parameters(generation, candidate))
+        await self._blobs.put(key, data)
+        return data
+
+    async def _pixels(self, generation: Generation, index: int) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3): from the stored file where it lost nothing, else decoded from the stored latents."""
+        candidate: Candidate = generation.candidates[index]
+        if candidate.rank is not None and generation.output_format in LOSSLESS:
+            stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
+            if stored is not None:
+                side = generation.spec.width * generation.spec.height
+                return await asyncio.to_thread(imaging.read_upload, stored, side, None)
+        if generation.model != self._engine.generator.id:
+            raise NotFound(f"this image was not kept, and {generation.model!r}, which could make it, is not loaded")
+        field = await self._blobs.get(field_key(generation.id))
+        if field is None:
+            raise NotFound("the files of this generation are gone")
+        latents = await asyncio.to_thread(_latents, field)
+        decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
+        return decoded
+
+
+def _latents(field: bytes) -> NDArray[np.float16]:
+    with np.load(io.BytesIO(field), allow_pickle=False) as arrays:
+        return np.asarray(arrays["latents"])
+
+
+def _shrunk(pixels: NDArray[np.uint8], size: tuple[int, int], output_format: str) -> bytes:
+    return imaging.encode(imaging.resize(pixels, size), output_format, None)

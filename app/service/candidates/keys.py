@@ -1,0 +1,44 @@
+"""Where the files of a generation live in the blob store, and the parameters that an image file carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.domain import Candidate, Generation
+
+
+def folder(generation_id: str) -> str:
+    """Prefix of every file of a generation."""
+    return f"generations/{generation_id}/"
+
+
+def image_key(generation_id: str, index: int, output_format: str) -> str:
+    """Where a candidate's encoded image lives."""
+    return f"{folder(generation_id)}{index}.{output_format}"
+
+
+def field_key(generation_id: str) -> str:
+    """Where embeddings (float32 (N, D)) and latents (float16 (N, C, h, w)) of all candidates live, as .npz."""
+    return f"{folder(generation_id)}field.npz"
+
+
+def parameters(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
+    """What an image file says of how it was made: enough to make it again."""
+    spec = generation.spec
+    return {
+        "generation": spec.id,
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": candidate.seed,
+        "steps": spec.steps,
+        "sampler": spec.sampler,
+        "guidance_scale": spec.guidance_scale,
+        "width": spec.width,
+        "height": spec.height,
+        "model": generation.model,
+        "scorer": generation.scorer,
+        "score": candidate.score.score if candidate.score is not None else None,
+        "similarity": candidate.score.similarity if candidate.score is not None else None,
+        "penalty": candidate.score.penalty if candidate.score is not None else None,
+    }

@@ -1,0 +1,58 @@
+"""What pruning "auto" means here and now: the planner, fed with this engine's calibration and costs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from app.domain import Checkpoint, Notice
+from app.engine.protocols import Engine
+from app.engine.pruning import calibration, planner
+from app.service.generations.spec import Heat
+
+DIVERSE = 3
+"""With diversity, so many times the n to be returned are left to choose them from."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruningPolicy:
+    """The server's defaults. `quality` is the share of the best-of-N gain that "auto" keeps, expected, in (0, 1).
+
+    `shadow_share` of the generations pruned by "auto" run unpruned instead and report what pruning would have lost.
+    """
+
+    default: str = "auto"
+    quality: float = 0.97
+    shadow_share: float = 0.0
+
+
+class Cutter:
+    """Plans for one engine. Its calls are pure but for the draw of the shadow, and may take a second."""
+
+    def __init__(self, engine: Engine, policy: PruningPolicy) -> None:
+        self._engine = engine
+        self._policy = policy
+
+    def __call__(self, asked: str | None, heat: Heat) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
+        """Checkpoints for a heat, whether they are only noted, and a notice when "auto" cannot be followed."""
+        if (asked or self._policy.default) == "off" or heat.n_candidates == heat.n:
+            return (), False, ()
+        known = self._engine.calibration
+        if known is None:
+            return (), False, (_uncalibrated("this model has no calibration"),)
+        if not known.fits(self._engine.generator, self._engine.scorer):
+            return (), False, (_uncalibrated("the calibration was measured with other weights"),)
+        if not known.foretells(heat.guidance_scale):
+            far = f"the calibration was measured at guidance {known.guidance_scale:g}, far from {heat.guidance_scale:g}"
+            return (), False, (_uncalibrated(far),)
+        measured = self._engine.generator.guidance_scale > 1
+        costs = self._engine.costs.scaled((1 + heat.guided) / (1 + measured))
+        known_at = calibration.correlations(known, heat.sampler, heat.steps)
+        leave = DIVERSE * heat.n if heat.diverse else heat.n
+        race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs, leave)
+        checkpoints = planner.plan(race, self._policy.quality)
+        return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
+
+
+def _uncalibrated(why: str) -> Notice:
+    return Notice("pruning_uncalibrated", f"{why}, so nothing was pruned")

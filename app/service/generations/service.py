@@ -1,0 +1,380 @@
+"""The service's use cases over one engine and one pair of stores. Event loop only; every error is of `app.errors`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from app.domain import Event, EventKind, Failure, Generation, Status
+from app.engine.protocols import Engine, EngineStats
+from app.errors import Draining, Interrupted, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.service import auth
+from app.service.auth import may_see, owner
+from app.service.candidates.images import Gallery
+from app.service.candidates.keys import folder
+from app.service.generations.event_log import Logs, News, heard
+from app.service.generations.pruning_policy import Cutter, PruningPolicy
+from app.service.generations.recorder import closing
+from app.service.generations.spec import resolve
+from app.service.generations.worker import Terms, Works
+from app.service.types import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace
+from app.service.webhooks.dispatcher import HookPolicy
+from app.stores.protocols import Blobs, Claim, Earlier, Key, Line, NoRoom, Records
+from models.protocols import Calibration, GeneratorInfo, ScorerInfo
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.25
+"""How often a log is looked at when another process writes it and the database tells nothing."""
+
+SAFETY_S = 2.0
+"""How often it is looked at all the same when writes are told of."""
+
+PATIENCE_S = 30.0
+"""How long those who watch a log bear with a store that is out of reach."""
+
+LAST_WAIT_S = 8.0
+"""How long those who wait here for what was handed back may still get it from another replica."""
+
+CLOSE_S = 10.0
+"""How long a closing service waits for results to be stored."""
+
+ABANDONED_S = 86_400.0
+"""How long, at least, a generation may wait for a process that takes it."""
+
+PING_S = 2.0
+"""How long the database may take to answer before this replica is not ready."""
+
+
+class Service:
+    """See the module. `clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        records: Records,
+        blobs: Blobs,
+        limits: Limits,
+        *,
+        terms: Terms | None = None,
+        pruning: PruningPolicy | None = None,
+        hooks: HookPolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._records = records
+        self._blobs = blobs
+        self._limits = limits
+        self._news = News()
+        self._logs = Logs(records)
+        self._works = Works(engine, records, blobs, self._news, terms or Terms(), clock)
+        self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._resigned = False
+        self._left = math.inf
+        self._hooks = hooks or HookPolicy()
+        self._cut = Cutter(engine, pruning or PruningPolicy())
+        self._clock = clock
+        self._gallery = Gallery(engine, blobs)
+
+    @property
+    def limits(self) -> Limits:
+        """What a request may ask for."""
+        return self._limits
+
+    def models(self) -> tuple[GeneratorInfo, ScorerInfo]:
+        """What is loaded. Raises Loading."""
+        return self._engine.generator, self._engine.scorer
+
+    def calibration(self) -> Calibration | None:
+        """How well previews foretell scores with these models; None where nobody measured it. Raises Loading."""
+        known = self._engine.calibration
+        return known if known is not None and known.fits(*self.models()) else None
+
+    def stats(self) -> EngineStats:
+        """The engine's counters."""
+        return self._engine.stats()
+
+    def outcomes(self) -> Mapping[str, int]:
+        """Generations this process ended, by status."""
+        return self._works.outcomes()
+
+    def regrets(self) -> tuple[int, float]:
+        """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
+        return self._works.regrets()
+
+    async def ready(self) -> str | None:
+        """None when requests are welcome, else one word why not: dead, loading, draining, full, store."""
+        stats = self._engine.stats()
+        for word, holds in (
+            ("dead", stats.dead),
+            ("loading", not stats.ready),
+            ("draining", self._resigned or stats.draining),
+            ("full", stats.held >= stats.capacity),
+        ):
+            if holds:
+                return word
+        try:
+            await asyncio.wait_for(self._records.ping(), PING_S)
+        except (StoreUnavailable, TimeoutError):
+            return "store"
+        return None
+
+    # generations
+
+    async def submit(
+        self, draft: Draft | MakeDraft, *, once: Once | None = None, patient: bool = False, watched: bool = True
+    ) -> Generation:
+        """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
+
+        With `once` a request that was sent before returns its generation as it stands; a draft that is yet to be made
+        is then not made, for what it names may have gone. A `patient` one is left in the
+        queue for other replicas where this one has no room or is shutting down. The log of one that is not `watched`
+        need not show its previews. Raises Invalid (with a pointer),
+        KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
+        """
+        if once is None:
+            return await self._admit(draft, None, patient, watched)
+        key = Key(owner(), once.key, once.fingerprint)
+        lock = self._keys.setdefault((key.owner, key.value), asyncio.Lock())
+        async with lock:
+            earlier = await self._records.earlier(key.owner, key.value)
+            return await (self._admit(draft, key, patient, watched) if earlier is None else self._attach(earlier, key))
+
+    async def _admit(self, asked: Draft | MakeDraft, key: Key | None, patient: bool, watched: bool) -> Generation:
+        draft = replace(asked if isinstance(asked, Draft) else await asked(), owner=owner())
+        generator, scorer = self.models()
+        self._hooks.check(draft.webhook)
+        if not patient:
+            n_candidates = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
+            self._works.check(min(n_candidates, self._limits.candidates))
+        spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
+        generation = Generation(
+            spec,
+            Status.QUEUED,
+            self._clock(),
+            generator.id,
+            scorer.id,
+            draft.output_format,
+            warnings=notices,
+            scorer_revision=scorer.revision,
+            webhook=draft.webhook,
+        )
+        claim = self._works.new_claim()
+        durable = patient or key is not None
+        pictured = durable or watched or draft.partial_images > 0
+        follower = self._works.follower(generation, claim, durable=durable, pictured=pictured)
+        try:
+            self._works.submit(spec, follower.sink)
+        except (Overloaded, Draining) as refusal:
+            if not patient:
+                raise
+            try:
+                return await self._enter(generation, None, key)
+            except NoRoom:
+                raise refusal from None
+        try:
+            entered = await self._enter(generation, claim, key)
+        except BaseException:
+            self._engine.cancel(spec.id)
+            raise
+        if entered is generation:
+            self._works.follow(follower)
+        else:
+            self._engine.cancel(spec.id)
+        return entered
+
+    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation:
+        """Record it and count it against the caller's quota; the earlier one where that has the key. Raises NoRoom."""
+        n_candidates = generation.spec.n_candidates
+        bill = auth.bill(n_candidates, "#/n_candidates")
+        line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
+        room = self._engine.stats().capacity if claim is None else None
+        entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
+        if key is not None and isinstance(entered, Earlier):
+            return await self._attach(entered, key)
+        auth.charged(bill, entered)
+        return generation
+
+    async def _attach(self, earlier: Earlier, key: Key) -> Generation:
+        if earlier.fingerprint != key.fingerprint:
+            raise KeyReused("this Idempotency-Key came with another request before: take a new key for a new request")
+        return await self.get(earlier.generation_id)
+
+    async def get(self, generation_id: str) -> Generation:
+        """The generation as it stands. Raises NotFound, also when it is not the caller's."""
+        generation = await self._records.get(generation_id)
+        if generation is None or not may_see(generation.spec.owner):
+            raise NotFound("there is no such generation, or it was forgotten")
+        return generation
+
+    def place(self, generation: Generation) -> QueuePlace:
+        """Candidates that came before it and are still here, and the measured guess of the seconds to its result."""
+        usual = self._engine.generator.steps
+        ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps_made / usual
+        for held in self._works:
+            if held.id == generation.id:
+                break
+            ahead += held.spec.n_candidates
+            shares += held.spec.n_candidates * held.spec.steps_made / usual
+        eta = shares * self._engine.stats().seconds_per_candidate or None
+        return QueuePlace(ahead, eta)
+
+    async def wait(self, generation_id: str) -> Generation:
+        """The generation once it is final, here or on another replica.
+
+        Raises NotFound when it is forgotten meanwhile, StoreUnavailable if lost, Draining when this replica stops
+        before another one has ended it.
+        """
+        generation = await self._works.ended(generation_id)
+        if generation is None:
+            async for _ in self._watch(generation_id, 0, LAST_WAIT_S):
+                pass
+            generation = await self.get(generation_id)
+        return generation
+
+    async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:
+        """The log after line `after`, then new lines as they come, until the closing one.
+
+        Empty when `after` is the closing line or one that never was. Raises NotFound, StoreUnavailable, and Draining
+        when this replica stops and the generation is another one's.
+        """
+        async for event in self._watch(generation_id, after, 0.0):
+            yield event
+
+    async def told(self, generation_id: str, after: int) -> bool:
+        """Whether the log has ended with line `after` or before it. Raises NotFound, StoreUnavailable."""
+        ended = (await self.get(generation_id)).status.final
+        return ended and not await self._records.events(generation_id, after, 1)
+
+    async def _watch(self, generation_id: str, after: int, linger_s: float) -> AsyncIterator[Event]:
+        """`watch`; `linger_s` is how long a replica that stops goes on looking at what another one does."""
+        ended = (await self.get(generation_id)).status.final
+        idle, silent_since = False, None
+        while True:
+            pulse = self._news.pulse(generation_id)
+            mine = self._works.here(generation_id) is not None
+            try:
+                events = await self._logs.read(generation_id, after, pulse)
+                silent_since = None
+            except StoreUnavailable:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_S:
+                    raise
+                await asyncio.sleep(POLL_S)
+                continue
+            for event in events:
+                yield event
+                after = event.seq
+                if event.kind.final:
+                    return
+            if events:
+                idle = False
+                continue
+            if ended:
+                return
+            if not mine and time.monotonic() > self._left + linger_s:
+                raise Draining("this replica stops before the generation has ended; another one goes on with it")
+            ended = idle and await self._ended(generation_id)
+            idle = True
+            if not ended:
+                await heard(pulse, SAFETY_S if mine or self._records.telling else POLL_S)
+
+    async def _ended(self, generation_id: str) -> bool:
+        """Whether it is final; not as long as the store does not say so. Raises NotFound."""
+        try:
+            return (await self.get(generation_id)).status.final
+        except StoreUnavailable:
+            return False
+
+    async def image(
+        self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None
+    ) -> ImageFile:
+        """A candidate's image; `size` (width, height) never larger than it. Raises NotFound, NotReady, Invalid."""
+        generation = await self.get(generation_id)
+        if generation.status is not Status.SUCCEEDED:
+            raise NotReady(f"the generation is {generation.status}")
+        return await self._gallery.image(generation, index, output_format, size)
+
+    async def cancel(self, generation_id: str) -> Generation:
+        """Stop it, wherever it runs; the record stays. Raises NotFound."""
+        await self.get(generation_id)
+        await self._works.cancel(generation_id)
+        generation = await self.get(generation_id)
+        if generation.status.final:
+            return generation
+        cancelled = replace(generation, status=Status.CANCELLED, finished=self._clock())
+        if await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})]):
+            self._works.count(generation_id, Status.CANCELLED)
+        self._news.tell(generation_id)
+        return await self.get(generation_id)
+
+    async def forsake(self, generation_id: str) -> None:
+        """Nobody waits for it any more: stop it, wherever it runs. Out of reach of the store it may go on."""
+        with suppress(NotFound, StoreUnavailable):
+            if await self._works.cancel(generation_id) is None:
+                await self.cancel(generation_id)
+
+    async def forget(self, generation_id: str) -> None:
+        """Cancel if needed, then delete record, log and files. Raises NotFound."""
+        await self.cancel(generation_id)
+        await self._erase(generation_id)
+
+    # upkeep
+
+    async def work(self) -> None:
+        """Take from the queue what this replica has room for, and hear what others write, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._works.run(), name="claim")
+            group.create_task(self._records.listen(self._news.tell), name="listen")
+
+    async def sweep(self, retention_s: float) -> int:
+        """Forget all generations that are older, how many there were; then fail what nobody has taken for as long.
+
+        That is what no replica can make, for want of the model or of room. A day is the least it may wait.
+        """
+        now = self._clock()
+        before, forgotten = now - retention_s, 0
+        while expired := await self._records.expired(before):
+            for generation_id in expired:
+                await self._erase(generation_id)
+            forgotten += len(expired)
+        for generation_id in await self._records.abandoned(now - max(retention_s, ABANDONED_S)):
+            await self._give_up(generation_id)
+        return forgotten
+
+    async def _give_up(self, generation_id: str) -> None:
+        generation = await self._records.get(generation_id)
+        if generation is None:
+            return
+        reason = Interrupted("no process has taken it")
+        failure = Failure(reason.code, reason.detail)
+        failed = replace(generation, status=Status.FAILED, finished=self._clock(), failure=failure)
+        if await self._records.settle(failed, [closing(failed)]):
+            self._works.count(generation_id, Status.FAILED)
+            self._news.tell(generation_id)
+
+    def resign(self) -> None:
+        """Tell balancers to send requests elsewhere; those that come are served all the same."""
+        self._resigned = True
+
+    async def hand_back(self) -> None:
+        """Let other replicas take at once what has not ended here, and send those who watch it to them."""
+        self._left = min(self._left, time.monotonic())
+        await self._works.hand_back()
+        self._news.tell_all()
+
+    async def close(self) -> None:
+        """Wait for what is being written down; the engine must be closed first."""
+        await self._works.close(CLOSE_S)
+
+    async def _erase(self, generation_id: str) -> None:
+        """Files first: should this process die between, the record is still there to be forgotten again."""
+        await self._blobs.delete_prefix(folder(generation_id))
+        await self._records.delete(generation_id)
+        self._news.tell(generation_id)

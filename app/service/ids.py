@@ -1,0 +1,14 @@
+"""Identifiers of generations."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_id() -> str:
+    """`gen_` and a ULID: 48 bits of milliseconds, then 80 random bits, in Crockford's base 32."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "gen_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

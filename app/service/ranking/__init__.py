@@ -1,0 +1,1 @@
+"""Ranking without sampling: re-rank, references, taste profiles."""

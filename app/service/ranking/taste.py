@@ -1,0 +1,236 @@
+"""Profiles of taste: votes on candidates, kept as directions between embeddings, and the fit that a ranking may name.
+
+A profile belongs to one scorer. Votes outlive the generations that they were cast on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Generation, Profile, Taste, Vote, VoteKind
+from app.engine.protocols import Engine
+from app.engine.ranking import taste_model
+from app.errors import FrontrunnerError, Invalid, NotFound, OtherScorer
+from app.service.candidates.arrays import Fields, check_index
+from app.stores.protocols import Votes
+from models.protocols import Embeddings
+
+MOST_VOTES = 10_000
+"""Votes of one profile."""
+
+HELD_HEADS = 256
+"""Fits held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """Votes on the candidates of one generation. `preferred` holds pairs: this one over that one."""
+
+    generation: str
+    liked: tuple[int, ...] = ()
+    disliked: tuple[int, ...] = ()
+    preferred: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A profile in short. `agreement` is the share of its votes that its own fit would cast the same way."""
+
+    profile: str
+    scorer: str
+    revision: str
+    counts: dict[VoteKind, int]
+    agreement: float
+    bound: float
+
+
+class Tastes:
+    """See the module. `get` gives a generation that the caller may see, or raises NotFound."""
+
+    def __init__(
+        self, engine: Engine, votes: Votes, fields: Fields, get: Callable[[str], Awaitable[Generation]]
+    ) -> None:
+        self._engine = engine
+        self._votes = votes
+        self._fields = fields
+        self._get = get
+        self._heads: OrderedDict[tuple[str, str], tuple[str, taste_model.Head]] = OrderedDict()
+        self._casting = asyncio.Lock()
+
+    async def names(self, owner: str) -> list[str]:
+        """The caller's profiles."""
+        return await self._votes.names(owner)
+
+    async def vote(self, owner: str, profile: str, ballot: Ballot) -> Summary:
+        """Add votes; one cast before counts once, and takes the place of the contrary one.
+
+        Raises Invalid, NotFound, NotReady, OtherScorer.
+        """
+        if not (ballot.liked or ballot.disliked or ballot.preferred):
+            raise Invalid("there is no vote in it", pointer="#")
+        generation = await self._generation(ballot.generation)
+        embeddings = await self._fields.embeddings(generation)
+        _check(ballot, generation)
+        async with self._casting:  # of this process; another replica's votes are seen when they have come first
+            while True:
+                known = await self._votes.read(owner, profile)
+                kept, new, gone = self._with(known, ballot, embeddings)
+                if await self._votes.add(owner, profile, kept, new, gone, known=known):
+                    break
+        return await self._summary(profile, kept)
+
+    def _with(
+        self, known: Profile | None, ballot: Ballot, embeddings: Embeddings
+    ) -> tuple[Profile, list[Vote], list[Vote]]:
+        """The profile after the ballot, the votes that it adds, and those that it takes back."""
+        before = known or self._fresh(embeddings)
+        self._check_scorer(before, "#/generation")
+        cast = {v.key for v in before.votes}
+        asked = _votes(ballot, embeddings)
+        new = [v for v in asked if v.key not in cast]
+        contrary = {_contrary(v) for v in asked}
+        gone = [v for v in before.votes if v.key in contrary]
+        votes = (*(v for v in before.votes if v.key not in contrary), *new)
+        if len(votes) > MOST_VOTES:
+            raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
+        return replace(before, centre=_shifted(before, embeddings), fields=before.fields + 1, votes=votes), new, gone
+
+    async def read(self, owner: str, profile: str) -> Summary:
+        """What is known of a profile. Raises NotFound."""
+        return await self._summary(profile, await self.export(owner, profile))
+
+    async def export(self, owner: str, profile: str) -> Profile:
+        """All of a profile. Raises NotFound."""
+        known = await self._votes.read(owner, profile)
+        if known is None:
+            raise NotFound("there is no such taste profile")
+        return known
+
+    async def take_in(self, owner: str, profile: str, given: Profile) -> Summary:
+        """Put a profile that was exported in place of what is there, each vote once. Raises Invalid and OtherScorer."""
+        self._check_scorer(given, "#/scorer")
+        if not 1 <= len(given.votes) <= MOST_VOTES:
+            raise Invalid(f"between 1 and {MOST_VOTES} votes are taken", pointer="#/votes")
+        width = self._engine.scorer.dimensions
+        if len(given.centre) != 4 * width or not np.isfinite(_centre(given)).all():
+            raise Invalid(f"the centre must be {width} finite float32", pointer="#/centre")
+        for place, vote in enumerate(given.votes):
+            if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
+                raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
+        kept = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
+        await self._votes.put(owner, profile, kept)
+        return await self._summary(profile, kept)
+
+    async def forget(self, owner: str, profile: str) -> None:
+        """Delete a profile and its votes. Raises NotFound."""
+        if not await self._votes.delete(owner, profile):
+            raise NotFound("there is no such taste profile")
+
+    async def taste(self, owner: str, profile: str, weight: float, pointer: str) -> Taste:
+        """A profile for a ranking. Raises NotFound and OtherScorer, pointing at it."""
+        stamp = await self._votes.stamp(owner, profile)
+        key = owner, profile
+        if stamp is None:
+            raise NotFound("there is no such taste profile", pointer=pointer)
+        if key not in self._heads or self._heads[key][0] != stamp:
+            known = await self.export(owner, profile)
+            self._check_scorer(known, pointer)
+            self._heads[key] = stamp, await asyncio.to_thread(_fit, known)
+        self._heads.move_to_end(key)
+        while len(self._heads) > HELD_HEADS:
+            self._heads.popitem(last=False)
+        head, bound = self._heads[key][1], weight * taste_model.bound(self._engine.scorer)
+        return Taste(profile, weight, bound, head.offset, tuple(head.vector.astype(np.float32).tolist()))
+
+    async def _generation(self, generation_id: str) -> Generation:
+        try:
+            return await self._get(generation_id)
+        except FrontrunnerError as error:
+            error.pointer = "#/generation"
+            raise
+
+    async def _summary(self, profile: str, known: Profile) -> Summary:
+        head = await asyncio.to_thread(_fit, known)
+        counts = {kind: sum(v.kind is kind for v in known.votes) for kind in VoteKind}
+        agreement = head.agreement(_directions(known)) if known.votes else 0.0
+        return Summary(profile, known.scorer, known.revision, counts, agreement, taste_model.bound(self._engine.scorer))
+
+    def _fresh(self, embeddings: Embeddings) -> Profile:
+        scorer = self._engine.scorer
+        return Profile(scorer.id, scorer.revision, np.zeros(embeddings.shape[1], "<f4").tobytes(), 0, ())
+
+    def _check_scorer(self, known: Profile, pointer: str) -> None:
+        scorer = self._engine.scorer
+        if (known.scorer, known.revision) != (scorer.id, scorer.revision):
+            raise OtherScorer(
+                f"the profile was made with {known.scorer!r}, of other weights than here", pointer=pointer
+            )
+
+
+def _check(ballot: Ballot, generation: Generation) -> None:
+    for name in ("liked", "disliked"):
+        for place, index in enumerate(getattr(ballot, name)):
+            check_index(generation, index, f"#/{name}/{place}")
+    liked, preferred = set(ballot.liked), set(ballot.preferred)
+    for place, index in enumerate(ballot.disliked):
+        if index in liked:
+            raise Invalid("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
+    for place, pair in enumerate(ballot.preferred):
+        if pair[0] == pair[1]:
+            raise Invalid("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
+        if pair[::-1] in preferred:
+            raise Invalid("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
+        for side, index in enumerate(pair):
+            check_index(generation, index, f"#/preferred/{place}/{side}")
+
+
+def _votes(ballot: Ballot, embeddings: Embeddings) -> list[Vote]:
+    """The ballot's votes, each once."""
+    centre = embeddings.mean(axis=0)
+
+    def vote(kind: VoteKind, index: int, over: int | None, direction: NDArray[np.float32]) -> Vote:
+        return Vote(kind, ballot.generation, index, over, direction.astype("<f2").tobytes())
+
+    votes = [vote(VoteKind.LIKE, i, None, embeddings[i] - centre) for i in ballot.liked]
+    votes += [vote(VoteKind.DISLIKE, i, None, centre - embeddings[i]) for i in ballot.disliked]
+    votes += [vote(VoteKind.PREFER, i, j, embeddings[i] - embeddings[j]) for i, j in ballot.preferred]
+    return list({v.key: v for v in votes}.values())
+
+
+def _shifted(known: Profile, embeddings: Embeddings) -> bytes:
+    """The mean of the fields' means, with one field more."""
+    centre = _centre(known) + (embeddings.mean(axis=0) - _centre(known)) / (known.fields + 1)
+    data: bytes = np.asarray(centre, "<f4").tobytes()
+    return data
+
+
+_OPPOSITE = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LIKE}
+
+
+def _contrary(vote: Vote) -> tuple[object, ...]:
+    """The key of the vote that says the contrary."""
+    if vote.over is not None:
+        return vote.kind, vote.generation, vote.over, vote.index
+    return _OPPOSITE[vote.kind], vote.generation, vote.index, None
+
+
+def _centre(known: Profile) -> NDArray[np.float32]:
+    return np.frombuffer(known.centre, "<f4").astype(np.float32)
+
+
+def _direction(vote: Vote) -> NDArray[np.float32]:
+    return np.frombuffer(vote.direction, "<f2").astype(np.float32)
+
+
+def _directions(known: Profile) -> NDArray[np.float32]:
+    return np.stack([_direction(v) for v in known.votes])
+
+
+def _fit(known: Profile) -> taste_model.Head:
+    return taste_model.fit(_directions(known), _centre(known))

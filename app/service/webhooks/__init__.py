@@ -1,0 +1,1 @@
+"""Webhook delivery: dispatch, signature, SSRF-safe client."""

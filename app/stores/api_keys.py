@@ -1,0 +1,75 @@
+"""API keys in the SQL database, and one counter each, which all replicas share. Of a key only its digest is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, or_, select, update
+
+from app.stores.connections import Connections, inserting
+from app.stores.protocols import ApiKey, Bill, Right, Spent
+from app.stores.schema import api_key_usage as usage
+from app.stores.schema import api_keys
+
+
+class KeyStore:
+    """`Keys` over the connections of the `Database`, which closes them."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def keys(self) -> list[ApiKey]:
+        """See Keys."""
+        every = select(api_keys).order_by(api_keys.c.created)
+        rows = await self._connections.read(lambda connection: connection.execute(every).all())
+        return [_key(row) for row in rows]
+
+    async def add(self, key: ApiKey) -> None:
+        """See Keys."""
+        row = {
+            "id": key.id,
+            "name": key.name,
+            "digest": key.digest,
+            "rights": " ".join(sorted(key.rights)),
+            "quota": key.quota,
+            "window_s": key.window_s,
+            "secret": key.secret,
+            "created": key.created,
+            "revoked": key.revoked,
+        }
+        await self._connections.write(lambda connection: connection.execute(insert(api_keys), row))
+
+    async def revoke(self, key_id: str, now: float) -> bool:
+        """See Keys."""
+        good = api_keys.c.id == key_id, api_keys.c.revoked.is_(None)
+        change = update(api_keys).where(*good).values(revoked=now)
+        return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
+
+
+def charge(connection: Connection, bill: Bill) -> Spent:
+    """Add to what the key has used. The sum is made by the database, so replicas never pass the quota together."""
+    opened = inserting(connection, usage).values(key_id=bill.key_id, window=bill.window, used=0)
+    opened = opened.on_conflict_do_update(
+        index_elements=[usage.c.key_id],
+        set_={"used": 0, "window": bill.window},
+        # A replica whose clock is a little behind goes on in the window that another one has opened.
+        where=or_(usage.c.window < bill.window, usage.c.window > bill.window + 1),
+    )
+    mine, after = usage.c.key_id == bill.key_id, usage.c.used + bill.candidates
+    connection.execute(opened)
+    granted = connection.execute(update(usage).where(mine, after <= bill.quota).values(used=after)).rowcount > 0
+    return Spent(granted, connection.execute(select(usage.c.used).where(mine)).scalar_one())
+
+
+def _key(row: Row[Any]) -> ApiKey:
+    return ApiKey(
+        row.id,
+        row.name,
+        row.digest,
+        frozenset(Right(right) for right in row.rights.split()),
+        row.quota,
+        row.window_s,
+        row.secret,
+        row.created,
+        row.revoked,
+    )

@@ -1,0 +1,349 @@
+"""Generations and their event logs in a SQL database. Owns transactions, and no rule of the product.
+
+A generation is one row that carries its whole record as JSON beside the few columns that queries need. A log line's
+number comes out of the same statement that locks its generation, so numbers have no gaps however many processes
+append. That statement also asks for the claim's token, so that a process which lost its claim writes nothing.
+
+Claims are timed by PostgreSQL's own clock, on SQLite by the machine's monotonic one, which its processes share: a
+wall clock that jumps moves no claim. One that ends later than its length allows is of an earlier boot: it has lapsed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import pydantic_core
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Executable,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    insert,
+    literal_column,
+    make_url,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+
+from app.domain import Event, EventKind, Generation, Status
+from app.stores.api_keys import charge
+from app.stores.connections import CHANNEL, Connections, inserting
+from app.stores.migrations import migrate
+from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
+from app.stores.schema import events, generations, idempotency, webhooks
+
+_OPEN = [status.value for status in Status if not status.final]
+_FINAL = [status.value for status in Status if status.final]
+_MIGRATION_LOCK = 4_650_318
+_QUEUE_LOCK = 4_650_319
+_record = TypeAdapter(Generation)
+
+
+class _Taken(Exception):
+    """Another generation has the key; ends the transaction."""
+
+
+class _Refused(Exception):
+    """The key's quota is used up; ends the transaction."""
+
+    def __init__(self, spent: Spent) -> None:
+        super().__init__()
+        self.spent = spent
+
+
+class Database:
+    """`Records` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
+
+    def __init__(self, connections: Connections, clock: Callable[[], float], ticks: Callable[[], float]) -> None:
+        self._connections = connections
+        self._clock = clock
+        self._ticks = ticks
+        self._telling = False
+
+    @classmethod
+    async def open(
+        cls, url: str, *, clock: Callable[[], float] = time.time, ticks: Callable[[], float] = time.monotonic
+    ) -> Self:
+        """Connect, and bring the tables up to date.
+
+        `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed; or
+        `postgresql://user@host/name`. `clock` dates the log, `ticks` times claims on SQLite. Raises StoreUnavailable,
+        also when the database was made by a later release.
+        """
+        database = cls(Connections(make_url(url)), clock, ticks)
+        try:
+            await database._prepare()
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    @property
+    def connections(self) -> Connections:
+        """For the other stores in the same database."""
+        return self._connections
+
+    async def _prepare(self) -> None:
+        def prepare(connection: Connection) -> None:
+            if self._connections.postgresql:
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            migrate(connection)
+
+        await self._connections.write(prepare)
+
+    async def create(
+        self,
+        generation: Generation,
+        lines: Sequence[Line],
+        claim: Claim | None,
+        key: Key | None = None,
+        *,
+        bill: Bill | None = None,
+        room: int | None = None,
+    ) -> Earlier | Spent | None:
+        """See Records."""
+        row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None)}
+        row |= _columns(generation) | self._lease(claim)
+
+        def enter(connection: Connection) -> Spent | None:
+            if room is not None and self._waiting(connection) + generation.spec.n_candidates > room:
+                raise NoRoom
+            connection.execute(insert(generations).values(row))
+            self._log(connection, generation.id, 1, lines)
+            if key is not None:
+                self._take(connection, key, generation.id)
+            if generation.webhook is not None and not generation.status.final:
+                connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
+            self._tell(connection, "" if claim is None else generation.id)
+            spent = charge(connection, bill) if bill is not None else None
+            if spent is not None and not spent.granted:
+                raise _Refused(spent)
+            return spent
+
+        while True:
+            try:
+                return await self._connections.write(enter)
+            except _Refused as refused:
+                return refused.spent
+            except _Taken:
+                assert key is not None
+                earlier = await self.earlier(key.owner, key.value)
+                if earlier is not None:
+                    return earlier
+
+    def _waiting(self, connection: Connection) -> int:
+        """Candidates of open generations that nobody has claimed; nobody else adds any before this transaction ends."""
+        if self._connections.postgresql:
+            connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
+        waiting = select(func.coalesce(func.sum(generations.c.candidates), 0)).where(
+            generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
+        )
+        return int(connection.execute(waiting).scalar_one())
+
+    def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
+        row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
+        taken = connection.execute(inserting(connection, idempotency).values(row).on_conflict_do_nothing())
+        if taken.rowcount == 0:
+            raise _Taken
+
+    async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
+        """See Records."""
+        columns = _columns(generation) | self._lease(None if generation.status.final else claim)
+        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token)
+
+    async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
+        """See Records."""
+        return await self._write(generation_id, self._lease(claim), lines, generations.c.claim == claim.token)
+
+    async def release(self, generation: Generation, claim: Claim) -> bool:
+        """See Records."""
+        columns = _columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
+        return await self._write(generation.id, columns, (), generations.c.claim == claim.token, tell="")
+
+    async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
+        """See Records."""
+        columns = _columns(generation) | self._lease(None)
+        return await self._write(generation.id, columns, lines, generations.c.status.in_(_OPEN))
+
+    async def _write(
+        self,
+        generation_id: str,
+        columns: Mapping[str, Any],
+        lines: Sequence[Line],
+        allowed: ColumnElement[bool],
+        tell: str | None = None,
+    ) -> bool:
+        advance = (
+            update(generations)
+            .where(generations.c.id == generation_id, allowed)
+            .values(last_seq=generations.c.last_seq + len(lines), **columns)
+            .returning(generations.c.last_seq)
+        )
+
+        def write(connection: Connection) -> bool:
+            last = connection.scalar(advance)
+            if last is not None:
+                self._log(connection, generation_id, last - len(lines) + 1, lines)
+                if lines or tell is not None:
+                    self._tell(connection, generation_id if tell is None else tell)
+            return last is not None
+
+        return await self._connections.write(write)
+
+    def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
+        now = self._clock()
+        rows = [
+            {"generation_id": generation_id, "seq": seq, "kind": line.kind, "data": _json(line.data), "created": now}
+            for seq, line in enumerate(lines, first)
+        ]
+        if rows:
+            connection.execute(insert(events), rows)
+
+    async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
+        """See Records."""
+        rows = await self._read(self._oldest(model, scorer, most, lease_s))
+        return Waiting(rows[0].id, rows[0].candidates) if rows else None
+
+    def _oldest(self, model: str, scorer: str, most: int | None, lease_s: float) -> Select[Any]:
+        now, table = self._now(), generations.c
+        length = func.coalesce(table.lease_s, lease_s)
+        free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
+        fits = table.candidates <= most if most is not None else true()
+        return (
+            select(table.id, table.candidates)
+            .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free, fits)
+            .order_by(table.created, table.id)
+            .limit(1)
+        )
+
+    async def claim(
+        self, model: str, scorer: str, room: int, claim: Claim, *, most: int | None = None
+    ) -> Claimed | None:
+        """See Records."""
+        table, oldest = generations.c, self._oldest(model, scorer, most, claim.lease_s)
+        mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
+        take = (
+            update(generations)
+            .where(table.id == mine, table.candidates <= room)
+            .values(claims=table.claims + 1, **self._lease(claim))
+            .returning(table.record, table.claims)
+        )
+        row = await self._connections.write(lambda connection: connection.execute(take).first())
+        return Claimed(_record.validate_json(row.record), row.claims) if row is not None else None
+
+    async def earlier(self, owner: str, key: str) -> Earlier | None:
+        """See Records."""
+        query = select(idempotency.c.generation_id, idempotency.c.fingerprint).where(
+            idempotency.c.owner == owner, idempotency.c.key == key
+        )
+        rows = await self._read(query)
+        return Earlier(rows[0].generation_id, rows[0].fingerprint) if rows else None
+
+    async def get(self, generation_id: str) -> Generation | None:
+        """See Records."""
+        rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
+        return _record.validate_json(rows[0].record) if rows else None
+
+    async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
+        """See Records."""
+        query = (
+            select(events.c.seq, events.c.kind, events.c.data, events.c.created)
+            .where(events.c.generation_id == generation_id, events.c.seq > after)
+            .order_by(events.c.seq)
+            .limit(limit)
+        )
+        rows = await self._read(query)
+        return [Event(row.seq, EventKind(row.kind), pydantic_core.from_json(row.data), row.created) for row in rows]
+
+    async def expired(self, created_before: float, limit: int = 100) -> list[str]:
+        """See Records."""
+        return await self._older(created_before, generations.c.status.in_(_FINAL), limit)
+
+    async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
+        """See Records."""
+        table = generations.c
+        idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
+        return await self._older(created_before, and_(table.status.in_(_OPEN), idle), limit)
+
+    async def _older(self, created_before: float, which: ColumnElement[bool], limit: int) -> list[str]:
+        table = generations.c
+        query = select(table.id).where(which, table.created < created_before).order_by(table.created).limit(limit)
+        return [row.id for row in await self._read(query)]
+
+    async def delete(self, generation_id: str) -> bool:
+        """See Records."""
+
+        def forget(connection: Connection) -> bool:
+            gone = connection.execute(delete(generations).where(generations.c.id == generation_id))
+            self._tell(connection, generation_id)
+            return gone.rowcount > 0
+
+        return await self._connections.write(forget)
+
+    @property
+    def telling(self) -> bool:
+        """See Records."""
+        return self._telling
+
+    async def listen(self, tell: Callable[[str], None]) -> None:
+        """See Records."""
+        if self._connections.postgresql:
+            await self._connections.listen(tell, self._hears)
+
+    async def ping(self) -> None:
+        """See Records."""
+        await self._read(text("SELECT 1 FROM alembic_version"))
+
+    async def close(self) -> None:
+        """See Records."""
+        await self._connections.close()
+
+    def _hears(self, now: bool) -> None:
+        self._telling = now
+
+    def _tell(self, connection: Connection, payload: str) -> None:
+        """Reaches the listeners when the transaction is committed."""
+        if self._connections.postgresql:
+            connection.execute(select(func.pg_notify(CHANNEL, payload)))
+
+    def _now(self) -> ColumnElement[float] | float:
+        if self._connections.postgresql:
+            return literal_column("extract(epoch FROM statement_timestamp())::float8", Double)
+        return self._ticks()
+
+    def _lease(self, claim: Claim | None) -> dict[str, Any]:
+        if claim is None:
+            return {"claim": None, "lease_until": None, "lease_s": None}
+        return {"claim": claim.token, "lease_until": self._now() + claim.lease_s, "lease_s": claim.lease_s}
+
+    async def _read(self, query: Executable) -> Sequence[Row[Any]]:
+        return await self._connections.read(lambda connection: connection.execute(query).all())
+
+
+def _columns(generation: Generation) -> dict[str, Any]:
+    return {
+        "owner": generation.spec.owner,
+        "status": generation.status,
+        "created": generation.created,
+        "finished": generation.finished,
+        "model": generation.model,
+        "scorer": generation.scorer,
+        "candidates": generation.spec.n_candidates,
+        "record": pydantic_core.to_json(generation, inf_nan_mode="strings").decode(),
+    }
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """`data` as JSON; numbers that JSON cannot say (NaN, infinities) become null."""
+    return pydantic_core.to_json(data, inf_nan_mode="null").decode()

@@ -1,0 +1,1 @@
+"""Diffusion models behind the generator protocol. Importing this package loads no torch."""

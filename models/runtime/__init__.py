@@ -1,0 +1,1 @@
+"""Torch plumbing shared by generators and scorers: placement, traced calls, row parallelism."""

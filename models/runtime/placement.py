@@ -1,0 +1,155 @@
+"""Where and how models are loaded: device, number format, threads, silence, and errors of memory.
+
+Owns what generator and scorer share on the torch side, the packaged text encoder among it. Knows no pipeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import threadpoolctl
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from models.errors import ModelUnsupported, host_is_full
+from models.pack import Pack
+from models.protocols import OutOfMemory
+from models.runtime.row_parallel import Sharing
+from models.runtime.traced_calls import Recorded
+
+FILE_ERRORS = (OSError, ValueError, SafetensorError)
+"""What the libraries raise for a model that is missing, partial or unreadable."""
+
+_FINGERPRINT_VALUES = 32
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model runs, in which floating-point type, and who shares its work."""
+
+    device: Any
+    dtype: Any
+    share: Sharing
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model runs in host memory."""
+        return bool(self.device.type == "cpu")
+
+    def recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call as it is made here: on the host recorded, elsewhere as it is."""
+        return Recorded(call) if self.on_cpu else call
+
+    @property
+    def dtype_name(self) -> str:
+        """The type without its torch prefix, as in `float32`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def place(device: str) -> Placement:
+    """`auto` is CUDA where there is one. float32 on CPU, where halves are slow; on CUDA bf16, or fp16 before Ampere.
+
+    Raises ModelUnsupported for a device that is not here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelUnsupported(f"device {device!r} is not available") from error
+    where = torch.device(device)
+    if where.type != "cuda":
+        return Placement(where, torch.float32, Sharing(torch.get_num_threads() if where.type == "cpu" else 1))
+    ampere = torch.cuda.get_device_capability(where) >= (8, 0)
+    return Placement(where, torch.bfloat16 if ampere else torch.float16, Sharing(1))
+
+
+def prepare_process() -> None:
+    """Use all cores that this process may use, once, and keep the libraries from talking.
+
+    Products of numpy get one thread: the others of its own pool would wait awake on the cores that torch's need.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(_cores())
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    with contextlib.suppress(RuntimeError):  # only the first call in a process can set it
+        torch.set_num_interop_threads(1)
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _CGROUP_QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep the libraries' notices of coming changes out of the caller's warnings while models are loaded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "The `local_dir_use_symlinks`", UserWarning)
+        yield
+
+
+@contextlib.contextmanager
+def memory_guard() -> Iterator[None]:
+    """Run device work without gradients; a device that is full raises `OutOfMemory`."""
+    try:
+        with torch.inference_mode():
+            yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory("the device is out of memory") from error
+    except (RuntimeError, MemoryError) as error:
+        if not host_is_full(error):
+            raise
+        raise OutOfMemory("the host is out of memory") from error
+
+
+def fingerprint(*modules: Any) -> str:
+    """Twelve hex digits that change when any tensor of these modules is trained or replaced."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, len(flat) // _FINGERPRINT_VALUES)][:_FINGERPRINT_VALUES]
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(sample.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """A pack's text encoder: float32 `model` on its device, and its `tokenizer`."""
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+
+def load_text_encoder(pack: Pack, placement: Placement) -> TextEncoder:
+    """The packaged text encoder, for generator and scorer alike."""
+    folder = pack.text_encoder_folder()
+    model = transformers.BertModel.from_pretrained(folder, local_files_only=True)
+    model.config.use_attention_mask = pack.text_encoder["use_attention_mask"]
+    tokenizer = transformers.BertTokenizer.from_pretrained(
+        folder, local_files_only=True, model_max_length=pack.text_encoder["max_length"]
+    )
+    return TextEncoder(model.to(placement.device).eval(), tokenizer, folder)

@@ -1,0 +1,22 @@
+"""How much of a text a tokenizer keeps. Torch-free; asks the tokenizer, loads none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from models.protocols import Truncation
+
+
+def measure(ids: list[int], special: int, limit: int, decode: Callable[[list[int]], str]) -> Truncation | None:
+    """What is lost of a text of these ids when `special` more are added and `limit` are kept; None for nothing."""
+    room = limit - special
+    if len(ids) <= room:
+        return None
+    return Truncation(tokens=len(ids) + special, limit=limit, dropped=decode(ids[room:]).strip())
+
+
+def of_transformers(tokenizer: Any, text: str, limit: int, special: int | None = None) -> Truncation | None:
+    """The same for a transformers tokenizer, which knows its own special tokens."""
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return measure(ids, tokenizer.num_special_tokens_to_add() if special is None else special, limit, tokenizer.decode)

@@ -1,0 +1,177 @@
+"""Any open_clip model as a `Scorer`.
+
+Owns batching, the cache of text embeddings and the loading of named models and packs. Images are resized by
+`preprocess`; what the cosines mean is the product's business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
+from models.pack import Pack
+from models.protocols import Embeddings, Pixels, ScorerInfo, TextEmbedding, Truncation
+from models.runtime import tokenization
+from models.runtime.placement import FILE_ERRORS, Placement, TextEncoder, fingerprint, memory_guard, silence
+from models.scorers import patch_embeddings
+from models.scorers.image_transforms import Preprocess
+
+_BATCH = 32
+_FEWEST = 4
+"""Rows of a part of a batch: among two, the embedding of the embedded model's tower told the first from the second."""
+
+_CACHED_TEXTS = 1024
+_SHARED = "text.transformer."
+
+
+class OpenClipScorer:
+    """A CLIP: float32 weights on its device, half-precision arithmetic on CUDA, float32 embeddings on the host."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocess: Mapping[str, Any],
+        placement: Placement,
+        *,
+        id: str,
+        revision: str | None = None,
+        null: Mapping[str, float] | None = None,
+    ) -> None:
+        """Take a loaded model, its tokenizer and its preprocess configuration.
+
+        `null` may hold `mean` and `std` of the cosines of images with texts that do not belong together.
+        """
+        self._model = model.to(placement.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._placement = placement
+        self._preprocess = Preprocess(preprocess, placement.device)
+        self._embedded = placement.recorded(partial(self._model.encode_image, normalize=True))
+        self._cached = lru_cache(_CACHED_TEXTS)(self._embed_text)
+        null = null or {}
+        self._info = ScorerInfo(
+            id=id,
+            revision=revision or fingerprint(model),
+            dimensions=len(self._embed_text("").vector),
+            image_size=max(self._preprocess.size),
+            token_limit=int(tokenizer.context_length),
+            logit_scale=float(model.logit_scale.detach().exp()),
+            device=str(placement.device),
+            null_mean=null.get("mean"),
+            null_std=null.get("std"),
+        )
+
+    @property
+    def info(self) -> ScorerInfo:
+        """Name and limits; constant."""
+        return self._info
+
+    def embed_images(self, pixels: Pixels) -> Embeddings:
+        """Embeddings of images of one size, uint8 (B, H, W, 3) on any device: float32 (B, D) on the host, in order.
+
+        Goes through the tower in batches of at most 32. Raises `OutOfMemory`.
+        """
+        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+        with memory_guard(), self._arithmetic():
+            embedded = [
+                self._placement.share(self._embed, part.to(self._placement.device), fewest=_FEWEST)
+                for part in images.split(_BATCH)
+            ]
+            return np.asarray(torch.cat(embedded).float().cpu().numpy())
+
+    def _embed(self, images: Any) -> Any:
+        return self._embedded(self._preprocess(images))
+
+    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""
+        with memory_guard(), self._arithmetic():
+            pixels = self._preprocess(torch.from_numpy(image[None]).to(self._placement.device))
+            parts = patch_embeddings.patches(self._model.visual, pixels)
+            return None if parts is None else np.asarray(parts.float().cpu().numpy())
+
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        """Embeddings of texts, in order, each made alone and remembered."""
+        return [self._cached(text) for text in texts]
+
+    def _embed_text(self, text: str) -> TextEmbedding:
+        with memory_guard(), self._arithmetic():
+            tokens = patch_embeddings.unpadded(self._model, self._tokenizer([text])).to(self._placement.device)
+            vector = self._model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
+        return TextEmbedding(vector, _truncation(self._tokenizer, text))
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self._placement.on_cpu:
+            return nullcontext()
+        return torch.autocast(self._placement.device.type, dtype=self._placement.dtype)
+
+
+def load_named(name: str, label: str, placement: Placement) -> OpenClipScorer:
+    """A model by open_clip's names: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:...` or `local-dir:...`.
+
+    `label` is what it is called in answers and errors. Raises ModelNotFound and ModelUnsupported.
+    """
+    schema, _ = open_clip.factory.parse_model_name(name)
+    model_name, pretrained = (name, None) if schema else _split(name, label)
+    with silence():
+        try:
+            model = open_clip.create_model_from_pretrained(model_name, pretrained, return_transform=False)
+            tokenizer = open_clip.get_tokenizer(model_name)
+        except (RuntimeError, *FILE_ERRORS) as error:
+            raise ModelNotFound(f"scorer {label!r}: no such model, or its hub is out of reach") from error
+    return OpenClipScorer(model, tokenizer, model.visual.preprocess_cfg, placement, id=label)
+
+
+def load_pack(pack: Pack, text_encoder: TextEncoder, placement: Placement) -> OpenClipScorer:
+    """The scorer of a pack, round the given text encoder. Raises PackCorrupt when its weights do not fit."""
+    config = json.loads((pack.scorer / "open_clip_config.json").read_text())
+    text_config = config["model_cfg"]["text_cfg"]
+    text_config["hf_model_name"] = text_config["hf_tokenizer_name"] = str(text_encoder.folder)
+    with torch.device("meta"):
+        model = open_clip.CustomTextCLIP(**config["model_cfg"])
+    model.text.transformer = text_encoder.model
+    weights = load_file(pack.scorer / "open_clip_model.safetensors")
+    weights = {name: each.float() if each.is_floating_point() else each for name, each in weights.items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    if unexpected or any(not name.startswith(_SHARED) for name in missing):
+        raise PackCorrupt(f"pack {pack.id!r}: the scorer's weights do not fit its configuration")
+    tokenizer = open_clip.tokenizer.HFTokenizer(
+        str(text_encoder.folder), context_length=text_config["context_length"], local_files_only=True
+    )
+    size = {"size": model.visual.image_size}
+    preprocess = open_clip.transform.merge_preprocess_dict(
+        open_clip.transform.PreprocessCfg(), config["preprocess_cfg"] | size
+    )
+    null = pack.manifest["scorer"].get("null")
+    return OpenClipScorer(model, tokenizer, preprocess, placement, id=pack.id, revision=pack.revision, null=null)
+
+
+def _split(name: str, label: str) -> tuple[str, str]:
+    """`model/pretrained`. Raises ModelUnsupported where open_clip itself would score with the wrong activation."""
+    model_name, _, pretrained = name.partition("/")
+    config = open_clip.get_model_config(model_name)
+    if config is None or not pretrained:
+        raise ModelNotFound(f"scorer {label!r} is not a pack, hf-hub:..., local-dir:... or open_clip's NAME/PRETRAINED")
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained)
+    if tag and tag.get("quick_gelu", False) != config.get("quick_gelu", False):
+        raise ModelUnsupported(f"scorer {label!r} has another activation: name {model_name}-quickgelu/{pretrained}")
+    return model_name, pretrained
+
+
+def _truncation(tokenizer: Any, text: str) -> Truncation | None:
+    limit = int(tokenizer.context_length)
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:
+        return tokenization.measure(tokenizer.encode(text), 2, limit, tokenizer.decode)
+    clean = getattr(tokenizer, "clean_fn", open_clip.tokenizer.canonicalize_text)
+    special = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else None
+    return tokenization.of_transformers(inner, clean(text), limit, special)

@@ -1,0 +1,1 @@
+"""NumPy models that implement the protocols without torch."""

@@ -1,0 +1,1 @@
+"""Training data: icons, scenes, captions, text encodings, races."""

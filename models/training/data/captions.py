@@ -1,0 +1,146 @@
+"""Captions: how people would ask for a scene.  No torch.
+
+Owns the words: everyday display names, trained synonyms, the held-out synonyms of the evaluation, styles and
+sentence forms.  A held-out synonym never stands in any trained caption.
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.training.data.icons import INKED
+from models.training.data.scenes import TOLD_COLOURS, Scene, Thing
+
+WORDS = json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
+DISPLAY: dict[str, str] = WORDS["display"]
+SYNONYMS: dict[str, list[str]] = WORDS["synonyms"]
+HELD_OUT: dict[str, str] = WORDS["held_out"]
+"""Synonym -> name; never trained on."""
+
+STYLE_WORDS: dict[str, tuple[str, ...]] = {
+    "noto": ("noto style", "noto emoji style", "in noto style", "in the style of noto"),
+    "twemoji": ("twemoji style", "flat twemoji style", "in twemoji style", "in the style of twemoji"),
+    "noto-v1": ("old noto style", "in old noto style"),
+    "fluent-emoji": ("fluent style", "in glossy fluent style"),
+    "fluent-emoji-flat": ("flat fluent style", "in flat fluent style"),
+    "fxemoji": ("flat fxemoji style", "in fxemoji style"),
+    "streamline-emojis": ("outlined streamline style", "in streamline style"),
+    "fluent-emoji-3d": ("3d style", "as a 3d render", "in 3d fluent style"),
+    "fluent-emoji-high-contrast": ("black and white line drawing", "as a line drawing", "in high contrast style"),
+    "game-icons": ("black and white game icon style", "as a game icon"),
+    "icon-park": ("line icon style", "as a coloured line icon"),
+    "mdi": ("black and white icon style", "as a plain icon"),
+    "hugeicons": ("thin line icon style", "as a thin line icon"),
+    "ph": ("duotone icon style", "as a duotone icon"),
+    "fa7-solid": ("solid icon style", "as a solid icon"),
+    "mingcute": ("filled icon style", "as a filled icon"),
+    "boxicons": ("basic icon style", "as a basic icon"),
+    "tabler": ("outline icon style", "as an outline icon"),
+    "lucide": ("rounded line icon style", "as a rounded line icon"),
+    "dinkie-icons": ("pixel style", "as pixel art"),
+    "emojione": ("emojione style", "in emojione style"),
+}
+FRAMES = (
+    *("{}",) * 3,
+    "a picture of {}",
+    "an icon of {}",
+    "a pictogram of {}",
+    "{} emoji",
+    "an emoji of {}",
+    "a drawing of {}",
+)
+BACKGROUND_FORMS = (
+    *("on a {} background",) * 4,
+    "on {}",
+    "with a {} background",
+    "{} background",
+    "in front of a {} background",
+)
+SIZE_WORDS = {"small": ("small", "tiny", "little"), "medium": ("medium sized",), "large": ("large", "big", "huge")}
+PLACE_WORDS = {
+    "left": ("on the left", "on the left side", "at the left"),
+    "right": ("on the right", "on the right side", "at the right"),
+    "centre": ("in the centre", "in the middle", "centered"),
+}
+MASS = frozenset(WORDS["mass"])
+
+
+def article(phrase: str) -> str:
+    """The phrase with a or an before it."""
+    return f"{'an' if phrase[0].lower() in 'aeio' else 'a'} {phrase}"
+
+
+class Captioner:
+    """Writes captions from a fixed seed.  `tags` maps a name to keywords of the emoji data, for some captions.
+
+    Things in ink and things that were shifted to another colour are called by no word that holds a colour.
+    """
+
+    def __init__(self, seed: int, tags: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.random = random.Random(seed)
+        banned = {word for held in HELD_OUT for word in (held, f"{held}s")} | TOLD_COLOURS
+        self.tags = {
+            name: [t for t in words if t.isascii() and t.isalpha() and t not in banned and t != name]
+            for name, words in (tags or {}).items()
+        }
+
+    def word(self, name: str, colourless: bool = False) -> str:
+        """One way to call a thing: mostly its display name; `colourless`, by no word that adds a colour."""
+        shown = DISPLAY.get(name, name)
+        known = SYNONYMS.get(name, [])
+        if colourless:
+            known = [w for w in known if not TOLD_COLOURS & set(w.split())]
+            shown = name if TOLD_COLOURS & set(shown.split()) else shown
+        return self.random.choice(known) if known and self.random.random() < 0.35 else shown
+
+    def thing(self, thing: Thing, style: str, size: str | None = None) -> str:
+        """An article, the stated size and colour, and the word; now and then without the article."""
+        words = [self.random.choice(SIZE_WORDS[size])] if size else []
+        words += [thing.hue] if thing.hue else []
+        word = self.word(thing.name, colourless=thing.hue is not None or style in INKED)
+        phrase = " ".join([*words, word])
+        if thing.name in MASS or self.random.random() < 0.3:
+            return phrase
+        return article(phrase)
+
+    def background(self, colour: str) -> str:
+        """One way to state the background."""
+        text = self.random.choice(BACKGROUND_FORMS).format(colour)
+        return text.replace(" a orange", " an orange")
+
+    def subject(self, scene: Scene) -> str:
+        """The things, with what is stated of their size, place and colour."""
+        if len(scene.things) == 1:
+            only = self.thing(scene.things[0], scene.style, scene.size if "size" in scene.stated else None)
+            text = self.random.choice(FRAMES).format(only)
+            return f"{text} {self.random.choice(PLACE_WORDS[scene.place])}" if "place" in scene.stated else text
+        left, right = (self.thing(t, scene.style) for t in scene.things)
+        forms = (
+            f"{left} and {right}",
+            f"{left} and {right} side by side",
+            f"{left} next to {right}",
+            f"{left} beside {right}",
+            f"{left} on the left and {right} on the right",
+            f"{left} to the left of {right}",
+            f"{right} to the right of {left}",
+        )
+        return self.random.choice(forms)
+
+    def keywords(self, scene: Scene) -> list[str]:
+        """Now and then one or two keywords of a single thing."""
+        pool = self.tags.get(scene.things[0].name, [])
+        if len(scene.things) == 2 or not pool or self.random.random() > 0.15:
+            return []
+        return self.random.sample(pool, min(len(pool), self.random.randint(1, 2)))
+
+    def caption(self, scene: Scene) -> str:
+        """One caption that states the things and `scene.stated`, at most about 20 tokens."""
+        parts = [self.subject(scene)]
+        if "background" in scene.stated:
+            parts.append(self.background(scene.background))
+        style = self.random.choice(STYLE_WORDS[scene.style]) if "style" in scene.stated else None
+        extra = self.keywords(scene)
+        if style and not style.startswith("in "):
+            return ", ".join([*([" ".join(parts)]), *extra, style])
+        return " ".join(parts + ([style] if style else [])) + "".join(f", {w}" for w in extra)

@@ -1,0 +1,223 @@
+"""Scenes: what a picture shows, how it is composed from icons, and in which proportions.  No torch.
+
+A scene is one thing, or two side by side, in one style on one background.  The layout is fixed to the pixel
+(no jitter), so that every stated attribute can be checked on the finished picture.
+"""
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from models.training.data.palette import BACKGROUND_NAMES, BACKGROUNDS, HUE_NAMES, U8, hue_distance, main_hue, shift_hue
+from models.training.data.palette import HUES as HUE_TABLE
+
+SIZE_PX = 64
+Size = Literal["small", "medium", "large"]
+Place = Literal["left", "centre", "right"]
+EDGE_PX: dict[Size, int] = {"small": 26, "medium": 46, "large": 60}
+PLACED_PX: dict[Size, int] = {"small": 24, "medium": 34, "large": 34}
+PAIR_PX = 29
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Thing:
+    """One thing of a scene; `hue` names the colour it was shifted to, None leaves its own colours.
+
+    `mirrored` things face the other way; no caption says so.
+    """
+
+    name: str
+    hue: str | None = None
+    mirrored: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scene:
+    """What one picture shows.  `stated` holds the attributes its caption names; things are always named.
+
+    With two things, the first stands on the left, and `size` and `place` do not apply.
+    """
+
+    things: tuple[Thing, ...]
+    style: str
+    background: str
+    size: Size = "medium"
+    place: Place = "centre"
+    stated: frozenset[str] = frozenset()
+
+
+COLOUR_WORDS = frozenset(BACKGROUND_NAMES)
+"""Things whose names hold one of these are never shifted to another colour."""
+
+TOLD_COLOURS = COLOUR_WORDS | {"gray", "gold", "golden", "goldfish", "silver", "silverback"}
+"""Words that tell a thing's own colour."""
+
+Icons = Mapping[tuple[str, str], U8]
+"""(style, name) -> uint8 RGBA (E, E, 4), straight alpha, E at least 64."""
+
+
+def fit(rgba: U8, edge: int) -> U8:
+    """The icon at `edge` px, resampled with premultiplied alpha."""
+    way = Image.Resampling.BOX if rgba.shape[0] % edge == 0 else Image.Resampling.LANCZOS
+    image = Image.fromarray(rgba, "RGBA").convert("RGBa").resize((edge, edge), way)
+    return np.asarray(image.convert("RGBA"))
+
+
+def boxes(scene: Scene) -> list[tuple[int, int, int]]:
+    """Left, top and edge in px of each thing of the scene."""
+    if len(scene.things) == 2:
+        top = (SIZE_PX - PAIR_PX) // 2
+        return [(2, top, PAIR_PX), (SIZE_PX - 2 - PAIR_PX, top, PAIR_PX)]
+    if scene.place == "centre":
+        edge = EDGE_PX[scene.size]
+        left = (SIZE_PX - edge) // 2
+        return [(left, left, edge)]
+    edge = PLACED_PX[scene.size]
+    left = 2 if scene.place == "left" else SIZE_PX - 2 - edge
+    return [(left, (SIZE_PX - edge) // 2, edge)]
+
+
+def compose(scene: Scene, icons: Icons) -> U8:
+    """The picture of a scene: uint8 RGB (64, 64, 3)."""
+    picture = np.empty((SIZE_PX, SIZE_PX, 3), np.float32)
+    picture[:] = BACKGROUNDS[scene.background]
+    for thing, (left, top, edge) in zip(scene.things, boxes(scene), strict=True):
+        icon = icons[scene.style, thing.name]
+        source = main_hue(icon) if thing.hue else None
+        if thing.hue and source is not None:
+            icon = shift_hue(icon, source, thing.hue)
+        small = fit(icon[:, ::-1] if thing.mirrored else icon, edge).astype(np.float32)
+        alpha = small[..., 3:] / 255
+        window = picture[top : top + edge, left : left + edge]
+        window[:] = window * (1 - alpha) + small[..., :3] * alpha
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def shiftable(icons: Icons, style: str, name: str) -> float | None:
+    """The main hue of a thing whose colour can be stated in this style, None for the others."""
+    return main_hue(icons[style, name])
+
+
+class SceneSampler:
+    """Draws scenes from a fixed seed.
+
+    `names` are the things, `styles` the icon sets; pairs that have no icon are never drawn.  A stated hue is
+    always far enough from the thing's own one to be seen.  `pairs` and `mirrored` are shares of scenes and of things.
+    """
+
+    def __init__(
+        self,
+        icons: Icons,
+        names: Sequence[str],
+        styles: Sequence[str],
+        seed: int,
+        pairs: float = 0.22,
+        mirrored: float = 0.0,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.pairs = pairs
+        self.mirrored = mirrored
+        self.styles = list(styles)
+        self.names = {style: [n for n in names if (style, n) in icons] for style in styles}
+        self.hues = {(s, n): shiftable(icons, s, n) for s in styles for n in self.names[s]}
+
+    def hue(self, style: str, name: str, share: float) -> str | None:
+        """A colour to shift the thing to, in `share` of the calls for things that have one main hue."""
+        own = self.hues[style, name]
+        if own is None or COLOUR_WORDS & set(name.split()) or self.random.random() > share:
+            return None
+        return self.random.choice([h for h in HUE_NAMES if hue_distance(HUE_TABLE[h], own) > 0.07])
+
+    def thing(self, style: str, name: str, share: float) -> Thing:
+        """The thing, in `share` of the calls in another colour, now and then mirrored."""
+        hue = self.hue(style, name, share)
+        return Thing(name, hue, self.mirrored > 0 and self.random.random() < self.mirrored)
+
+    def background(self, things: tuple[Thing, ...]) -> str:
+        """White a little more often than the others; never the colour a thing was shifted to."""
+        taken = {t.hue for t in things}
+        if self.random.random() < 0.15:
+            return "white"
+        return self.random.choice([b for b in BACKGROUND_NAMES if b not in taken])
+
+    def pair(self, style: str) -> Scene:
+        """Two different things side by side."""
+        first, second = self.random.sample(self.names[style], 2)
+        stated = {s for s, share in (("style", 0.35), ("background", 0.55)) if self.random.random() < share}
+        things = tuple(self.thing(style, n, 0.25) for n in (first, second))
+        return Scene(things, style, self.background(things), stated=frozenset(stated))
+
+    def single(self, style: str, name: str) -> Scene:
+        """One thing; unusual sizes and places are nearly always stated."""
+        size: Size = self.random.choices(("small", "medium", "large"), (0.17, 0.62, 0.21))[0]
+        place: Place = "centre"
+        if size != "large" and self.random.random() < 0.22:
+            place = "left" if self.random.random() < 0.5 else "right"
+        shares = {
+            "style": 0.5,
+            "background": 0.6,
+            "size": 0.1 if size == "medium" else 0.9,
+            "place": 0.05 if place == "centre" else 0.92,
+        }
+        stated = frozenset(k for k, share in shares.items() if self.random.random() < share)
+        thing = self.thing(style, name, 0.3)
+        return Scene((thing,), style, self.background((thing,)), size, place, stated)
+
+    def draw(self, count: int) -> list[Scene]:
+        """`count` scenes; every (style, name) pair appears about equally often as a single thing."""
+        scenes: list[Scene] = []
+        deck: list[tuple[str, str]] = []
+        while len(scenes) < count:
+            if self.random.random() < self.pairs:
+                scenes.append(self.pair(self.random.choice(self.styles)))
+                continue
+            if not deck:
+                deck = [(s, n) for s in self.styles for n in self.names[s]]
+                self.random.shuffle(deck)
+            scenes.append(self.single(*deck.pop()))
+        return scenes
+
+
+def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Scene]:
+    """Scenes that differ from `scene` in exactly one stated attribute: the hard negatives of the scorer."""
+    out: list[Scene] = []
+    change = dataclasses.replace
+    if "background" in scene.stated:
+        out.append(change(scene, background=rng.choice([b for b in BACKGROUND_NAMES if b != scene.background])))
+    if len(scene.things) == 2:
+        first, second = scene.things
+        others = [n for n in names if n not in {first.name, second.name}]
+        out.append(change(scene, things=(first, Thing(rng.choice(others), second.hue))))
+        out.append(change(scene, things=(Thing(rng.choice(others), first.hue), second)))
+    if len(scene.things) == 1 and "size" in scene.stated:
+        sizes: tuple[Size, ...] = ("small", "large")
+        out.append(change(scene, size=rng.choice([s for s in sizes if s != scene.size])))
+    if len(scene.things) == 1 and "place" in scene.stated:
+        out.append(change(scene, place="left" if scene.place != "left" else "right"))
+    for i, thing in enumerate(scene.things):
+        if thing.hue:
+            other = change(thing, hue=rng.choice([h for h in HUE_NAMES if h != thing.hue]))
+            out.append(change(scene, things=tuple(other if j == i else t for j, t in enumerate(scene.things))))
+    return out
+
+
+def twins(scene: Scene, icons: Icons, styles: Sequence[str]) -> list[Scene]:
+    """Scenes that differ only in what the caption leaves open: on another background, in another style, or both.
+
+    No background in a colour that a thing was shifted to; things that were shifted keep their style, since not every
+    style has a single-coloured one.
+    """
+    hues = {t.hue for t in scene.things} - {None}
+    grounds = [b for b in BACKGROUND_NAMES if "background" not in scene.stated and b not in hues]
+    manners = [
+        s
+        for s in styles
+        if "style" not in scene.stated and not hues and all((s, t.name) in icons for t in scene.things)
+    ]
+    open_to = [(b, s) for b in {scene.background, *grounds} for s in {scene.style, *manners}]
+    own = (scene.background, scene.style)
+    return [dataclasses.replace(scene, background=b, style=s) for b, s in sorted(open_to) if (b, s) != own]

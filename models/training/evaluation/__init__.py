@@ -1,0 +1,1 @@
+"""Figures of a pack: prompts, sampling, pixel checks, card."""

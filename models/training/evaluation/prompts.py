@@ -1,0 +1,66 @@
+"""The prompts of the figures, drawn from fixed seeds, with the scene each one asks for.  No torch."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from models.training.data.captions import DISPLAY, HELD_OUT, Captioner, article
+from models.training.data.palette import BACKGROUND_NAMES
+from models.training.data.scenes import Scene, SceneSampler
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, the names that its picture should show, and the scene whose attributes can be checked."""
+
+    text: str
+    names: tuple[str, ...]
+    scene: Scene | None = None
+
+
+def known(names: Sequence[str], count: int) -> list[Prompt]:
+    """Single things it knows, half of them on a stated background."""
+    rng = random.Random(21)
+    chosen = rng.sample(list(names), min(count, len(names)))
+    out = []
+    for i, name in enumerate(chosen):
+        asked = article(DISPLAY.get(name, name))
+        text = f"{asked} on a {rng.choice(BACKGROUND_NAMES)} background" if i % 2 else asked
+        out.append(Prompt(text.replace(" a orange", " an orange"), (name,)))
+    return out
+
+
+def composed(sampler: SceneSampler, count: int) -> list[Prompt]:
+    """Scenes that state at least two attributes which pixels can show (two things count as one)."""
+    captioner, out = Captioner(22), list[Prompt]()
+    while len(out) < count:
+        scene = sampler.draw(1)[0]
+        shown = len(scene.stated & {"background", "size", "place"}) + sum(t.hue is not None for t in scene.things)
+        if shown + (len(scene.things) == 2) >= 2:
+            out.append(Prompt(captioner.caption(scene), tuple(t.name for t in scene.things), scene))
+    return out
+
+
+def single(sampler: SceneSampler, count: int, attributes: int) -> list[Prompt]:
+    """Single things, in no stated style, with exactly this many attributes that pixels can show.
+
+    One attribute is the background; more are any of background, size, place and the thing's colour.
+    """
+    captioner, out = Captioner(24), list[Prompt]()
+    while len(out) < count:
+        scene = sampler.draw(1)[0]
+        shown = scene.stated | ({"colour"} if scene.things[0].hue else set())
+        wanted = len(shown) == attributes and (attributes > 1 or "background" in shown)
+        if len(scene.things) == 1 and "style" not in shown and wanted:
+            out.append(Prompt(captioner.caption(scene), (scene.things[0].name,), scene))
+    return out
+
+
+def open_background(names: Sequence[str], count: int) -> list[Prompt]:
+    """Things without a word about the background."""
+    return [Prompt(article(DISPLAY.get(n, n)), (n,)) for n in random.Random(23).sample(list(names), count)]
+
+
+def synonyms() -> list[Prompt]:
+    """Every held-out synonym; `names` holds the meaning."""
+    return [Prompt(article(word), (name,)) for word, name in HELD_OUT.items()]

@@ -1,0 +1,124 @@
+"""Loads a pack with the stock classes and draws from it: what the figures and sheets are made with.
+
+Deliberately not the serving engine: a plain DDIM loop over one batch, so that a figure depends on nothing but the pack.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from open_clip import CustomTextCLIP
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from models.generators.solver_tables import quadratic_times
+from models.training.data import texts
+from models.training.data.palette import U8
+from models.training.trainers.autoencoder import to_tensor
+from models.training.trainers.scorer import PACKAGED
+
+
+@dataclasses.dataclass(slots=True)
+class Drawn:
+    """Candidates of one prompt: final pictures (N, 64, 64, 3) and the previews at each checkpoint step."""
+
+    pictures: U8
+    previews: dict[int, U8]
+
+
+class Pack:
+    """A pack folder, loaded for evaluation in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "pack.json").read_text("utf-8"))
+        self.encoder = texts.TextEncoder()
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder / self.meta["generator"]["folder"],
+            text_encoder=self.encoder.model,
+            tokenizer=self.encoder.tokenizer,
+            safety_checker=None,
+            torch_dtype=torch.float32,
+        )
+        self.unet, self.vae = pipeline.unet.eval(), pipeline.vae.eval()
+        self.scheduler = pipeline.scheduler
+        self.scorer = load_scorer(folder / self.meta["scorer"]["folder"])
+
+    def decode(self, latents: torch.Tensor) -> U8:
+        """Latents (B, 16, 8, 8) -> uint8 (B, 64, 64, 3)."""
+        found = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((found.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def rebuild(self, pictures: U8) -> U8:
+        """Pictures uint8 (B, 64, 64, 3) as the autoencoder gives them back."""
+        with torch.inference_mode():
+            return self.decode(self.vae.encode(to_tensor(pictures)).latents * self.vae.config.scaling_factor)
+
+    def draw(self, prompt: str, count: int, seed: int, negative: str = "", checkpoints: Sequence[int] = ()) -> Drawn:
+        """`count` candidates with seeds `seed`, `seed` + 1, ... at the pack's default steps and guidance."""
+        defaults = self.meta["generator"]["defaults"]
+        with torch.inference_mode():
+            states = self.encoder.states([negative, prompt]).repeat_interleave(count, 0)
+            shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+            x = torch.stack(
+                [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+            )
+            return self.denoise(x, states, defaults["steps"], defaults["guidance_scale"], checkpoints)
+
+    def denoise(
+        self, x: torch.Tensor, states: torch.Tensor, steps: int, guidance: float, checkpoints: Sequence[int]
+    ) -> Drawn:
+        """DDIM for v-prediction in quadratic steps; `states` holds the negative half, then the prompt's."""
+        times = quadratic_times(steps, self.scheduler.config.num_train_timesteps)
+        cumulative = self.scheduler.alphas_cumprod
+        previews: dict[int, U8] = {}
+        clean = x
+        for i, t in enumerate(times):
+            low, high = self.unet(torch.cat([x, x]), t, states, return_dict=False)[0].chunk(2)
+            v = low + guidance * (high - low)
+            a, b = cumulative[t].sqrt(), (1 - cumulative[t]).sqrt()
+            clean, noise = a * x - b * v, b * x + a * v
+            after = cumulative[times[i + 1]] if i + 1 < len(times) else torch.tensor(1.0)
+            x = after.sqrt() * clean + (1 - after).sqrt() * noise
+            if i + 1 in checkpoints:
+                previews[i + 1] = self.decode(clean)
+        return Drawn(self.decode(clean), previews)
+
+    def embed_pictures(self, pictures: U8) -> torch.Tensor:
+        """uint8 (B, 64, 64, 3) -> float32 (B, D), normalised."""
+        with torch.inference_mode():
+            return functional.normalize(
+                torch.cat([self.scorer.visual(x) for x in to_tensor(pictures).split(64)]), dim=-1
+            )
+
+    def embed_texts(self, captions: Sequence[str]) -> torch.Tensor:
+        """float32 (B, D), normalised."""
+        with torch.inference_mode():
+            parts = [
+                self.scorer.text.proj(self.encoder.pooled(captions[i : i + 128])) for i in range(0, len(captions), 128)
+            ]
+            return functional.normalize(torch.cat(parts), dim=-1)
+
+    def scores(self, pictures: U8, prompt: str, negative: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Cosine to the prompt, less half of a positive cosine to the negative."""
+        wanted = self.embed_texts([prompt, negative] if negative else [prompt])
+        cosines = (self.embed_pictures(pictures) @ wanted.T).numpy()
+        penalty = 0.5 * np.maximum(0, cosines[:, 1]) if negative else 0.0
+        return np.asarray(cosines[:, 0] - penalty, np.float32)
+
+
+def load_scorer(folder: Path) -> CustomTextCLIP:
+    """The stock class from its config, with the stored parts and the packaged text trunk; all keys must match."""
+    settings = json.loads((folder / "open_clip_config.json").read_text("utf-8").replace(PACKAGED, str(texts.folder())))
+    model = CustomTextCLIP(**settings["model_cfg"])
+    state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
+    trunk = load_file(texts.folder() / "model.safetensors")
+    state |= {f"text.transformer.{k}": v for k, v in trunk.items()}
+    expected = set(model.state_dict())
+    model.load_state_dict({k: v for k, v in state.items() if k in expected or not k.startswith("text.transformer.")})
+    return model.eval()

@@ -1,0 +1,147 @@
+"""Trains the generator: a two-level UNet2DConditionModel on cached latents (8x8x16) and cached text states (24x384).
+
+v-prediction on the squared-cosine schedule, min-SNR-5 weights, a tenth of the captions dropped for guidance,
+averaged weights.  The figure is the loss of the averaged weights on a fixed set of latents, noises and steps.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+from models.training import runs
+from models.training.data.dataset import read_rows
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+}
+SNR_CAP = 5.0
+
+
+def build(widths: tuple[int, int] = (112, 224)) -> UNet2DConditionModel:
+    """The untrained denoiser; text is attended to at 4x4 (cells of 16 px) and pooled into the step embedding."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=widths,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=384,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=8,
+    )
+
+
+class Latents:
+    """The cached data set: latents (N, 16, 8, 8) and the text states of each row, float16 on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        scenes = folder / "scenes"
+        captions: list[str] = json.loads((scenes / "generator.captions.json").read_text("utf-8"))
+        place = {c: i for i, c in enumerate(captions)}
+        rows = read_rows(scenes / "generator.jsonl")
+        self.caption = np.array([place[r["caption"]] for r in rows])
+        self.plain = np.array([is_plain(r) for r in rows])
+        self.empty = place[""]
+        self.latents = np.load(scenes / "generator.latents.npy")
+        self.states = np.load(scenes / "generator.states.npy", mmap_mode="r")
+
+    def batch(self, rows: np.ndarray[Any, np.dtype[np.int64]], drop: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 latents and text states of `rows`; rows with `drop` get the empty caption's states."""
+        texts = np.where(drop.numpy(), self.empty, self.caption[rows])
+        return torch.from_numpy(self.latents[rows]).float(), torch.from_numpy(self.states[texts]).float()
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """Whether one thing stands alone in the middle, not small, in its own colours: where shapes are learnt."""
+    alone = len(row["things"]) == 1 and row["things"][0]["hue"] is None
+    return alone and row["place"] == "centre" and row["size"] != "small"
+
+
+class Objective:
+    """The weighted v-prediction loss."""
+
+    def __init__(self) -> None:
+        cumulative = DDIMScheduler(**SCHEDULE).alphas_cumprod.double()
+        snr = cumulative / (1 - cumulative)
+        self.signal = cumulative.sqrt().float()
+        self.noise = (1 - cumulative).sqrt().float()
+        self.weight = (snr.clamp(max=SNR_CAP) / (snr + 1)).float()
+
+    def loss(
+        self, unet: nn.Module, z: torch.Tensor, texts: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted loss, and the plain squared error of v, both means over the batch."""
+        a, b = self.signal[steps, None, None, None], self.noise[steps, None, None, None]
+        found = unet(a * z + b * noise, steps, texts, return_dict=False)[0]
+        error = (found - (a * noise - b * z)).square().mean((1, 2, 3))
+        weight = self.weight[steps]
+        return (weight * error).mean() / self.weight.mean(), error.mean()
+
+
+def check(run: runs.Run, objective: Objective, data: Latents, count: int = 512) -> float:
+    """The plain v error of the averaged weights on fixed rows, noises and steps."""
+    source = torch.Generator().manual_seed(5)
+    rows = np.random.default_rng(5).permutation(len(data.latents))[:count]
+    current = {k: v.clone() for k, v in run.modules.state_dict().items()}
+    run.modules.load_state_dict(run.averaged())
+    total = 0.0
+    with torch.inference_mode():
+        for part in np.array_split(rows, count // 64):
+            z, texts = data.batch(part, torch.zeros(len(part), dtype=torch.bool))
+            noise = torch.randn(z.shape, generator=source)
+            steps = torch.randint(0, 1000, (len(part),), generator=source)
+            total += objective.loss(run.modules["unet"], z, texts, noise, steps)[1].item() * len(part)
+    run.modules.load_state_dict(current)
+    return total / count
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    runs.add_arguments(parser, rate=8e-4, batch=32, samples=1_000_000)
+    parser.add_argument("--widths", type=int, nargs=2, default=(112, 224), help="channels of the two levels")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile (needs a C++ compiler)")
+    parser.add_argument("--plain", type=int, default=3, help="times that plain rows are seen for each other row")
+    parser.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
+    args = parser.parse_args()
+    runs.prepare(args)
+    unet = build(tuple(args.widths)).to(memory_format=torch.channels_last)
+    run = runs.Run(args.runs / (args.name or "generator"), args, nn.ModuleDict({"unet": unet}), ema=0.9995)
+    data, objective = Latents(args.runs), Objective()
+    run.seeded()
+    if args.bf16:
+        unet.set_attn_processor(AttnProcessor())  # the fused one takes a fifth of the time in bfloat16
+    denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
+    often = np.arange(len(data.latents)).repeat(np.where(data.plain, args.plain, 1))
+    order = runs.batches(len(often), args.batch, args.seed, run.seen)
+    while not run.over():
+        z, texts = data.batch(often[next(order)], torch.rand(args.batch) < args.drop)
+        z = z.contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            loss, plain = objective.loss(denoiser, z, texts, torch.randn_like(z), torch.randint(0, 1000, (len(z),)))
+        run.step(loss, len(z))
+        run.note(loss=loss.item(), v_error=plain.item())
+        if run.updates % 250 == 0:
+            run.report(**({"fixed": check(run, objective, data)} if run.updates % 1000 == 0 else {}))
+    run.report(fixed=check(run, objective, data))
+    run.finish(widths=list(args.widths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
+
+Trained are the image tower, the text projection and the logit scale, on composed pictures of twenty styles, four
+tenths of those whose captions leave the colours of things open in other ones.
+Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
+the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
+the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
+by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and, where there are
+races (`previews`), between previews and the pictures they become, and between a composed picture and the candidates
+that were drawn for its caption; and between a picture and its twin on another background or in another style, where the
+caption names none: which one it is must not decide who wins.
+The figure is retrieval over the pack's names in a style never trained on.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip import CustomTextCLIP
+from torch import nn
+from torch.nn import functional
+
+from models.training import runs
+from models.training.data import icons, texts
+from models.training.data.augment import augment, recolour
+from models.training.data.captions import DISPLAY, article
+from models.training.data.dataset import from_json, read_rows
+from models.training.data.palette import BACKGROUND_NAMES
+from models.training.data.races import STEPS, Races, agreement, correlations, fidelity
+from models.training.data.scenes import SIZE_PX, TOLD_COLOURS, Scene, Thing, compose, twins, variants
+from models.training.trainers.autoencoder import to_tensor
+
+WIDTH = 256
+"""Numbers in an embedding."""
+
+RACES = 2
+"""Captions in each batch whose races are looked at."""
+
+MISSES = 8
+"""Pictures in each batch that a near miss is composed of."""
+
+TWINS = 16
+"""Pictures in each batch that are composed again on another background or in another style, as captions allow."""
+
+RECOLOURED = 0.4
+"""Share of the pictures whose captions name no colour of a thing, and that have no near miss, drawn in others."""
+
+CHECKED = 6
+"""Each so many of the unseen pictures are looked at while training: about two of each thing."""
+
+WEIGHTS = {
+    "contrast": 1.0,
+    "missed": 1.0,
+    "names": 1.0,
+    "classed": 1.0,
+    "colour": 0.5,
+    "previews": 1.0,
+    "fidelity": 0.5,
+    "twins": 0.5,
+}
+
+PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
+
+
+def config(tower: str) -> dict[str, Any]:
+    """The open_clip_config.json of the pack."""
+    return {
+        "model_cfg": {
+            "embed_dim": WIDTH,
+            "vision_cfg": {
+                "timm_model_name": tower,
+                "timm_model_pretrained": False,
+                "timm_pool": "avg",
+                "timm_proj": "linear",
+                "image_size": 64,
+            },
+            "text_cfg": {
+                "hf_model_name": PACKAGED,
+                "hf_tokenizer_name": PACKAGED,
+                "hf_model_pretrained": False,
+                "hf_pooler_type": "mean_pooler",
+                "hf_proj_type": "linear",
+                "context_length": texts.MAX_TOKENS,
+            },
+        },
+        "preprocess_cfg": {
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
+
+
+def build(tower: str) -> CustomTextCLIP:
+    """The stock class with random weights, the packaged folder put in for its name."""
+    settings = json.loads(json.dumps(config(tower)["model_cfg"]).replace(PACKAGED, str(texts.folder())))
+    return CustomTextCLIP(**settings)
+
+
+def trained_parts(model: CustomTextCLIP) -> nn.ModuleDict:
+    """What the pack stores of the scorer."""
+    scale = nn.Module()
+    scale.logit_scale = model.logit_scale
+    return nn.ModuleDict({"visual": model.visual, "proj": model.text.proj, "scale": scale})
+
+
+def say(name: str) -> str:
+    """How a name is asked for in the tables and figures."""
+    return DISPLAY.get(name, name)
+
+
+class Table:
+    """Cached mean text states of all names, bare and on each background: float32 (N, 384) and (N, 11, 384)."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "scenes" / "names.npz"
+        self.names = icons.pack_names()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encoder = texts.TextEncoder()
+            asked = [f"{article(say(n))} on a {b} background" for n in self.names for b in BACKGROUND_NAMES]
+            on = torch.cat([encoder.pooled(asked[i : i + 256]) for i in range(0, len(asked), 256)])
+            np.savez(path, bare=encoder.pooled([say(n) for n in self.names]).numpy(), on=on.numpy())
+        found = np.load(path)
+        self.bare = torch.from_numpy(found["bare"])
+        self.on = torch.from_numpy(found["on"]).view(len(self.names), len(BACKGROUND_NAMES), -1)
+        self.place = {n: i for i, n in enumerate(self.names)}
+
+
+class Pairs:
+    """The cached data set: pictures, caption and near-miss states, targets over names, backgrounds."""
+
+    def __init__(self, folder: Path, table: Table) -> None:
+        scenes = folder / "scenes"
+        rows = read_rows(scenes / "scorer.jsonl")
+        place = {c: i for i, c in enumerate(json.loads((scenes / "scorer.captions.json").read_text("utf-8")))}
+        self.pictures = np.load(scenes / "scorer.npy", mmap_mode="r")
+        self.pooled = torch.from_numpy(np.load(scenes / "scorer.pooled.npy")).float()
+        self.caption = torch.tensor([place[r["caption"]] for r in rows])
+        self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
+        self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
+        self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
+        self.colourless = torch.tensor([colourless(r) for r in rows])
+
+
+def colourless(row: dict[str, Any]) -> bool:
+    """Whether neither the caption of a row nor the names of its things tell the colour of a thing."""
+    told = [w for w in row["caption"].replace(",", " ").split() if w in TOLD_COLOURS]
+    named = any(TOLD_COLOURS & set(t["name"].split()) for t in row["things"])
+    return not named and len(told) <= ("background" in row["stated"])
+
+
+def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
+    """Which pictures of a batch to recolour: a share of those open to it, and none of `missed`.
+
+    Those are held against pictures of near misses in their own colours, which would tell them apart.
+    """
+    chosen = open_to & (torch.rand(len(open_to)) < RECOLOURED)
+    chosen[missed] = False
+    return chosen
+
+
+class Relatives:
+    """Pictures that differ from rows of the data set in one attribute: near misses in one that the caption states."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rows = read_rows(folder / "scenes" / "scorer.jsonl")
+        self.icons = icons.load_icons(folder, icons.SCORER_STYLES)
+        styles = icons.SCORER_STYLES
+        self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in styles}
+        self.random = random.Random(seed)
+
+    def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+        """Places in `rows` of up to `MISSES` that have a near miss, and the pictures, as `to_tensor` gives them."""
+        return self._composed(rows, MISSES, self._missed)
+
+    def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+        """The same for pictures whose captions leave background or style open, each in another one."""
+        return self._composed(rows, TWINS, self._alike)
+
+    def _alike(self, row: dict[str, Any]) -> list[Scene]:
+        """Twins of a row; in ink only where nothing tells a colour."""
+        coloured = [s for s in icons.SCORER_STYLES if s not in icons.INKED]
+        return twins(from_json(row), self.icons, icons.SCORER_STYLES if colourless(row) else coloured)
+
+    def _missed(self, row: dict[str, Any]) -> list[Scene]:
+        scene = from_json(row)
+        return variants(scene, self.random, self.names[scene.style])
+
+    def _composed(
+        self, rows: list[int], most: int, relatives: Callable[[dict[str, Any]], list[Scene]]
+    ) -> tuple[list[int], torch.Tensor]:
+        places, pictures = list[int](), list[Any]()
+        for place, row in enumerate(rows):
+            if len(places) == most:
+                break
+            found = relatives(self.rows[row])
+            if found:
+                places.append(place)
+                pictures.append(compose(self.random.choice(found), self.icons))
+        return places, to_tensor(np.array(pictures, np.uint8).reshape(-1, SIZE_PX, SIZE_PX, 3))
+
+
+def unmoved(one: torch.Tensor, other: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What it costs that two pictures which fit their text alike score apart: all (B, D), normalised; a scalar."""
+    return (scale * ((one - other) * texts).sum(1)).square().sum() / max(len(one), 1)
+
+
+def naming_loss(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of logits (B, N) against the two things (B, 2) of each picture."""
+    return -logits.log_softmax(1).gather(1, things).mean()
+
+
+def picture_loss(
+    image: torch.Tensor, captions: torch.Tensor, near: torch.Tensor, has_near: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Contrastive loss both ways; `near` is each picture's own extra wrong caption, all (B, 256) and normalised."""
+    logits = scale * image @ captions.T
+    own = (scale * (image * near).sum(1)).masked_fill(~has_near, -1e4)
+    target = torch.arange(len(image))
+    to_text = functional.cross_entropy(torch.cat([logits, own[:, None]], 1), target)
+    hard = functional.softplus((own - logits.diagonal())[has_near]).mean() if has_near.any() else torch.zeros(())
+    return (to_text + functional.cross_entropy(logits.T, target)) / 2 + hard
+
+
+def batch_loss(
+    parts: nn.ModuleDict, data: Pairs, relatives: Relatives, table: Table, rows: torch.Tensor, races: Races | None
+) -> dict[str, torch.Tensor]:
+    """The losses of one batch, by name."""
+    places, misses = relatives.misses(rows.tolist())
+    twinned, twins = relatives.twins(rows.tolist())
+    own = to_tensor(data.pictures[rows.numpy()])
+    painted = recolour(own, repainted(data.colourless[rows], places))
+    x = torch.cat([augment(torch.cat([painted, misses])), own[twinned], twins])
+    raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
+    pictures = torch.cat([x, *raced.pictures] if raced else [x]).contiguous(memory_format=torch.channels_last)
+    features = parts["visual"](pictures)
+    counts = [len(rows), len(misses), len(twins), len(twins), len(features) - len(x)]
+    image, wrong, plain, twin, others = functional.normalize(features, dim=-1).split(counts)
+    losses = picture_losses(parts, data, table, rows, image)
+    losses["classed"] = naming_loss(parts["head"](features[: len(rows)]), data.things[rows])
+    scale = parts["scale"].logit_scale.exp().clamp(max=100)
+    captions = functional.normalize(parts["proj"](data.pooled[data.caption[rows[places]]]), dim=-1)
+    losses["twins"] = unmoved(
+        plain, twin, functional.normalize(parts["proj"](data.pooled[data.caption[rows[twinned]]]), dim=-1), scale
+    )
+    confused = functional.softplus(scale * ((wrong - image[places]) * captions).sum(1))
+    losses["missed"] = confused.sum() / max(len(places), 1)
+    if raced:
+        composed, finals, previews = raced.apart(others)
+        wanted = functional.normalize(parts["proj"](raced.texts), dim=-1)[:, None].expand_as(finals)
+        losses["previews"] = agreement(finals, previews, wanted)
+        losses["fidelity"] = fidelity(composed, finals, wanted, scale)
+    return losses
+
+
+def picture_losses(
+    parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor, image: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The losses of composed pictures from their embeddings (B, 256), normalised."""
+    scale = parts["scale"].logit_scale.exp().clamp(max=100)
+    project = parts["proj"]
+    captions = functional.normalize(project(data.pooled[data.caption[rows]]), dim=-1)
+    near = functional.normalize(project(data.pooled[data.negative[rows].clamp(min=0)]), dim=-1)
+    names = functional.normalize(project(table.bare), dim=-1)
+    things = data.things[rows]
+    on = functional.normalize(project(table.on[things[:, 0]]), dim=-1)
+    colour = functional.cross_entropy(scale * (on @ image[:, :, None])[..., 0], data.background[rows])
+    return {
+        "contrast": picture_loss(image, captions, near, data.negative[rows] >= 0, scale),
+        "names": naming_loss(scale * image @ names.T, things),
+        "colour": colour,
+    }
+
+
+class Unseen:
+    """Every thing of styles never trained on, alone on every background; `every` takes each so many of them."""
+
+    def __init__(self, folder: Path, table: Table, styles: tuple[str, ...], every: int = 1) -> None:
+        source = icons.load_icons(folder, styles)
+        things = [(style, name) for style in styles for name in table.names if (style, name) in source]
+        scenes = [Scene((Thing(name),), style, ground) for style, name in things for ground in BACKGROUND_NAMES]
+        scenes = scenes[::every]
+        self.pictures = to_tensor(np.stack([compose(s, source) for s in scenes]))
+        self.target = torch.tensor([table.place[s.things[0].name] for s in scenes])
+        self.background = torch.tensor([BACKGROUND_NAMES.index(s.background) for s in scenes])
+
+    def recall(self, image: torch.Tensor, names: torch.Tensor) -> dict[str, float]:
+        """Recall at 1 and 5 of normalised (or scored) embeddings over the names."""
+        top = (image @ names.T).topk(5, dim=1).indices == self.target[:, None]
+        return {"r1": float(top[:, 0].float().mean()), "r5": float(top.any(1).float().mean())}
+
+
+def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | None) -> dict[str, float]:
+    """Retrieval over names and background accuracy in the unseen style, and how previews agree with final pictures."""
+    parts.eval()
+    with torch.inference_mode():
+        image = functional.normalize(torch.cat([parts["visual"](x) for x in unseen.pictures.split(100)]), dim=-1)
+        names = functional.normalize(parts["proj"](table.bare), dim=-1)
+        on = functional.normalize(parts["proj"](table.on[unseen.target]), dim=-1)
+        colour = ((on @ image[:, :, None])[..., 0].argmax(1) == unseen.background).float().mean()
+    agreed = correlations(parts, races) if races is not None else {}
+    parts.train()
+    return {**unseen.recall(image, names), "background": float(colour), **agreed}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
+    parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
+    args = parser.parse_args()
+    if args.bf16:
+        parser.error("--bf16: towers like this one are no faster in bfloat16")
+    runs.prepare(args)
+    table = Table(args.runs)
+    parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
+    parts["head"] = nn.Linear(WIDTH, len(table.names))
+    run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
+    relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
+    data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,), CHECKED)
+    run.seeded()
+    order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
+    path = args.runs / "scenes" / "races.npz"
+    races = Races(path) if path.exists() else None
+    while not run.over():
+        rows = torch.from_numpy(next(order))
+        losses = batch_loss(parts, data, relatives, table, rows, races)
+        run.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), len(rows))
+        run.note(**{k: v.item() for k, v in losses.items()})
+        if run.updates % 100 == 0:
+            run.report(**check(parts, table, unseen, races))
+    parts.load_state_dict(run.averaged())
+    run.report(**{f"final_{k}": v for k, v in check(parts, table, unseen, races).items()})
+    run.finish(tower=args.tower)
+
+
+if __name__ == "__main__":
+    main()
