@@ -7,7 +7,7 @@ Times are seconds since the epoch, durations say their unit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -98,8 +98,7 @@ class Taste:
 class Ranking:
     """How candidates are compared. `diversity` in [0, 1]; `min_score` leaves lower ones out of the returned.
 
-    `prompt` None compares with the prompt they are sampled from. `own_negative` counts the negative prompt as the
-    first negative, with weight 1.
+    `prompt` None compares with the prompt they are sampled from. `negatives` holds every text that the penalty counts.
     """
 
     negative_weight: float = 0.5
@@ -107,9 +106,16 @@ class Ranking:
     min_score: float | None = None
     diversity: float = 0.0
     prompt: str | None = None
-    own_negative: bool = True
     references: tuple[Reference, ...] = ()
     taste: Taste | None = None
+
+    def with_negative_prompt(self, text: str) -> Ranking:
+        """This ranking with a negative prompt as its first negative, of weight 1; an empty text adds none."""
+        return replace(self, negatives=(Negative(text), *self.negatives)) if text else self
+
+    def without_negative_prompt(self, text: str) -> Ranking:
+        """This ranking without the entry that `with_negative_prompt` adds for the same text."""
+        return replace(self, negatives=self.negatives[1:]) if self.negatives[:1] == (Negative(text),) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,8 @@ class Start:
 class GenerationSpec:
     """Everything that decides a generation's result; made by the service with all defaults filled in.
 
-    `negative_prompt` "" is none; it also steers sampling. `seed` is candidate 0's, see `candidate_seed`.
+    `negative_prompt` "" is none. It steers sampling; `ranking.negatives` holds it where the score counts it.
+    `seed` is candidate 0's, see `candidate_seed`.
     `wave` None makes all `n_candidates` at once; else they come in waves of that many until another is not worth it.
     `shadow` only notes who would have been pruned at the checkpoints, to measure what pruning costs.
     `start` None samples from noise.
@@ -191,12 +198,6 @@ class GenerationSpec:
     def guided(self) -> bool:
         """Whether sampling uses classifier-free guidance: two denoiser entries a row instead of one."""
         return self.guidance_scale > 1.0
-
-    @property
-    def negatives(self) -> tuple[Negative, ...]:
-        """Every negative the ranking counts: the negative prompt first, with weight 1, where it counts."""
-        own = (Negative(self.negative_prompt),) if self.negative_prompt and self.ranking.own_negative else ()
-        return own + self.ranking.negatives
 
     @property
     def question(self) -> str:

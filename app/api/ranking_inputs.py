@@ -17,23 +17,27 @@ from app.domain import Generation, Ranking, Reference, Taste
 from app.service import AskedReference, Draft, owner
 
 
-async def furnished(face: Face, asked: RankingIn, ranking: Ranking, base: str = "#/ranking") -> Ranking:
-    """`ranking` with the references and the taste that were `asked` for. `base` points at where they are in the body.
+async def resolve_ranking(face: Face, asked: RankingIn, base: Ranking) -> Ranking:
+    """`base` with what was `asked` for; references and the taste profile are looked up.
 
     Raises what is wrong with a picture, a generation or a profile, with a pointer to it.
     """
-    looked = await references(face, asked.references, f"{base}/references")
-    return replace(ranking, references=looked, taste=await taste(face, asked.taste, f"{base}/taste"))
+    ranking = asked.to_domain(base)
+    if "references" in asked.model_fields_set:
+        ranking = replace(ranking, references=await _references(face, asked.references or (), "#/ranking/references"))
+    if "taste" in asked.model_fields_set:
+        ranking = replace(ranking, taste=await _taste(face, asked.taste, "#/ranking/taste"))
+    return ranking
 
 
-async def taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
+async def _taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
     """The profile that was asked for, as it is now."""
     if asked is None:
         return None
     return await face.tastes.taste(owner(), asked.profile, asked.weight, f"{base}/profile")
 
 
-async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
+async def _references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
     """References looked up, in order. Not to be called inside a turn of the uploads."""
     reading = face.uploads.reading()
     async with face.uploads.turn() if any(one.image is not None for one in asked) else nullcontext():
@@ -49,8 +53,10 @@ async def references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tup
         return await face.references(looked, base)
 
 
-async def begun(face: Face, draft: Draft, uri: str, strength: float, source: Generation | None = None) -> Draft:
-    """The draft, begun as the picture of a data URI. Raises what `Refiner.upload` does, and what is wrong with it."""
+async def with_init_image(
+    face: Face, draft: Draft, uri: str, strength: float, source: Generation | None = None
+) -> Draft:
+    """The draft, with the picture of a data URI as its start. Raises as `Refiner.upload`, and for a bad picture."""
     async with face.uploads.turn():
         pixels = await face.uploads.reading()(partial(_read, uri), "#/image")
         return await face.refiner.upload(draft, pixels, strength, source)

@@ -204,16 +204,15 @@ def rerank(
     `frontrunner rerank gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --like sketch.png --diversity 0.5 --store`
     """
     console = Console()
-    body = {
+    ranking = {
         "prompt": prompt,
         "negatives": [{"text": text} for text in negatives] if negatives else None,
         "negative_weight": negative_weight,
         "references": again.references(like or [], unlike or []),
         "diversity": diversity,
         "taste": {"profile": taste} if taste else None,
-        "n": n,
-        "store": store,
     }
+    body = {"ranking": {k: v for k, v in ranking.items() if v is not None}, "n": n, "store": store}
     with _complaining(), remote.connect(url) as client:
         _show(console, client, again.rerank(client, generation, body), out)
 

@@ -61,8 +61,8 @@ class Dialogue:
         self._commands: dict[str, Callable[[str], None]] = {
             "prompt": self._prompt,
             "avoid": self._avoid,
-            "weight": lambda said: self._rerank(negative_weight=_number(said)),
-            "diversity": lambda said: self._rerank(diversity=_number(said)),
+            "weight": lambda said: self._rank_by(negative_weight=_number(said)),
+            "diversity": lambda said: self._rank_by(diversity=_number(said)),
             "best": lambda said: self._rerank(n=_whole(said)),
             "like": lambda said: self._vote("liked", said),
             "dislike": lambda said: self._vote("disliked", said),
@@ -103,11 +103,11 @@ class Dialogue:
     def _prompt(self, said: str) -> None:
         if not said:
             raise Complaint("prompt wants words to compare with")
-        self._rerank(prompt=said)
+        self._rank_by(prompt=said)
 
     def _avoid(self, said: str) -> None:
         texts = [text.strip() for text in said.split(";") if text.strip()]
-        self._rerank(negative_prompt="", negatives=[{"text": text} for text in texts])
+        self._rank_by(negatives=[{"text": text} for text in texts])
 
     def _vote(self, how: str, said: str) -> None:
         places = [_whole(word) for word in said.split()]
@@ -121,11 +121,14 @@ class Dialogue:
 
     def _taste(self, said: str) -> None:
         if said == "on":
-            self._rerank(taste={"profile": self._profile})
+            self._rank_by(taste={"profile": self._profile})
         elif said == "off":
-            self._rerank(taste={"profile": self._profile, "weight": 0.0})
+            self._rank_by(taste={"profile": self._profile, "weight": 0.0})
         else:
             raise Complaint("taste is on or off")
+
+    def _rank_by(self, **changes: object) -> None:
+        self._rerank(ranking={**self._turns[-1].asked.get("ranking", {}), **changes})
 
     def _rerank(self, **changes: object) -> None:
         asked = self._turns[-1].asked | changes

@@ -210,10 +210,10 @@ class EngineCore:
         run.schedule = self._generator.schedule(spec.sampler, spec.steps)
         prompt = self._generator.encode([spec.prompt])[0]
         negative = self._generator.encode([spec.negative_prompt])[0] if spec.guided else None
-        texts = (spec.question, *(n.text for n in spec.negatives))
+        texts = (spec.question, *(n.text for n in spec.ranking.negatives))
         vectors = [self._scorer.embed_texts([t])[0] for t in texts]
         stacked = np.stack([v.vector for v in vectors])
-        query = scoring.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.negatives])
+        query = scoring.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
         read = [("generator", spec.prompt, prompt.truncation)]
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]

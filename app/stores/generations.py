@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic_core
-from pydantic import TypeAdapter
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -37,6 +36,7 @@ from sqlalchemy import (
 )
 
 from app.domain import Event, EventKind, Generation, Status
+from app.stores import codec
 from app.stores.api_keys import charge
 from app.stores.connections import CHANNEL, Connections, inserting
 from app.stores.migrations import migrate
@@ -47,7 +47,6 @@ _OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
 _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
-_record = TypeAdapter(Generation)
 
 
 class _Taken(Exception):
@@ -240,7 +239,7 @@ class Database:
             .returning(table.record, table.claims)
         )
         row = await self._connections.write(lambda connection: connection.execute(take).first())
-        return Claimed(_record.validate_json(row.record), row.claims) if row is not None else None
+        return Claimed(codec.decode(row.record), row.claims) if row is not None else None
 
     async def earlier(self, owner: str, key: str) -> Earlier | None:
         """See Records."""
@@ -253,7 +252,7 @@ class Database:
     async def get(self, generation_id: str) -> Generation | None:
         """See Records."""
         rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
-        return _record.validate_json(rows[0].record) if rows else None
+        return codec.decode(rows[0].record) if rows else None
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
         """See Records."""
@@ -340,7 +339,7 @@ def _columns(generation: Generation) -> dict[str, Any]:
         "model": generation.model,
         "scorer": generation.scorer,
         "candidates": generation.spec.n_candidates,
-        "record": pydantic_core.to_json(generation, inf_nan_mode="strings").decode(),
+        "record": codec.encode(generation),
     }
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
 from sqlalchemy import Connection, delete, func, select, update
 
-from app.domain import Generation, Status
+from app.domain import Status
+from app.stores import codec
 from app.stores.connections import Connections
 from app.stores.protocols import Due
 from app.stores.schema import generations, webhooks
 
 _FINAL = [status.value for status in Status if status.final]
-_record = TypeAdapter(Generation)
 
 
 class HookStore:
@@ -35,7 +34,7 @@ class HookStore:
             rows = connection.execute(ready).all()
             names = [row.generation_id for row in rows]
             connection.execute(update(webhooks).where(webhooks.c.generation_id.in_(names)).values(due=now + lease_s))
-            return [Due(_record.validate_json(row.record), row.attempts) for row in rows]
+            return [Due(codec.decode(row.record), row.attempts) for row in rows]
 
         return await self._connections.write(lease)
 

@@ -166,7 +166,7 @@ def test_a_service_that_goes_away_ends_it_with_a_complaint(tmp_path: Path) -> No
 
 def test_what_came_back_after_pruning_stands_where_it_is_ranked(house: House, tmp_path: Path) -> None:
     made = house.made(n_candidates=6, n=2, pruning=[{"at": 2, "keep": 2}])
-    asked = {"prompt": "green", "n": 3, "include_pruned": True}
+    asked = {"ranking": {"prompt": "green"}, "n": 3, "include_pruned": True}
     done = house.post(f"/v1/generations/{made['id']}/rerank", json=asked).json()
     places = remote.standing(done)
     assert [c["rank"] for _, c in places[:3]] == [1, 2, 3]

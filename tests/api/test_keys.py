@@ -100,7 +100,7 @@ def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
         ("GET", "/lineage", None),
         ("GET", "/candidates/0/why", None),
         ("GET", "/candidates/0/heat?text=apple", None),
-        ("POST", "/rerank", {"prompt": "a tree"}),
+        ("POST", "/rerank", {"ranking": {"prompt": "a tree"}}),
         ("POST", "/refine", {"index": 0}),
         ("DELETE", "", None),
     ):
@@ -141,7 +141,7 @@ def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House,
     house, folder = guarded
     _, bearer = _add(folder, quota=8)
     made = house.post(json=PROMPT, headers=bearer).json()
-    path, body = f"/v1/generations/{made['id']}/rerank", {"prompt": "a dog"}
+    path, body = f"/v1/generations/{made['id']}/rerank", {"ranking": {"prompt": "a dog"}}
     for _ in range(3):
         assert house.post(path, json=body, headers=bearer).status_code == 200
     kept = house.post(path, json={**body, "store": True}, headers=bearer)

@@ -218,7 +218,7 @@ def test_files_that_are_gone_are_told_as_missing(tmp_path: Path) -> None:
         path = f"/v1/generations/{kept['id']}"
         is_problem(house.client.get(kept["data"][0]["url"]), 404, "not_found")
         is_problem(house.client.get(f"{path}/images/2"), 404, "not_found")
-        is_problem(house.post(f"{path}/rerank", json={"prompt": "a dog"}), 404, "not_found")
+        is_problem(house.post(f"{path}/rerank", json={"ranking": {"prompt": "a dog"}}), 404, "not_found")
         assert house.client.get(path).status_code == 200
 
 
@@ -237,7 +237,7 @@ def test_old_results_are_swept(tmp_path: Path) -> None:
         until(lambda: house.client.get(f"/v1/generations/{old['id']}").status_code == 404)
         until(lambda: list((tmp_path / "data" / "blobs").rglob("*.png")) == [])
         path, new = f"/v1/generations/{old['id']}", f"/v1/generations/{house.made()['id']}"
-        reference = {"references": [{"generation": old["id"], "index": 0}]}
+        reference = {"ranking": {"references": [{"generation": old["id"], "index": 0}]}}
         for where, body in (
             (f"{path}/rerank", {}),
             (f"{path}/refine", {"index": 0}),

@@ -62,7 +62,7 @@ def test_logs_name_request_and_generation_and_no_prompt(tmp_path: Path) -> None:
         made = client.post(
             "/v1/generations", json={**asked, "webhook": {"url": receiver.url}}, headers={"x-request-id": "mine"}
         ).json()
-        client.post(f"/v1/generations/{made['id']}/rerank", json={"prompt": WORDS})
+        client.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": WORDS}})
         is_problem(client.post("/v1/generations", json={**asked, "n": 99}), 422, "invalid_request")
         is_problem(client.post("/v1/rank", json={"prompt": WORDS, "images": [WORDS]}), 400, "bad_image")
         client.post("/v1/generations", content=f'{{"prompt": "{WORDS}"', headers={"content-type": "application/json"})

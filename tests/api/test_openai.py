@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -32,6 +33,17 @@ def test_smallest(client: openai.OpenAI, house: House) -> None:
     assert image.url is not None
     assert image.url.startswith(house.url)
     assert Image.open(io.BytesIO(httpx.get(image.url).content)).size == (64, 64)
+
+
+def test_members_without_a_value_are_absent(house: House) -> None:
+    for form, there, absent in (("url", "url", "b64_json"), ("b64_json", "b64_json", "url")):
+        text = house.post(
+            "/v1/images/generations", json={"prompt": "a red apple", **SMALL, "response_format": form}
+        ).text
+        assert "null" not in text
+        (image,) = json.loads(text)["data"]
+        assert there in image
+        assert not {absent, "revised_prompt"} & image.keys()
 
 
 def test_everything_at_once(client: openai.OpenAI) -> None:

@@ -61,7 +61,7 @@ def test_child_and_parent_are_linked(house: House) -> None:
 
 def test_a_refinement_goes_on_with_the_words_of_a_stored_reranking(house: House) -> None:
     made = house.made()
-    asked = {"prompt": "green", "negatives": [{"text": "red"}], "store": True}
+    asked = {"ranking": {"prompt": "green", "negatives": [{"text": "red"}]}, "store": True}
     kept = house.post(f"/v1/generations/{made['id']}/rerank", json=asked).json()
     child = refined(house, kept)
     assert (child["prompt"], child["ranking"]["prompt"]) == ("green", "green")
@@ -168,3 +168,31 @@ def test_a_refinement_asked_for_again_needs_its_source_no_more(house: House) -> 
     picture = house.post(where, json=asked, headers={**once, "accept": "image/webp"})
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
     is_problem(house.post(where, json=asked), 404, "not_found")
+
+
+def test_a_refinement_inherits_whatever_it_omits(house: House) -> None:
+    own = {"negatives": [{"text": "dark", "weight": 2.0}], "negative_weight": 1.5, "diversity": 0.3, "min_score": -2.0}
+    made = house.made(
+        n_candidates=4, n=2, steps=STEPS, guidance_scale=3.0, sampler="euler", negative_prompt="blue", ranking=own,
+        deterministic=True, output_format="webp",
+    )  # fmt: skip
+    child = refined(house, made)
+    for field in (
+        "prompt", "negative_prompt", "n_candidates", "n", "size", "steps", "guidance_scale", "sampler", "ranking",
+        "deterministic", "output_format",
+    ):  # fmt: skip
+        assert child[field] == made[field], field
+    other = refined(house, made, negative_prompt="green", deterministic=False, output_format="png")
+    assert [n["text"] for n in other["ranking"]["negatives"]] == ["green", "dark"]
+    assert (other["deterministic"], other["output_format"]) == (False, "png")
+    none = refined(house, made, negative_prompt="", ranking={"negatives": None, "diversity": 0.0})
+    assert none["ranking"]["negatives"] == []
+    assert (none["ranking"]["diversity"], none["ranking"]["negative_weight"]) == (0.0, 1.5)
+
+
+def test_a_refinement_of_waves_comes_in_waves(house: House) -> None:
+    made = house.made(n_candidates="auto", max_candidates=12)
+    child = refined(house, made)
+    assert (child["n_candidates"], child["stopped"]) == (12, child["stopped"])
+    assert child["stopped"] in {"cap", "gain"}
+    assert refined(house, made, n_candidates=3)["stopped"] is None

@@ -21,8 +21,17 @@ def uri(colour: str, mode: str = "RGB", form: str = "PNG", size: tuple[int, int]
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+TOP_LEVEL = {"n", "store", "include_pruned"}
+
+
+def request_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """The body of a re-ranking: everything but what stands beside it is part of `ranking`."""
+    top = {k: v for k, v in asked.items() if k in TOP_LEVEL}
+    return {**top, "ranking": {k: v for k, v in asked.items() if k not in TOP_LEVEL}}
+
+
 def reranked(house: House, made: dict[str, Any], **asked: Any) -> dict[str, Any]:
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=request_of(asked))
     assert answer.status_code == (201 if asked.get("store") else 200), answer.text
     body: dict[str, Any] = answer.json()
     return body
@@ -51,7 +60,7 @@ def test_other_words_give_another_order_without_sampling(house: House) -> None:
     until(lambda: house.live == 0)
     calls = len(house.generator.calls)
     body = reranked(
-        house, made, prompt="green", negative_prompt="", negatives=[{"text": "red", "weight": 3.0}],
+        house, made, prompt="green", negatives=[{"text": "red", "weight": 3.0}],
         negative_weight=1.0, n=12,
     )  # fmt: skip
     assert len(house.generator.calls) == calls
@@ -86,7 +95,8 @@ def test_weights_alone_leave_the_pruned_out_and_other_words_let_them_in(house: H
 
 def test_a_stored_reranking_is_a_generation_of_its_own(house: House) -> None:
     made = house.made(**OWN)
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json={"prompt": "green", "n": 2, "store": True})
+    asked = {"ranking": {"prompt": "green"}, "n": 2, "store": True}
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
     body = answer.json()
     assert (answer.status_code, answer.headers["location"]) == (201, f"/v1/generations/{body['id']}")
     assert body["parent"] == {"kind": "rerank", "generation": made["id"], "index": None}
@@ -195,36 +205,36 @@ def test_what_has_no_result_cannot_be_ranked_again(house: House) -> None:
         is_problem(house.post(f"/v1/generations/{name}/rerank", json={}), status, code)
     asked = {"references": [{"generation": running["id"], "index": 0}]}
     made = house.made()
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
-    is_problem(answer, 409, "not_ready", "#/references/0/generation")
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=request_of(asked))
+    is_problem(answer, 409, "not_ready", "#/ranking/references/0/generation")
     house.client.delete(f"/v1/generations/{running['id']}")
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
-    is_problem(answer, 404, "not_found", "#/references/0/generation")
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=request_of(asked))
+    is_problem(answer, 404, "not_found", "#/ranking/references/0/generation")
 
 
 @pytest.mark.parametrize(
     ("asked", "pointer"),
     [
-        ({"prompt": " "}, "#/prompt"),
-        ({"prompt": "x" * 5000}, "#/prompt"),
+        ({"prompt": " "}, "#/ranking/prompt"),
+        ({"prompt": "x" * 5000}, "#/ranking/prompt"),
         ({"n": 4}, "#/n"),
         ({"n": 0}, "#/n"),
-        ({"negatives": [{"text": ""}]}, "#/negatives/0/text"),
-        ({"negatives": [{"text": "x", "weight": 0}]}, "#/negatives/0/weight"),
-        ({"negatives": [{"text": "x"}] * 17}, "#/negatives"),
-        ({"negative_weight": -1}, "#/negative_weight"),
-        ({"diversity": 1.1}, "#/diversity"),
-        ({"min_score": 9}, "#/min_score"),
-        ({"colour": "red"}, "#/colour"),
-        ({"references": [{"image": "data:,x", "generation": NOWHERE, "index": 0}]}, "#/references/0"),
-        ({"references": [{"generation": NOWHERE}]}, "#/references/0"),
-        ({"references": [{"image": uri("red"), "weight": 0}]}, "#/references/0/weight"),
-        ({"references": [{"image": uri("red"), "weight": 11}]}, "#/references/0/weight"),
-        ({"references": [{"image": uri("red")}] * 9}, "#/references"),
+        ({"negatives": [{"text": ""}]}, "#/ranking/negatives/0/text"),
+        ({"negatives": [{"text": "x", "weight": 0}]}, "#/ranking/negatives/0/weight"),
+        ({"negatives": [{"text": "x"}] * 17}, "#/ranking/negatives"),
+        ({"negative_weight": -1}, "#/ranking/negative_weight"),
+        ({"diversity": 1.1}, "#/ranking/diversity"),
+        ({"min_score": 9}, "#/ranking/min_score"),
+        ({"colour": "red"}, "#/ranking/colour"),
+        ({"references": [{"image": "data:,x", "generation": NOWHERE, "index": 0}]}, "#/ranking/references/0"),
+        ({"references": [{"generation": NOWHERE}]}, "#/ranking/references/0"),
+        ({"references": [{"image": uri("red"), "weight": 0}]}, "#/ranking/references/0/weight"),
+        ({"references": [{"image": uri("red"), "weight": 11}]}, "#/ranking/references/0/weight"),
+        ({"references": [{"image": uri("red")}] * 9}, "#/ranking/references"),
     ],
 )
 def test_rerankings_that_do_not_fit(house: House, asked: dict[str, Any], pointer: str) -> None:
-    answer = house.post(f"/v1/generations/{house.made()['id']}/rerank", json=asked)
+    answer = house.post(f"/v1/generations/{house.made()['id']}/rerank", json=request_of(asked))
     is_problem(answer, 422, "invalid_request", pointer)
 
 
@@ -236,11 +246,63 @@ def test_references_that_are_no_pictures(house: House) -> None:
         (uri("red", "L", "PNG", (4000, 4000)), 413, "too_large"),
     ):
         asked = {"references": [{"image": uri("red")}, {"image": picture}]}
-        answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
-        is_problem(answer, status, code, "#/references/1/image")
+        answer = house.post(f"/v1/generations/{made['id']}/rerank", json=request_of(asked))
+        is_problem(answer, status, code, "#/ranking/references/1/image")
         answer = house.post(json={"prompt": "x", "ranking": asked})
         is_problem(answer, status, code, "#/ranking/references/1/image")
     beyond: dict[str, Any] = {"generation": made["id"], "index": 3}
     asked = {"references": [beyond]}
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
-    is_problem(answer, 404, "not_found", "#/references/0/index")
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=request_of(asked))
+    is_problem(answer, 404, "not_found", "#/ranking/references/0/index")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("prompt", "green", "prompt"),
+        ("negatives", [{"text": "red"}], "negatives"),
+        ("negative_prompt", "red", "negatives"),
+        ("negative_weight", 1.0, "negative_weight"),
+        ("references", [], "references"),
+        ("taste", None, "taste"),
+        ("diversity", 0.5, "diversity"),
+        ("min_score", None, "min_score"),
+    ],
+)
+def test_flat_fields_are_refused_with_their_new_place(house: House, field: str, value: Any, place: str) -> None:
+    answer = house.post(f"/v1/generations/{house.made()['id']}/rerank", json={field: value, "n": 1})
+    is_problem(answer, 422, "invalid_request", f"#/{field}")
+    assert f"ranking.{place}" in answer.json()["errors"][0]["detail"]
+
+
+def test_omitted_fields_keep_and_null_clears(house: House) -> None:
+    own = {
+        "negative_weight": 2.0,
+        "negatives": [{"text": "dark"}],
+        "diversity": 0.4,
+        "min_score": -1.0,
+        "prompt": "red",
+    }
+    made = house.made(n_candidates=6, n=6, negative_prompt="blue", ranking=own)
+    kept = reranked(house, made)["ranking"]
+    assert kept == made["ranking"]
+    assert [n["text"] for n in kept["negatives"]] == ["blue", "dark"]
+    assert (kept["prompt"], made["prompt"]) == ("red", "a red apple")
+    cleared = reranked(house, made, **dict.fromkeys(own))["ranking"]
+    assert cleared == {
+        "prompt": "a red apple", "negatives": [], "negative_weight": 0.5, "references": [], "taste": None,
+        "diversity": 0.0, "min_score": None,
+    }  # fmt: skip
+
+
+def test_every_request_takes_the_same_ranking(house: House) -> None:
+    ranking = {"prompt": "green", "negatives": [{"text": "red", "weight": 2.0}], "negative_weight": 1.0}
+    made = house.made(n_candidates=4, n=4, seed=7)
+    first = house.made(n_candidates=4, n=4, seed=7, ranking=ranking)
+    again = reranked(house, made, **ranking)
+    assert [i["score"] for i in first["data"]] == pytest.approx([i["score"] for i in again["data"]], abs=1e-6)
+    refined = house.post(f"/v1/generations/{made['id']}/refine", json={"index": 0, "ranking": ranking}).json()
+    ranked = house.post("/v1/rank", json={"prompt": "x", "ranking": ranking, "images": [uri("green")]}).json()
+    for answer in (first, again, refined, ranked):
+        assert answer["ranking"]["prompt"] == "green"
+        assert answer["ranking"]["negatives"] == ranking["negatives"]

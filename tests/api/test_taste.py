@@ -104,8 +104,8 @@ def test_a_profile_is_carried_from_one_service_to_another(house: House) -> None:
     assert house.client.delete("/v1/taste/mine").status_code == 204
     for method, where in (("GET", ""), ("DELETE", ""), ("GET", "/export")):
         is_problem(house.client.request(method, f"/v1/taste/mine{where}"), 404, "not_found")
-    answer = house.post(f"/v1/generations/{made['id']}/rerank", json=asked)
-    is_problem(answer, 404, "not_found", "#/taste/profile")
+    answer = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": asked})
+    is_problem(answer, 404, "not_found", "#/ranking/taste/profile")
     is_problem(house.post(json={"prompt": "x", "ranking": asked}), 404, "not_found", "#/ranking/taste/profile")
     assert house.client.put("/v1/taste/mine", json=document).json() == told
     assert house.client.get("/v1/taste/mine/export").json() == document

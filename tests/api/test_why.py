@@ -25,7 +25,7 @@ def test_why_tells_every_phrase_and_its_place_in_the_field(house: House) -> None
     assert [n["text"] for n in body["negatives"]] == ["blue", "dark"]
     assert (body["index"], body["of"]) == (index, 6)
     for phrase in body["phrases"]:
-        field = reranked(house, made, prompt=phrase["text"], negatives=[], negative_prompt="", n=6)["data"]
+        field = reranked(house, made, prompt=phrase["text"], negatives=[], n=6)["data"]
         (place,) = [image for image in field if image["index"] == index]
         assert (phrase["rank"], phrase["similarity"]) == (place["rank"], place["similarity"])
     assert body["negatives"][0]["similarity"] == made["data"][0]["negatives"][0]["similarity"]

@@ -194,7 +194,7 @@ def _raced(client: httpx.Client, prompt: Prompt, seed: int, negative: str) -> Fi
 
 def _reranked(client: httpx.Client, field: Field, **asked: Any) -> list[int]:
     """The indices, best first, by another ranking."""
-    told = _ask(client, "POST", f"/v1/generations/{field.id}/rerank", {"n": CANDIDATES, **asked})
+    told = _ask(client, "POST", f"/v1/generations/{field.id}/rerank", {"n": CANDIDATES, "ranking": asked})
     return [image["index"] for image in told["data"]]
 
 

@@ -20,7 +20,8 @@ def rerank(client: httpx.Client, candidates: int, at_most: float) -> Figure:
     address = f"/v1/generations/{made['id']}/rerank"
 
     def ask(call: int) -> None:
-        body = {"prompt": f"a green pear {candidates} {call}", "negatives": [{"text": f"a car {candidates} {call}"}]}
+        texts = f"a green pear {candidates} {call}", f"a car {candidates} {call}"
+        body = {"ranking": {"prompt": texts[0], "negatives": [{"text": texts[1]}]}}
         client.post(address, json=body).raise_for_status()
 
     ask(-1)

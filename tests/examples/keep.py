@@ -23,7 +23,7 @@ from tests.api.kit import until
 KEPT = Path(openapi.__file__).parent / "examples.json"
 LONGEST, LINES = 60, 5
 PROMPT = {"prompt": "a red apple on a white background", "n_candidates": 3, "seed": 7}
-AVOIDED = {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}]}
+AVOIDED = {"ranking": {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}]}}
 REFINED = {"index": 0, "strength": 0.5, "n_candidates": 2, "seed": 11}
 STREAM, LATER = {"accept": "text/event-stream"}, {"prefer": "respond-async"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
         "sampler": "ddim",
         "seed": 7,
     }
-    return GenerationSpec(**{**fields, **changes})
+    made = GenerationSpec(**{**fields, **changes})
+    return replace(made, ranking=made.ranking.with_negative_prompt(made.negative_prompt))
 
 
 class Bench:

@@ -12,12 +12,13 @@ from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Body, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi, sse
 from app.api.dependencies import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
 from app.api.generation_response import expect_some, result
-from app.api.ranking_inputs import furnished
+from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import ImageFormat, ResponseFormat, Sampling
 from app.api.schemas.responses import Answer, ImageOut, NegativeOut, WarningOut
 from app.domain import Event, EventKind, Generation
@@ -77,11 +78,11 @@ class ImagesRequest(Sampling):
 
 
 class ImageItem(Answer):
-    """One image: OpenAI's members first, then ours."""
+    """One image: OpenAI's members first, then ours. Exactly one of `b64_json` and `url` is present."""
 
-    b64_json: str | None
-    url: str | None
-    revised_prompt: None = None
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+    b64_json: str | SkipJsonSchema[None] = None
+    url: str | SkipJsonSchema[None] = None
     rank: int
     index: int
     seed: int
@@ -163,12 +164,12 @@ async def create(
         model=answer.model,
         warnings=[*answer.warnings, *asked.without_effect()],
     )
-    return Response(images.model_dump_json(), media_type="application/json")
+    return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 async def _draft(face: Face, asked: ImagesRequest) -> Draft:
     draft = asked.to_domain()
-    return replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    return replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
 
 
 def _item(image: ImageOut, host: str) -> ImageItem:
@@ -201,7 +202,7 @@ async def _events(service: Service, generation: Generation, asked: ImagesRequest
     expect_some(answer.data)
     warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
     for image in answer.data:
-        own = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
+        own = image.model_dump(include=set(ImageItem.model_fields) - {"url"}, exclude_none=True)
         usage = Usage().model_dump()
         made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
         yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})

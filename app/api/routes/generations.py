@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from app.api import openapi, sse
 from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, once
 from app.api.generation_response import ANSWERS, PREFIX, event_log, respond, standing
-from app.api.ranking_inputs import begun, furnished
+from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import SIZE, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationOut
 from app.domain import EventKind
@@ -52,11 +52,11 @@ async def create(
 async def _draft(face: Face, asked: GenerationRequest) -> Draft:
     """What was asked for, with all that it names looked up."""
     draft = asked.to_domain()
-    draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    draft = replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
     if asked.image is None:
         return draft
     strength = STRENGTH if asked.strength is None else asked.strength
-    return await begun(face, draft, asked.image, strength)
+    return await with_init_image(face, draft, asked.image, strength)
 
 
 @router.get("/{generation_id}", summary="A generation as it stands", responses=openapi.errors(404, 503))

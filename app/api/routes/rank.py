@@ -17,10 +17,11 @@ from starlette.exceptions import HTTPException
 from app import imaging
 from app.api import openapi
 from app.api.dependencies import Face, FaceDep, media_type
-from app.api.ranking_inputs import furnished
+from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.schemas.responses import RankOut
 from app.api.uploads import Read
+from app.domain import Ranking
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 
 router = APIRouter(prefix="/v1", tags=["rank"])
@@ -50,7 +51,8 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
         asked, reads = await _from_json(request, face)
     else:
         raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
-    ranking = await furnished(face, asked.ranking, asked.ranking.to_domain(asked.negative_prompt or ""))
+    ranking = await resolve_ranking(face, asked.ranking, Ranking())
+    ranking = ranking.with_negative_prompt(asked.negative_prompt or "")
     async with face.uploads.turn():
         reading = face.uploads.reading()
         images = [await reading(read, f"#/images/{place}") for place, read in enumerate(reads)]

@@ -13,21 +13,16 @@ from pydantic import Field, model_validator
 from app.api import openapi
 from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.generation_response import ANSWERS, respond
-from app.api.ranking_inputs import begun, furnished
+from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import (
     Float,
     ImageFormat,
-    Name,
-    Pruning,
-    RankingIn,
-    Request,
     ResponseFormat,
-    Text,
-    WebhookIn,
+    SamplingOptions,
     Words,
     checkpoints,
 )
-from app.domain import SEED_LIMIT, GenerationSpec
+from app.domain import Generation
 from app.service import Draft
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
@@ -41,32 +36,18 @@ _EXAMPLES: Any = {
 }
 
 
-class RefineRequest(Request):
-    """New candidates from an old one. Whatever is left out is as in the generation, but for `seed`, which is drawn."""
+class RefineRequest(SamplingOptions):
+    """New candidates from an old one. Omitted fields are as in the generation, but for `seed`, which is drawn."""
 
     index: int | None = Field(None, ge=0, lt=2**31, description="The candidate to begin as.")
     image: str | None = Field(None, description="In its place: data: URI of a picture or a sketch.")
     strength: Float = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
     prompt: Words | None = Field(None, description="What the images should show; default: what was last asked of it.")
-    negative_prompt: Text | None = None
-    n_candidates: int | None = Field(None, ge=1, le=1024)
     n: int | None = Field(None, ge=1, le=1024)
-    steps: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="Of the whole schedule, of whose time strength is the share that is gone through again.",
-    )
-    guidance_scale: Float | None = Field(None, ge=0, le=100)
-    sampler: Name | None = None
-    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT)
-    ranking: RankingIn | None = Field(None, description="In place of the generation's.")
-    pruning: Pruning | None = Field(None, description="Where weak candidates are dropped.")
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
-    webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
-    deterministic: bool = False
+    deterministic: bool | None = Field(None, description="One fixed batch size; default: as in the generation.")
     response_format: ResponseFormat = "url"
-    output_format: ImageFormat = "png"
+    output_format: ImageFormat | None = Field(None, description="File format; default: that of the generation.")
 
     @model_validator(mode="after")
     def _one_start(self) -> RefineRequest:
@@ -74,25 +55,32 @@ class RefineRequest(Request):
             raise ValueError("either index or image is wanted")
         return self
 
-    def to_domain(self, source: GenerationSpec) -> Draft:
-        """As the service takes it, without its start."""
-        own = replace(source.ranking, prompt=None)
-        n_candidates = source.n_candidates if self.n_candidates is None else self.n_candidates
+    def to_domain(self, source: Generation) -> Draft:
+        """As the service takes it, without its start and with the source's ranking.
+
+        A new prompt is also the text to compare with. The source's negative prompt counts only where it is kept.
+        """
+        spec = source.spec
+        waves = spec.wave is not None and self.n_candidates in (None, "auto")
+        n_candidates = self.n_candidates or ("auto" if waves else spec.n_candidates)
+        cap = (self.max_candidates or spec.n_candidates) if waves else self.max_candidates
+        most = n_candidates if isinstance(n_candidates, int) else cap
         return Draft(
-            prompt=self.prompt or source.question,
-            negative_prompt=source.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+            prompt=self.prompt or spec.question,
+            negative_prompt=spec.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             n_candidates=n_candidates,
-            n=min(source.n, n_candidates) if self.n is None else self.n,
-            steps=self.steps or source.steps,
-            guidance_scale=source.guidance_scale if self.guidance_scale is None else self.guidance_scale,
-            sampler=self.sampler or source.sampler,
+            max_candidates=cap,
+            n=min(spec.n, most or spec.n) if self.n is None else self.n,
+            steps=self.steps or spec.steps,
+            guidance_scale=spec.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            sampler=self.sampler or spec.sampler,
             seed=self.seed,
-            ranking=own if self.ranking is None else self.ranking.to_domain(),
+            ranking=replace(spec.ranking.without_negative_prompt(spec.negative_prompt), prompt=None),
             pruning=checkpoints(self.pruning),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
-            deterministic=self.deterministic,
-            output_format=self.output_format,
+            deterministic=spec.deterministic if self.deterministic is None else self.deterministic,
+            output_format=self.output_format or source.output_format,
         )
 
 
@@ -114,14 +102,14 @@ async def refine(
     """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
     key = once(idempotency_key, request.url.path, asked)
     draft = partial(_draft, face, generation_id, asked)
-    return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
+    forms = asked.response_format, asked.output_format or "png"
+    return await respond(request, face.service, draft, forms, prefer, key)
 
 
 async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:
     source = await face.service.get(generation_id)
-    draft = asked.to_domain(source.spec)
-    if asked.ranking is not None:
-        draft = replace(draft, ranking=await furnished(face, asked.ranking, draft.ranking))
+    draft = asked.to_domain(source)
+    draft = replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
     if asked.image is None:
         return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
-    return await begun(face, draft, asked.image, asked.strength, source)
+    return await with_init_image(face, draft, asked.image, asked.strength, source)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Response
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic.json_schema import SkipJsonSchema
 
-from app.api import openapi, ranking_inputs
+from app.api import openapi
 from app.api.dependencies import FaceDep, GenerationId, JsonBody
-from app.api.schemas.requests import MOST_ITEMS, Float, NegativeIn, ReferenceIn, Request, TasteIn, Text, Words
+from app.api.ranking_inputs import resolve_ranking
+from app.api.schemas.requests import RankingIn, Request
 from app.api.schemas.responses import Answer, GenerationOut
-from app.domain import Negative, Ranking
 from app.service import Reranking
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
@@ -20,31 +20,35 @@ router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
 _EXAMPLES: Any = {
     "other words": {
         "summary": "Another prompt and one more thing to avoid, all sixteen in order",
-        "value": {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}], "n": 16},
+        "value": {"ranking": {"prompt": "a green apple", "negatives": [{"text": "red", "weight": 2.0}]}, "n": 16},
     },
     "like a picture": {
         "summary": "As like candidate 3 as the prompt, and kept as a generation of its own",
-        "value": {"references": [{"generation": openapi.GENERATION, "index": 3, "weight": 1.0}], "store": True},
+        "value": {
+            "ranking": {"references": [{"generation": openapi.GENERATION, "index": 3, "weight": 1.0}]},
+            "store": True,
+        },
     },
-    "kept apart": {"summary": "The same words, near-duplicates left out", "value": {"diversity": 0.5, "n": 4}},
+    "kept apart": {
+        "summary": "The same words, near-duplicates left out",
+        "value": {"ranking": {"diversity": 0.5}, "n": 4},
+    },
 }
 
 
-class RerankRequest(Request):
-    """Another ranking. Whatever is left out stays as it was in the generation."""
+def _refuse_moved(_: object, info: ValidationInfo) -> None:
+    place = "negatives" if info.field_name == "negative_prompt" else info.field_name
+    raise ValueError(f"the field moved: send it as ranking.{place}")
 
-    prompt: Words | None = Field(None, description="What the candidates are compared with from now on.")
-    negative_prompt: Text | None = Field(None, description="In place of the negative prompt, in ranking; empty: none.")
-    negatives: list[NegativeIn] | None = Field(
-        None, max_length=MOST_ITEMS, description="In place of ranking.negatives."
-    )
-    negative_weight: Float | None = Field(None, ge=0, le=10)
-    references: list[ReferenceIn] | None = Field(
-        None, max_length=MOST_ITEMS, description="In place of ranking.references."
-    )
-    diversity: Float | None = Field(None, ge=0, le=1)
-    min_score: Float | None = Field(None, ge=-20, le=1, description="null lets all pass.")
-    taste: TasteIn | None = Field(None, description="null leaves taste out.")
+
+Moved: TypeAlias = SkipJsonSchema[Annotated[None, BeforeValidator(_refuse_moved)]]
+"""A field of an earlier form of the request: refused with its new place, absent from the OpenAPI document."""
+
+
+class RerankRequest(Request):
+    """Another ranking of the same candidates. Fields that `ranking` omits keep the generation's values."""
+
+    ranking: RankingIn = RankingIn()
     n: int | None = Field(None, ge=1, le=1024, description="Images that are returned, best first.")
     include_pruned: bool | None = Field(
         None,
@@ -52,21 +56,14 @@ class RerankRequest(Request):
     )
     store: bool = Field(False, description="Keep the answer as a generation of its own.")
 
-    def ranking(self, own: Ranking) -> Ranking:
-        """`own` with the changes, but for references and taste."""
-        changes: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("prompt", "negative_weight", "diversity")
-            if getattr(self, name) is not None
-        }
-        if self.negatives is not None:
-            changes["negatives"] = tuple(n.to_domain() for n in self.negatives)
-        if self.negative_prompt is not None:
-            first = (Negative(self.negative_prompt),) if self.negative_prompt else ()
-            changes |= {"own_negative": False, "negatives": first + changes.get("negatives", own.negatives)}
-        if "min_score" in self.model_fields_set:
-            changes["min_score"] = self.min_score
-        return replace(own, **changes)
+    prompt: Moved = None
+    negative_prompt: Moved = None
+    negatives: Moved = None
+    negative_weight: Moved = None
+    references: Moved = None
+    taste: Moved = None
+    diversity: Moved = None
+    min_score: Moved = None
 
 
 class LineageOut(Answer):
@@ -96,11 +93,7 @@ async def rerank(
 ) -> Response:
     """All stored candidates, by what was kept of them; only texts that are new go through the scorer."""
     source = await face.service.get(generation_id)
-    ranking = asked.ranking(source.spec.ranking)
-    if asked.references is not None:
-        ranking = replace(ranking, references=await ranking_inputs.references(face, asked.references, "#/references"))
-    if "taste" in asked.model_fields_set:
-        ranking = replace(ranking, taste=await ranking_inputs.taste(face, asked.taste, "#/taste"))
+    ranking = await resolve_ranking(face, asked.ranking, source.spec.ranking)
     reranked = await face.dialogue.rerank(source, Reranking(ranking, asked.n, asked.include_pruned))
     if not asked.store:
         return _json(GenerationOut.from_domain(reranked))

@@ -7,6 +7,7 @@ model can do is checked by the service; here stand only the bounds that hold eve
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -109,34 +110,44 @@ class TasteIn(Request):
 
 
 class RankingIn(Request):
-    """How candidates are compared: score = similarity - negative_weight * penalty + taste."""
+    """How candidates are compared: score = similarity - negative_weight * penalty + taste.
 
-    negative_weight: Float = Field(0.5, ge=0, le=10, description="How much the negatives count.")
-    negatives: list[NegativeIn] = Field(
-        [],
+    Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
+    else the default. `null` resets a field to its default.
+    """
+
+    prompt: Words | None = Field(None, description="Text to compare with. Default: the prompt that was sampled.")
+    negatives: list[NegativeIn] | None = Field(
+        None,
         max_length=MOST_ITEMS,
         fail_fast=True,
-        description="Texts to be marked down for; they do not steer sampling.",
+        description="Texts that the penalty counts; they do not steer sampling. Default: none.",
     )
-    diversity: Float = Field(0.0, ge=0, le=1, description="Above 0 the returned images are also kept apart.")
-    min_score: Float | None = Field(None, ge=-20, le=1, description="Candidates below it are not returned.")
-    references: list[ReferenceIn] = Field(
-        [], max_length=MOST_ITEMS, fail_fast=True, description="Pictures to be like, or unlike."
+    negative_weight: Float | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
+    references: list[ReferenceIn] | None = Field(
+        None, max_length=MOST_ITEMS, fail_fast=True, description="Pictures to be like, or unlike. Default: none."
     )
-    taste: TasteIn | None = Field(None, description="Whose taste joins the score; null leaves taste out.")
+    taste: TasteIn | None = Field(None, description="Profile whose taste joins the score. Default: none.")
+    diversity: Float | None = Field(
+        None, ge=0, le=1, description="Above 0, returned images are also kept apart from each other. Default: 0."
+    )
+    min_score: Float | None = Field(
+        None, ge=-20, le=1, description="Candidates below it are not returned. Default: no limit."
+    )
 
-    def to_domain(self, negative_prompt: str = "") -> Ranking:
-        """As the engine knows it, without references and taste, which `app.api.ranking_inputs` looks up.
+    def to_domain(self, base: Ranking) -> Ranking:
+        """`base` with the fields of this request, but for references and taste, which need a lookup."""
+        changes: dict[str, Any] = {
+            name: getattr(_DEFAULT, name) if (value := getattr(self, name)) is None else value
+            for name in ("prompt", "negative_weight", "diversity", "min_score")
+            if name in self.model_fields_set
+        }
+        if "negatives" in self.model_fields_set:
+            changes["negatives"] = tuple(n.to_domain() for n in self.negatives or ())
+        return replace(base, **changes)
 
-        A `negative_prompt` that nothing is sampled with becomes the first negative.
-        """
-        first = (Negative(negative_prompt),) if negative_prompt else ()
-        return Ranking(
-            negative_weight=self.negative_weight,
-            negatives=first + tuple(n.to_domain() for n in self.negatives),
-            diversity=self.diversity,
-            min_score=self.min_score,
-        )
+
+_DEFAULT = Ranking()
 
 
 class CheckpointIn(Request):
@@ -165,10 +176,9 @@ class WebhookIn(Request):
 Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointIn], Field(max_length=16)]
 
 
-class Sampling(Request):
-    """What every way of asking for a generation has in common; null is the model's or the server's default."""
+class SamplingOptions(Request):
+    """What every request for a generation may say; null is the model's, the server's or the source's default."""
 
-    prompt: Words = Field(description="What the images should show.")
     negative_prompt: Text | None = Field(None, description="Steers sampling away and counts as a negative of weight 1.")
     n_candidates: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Images that are sampled and compared; auto makes waves until another would gain little."
@@ -178,14 +188,20 @@ class Sampling(Request):
     guidance_scale: Float | None = Field(None, ge=0, le=100, description="1 or less samples without guidance.")
     sampler: Name | None = Field(None, description="One of the model's samplers, see GET /v1/models.")
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="Of candidate 0; candidate i has seed + i.")
-    model: Name | None = Field(None, description="The generator that is loaded, see GET /v1/models.")
     ranking: RankingIn = RankingIn()
     pruning: Pruning | None = Field(None, description="Whether weak candidates are dropped on the way, or where.")
-    webhook: WebhookIn | None = Field(None, description="Who is told how it ended.")
-    deterministic: bool = Field(False, description="One fixed batch size, so that pixels do not depend on company.")
+    webhook: WebhookIn | None = Field(None, description="Where the end of the generation is announced.")
+
+
+class Sampling(SamplingOptions):
+    """A generation from noise or from an uploaded image."""
+
+    prompt: Words = Field(description="What the images should show.")
+    model: Name | None = Field(None, description="The generator that is loaded, see GET /v1/models.")
+    deterministic: bool = Field(False, description="One fixed batch size: the pixels do not depend on other requests.")
 
     def draft(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> Draft:
-        """As the service takes it."""
+        """As the service takes it, without the ranking, which `ranking_inputs.resolve_ranking` looks up."""
         width, height = parse_size(size) if size else (None, None)
         return Draft(
             prompt=self.prompt,
@@ -200,7 +216,6 @@ class Sampling(Request):
             sampler=self.sampler,
             seed=self.seed,
             model=self.model,
-            ranking=self.ranking.to_domain(),
             pruning=checkpoints(self.pruning),
             partial_images=previews,
             deterministic=self.deterministic,
@@ -230,7 +245,7 @@ class GenerationRequest(Sampling):
         return strength
 
     def to_domain(self) -> Draft:
-        """As the service takes it, without the image."""
+        """As the service takes it, without image and ranking."""
         return self.draft(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
 
 

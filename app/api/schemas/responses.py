@@ -221,7 +221,7 @@ class GenerationOut(Answer):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
-            ranking=_ranking(spec.question, spec.negatives, spec.ranking),
+            ranking=_ranking(spec.prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,
@@ -269,7 +269,7 @@ class RankOut(Answer):
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
-            ranking=_ranking(result.prompt, result.ranking.negatives, result.ranking),
+            ranking=_ranking(result.prompt, result.ranking),
             data=[_ranked(image, result.ranking) for image in result.images],
             margin=result.margin,
             low_confidence=result.low_confidence,
@@ -287,12 +287,12 @@ def warnings(notices: Sequence[Notice]) -> list[WarningOut]:
     return [WarningOut(code=n.code, detail=n.detail, **n.data) for n in notices]
 
 
-def _ranking(prompt: str, negatives: Sequence[Negative], ranking: Ranking) -> RankingOut:
+def _ranking(prompt: str, ranking: Ranking) -> RankingOut:
     taste = ranking.taste
     return RankingOut(
-        prompt=prompt,
+        prompt=prompt if ranking.prompt is None else ranking.prompt,
         negative_weight=ranking.negative_weight,
-        negatives=[NegativeAsked(text=n.text, weight=n.weight) for n in negatives],
+        negatives=[NegativeAsked(text=n.text, weight=n.weight) for n in ranking.negatives],
         diversity=ranking.diversity,
         min_score=ranking.min_score,
         references=[
@@ -309,7 +309,7 @@ def _image(spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapp
         seed=candidate.seed,
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
-        **_cosines(score, spec.negatives, spec.ranking.references),
+        **_cosines(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
         url=None if files else image_url(spec.id, candidate.index),

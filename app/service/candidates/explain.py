@@ -68,7 +68,7 @@ class Explainer:
         question = generation.spec.question if prompt is None else prompt
         check_text(question, "#/prompt", self._limits, empty=False)
         said = phrases(question)[:LONGEST]
-        negatives = [n.text for n in generation.spec.negatives]
+        negatives = [n.text for n in generation.spec.ranking.negatives]
         vectors = await self._engine.embed_texts([*said, *negatives])
         told = [
             Told(text, self._presets.aspect(text), *_place(embeddings, vector.vector, index))

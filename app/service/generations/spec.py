@@ -87,7 +87,7 @@ def resolve(
         guidance_scale=guidance,
         sampler=sampler,
         seed=seed,
-        ranking=draft.ranking,
+        ranking=draft.ranking.with_negative_prompt(draft.negative_prompt),
         checkpoints=pruning.partial(draft.partial_images, made, checkpoints),
         wave=wave,
         shadow=shadow,

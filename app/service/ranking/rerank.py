@@ -54,7 +54,7 @@ class Reranking:
 
     `include_pruned` lets candidates that were pruned compete with the score of their last preview. None lets them
     when the question has other words or references than the one they were pruned by: to the same question they
-    have lost already, so the same settings give the same order.
+    have lost already, so the same settings give the same order. In a stored re-ranking that let them in they stay in.
     """
 
     ranking: Ranking
@@ -95,15 +95,15 @@ class Dialogue:
     async def rerank(self, source: Generation, asked: Reranking) -> Generation:
         """`source` as it would stand by another ranking; nothing is stored. Timings and work are the re-ranking's.
 
-        Pointers are into a body that holds the ranking's fields. Raises Invalid, NotReady, OtherScorer, Loading.
+        Raises Invalid, NotReady, OtherScorer, Loading.
         """
         started = perf_counter()
         embeddings = await self._fields.embeddings(source)
         n = source.spec.n if asked.n is None else asked.n
         bound(n, 1, len(source.candidates), "#/n")
-        check_ranking(asked.ranking, self._limits, "#")
+        check_ranking(asked.ranking, self._limits)
         spec = replace(source.spec, ranking=asked.ranking, n=n)
-        query, notices = await self._query(spec.question, spec.negatives, spec.ranking)
+        query, notices = await self._query(spec.question, spec.ranking.negatives, spec.ranking)
         encoded = perf_counter()
         pool = _pool(source, spec, asked.include_pruned)
         compared = await asyncio.to_thread(_compared, embeddings, pool, query, spec.ranking, n, self._engine.scorer)
@@ -132,7 +132,8 @@ class Dialogue:
         check_ranking(ranking, self._limits)
         if not 1 <= len(images) <= self._limits.images:
             raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
-        query, notices = await self._query(prompt, ranking.negatives, ranking)
+        question = prompt if ranking.prompt is None else ranking.prompt
+        query, notices = await self._query(question, ranking.negatives, ranking)
         embeddings = await self._engine.embed_images(images)
         everyone, scorer = range(len(images)), self._engine.scorer
         compared = await asyncio.to_thread(_compared, embeddings, everyone, query, ranking, len(images), scorer)
@@ -200,13 +201,14 @@ class Dialogue:
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:
     """Candidates that may be returned."""
     if include_pruned is None:
-        include_pruned = _words(source.spec) != _words(spec)
+        competed = any(c.rank is not None and c.pruned_at_step is not None for c in source.candidates)
+        include_pruned = competed or _words(source.spec) != _words(spec)
     return [c.index for c in source.candidates if include_pruned or c.pruned_at_step is None]
 
 
 def _words(spec: GenerationSpec) -> tuple[object, ...]:
     """What a candidate is compared with, whatever the weights."""
-    return spec.question, {n.text for n in spec.negatives}, {r.vector for r in spec.ranking.references}
+    return spec.question, {n.text for n in spec.ranking.negatives}, {r.vector for r in spec.ranking.references}
 
 
 def _compared(

@@ -149,7 +149,7 @@ export interface Asked {
   seed?: number;
   image?: string;
   strength?: number;
-  ranking: { negatives: Negative[]; references?: AskedReference[]; taste?: { profile: string; weight: number } };
+  ranking: AskedRanking;
 }
 
 export interface Refining {
@@ -160,15 +160,19 @@ export interface Refining {
   n: number;
 }
 
-export interface Reweighing {
+/** How candidates are compared; an omitted field keeps its value, null resets it. */
+export interface AskedRanking {
   prompt?: string;
   negatives?: Negative[];
-  negative_prompt?: string;
   negative_weight?: number;
   diversity?: number;
   min_score?: number | null;
   references?: AskedReference[];
   taste?: { profile: string; weight: number } | null;
+}
+
+export interface Reweighing {
+  ranking: AskedRanking;
   include_pruned?: boolean;
   n?: number;
 }

@@ -20,8 +20,9 @@ interface Request {
 
 function request(made: Generation): Request {
   const { ranking, parent } = made;
-  const { avoided, negatives } = markedDown(made);
+  const { negatives } = markedDown(made);
   const weighed = {
+    ...(ranking.prompt !== made.prompt ? { prompt: ranking.prompt } : {}),
     negative_weight: ranking.negative_weight,
     negatives,
     diversity: ranking.diversity,
@@ -30,7 +31,7 @@ function request(made: Generation): Request {
     ...(ranking.taste ? { taste: { profile: ranking.taste.profile, weight: ranking.taste.weight } } : {}),
   };
   if (parent?.kind === "rerank") {
-    const body = { prompt: ranking.prompt, negative_prompt: avoided, ...weighed, n: made.n };
+    const body = { ranking: { ...weighed, prompt: ranking.prompt, negatives: ranking.negatives }, n: made.n };
     return { path: `${address(parent.generation ?? "")}/rerank`, body };
   }
   const cuts = made.checkpoints.filter((checkpoint) => checkpoint.keep !== null); // the others only show previews

@@ -1,6 +1,6 @@
 // How a field is weighed: the weights that a generation came with, and the request that other weights make.
 
-import type { Generation, Negative, Reference, Reweighing } from "./api";
+import type { AskedRanking, Generation, Negative, Reference, Reweighing } from "./api";
 import { profile } from "./kept";
 import { askedOf, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -38,18 +38,18 @@ export function alike(a: unknown, b: unknown): boolean {
 /** The ranking that the weights ask for; fields that are as they were are left out, so that nothing else changes. */
 export function reweighing(now: Weights, made: Generation): Reweighing {
   const before = own(made);
-  const asked: Reweighing = { n: made.n_candidates };
-  if (now.prompt.trim() && now.prompt !== before.prompt) asked.prompt = now.prompt;
+  const ranking: AskedRanking = {};
+  const asked: Reweighing = { n: made.n_candidates, ranking };
+  if (now.prompt.trim() && now.prompt !== before.prompt) ranking.prompt = now.prompt;
   const texts = now.negatives.filter((n) => n.text.trim());
   if (now.avoided !== before.avoided || !alike(texts, before.negatives)) {
-    asked.negative_prompt = now.avoided;
-    asked.negatives = texts;
+    ranking.negatives = now.avoided.trim() ? [{ text: now.avoided, weight: 1 }, ...texts] : texts;
   }
-  if (now.negativeWeight !== before.negativeWeight) asked.negative_weight = now.negativeWeight;
-  if (now.diversity !== before.diversity) asked.diversity = now.diversity;
-  if (now.minScore !== before.minScore) asked.min_score = now.minScore;
-  if (!alike(now.references, before.references)) asked.references = askedOf(now.references);
-  if (now.taste !== before.taste) asked.taste = now.taste > 0 ? { profile: profile.value, weight: now.taste } : null;
+  if (now.negativeWeight !== before.negativeWeight) ranking.negative_weight = now.negativeWeight;
+  if (now.diversity !== before.diversity) ranking.diversity = now.diversity;
+  if (now.minScore !== before.minScore) ranking.min_score = now.minScore;
+  if (!alike(now.references, before.references)) ranking.references = askedOf(now.references);
+  if (now.taste !== before.taste) ranking.taste = now.taste > 0 ? { profile: profile.value, weight: now.taste } : null;
   if (now.pruned !== null) asked.include_pruned = now.pruned;
   return asked;
 }
