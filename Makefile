@@ -60,6 +60,10 @@ evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures 
 studio: ## the page at /, checked and built from app/studio/src; needs node 20
 	cd app/studio && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
 
+.PHONY: docs
+docs: $(READY) ## the tables and figures of the documents, from the code and the stored results
+	$(BIN)/python -m tests.architecture.documents
+
 .PHONY: fix
 fix: $(READY) ## format, and mend what can be mended
 	$(BIN)/ruff format .
