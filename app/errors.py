@@ -14,6 +14,7 @@
     +- BadImage             400 bad_image             an upload is not a readable image
     +- UnsupportedMedia     415 unsupported_media     the media type is not one of those accepted
     +- TooLarge             413 too_large             body, file or image larger than the limit
+    |  +- TooComplex        413 image_too_complex     decoding an upload needs more time, memory or parts than allowed
     +- EngineFailed         500 engine_failed         a device call failed; this generation ended with it
     |  +- OutOfDeviceMemory 500 out_of_device_memory  not even the smallest batch fitted
     |  +- Interrupted       500 interrupted           every process that worked on the generation has died
@@ -23,6 +24,7 @@
        +- Loading           503 loading               the models are not loaded yet
        +- EngineDead        503 engine_dead           the device thread died; the process is about to end
        +- StoreUnavailable  503 store_unavailable     database or blob store out of reach
+       +- DecoderUnavailable 503 decoder_unavailable  no process that decodes uploads can be started
 
 Owns no HTTP: `app.api.problems` renders them. Messages are for the caller: no path, no traceback.
 """
@@ -132,6 +134,12 @@ class TooLarge(FrontrunnerError):
     code, status, title = "too_large", 413, "Too large"
 
 
+class TooComplex(TooLarge):
+    """Decoding an upload takes more time or memory, or the file has more parts, than is allowed."""
+
+    code, title = "image_too_complex", "The image is too costly to decode"
+
+
 class EngineFailed(FrontrunnerError):
     """A device call failed; the generations in it ended with it."""
 
@@ -188,6 +196,12 @@ class StoreUnavailable(Unavailable):
     """Database or blob store out of reach."""
 
     code, title = "store_unavailable", "The store cannot be reached"
+
+
+class DecoderUnavailable(Unavailable):
+    """No process that decodes uploads can be started."""
+
+    code, title = "decoder_unavailable", "Uploads cannot be decoded"
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from app.api.uploads import Uploads
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
 from app.errors import StoreUnavailable
+from app.imaging import DecoderPool
 from app.logs import telemetry
 from app.metrics import Metrics
 from app.service import (
@@ -113,6 +114,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
                 hooks=hooks,
             )
+            decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.keyring = Keyring(keys)
             fields = Fields(engine, blobs)
             app.state.face = Face(
@@ -123,7 +125,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
                 Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
                 Metrics(service, courier, (records.connections.watch, blobs.watch)),
-                Uploads(settings.max_image_pixels, settings.max_total_pixels),
+                Uploads(decoders, settings.max_image_pixels, settings.max_total_pixels),
             )
             engine.start()
             upkeep = [
@@ -136,6 +138,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             finally:
                 for task in upkeep:
                     task.cancel()
+                await decoders.close()
                 await engine.drained(app.state.drain_s)
                 await service.hand_back()
                 await engine.close(0)

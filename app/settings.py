@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         le=10_000_000_000,
         description="most pixels of the images of one ranking, or of its references, together",
     )
+    decoders: int = Field(2, ge=1, le=64, description="processes that decode uploads, started when they are needed")
+    decode_timeout_s: float = Field(15.0, gt=0, le=600, description="how long decoding one upload may take")
+    decode_memory_mib: int = Field(
+        1024, ge=64, le=1_048_576, description="most memory of a process that decodes, beyond its own 50 MiB"
+    )
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")

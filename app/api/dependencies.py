@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from email.message import Message
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import anyio
 from fastapi import Depends, Header, Path, Request
@@ -20,6 +21,8 @@ from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
 from app.service import Dialogue, Explainer, Once, References, Refiner, Service, Tastes
+
+T = TypeVar("T")
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -112,6 +115,23 @@ async def finished(request: Request, service: Service, generation_id: str, *, ke
             if not keep:
                 with anyio.CancelScope(shield=True):
                     await service.forsake(generation_id)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; it is cancelled when the client leaves first. The body must have been read.
+
+    Raises ClientGone, and what `work` raises.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.wait({working})
 
 
 async def _gone(request: Request) -> None:

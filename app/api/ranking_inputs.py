@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
+from fastapi import Request
 
-from app import imaging
-from app.api.dependencies import Face
+from app.api.dependencies import Face, unless_gone
 from app.api.schemas.requests import RankingIn, ReferenceIn, TasteIn
+from app.api.uploads import Pixels, Sent
 from app.domain import Generation, Ranking, Reference, Taste
+from app.imaging import Upload
 from app.service import AskedReference, Draft, owner
 
 
-async def resolve_ranking(face: Face, asked: RankingIn, base: Ranking) -> Ranking:
+async def resolve_ranking(request: Request, face: Face, asked: RankingIn, base: Ranking) -> Ranking:
     """`base` with what was `asked` for; references and the taste profile are looked up.
 
     Raises what is wrong with a picture, a generation or a profile, with a pointer to it.
     """
     ranking = asked.to_domain(base)
     if "references" in asked.model_fields_set:
-        ranking = replace(ranking, references=await _references(face, asked.references or (), "#/ranking/references"))
+        looked = await _references(request, face, asked.references or (), "#/ranking/references")
+        ranking = replace(ranking, references=looked)
     if "taste" in asked.model_fields_set:
         ranking = replace(ranking, taste=await _taste(face, asked.taste, "#/ranking/taste"))
     return ranking
@@ -37,30 +36,45 @@ async def _taste(face: Face, asked: TasteIn | None, base: str) -> Taste | None:
     return await face.tastes.taste(owner(), asked.profile, asked.weight, f"{base}/profile")
 
 
-async def _references(face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
-    """References looked up, in order. Not to be called inside a turn of the uploads."""
-    reading = face.uploads.reading()
-    async with face.uploads.turn() if any(one.image is not None for one in asked) else nullcontext():
-        looked = [
-            AskedReference(
-                one.weight,
-                await reading(partial(_read, one.image), f"{base}/{place}/image") if one.image is not None else None,
-                one.generation,
-                one.index or 0,
-            )
-            for place, one in enumerate(asked[: face.service.limits.references + 1])
-        ]
-        return await face.references(looked, base)
+async def _references(request: Request, face: Face, asked: Sequence[ReferenceIn], base: str) -> tuple[Reference, ...]:
+    """References looked up, in order; uploads among them are read only while the client is there.
+
+    Not to be called by a request that reads uploads already. Raises what is wrong with one, and ClientGone.
+    """
+    asked = asked[: face.service.limits.references + 1]
+    sent = [Sent(Upload(one.image), f"{base}/{i}/image") for i, one in enumerate(asked) if one.image is not None]
+    if not sent:
+        return await _looked_up(face, asked, [], base)
+
+    async def read() -> tuple[Reference, ...]:
+        async with face.uploads.read(sent) as images:
+            return await _looked_up(face, asked, images, base)
+
+    return await unless_gone(request, read())
+
+
+async def _looked_up(
+    face: Face, asked: Sequence[ReferenceIn], images: Sequence[Pixels], base: str
+) -> tuple[Reference, ...]:
+    """`images` are those of the references that have one."""
+    uploads = iter(images)
+    looked = [
+        AskedReference(one.weight, next(uploads) if one.image is not None else None, one.generation, one.index or 0)
+        for one in asked
+    ]
+    return await face.references(looked, base)
 
 
 async def with_init_image(
-    face: Face, draft: Draft, uri: str, strength: float, source: Generation | None = None
+    request: Request, face: Face, draft: Draft, uri: str, strength: float, source: Generation | None = None
 ) -> Draft:
-    """The draft, with the picture of a data URI as its start. Raises as `Refiner.upload`, and for a bad picture."""
-    async with face.uploads.turn():
-        pixels = await face.uploads.reading()(partial(_read, uri), "#/image")
-        return await face.refiner.upload(draft, pixels, strength, source)
+    """The draft, with the picture of a data URI as its start, which is read only while the client is there.
 
+    Raises what `Refiner.upload` does, what is wrong with the picture, and ClientGone.
+    """
 
-def _read(uri: str, max_pixels: int) -> NDArray[np.uint8]:
-    return imaging.read_upload(imaging.parse_data_uri(uri), max_pixels)
+    async def read() -> Draft:
+        async with face.uploads.read([Sent(Upload(uri), "#/image")]) as images:
+            return await face.refiner.upload(draft, images[0], strength, source)
+
+    return await unless_gone(request, read())

@@ -1,74 +1,109 @@
-"""How much memory the uploads of callers may take: a budget of pixels for a request, and turns.
+"""How much memory the uploads of callers may take: a budget of pixels for a request, and lanes.
 
-A file of a few KB can hold tens of millions of pixels, so the bound on the body says nothing about them.
+A file of a few KB can hold tens of millions of pixels, so the bound on the body says nothing about them. The images of
+a request are measured first, which decodes nothing. Requests with many pixels are then read one at a time, so that they
+neither add up nor hold back requests with few.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import FrontrunnerError, Overloaded, TooLarge
+from app.imaging import DecoderPool, Upload
 
-Read: TypeAlias = Callable[[int], NDArray[np.uint8]]
-"""Gives the pixels (H, W, 3) of an upload, or raises TooLarge when there are more than so many."""
+Pixels: TypeAlias = NDArray[np.uint8]
+
+SMALL_PIXELS = 8_000_000
+"""A request with more pixels than these is a large one. Also the most that are held before they are passed on."""
 
 UPLOADERS_AT_ONCE = 2
-"""One on the device while the next is decoded; more would only hold pixels and wait."""
+"""Small requests: one on the device while the next is decoded; more would only hold pixels and wait."""
 
 UPLOADERS_WAITING = 32
-"""Beyond these, who comes is told to come back."""
+"""Beyond these, a request is told to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An upload, and the JSON Pointer to where it came in the request."""
+
+    upload: Upload
+    pointer: str
 
 
 class Uploads:
-    """The limits. `image_pixels` bounds one image, `total_pixels` all that one `reading` reads."""
+    """The limits. `image_pixels` bounds one image, `total_pixels` all of one request. `pool` is closed by its owner."""
 
-    def __init__(self, image_pixels: int, total_pixels: int) -> None:
+    def __init__(self, pool: DecoderPool, image_pixels: int, total_pixels: int) -> None:
+        self._pool = pool
         self._image_pixels = image_pixels
         self._total_pixels = total_pixels
-        self._turns = asyncio.Semaphore(UPLOADERS_AT_ONCE)
+        self._small = asyncio.Semaphore(UPLOADERS_AT_ONCE)
+        self._large = asyncio.Semaphore(1)
         self._waiting = 0
 
-    def reading(self) -> Reading:
-        """For the images of one request."""
-        return Reading(self._image_pixels, self._total_pixels)
-
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Inside, images may be decoded and held. Raises Overloaded when too many wait for that."""
+    async def reading(self, sent: Sequence[Sent]) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
+        """Inside, the images (H, W, 3) of a request in order, a few at a time: drop them before you take the next.
+
+        Raises Overloaded when too many requests wait, and what is wrong with an image, pointing at it. Not to be
+        entered by a request that is inside already.
+        """
         if self._waiting >= UPLOADERS_WAITING:
             raise Overloaded(f"{self._waiting} requests with uploads wait for their turn")
         self._waiting += 1
         try:
-            await self._turns.acquire()
+            sizes = await self._measured(sent)
+            lane = self._small if sum(sizes) <= SMALL_PIXELS else self._large
+            await lane.acquire()
         finally:
             self._waiting -= 1
         try:
-            yield
+            yield self._batches(sent, sizes)
         finally:
-            self._turns.release()
+            lane.release()
 
+    @asynccontextmanager
+    async def read(self, sent: Sequence[Sent]) -> AsyncIterator[list[Pixels]]:
+        """Inside, all images of a request together, where they are needed so."""
+        async with self.reading(sent) as batches:
+            yield [image async for batch in batches for image in batch]
 
-class Reading:
-    """Reads images one after the other in a worker thread, until the pixels of a request are used up."""
+    async def _measured(self, sent: Sequence[Sent]) -> list[int]:
+        """Pixels of each image."""
+        sizes: list[int] = []
+        for one in sent:
+            left = self._total_pixels - sum(sizes)
+            try:
+                width, height = await self._pool.measure(one.upload, min(self._image_pixels, left))
+            except FrontrunnerError as error:
+                error.pointer = one.pointer
+                if type(error) is TooLarge and left < self._image_pixels:
+                    error.detail = f"with this image there are more than the {self._total_pixels} pixels allowed"
+                raise
+            sizes.append(width * height)
+        return sizes
 
-    def __init__(self, image_pixels: int, total_pixels: int) -> None:
-        self._image_pixels = image_pixels
-        self._total_pixels = self._left = total_pixels
-
-    async def __call__(self, read: Read, pointer: str) -> NDArray[np.uint8]:
-        """The image's pixels. Raises what `read` raises, pointing at it."""
-        try:
-            pixels = await asyncio.to_thread(read, min(self._image_pixels, self._left))
-        except FrontrunnerError as error:
-            error.pointer = pointer
-            if isinstance(error, TooLarge) and self._left < self._image_pixels:
-                error.detail = f"with this image there are more than the {self._total_pixels} pixels allowed together"
-            raise
-        self._left -= pixels.shape[0] * pixels.shape[1]
-        return pixels
+    async def _batches(self, sent: Sequence[Sent], sizes: Sequence[int]) -> AsyncIterator[list[Pixels]]:
+        held: list[Pixels] = []
+        pixels = 0
+        for one, size in zip(sent, sizes, strict=True):
+            if held and pixels + size > SMALL_PIXELS:
+                yield held
+                held, pixels = [], 0
+            try:
+                held.append(await self._pool.decode(one.upload, size))
+            except FrontrunnerError as error:
+                error.pointer = one.pointer
+                raise
+            pixels += size
+        if held:
+            yield held

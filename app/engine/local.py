@@ -148,7 +148,7 @@ class LocalEngine:
             group = list(same)
             for start in range(0, len(group), EMBED_ROWS):
                 part = group[start : start + EMBED_ROWS]
-                embed = partial(_embed, np.stack([images[i] for i in part]))
+                embed = partial(_embed, [images[i] for i in part])
                 vectors.update(zip(part, await self._run(embed), strict=True))
         return np.stack([vectors[i] for i in range(len(images))])
 
@@ -308,5 +308,6 @@ class LocalEngine:
             message(core)
 
 
-def _embed(images: Images, _: Generator, scorer: Scorer) -> Embeddings:
-    return scorer.embed_images(images)
+def _embed(images: Sequence[NDArray[np.uint8]], _: Generator, scorer: Scorer) -> Embeddings:
+    """On the device's thread, as a copy of large images would hold up the event loop; one alone is not copied."""
+    return scorer.embed_images(images[0][None] if len(images) == 1 else np.stack(images))

@@ -11,6 +11,8 @@ import binascii
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -18,17 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from app.errors import BadImage, FrontrunnerError, Invalid, TooLarge, UnsupportedMedia
+from app.errors import BadImage, FrontrunnerError, Invalid, TooComplex, TooLarge, UnsupportedMedia
+from app.imaging.structure import MAX_EXIF_BYTES, check_structure
 
 READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 MOST_ELONGATED = 256
 """Longer side by shorter side: a thinner strip is no picture, and resizing one is dear."""
 
+MAX_ESCAPES = 2**20
+"""Percent-encoded bytes of a data URI, each of which becomes a string of its own on the way."""
+
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
     UserWarning,  # Pillow's about broken metadata, where the interpreter is told to raise warnings
 )
+_STRIP_PIXELS = 2**20
+_WHITE = b" \t\n\r\v\f"
 _JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
 _OTHERS = {
     b"%PDF": "PDF",
@@ -57,26 +65,62 @@ Image.MAX_IMAGE_PIXELS = None
 def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) of an image file: upright, the first frame of several, transparency on white.
 
-    `declared`, the caller's media type, only chooses the error for what is no image at all. The size is checked from
-    the header, before anything is decoded. Raises BadImage, Invalid, TooLarge, UnsupportedMedia.
+    `declared`, the caller's media type, only chooses the error for what is no image at all. Structure and size are
+    checked before anything is decoded. Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia.
+
+    This decodes here and now, without a deadline: bytes of a caller go through `DecoderPool`.
     """
+    with decoded(data, max_pixels, declared) as image:
+        return np.concatenate(list(strips(image)))
+
+
+def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[int, int]:
+    """Width and height from the header, before any turn; nothing is decoded. Raises as `read_upload`."""
+    with _opened(data, max_pixels, declared) as image:
+        return image.size
+
+
+@contextmanager
+def decoded(data: bytes, max_pixels: int, declared: str | None = None) -> Iterator[Image.Image]:
+    """The image, loaded and upright, in whatever mode. Raises as `read_upload`."""
+    with _opened(data, max_pixels, declared) as image:
+        image.load()
+        yield _upright(image)
+
+
+def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of a loaded image from top to bottom, (h, W, 3) at a time: a copy of the whole may be large."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield _plain(image.crop((0, top, image.width, min(top + rows, image.height))))
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int, declared: str | None) -> Iterator[Image.Image]:
     if not data:
         raise BadImage("the file is empty")
+    check_structure(data, max_pixels)
     try:
-        with Image.open(io.BytesIO(data), formats=READ) as image:
+        with _open(data) as image:
             _check_size(image.width, image.height, max_pixels)
-            image.load()
-            return _plain(_upright(image))
+            yield image
     except UnidentifiedImageError:
-        if data.startswith(_JPEG) and _EXIF in data:  # Pillow gives up on some broken metadata
-            return read_upload(data.replace(_EXIF, bytes(len(_EXIF))), max_pixels, declared)
         raise _unread(data, declared) from None
     except _DAMAGED as error:
         raise BadImage("the image file is damaged or incomplete") from error
 
 
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=READ)
+    except UnidentifiedImageError:
+        if data.startswith(_JPEG) and _EXIF in data:  # Pillow gives up on some broken metadata
+            return Image.open(io.BytesIO(data.replace(_EXIF, bytes(len(_EXIF)))), formats=READ)
+        raise
+
+
 def parse_data_uri(text: str) -> bytes:
-    """The bytes of `data:image/...;base64,...` (or percent-encoded). Raises BadImage, UnsupportedMedia."""
+    """The bytes of `data:image/...;base64,...` (or percent-encoded). Raises BadImage, TooComplex, UnsupportedMedia."""
     head, comma, body = text.strip().partition(",")
     scheme, _, kind = head.partition(":")
     if scheme.lower() != "data" or not comma or not text.isascii():
@@ -84,11 +128,13 @@ def parse_data_uri(text: str) -> bytes:
     media, *marks = (part.strip().lower() for part in kind.split(";"))
     if media and not media.startswith("image/"):
         raise UnsupportedMedia("the data URI does not hold an image")
+    if body.count("%") > MAX_ESCAPES:
+        raise TooComplex(f"the data URI has more than {MAX_ESCAPES} percent-encoded bytes: send it as base64")
     raw = unquote_to_bytes(body)
     if "base64" not in marks:
         return raw
     try:
-        return base64.b64decode(b"".join(raw.split()), validate=True)
+        return base64.b64decode(raw.translate(None, _WHITE), validate=True)
     except binascii.Error as error:
         raise BadImage("the data URI is not valid base64") from error
 
@@ -113,6 +159,8 @@ def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return image
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGED:  # broken metadata does not spoil the pixels

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
+import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from app.api.uploads import UPLOADERS_AT_ONCE, UPLOADERS_WAITING, Uploads
+from app.api.uploads import UPLOADERS_AT_ONCE, UPLOADERS_WAITING, Sent, Uploads
 from app.errors import Overloaded
-from tests.api.kit import PROMPT, House, is_problem, running
+from app.imaging import DecoderPool, Upload
+from tests.api.kit import PROMPT, House, is_problem, running, until
+from tests.hostile import scans
 
 pytestmark = pytest.mark.usefixtures("served_afterwards")
 
@@ -131,26 +137,74 @@ def test_pixels_are_counted_together(tmp_path: Path) -> None:
         assert tight.post("/v1/rank", json={"prompt": "x", "images": [uri]}).status_code == 200
 
 
-def test_uploads_take_turns() -> None:
-    async def crowd() -> None:
-        uploads, gone, inside = Uploads(4096, 4096), asyncio.Event(), []
+def test_uploads_take_turns_and_large_ones_hold_no_small_ones_back() -> None:
+    small, large = (Sent(Upload(_file(Image.new("L", (side, side)))), "#/image") for side in (8, 3000))
 
-        async def one() -> None:
-            async with uploads.turn():
-                inside.append(1)
+    async def crowd() -> None:
+        pool, gone, inside = DecoderPool(), asyncio.Event(), Counter[str]()
+        uploads = Uploads(pool, 10**8, 10**8)
+
+        async def one(sent: Sent, name: str) -> None:
+            async with uploads.reading([sent]) as batches:
+                assert [len(batch) async for batch in batches] == [1]
+                inside[name] += 1
                 await gone.wait()
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(UPLOADERS_AT_ONCE + UPLOADERS_WAITING):
-                group.create_task(one())
-            await asyncio.sleep(0.01)
-            assert len(inside) == UPLOADERS_AT_ONCE
+            for name, sent in (("large", large), ("small", small)):
+                for _ in range(UPLOADERS_WAITING // 2):
+                    group.create_task(one(sent, name))
+            while inside != {"large": 1, "small": UPLOADERS_AT_ONCE}:
+                await asyncio.sleep(0.01)
+            assert uploads._waiting == UPLOADERS_WAITING - 1 - UPLOADERS_AT_ONCE
+            for _ in range(1 + UPLOADERS_AT_ONCE):
+                group.create_task(one(small, "small"))
+            await asyncio.sleep(0)
             with pytest.raises(Overloaded):
-                await one()
+                await one(small, "small")
             gone.set()
-        assert len(inside) == UPLOADERS_AT_ONCE + UPLOADERS_WAITING
+        assert inside.total() == 1 + UPLOADERS_AT_ONCE + UPLOADERS_WAITING
+        await pool.close()
 
     asyncio.run(crowd())
+
+
+def test_large_images_are_passed_on_one_by_one() -> None:
+    images = [Image.new("L", (side, side), side % 251) for side in (10, 20, 2500, 2000, 30)]
+    sent = [Sent(Upload(_file(image)), "#/image") for image in images]
+
+    async def sizes() -> list[list[int]]:
+        pool = DecoderPool(1)
+        async with Uploads(pool, 10**8, 10**8).reading(sent) as batches:
+            found = [[len(image) for image in batch] async for batch in batches]
+        await pool.close()
+        return found
+
+    assert asyncio.run(sizes()) == [[10, 20, 2500], [2000, 30]]
+
+
+def test_nothing_is_left_of_an_upload_whose_client_hung_up(tmp_path: Path) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(_file(RED)).decode()}"
+    bodies = {
+        "/v1/rank": {"prompt": "x", "images": [uri]},
+        "/v1/generations": {"prompt": "x", "image": uri},
+        "/v1/images/generations": {"prompt": "x", "ranking": {"references": [{"image": uri}]}},
+    }
+    with running(tmp_path, decoders=1, decode_timeout_s=600) as it:
+        pool = it.app.state.face.uploads._pool
+        for path, body in bodies.items():
+            assert it.post("/v1/rank", json=bodies["/v1/rank"]).status_code == 200
+            child = pool._slots[0]._child
+            os.kill(child.pid, signal.SIGSTOP)
+            with pytest.raises(httpx.ReadTimeout):
+                it.post(path, json=body, timeout=0.5)
+            until(lambda child=child: child.poll() is not None)
+            assert it.live == 0
+
+
+def test_a_bomb_is_refused_and_holds_nothing_up(house: House) -> None:
+    bomb = scans(400, 1200)
+    assert "50 scans" in is_problem(_ranked(house, bomb, prompt="x"), 413, "image_too_complex", "#/images/1")["detail"]
 
 
 def _ranked(house: House, data: bytes, **fields: Any) -> Any:

@@ -144,7 +144,7 @@ async def create(
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
     service, key = face.service, once(idempotency_key, router.prefix, asked)
-    generation = await service.submit(partial(_draft, face, asked), once=key, watched=bool(asked.stream))
+    generation = await service.submit(partial(_draft, request, face, asked), once=key, watched=bool(asked.stream))
     if asked.stream:
         on_gone = partial(service.forsake, generation.id) if key is None else None
         return sse.EventStream(
@@ -167,9 +167,9 @@ async def create(
     return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-async def _draft(face: Face, asked: ImagesRequest) -> Draft:
+async def _draft(request: Request, face: Face, asked: ImagesRequest) -> Draft:
     draft = asked.to_domain()
-    return replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
+    return replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
 
 
 def _item(image: ImageOut, host: str) -> ImageItem:

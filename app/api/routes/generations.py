@@ -45,18 +45,18 @@ async def create(
     With an `Idempotency-Key` they go on all the same, for the client that comes back.
     """
     key = once(idempotency_key, router.prefix, asked)
-    draft = partial(_draft, face, asked)
+    draft = partial(_draft, request, face, asked)
     return await respond(request, face.service, draft, (asked.response_format, asked.output_format), prefer, key)
 
 
-async def _draft(face: Face, asked: GenerationRequest) -> Draft:
+async def _draft(request: Request, face: Face, asked: GenerationRequest) -> Draft:
     """What was asked for, with all that it names looked up."""
     draft = asked.to_domain()
-    draft = replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
+    draft = replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
     if asked.image is None:
         return draft
     strength = STRENGTH if asked.strength is None else asked.strength
-    return await with_init_image(face, draft, asked.image, strength)
+    return await with_init_image(request, face, draft, asked.image, strength)
 
 
 @router.get("/{generation_id}", summary="A generation as it stands", responses=openapi.errors(404, 503))

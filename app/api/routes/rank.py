@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from app import imaging
 from app.api import openapi
-from app.api.dependencies import Face, FaceDep, media_type
+from app.api.dependencies import Face, FaceDep, media_type, unless_gone
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.schemas.responses import RankOut
-from app.api.uploads import Read
+from app.api.uploads import Sent
 from app.domain import Ranking
 from app.errors import Invalid, TooLarge, UnsupportedMedia
+from app.imaging import Upload
 
 router = APIRouter(prefix="/v1", tags=["rank"])
 
@@ -46,33 +44,36 @@ async def rank(request: Request, face: FaceDep) -> RankOut:
     """No sampling. Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON)."""
     kind = media_type(request)
     if kind == FORM:
-        asked, reads = await _from_form(request, face)
+        asked, uploads = await _from_form(request, face)
     elif kind == "application/json" or kind.endswith("+json"):
-        asked, reads = await _from_json(request, face)
+        asked, uploads = await _from_json(request, face)
     else:
         raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
-    ranking = await resolve_ranking(face, asked.ranking, Ranking())
+    return await unless_gone(request, _ranked(request, face, asked, uploads))
+
+
+async def _ranked(request: Request, face: Face, asked: RankForm | RankRequest, uploads: Sequence[Upload]) -> RankOut:
+    ranking = await resolve_ranking(request, face, asked.ranking, Ranking())
     ranking = ranking.with_negative_prompt(asked.negative_prompt or "")
-    async with face.uploads.turn():
-        reading = face.uploads.reading()
-        images = [await reading(read, f"#/images/{place}") for place, read in enumerate(reads)]
-        return RankOut.from_domain(await face.dialogue.rank(asked.prompt, ranking, images))
+    sent = [Sent(upload, f"#/images/{place}") for place, upload in enumerate(uploads)]
+    async with face.uploads.reading(sent) as batches:
+        return RankOut.from_domain(await face.dialogue.rank(asked.prompt, ranking, batches))
 
 
-async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Read]]:
+async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Upload]]:
     asked = _checked(RankRequest, await _json(request))
     _count(len(asked.images), face)
-    return asked, [partial(_from_uri, uri) for uri in asked.images]
+    return asked, [Upload(uri) for uri in asked.images]
 
 
-async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]]:
+async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Upload]]:
     limit = face.service.limits.images
     try:
         async with request.form(max_files=limit + 1, max_fields=TEXT_FIELDS, max_part_size=TEXT_FIELD_BYTES) as form:
             files = [f for name in ("images", "images[]") for f in form.getlist(name) if isinstance(f, UploadFile)]
             asked = _checked(RankForm, {**_fields(form), "images": [file.filename or "" for file in files]})
             _count(len(files), face)
-            reads: list[Read] = [partial(imaging.read_upload, await f.read(), declared=f.content_type) for f in files]
+            uploads = [Upload(await file.read(), file.content_type) for file in files]
     except HTTPException as error:  # of starlette, which tells its limits apart by words only
         if "Too many files" in error.detail:
             raise Invalid(f"more files than the limit of {limit} images", pointer="#/images") from error
@@ -81,7 +82,7 @@ async def _from_form(request: Request, face: Face) -> tuple[RankForm, list[Read]
         if "exceeded maximum size" in error.detail:
             raise TooLarge(f"a text field is larger than the limit of {TEXT_FIELD_BYTES} bytes") from error
         raise
-    return asked, reads
+    return asked, uploads
 
 
 def _fields(form: FormData) -> dict[str, Any]:
@@ -126,7 +127,3 @@ def _count(images: int, face: Face) -> None:
     limit = face.service.limits.images
     if images > limit:
         raise Invalid(f"more than the limit of {limit} images", pointer="#/images")
-
-
-def _from_uri(uri: str, max_pixels: int) -> NDArray[np.uint8]:
-    return imaging.read_upload(imaging.parse_data_uri(uri), max_pixels)

@@ -101,15 +101,15 @@ async def refine(
 ) -> Response:
     """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
     key = once(idempotency_key, request.url.path, asked)
-    draft = partial(_draft, face, generation_id, asked)
+    draft = partial(_draft, request, face, generation_id, asked)
     forms = asked.response_format, asked.output_format or "png"
     return await respond(request, face.service, draft, forms, prefer, key)
 
 
-async def _draft(face: Face, generation_id: str, asked: RefineRequest) -> Draft:
+async def _draft(request: Asking, face: Face, generation_id: str, asked: RefineRequest) -> Draft:
     source = await face.service.get(generation_id)
     draft = asked.to_domain(source)
-    draft = replace(draft, ranking=await resolve_ranking(face, asked.ranking, draft.ranking))
+    draft = replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
     if asked.image is None:
         return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
-    return await with_init_image(face, draft, asked.image, asked.strength, source)
+    return await with_init_image(request, face, draft, asked.image, asked.strength, source)

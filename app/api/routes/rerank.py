@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Response
+from fastapi import Request as Asking
 from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.json_schema import SkipJsonSchema
 
@@ -89,11 +90,14 @@ class LineageOut(Answer):
     },
 )
 async def rerank(
-    generation_id: GenerationId, asked: Annotated[RerankRequest, Body(openapi_examples=_EXAMPLES)], face: FaceDep
+    request: Asking,
+    generation_id: GenerationId,
+    asked: Annotated[RerankRequest, Body(openapi_examples=_EXAMPLES)],
+    face: FaceDep,
 ) -> Response:
     """All stored candidates, by what was kept of them; only texts that are new go through the scorer."""
     source = await face.service.get(generation_id)
-    ranking = await resolve_ranking(face, asked.ranking, source.spec.ranking)
+    ranking = await resolve_ranking(request, face, asked.ranking, source.spec.ranking)
     reranked = await face.dialogue.rerank(source, Reranking(ranking, asked.n, asked.include_pruned))
     if not asked.store:
         return _json(GenerationOut.from_domain(reranked))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -126,17 +126,24 @@ class Dialogue:
             stopped=None,
         )
 
-    async def rank(self, prompt: str, ranking: Ranking, images: Sequence[NDArray[np.uint8]]) -> RankResult:
-        """Compare images (H, W, 3) of any sizes with a prompt. Raises Invalid, Loading, EngineDead."""
+    async def rank(self, prompt: str, ranking: Ranking, images: AsyncIterable[list[NDArray[np.uint8]]]) -> RankResult:
+        """Compare images (H, W, 3) of any sizes with a prompt; a batch is dropped before the next one is taken.
+
+        Raises Invalid, Loading, EngineDead, and what `images` raises.
+        """
         check_text(prompt, "#/prompt", self._limits, empty=False)
         check_ranking(ranking, self._limits)
-        if not 1 <= len(images) <= self._limits.images:
-            raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
         question = prompt if ranking.prompt is None else ranking.prompt
         query, notices = await self._query(question, ranking.negatives, ranking)
-        embeddings = await self._engine.embed_images(images)
-        everyone, scorer = range(len(images)), self._engine.scorer
-        compared = await asyncio.to_thread(_compared, embeddings, everyone, query, ranking, len(images), scorer)
+        embedded = []
+        async for batch in images:
+            embedded.append(await self._engine.embed_images(batch))
+            batch.clear()
+        count = sum(map(len, embedded))
+        if not 1 <= count <= self._limits.images:
+            raise Invalid(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
+        embeddings, everyone, scorer = np.concatenate(embedded), range(count), self._engine.scorer
+        compared = await asyncio.to_thread(_compared, embeddings, everyone, query, ranking, count, scorer)
         scores, standing = compared
         return RankResult(
             scorer=scorer.id,

@@ -1,0 +1,218 @@
+"""A few child processes that decode uploads, each of which can be killed.
+
+A decoder that runs in C cannot be interrupted within a process, and a thread of it delays the end of the service. So
+every byte of a caller's image is parsed in a child, with a deadline and a limit on memory; a child whose work is no
+longer wanted is killed and replaced. Children import Pillow and NumPy, and start with the first upload.
+
+Owns the children and the protocol's parent side. What may be uploaded is `app.imaging.decoding`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BadImage, DecoderUnavailable, Invalid, TooComplex, TooLarge, UnsupportedMedia
+
+ROOT = Path(__file__).parents[2]
+"""Where `app` is."""
+
+FAREWELL_S = 1.0
+"""How long a child may take to end once its pipes are closed."""
+
+_ERRORS = {error.code: error for error in (BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia)}
+_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONHOME")
+"""All of the environment that a child gets: no address or secret of the service is in it."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An image as it came: bytes of a file with the media type that was `declared`, or a data URI as text."""
+
+    data: bytes | str
+    declared: str | None = None
+
+
+class _Died(Exception):
+    """The child ended within a job. `by_system`: killed, but not by us."""
+
+    by_system = False
+
+
+class DecoderPool:
+    """`processes` children at most; each job may take `timeout_s` and `memory_mib` beyond the interpreter's own."""
+
+    def __init__(self, processes: int = 2, timeout_s: float = 15.0, memory_mib: int = 1024) -> None:
+        self._timeout_s = timeout_s
+        self._memory_mib = memory_mib
+        self._slots = [_Slot(memory_mib) for _ in range(processes)]
+        self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
+        for slot in reversed(self._slots):
+            self._free.put_nowait(slot)
+        self._threads = ThreadPoolExecutor(processes, "decoders")
+
+    async def measure(self, upload: Upload, max_pixels: int) -> tuple[int, int]:
+        """Width and height from the header, before any turn. Raises as `decode`."""
+        width, height, _ = await self._run(upload, max_pixels, measure=True)
+        return width, height
+
+    async def decode(self, upload: Upload, max_pixels: int) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3), as `read_upload` gives them. Cancelling kills the child at work.
+
+        Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
+        """
+        _, _, pixels = await self._run(upload, max_pixels, measure=False)
+        return pixels
+
+    async def close(self) -> None:
+        """Kill every child and wait for its end. No job may be given any more."""
+        for slot in self._slots:
+            slot.kill()
+        await asyncio.to_thread(self._threads.shutdown)
+        for slot in self._slots:
+            slot.end()
+
+    async def _run(self, upload: Upload, max_pixels: int, *, measure: bool) -> tuple[int, int, NDArray[np.uint8]]:
+        job = {
+            "uri": isinstance(upload.data, str),
+            "declared": upload.declared,
+            "max_pixels": max_pixels,
+            "measure": measure,
+            "alarm_s": math.ceil(self._timeout_s) + 5,
+        }
+        slot = await self._free.get()
+        try:
+            await self._in_thread(slot.start)
+        except BaseException:
+            self._free.put_nowait(slot)
+            raise
+        working = self._in_thread(lambda: slot.exchange(job, upload.data))
+
+        def free(_: object) -> None:
+            """Only now has the thread seen the end, also of a child that was killed."""
+            if not working.cancelled():
+                working.exception()  # its result may have no reader any more
+            self._free.put_nowait(slot)
+
+        working.add_done_callback(free)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(working)
+        except TimeoutError:
+            raise TooComplex(f"decoding the image takes longer than the limit of {self._timeout_s:g} s") from None
+        except _Died as died:
+            raise self._refusal(died) from None
+        finally:
+            if not working.done():
+                slot.kill()
+
+    def _refusal(self, died: _Died) -> BadImage | TooComplex:
+        if died.by_system:
+            return TooComplex(
+                f"the system ended the decoding of the image, which may take {self._memory_mib} MiB of memory"
+                f" and {self._timeout_s:g} s: send it with fewer pixels"
+            )
+        return BadImage("the decoder of this image failed: save the image again with an editor")
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class _Slot:
+    """A place for one child. `start`, `exchange` and `end` block and are called one at a time; `kill` from anywhere."""
+
+    def __init__(self, memory_mib: int) -> None:
+        self._memory_mib = memory_mib
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Have a child that is ready. Raises DecoderUnavailable."""
+        if self._child is not None and self._child.poll() is None:
+            return
+        self.end()
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "app.imaging.decoder_worker", str(self._memory_mib)]
+        try:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            )
+            self._heard()
+        except (OSError, _Died) as error:
+            self.end()
+            raise DecoderUnavailable("no process that decodes images can be started") from error
+
+    def exchange(self, job: dict[str, Any], data: bytes | str) -> tuple[int, int, NDArray[np.uint8]]:
+        """Width, height and pixels, none for a measurement. Raises _Died, and what the child found."""
+        assert self._child is not None
+        assert self._child.stdin is not None
+        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        try:
+            self._child.stdin.write(json.dumps({**job, "length": len(raw)}).encode() + b"\n")
+            self._child.stdin.write(raw)
+            self._child.stdin.flush()
+            told = self._heard()
+            if "error" in told:
+                raise _ERRORS[told["error"]](told["detail"])
+            width, height = int(told["width"]), int(told["height"])
+            return width, height, self._pixels(0 if job["measure"] else width, height, job["max_pixels"])
+        except (OSError, ValueError, LookupError, _Died) as error:
+            died = _Died()
+            died.by_system = self.end() == -signal.SIGKILL
+            raise died from error
+
+    def kill(self) -> None:
+        """End the child now, whatever it does."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def end(self) -> int | None:
+        """Leave nothing of the child; its exit status, if there was one."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not flushed has no reader
+                    pipe.close()
+        try:
+            return child.wait(FAREWELL_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+    def _heard(self) -> dict[str, Any]:
+        assert self._child is not None
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise _Died
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def _pixels(self, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
+        assert self._child is not None
+        assert self._child.stdout is not None
+        if not 0 <= width * height <= max_pixels:
+            raise _Died
+        pixels = np.empty((height, width, 3), np.uint8)
+        if width and self._child.stdout.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
+            raise _Died
+        return pixels

@@ -1,0 +1,92 @@
+"""A child process that decodes uploads one after the other; `app.imaging.decoder_pool` starts, asks and kills it.
+
+Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It says `{}` when it is ready. A job on stdin is one line of
+JSON and `length` bytes; the answer on stdout is one line of JSON and, after a decode, width x height x 3 bytes. It ends
+with its stdin. It limits its own address space, and an alarm ends it in a job that the parent did not live to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from app.errors import FrontrunnerError, TooComplex
+from app.imaging.decoding import decoded, measure, parse_data_uri, strips
+
+_STATUS = Path("/proc/self/statm")
+
+
+def main() -> None:
+    """Serve jobs until stdin ends."""
+    memory_mib = int(sys.argv[1])
+    jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    _limit_memory(memory_mib * 2**20)
+    _say(answers, {})
+    while line := jobs.readline():
+        job = json.loads(line)
+        with suppress(AttributeError):  # Windows has no alarm
+            signal.alarm(job["alarm_s"])
+        _answer(answers, job, jobs.read(job["length"]), memory_mib)
+        with suppress(AttributeError):
+            signal.alarm(0)
+
+
+def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int) -> None:
+    try:
+        if job["uri"]:
+            data = parse_data_uri(data.decode("utf-8", "surrogatepass"))
+        if job["measure"]:
+            width, height = measure(data, job["max_pixels"], job["declared"])
+            _say(answers, {"width": width, "height": height})
+            return
+        with decoded(data, job["max_pixels"], job["declared"]) as image:
+            _send(answers, image)
+    except FrontrunnerError as error:
+        _say(answers, {"error": error.code, "detail": error.detail})
+    except MemoryError:
+        limit = TooComplex(f"decoding the image takes more than the limit of {memory_mib} MiB of memory")
+        _say(answers, {"error": limit.code, "detail": limit.detail})
+
+
+def _send(answers: BinaryIO, image: Image.Image) -> None:
+    """Ends the process where it fails: what has begun as pixels cannot go on as an error."""
+    try:
+        _say(answers, {"width": image.width, "height": image.height})
+        for strip in strips(image):
+            answers.write(strip.data)
+        answers.flush()
+    except BaseException:
+        os._exit(1)
+
+
+def _say(answers: BinaryIO, told: dict[str, Any]) -> None:
+    answers.write(json.dumps(told).encode() + b"\n")
+    answers.flush()
+
+
+def _limit_memory(size: int) -> None:
+    """Allow `size` bytes beyond what the interpreter has mapped by now, where the platform knows such a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    mapped = int(_STATUS.read_text().split()[0]) * resource.getpagesize() if _STATUS.exists() else 0
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        _, most = resource.getrlimit(kind)
+        limit = mapped + size if most == resource.RLIM_INFINITY else min(most, mapped + size)
+        with suppress(ValueError, OSError):  # macOS refuses some of them
+            resource.setrlimit(kind, (limit, limit))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()
