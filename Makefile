@@ -1,4 +1,4 @@
-# Frontrunner in one word each: make demo | serve | test | check | bench | fix | clean.
+# Frontrunner in one word each: make demo | serve | test | check | bench | fuzz | fix | clean.
 # The first of them makes .venv with everything inside; nothing is installed outside this folder.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -46,6 +46,10 @@ check: $(READY) ## format, lint, types, import rules and the quick tests, which 
 .PHONY: test
 test: $(READY) ## every test
 	GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: fuzz
+fuzz: $(READY) ## two minutes of mutated uploads, headers and forms; what fails is kept in tests/fuzz/seeds
+	$(BIN)/python -m tests.fuzz
 
 .PHONY: bench
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn

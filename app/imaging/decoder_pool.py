@@ -31,6 +31,9 @@ from app.errors import BadImage, DecoderUnavailable, Invalid, TooComplex, TooLar
 ROOT = Path(__file__).parents[2]
 """Where `app` is."""
 
+HEADER, MAX_TOLD = 4, 65_536
+"""Bytes of an answer's length, and of its longest text."""
+
 FAREWELL_S = 1.0
 """How long a child may take to end once its pipes are closed."""
 
@@ -147,11 +150,17 @@ class _Slot:
             return
         self.end()
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-W", "ignore", "-m", "app.imaging.decoder_worker", str(self._memory_mib)]
         try:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
             )
             self._heard()
         except (OSError, _Died) as error:
@@ -160,13 +169,10 @@ class _Slot:
 
     def exchange(self, job: dict[str, Any], data: bytes | str) -> tuple[int, int, NDArray[np.uint8]]:
         """Width, height and pixels, none for a measurement. Raises _Died, and what the child found."""
-        assert self._child is not None
-        assert self._child.stdin is not None
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         try:
-            self._child.stdin.write(json.dumps({**job, "length": len(raw)}).encode() + b"\n")
-            self._child.stdin.write(raw)
-            self._child.stdin.flush()
+            self._send(json.dumps({**job, "length": len(raw)}).encode() + b"\n")
+            self._send(raw)
             told = self._heard()
             if "error" in told:
                 raise _ERRORS[told["error"]](told["detail"])
@@ -198,21 +204,37 @@ class _Slot:
             child.kill()
             return child.wait()
 
-    def _heard(self) -> dict[str, Any]:
+    def _send(self, data: bytes) -> None:
         assert self._child is not None
-        assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise _Died
-        told: dict[str, Any] = json.loads(line)
+        assert self._child.stdin is not None
+        left = memoryview(data)
+        while left:
+            left = left[self._child.stdin.write(left) :]
+
+    def _heard(self) -> dict[str, Any]:
+        length = int.from_bytes(self._received(bytearray(HEADER)), "big")
+        told: dict[str, Any] = json.loads(bytes(self._received(bytearray(min(length, MAX_TOLD)))))
         return told
 
-    def _pixels(self, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
+    def _received(self, place: bytearray | memoryview) -> bytearray | memoryview:
+        """Fill `place` from the child, past Python's buffers: only within system calls are new pages touched.
+
+        The first touch may take long, and within a system call no other thread waits for it.
+        """
         assert self._child is not None
         assert self._child.stdout is not None
+        left = memoryview(place)
+        while left:
+            got = self._child.stdout.readinto(left)  # type: ignore[attr-defined]
+            if not got:
+                raise _Died
+            left = left[got:]
+        return place
+
+    def _pixels(self, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
         if not 0 <= width * height <= max_pixels:
             raise _Died
         pixels = np.empty((height, width, 3), np.uint8)
-        if width and self._child.stdout.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
-            raise _Died
+        if pixels.size:
+            self._received(pixels.data.cast("B"))
         return pixels

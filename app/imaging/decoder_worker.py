@@ -1,8 +1,9 @@
 """A child process that decodes uploads one after the other; `app.imaging.decoder_pool` starts, asks and kills it.
 
-Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It says `{}` when it is ready. A job on stdin is one line of
-JSON and `length` bytes; the answer on stdout is one line of JSON and, after a decode, width x height x 3 bytes. It ends
-with its stdin. It limits its own address space, and an alarm ends it in a job that the parent did not live to stop.
+Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It answers `{}` when it is ready. A job on stdin is one line
+of JSON and `length` bytes. An answer on stdout is four bytes of length, so much JSON and, after a decode, the pixels:
+width x height x 3 bytes. It ends with its stdin. It limits its own address space, and an alarm ends it in a job that
+the parent did not live to stop.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _send(answers: BinaryIO, image: Image.Image) -> None:
 
 
 def _say(answers: BinaryIO, told: dict[str, Any]) -> None:
-    answers.write(json.dumps(told).encode() + b"\n")
+    text = json.dumps(told).encode()
+    answers.write(len(text).to_bytes(4, "big") + text)
     answers.flush()
 
 

@@ -1,0 +1,1 @@
+"""Fuzzing of what callers send; see `tests.fuzz.__main__`."""
