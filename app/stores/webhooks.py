@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, select, update
+from typing import Any
+
+from sqlalchemy import Column, Connection, ScalarSelect, delete, func, select, update
 
 from app.domain import Status
 from app.stores import codec
@@ -10,7 +12,13 @@ from app.stores.connections import Connections
 from app.stores.protocols import Due
 from app.stores.schema import generations, webhooks
 
-_FINAL = [status.value for status in Status if status.final]
+
+def _of_its_generation(column: Column[Any]) -> ScalarSelect[Any]:
+    """A column of a webhook's generation, looked up by its id. In a join, SQLite walks all generations instead."""
+    return select(column).where(generations.c.id == webhooks.c.generation_id).scalar_subquery()
+
+
+_ENDED = _of_its_generation(generations.c.status).in_([status.value for status in Status if status.final])
 
 
 class HookStore:
@@ -21,10 +29,10 @@ class HookStore:
 
     async def take(self, now: float, lease_s: float, limit: int) -> list[Due]:
         """See Hooks."""
+        record = _of_its_generation(generations.c.record)
         ready = (
-            select(webhooks.c.generation_id, webhooks.c.attempts, generations.c.record)
-            .join(generations, generations.c.id == webhooks.c.generation_id)
-            .where(webhooks.c.due <= now, generations.c.status.in_(_FINAL))
+            select(webhooks.c.generation_id, webhooks.c.attempts, record.label("record"))
+            .where(webhooks.c.due <= now, _ENDED)
             .order_by(webhooks.c.due)
             .limit(limit)
             .with_for_update(of=webhooks, skip_locked=True)
@@ -50,10 +58,5 @@ class HookStore:
 
     async def waiting(self) -> int:
         """See Hooks."""
-        ended = (
-            select(func.count())
-            .select_from(webhooks)
-            .join(generations, generations.c.id == webhooks.c.generation_id)
-            .where(generations.c.status.in_(_FINAL))
-        )
+        ended = select(func.count()).select_from(webhooks).where(_ENDED)
         return await self._connections.read(lambda connection: int(connection.execute(ended).scalar_one()))
