@@ -104,7 +104,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             limits, keys = _limits(settings), KeyStore(records.connections)
             hooks = HookPolicy(settings.webhook_secret, settings.webhook_private)
             poster = Poster(private=settings.webhook_private)
-            courier = Courier(HookStore(records.connections), keys, poster, hooks)
+            courier = Courier(HookStore(records.connections), keys, poster, hooks, records.clock)
             service = Service(
                 engine,
                 records,
@@ -115,7 +115,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 hooks=hooks,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
-            app.state.keyring = Keyring(keys)
+            app.state.keyring = Keyring(keys, records.clock)
             fields = Fields(engine, blobs)
             app.state.face = Face(
                 service,

@@ -104,9 +104,9 @@ def acting(caller: Caller | None) -> Iterator[None]:
 
 
 class Keyring:
-    """The keys of the database, read again when they are `FRESH_S` old."""
+    """The keys of the database, read again when they are `FRESH_S` old. `clock` is `Records.clock`."""
 
-    def __init__(self, store: Keys, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Keys, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
         self._known: dict[str, ApiKey] = {}

@@ -6,6 +6,7 @@ append. That statement also asks for the claim's token, so that a process which 
 
 Claims are timed by PostgreSQL's own clock, on SQLite by the machine's monotonic one, which its processes share: a
 wall clock that jumps moves no claim. One that ends later than its length allows is of an earlier boot: it has lapsed.
+Everything else is dated by the database's wall clock, see `clock`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import pydantic_core
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Double,
     Executable,
     Row,
     Select,
@@ -26,7 +26,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal_column,
     make_url,
     or_,
     select,
@@ -38,6 +37,7 @@ from sqlalchemy import (
 from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
 from app.stores.api_keys import charge
+from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import CHANNEL, Connections, inserting
 from app.stores.migrations import migrate
 from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
@@ -64,23 +64,21 @@ class _Refused(Exception):
 class Database:
     """`Records` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
 
-    def __init__(self, connections: Connections, clock: Callable[[], float], ticks: Callable[[], float]) -> None:
+    def __init__(self, connections: Connections, ticks: Callable[[], float]) -> None:
         self._connections = connections
-        self._clock = clock
+        self._clock = DatabaseClock(connections)
         self._ticks = ticks
         self._telling = False
 
     @classmethod
-    async def open(
-        cls, url: str, *, clock: Callable[[], float] = time.time, ticks: Callable[[], float] = time.monotonic
-    ) -> Self:
+    async def open(cls, url: str, *, ticks: Callable[[], float] = time.monotonic) -> Self:
         """Connect, and bring the tables up to date.
 
         `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed; or
-        `postgresql://user@host/name`. `clock` dates the log, `ticks` times claims on SQLite. Raises StoreUnavailable,
-        also when the database was made by a later release.
+        `postgresql://user@host/name`. `ticks` times claims on SQLite. Raises StoreUnavailable, also when the database
+        was made by a later release.
         """
-        database = cls(Connections(make_url(url)), clock, ticks)
+        database = cls(Connections(make_url(url)), ticks)
         try:
             await database._prepare()
         except BaseException:
@@ -100,6 +98,15 @@ class Database:
             migrate(connection)
 
         await self._connections.write(prepare)
+        await self.now()
+
+    def clock(self) -> float:
+        """See Records."""
+        return self._clock.time()
+
+    async def now(self) -> float:
+        """See Records."""
+        return await self._clock.ask()
 
     async def create(
         self,
@@ -201,7 +208,7 @@ class Database:
         return await self._connections.write(write)
 
     def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
-        now = self._clock()
+        now = self._clock.time()
         rows = [
             {"generation_id": generation_id, "seq": seq, "kind": line.kind, "data": _json(line.data), "created": now}
             for seq, line in enumerate(lines, first)
@@ -318,7 +325,7 @@ class Database:
 
     def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:
-            return literal_column("extract(epoch FROM statement_timestamp())::float8", Double)
+            return POSTGRESQL_NOW
         return self._ticks()
 
     def _lease(self, claim: Claim | None) -> dict[str, Any]:

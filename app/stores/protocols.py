@@ -176,6 +176,14 @@ class Records(Protocol):
         """
         ...
 
+    def clock(self) -> float:
+        """Seconds since the epoch by the clock that all replicas share, as far as it is known since the last `now`."""
+        ...
+
+    async def now(self) -> float:
+        """Seconds since the epoch, asked of the database; `clock` goes by the answer from now on."""
+        ...
+
     async def ping(self) -> None:
         """Return when the database answers. Raises StoreUnavailable."""
         ...

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -234,7 +235,7 @@ def test_those_who_wait_for_keys_that_cannot_be_read_share_one_failure() -> None
     store = Away()
 
     async def crowd() -> None:
-        ring = auth.Keyring(store)  # type: ignore[arg-type]
+        ring = auth.Keyring(store, time.time)  # type: ignore[arg-type]
         told = await asyncio.gather(*(ring.caller(None, Right.READ) for _ in range(20)), return_exceptions=True)
         assert {type(error) for error in told} == {StoreUnavailable}
 

@@ -291,6 +291,7 @@ async def _working(url: str, retries_s: tuple[float, ...] = (0.05,) * 4) -> Asyn
         KeyStore(database.connections),
         poster,
         HookPolicy(SECRET, private=True),
+        database.clock,
         retries_s=retries_s,
     )
     task = asyncio.create_task(courier.run())
@@ -366,7 +367,9 @@ async def test_without_a_secret_an_attempt_fails_and_is_counted(tmp_path: Path) 
     with listening() as receiver:
         database = await Database.open(f"sqlite:///{tmp_path}/hooks.db")
         store, keys = HookStore(database.connections), KeyStore(database.connections)
-        courier = Courier(store, keys, Poster(private=True), HookPolicy("", private=True), retries_s=(60.0,))
+        courier = Courier(
+            store, keys, Poster(private=True), HookPolicy("", private=True), database.clock, retries_s=(60.0,)
+        )
         await _end(database, receiver.url, "gen_a")
         task = asyncio.create_task(courier.run())
         await _until(lambda: courier.outcomes()["failed"] == 1)

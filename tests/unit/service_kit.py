@@ -32,10 +32,10 @@ class House:
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, delay_s: float = 0.0, **service: Any) -> AsyncIterator[House]:
+async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **service: Any) -> AsyncIterator[House]:
     generator = FakeGenerator(delay_s=delay_s)
     engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
-    records = await Database.open(f"sqlite:///{tmp_path}/records.db")
+    records = await Database.open(url or f"sqlite:///{tmp_path}/records.db")
     blobs = BlobStore.open(f"file://{tmp_path}/blobs")
     made = Service(engine, records, blobs, Limits(), **service)
     engine.start()

@@ -21,7 +21,7 @@ def generation(id: str = "gen_a", status: Status = Status.RUNNING, created: floa
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncGenerator[Database]:
-    store = await Database.open(url, clock=lambda: 42.5)
+    store = await Database.open(url)
     try:
         yield store
     finally:

@@ -44,7 +44,7 @@ async def test_a_new_generation_is_found_with_its_first_lines(records: Database)
     assert await records.get("gen_a") == generation()
     assert await records.get("gen_b") is None
     first, second = await records.events("gen_a", 0)
-    assert (first.seq, first.kind, first.data, first.created) == (1, EventKind.QUEUED, {}, 42.5)
+    assert (first.seq, first.kind, first.data) == (1, EventKind.QUEUED, {})
     assert (second.seq, second.kind, second.data) == (2, EventKind.STEP, STEP.data)
     assert await records.events("gen_b", 0) == []
 

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app.domain import Status
+from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
 from app.stores.webhooks import HookStore
-from app.stores.api_keys import KeyStore
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
 FEW, MANY = 100, 5000

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -53,7 +53,7 @@ PING_S = 2.0
 
 
 class Service:
-    """See the module. `clock` gives seconds since the epoch."""
+    """See the module."""
 
     def __init__(
         self,
@@ -65,7 +65,6 @@ class Service:
         terms: Terms | None = None,
         pruning: PruningPolicy | None = None,
         hooks: HookPolicy | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -73,13 +72,12 @@ class Service:
         self._limits = limits
         self._news = News()
         self._logs = Logs(records)
-        self._works = Works(engine, records, blobs, self._news, terms or Terms(), clock)
+        self._works = Works(engine, records, blobs, self._news, terms or Terms(), records.clock)
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._resigned = False
         self._left = math.inf
         self._hooks = hooks or HookPolicy()
         self._cut = Cutter(engine, pruning or PruningPolicy())
-        self._clock = clock
         self._gallery = Gallery(engine, blobs)
 
     @property
@@ -157,7 +155,7 @@ class Service:
         generation = Generation(
             spec,
             Status.QUEUED,
-            self._clock(),
+            self._records.clock(),
             generator.id,
             scorer.id,
             draft.output_format,
@@ -308,7 +306,7 @@ class Service:
         generation = await self.get(generation_id)
         if generation.status.final:
             return generation
-        cancelled = replace(generation, status=Status.CANCELLED, finished=self._clock())
+        cancelled = replace(generation, status=Status.CANCELLED, finished=self._records.clock())
         if await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})]):
             self._works.count(generation_id, Status.CANCELLED)
         self._news.tell(generation_id)
@@ -338,7 +336,7 @@ class Service:
 
         That is what no replica can make, for want of the model or of room. A day is the least it may wait.
         """
-        now = self._clock()
+        now = await self._records.now()
         before, forgotten = now - retention_s, 0
         while expired := await self._records.expired(before):
             for generation_id in expired:
@@ -354,7 +352,7 @@ class Service:
             return
         reason = Interrupted("no process has taken it")
         failure = Failure(reason.code, reason.detail)
-        failed = replace(generation, status=Status.FAILED, finished=self._clock(), failure=failure)
+        failed = replace(generation, status=Status.FAILED, finished=self._records.clock(), failure=failure)
         if await self._records.settle(failed, [closing(failed)]):
             self._works.count(generation_id, Status.FAILED)
             self._news.tell(generation_id)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -81,7 +80,6 @@ class Dialogue:
         fields: Fields,
         limits: Limits,
         get: Callable[[str], Awaitable[Generation]],
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -89,7 +87,6 @@ class Dialogue:
         self._fields = fields
         self._limits = limits
         self._get = get
-        self._clock = clock
         self._gallery = Gallery(engine, blobs)
 
     async def rerank(self, source: Generation, asked: Reranking) -> Generation:
@@ -161,7 +158,7 @@ class Dialogue:
         The files are copied, so that either can be forgotten without the other, and counted as its candidates are.
         Raises NotFound when they are gone, QuotaExceeded and StoreUnavailable.
         """
-        now, spec = self._clock(), reranked.spec
+        now, spec = self._records.clock(), reranked.spec
         bill = auth.bill(len(reranked.candidates))
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
         kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)

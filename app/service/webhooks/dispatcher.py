@@ -15,7 +15,6 @@ import json
 import logging
 import random
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,7 +87,7 @@ def _fault(address: str, schemes: set[str]) -> str | None:
 
 
 class Courier:
-    """Delivers what is due, from `run` until it is cancelled. `clock` gives seconds since the epoch."""
+    """Delivers what is due, from `run` until it is cancelled. `clock` is `Records.clock`."""
 
     def __init__(
         self,
@@ -96,9 +95,9 @@ class Courier:
         keys: Keys,
         poster: Poster,
         policy: HookPolicy,
+        clock: Callable[[], float],
         *,
         retries_s: Sequence[float] = RETRIES_S,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._hooks = hooks
         self._keys = keys
