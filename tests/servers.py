@@ -135,6 +135,42 @@ def running_postgresql() -> Iterator[PostgreSQL]:
             server.stop()
 
 
+@contextmanager
+def running_pgbouncer(server: PostgreSQL, mode: str, connections: int = 3) -> Iterator[int]:
+    """PgBouncer before a server, with so many connections to a database of it; its port."""
+    binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if binary is None:
+        pytest.skip("PgBouncer is not installed")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="frontrunner-pgbouncer-") as folder:
+        config = Path(folder) / "pgbouncer.ini"
+        config.write_text(POOLER.format(server=server.port, port=port, mode=mode, connections=connections))
+        Path(folder).chmod(0o755)
+        as_user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        process = subprocess.Popen(
+            [binary, "-q", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
+        )
+        try:
+            until(lambda: listens(port))
+            yield port
+        finally:
+            end(process, signal.SIGINT)
+
+
+POOLER = """
+[databases]
+* = host=127.0.0.1 port={server} user=tester
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+default_pool_size = {connections}
+max_client_conn = 200
+"""
+
+
 class S3:
     """An S3 store on one port with one bucket, `pictures`; it can be stopped and started again."""
 

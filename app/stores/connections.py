@@ -4,17 +4,22 @@ A transaction is a plain function of a connection. On SQLite it runs in a thread
 to a thread costs more than the statement. Writers of one process queue for one connection and take the file's lock at
 once (BEGIN IMMEDIATE); readers never wait for them. A commit survives the death of the process; the last few may be
 lost with the power (synchronous = NORMAL), never the file.
+
+A pooler such as PgBouncer may give each transaction another connection of the server. Where one is found, a statement
+is prepared and executed within one transaction and kept by nobody, and what notifications never reach is polled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -40,8 +45,25 @@ CONNECTIONS = 10
 CHANNEL = "frontrunner"
 """Where PostgreSQL tells of writes: the id of a generation, or nothing when one may be claimed."""
 
+ECHO = "echo "
+"""What begins a listener's word to itself, by which it knows that it hears."""
+
+ECHO_S = 5.0
+"""How soon it must come back."""
+
+LISTEN_CHECK_S = 30.0
+"""How often it is sent."""
+
 RECONNECT_S = 1.0
 """Pause before the listener tries to reach the server again."""
+
+DEAF_S = 600.0
+"""Pause before it tries again through a pooler that passes no notifications on."""
+
+DEAF = (
+    "PostgreSQL's notifications do not arrive, so the queue and logs are polled. Behind PgBouncer, give "
+    "FRONTRUNNER_DATABASE_URL an address with pool_mode = session and 12 connections a replica, or the server's own"
+)
 
 READERS = 4
 """Of a SQLite file, from one process."""
@@ -64,16 +86,26 @@ class Connections:
         self.watch = Stopwatch()
         self._url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         self.postgresql = self._url.get_backend_name() == "postgresql"
+        self.pooled = False
         self._troubles: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: _Pool
         self._writer: _Pool
-        if self.postgresql:
-            self._troubles += _asyncpg_errors()
-            self._reader = self._writer = _PostgresqlPool(self._url, self._connect)
+
+    @classmethod
+    async def open(cls, url: URL) -> Self:
+        """The pools of a database. Raises StoreUnavailable when a server cannot be reached."""
+        connections = cls(url)
+        if connections.postgresql:
+            connections._troubles += _asyncpg_errors()
+            await connections._find_pooler()
+            pool = _PostgresqlPool(connections._url, connections._connect, kept=not connections.pooled)
+            connections._reader = connections._writer = pool
         else:
-            self._writer = _SqlitePool(self._url, 1, "BEGIN IMMEDIATE")
+            connections._writer = _SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
             in_memory = url.database in {None, "", ":memory:"}
-            self._reader = self._writer if in_memory else _SqlitePool(self._url, READERS, "BEGIN")
+            reader = connections._writer if in_memory else _SqlitePool(connections._url, READERS, "BEGIN")
+            connections._reader = reader
+        return connections
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, of one snapshot; it may run in a thread. Raises StoreUnavailable."""
@@ -84,42 +116,98 @@ class Connections:
         return await self._run("database_write", self._writer, work)
 
     async def _run(self, operation: str, pool: _Pool, work: Callable[[Connection], T]) -> T:
-        with self.watch.time(operation):
-            try:
-                return await pool.run(work)
-            except self._troubles as error:
-                raise StoreUnavailable("the database cannot be reached or has no room left") from error
+        with self.watch.time(operation), self._typed():
+            return await pool.run(work)
 
-    async def _connect(self) -> Any:
-        """A connection of the driver, which reads the address as PostgreSQL's own tools do (`?sslmode=...`)."""
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
+        except self._troubles as error:
+            raise StoreUnavailable("the database cannot be reached or has no room left") from error
+
+    async def _connect(self, *, kept: bool | None = None) -> Any:
+        """A connection of the driver, which reads the address as PostgreSQL's own tools do (`?sslmode=...`).
+
+        Statements are `kept` prepared, unless there is a pooler.
+        """
         import asyncpg
 
         address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return await asyncpg.connect(address, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
+        cache = {} if (not self.pooled if kept is None else kept) else {"statement_cache_size": 0}
+        return await asyncpg.connect(address, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S, **cache)
+
+    async def _find_pooler(self) -> None:
+        """A pooler gives each of its clients a process id of its own making, for requests to cancel."""
+        with self._typed():
+            connection = await self._connect(kept=False)
+            try:
+                async with connection.transaction():
+                    self.pooled = connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()")
+            finally:
+                connection.terminate()
+        if self.pooled:
+            log.info("PostgreSQL is reached through a connection pooler: no prepared statements are kept")
 
     async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Call `heard` with what is told on the channel; `ready` tells whether the line is open. PostgreSQL only."""
+        """Call `heard` with what is told on the channel; `ready` tells whether all of it is heard. PostgreSQL only."""
         while True:
+            pause = RECONNECT_S
             try:
                 connection = await self._connect()
                 try:
-                    lost = asyncio.Event()
-                    connection.add_termination_listener(lambda *_, lost=lost: lost.set())
-                    await connection.add_listener(CHANNEL, lambda *told: heard(str(told[-1])))
-                    ready(True)
-                    heard("")
-                    await lost.wait()
+                    await self._hear(connection, heard, ready)
+                    pause = DEAF_S if self.pooled else RECONNECT_S
                 finally:
                     ready(False)
                     connection.terminate()
-            except self._troubles:
+            except (StoreUnavailable, *self._troubles):
                 log.debug("nothing can be heard from the database")
-            await asyncio.sleep(RECONNECT_S)
+            await asyncio.sleep(pause)
+
+    async def _hear(self, connection: Any, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
+        """Listen until the connection is lost, or no longer gives what this process itself has told over another."""
+        word, echo, lost = ECHO + secrets.token_hex(8), asyncio.Event(), asyncio.Event()
+
+        def received(*told: object) -> None:
+            payload = str(told[-1])
+            if payload == word:
+                echo.set()
+            elif not payload.startswith(ECHO):
+                heard(payload)
+
+        connection.add_termination_listener(lambda *_: lost.set())
+        await connection.add_listener(CHANNEL, received)
+        open_before = False
+        while not lost.is_set():
+            echo.clear()
+            await self.write(lambda connection: connection.execute(telling(word)))
+            if not await _set_within(echo, ECHO_S) and not lost.is_set():
+                await connection.remove_listener(CHANNEL, received)
+                log.warning(DEAF)
+                return
+            if not open_before:
+                open_before = True
+                ready(True)
+                heard("")
+            await _set_within(lost, LISTEN_CHECK_S)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._reader.close()
         await self._writer.close()
+
+
+def telling(payload: str) -> Select[Any]:
+    """What tells every listener, when its transaction is committed. PostgreSQL only."""
+    return select(func.pg_notify(CHANNEL, payload))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def inserting(connection: Connection, table: Table) -> Any:
@@ -136,10 +224,14 @@ def _asyncpg_errors() -> tuple[type[Exception], ...]:
     return asyncpg.PostgresError, asyncpg.InterfaceError
 
 
+async def _no_codec(_: object) -> None:
+    return None
+
+
 class _PostgresqlPool:
     """Asynchronous connections; the driver waits where `work` does."""
 
-    def __init__(self, url: URL, connect: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, url: URL, connect: Callable[[], Awaitable[Any]], *, kept: bool) -> None:
         self._engine = create_async_engine(
             url,
             async_creator=connect,
@@ -147,7 +239,11 @@ class _PostgresqlPool:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=COMMAND_TIMEOUT_S,
+            connect_args={} if kept else {"prepared_statement_cache_size": 0},
         )
+        # The dialect asks for the types of JSON outside any transaction, which a pooler may tear apart; none is used.
+        self._engine.dialect.setup_asyncpg_json_codec = _no_codec  # type: ignore[attr-defined]
+        self._engine.dialect.setup_asyncpg_jsonb_codec = _no_codec  # type: ignore[attr-defined]
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         async with self._engine.begin() as connection:

@@ -38,7 +38,7 @@ from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
 from app.stores.api_keys import charge
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
-from app.stores.connections import CHANNEL, Connections, inserting
+from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
 from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
 from app.stores.schema import events, generations, idempotency, webhooks
@@ -78,7 +78,7 @@ class Database:
         `postgresql://user@host/name`. `ticks` times claims on SQLite. Raises StoreUnavailable, also when the database
         was made by a later release.
         """
-        database = cls(Connections(make_url(url)), ticks)
+        database = cls(await Connections.open(make_url(url)), ticks)
         try:
             await database._prepare()
         except BaseException:
@@ -321,7 +321,7 @@ class Database:
     def _tell(self, connection: Connection, payload: str) -> None:
         """Reaches the listeners when the transaction is committed."""
         if self._connections.postgresql:
-            connection.execute(select(func.pg_notify(CHANNEL, payload)))
+            connection.execute(telling(payload))
 
     def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:
