@@ -123,7 +123,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 References(engine, fields, limits, service.get),
                 Refiner(engine, fields),
                 Tastes(engine, VoteStore(records.connections), fields, service.get),
-                Explainer(engine, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
+                Explainer(engine, records, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
                 Metrics(service, courier, (records.connections.watch, blobs.watch)),
                 Uploads(decoders, settings.max_image_pixels, settings.max_total_pixels),
             )

@@ -76,15 +76,25 @@ class BlobStore:
             return bytes(await found.bytes_async())
         return None
 
-    async def delete_prefix(self, prefix: str) -> None:
+    async def folders(self, folder: str) -> list[str]:
+        """See Blobs."""
+        _checked(folder.removesuffix("/"))
+        with self.watch.time("blob_list"), _typed():
+            listed = await obstore.list_with_delimiter_async(self._store, folder)
+        return [path.removesuffix("/").rpartition("/")[2] for path in listed["common_prefixes"]]
+
+    async def delete_prefix(self, prefix: str) -> int:
         """See Blobs. A prefix that ends with `/` costs one listing of that folder, any other one of its parent."""
         _checked(prefix.removesuffix("/"))
+        found = 0
         with _typed():
             while keys := await self._keys(prefix):
+                found += len(keys)
                 with suppress(FileNotFoundError):  # another process deleted it first: see what is left
                     await obstore.delete_async(self._store, keys)
             if self._root is not None and prefix.endswith("/"):
                 await asyncio.to_thread(shutil.rmtree, self._root / prefix, ignore_errors=True)
+        return found
 
     async def tidy(self, folder: str) -> None:
         """See Blobs. Only a folder store has any: it writes beside the file, and lists no such name."""

@@ -12,7 +12,7 @@ Everything else is dated by the database's wall clock, see `clock`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic_core
@@ -41,12 +41,14 @@ from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
 from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
-from app.stores.schema import events, generations, idempotency, webhooks
+from app.stores.schema import events, generations, idempotency, identity, webhooks
 
 _OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
 _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
+_AT_ONCE = 500
+"""Ids that one statement asks for."""
 
 
 class _Taken(Exception):
@@ -260,6 +262,18 @@ class Database:
         """See Records."""
         rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
         return codec.decode(rows[0].record) if rows else None
+
+    async def known(self, generation_ids: Collection[str]) -> set[str]:
+        """See Records."""
+        asked, found = list(generation_ids), set[str]()
+        for start in range(0, len(asked), _AT_ONCE):
+            query = select(generations.c.id).where(generations.c.id.in_(asked[start : start + _AT_ONCE]))
+            found |= {row.id for row in await self._read(query)}
+        return found
+
+    async def identity(self) -> str:
+        """See Records."""
+        return str((await self._read(select(identity.c.id)))[0].id)
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
         """See Records."""

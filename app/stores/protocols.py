@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -146,6 +146,14 @@ class Records(Protocol):
 
     async def get(self, generation_id: str) -> Generation | None:
         """The record, or None."""
+        ...
+
+    async def known(self, generation_ids: Collection[str]) -> set[str]:
+        """Those of them that have a record."""
+        ...
+
+    async def identity(self) -> str:
+        """What tells this database from others, for as long as it lives."""
         ...
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
@@ -316,8 +324,12 @@ class Blobs(Protocol):
         """The bytes, or None."""
         ...
 
-    async def delete_prefix(self, prefix: str) -> None:
-        """Delete every key that starts with `prefix`; none is fine. What killed writers left there goes too."""
+    async def folders(self, folder: str) -> list[str]:
+        """Names of the folders right inside `folder`, which ends with `/`; some stores name empty ones too."""
+        ...
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Delete every key that starts with `prefix`, how many there were. What killed writers left there goes too."""
         ...
 
     async def tidy(self, folder: str) -> None:

@@ -41,6 +41,9 @@ idempotency = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
 )
+identity = Table("identity", metadata, Column("id", String(64), primary_key=True))
+"""One row."""
+
 taste_profiles = Table(
     "taste_profiles",
     metadata,

@@ -19,7 +19,7 @@ from app.service.candidates.images import Gallery
 from app.service.presets import Aspect, Presets, phrases
 from app.service.types import ImageFile, Limits, file_of
 from app.service.validation import check_text
-from app.stores.protocols import Blobs
+from app.stores.protocols import Blobs, Records
 from models.protocols import Embeddings
 
 LONGEST = 32
@@ -49,12 +49,14 @@ class Why:
 class Explainer:
     """See the module."""
 
-    def __init__(self, engine: Engine, blobs: Blobs, fields: Fields, presets: Presets, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, records: Records, blobs: Blobs, fields: Fields, presets: Presets, limits: Limits
+    ) -> None:
         self._engine = engine
         self._fields = fields
         self._presets = presets
         self._limits = limits
-        self._gallery = Gallery(engine, blobs)
+        self._gallery = Gallery(engine, records, blobs)
 
     @property
     def presets(self) -> Presets:

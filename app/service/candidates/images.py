@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.protocols import Engine
-from app.errors import Invalid, NotFound
-from app.service.candidates.keys import field_key, image_key, parameters
+from app.errors import Invalid, NotFound, StoreUnavailable
+from app.service.candidates.keys import field_key, folder, image_key, parameters
 from app.service.types import ImageFile, file_of
-from app.stores.protocols import Blobs
+from app.stores.protocols import Blobs, Records
 
 LOSSLESS = frozenset({"png", "webp"})
 """Stored formats that another format may be made from."""
@@ -23,8 +24,9 @@ LOSSLESS = frozenset({"png", "webp"})
 class Gallery:
     """Pictures of generations that succeeded."""
 
-    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+    def __init__(self, engine: Engine, records: Records, blobs: Blobs) -> None:
         self._engine = engine
+        self._records = records
         self._blobs = blobs
 
     async def image(
@@ -50,7 +52,11 @@ class Gallery:
         candidate = generation.candidates[index]
         pixels = await self._pixels(generation, index)
         data = await asyncio.to_thread(imaging.encode, pixels, output_format, parameters(generation, candidate))
-        await self._blobs.put(key, data)
+        with suppress(StoreUnavailable):  # what cannot be kept can be given all the same
+            await self._blobs.put(key, data)
+        if not await self._records.known([generation.id]):
+            await self._blobs.delete_prefix(folder(generation.id))
+            raise NotFound("the generation was forgotten")
         return data
 
     async def _pixels(self, generation: Generation, index: int) -> NDArray[np.uint8]:

@@ -7,10 +7,13 @@ from typing import Any
 
 from app.domain import Candidate, Generation
 
+FILES = "generations/"
+"""Prefix of the files of all generations."""
+
 
 def folder(generation_id: str) -> str:
     """Prefix of every file of a generation."""
-    return f"generations/{generation_id}/"
+    return f"{FILES}{generation_id}/"
 
 
 def image_key(generation_id: str, index: int, output_format: str) -> str:

@@ -215,7 +215,14 @@ class Follower:
         raise AssertionError
 
     async def _store(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
-        """Files first, then the record that makes them known; False when the claim is gone."""
+        """Write files and record; False when the claim is gone. What was forgotten meanwhile leaves no file."""
+        kept = await self._write(files, lines)
+        if not kept and not await self._records.known([self.generation.id]):
+            await self._blobs.delete_prefix(folder(self.generation.id))
+        return kept
+
+    async def _write(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
+        """Files first, then the record that makes them known."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._written > self._claim.lease_s / 2:
             if not await self._records.append(self.generation.id, (), self._claim):
@@ -224,10 +231,7 @@ class Follower:
         await asyncio.gather(*(self._blobs.put(key, data) for key, data in files.items()))
         if self.generation.attempts > 1:
             await self._blobs.tidy(folder(self.generation.id))
-        kept = await self._records.save(self.generation, lines, self._claim)
-        if not kept and await self._records.get(self.generation.id) is None:
-            await self._blobs.delete_prefix(folder(self.generation.id))
-        return kept
+        return await self._records.save(self.generation, lines, self._claim)
 
 
 def _ended(

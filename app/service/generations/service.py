@@ -19,6 +19,7 @@ from app.service.auth import may_see, owner
 from app.service.candidates.images import Gallery
 from app.service.candidates.keys import folder
 from app.service.generations.event_log import Logs, News, heard
+from app.service.generations.orphans import Orphans
 from app.service.generations.pruning_policy import Cutter, PruningPolicy
 from app.service.generations.recorder import closing
 from app.service.generations.spec import resolve
@@ -78,7 +79,8 @@ class Service:
         self._left = math.inf
         self._hooks = hooks or HookPolicy()
         self._cut = Cutter(engine, pruning or PruningPolicy())
-        self._gallery = Gallery(engine, blobs)
+        self._gallery = Gallery(engine, records, blobs)
+        self._orphans = Orphans(records, blobs)
 
     @property
     def limits(self) -> Limits:
@@ -334,7 +336,8 @@ class Service:
     async def sweep(self, retention_s: float) -> int:
         """Forget all generations that are older, how many there were; then fail what nobody has taken for as long.
 
-        That is what no replica can make, for want of the model or of room. A day is the least it may wait.
+        That is what no replica can make, for want of the model or of room. A day is the least it may wait. Last go
+        files without a generation.
         """
         now = await self._records.now()
         before, forgotten = now - retention_s, 0
@@ -344,6 +347,7 @@ class Service:
             forgotten += len(expired)
         for generation_id in await self._records.abandoned(now - max(retention_s, ABANDONED_S)):
             await self._give_up(generation_id)
+        await self._orphans.sweep()
         return forgotten
 
     async def _give_up(self, generation_id: str) -> None:
@@ -372,7 +376,11 @@ class Service:
         await self._works.close(CLOSE_S)
 
     async def _erase(self, generation_id: str) -> None:
-        """Files first: should this process die between, the record is still there to be forgotten again."""
+        """Files first: should this process die between, the record is still there to be forgotten again.
+
+        Again last: who had read the record before may have written a file since. Later writers see that it is gone.
+        """
         await self._blobs.delete_prefix(folder(generation_id))
         await self._records.delete(generation_id)
+        await self._blobs.delete_prefix(folder(generation_id))
         self._news.tell(generation_id)

@@ -87,7 +87,7 @@ class Dialogue:
         self._fields = fields
         self._limits = limits
         self._get = get
-        self._gallery = Gallery(engine, blobs)
+        self._gallery = Gallery(engine, records, blobs)
 
     async def rerank(self, source: Generation, asked: Reranking) -> Generation:
         """`source` as it would stand by another ranking; nothing is stored. Timings and work are the re-ranking's.
