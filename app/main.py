@@ -50,6 +50,7 @@ from app.settings import Settings
 from app.stores.api_keys import KeyStore
 from app.stores.blobs import BlobStore
 from app.stores.generations import Database
+from app.stores.privacy import private_folder
 from app.stores.taste import VoteStore
 from app.stores.webhooks import HookStore
 from models import registry
@@ -153,7 +154,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
 async def _stores(settings: Settings) -> tuple[Database, BlobStore]:
     """Both stores, opened. Raises StoreUnavailable."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.data_dir)
     except OSError as error:
         raise StoreUnavailable("the data folder cannot be made or is not allowed to be written") from error
     blobs = BlobStore.open(settings.blobs)

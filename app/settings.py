@@ -21,7 +21,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    data_dir: Path = Field(Path("data"), description="folder of the database and the images, made if needed")
+    data_dir: Path = Field(
+        Path("data"), description="folder of the database and the images, made if needed and closed to other users"
+    )
     database_url: str = Field("", repr=False, description="database in place of the SQLite file in the data folder")
     blob_url: str = Field("", repr=False, description="image store in place of the folder in the data folder")
 

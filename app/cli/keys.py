@@ -20,6 +20,7 @@ from app.service import ApiKey, Right, new_key
 from app.settings import Settings, complaints
 from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
+from app.stores.privacy import private_folder
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def _run(use: Callable[[KeyStore], Awaitable[T]]) -> T:
 async def _with_store(settings: Settings, use: Callable[[KeyStore], Awaitable[T]]) -> T:
     if not settings.database_url:
         try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            private_folder(settings.data_dir)
         except OSError as error:
             raise Complaint("the data folder cannot be made or is not allowed to be written") from error
     database = await Database.open(settings.database)

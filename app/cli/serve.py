@@ -19,6 +19,7 @@ from app import logs
 from app.cli.client import Complaint
 from app.main import create_app
 from app.settings import Settings, complaints
+from app.stores.privacy import private_umask
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep idle connections (nginx: 60 s), or requests are lost on ones that just closed."""
@@ -98,6 +99,7 @@ def run(options: Mapping[str, Any], fd: int | None = None) -> int:
     except ValidationError as error:
         raise Complaint("; ".join(complaints(error))) from None
     logs.configure(settings.log_level, settings.log_format)
+    private_umask()
     server = _server(settings)
     try:
         server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)

@@ -22,6 +22,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from app.errors import StoreUnavailable
 from app.stores.instrumentation import Stopwatch
+from app.stores.privacy import private_folder
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 """How long a bucket's server may take to accept a connection."""
@@ -51,15 +52,18 @@ class BlobStore:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """The store behind `url`; a folder is made if needed, and empty folders inside it are removed.
+        """The store behind `url`; a folder is made if needed, for its owner alone.
+
+        Empty folders inside it are removed.
 
         A bucket's credentials, region and endpoint come from the usual AWS_... variables. Raises StoreUnavailable
         when the folder cannot be made, ValueError when it is no URL at all.
         """
         with _typed():
             if url.startswith("file:"):
-                store = LocalStore.from_url(url, mkdir=True, automatic_cleanup=True)
-                return cls(store, Path(unquote(urlsplit(url).path)))
+                root = Path(unquote(urlsplit(url).path))
+                private_folder(root, "generations", "database")
+                return cls(LocalStore.from_url(url, automatic_cleanup=True), root)
             if url.startswith("s3:"):
                 return cls(_bucket(url))
             return cls(from_url(url))

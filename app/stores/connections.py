@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, select
@@ -27,6 +28,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.errors import StoreUnavailable
 from app.stores.instrumentation import Stopwatch
+from app.stores.privacy import private_file
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +103,10 @@ class Connections:
             pool = _PostgresqlPool(connections._url, connections._connect, kept=not connections.pooled)
             connections._reader = connections._writer = pool
         else:
-            connections._writer = _SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
             in_memory = url.database in {None, "", ":memory:"}
+            if url.database and not in_memory:
+                _close_to_others(url.database)
+            connections._writer = _SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
             reader = connections._writer if in_memory else _SqlitePool(connections._url, READERS, "BEGIN")
             connections._reader = reader
         return connections
@@ -214,6 +218,14 @@ def inserting(connection: Connection, table: Table) -> Any:
     """An insert that may say what to do on a conflict, in the connection's dialect."""
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return make(table)
+
+
+def _close_to_others(database: str) -> None:
+    """The file, and those that SQLite keeps beside it, which otherwise are as the file is."""
+    private_file(Path(database))
+    for beside in ("-wal", "-shm"):
+        if (path := Path(database + beside)).exists():
+            private_file(path)
 
 
 def _asyncpg_errors() -> tuple[type[Exception], ...]:
