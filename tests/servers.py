@@ -146,7 +146,7 @@ def running_pgbouncer(server: PostgreSQL, mode: str, connections: int = 3) -> It
         config = Path(folder) / "pgbouncer.ini"
         config.write_text(POOLER.format(server=server.port, port=port, mode=mode, connections=connections))
         Path(folder).chmod(0o755)
-        as_user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        as_user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
         process = subprocess.Popen(
             [binary, "-q", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
         )

@@ -35,6 +35,9 @@ RETRIES = 3
 
 RETRY_TIMEOUT = timedelta(seconds=10)
 
+ATTEMPT_BYTES = 2**18
+"""What is written to see whether there is room again."""
+
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._-]+(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)*")
 
 
@@ -79,6 +82,14 @@ class BlobStore:
             found = await obstore.get_async(self._store, _checked(key))
             return bytes(await found.bytes_async())
         return None
+
+    async def ping(self) -> None:
+        """See Blobs."""
+        await self.watch.check("blob_put", self._attempt)
+
+    async def _attempt(self) -> None:
+        for size in (ATTEMPT_BYTES, 0):
+            await self.put("attempt", bytes(size))
 
     async def folders(self, folder: str) -> list[str]:
         """See Blobs."""

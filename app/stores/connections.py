@@ -5,8 +5,8 @@ to a thread costs more than the statement. Writers of one process queue for one 
 once (BEGIN IMMEDIATE); readers never wait for them. A commit survives the death of the process; the last few may be
 lost with the power (synchronous = NORMAL), never the file.
 
-A pooler such as PgBouncer may give each transaction another connection of the server. Where one is found, a statement
-is prepared and executed within one transaction and kept by nobody, and what notifications never reach is polled.
+A pooler such as PgBouncer may run each transaction on another server connection. Where one is found, no prepared
+statement outlives its transaction, and replicas poll unless notifications are seen to arrive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -48,23 +48,23 @@ CHANNEL = "frontrunner"
 """Where PostgreSQL tells of writes: the id of a generation, or nothing when one may be claimed."""
 
 ECHO = "echo "
-"""What begins a listener's word to itself, by which it knows that it hears."""
+"""Prefix of the notification that a listener sends to itself to check that notifications arrive."""
 
 ECHO_S = 5.0
-"""How soon it must come back."""
+"""Seconds within which it must arrive."""
 
 LISTEN_CHECK_S = 30.0
-"""How often it is sent."""
+"""Seconds between two checks."""
 
 RECONNECT_S = 1.0
 """Pause before the listener tries to reach the server again."""
 
 DEAF_S = 600.0
-"""Pause before it tries again through a pooler that passes no notifications on."""
+"""Pause before the listener tries again through a pooler that forwards no notifications."""
 
 DEAF = (
-    "PostgreSQL's notifications do not arrive, so the queue and logs are polled. Behind PgBouncer, give "
-    "FRONTRUNNER_DATABASE_URL an address with pool_mode = session and 12 connections a replica, or the server's own"
+    "PostgreSQL notifications do not arrive, so this replica polls. To receive them through PgBouncer, set "
+    "FRONTRUNNER_DATABASE_URL to a database with pool_mode = session and 12 connections per replica, or to the server"
 )
 
 READERS = 4
@@ -120,13 +120,18 @@ class Connections:
         return await self._run("database_write", self._writer, work)
 
     async def _run(self, operation: str, pool: _Pool, work: Callable[[Connection], T]) -> T:
-        with self.watch.time(operation), self._typed():
-            return await pool.run(work)
+        try:
+            with self.watch.time(operation), self._typed():
+                return await pool.run(work)
+        except (DataError, IntegrityError) as error:  # the statement is at fault, and the store as well as before
+            raise StoreUnavailable("the database refuses what was to be written") from error
 
     @contextmanager
     def _typed(self) -> Iterator[None]:
         try:
             yield
+        except (DataError, IntegrityError):
+            raise
         except self._troubles as error:
             raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
@@ -142,7 +147,7 @@ class Connections:
         return await asyncpg.connect(address, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S, **cache)
 
     async def _find_pooler(self) -> None:
-        """A pooler gives each of its clients a process id of its own making, for requests to cancel."""
+        """Detect a pooler: it gives clients a process id of its own, which is not the server's."""
         with self._typed():
             connection = await self._connect(kept=False)
             try:
@@ -154,7 +159,8 @@ class Connections:
             log.info("PostgreSQL is reached through a connection pooler: no prepared statements are kept")
 
     async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Call `heard` with what is told on the channel; `ready` tells whether all of it is heard. PostgreSQL only."""
+        """Call `heard` with each payload on the channel, `ready` with whether all of them arrive. PostgreSQL only."""
+        troubles: tuple[type[Exception], ...] = (StoreUnavailable, *self._troubles)
         while True:
             pause = RECONNECT_S
             try:
@@ -165,16 +171,16 @@ class Connections:
                 finally:
                     ready(False)
                     connection.terminate()
-            except (StoreUnavailable, *self._troubles):
+            except troubles:
                 log.debug("nothing can be heard from the database")
             await asyncio.sleep(pause)
 
     async def _hear(self, connection: Any, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Listen until the connection is lost, or no longer gives what this process itself has told over another."""
+        """Listen until the connection is lost, or a notification that this process sends on another one is missing."""
         word, echo, lost = ECHO + secrets.token_hex(8), asyncio.Event(), asyncio.Event()
 
-        def received(*told: object) -> None:
-            payload = str(told[-1])
+        def received(*given: object) -> None:
+            payload = str(given[-1])
             if payload == word:
                 echo.set()
             elif not payload.startswith(ECHO):
@@ -203,7 +209,7 @@ class Connections:
 
 
 def telling(payload: str) -> Select[Any]:
-    """What tells every listener, when its transaction is committed. PostgreSQL only."""
+    """Notifies every listener once its transaction is committed. PostgreSQL only."""
     return select(func.pg_notify(CHANNEL, payload))
 
 

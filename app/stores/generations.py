@@ -324,6 +324,16 @@ class Database:
     async def ping(self) -> None:
         """See Records."""
         await self._read(text("SELECT 1 FROM alembic_version"))
+        await self._connections.watch.check("database_write", self._attempt)
+
+    async def _attempt(self) -> None:
+        """Write, and leave all as it is. SQLite writes no page that an update does not change."""
+
+        def change(connection: Connection) -> None:
+            connection.execute(update(identity).values(id=identity.c.id + " "))
+            connection.execute(update(identity).values(id=func.trim(identity.c.id)))
+
+        await self._connections.write(change)
 
     async def close(self) -> None:
         """See Records."""

@@ -1,6 +1,6 @@
-"""Folders and files for their owner alone: prompts, pictures and the secrets of webhooks are in them.
+"""Modes of folders and files: 0700 and 0600, since they hold prompts, images and webhook secrets.
 
-What another user owns is left as it is. Whatever a process makes later is private by its umask.
+Files of another user are left as they are. Files that a process makes later are private by its umask.
 """
 
 from __future__ import annotations

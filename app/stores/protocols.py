@@ -193,7 +193,7 @@ class Records(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Return when the database answers. Raises StoreUnavailable."""
+        """Return when the database answers, and takes writes if one has failed lately. Raises StoreUnavailable."""
         ...
 
     async def close(self) -> None:
@@ -322,6 +322,10 @@ class Blobs(Protocol):
 
     async def get(self, key: str) -> bytes | None:
         """The bytes, or None."""
+        ...
+
+    async def ping(self) -> None:
+        """Return at once, or when files can be written if that has failed lately. Raises StoreUnavailable."""
         ...
 
     async def folders(self, folder: str) -> list[str]:

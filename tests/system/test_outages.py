@@ -77,16 +77,22 @@ def test_stores_that_go_away_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with replicas(tmp_path, 1, 0.05) as (replica,):
-        accepted = [_queued(replica, 7).json()["id"] for _ in range(2)]
         pid = replica.process.pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
-        assert _is_away(_queued(replica, 7))
-        time.sleep(3)
+        with ThreadPoolExecutor(1) as pool:
+            url = f"{replica.url}/v1/generations"
+            waiting = pool.submit(httpx.post, url, json=asked(7, steps=40), timeout=45)
+            until(lambda: _live(replica) > 0, 10)
+            accepted = [_queued(replica, 7).json()["id"] for _ in range(2)]
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+            assert _is_away(_queued(replica, 7))
+            assert _is_away(waiting.result()), "the waiting request gets an error, and where to look later"
+            assert _is_away(httpx.get(f"{replica.url}/readyz", timeout=30))
         assert httpx.get(f"{replica.url}/healthz", timeout=5).status_code == 200
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
-        for name in accepted:
+        for name in (*accepted, waiting.result().headers["location"].rpartition("/")[2]):
             _succeeds(replica, name)
+        until(replica.ready, 60)
         assert not list((tmp_path / "data" / "blobs").rglob("*#*"))
 
 

@@ -1,4 +1,4 @@
-"""Who shares the machine reads nothing: folders are 0700 and files 0600, also those that an older release has made."""
+"""Other local users read nothing: folders are 0700 and files 0600, also those that an older release has made."""
 
 from __future__ import annotations
 

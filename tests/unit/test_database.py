@@ -203,6 +203,29 @@ async def test_a_full_disk_is_unavailable_and_then_passes(file_url: str) -> None
 
 
 @pytest.mark.anyio
+async def test_ping_tells_of_writes_that_fail_until_they_do_not(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.stores.instrumentation.HOLD_S", 0.0)
+    async with opened(file_url) as store:
+        before = await store.identity()
+        await store.create(generation(), [], MINE)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            await store.ping()
+            for attempt in (store.append("gen_a", [STEP], MINE), store.ping(), store.ping()):
+                with pytest.raises(StoreUnavailable):
+                    await attempt
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await store.ping()
+        assert await store.identity() == before
+        with pytest.raises(StoreUnavailable):
+            await store.create(generation(), [], MINE)
+        monkeypatch.setattr("app.stores.instrumentation.HOLD_S", 1e9)
+        await store.ping()  # a statement that is refused says nothing of the disk
+
+
+@pytest.mark.anyio
 async def test_a_writer_that_waits_too_long_is_unavailable(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = file_url
     monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.05)

@@ -1,4 +1,4 @@
-"""Forgotten means forgotten: no file outlives its generation for long, whoever writes while it goes."""
+"""A deleted generation leaves no file, also when one is written during the deletion."""
 
 from __future__ import annotations
 

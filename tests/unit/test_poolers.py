@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer: every transaction works, and nobody waits for notifications that do not come."""
+"""PostgreSQL behind PgBouncer: every transaction works, and replicas poll where notifications do not arrive."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 from PIL import Image
 from sqlalchemy import text
@@ -235,6 +236,49 @@ async def test_a_store_that_fails_for_a_while_loses_no_result(tmp_path: Path, mo
         name = await h.made(n_candidates=2)
         assert (await h.service.get(name)).status is Status.SUCCEEDED
         assert (await h.service.image(name, 0, "png")).data
+
+
+async def test_who_waits_is_told_when_a_result_cannot_be_stored_and_it_is_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.generations.recorder.STUCK_S", 0.01)
+    monkeypatch.setattr("app.service.generations.recorder.RETRIES_S", (0.05,) * 1000)
+    monkeypatch.setattr("app.stores.instrumentation.HOLD_S", 0.0)
+    async with house(tmp_path) as h:
+        full = True
+        put = obstore.put_async
+
+        async def flaky(*given: Any) -> Any:
+            if full:
+                raise OSError("no space left on device")
+            return await put(*given)
+
+        monkeypatch.setattr(obstore, "put_async", flaky)
+        asked = await h.service.submit(Draft("x", n_candidates=2, steps=2))
+        with pytest.raises(StoreUnavailable, match="retried"):
+            await h.service.wait(asked.id)
+        with pytest.raises(StoreUnavailable, match="retried"):
+            await _all(h.service, asked.id)
+        assert await h.service.ready() == "store"
+        full = False
+        async with asyncio.timeout(20):
+            while not (await h.service.get(asked.id)).status.final:
+                await asyncio.sleep(0.01)
+        assert (await _all(h.service, asked.id))[-1] is EventKind.SUCCEEDED
+        assert (await h.service.wait(asked.id)).status is Status.SUCCEEDED
+        assert await h.service.ready() is None
+
+
+async def test_a_picture_that_cannot_be_kept_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=2)
+
+        async def full(*_: object) -> None:
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(obstore, "put_async", full)
+        assert (await h.service.image(name, 1, "webp")).data
+        assert await h.service.ready() == "store"
 
 
 @pytest.mark.slow

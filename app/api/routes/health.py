@@ -20,7 +20,7 @@ _WHY_NOT = {
     "loading": Loading("the models are being loaded", retry_after_s=2),
     "draining": Draining("this replica is shutting down"),
     "full": Overloaded("the queue holds its limit of candidates"),
-    "store": StoreUnavailable("the database does not answer"),
+    "store": StoreUnavailable("the database does not answer, or a store takes no writes"),
 }
 
 

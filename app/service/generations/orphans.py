@@ -1,6 +1,6 @@
-"""Files without a record: what was written while its generation was forgotten, or by a process that was killed.
+"""Files without a record: written while their generation was deleted, or by a process that was killed.
 
-A re-ranking's files are there before its record, so a folder goes only when it had no record for a while.
+A re-ranking's files are written before its record, so a folder is deleted only after it had no record for a while.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PATIENCE_S = 600.0
 """How long a folder may be without a record: far more than storing takes."""
 
 MARK = "database"
-"""Key of the file that says whose the files are: another database's are not looked at."""
+"""Key of the file that names the database of these files. Those of another database are left alone."""
 
 
 class Orphans:
@@ -59,7 +59,7 @@ class Orphans:
         return deleted
 
     async def _ours(self, named: Collection[str], known: Collection[str]) -> bool:
-        """Whether the store is this database's; one that is not marked becomes it if it is empty or holds its files."""
+        """Whether the store is this database's. One without a mark is claimed if it is empty or holds files of ours."""
         mine = await self._records.identity()
         mark = await self._blobs.get(MARK)
         if mark is None and (known or not named):

@@ -54,13 +54,17 @@ PREVIEW_SIDE = 256
 RETRIES_S = (0.2, 0.5, 1, 2, *[5] * 48)
 """Waits between attempts to store a result while the store is out of reach."""
 
+STUCK_S = 8.0
+"""Seconds after the first failure until requests that wait for the result get an error."""
+
 
 class Follower:
     """Writes down what the engine says of one generation until it is final, or until another process has it.
 
-    `told` is called after each write. A `durable` generation is left to other processes when the engine dies; any
-    other one fails, for nobody but the caller who waits here knows of it. Previews are told with pictures where
-    `pictured`: they cost what a returned image costs to encode, and are wasted where nobody watches.
+    `told` is called after each write, `stuck` is set when the result cannot be stored for a while. A `durable`
+    generation is left to other processes when the engine dies; any other one fails, for nobody but the caller who waits
+    here knows of it. Previews are told with pictures where `pictured`: they cost what a returned image costs to encode,
+    and are wasted where nobody watches.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Follower:
         self.generation = generation
         self.regret: float | None = None
         self.lost = False
+        self.stuck = asyncio.Event()
         self._claim = claim
         self._records = records
         self._blobs = blobs
@@ -205,14 +210,19 @@ class Follower:
                     self._written = asyncio.get_running_loop().time()
 
     async def _stored(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
-        for wait in (*RETRIES_S, None):
-            try:
-                return await self._store(files, lines)
-            except StoreUnavailable:
-                if wait is None:
-                    raise
+        stuck = None
+        try:
+            for wait in RETRIES_S:
+                with suppress(StoreUnavailable):
+                    return await self._store(files, lines)
+                if stuck is None:
+                    stuck = asyncio.get_running_loop().call_later(STUCK_S, self.stuck.set)
+                    log.warning("a result cannot be stored yet", extra={"generation": self.generation.id})
                 await asyncio.sleep(wait)
-        raise AssertionError
+            return await self._store(files, lines)
+        finally:
+            if stuck is not None:
+                stuck.cancel()
 
     async def _store(self, files: Mapping[str, bytes], lines: Sequence[Line]) -> bool:
         """Write files and record; False when the claim is gone. What was forgotten meanwhile leaves no file."""

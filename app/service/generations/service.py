@@ -50,7 +50,7 @@ ABANDONED_S = 86_400.0
 """How long, at least, a generation may wait for a process that takes it."""
 
 PING_S = 2.0
-"""How long the database may take to answer before this replica is not ready."""
+"""How long the stores may take to answer before this replica is not ready."""
 
 
 class Service:
@@ -120,7 +120,9 @@ class Service:
             if holds:
                 return word
         try:
-            await asyncio.wait_for(self._records.ping(), PING_S)
+            async with asyncio.timeout(PING_S):
+                await self._records.ping()
+                await self._blobs.ping()
         except (StoreUnavailable, TimeoutError):
             return "store"
         return None
@@ -228,8 +230,8 @@ class Service:
     async def wait(self, generation_id: str) -> Generation:
         """The generation once it is final, here or on another replica.
 
-        Raises NotFound when it is forgotten meanwhile, StoreUnavailable if lost, Draining when this replica stops
-        before another one has ended it.
+        Raises NotFound when it is forgotten meanwhile, StoreUnavailable if it is not stored, now or ever, Draining when
+        this replica stops before another one has ended it.
         """
         generation = await self._works.ended(generation_id)
         if generation is None:
@@ -278,6 +280,7 @@ class Service:
                 continue
             if ended:
                 return
+            self._works.check_stored(generation_id)
             if not mine and time.monotonic() > self._left + linger_s:
                 raise Draining("this replica stops before the generation has ended; another one goes on with it")
             ended = idle and await self._ended(generation_id)
@@ -378,7 +381,7 @@ class Service:
     async def _erase(self, generation_id: str) -> None:
         """Files first: should this process die between, the record is still there to be forgotten again.
 
-        Again last: who had read the record before may have written a file since. Later writers see that it is gone.
+        Files again: a reader of the old record may have written one since. Later writers see that the record is gone.
         """
         await self._blobs.delete_prefix(folder(generation_id))
         await self._records.delete(generation_id)

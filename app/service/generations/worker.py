@@ -13,6 +13,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -133,22 +134,36 @@ class Works:
         return None if follower is None or follower.lost else follower
 
     async def ended(self, generation_id: str, timeout_s: float | None = None) -> Generation | None:
-        """What it ended as, when it ends here. Raises StoreUnavailable when it could not be stored."""
+        """What it ended as, when it ends here. Raises StoreUnavailable when it is not stored, see `check_stored`."""
         if generation_id not in self._following:
             return None
         follower, task = self._following[generation_id]
-        done, _ = await asyncio.wait([task], timeout=timeout_s)
-        if follower.lost or not done:
+        stuck = asyncio.create_task(follower.stuck.wait())
+        try:
+            await asyncio.wait([task, stuck], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stuck.cancel()
+        if not task.done():
+            self.check_stored(generation_id)
+        if follower.lost or not task.done():
             return None
         task.result()
         return follower.generation
+
+    def check_stored(self, generation_id: str) -> None:
+        """Raises StoreUnavailable while this process fails to store the result; it retries in the background."""
+        follower = self.here(generation_id)
+        if follower is not None and follower.stuck.is_set():
+            raise StoreUnavailable("the store does not take the result yet; storing it is retried for some minutes")
 
     async def cancel(self, generation_id: str) -> Generation | None:
         """Stop it if it is claimed here; what it ended as."""
         if self.here(generation_id) is None:
             return None
         self._engine.cancel(generation_id)
-        return await self.ended(generation_id, GIVE_UP_S)
+        with suppress(StoreUnavailable):
+            return await self.ended(generation_id, GIVE_UP_S)
+        return None
 
     async def run(self) -> None:
         """Claim what is in the queue while there is room for it, until cancelled."""
