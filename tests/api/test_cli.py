@@ -170,13 +170,14 @@ def _ready(client: httpx.Client) -> None:
 
 
 FAKES = """
-    from models import contract, fakes, registry
+    from models import protocols, registry
+    from models.synthetic import fakes
     class Generator(fakes.FakeGenerator):
         def encode(self, texts):
             if "die" in texts:
                 raise SystemExit("gone")
             return super().encode(texts)
-    registry.load = lambda *_, **__: contract.Models(Generator(delay_s=0.05), fakes.FakeScorer())
+    registry.load = lambda *_, **__: protocols.Models(Generator(delay_s=0.05), fakes.FakeScorer())
 """
 
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 FAKES = """
 import os, time
-from models import contract, fakes, registry
+from models import protocols, registry
+from models.synthetic import fakes
 class Generator(fakes.FakeGenerator):
     poisoned = False
     def encode(self, texts):
@@ -33,7 +34,7 @@ class Generator(fakes.FakeGenerator):
             time.sleep(0.5)
             os._exit(9)
         return super().step(*given)
-registry.load = lambda *_: contract.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
+registry.load = lambda *_: protocols.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
 """
 
 SERVE = """
