@@ -24,7 +24,7 @@ import httpx
 from app.domain import Generation, Status, Webhook
 from app.errors import Invalid, StoreUnavailable
 from app.service.auth import current
-from app.service.webhooks.http_client import Poster, Undelivered
+from app.service.webhooks.http_client import Poster, Undelivered, public
 from app.stores.protocols import Due, Hooks, Keys
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class HookPolicy:
         schemes = {"https", "http"} if self.private else {"https"}
         if (fault := _fault(hook.url, schemes)) is not None:
             raise Invalid(fault, pointer="#/webhook/url")
+        if not self.private and _inside(hook.url):
+            raise Invalid("the address must belong to the public internet", pointer="#/webhook/url")
         if current() is None and not self.secret:
             raise Invalid(
                 "webhooks are signed: use an API key, or set FRONTRUNNER_WEBHOOK_SECRET on the server",
@@ -84,6 +86,14 @@ def _fault(address: str, schemes: set[str]) -> str | None:
     if not _HOST.fullmatch(host) or not 0 < (1 if url.port is None else url.port) < 65_536:
         return "the address has no host or port that can be reached"
     return None
+
+
+def _inside(address: str) -> bool:
+    """Whether the host is an IP address outside the public internet; names are resolved at delivery only."""
+    try:
+        return not public(httpx.URL(address).host)
+    except ValueError:
+        return False
 
 
 class Courier:
