@@ -56,6 +56,13 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was ready; nobody reads the 499 but the log."""
 
 
+class InvalidJson(HTTPException):
+    """The body, or a part of it, is not a JSON document that is taken here."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(400, detail)
+
+
 class ErrorMember(BaseModel):
     """The error as OpenAI clients expect it."""
 
@@ -160,17 +167,15 @@ def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str
 
 
 def from_validation(error: RequestValidationError, instance: str) -> Response:
-    """The answer for a request that does not fit its schema: 400 when the body cannot be read as JSON, else 422."""
+    """The answer for a request that does not fit its schema."""
     problems = error.errors()
-    if any(p["type"] == "json_invalid" for p in problems):
-        return _not_json(instance)
     errors = _told(problems, error.body)
     detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
     return problem(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
 
 
-def _not_json(instance: str) -> Response:
-    return problem(400, "invalid_json", "The body is not JSON", "the body cannot be read as JSON", instance)
+def _not_json(instance: str, detail: str = "the body cannot be read as JSON") -> Response:
+    return problem(400, "invalid_json", "The body is not JSON", detail, instance)
 
 
 def _told(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
@@ -240,8 +245,8 @@ def install(app: FastAPI) -> None:
         return from_validation(error, instance(request.scope))
 
     async def on_http(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
-            return _not_json(instance(request.scope))  # what FastAPI makes of bytes that are no text and the like
+        if isinstance(error, InvalidJson):
+            return _not_json(instance(request.scope), error.detail)
         headers, sentence = error.headers, str(error.detail)
         if error.status_code == 404:
             sentence = "there is nothing at this address"

@@ -24,12 +24,46 @@ JSON = {"content-type": "application/json"}
         pytest.param(b"\xff\xfe\x00", id="not-unicode"),
         pytest.param(b"[" * 100_000, id="too-deep"),
         pytest.param(b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", id="endless-number"),
+        pytest.param(b'{"prompt": "x", "seed": ' + b"9" * 33 + b"}", id="33-digits"),
+        pytest.param(b'{"prompt": "\xed\xa0\x80"}', id="encoded-surrogate"),
+        pytest.param('{"prompt": "x"}'.encode("utf-16"), id="utf-16"),
+        pytest.param('{"prompt": "x"}'.encode("utf-32-le"), id="utf-32"),
+        pytest.param(b'{"prompt": "a\nb"}', id="raw-newline"),
+        pytest.param(b'{"prompt": "x",}', id="trailing-comma"),
+        pytest.param(b'{"prompt": "x"} {}', id="two-documents"),
+        pytest.param(b'{"prompt": 0x10}', id="hexadecimal"),
+        pytest.param(b"{'prompt': 'x'}", id="single-quotes"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/rank"])
 def test_what_is_not_json(house: House, path: str, body: bytes) -> None:
     answer = house.post(path, content=body, headers=JSON)
     assert is_problem(answer, 400, "invalid_json")["detail"] == "the body cannot be read as JSON"
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        pytest.param('{"prompt": "x", "n": 1, "prompt": "y"}', "prompt", id="at-the-top"),
+        pytest.param('{"prompt": "x", "ranking": {"diversity": 0, "diversity": 0}}', "diversity", id="inside"),
+        pytest.param('{"prompt": "x", "\\u0070rompt": "y"}', "prompt", id="escaped"),
+        pytest.param('{"prompt": "x", "\\ud800": 1, "\\ud800": 1}', "\ud800", id="no-text"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/rank"])
+def test_a_member_that_comes_twice(house: House, path: str, body: str, name: str) -> None:
+    told = is_problem(house.post(path, content=body, headers=JSON), 400, "invalid_json")
+    assert told["detail"] == f"the member {name!r} comes twice in one object"
+
+
+def test_a_member_that_comes_twice_in_a_form(house: House) -> None:
+    form = {"prompt": "x", "ranking": '{"diversity": 0, "diversity": 1}'}
+    answer = house.post("/v1/rank", data=form, files={"images": b"x"})
+    is_problem(answer, 422, "invalid_request", "#/ranking")
+
+
+def test_a_byte_order_mark_is_skipped(house: House) -> None:
+    assert house.post(content=b"\xef\xbb\xbf" + json.dumps(PROMPT).encode(), headers=JSON).status_code == 200
 
 
 @pytest.mark.parametrize(

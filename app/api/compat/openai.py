@@ -18,6 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.api import openapi, sse
 from app.api.dependencies import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
 from app.api.generation_response import expect_some, result
+from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import ImageFormat, ResponseFormat, Sampling
 from app.api.schemas.responses import Answer, ImageOut, NegativeOut, WarningOut
@@ -25,7 +26,7 @@ from app.domain import Event, EventKind, Generation
 from app.errors import about
 from app.service import Draft, Service
 
-router = APIRouter(prefix="/v1/images", tags=["openai"])
+router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=JsonRoute)
 
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"

@@ -11,13 +11,14 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from app.api import openapi, sse
 from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, ServiceDep, once
 from app.api.generation_response import ANSWERS, PREFIX, event_log, respond, standing
+from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import SIZE, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationOut
 from app.domain import EventKind
 from app.service import Draft
 
-router = APIRouter(prefix=PREFIX, tags=["generations"])
+router = APIRouter(prefix=PREFIX, tags=["generations"], route_class=JsonRoute)
 
 KEPT = "private, max-age=86400, immutable"
 """A candidate's image never changes; it only goes when its generation is forgotten."""

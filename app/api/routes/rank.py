@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,8 +11,9 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api import openapi
+from app.api import json_body, openapi
 from app.api.dependencies import Face, FaceDep, media_type, unless_gone
+from app.api.problems import InvalidJson
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.schemas.responses import RankOut
@@ -61,7 +61,7 @@ async def _ranked(request: Request, face: Face, asked: RankForm | RankRequest, u
 
 
 async def _from_json(request: Request, face: Face) -> tuple[RankRequest, list[Upload]]:
-    asked = _checked(RankRequest, await _json(request))
+    asked = _checked(RankRequest, json_body.parse(await request.body()))
     _count(len(asked.images), face)
     return asked, [Upload(uri) for uri in asked.images]
 
@@ -101,18 +101,9 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 def _parsed(text: str, pointer: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise Invalid("the field must be JSON", pointer=pointer) from None
-
-
-async def _json(request: Request) -> Any:
-    body = await request.body()
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        problem = {"type": "json_invalid", "loc": ("body",), "msg": "not JSON"}
-        raise RequestValidationError([problem]) from None
+        return json_body.parse(text.encode())
+    except (InvalidJson, UnicodeError):
+        raise Invalid("the field must be JSON in which no member comes twice", pointer=pointer) from None
 
 
 def _checked(form: type[Asked], fields: Any) -> Asked:

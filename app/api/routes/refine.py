@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from app.api import openapi
 from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.generation_response import ANSWERS, respond
+from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import (
     Float,
@@ -25,7 +26,7 @@ from app.api.schemas.requests import (
 from app.domain import Generation
 from app.service import Draft
 
-router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
+router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
 
 _EXAMPLES: Any = {
     "the winner again": {

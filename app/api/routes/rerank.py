@@ -11,12 +11,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
 from app.api.dependencies import FaceDep, GenerationId, JsonBody
+from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankingIn, Request
 from app.api.schemas.responses import Answer, GenerationOut
 from app.service import Reranking
 
-router = APIRouter(prefix="/v1/generations", tags=["dialogue"])
+router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
 
 _EXAMPLES: Any = {
     "other words": {

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from app.api import openapi
 from app.api.dependencies import FaceDep, JsonBody
+from app.api.json_body import LongJsonRoute
 from app.api.schemas.requests import PROFILE, Request
 from app.api.schemas.responses import Answer
 from app.domain import Profile, Vote, VoteKind
@@ -18,7 +19,7 @@ from app.errors import Invalid
 from app.service import Ballot, TasteSummary, owner
 from app.service.ranking.taste import MOST_VOTES
 
-router = APIRouter(prefix="/v1/taste", tags=["taste"])
+router = APIRouter(prefix="/v1/taste", tags=["taste"], route_class=LongJsonRoute)
 
 _EXAMPLES: Any = {
     "likes": {

@@ -34,7 +34,7 @@ SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
 
 def _without_controls(text: str) -> str:
-    kinds = {unicodedata.category(c) for c in text if c not in "\t\n\r"}
+    kinds = {unicodedata.category(c) for c in set(text) - set("\t\n\r")}
     if "Cc" in kinds:
         raise ValueError("control characters other than tabs and line breaks are not taken")
     if "Cs" in kinds:
@@ -43,7 +43,7 @@ def _without_controls(text: str) -> str:
 
 
 def _with_words(text: str) -> str:
-    if all(unicodedata.category(c) in _UNSEEN or c.isspace() for c in text):
+    if all(unicodedata.category(c) in _UNSEEN or c.isspace() for c in set(text)):
         raise ValueError("the text is empty")
     return text
 

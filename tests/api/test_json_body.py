@@ -1,0 +1,85 @@
+"""JSON of odd shapes costs little: what is wide, deep or long is refused before it is parsed, pictures are not."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from app.api import json_body
+from app.api.json_body import MOST_VALUES, TEXT_BYTES, parse
+from app.api.problems import InvalidJson
+from tests.api.kit import House, is_problem
+
+JSON = {"content-type": "application/json"}
+MIB = 2**20
+BASE64 = "iVBORw0KGgo/+AAA" * 200_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"prompt": [' + b"[[[]]]," * (4 * MIB) + b"1]}", id="lists"),
+        pytest.param(b'{"prompt": [' + b"{}," * (8 * MIB) + b"1]}", id="objects"),
+        pytest.param(b'{"prompt": "x", "images": [' + b'"",' * (8 * MIB) + b'""]}', id="empty-texts"),
+        pytest.param(b"[" * (30 * MIB), id="deep"),
+        pytest.param(b'{"prompt": "' + b"a" * (30 * MIB) + b'"}', id="long-text"),
+        pytest.param(b'{"prompt": "' + b" " * (30 * MIB) + b'"}', id="long-blank"),
+        pytest.param(b'{"prompt": "x"' + b" " * (30 * MIB) + b"}", id="spaces"),
+        pytest.param(b'{"prompt": [' + (b"9" * 4200 + b",") * 7000 + b"1]}", id="long-integers"),
+        pytest.param(b'["' + b'"data:",' * (4 * MIB) + b'""]', id="many-data-uris"),
+        pytest.param(b'["data:' + b"\\u0041" * (5 * MIB) + b'"]', id="escapes-in-a-data-uri"),
+        pytest.param(b'["data:' + "\N{RED APPLE}".encode() * (7 * MIB) + b'"]', id="emoji-in-a-data-uri"),
+        pytest.param(b"[" + b"1," * (MOST_VALUES + 1) + b"1]", id="one-too-many"),
+        pytest.param(b'"' + b"," * (MOST_VALUES + 1) + b'"', id="commas-in-a-text"),
+    ],
+)
+def test_nothing_large_is_parsed_but_pictures(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    monkeypatch.setattr(json_body.json, "loads", None)
+    tracemalloc.start()
+    try:
+        with pytest.raises(HTTPException, match="413"):
+            parse(body)
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * len(body), "copies, but no tree"
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("slashes", ["/", "\\/"])
+def test_pictures_are_read_whole(slashes: str) -> None:
+    uri = f"data:image/png;base64,{BASE64}"
+    text = json.dumps({"prompt": 'say "data:x", or \\', "images": [uri, uri, "data:,"]}).replace("/", slashes)
+    assert len(text) > 2 * TEXT_BYTES
+    assert parse(text.encode()) == {"prompt": 'say "data:x", or \\', "images": [uri, uri, "data:,"]}
+
+
+def test_where_all_may_be_long() -> None:
+    assert len(parse(b'"' + b"a" * (3 * MIB) + b'"', None)) == 3 * MIB
+    with pytest.raises(HTTPException, match="413"):
+        parse(b'"' + b"a" * (3 * MIB) + b'"')
+
+
+@pytest.mark.parametrize("value", [{"a": [1, -2.5e3, True, None, "\u00e9\ud800"]}, [], "x", 10**31, float("inf")])
+def test_what_is_small_is_read_as_ever(value: Any) -> None:
+    assert parse(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a":1,"a":1}', b"[" * 90_000, b"9" * 33, b"\xff", b"nul"])
+def test_what_is_no_json(text: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        parse(text)
+
+
+def test_it_is_refused_on_every_way_in(house: House) -> None:
+    wide = b'{"prompt": "x", "negatives": [' + b"1," * MOST_VALUES + b"1]}"
+    made = house.made()["id"]
+    for path in ("", f"/{made}/rerank", f"/{made}/refine"):
+        is_problem(house.post(f"/v1/generations{path}", content=wide, headers=JSON), 413, "too_large")
+    for path in ("/v1/images/generations", "/v1/rank", "/v1/taste/own/votes"):
+        is_problem(house.post(path, content=wide, headers=JSON), 413, "too_large")
+    is_problem(house.client.put("/v1/taste/own", content=wide, headers=JSON), 413, "too_large")
+    form = {"prompt": "x", "ranking": wide.decode()}
+    is_problem(house.post("/v1/rank", data=form, files={"images": b"x"}), 413, "too_large")
