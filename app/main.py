@@ -18,6 +18,7 @@ from app import __version__
 from app.api import openapi, problems
 from app.api.compat import openai
 from app.api.dependencies import Face
+from app.api.middleware.admission import Admission
 from app.api.middleware.auth import Guarded
 from app.api.middleware.http import BodyGuard, Observed
 from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
@@ -82,6 +83,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.refusal = None
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
     app.add_middleware(Guarded)
+    app.add_middleware(Admission)
     app.add_middleware(Observed)
     for part in (generations, rerank, refine, taste, explain, openai, rank, models, health, studio):
         app.include_router(part.router)

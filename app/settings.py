@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     decode_memory_mib: int = Field(
         1024, ge=64, le=1_048_576, description="most memory of a process that decodes, beyond its own 50 MiB"
     )
+    max_connections: int = Field(
+        1000,
+        ge=16,
+        le=100_000,
+        description="most connections; fewer where the system's limit of open files, less 96, is lower",
+    )
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")

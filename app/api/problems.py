@@ -32,8 +32,10 @@ HTTP_CODES = {
     406: "not_acceptable",
     408: "request_timeout",
     413: "too_large",
+    414: "uri_too_long",
     415: "unsupported_media",
     422: "invalid_request",
+    431: "headers_too_large",
     500: "internal_error",
 }
 """Codes of errors that only HTTP knows, by status."""

@@ -8,8 +8,9 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.cli.client import Complaint
+from app.cli.http_protocol import Crowd, LimitedProtocol
 from app.main import create_app
 from app.settings import Settings, complaints
 from app.stores.privacy import private_umask
@@ -110,19 +112,27 @@ def run(options: Mapping[str, Any], fd: int | None = None) -> int:
     return 0
 
 
-def _server(settings: Settings) -> Server:
-    died: list[Server] = []
-    app = create_app(settings, on_death=lambda reason: died[0].on_death(reason))
-    config = uvicorn.Config(
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the app."""
+    protocol = partial(LimitedProtocol, Crowd(settings.max_connections))
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=cast(type[asyncio.Protocol], protocol),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FAREWELL_S,
     )
+
+
+def _server(settings: Settings) -> Server:
+    died: list[Server] = []
+    app = create_app(settings, on_death=lambda reason: died[0].on_death(reason))
+    config = server_config(app, settings)
     server = Server(config, settings.drain_s, settings.notice_s)
     died.append(server)
     return server

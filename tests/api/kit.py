@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from app.cli.serve import server_config
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
 from app.main import create_app
@@ -64,11 +65,14 @@ class House:
 def running(tmp_path: Path, generator: FakeGenerator | None = None, wait: bool = True, **given: Any) -> Iterator[House]:
     """A service with these settings; the block starts once it is ready, or at once."""
     generator = generator or FakeGenerator()
-    settings = Settings(data_dir=tmp_path / "data", drain_s=0, **given)
-    config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0)
-    engine = LocalEngine(lambda: Models(generator, FakeScorer()), config, lambda _: None)
+    settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
+    engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0)
+    engine = LocalEngine(lambda: Models(generator, FakeScorer()), engine_config, lambda _: None)
     app = create_app(settings, engine)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5, lifespan="on"))
+    config = server_config(app, settings)
+    config.lifespan, config.timeout_graceful_shutdown = "on", 5
+    server = uvicorn.Server(config)
+    app.state.connections = server.server_state.connections
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)

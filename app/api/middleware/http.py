@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.middleware.admission import HEALTH
 from app.api.problems import REQUEST_ID, from_http, instance
 
 GENERATIONS = "/v1/generations/"
@@ -24,7 +25,6 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped, so that its sender gets to read the refusal."""
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 _CLOSE = {"connection": "close"}
 
 log = logging.getLogger("frontrunner.access")
@@ -69,7 +69,7 @@ def _note(scope: Scope, status: int, seconds: float, made: str) -> None:
     generation = made or scope.get("path_params", {}).get("generation_id")
     if generation and status < 400:
         told["generation"] = generation
-    log.log(logging.DEBUG if route in _QUIET_ROUTES else logging.INFO, "answered", extra=told)
+    log.log(logging.DEBUG if route in HEALTH else logging.INFO, "answered", extra=told)
 
 
 class BodyGuard:
