@@ -81,7 +81,12 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.engine = engine
     app.state.drain_s = settings.drain_s
     app.state.refusal = None
-    app.add_middleware(BodyGuard, max_bytes=settings.max_body_mib * 2**20, timeout_s=settings.body_timeout_s)
+    app.add_middleware(
+        BodyGuard,
+        max_bytes=settings.max_body_mib * 2**20,
+        total_bytes=settings.max_bodies_mib * 2**20,
+        timeout_s=settings.body_timeout_s,
+    )
     app.add_middleware(Guarded)
     app.add_middleware(Admission)
     app.add_middleware(Observed)

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         description="most connections; fewer where the system's limit of open files, less 96, is lower",
     )
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
+    max_bodies_mib: int = Field(
+        128, ge=1, le=1_048_576, description="most MiB of the bodies of all requests in progress, before 503"
+    )
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="how long a request body may take to arrive")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are dropped on the way")
     pruning_quality: float = Field(0.97, gt=0, lt=1, description="share of the best-of-N gain that auto keeps")
@@ -122,6 +125,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Settings:
         if self.max_queued_candidates < self.max_candidates:
             raise ValueError("MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES, or the largest request never fits")
+        if self.max_bodies_mib < self.max_body_mib:
+            raise ValueError("MAX_BODIES_MIB must be at least MAX_BODY_MIB, or the largest body never fits")
         if self.default_candidates > self.max_candidates:
             raise ValueError("DEFAULT_CANDIDATES must be at most MAX_CANDIDATES")
         return self

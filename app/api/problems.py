@@ -37,6 +37,7 @@ HTTP_CODES = {
     422: "invalid_request",
     431: "headers_too_large",
     500: "internal_error",
+    503: "unavailable",
 }
 """Codes of errors that only HTTP knows, by status."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import socket
@@ -12,8 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
 from app.api.middleware import http
+from app.api.middleware.http import FREE_BYTES, BodyGuard
 from app.cli import http_protocol
 from app.cli.http_protocol import MOST_HEADERS, MOST_PIPELINED, OVERHEAD_BYTES, RESERVED, Crowd
 from tests.api.kit import House, running, until
@@ -242,3 +246,61 @@ def test_descriptors_are_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((256, 256 - RESERVED), (64, 16), (1_000_000, 1000), (resource.RLIM_INFINITY, 1000)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
         assert Crowd(1000).most == most
+
+
+def test_all_bodies_together_are_bounded(tmp_path: Path) -> None:
+    sent = POST + b"content-length: %d\r\n\r\n" % (2 * MIB) + b" " * (MIB + 200_000)
+    with running(tmp_path, max_body_mib=2, max_bodies_mib=4) as house, ExitStack() as stack:
+        held = [stack.enter_context(_connected(house)) for _ in range(12)]
+        for one in held:
+            one.sendall(sent)
+        until(lambda: sum(_refuses(one) for one in held) >= 12 - 3)
+        small = house.post(content=BODY, headers={"content-type": "application/json"})
+        assert small.status_code == 200, "what is small passes"
+        large = BODY + b" " * MIB
+        stack.close()
+        until(lambda: house.post(content=large, headers={"content-type": "application/json"}).status_code == 200)
+
+
+def _refuses(raw: socket.socket) -> bool:
+    """Whether the server has refused what it was sent; its answer stays to be read."""
+    raw.settimeout(0.001)
+    try:
+        return raw.recv(64, socket.MSG_PEEK).startswith(b"HTTP/1.1 503 ")
+    except TimeoutError:
+        return False
+
+
+def test_a_budget_is_given_back() -> None:
+    size = FREE_BYTES + 1000
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await gate.wait()
+
+    async def body() -> Message:
+        return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+    async def send(_: Message) -> None:
+        pass
+
+    async def run() -> None:
+        guard = BodyGuard(reads, max_bytes=size, total_bytes=2500, timeout_s=10)
+        scope: Scope = {"type": "http", "headers": []}
+        for _ in range(3):
+            gate.clear()
+            tasks = [asyncio.create_task(guard(scope, body, send)) for _ in range(4)]
+            done, held = await asyncio.wait(tasks, timeout=0.1)
+            assert len(held) == 2
+            assert guard.held == 2000
+            for one in done:
+                error = one.exception()
+                assert isinstance(error, HTTPException)
+                assert (error.status_code, (error.headers or {})["retry-after"]) == (503, "5")
+            gate.set()
+            await asyncio.gather(*held)
+            assert guard.held == 0
+
+    gate = asyncio.Event()
+    asyncio.run(run())

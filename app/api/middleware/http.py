@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,8 +25,13 @@ GENERATIONS = "/v1/generations/"
 LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped, so that its sender gets to read the refusal."""
 
+FREE_BYTES = 65_536
+"""Of each body, which do not count towards the limit of all: requests without pictures pass while others fill it."""
+
+RETRY_S = 5
+"""How soon a body may be sent again that was one too many."""
+
 _GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_CLOSE = {"connection": "close"}
 
 log = logging.getLogger("frontrunner.access")
 
@@ -75,61 +81,95 @@ def _note(scope: Scope, status: int, seconds: float, made: str) -> None:
 class BodyGuard:
     """Refuses a body that is larger than `max_bytes` (413, also when its length is not declared) or slow (408).
 
-    Starlette's own limit answers in plain text when a route does not read the body; here it is always a problem.
+    Also one (503) that would make all bodies of requests in progress hold more than `total_bytes`; the first
+    `FREE_BYTES` of each do not count. Starlette's own limit answers in plain text; here it is always a problem.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, total_bytes: int, timeout_s: float) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
+        self.max_bytes = max_bytes
+        self.total_bytes = total_bytes
+        self.timeout_s = timeout_s
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif _declared(scope) > self._max_bytes:
-            await self._refuse(scope, receive, send)
-        else:
-            await self._app(scope, self._bounded(receive), send)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
-        left, reading = self._max_bytes, True
-
-        async def bounded() -> Message:
-            nonlocal left, reading
-            if not reading:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "the body took too long to arrive", _CLOSE) from None
-            left -= len(message.get("body", b""))
-            reading = message.get("more_body", False)
-            if left < 0:
-                raise HTTPException(413, self._sentence(), _CLOSE)
-            return message
-
-        return bounded
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer at once, then drop what is still coming for a moment before the connection closes."""
-
-        async def unfinished(message: Message) -> None:
-            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
-
-        await from_http(413, self._sentence(), instance(scope), _CLOSE)(scope, receive, unfinished)
+            return
+        body = _Body(self, receive, send)
         try:
-            async with asyncio.timeout(LINGER_S):
-                while (await receive()).get("more_body", False):
-                    pass
-        except TimeoutError:
-            pass
-        await send({"type": "http.response.body", "body": b""})
+            if _declared(scope) > self.max_bytes:
+                refusal = body.refusal(413, self.too_large)
+                await from_http(413, refusal.detail, instance(scope), refusal.headers)(scope, receive, body.send)
+            else:
+                await self._app(scope, body.receive, body.send)
+        finally:
+            self.held -= body.counted
+        await body.drop()
 
-    def _sentence(self) -> str:
-        return f"the body is larger than the limit of {self._max_bytes} bytes"
+    @property
+    def too_large(self) -> str:
+        """What is wrong with a body that is larger than the limit."""
+        return f"the body is larger than the limit of {self.max_bytes} bytes"
+
+
+class _Body:
+    """The body of one request. What is still to come of a refused one is dropped, so that its sender reads why."""
+
+    def __init__(self, guard: BodyGuard, receive: Receive, send: Send) -> None:
+        self.counted = 0
+        self._guard = guard
+        self._receive = receive
+        self._send = send
+        self._deadline = asyncio.get_running_loop().time() + guard.timeout_s
+        self._read = 0
+        self._reading = True
+        self._refused = False
+
+    def refusal(self, status: int, detail: str) -> HTTPException:
+        """The error to raise, once no more of the body is taken."""
+        self._refused = True
+        pause = {"retry-after": str(RETRY_S)} if status == 503 else {}
+        return HTTPException(status, detail, {"connection": "close", **pause})
+
+    async def receive(self) -> Message:
+        """See ASGI. Raises HTTPException where a limit is passed."""
+        if not self._reading:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise self.refusal(408, "the body took too long to arrive") from None
+        self._reading = message.get("more_body", False)
+        self._read += len(message.get("body", b""))
+        if self._read > self._guard.max_bytes:
+            raise self.refusal(413, self._guard.too_large)
+        self._count()
+        return message
+
+    def _count(self) -> None:
+        more = max(0, self._read - FREE_BYTES) - self.counted
+        if self._guard.held + more > self._guard.total_bytes:
+            raise self.refusal(503, "the server holds as many bytes of request bodies as it may: try again later")
+        self.counted += more
+        self._guard.held += more
+
+    async def send(self, message: Message) -> None:
+        """See ASGI. The answer to a refused body stays open until `drop`."""
+        held_open = self._refused and message["type"] == "http.response.body"
+        await self._send({**message, "more_body": True} if held_open else message)
+
+    async def drop(self) -> None:
+        """Read what is still to come of a refused body for `LINGER_S`, then end the answer."""
+        if not self._refused:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
+        await self._send({"type": "http.response.body", "body": b""})
 
 
 def _declared(scope: Scope) -> int:
