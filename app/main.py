@@ -18,6 +18,7 @@ from app import __version__
 from app.api import openapi, problems
 from app.api.compat import openai
 from app.api.dependencies import Face
+from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
 from app.api.middleware.auth import Guarded
 from app.api.middleware.http import BodyGuard, Observed
@@ -88,7 +89,8 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(Guarded)
-    app.add_middleware(Admission)
+    app.state.hosts = Hosts(settings.hosts, settings.public_url)
+    app.add_middleware(Admission, hosts=app.state.hosts)
     app.add_middleware(Observed)
     for part in (generations, rerank, refine, taste, explain, openai, rank, models, health, studio):
         app.include_router(part.router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    public_url: str = Field("", description="address that clients reach the service by, with which links begin")
+    allowed_hosts: str = Field(
+        "", description="host names that are served, by commas, *.example.com for all below one; empty for every name"
+    )
     data_dir: Path = Field(
         Path("data"), description="folder of the database and the images, made if needed and closed to other users"
     )
@@ -114,6 +119,15 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL such as sqlite:///folder/file.db or file:///folder")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
+        if value and not (fits and parts.username is None):
+            raise ValueError("must be an address such as https://images.example.com or https://example.com/path")
+        return value.rstrip("/")
+
     @field_validator("webhook_secret")
     @classmethod
     def _signs(cls, value: str) -> str:
@@ -130,6 +144,11 @@ class Settings(BaseSettings):
         if self.default_candidates > self.max_candidates:
             raise ValueError("DEFAULT_CANDIDATES must be at most MAX_CANDIDATES")
         return self
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The host names that are served, in lower case; none for every name."""
+        return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def database(self) -> str:

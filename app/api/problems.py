@@ -139,9 +139,9 @@ def error_member(status: int, code: str, detail: str, errors: Sequence[FieldErro
     return {"message": detail, "type": kind, "param": param or None, "code": code}
 
 
-def from_error(error: FrontrunnerError, instance: str) -> Response:
+def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The answer for an error of the tree."""
-    headers = {}
+    headers = dict(headers or {})
     if isinstance(error, Unavailable | QuotaExceeded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.generation_id is not None:

@@ -18,6 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.api import openapi, sse
 from app.api.dependencies import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
 from app.api.generation_response import expect_some, result
+from app.api.hosts import Hosts
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import ImageFormat, ResponseFormat, Sampling
@@ -155,10 +156,11 @@ async def create(
         done = await finished(request, service, generation.id, keep=key is not None)
         answer = await result(service, done, asked.response_format or "url")
         expect_some(answer.data)  # clients take the first image for granted
-    host = str(request.base_url).rstrip("/")
+    hosts: Hosts = request.app.state.hosts
+    base = hosts.base(request.scope)
     images = ImagesOut(
         created=answer.created,
-        data=[_item(image, host) for image in answer.data],
+        data=[_item(image, base) for image in answer.data],
         output_format=answer.output_format,
         size=answer.size,
         id=answer.id,
@@ -173,9 +175,9 @@ async def _draft(request: Request, face: Face, asked: ImagesRequest) -> Draft:
     return replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
 
 
-def _item(image: ImageOut, host: str) -> ImageItem:
+def _item(image: ImageOut, base: str) -> ImageItem:
     kept = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
-    return ImageItem(**kept, url=f"{host}{image.url}" if image.url else None)
+    return ImageItem(**kept, url=f"{base}{image.url}" if image.url else None)
 
 
 async def _events(service: Service, generation: Generation, asked: ImagesRequest) -> AsyncIterator[bytes]:
