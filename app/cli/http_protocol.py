@@ -75,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
     @property
     def waits(self) -> bool:
         """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
 
     # What asyncio calls
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
-from app.api import json_body
 from app.api.json_body import MOST_VALUES, TEXT_BYTES, parse
 from app.api.problems import InvalidJson
 from tests.api.kit import House, is_problem
@@ -38,7 +37,7 @@ BASE64 = "iVBORw0KGgo/+AAA" * 200_000
     ],
 )
 def test_nothing_large_is_parsed_but_pictures(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
-    monkeypatch.setattr(json_body.json, "loads", None)
+    monkeypatch.setattr(json, "loads", None)
     tracemalloc.start()
     try:
         with pytest.raises(HTTPException, match="413"):

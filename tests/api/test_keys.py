@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from typer.testing import CliRunner
 
+from app.api.middleware import auth as auth_middleware
 from app.cli import app as commands
 from app.errors import StoreUnavailable
 from app.service import ApiKey, Right, auth
@@ -87,6 +89,65 @@ def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> Non
     is_problem(house.post("/v1/rank", json={}, headers=ranker), 422, "invalid_request")
     _, admin = _add(folder, Right.ADMIN)
     assert house.post(json=PROMPT, headers=admin).status_code == 200
+
+
+def _revoke(folder: Path, key: ApiKey) -> None:
+    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/generations", {}),
+        ("/v1/images/generations", {"stream": True, "partial_images": 1}),
+        ("{made}/events", None),
+    ],
+)
+def test_a_stream_ends_with_its_key(
+    guarded: tuple[House, Path], monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, object] | None
+) -> None:
+    monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.05)
+    house, folder = guarded
+    house.generator.delay_s = 0.05
+    key, bearer = _add(folder)
+    headers = {**bearer, "accept": "text/event-stream"}
+    asked = {**PROMPT, "steps": 150}
+    queued = house.post(json=asked, headers={**bearer, "prefer": "respond-async"}).json()["id"] if body is None else ""
+    path, method = path.format(made=f"/v1/generations/{queued}"), "GET" if body is None else "POST"
+    sent = {**asked, **body} if body is not None else None
+    with house.client.stream(method, path, json=sent, headers=headers) as answer:
+        assert answer.status_code == 200
+        _revoke(folder, key)
+        told = events("".join(answer.iter_text()))
+    assert told[-1][0] == "error"
+    assert told[-1][2]["error"]["code"] == "unauthorized"
+    assert not any(kind in {"succeeded", "image_generation.completed"} for kind, *_ in told)
+    if body is not None:
+        until(lambda: house.live == 0)
+
+
+def test_a_request_that_waits_ends_with_its_key(guarded: tuple[House, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.05)
+    house, folder = guarded
+    house.generator.delay_s = 0.05
+    key, bearer = _add(folder)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(house.post, json={**PROMPT, "steps": 150}, headers=bearer)
+        until(lambda: house.live > 0)
+        _revoke(folder, key)
+        is_problem(waiting.result(), 401, "unauthorized")
+    until(lambda: house.live == 0)
+
+
+def test_a_key_that_stays_good_is_looked_at_and_nothing_changes(
+    guarded: tuple[House, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.01)
+    house, folder = guarded
+    house.generator.delay_s = 0.02
+    _, bearer = _add(folder)
+    answer = house.post(json={**PROMPT, "steps": 20}, headers={**bearer, "accept": "text/event-stream"})
+    assert events(answer.text)[-1][0] == "succeeded"
 
 
 def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:

@@ -58,6 +58,8 @@ def errors() -> str:
     for status, code in problems.HTTP_CODES.items():
         found.setdefault(code, (status, f"HTTP: {HTTPStatus(status).phrase}."))
     found["invalid_json"] = (400, "The body is not JSON.")
+    found["uri_too_long"] = (414, "The address is longer than 64 KiB.")
+    found["headers_too_large"] = (431, "Headers or trailers are longer than 64 KiB, or there are more than 256.")
     found["internal_error"] = (500, "A defect of the service: report it with the answer's `X-Request-Id`.")
     ordered = sorted(found.items(), key=lambda item: (item[1][0], item[0]))
     return _table(("code", "status", "when"), [(f"`{code}`", str(status), text) for code, (status, text) in ordered])

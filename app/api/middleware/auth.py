@@ -5,14 +5,23 @@ Health, metrics, the documents and the page at / are for everybody. Which key ma
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import from_error, instance
-from app.errors import FrontrunnerError
+from app.api.sse import error_event
+from app.errors import FrontrunnerError, StoreUnavailable
 from app.service import Caller, Keyring, Right, acting
 
 GUARDED = "/v1/"
+
+RECHECK_S = 2.0
+"""How often the key of a request that lasts is looked at again."""
+
 _RANKING = ("/v1/rank", "/v1/taste/")
 
 
@@ -28,19 +37,74 @@ class Guarded:
             await self._app(scope, receive, send)
             return
         keyring: Keyring = scope["app"].state.keyring
+        check = partial(keyring.caller, _presented(Headers(scope=scope)), needed(scope["method"], scope["path"]))
         try:
-            caller = await keyring.caller(_presented(Headers(scope=scope)), needed(scope["method"], scope["path"]))
+            caller = await check()
         except FrontrunnerError as error:
             await from_error(error, instance(scope))(scope, receive, send)
             return
+        if caller is None:
+            with acting(None):
+                await self._app(scope, receive, send)
+        else:
+            await _Admitted(self._app, caller, check)(scope, receive, send)
 
-        async def told(message: Message) -> None:
-            if caller is not None and message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_limits(caller))
-            await send(message)
 
-        with acting(caller):
-            await self._app(scope, receive, told)
+class _Admitted:
+    """One request under a key. When the key is revoked, the app sees the client leave, and the client an error."""
+
+    def __init__(self, app: ASGIApp, caller: Caller, check: Callable[[], Awaitable[object]]) -> None:
+        self._app = app
+        self._caller = caller
+        self._check = check
+        self._refusal: FrontrunnerError | None = None
+        self._receiving: asyncio.Timeout | None = None
+        self._started = False
+        self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            with acting(self._caller):
+                await self._app(scope, partial(self._receive, receive), partial(self._send, send))
+        finally:
+            watching.cancel()
+        if self._refusal is not None and not self._started:
+            await from_error(self._refusal, instance(scope))(scope, receive, send)
+        elif self._refusal is not None and not self._ended:
+            await send({"type": "http.response.body", "body": error_event(self._refusal)})
+
+    async def _watch(self) -> None:
+        while self._refusal is None:
+            await asyncio.sleep(RECHECK_S)
+            try:
+                await self._check()
+            except StoreUnavailable:
+                continue
+            except FrontrunnerError as error:
+                self._refusal = error
+        if self._receiving is not None:
+            self._receiving.reschedule(asyncio.get_running_loop().time())
+
+    async def _receive(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(0 if self._refusal is not None else None) as self._receiving:
+                return await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        finally:
+            self._receiving = None
+
+    async def _send(self, send: Send, message: Message) -> None:
+        if self._refusal is not None and not self._started:
+            return
+        if message["type"] == "http.response.start":
+            self._started = True
+            MutableHeaders(scope=message).update(_limits(self._caller))
+        else:
+            self._ended = not message.get("more_body", False)
+        await send(message)
 
 
 def needed(method: str, path: str) -> Right:
