@@ -337,6 +337,14 @@ class Generation:
         return self.spec.id
 
     @property
+    def delivered(self) -> int:
+        """Candidates that a quota is charged for in the end.
+
+        Those of a result count, whether sampled to the end or pruned by the race; of anything else none.
+        """
+        return len(self.candidates) if self.status is Status.SUCCEEDED else 0
+
+    @property
     def best(self) -> tuple[Candidate, ...]:
         """The returned candidates, best first."""
         ranked = [c for c in self.candidates if c.rank is not None]

@@ -95,12 +95,16 @@ class Forbidden(FrontrunnerError):
 
 
 class QuotaExceeded(FrontrunnerError):
-    """The key has used what it may; `retry_after_s` is when its next window begins."""
+    """The key has used what it may; `retry_after_s` is when its next window begins.
+
+    `left` is how many candidates it has left.
+    """
 
     code, status, title = "quota_exceeded", 429, "The key's quota is used up"
 
-    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, detail: str, *, left: int = 0, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
+        self.left = left
         self.retry_after_s = retry_after_s
 
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from asyncio import Lock
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -35,6 +35,7 @@ class Caller:
         self.key = key
         self.standing: tuple[int, int] | None = None
         self._clock = clock
+        self._open = 0
 
     def may(self, right: Right) -> bool:
         """Whether the key has this right."""
@@ -47,7 +48,12 @@ class Caller:
             return None
         if candidates > quota:
             raise Invalid(f"this key may ask for {quota} candidates at most", pointer=pointer)
-        return Bill(self.key.id, int(self._clock() // self.key.window_s), candidates, quota)
+        return Bill(self.key.id, self.window, candidates, quota)
+
+    @property
+    def window(self) -> int:
+        """The number of the key's present window."""
+        return int(self._clock() // self.key.window_s)
 
     def charged(self, bill: Bill, spent: Spent) -> None:
         """Note what is left of the quota. Raises QuotaExceeded when the bill was not granted."""
@@ -56,8 +62,16 @@ class Caller:
         if not spent.granted:
             raise QuotaExceeded(
                 f"this key may ask for {bill.quota} candidates in {self.key.window_s} s and has {left} left",
+                left=self.standing[0],
                 retry_after_s=self.standing[1],
             )
+        self._open = bill.candidates
+
+    def settled(self, delivered: int) -> None:
+        """Note that what was charged has ended, and with how many candidates: the rest was given back."""
+        if self.standing is not None:
+            self.standing = self.standing[0] + max(0, self._open - delivered), self.standing[1]
+        self._open = 0
 
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -85,6 +99,27 @@ def charged(bill: Bill | None, entered: Earlier | Spent | None) -> None:
     caller = current()
     if caller is not None and bill is not None and isinstance(entered, Spent):
         caller.charged(bill, entered)
+
+
+def settled(delivered: int) -> None:
+    """Note that the generation which this request was charged for has ended with so many candidates."""
+    caller = current()
+    if caller is not None:
+        caller.settled(delivered)
+
+
+def quota() -> int | None:
+    """Candidates that the caller may ask for in a window; None for no limit."""
+    caller = current()
+    return caller.key.quota if caller is not None else None
+
+
+async def left(used: Callable[[str, int], Awaitable[int]]) -> int | None:
+    """Candidates that the caller may still ask for in this window; None for no limit. `used` as in `Records`."""
+    caller = current()
+    if caller is None or caller.key.quota is None:
+        return None
+    return max(0, caller.key.quota - await used(caller.key.id, caller.window))
 
 
 def may_see(owner: str) -> bool:

@@ -34,7 +34,8 @@ class Draft:
 
     `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
     `pruning` "auto", "off" or explicit checkpoints; from a `start` "auto" is off: calibrations are of races from noise.
-    `partial_images` asks for that many rounds of previews.
+    `partial_images` asks for that many rounds of previews. Where the number of candidates is left open, it keeps to
+    the `affordable` ones.
     """
 
     prompt: str
@@ -58,6 +59,7 @@ class Draft:
     start: Start | None = None
     parent: Parent | None = None
     webhook: Webhook | None = None
+    affordable: int | None = None
 
 
 MakeDraft: TypeAlias = Callable[[], Awaitable[Draft]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, case, insert, or_, select, update
 
 from app.stores.connections import Connections, inserting
 from app.stores.protocols import ApiKey, Bill, Right, Spent
@@ -46,8 +46,11 @@ class KeyStore:
         return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
 
 
-def charge(connection: Connection, bill: Bill) -> Spent:
-    """Add to what the key has used. The sum is made by the database, so replicas never pass the quota together."""
+def charge(connection: Connection, bill: Bill) -> tuple[Spent, int]:
+    """Add to what the key has used, and the window that it was counted in.
+
+    The sum is made by the database, so replicas never pass the quota together.
+    """
     opened = inserting(connection, usage).values(key_id=bill.key_id, window=bill.window, used=0)
     opened = opened.on_conflict_do_update(
         index_elements=[usage.c.key_id],
@@ -58,7 +61,21 @@ def charge(connection: Connection, bill: Bill) -> Spent:
     mine, after = usage.c.key_id == bill.key_id, usage.c.used + bill.candidates
     connection.execute(opened)
     granted = connection.execute(update(usage).where(mine, after <= bill.quota).values(used=after)).rowcount > 0
-    return Spent(granted, connection.execute(select(usage.c.used).where(mine)).scalar_one())
+    after_all = connection.execute(select(usage.c.used, usage.c.window).where(mine)).one()
+    return Spent(granted, after_all.used), after_all.window
+
+
+def give_back(connection: Connection, key_id: str, window: int, candidates: int) -> None:
+    """Take from what the key has used in a window; nothing once another one was opened."""
+    same = usage.c.key_id == key_id, usage.c.window == window
+    left = case((usage.c.used > candidates, usage.c.used - candidates), else_=0)
+    connection.execute(update(usage).where(*same).values(used=left))
+
+
+def used(connection: Connection, key_id: str, window: int) -> int:
+    """What `charge` would add to in this window."""
+    found = connection.execute(select(usage.c.used, usage.c.window).where(usage.c.key_id == key_id)).first()
+    return found.used if found is not None and window <= found.window <= window + 1 else 0
 
 
 def _key(row: Row[Any]) -> ApiKey:

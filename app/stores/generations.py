@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
-from app.stores.api_keys import charge
+from app.stores.api_keys import charge, give_back, used
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
@@ -49,6 +49,7 @@ _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
 _AT_ONCE = 500
 """Ids that one statement asks for."""
+_CHARGE = generations.c.owner, generations.c.charged, generations.c.charged_window
 
 
 class _Taken(Exception):
@@ -121,7 +122,7 @@ class Database:
         room: int | None = None,
     ) -> Earlier | Spent | None:
         """See Records."""
-        row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None)}
+        row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None), "charged": 0}
         row |= _columns(generation) | self._lease(claim)
 
         def enter(connection: Connection) -> Spent | None:
@@ -134,10 +135,7 @@ class Database:
             if generation.webhook is not None and not generation.status.final:
                 connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
             self._tell(connection, "" if claim is None else generation.id)
-            spent = charge(connection, bill) if bill is not None else None
-            if spent is not None and not spent.granted:
-                raise _Refused(spent)
-            return spent
+            return self._charge(connection, generation.id, bill) if bill is not None else None
 
         while True:
             try:
@@ -159,6 +157,14 @@ class Database:
         )
         return int(connection.execute(waiting).scalar_one())
 
+    def _charge(self, connection: Connection, generation_id: str, bill: Bill) -> Spent:
+        spent, window = charge(connection, bill)
+        if not spent.granted:
+            raise _Refused(spent)
+        note = update(generations).where(generations.c.id == generation_id)
+        connection.execute(note.values(charged=bill.candidates, charged_window=window))
+        return spent
+
     def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
         row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
         taken = connection.execute(inserting(connection, idempotency).values(row).on_conflict_do_nothing())
@@ -168,7 +174,8 @@ class Database:
     async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
         """See Records."""
         columns = _columns(generation) | self._lease(None if generation.status.final else claim)
-        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token)
+        due = generation.delivered if generation.status.final else None
+        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, due=due)
 
     async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
         """See Records."""
@@ -182,7 +189,8 @@ class Database:
     async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
         """See Records."""
         columns = _columns(generation) | self._lease(None)
-        return await self._write(generation.id, columns, lines, generations.c.status.in_(_OPEN))
+        allowed = generations.c.status.in_(_OPEN)
+        return await self._write(generation.id, columns, lines, allowed, due=generation.delivered)
 
     async def _write(
         self,
@@ -191,21 +199,27 @@ class Database:
         lines: Sequence[Line],
         allowed: ColumnElement[bool],
         tell: str | None = None,
+        due: int | None = None,
     ) -> bool:
+        """One update of an allowed row and of its log. `due` are the candidates that an end is charged for."""
         advance = (
             update(generations)
             .where(generations.c.id == generation_id, allowed)
             .values(last_seq=generations.c.last_seq + len(lines), **columns)
-            .returning(generations.c.last_seq)
+            .returning(generations.c.last_seq, *_CHARGE)
         )
 
         def write(connection: Connection) -> bool:
-            last = connection.scalar(advance)
-            if last is not None:
-                self._log(connection, generation_id, last - len(lines) + 1, lines)
-                if lines or tell is not None:
-                    self._tell(connection, generation_id if tell is None else tell)
-            return last is not None
+            row = connection.execute(advance).first()
+            if row is None:
+                return False
+            self._log(connection, generation_id, row.last_seq - len(lines) + 1, lines)
+            if lines or tell is not None:
+                self._tell(connection, generation_id if tell is None else tell)
+            if due is not None and row.charged > due:
+                give_back(connection, row.owner, row.charged_window, row.charged - due)
+                connection.execute(update(generations).where(generations.c.id == generation_id).values(charged=due))
+            return True
 
         return await self._connections.write(write)
 
@@ -258,6 +272,10 @@ class Database:
         rows = await self._read(query)
         return Earlier(rows[0].generation_id, rows[0].fingerprint) if rows else None
 
+    async def used(self, key_id: str, window: int) -> int:
+        """See Records."""
+        return await self._connections.read(lambda connection: used(connection, key_id, window))
+
     async def get(self, generation_id: str) -> Generation | None:
         """See Records."""
         rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
@@ -303,11 +321,15 @@ class Database:
 
     async def delete(self, generation_id: str) -> bool:
         """See Records."""
+        mine = generations.c.id == generation_id
+        remove = delete(generations).where(mine).returning(generations.c.status, *_CHARGE)
 
         def forget(connection: Connection) -> bool:
-            gone = connection.execute(delete(generations).where(generations.c.id == generation_id))
+            gone = connection.execute(remove).first()
+            if gone is not None and gone.status in _OPEN and gone.charged:
+                give_back(connection, gone.owner, gone.charged_window, gone.charged)
             self._tell(connection, generation_id)
-            return gone.rowcount > 0
+            return gone is not None
 
         return await self._connections.write(forget)
 

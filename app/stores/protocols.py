@@ -99,9 +99,10 @@ class Records(Protocol):
     ) -> Earlier | Spent | None:
         """Insert a new generation with the first lines of its log; without a claim any process may take it.
 
-        With a bill it is counted in the same transaction. Nothing is written or counted when an earlier generation has
-        the key, which is then returned, or when the bill is not granted. Raises NoRoom when more than `room`
-        candidates would then be waiting for a claim.
+        With a bill, which is of the generation's owner, its candidates are charged in the same transaction. The
+        transaction that makes the generation final charges it for what it has `delivered` instead, as long as the
+        window lasts. Nothing is written or charged when an earlier generation has the key, which is then returned, or
+        when the bill is not granted. Raises NoRoom when more than `room` candidates would then be waiting for a claim.
         """
         ...
 
@@ -144,6 +145,10 @@ class Records(Protocol):
         """The generation that has this owner's key."""
         ...
 
+    async def used(self, key_id: str, window: int) -> int:
+        """Candidates that a key is charged for in one of its windows."""
+        ...
+
     async def get(self, generation_id: str) -> Generation | None:
         """The record, or None."""
         ...
@@ -169,7 +174,7 @@ class Records(Protocol):
         ...
 
     async def delete(self, generation_id: str) -> bool:
-        """Forget the record, its log and its key; False when there was none."""
+        """Forget the record, its log and its key; False when there was none. An open one is charged for nothing."""
         ...
 
     @property

@@ -21,6 +21,8 @@ generations = Table(
     Column("model", Text, nullable=False),
     Column("scorer", Text, nullable=False),
     Column("candidates", Integer, nullable=False),
+    Column("charged", Integer, nullable=False),
+    Column("charged_window", BigInteger),
     Column("last_seq", Integer, nullable=False),
     Column("record", Text, nullable=False),
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from openai import APITimeoutError, OpenAI
 from typer.testing import CliRunner
 
 from app.api.middleware import auth as auth_middleware
@@ -197,6 +198,44 @@ def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     until(lambda: house.live == 0)
     assert house.post(json={**PROMPT, "n_candidates": 2}, headers=bearer).status_code == 200
     is_problem(house.post(json={**PROMPT, "n_candidates": 9}, headers=bearer), 422, "invalid_request", "#/n_candidates")
+
+
+def test_a_client_that_times_out_and_tries_again_pays_for_what_was_made(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=100)
+    house.generator.delay_s = 0.05
+    told = bearer["authorization"].removeprefix("Bearer ")
+    client = OpenAI(base_url=f"{house.url}/v1", api_key=told, timeout=0.5, max_retries=2)
+    more = {"n_candidates": 16, "steps": 150}
+    with pytest.raises(APITimeoutError):
+        client.images.generate(prompt="a red apple", extra_body=more)
+    until(lambda: house.live == 0)
+    house.generator.delay_s = 0.0
+    until(lambda: house.client.get("/metrics").text.count('outcome="cancelled"} 3.0') == 1)
+    made = house.post(json=PROMPT, headers=bearer)
+    assert made.headers["ratelimit"].startswith('"candidates";r=97;t=')
+
+
+def test_what_fails_is_given_back(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=8)
+    for _ in range(3):
+        house.generator.fail_on_call = len(house.generator.calls)
+        failed = house.post(json=PROMPT, headers=bearer)
+        is_problem(failed, 500, "engine_failed")
+        assert failed.headers["ratelimit"].startswith('"candidates";r=8;t=')
+
+
+def test_auto_keeps_to_the_quota(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=20)
+    answer = house.post(json={**PROMPT, "n_candidates": "auto"}, headers=bearer)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["n_candidates"] <= 20
+    assert "limited_by_quota" in [warning["code"] for warning in body["warnings"]]
+    left = 20 - len(body["candidates"])
+    assert answer.headers["ratelimit"].startswith(f'"candidates";r={left};t=')
 
 
 def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House, Path]) -> None:

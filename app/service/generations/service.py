@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from weakref import WeakValueDictionary
+from functools import partial
 
 from app.domain import Event, EventKind, Failure, Generation, Status
 from app.engine.protocols import Engine, EngineStats
-from app.errors import Draining, Interrupted, KeyReused, NotFound, NotReady, Overloaded, StoreUnavailable
+from app.errors import Draining, Interrupted, NotFound, NotReady, Overloaded, QuotaExceeded, StoreUnavailable
 from app.service import auth
 from app.service.auth import may_see, owner
 from app.service.candidates.images import Gallery
@@ -24,6 +24,7 @@ from app.service.generations.pruning_policy import Cutter, PruningPolicy
 from app.service.generations.recorder import closing
 from app.service.generations.spec import resolve
 from app.service.generations.worker import Terms, Works
+from app.service.idempotency import Idempotency
 from app.service.types import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace
 from app.service.webhooks.dispatcher import HookPolicy
 from app.stores.protocols import Blobs, Claim, Earlier, Key, Line, NoRoom, Records
@@ -74,7 +75,7 @@ class Service:
         self._news = News()
         self._logs = Logs(records)
         self._works = Works(engine, records, blobs, self._news, terms or Terms(), records.clock)
-        self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._idempotency = Idempotency(records, self.get)
         self._resigned = False
         self._left = math.inf
         self._hooks = hooks or HookPolicy()
@@ -140,16 +141,26 @@ class Service:
         need not show its previews. Raises Invalid (with a pointer),
         KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
-        if once is None:
-            return await self._admit(draft, None, patient, watched)
-        key = Key(owner(), once.key, once.fingerprint)
-        lock = self._keys.setdefault((key.owner, key.value), asyncio.Lock())
-        async with lock:
-            earlier = await self._records.earlier(key.owner, key.value)
-            return await (self._admit(draft, key, patient, watched) if earlier is None else self._attach(earlier, key))
+        return await self._idempotency.run(once, partial(self._admit, draft, patient, watched))
 
-    async def _admit(self, asked: Draft | MakeDraft, key: Key | None, patient: bool, watched: bool) -> Generation:
-        draft = replace(asked if isinstance(asked, Draft) else await asked(), owner=owner())
+    async def _admit(
+        self, asked: Draft | MakeDraft, patient: bool, watched: bool, key: Key | None
+    ) -> Generation | Earlier:
+        """Make what was asked for as large as the caller's quota has room for, where the request leaves that open."""
+        draft = asked if isinstance(asked, Draft) else await asked()
+        if draft.n_candidates is None:
+            draft = replace(draft, affordable=auth.quota())
+        elif draft.n_candidates == "auto":
+            draft = replace(draft, affordable=await auth.left(self._records.used))
+        while True:
+            try:
+                return await self._begin(replace(draft, owner=owner()), patient, watched, key)
+            except QuotaExceeded as refusal:  # others may have been charged since
+                if draft.n_candidates != "auto" or not draft.n <= refusal.left < (draft.affordable or 0):
+                    raise
+                draft = replace(draft, affordable=refusal.left)
+
+    async def _begin(self, draft: Draft, patient: bool, watched: bool, key: Key | None) -> Generation | Earlier:
         generator, scorer = self.models()
         self._hooks.check(draft.webhook)
         if not patient:
@@ -185,28 +196,23 @@ class Service:
         except BaseException:
             self._engine.cancel(spec.id)
             raise
-        if entered is generation:
+        if isinstance(entered, Generation):
             self._works.follow(follower)
         else:
             self._engine.cancel(spec.id)
         return entered
 
-    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation:
-        """Record it and count it against the caller's quota; the earlier one where that has the key. Raises NoRoom."""
+    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation | Earlier:
+        """Record it and charge the caller's quota; the earlier one where that has the key. Raises NoRoom."""
         n_candidates = generation.spec.n_candidates
         bill = auth.bill(n_candidates, "#/n_candidates")
         line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
         room = self._engine.stats().capacity if claim is None else None
         entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
-        if key is not None and isinstance(entered, Earlier):
-            return await self._attach(entered, key)
+        if isinstance(entered, Earlier):
+            return entered
         auth.charged(bill, entered)
         return generation
-
-    async def _attach(self, earlier: Earlier, key: Key) -> Generation:
-        if earlier.fingerprint != key.fingerprint:
-            raise KeyReused("this Idempotency-Key came with another request before: take a new key for a new request")
-        return await self.get(earlier.generation_id)
 
     async def get(self, generation_id: str) -> Generation:
         """The generation as it stands. Raises NotFound, also when it is not the caller's."""
@@ -238,6 +244,7 @@ class Service:
             async for _ in self._watch(generation_id, 0, LAST_WAIT_S):
                 pass
             generation = await self.get(generation_id)
+        auth.settled(generation.delivered)
         return generation
 
     async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:

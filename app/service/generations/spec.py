@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice
@@ -63,6 +63,7 @@ def resolve(
     check_text(draft.negative_prompt, "#/negative_prompt", limits)
     check_ranking(draft.ranking, limits)
     n_candidates, wave = _field(draft, limits)
+    fitted = _fitted(n_candidates, draft, limits)
     steps = generator.steps if draft.steps is None else draft.steps
     bound(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
@@ -96,7 +97,7 @@ def resolve(
         parent=draft.parent,
         start=draft.start,
     )
-    return spec, notices
+    return spec, (*fitted, *notices)
 
 
 def _sampler(asked: str | None, generator: GeneratorInfo) -> str:
@@ -113,13 +114,28 @@ def _field(draft: Draft, limits: Limits) -> tuple[int, int | None]:
         cap = limits.candidates if draft.max_candidates is None else draft.max_candidates
         bound(cap, 1, limits.candidates, "#/max_candidates")
         bound(draft.n, 1, cap, "#/n")
+        cap = _affordable(cap, draft)
         return cap, min(cap, max(WAVE, draft.n))
     if draft.n_candidates is None:
         bound(draft.n, 1, limits.candidates, "#/n")
-        return max(limits.default_candidates, draft.n), None
+        return _affordable(max(limits.default_candidates, draft.n), draft), None
     bound(draft.n_candidates, 1, limits.candidates, "#/n_candidates")
     bound(draft.n, 1, draft.n_candidates, "#/n")
     return draft.n_candidates, None
+
+
+def _affordable(n_candidates: int, draft: Draft) -> int:
+    """As many as the quota has room for, and never fewer than are to be returned: those the store then refuses."""
+    return n_candidates if draft.affordable is None else max(draft.n, min(n_candidates, draft.affordable))
+
+
+def _fitted(n_candidates: int, draft: Draft, limits: Limits) -> tuple[Notice, ...]:
+    """A notice when a quota made it fewer candidates."""
+    usual, _ = _field(replace(draft, affordable=None), limits)
+    if n_candidates == usual:
+        return ()
+    detail = f"at most {n_candidates} candidates, not {usual}: this is what the key's quota has room for"
+    return (Notice("limited_by_quota", detail, {"n_candidates": n_candidates, "usual": usual}),)
 
 
 def _checkpoints(draft: Draft, heat: Heat, cut: Cut) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
