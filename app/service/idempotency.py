@@ -14,7 +14,7 @@ from app.stores.protocols import Earlier, Key, Records
 
 
 class Idempotency:
-    """One for every use case that makes generations, so that a key means the same to all of them.
+    """The keys of requests that make generations: a key names one generation, whichever use case made it.
 
     `get` gives a generation that the caller may see, or raises NotFound.
     """

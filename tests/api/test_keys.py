@@ -253,6 +253,24 @@ def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House,
     assert len(list(folder.rglob("*.npz"))) == files > 0
 
 
+def test_a_ranking_that_is_stored_again_with_its_key_is_stored_and_charged_once(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    _, bearer = _add(folder, quota=100)
+    made = house.post(json=PROMPT, headers=bearer).json()
+    path, body = f"/v1/generations/{made['id']}/rerank", {"ranking": {"prompt": "a dog"}, "store": True}
+    once = {**bearer, "idempotency-key": "stored"}
+    answers = [house.post(path, json=body, headers=once) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    assert [answer.json() for answer in answers] == [answers[0].json()] * 3
+    assert len(list(folder.rglob("*.npz"))) == 2
+    is_problem(house.post(path, json={**body, "n": 2}, headers=once), 422, "idempotency_key_reused")
+    is_problem(house.post(json=PROMPT, headers=once), 422, "idempotency_key_reused")
+    assert house.post(json=PROMPT, headers=bearer).headers["ratelimit"].startswith('"candidates";r=91;t=')
+    assert house.client.delete(f"/v1/generations/{made['id']}", headers=bearer).status_code == 204
+    assert house.post(path, json=body, headers=once).json() == answers[0].json(), "its source may have gone"
+
+
 def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, postgresql: PostgreSQL) -> None:
     key, _ = auth.new_key("both", ALL, 50, 3600)
 

@@ -28,6 +28,16 @@ def greenish(house: House, made: dict[str, Any]) -> list[int]:
     return [image["index"] for image in reranked(house, made, prompt="green", n=32, negatives=[])["data"]]
 
 
+def test_votes_that_are_sent_again_change_nothing(house: House) -> None:
+    made = house.made(**FIELD)
+    told = voted(house, "again", generation=made["id"], liked=[1], preferred=[[2, 3]])
+    before = house.client.get("/v1/taste/again/export").json()
+    assert voted(house, "again", generation=made["id"], liked=[1], preferred=[[2, 3]]) == told
+    assert house.client.get("/v1/taste/again/export").json() == before
+    voted(house, "again", generation=made["id"], disliked=[1])
+    assert house.client.get("/v1/taste/again/export").json()["fields"] == 2
+
+
 def test_votes_move_a_ranking_that_names_them_and_no_other(house: House) -> None:
     taught = [house.made(**FIELD, seed=seed) for seed in (1000, 2000, 3000)]
     for made in taught:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.domain import Ranking, Status
+from app.domain import Generation, Ranking, Status
 from app.errors import NotFound, StoreUnavailable
 from app.service import Dialogue, Draft, Fields, Limits, Reranking
 from app.service.candidates.keys import field_key, folder
@@ -92,9 +92,12 @@ async def test_a_re_ranking_stored_while_its_source_is_forgotten_brings_no_file_
                 await h.service.forget(source.id)
             await put(key, data)
 
+        async def made() -> tuple[Generation, Generation]:
+            return source, reranked
+
         monkeypatch.setattr(h.blobs, "put", late)
         with pytest.raises(NotFound):
-            await dialogue.keep(source, reranked)
+            await dialogue.keep(made)
         assert _left(tmp_path) == []
 
 

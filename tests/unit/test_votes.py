@@ -91,9 +91,9 @@ async def test_votes_of_replicas_at_one_moment_all_count_and_each_once(url: str)
         stores = [Meeting(records.connections, everybody) for records in (one, two, three)]
         fields: Any = SimpleNamespace(embeddings=embeddings)
         replicas = [Tastes(engine, store, fields, get) for store in stores]
-        ballots = [Ballot("gen_a", liked=(0,)), Ballot("gen_a", liked=(0, 1)), Ballot("gen_a", disliked=(2,))]
+        ballots = [Ballot("gen_a", liked=(0, 3)), Ballot("gen_a", liked=(0, 1)), Ballot("gen_a", disliked=(2,))]
         await asyncio.gather(*(t.vote("me", "mine", b) for t, b in zip(replicas, ballots, strict=True)))
         known = await replicas[0].export("me", "mine")
-    assert sorted((v.kind, v.index) for v in known.votes) == [("dislike", 2), ("like", 0), ("like", 1)]
+    assert sorted((v.kind, v.index) for v in known.votes) == [("dislike", 2), ("like", 0), ("like", 1), ("like", 3)]
     assert known.fields == 3
     assert sum(store.reads for store in stores) > 4, "whoever came later has read again"

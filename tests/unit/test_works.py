@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.domain import EventKind, Generation, Ranking, Reference, Status
 from app.errors import NotFound, Overloaded
-from app.service import Draft, Terms
+from app.service import Dialogue, Draft, Fields, Limits, Once, Terms
 from app.service.generations import recorder
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
@@ -46,6 +46,26 @@ async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
         assert two.service.stats().rows_stepped == 0
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_ranking_that_two_replicas_store_with_one_key_is_stored_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as one, house(tmp_path) as two:
+        source = await one.service.get(await one.made(n_candidates=3))
+        met = asyncio.Barrier(2)
+
+        async def kept(there: House) -> Generation:
+            async def made() -> tuple[Generation, Generation]:
+                await met.wait()
+                return source, source
+
+            arrays = Fields(there.service._engine, there.blobs)
+            ranking = Dialogue(there.service._engine, there.records, there.blobs, arrays, Limits(), there.service.get)
+            return await ranking.keep(made, Once("key", "print"))
+
+        first, second = await asyncio.gather(kept(one), kept(two))
+        assert first == second
+        folders = {path.parent.name for path in (tmp_path / "blobs").rglob("*.npz")}
+        assert folders == {source.id, first.id}
 
 
 async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:

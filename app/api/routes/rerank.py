@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Response
@@ -10,11 +11,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
-from app.api.dependencies import FaceDep, GenerationId, JsonBody
+from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankingIn, Request
 from app.api.schemas.responses import Answer, GenerationOut
+from app.domain import Generation
 from app.service import Reranking
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
@@ -95,15 +97,27 @@ async def rerank(
     generation_id: GenerationId,
     asked: Annotated[RerankRequest, Body(openapi_examples=_EXAMPLES)],
     face: FaceDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """All stored candidates, by what was kept of them; only texts that are new go through the scorer."""
+    """All stored candidates, by what was kept of them; only texts that are new go through the scorer.
+
+    With `store` an `Idempotency-Key` makes a repeated request get the first copy; without `store` it has no effect.
+    """
+    make = partial(_reranked, request, face, generation_id, asked)
+    if not asked.store:
+        return _json(GenerationOut.from_domain((await make())[1]))
+    key = once(idempotency_key, f"{router.prefix}/{generation_id}/rerank", asked)
+    kept = await face.dialogue.keep(make, key)
+    return _json(GenerationOut.from_domain(kept), 201, {"location": f"{router.prefix}/{kept.id}"})
+
+
+async def _reranked(
+    request: Asking, face: Face, generation_id: str, asked: RerankRequest
+) -> tuple[Generation, Generation]:
+    """The generation, and as it would stand by the other ranking."""
     source = await face.service.get(generation_id)
     ranking = await resolve_ranking(request, face, asked.ranking, source.spec.ranking)
-    reranked = await face.dialogue.rerank(source, Reranking(ranking, asked.n, asked.include_pruned))
-    if not asked.store:
-        return _json(GenerationOut.from_domain(reranked))
-    kept = await face.dialogue.keep(source, reranked)
-    return _json(GenerationOut.from_domain(kept), 201, {"location": f"{router.prefix}/{kept.id}"})
+    return source, await face.dialogue.rerank(source, Reranking(ranking, asked.n, asked.include_pruned))
 
 
 @router.get("/{generation_id}/lineage", summary="Walk a dialogue back", responses=openapi.errors(404, 503))

@@ -9,7 +9,9 @@ import asyncio
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +39,11 @@ from app.service import auth
 from app.service.candidates.arrays import Fields
 from app.service.candidates.images import Gallery
 from app.service.candidates.keys import field_key, folder, image_key
+from app.service.idempotency import Idempotency
 from app.service.ids import new_id
-from app.service.types import Limits, RankedImage, RankResult
+from app.service.types import Limits, Once, RankedImage, RankResult
 from app.service.validation import bound, check_ranking, check_text
-from app.stores.protocols import Blobs, Line, Records
+from app.stores.protocols import Blobs, Earlier, Key, Line, Records
 from models.protocols import Embeddings, ScorerInfo
 
 LINEAGE_LIMIT = 1000
@@ -59,6 +62,10 @@ class Reranking:
     ranking: Ranking
     n: int | None = None
     include_pruned: bool | None = None
+
+
+MakeReranking: TypeAlias = Callable[[], Awaitable[tuple[Generation, Generation]]]
+"""Gives a generation and its re-ranking; called only when the request is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Dialogue:
         self._limits = limits
         self._get = get
         self._gallery = Gallery(engine, records, blobs)
+        self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, asked: Reranking) -> Generation:
         """`source` as it would stand by another ranking; nothing is stored. Timings and work are the re-ranking's.
@@ -152,12 +160,17 @@ class Dialogue:
             warnings=(*notices, *chance(scores, scorer)),
         )
 
-    async def keep(self, source: Generation, reranked: Generation) -> Generation:
-        """Store a re-ranking of `source` as a generation of its own, and its child.
+    async def keep(self, make: MakeReranking, once: Once | None = None) -> Generation:
+        """Store a re-ranking as a generation of its own, and its source's child.
 
         The files are copied, so that either can be forgotten without the other, and counted as its candidates are.
-        Raises NotFound when they are gone, QuotaExceeded and StoreUnavailable.
+        With `once` a request that was sent before gets what was stored then, and nothing is made. Raises NotFound when
+        the files are gone, KeyReused, QuotaExceeded, StoreUnavailable, and what `make` does.
         """
+        return await self._idempotency.run(once, partial(self._kept, make))
+
+    async def _kept(self, make: MakeReranking, key: Key | None) -> Generation | Earlier:
+        source, reranked = await make()
         now, spec = self._records.clock(), reranked.spec
         bill = auth.bill(len(reranked.candidates))
         own = replace(spec, id=new_id(), parent=Parent(Kinship.RERANK, spec.id))
@@ -172,11 +185,15 @@ class Dialogue:
                 Line(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
                 Line(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
             ]
-            auth.charged(bill, await self._records.create(kept, lines, None, bill=bill))
+            entered = await self._records.create(kept, lines, None, key, bill=bill)
+            auth.charged(bill, entered)
         except BaseException:
             await self._blobs.delete_prefix(folder(own.id))
             raise
-        return kept
+        if not isinstance(entered, Earlier):
+            return kept
+        await self._blobs.delete_prefix(folder(own.id))
+        return entered
 
     async def lineage(self, generation_id: str) -> Lineage:
         """The generation and all it came from, the root first. Raises NotFound for the generation itself."""

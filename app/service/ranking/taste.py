@@ -81,6 +81,8 @@ class Tastes:
             while True:
                 known = await self._votes.read(owner, profile)
                 kept, new, gone = self._with(known, ballot, embeddings)
+                if known is not None and not (new or gone):  # sent again: it is not another look at the field
+                    return await self._summary(profile, known)
                 if await self._votes.add(owner, profile, kept, new, gone, known=known):
                     break
         return await self._summary(profile, kept)
