@@ -308,7 +308,8 @@ class Generation:
     """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
 
     `stopped` says why no further wave was made, where candidates came in waves. `attempts` counts how often a device
-    began with it: more than once when a process died over it.
+    began with it: more than once when a process died over it. One that is `attended` is cancelled when no client
+    follows its stream.
     """
 
     spec: GenerationSpec
@@ -330,6 +331,7 @@ class Generation:
     scorer_revision: str = ""
     attempts: int = 0
     webhook: Webhook | None = None
+    attended: bool = False
 
     @property
     def id(self) -> str:

@@ -123,6 +123,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 terms=Terms(settings.lease_s, settings.attempts),
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
                 hooks=hooks,
+                stream_grace_s=settings.stream_grace_s,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.keyring = Keyring(keys, records.clock)

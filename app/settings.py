@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     notice_s: float = Field(0.0, ge=0, le=600, description="how long a stopping server still takes requests, unready")
     drain_s: float = Field(30.0, ge=0, le=3600, description="how long a stopping server waits for what runs")
     stream_s: float = Field(3600.0, ge=1, le=86_400, description="longest life of one event stream; clients resume")
+    stream_grace_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="how long a generation outlives its broken stream, for a client that resumes it",
+    )
     retention_s: float = Field(604_800.0, ge=60, description="how long results are kept")
     sweep_s: float = Field(60.0, ge=1, le=3600, description="pause between two looks for what is old or lost")
 

@@ -97,13 +97,12 @@ async def encoded(service: Service, generation: Generation) -> dict[int, str]:
 
 
 async def _streamed(service: Service, draft: MakeDraft, form: ResponseFormat, key: Once | None) -> Response:
-    generation = await service.submit(draft, once=key)
+    generation = await service.submit(draft, once=key, attended=key is None)
     return sse.EventStream(
         generation.id,
         event_log(service, generation.id, 0, form),
         life_s=service.limits.stream_s,
         headers=_location(generation.id),
-        on_gone=partial(service.forsake, generation.id) if key is None else None,
     )
 
 

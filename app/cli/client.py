@@ -7,8 +7,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,10 +20,18 @@ from app import imaging
 
 Client: TypeAlias = httpx.Client
 Json: TypeAlias = dict[str, Any]
+Events: TypeAlias = Generator[tuple[str, Json], None, None]
+"""Names and data of a generation's events."""
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
 """Silence of a minute is an end: the event stream has a heartbeat every 15 s."""
 
+
+CANCEL_TIMEOUT_S = 5.0
+"""Longest wait of an interrupted command for its generation to be cancelled."""
+
+CLOSING = frozenset({"succeeded", "failed", "cancelled", "error"})
+"""The events that end a stream."""
 
 KEY_VARIABLE = "FRONTRUNNER_KEY"
 """Where the commands find an API key, if the service wants one."""
@@ -53,14 +61,25 @@ def _key() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Iterator[tuple[str, Json]]:
-    """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint."""
+def generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Events:
+    """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint.
+
+    One that is closed before, as by Ctrl-C, is cancelled.
+    """
     asked = {k: v for k, v in body.items() if v is not None}
     with client.stream("POST", path, json=asked, headers={"accept": "text/event-stream"}) as answer:
         if answer.status_code != 200:
             answer.read()
             raise refusal(answer)
-        yield from _events(answer.iter_lines())
+        kind = ""
+        try:
+            for kind, data in _events(answer.iter_lines()):
+                yield kind, data
+        except (KeyboardInterrupt, GeneratorExit):
+            if kind not in CLOSING:
+                with suppress(httpx.HTTPError):
+                    client.delete(answer.headers["location"], timeout=CANCEL_TIMEOUT_S)
+            raise
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:

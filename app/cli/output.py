@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli.client import Complaint, Json, standing
+from app.cli.client import Complaint, Events, Json, standing
 
 _COLUMNS = (
     BarColumn(),
@@ -21,10 +22,10 @@ _COLUMNS = (
 )
 
 
-def follow(events: Iterable[tuple[str, Json]], console: Console) -> Json:
+def follow(events: Events, console: Console) -> Json:
     """Show a generation's progress until it has succeeded; the answer. Raises Complaint when it does not."""
     best = float("-inf")
-    with Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
+    with closing(events), Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
         task = progress.add_task("", total=None, step=0, steps="?", live="?", told="queued")
         for kind, data in events:
             if kind == "preview" and data["score"] is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.cli.client import Client, Complaint, Json, ask, generation
+from app.cli.client import Client, Complaint, Events, Json, ask, generation
 
 
 def references(like: Sequence[Path], unlike: Sequence[Path]) -> list[Json] | None:
@@ -21,7 +21,7 @@ def rerank(client: Client, generation_id: str, body: Mapping[str, Any]) -> Json:
     return ask(client, "POST", f"/v1/generations/{generation_id}/rerank", body)
 
 
-def refine(client: Client, generation_id: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
+def refine(client: Client, generation_id: str, body: Mapping[str, Any]) -> Events:
     """The events of a generation that begins as a candidate of this one, or as a picture. Raises Complaint."""
     return generation(client, {"previews": 2, **body}, f"/v1/generations/{generation_id}/refine")
 

@@ -67,6 +67,15 @@ MakeDraft: TypeAlias = Callable[[], Awaitable[Draft]]
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How a generation's client waits for it: see `Service.submit`."""
+
+    patient: bool
+    watched: bool
+    attended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Once:
     """A caller's wish that a request sent again is not done again.
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, case, insert, or_, select, update
 from app.stores.connections import Connections, inserting
 from app.stores.protocols import ApiKey, Bill, Right, Spent
 from app.stores.schema import api_key_usage as usage
-from app.stores.schema import api_keys
+from app.stores.schema import api_keys, generations
 
 
 class KeyStore:
@@ -46,10 +46,22 @@ class KeyStore:
         return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
 
 
-def charge(connection: Connection, bill: Bill) -> tuple[Spent, int]:
-    """Add to what the key has used, and the window that it was counted in.
+CHARGE = generations.c.id, generations.c.owner, generations.c.charged, generations.c.charged_window
+"""What `give_back` wants to know of a generation."""
 
-    The sum is made by the database, so replicas never pass the quota together.
+
+class Refused(Exception):
+    """The key's quota is used up; ends the transaction."""
+
+    def __init__(self, spent: Spent) -> None:
+        super().__init__()
+        self.spent = spent
+
+
+def charge(connection: Connection, generation_id: str, bill: Bill) -> Spent:
+    """Add to what the key has used, and note in the generation's row what was added, and in which window.
+
+    The sum is made by the database, so replicas never pass the quota together. Raises Refused.
     """
     opened = inserting(connection, usage).values(key_id=bill.key_id, window=bill.window, used=0)
     opened = opened.on_conflict_do_update(
@@ -61,15 +73,23 @@ def charge(connection: Connection, bill: Bill) -> tuple[Spent, int]:
     mine, after = usage.c.key_id == bill.key_id, usage.c.used + bill.candidates
     connection.execute(opened)
     granted = connection.execute(update(usage).where(mine, after <= bill.quota).values(used=after)).rowcount > 0
-    after_all = connection.execute(select(usage.c.used, usage.c.window).where(mine)).one()
-    return Spent(granted, after_all.used), after_all.window
+    found = connection.execute(select(usage.c.used, usage.c.window).where(mine)).one()
+    if not granted:
+        raise Refused(Spent(False, found.used))
+    note = update(generations).where(generations.c.id == generation_id)
+    connection.execute(note.values(charged=bill.candidates, charged_window=found.window))
+    return Spent(True, found.used)
 
 
-def give_back(connection: Connection, key_id: str, window: int, candidates: int) -> None:
-    """Take from what the key has used in a window; nothing once another one was opened."""
-    same = usage.c.key_id == key_id, usage.c.window == window
-    left = case((usage.c.used > candidates, usage.c.used - candidates), else_=0)
+def give_back(connection: Connection, generation: Row[*tuple[Any, ...]], due: int) -> None:
+    """Charge a generation, of which `CHARGE` is given, for `due` candidates only, while its window lasts."""
+    rest = generation.charged - due
+    if rest <= 0:
+        return
+    same = usage.c.key_id == generation.owner, usage.c.window == generation.charged_window
+    left = case((usage.c.used > rest, usage.c.used - rest), else_=0)
     connection.execute(update(usage).where(*same).values(used=left))
+    connection.execute(update(generations).where(generations.c.id == generation.id).values(charged=due))
 
 
 def used(connection: Connection, key_id: str, window: int) -> int:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
-from app.stores.api_keys import charge, give_back, used
+from app.stores.api_keys import CHARGE, Refused, charge, give_back, used
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
@@ -49,19 +49,10 @@ _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
 _AT_ONCE = 500
 """Ids that one statement asks for."""
-_CHARGE = generations.c.owner, generations.c.charged, generations.c.charged_window
 
 
 class _Taken(Exception):
     """Another generation has the key; ends the transaction."""
-
-
-class _Refused(Exception):
-    """The key's quota is used up; ends the transaction."""
-
-    def __init__(self, spent: Spent) -> None:
-        super().__init__()
-        self.spent = spent
 
 
 class Database:
@@ -123,7 +114,7 @@ class Database:
     ) -> Earlier | Spent | None:
         """See Records."""
         row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None), "charged": 0}
-        row |= _columns(generation) | self._lease(claim)
+        row |= _columns(generation) | self._lease(claim) | {"attended": self._now() if generation.attended else None}
 
         def enter(connection: Connection) -> Spent | None:
             if room is not None and self._waiting(connection) + generation.spec.n_candidates > room:
@@ -135,12 +126,12 @@ class Database:
             if generation.webhook is not None and not generation.status.final:
                 connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
             self._tell(connection, "" if claim is None else generation.id)
-            return self._charge(connection, generation.id, bill) if bill is not None else None
+            return charge(connection, generation.id, bill) if bill is not None else None
 
         while True:
             try:
                 return await self._connections.write(enter)
-            except _Refused as refused:
+            except Refused as refused:
                 return refused.spent
             except _Taken:
                 assert key is not None
@@ -156,14 +147,6 @@ class Database:
             generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
         )
         return int(connection.execute(waiting).scalar_one())
-
-    def _charge(self, connection: Connection, generation_id: str, bill: Bill) -> Spent:
-        spent, window = charge(connection, bill)
-        if not spent.granted:
-            raise _Refused(spent)
-        note = update(generations).where(generations.c.id == generation_id)
-        connection.execute(note.values(charged=bill.candidates, charged_window=window))
-        return spent
 
     def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
         row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
@@ -186,10 +169,11 @@ class Database:
         columns = _columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
         return await self._write(generation.id, columns, (), generations.c.claim == claim.token, tell="")
 
-    async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
+    async def settle(self, generation: Generation, lines: Sequence[Line], *, unattended_s: float | None = None) -> bool:
         """See Records."""
         columns = _columns(generation) | self._lease(None)
-        allowed = generations.c.status.in_(_OPEN)
+        lapsed = true() if unattended_s is None else self._unattended(unattended_s)
+        allowed = and_(generations.c.status.in_(_OPEN), lapsed)
         return await self._write(generation.id, columns, lines, allowed, due=generation.delivered)
 
     async def _write(
@@ -206,7 +190,7 @@ class Database:
             update(generations)
             .where(generations.c.id == generation_id, allowed)
             .values(last_seq=generations.c.last_seq + len(lines), **columns)
-            .returning(generations.c.last_seq, *_CHARGE)
+            .returning(generations.c.last_seq, *CHARGE)
         )
 
         def write(connection: Connection) -> bool:
@@ -216,9 +200,8 @@ class Database:
             self._log(connection, generation_id, row.last_seq - len(lines) + 1, lines)
             if lines or tell is not None:
                 self._tell(connection, generation_id if tell is None else tell)
-            if due is not None and row.charged > due:
-                give_back(connection, row.owner, row.charged_window, row.charged - due)
-                connection.execute(update(generations).where(generations.c.id == generation_id).values(charged=due))
+            if due is not None:
+                give_back(connection, row, due)
             return True
 
         return await self._connections.write(write)
@@ -231,6 +214,23 @@ class Database:
         ]
         if rows:
             connection.execute(insert(events), rows)
+
+    async def attend(self, generation_id: str) -> None:
+        """See Records."""
+        table = generations.c
+        open_one = table.id == generation_id, table.attended.is_not(None), table.status.in_(_OPEN)
+        seen = update(generations).where(*open_one).values(attended=self._now())
+        await self._connections.write(lambda connection: connection.execute(seen))
+
+    async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
+        """See Records."""
+        query = select(generations.c.id).where(generations.c.status.in_(_OPEN), self._unattended(span_s)).limit(limit)
+        return [row.id for row in await self._read(query)]
+
+    def _unattended(self, span_s: float) -> ColumnElement[bool]:
+        """Noted too long ago, or by the clock of an earlier boot."""
+        now = self._now()
+        return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
 
     async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
         """See Records."""
@@ -321,13 +321,12 @@ class Database:
 
     async def delete(self, generation_id: str) -> bool:
         """See Records."""
-        mine = generations.c.id == generation_id
-        remove = delete(generations).where(mine).returning(generations.c.status, *_CHARGE)
+        remove = delete(generations).where(generations.c.id == generation_id).returning(generations.c.status, *CHARGE)
 
         def forget(connection: Connection) -> bool:
             gone = connection.execute(remove).first()
-            if gone is not None and gone.status in _OPEN and gone.charged:
-                give_back(connection, gone.owner, gone.charged_window, gone.charged)
+            if gone is not None and gone.status in _OPEN:
+                give_back(connection, gone, 0)
             self._tell(connection, generation_id)
             return gone is not None
 

@@ -121,8 +121,19 @@ class Records(Protocol):
         """Replace the record and give the claim back: any process may have it now; False as for `save`."""
         ...
 
-    async def settle(self, generation: Generation, lines: Sequence[Line]) -> bool:
-        """Make it final whoever has claimed it; False when it was forgotten or is final already."""
+    async def settle(self, generation: Generation, lines: Sequence[Line], *, unattended_s: float | None = None) -> bool:
+        """Make it final whoever has claimed it; False when it was forgotten or is final already.
+
+        With `unattended_s` only if no client has followed it for so long.
+        """
+        ...
+
+    async def attend(self, generation_id: str) -> None:
+        """Note that a client follows an open generation that is `attended`; of others nothing is noted."""
+        ...
+
+    async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
+        """Ids of open `attended` generations that no client has followed for `span_s`, at first since `create`."""
         ...
 
     async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:

@@ -23,6 +23,7 @@ generations = Table(
     Column("candidates", Integer, nullable=False),
     Column("charged", Integer, nullable=False),
     Column("charged_window", BigInteger),
+    Column("attended", Double),
     Column("last_seq", Integer, nullable=False),
     Column("record", Text, nullable=False),
 )

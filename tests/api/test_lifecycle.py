@@ -28,7 +28,7 @@ OURS, THEIRS = "/v1/generations", "/v1/images/generations"
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """A service of its own for each test, whose denoiser takes 20 ms a call once it is ready."""
-    with running(tmp_path) as it:
+    with running(tmp_path, stream_grace_s=0.5) as it:
         it.generator.delay_s = 0.02
         yield it
 
@@ -45,6 +45,23 @@ def test_who_leaves_frees_the_device(house: House, path: str, accept: str) -> No
     until(lambda: house.live == 0)
     until(lambda: _outcome(house, "cancelled") == 1)
     assert _rows(house) < 16 * 150
+
+
+def test_a_posted_stream_that_breaks_is_resumed(tmp_path: Path) -> None:
+    with running(tmp_path) as house:
+        house.generator.delay_s = 0.02
+        with house.client.stream("POST", OURS, json=LONG, headers={"accept": "text/event-stream"}) as answer:
+            path = answer.headers["location"]
+            seen = next(chunk for chunk in answer.iter_lines() if chunk.startswith("id: "))
+        house.generator.delay_s = 0.0
+        last = seen.removeprefix("id: ")
+        told = events(house.client.get(f"{path}/events", headers={"last-event-id": last}).text)
+        assert told[0][1] == int(last) + 1
+        assert told[-1][0] == "succeeded"
+        with house.client.stream("POST", OURS, json=LONG, headers={"accept": "text/event-stream"}) as answer:
+            path = answer.headers["location"]
+        assert house.client.delete(path).status_code == 204, "a client that means it says so"
+        until(lambda: house.live == 0)
 
 
 def test_async_ones_outlive_their_client(house: House) -> None:

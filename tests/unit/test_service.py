@@ -19,7 +19,7 @@ from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
 from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, Overloaded, StoreUnavailable
 from app.service import Draft, Service
 from app.service.candidates.keys import folder
-from app.service.generations import service as core
+from app.service.generations import admission
 from tests.unit.service_kit import house
 
 pytestmark = pytest.mark.anyio
@@ -316,7 +316,7 @@ async def test_a_full_replica_refuses_before_it_plans(tmp_path: Path, monkeypatc
         def planned(*_: object) -> None:
             raise AssertionError("a refusal needs no plan")
 
-        monkeypatch.setattr(core, "resolve", planned)
+        monkeypatch.setattr(admission, "resolve", planned)
         with pytest.raises(Overloaded):
             await h.service.submit(Draft("x", n_candidates=most))
         h.generator.delay_s = 0.0

@@ -41,9 +41,10 @@ async def create(
     prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Plain requests wait for the result; they and streams are cancelled when the client goes away.
+    """A plain request waits for the result; its generation is cancelled when the client disconnects.
 
-    With an `Idempotency-Key` they go on all the same, for the client that comes back.
+    When an event stream breaks, the generation goes on for a grace period (30 s by default). `GET .../events` with
+    `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation goes on without its client.
     """
     key = once(idempotency_key, router.prefix, asked)
     draft = partial(_draft, request, face, asked)

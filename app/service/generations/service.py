@@ -9,25 +9,24 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
-from app.domain import Event, EventKind, Failure, Generation, Status
+from app.domain import Event, Failure, Generation, Status
 from app.engine.protocols import Engine, EngineStats
-from app.errors import Draining, Interrupted, NotFound, NotReady, Overloaded, QuotaExceeded, StoreUnavailable
+from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
-from app.service.auth import may_see, owner
+from app.service.auth import may_see
 from app.service.candidates.images import Gallery
 from app.service.candidates.keys import folder
+from app.service.generations.admission import Admission
+from app.service.generations.attendance import Attendance
 from app.service.generations.event_log import Logs, News, heard
 from app.service.generations.orphans import Orphans
 from app.service.generations.pruning_policy import Cutter, PruningPolicy
 from app.service.generations.recorder import closing
-from app.service.generations.spec import resolve
 from app.service.generations.worker import Terms, Works
-from app.service.idempotency import Idempotency
-from app.service.types import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace
+from app.service.types import Draft, ImageFile, Limits, MakeDraft, Manner, Once, QueuePlace
 from app.service.webhooks.dispatcher import HookPolicy
-from app.stores.protocols import Blobs, Claim, Earlier, Key, Line, NoRoom, Records
+from app.stores.protocols import Blobs, Records
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
@@ -67,6 +66,7 @@ class Service:
         terms: Terms | None = None,
         pruning: PruningPolicy | None = None,
         hooks: HookPolicy | None = None,
+        stream_grace_s: float = 30.0,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -75,12 +75,12 @@ class Service:
         self._news = News()
         self._logs = Logs(records)
         self._works = Works(engine, records, blobs, self._news, terms or Terms(), records.clock)
-        self._idempotency = Idempotency(records, self.get)
         self._resigned = False
         self._left = math.inf
-        self._hooks = hooks or HookPolicy()
-        self._cut = Cutter(engine, pruning or PruningPolicy())
+        cut, policy = Cutter(engine, pruning or PruningPolicy()), hooks or HookPolicy()
+        self._admission = Admission(engine, records, self._works, limits, cut, policy, self.get)
         self._gallery = Gallery(engine, records, blobs)
+        self._attendance = Attendance(records, stream_grace_s, self._cancel_unattended)
         self._orphans = Orphans(records, blobs)
 
     @property
@@ -131,88 +131,24 @@ class Service:
     # generations
 
     async def submit(
-        self, draft: Draft | MakeDraft, *, once: Once | None = None, patient: bool = False, watched: bool = True
+        self,
+        draft: Draft | MakeDraft,
+        *,
+        once: Once | None = None,
+        patient: bool = False,
+        watched: bool = True,
+        attended: bool = False,
     ) -> Generation:
         """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
 
         With `once` a request that was sent before returns its generation as it stands; a draft that is yet to be made
         is then not made, for what it names may have gone. A `patient` one is left in the
         queue for other replicas where this one has no room or is shutting down. The log of one that is not `watched`
-        need not show its previews. Raises Invalid (with a pointer),
-        KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
+        need not show its previews. An `attended` one is cancelled once no client has watched it for the grace period.
+        Raises Invalid (with a pointer), KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading,
+        EngineDead.
         """
-        return await self._idempotency.run(once, partial(self._admit, draft, patient, watched))
-
-    async def _admit(
-        self, asked: Draft | MakeDraft, patient: bool, watched: bool, key: Key | None
-    ) -> Generation | Earlier:
-        """Make what was asked for as large as the caller's quota has room for, where the request leaves that open."""
-        draft = asked if isinstance(asked, Draft) else await asked()
-        if draft.n_candidates is None:
-            draft = replace(draft, affordable=auth.quota())
-        elif draft.n_candidates == "auto":
-            draft = replace(draft, affordable=await auth.left(self._records.used))
-        while True:
-            try:
-                return await self._begin(replace(draft, owner=owner()), patient, watched, key)
-            except QuotaExceeded as refusal:  # others may have been charged since
-                if draft.n_candidates != "auto" or not draft.n <= refusal.left < (draft.affordable or 0):
-                    raise
-                draft = replace(draft, affordable=refusal.left)
-
-    async def _begin(self, draft: Draft, patient: bool, watched: bool, key: Key | None) -> Generation | Earlier:
-        generator, scorer = self.models()
-        self._hooks.check(draft.webhook)
-        if not patient:
-            n_candidates = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
-            self._works.check(min(n_candidates, self._limits.candidates))
-        spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
-        generation = Generation(
-            spec,
-            Status.QUEUED,
-            self._records.clock(),
-            generator.id,
-            scorer.id,
-            draft.output_format,
-            warnings=notices,
-            scorer_revision=scorer.revision,
-            webhook=draft.webhook,
-        )
-        claim = self._works.new_claim()
-        durable = patient or key is not None
-        pictured = durable or watched or draft.partial_images > 0
-        follower = self._works.follower(generation, claim, durable=durable, pictured=pictured)
-        try:
-            self._works.submit(spec, follower.sink)
-        except (Overloaded, Draining) as refusal:
-            if not patient:
-                raise
-            try:
-                return await self._enter(generation, None, key)
-            except NoRoom:
-                raise refusal from None
-        try:
-            entered = await self._enter(generation, claim, key)
-        except BaseException:
-            self._engine.cancel(spec.id)
-            raise
-        if isinstance(entered, Generation):
-            self._works.follow(follower)
-        else:
-            self._engine.cancel(spec.id)
-        return entered
-
-    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation | Earlier:
-        """Record it and charge the caller's quota; the earlier one where that has the key. Raises NoRoom."""
-        n_candidates = generation.spec.n_candidates
-        bill = auth.bill(n_candidates, "#/n_candidates")
-        line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
-        room = self._engine.stats().capacity if claim is None else None
-        entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
-        if isinstance(entered, Earlier):
-            return entered
-        auth.charged(bill, entered)
-        return generation
+        return await self._admission.run(draft, once, Manner(patient, watched, attended))
 
     async def get(self, generation_id: str) -> Generation:
         """The generation as it stands. Raises NotFound, also when it is not the caller's."""
@@ -253,13 +189,21 @@ class Service:
         Empty when `after` is the closing line or one that never was. Raises NotFound, StoreUnavailable, and Draining
         when this replica stops and the generation is another one's.
         """
-        async for event in self._watch(generation_id, after, 0.0):
-            yield event
+        with self._attendance.following(await self.get(generation_id)):
+            async for event in self._watch(generation_id, after, 0.0):
+                yield event
 
     async def told(self, generation_id: str, after: int) -> bool:
-        """Whether the log has ended with line `after` or before it. Raises NotFound, StoreUnavailable."""
-        ended = (await self.get(generation_id)).status.final
-        return ended and not await self._records.events(generation_id, after, 1)
+        """Whether the log has ended with line `after` or before it; if not, its client is back.
+
+        Raises NotFound, StoreUnavailable.
+        """
+        generation = await self.get(generation_id)
+        if generation.status.final:
+            return not await self._records.events(generation_id, after, 1)
+        if generation.attended:
+            await self._records.attend(generation_id)
+        return False
 
     async def _watch(self, generation_id: str, after: int, linger_s: float) -> AsyncIterator[Event]:
         """`watch`; `linger_s` is how long a replica that stops goes on looking at what another one does."""
@@ -318,11 +262,24 @@ class Service:
         generation = await self.get(generation_id)
         if generation.status.final:
             return generation
-        cancelled = replace(generation, status=Status.CANCELLED, finished=self._records.clock())
-        if await self._records.settle(cancelled, [Line(EventKind.CANCELLED, {"status": "cancelled"})]):
-            self._works.count(generation_id, Status.CANCELLED)
-        self._news.tell(generation_id)
+        await self._settle(replace(generation, status=Status.CANCELLED))
         return await self.get(generation_id)
+
+    async def _cancel_unattended(self, generation_id: str, span_s: float) -> None:
+        generation = await self._records.get(generation_id)
+        if generation is None:
+            return
+        if await self._settle(replace(generation, status=Status.CANCELLED), unattended_s=span_s):
+            self._engine.cancel(generation_id)
+
+    async def _settle(self, generation: Generation, *, unattended_s: float | None = None) -> bool:
+        """End it in the store, whoever has claimed it; whether this has ended it."""
+        ended = replace(generation, finished=self._records.clock())
+        settled = await self._records.settle(ended, [closing(ended)], unattended_s=unattended_s)
+        if settled:
+            self._works.count(ended.id, ended.status)
+        self._news.tell(ended.id)
+        return settled
 
     async def forsake(self, generation_id: str) -> None:
         """Nobody waits for it any more: stop it, wherever it runs. Out of reach of the store it may go on."""
@@ -342,6 +299,7 @@ class Service:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._works.run(), name="claim")
             group.create_task(self._records.listen(self._news.tell), name="listen")
+            group.create_task(self._attendance.run(), name="attend")
 
     async def sweep(self, retention_s: float) -> int:
         """Forget all generations that are older, how many there were; then fail what nobody has taken for as long.
@@ -366,10 +324,7 @@ class Service:
             return
         reason = Interrupted("no process has taken it")
         failure = Failure(reason.code, reason.detail)
-        failed = replace(generation, status=Status.FAILED, finished=self._records.clock(), failure=failure)
-        if await self._records.settle(failed, [closing(failed)]):
-            self._works.count(generation_id, Status.FAILED)
-            self._news.tell(generation_id)
+        await self._settle(replace(generation, status=Status.FAILED, failure=failure))
 
     def resign(self) -> None:
         """Tell balancers to send requests elsewhere; those that come are served all the same."""
