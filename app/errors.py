@@ -4,6 +4,7 @@
     +- Invalid              422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key came with another request before
+    |  +- ProfileLimit      422 profile_limit         the owner's taste profiles would pass their number or size
     |  +- NoPatches         422 no_patches            a heat map of a scorer that sees no parts of a picture
     |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
     +- Unauthorized         401 unauthorized          no API key, or one that is not good
@@ -62,6 +63,12 @@ class NothingAboveMinScore(Invalid):
     """An image was asked for and no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
+
+
+class ProfileLimit(Invalid):
+    """The caller's taste profiles would pass the limit of their number or size: delete one first."""
+
+    code, title = "profile_limit", "Too many taste profiles"
 
 
 class NoPatches(Invalid):

@@ -53,6 +53,7 @@ from app.stores.api_keys import KeyStore
 from app.stores.blobs import BlobStore
 from app.stores.generations import Database
 from app.stores.privacy import private_folder
+from app.stores.protocols import ProfileCaps
 from app.stores.taste import VoteStore
 from app.stores.webhooks import HookStore
 from models import registry
@@ -133,7 +134,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Dialogue(engine, records, blobs, fields, limits, service.get),
                 References(engine, fields, limits, service.get),
                 Refiner(engine, fields),
-                Tastes(engine, VoteStore(records.connections), fields, service.get),
+                Tastes(engine, VoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(engine, records, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
                 Metrics(service, courier, (records.connections.watch, blobs.watch)),
                 Uploads(decoders, settings.max_image_pixels, settings.max_total_pixels),
@@ -180,6 +181,10 @@ def _limits(settings: Settings) -> Limits:
         images=settings.max_images,
         stream_s=settings.stream_s,
     )
+
+
+def _caps(settings: Settings) -> ProfileCaps:
+    return ProfileCaps(settings.max_profiles, settings.max_profiles_mib * 2**20)
 
 
 def _engine_config(settings: Settings) -> EngineConfig:

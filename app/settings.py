@@ -66,6 +66,10 @@ class Settings(BaseSettings):
         le=100_000,
         description="most connections; fewer where the system's limit of open files, less 96, is lower",
     )
+    max_profiles: int = Field(100, ge=1, le=100_000, description="most taste profiles of one key")
+    max_profiles_mib: int = Field(
+        64, ge=1, le=100_000, description="most MiB of the taste profiles of one key together"
+    )
     max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     max_bodies_mib: int = Field(
         128, ge=1, le=1_048_576, description="most MiB of the bodies of all requests in progress, before 503"

@@ -217,8 +217,29 @@ class Records(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileCaps:
+    """What one owner may store: profiles, and the bytes of their vectors together."""
+
+    profiles: int = 100
+    size: int = 64 * 2**20
+
+
+class OverCap(Exception):
+    """What is to be written would make `stored` of what `caps` allow."""
+
+    def __init__(self, stored: ProfileCaps, caps: ProfileCaps) -> None:
+        super().__init__()
+        self.stored = stored
+        self.caps = caps
+
+
 class Votes(Protocol):
-    """Profiles of taste, by owner and name. Every method is one transaction. Raises StoreUnavailable."""
+    """Profiles of taste, by owner and name. Every method is one transaction. Raises StoreUnavailable.
+
+    What would take an owner over the store's `ProfileCaps` raises OverCap, and nothing is written. Replicas never pass
+    them together.
+    """
 
     async def names(self, owner: str) -> list[str]:
         """The owner's profiles, sorted."""

@@ -10,9 +10,11 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from app.domain import Profile, Vote, VoteKind
 from app.stores.connections import Connections, inserting
+from app.stores.protocols import OverCap, ProfileCaps
 from app.stores.schema import taste_profiles as profiles
 from app.stores.schema import taste_votes as votes
 
+_OWNER_LOCK = 465_032
 _AT_ONCE = 500
 """Votes that one statement forgets."""
 
@@ -20,8 +22,9 @@ _AT_ONCE = 500
 class VoteStore:
     """`Votes` over the connections of the `Database`, which closes them."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, caps: ProfileCaps | None = None) -> None:
         self._connections = connections
+        self._caps = caps or ProfileCaps()
 
     async def names(self, owner: str) -> list[str]:
         """See Votes."""
@@ -63,6 +66,7 @@ class VoteStore:
         """See Votes."""
 
         def write(connection: Connection) -> bool:
+            _take_turns(connection, owner)
             if known is None:
                 row = {"owner": owner, "profile": profile, **_head(kept)}
                 made = connection.execute(inserting(connection, profiles).values(row).on_conflict_do_nothing())
@@ -79,6 +83,7 @@ class VoteStore:
                 taken_back = {vote.key for vote in gone}
                 _forget(connection, [seq for key, seq in cast if key in taken_back])
             _cast(connection, owner, profile, new)
+            _check(connection, owner, self._caps)
             return True
 
         return await self._connections.write(write)
@@ -87,11 +92,13 @@ class VoteStore:
         """See Votes."""
 
         def write(connection: Connection) -> None:
+            _take_turns(connection, owner)
             row = inserting(connection, profiles).values({"owner": owner, "profile": profile, **_head(kept)})
             connection.execute(row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_head(kept)))
             before = [seq for _, seq in _places(connection, owner, profile)]
             _cast(connection, owner, profile, kept.votes)  # before the others go: no place is taken twice, see `stamp`
             _forget(connection, before)
+            _check(connection, owner, self._caps)
 
         await self._connections.write(write)
 
@@ -106,6 +113,25 @@ class VoteStore:
 
     async def _read(self, query: Any) -> Sequence[Row[Any]]:
         return await self._connections.read(lambda connection: connection.execute(query).all())
+
+
+def _take_turns(connection: Connection, owner: str) -> None:
+    """Let writers of one owner wait for each other, so that what one counts the other cannot change."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_OWNER_LOCK, func.hashtext(owner))))
+
+
+def _check(connection: Connection, owner: str, caps: ProfileCaps) -> None:
+    """Raise OverCap when the owner has more. A vote has half the bytes of its profile's centre; no vector is read."""
+    mine = votes.c.owner == profiles.c.owner, votes.c.profile == profiles.c.profile
+    cast = select(func.count()).where(*mine).scalar_subquery()
+    centre = func.length(profiles.c.centre)
+    query = select(func.count(), func.coalesce(func.sum(centre + cast * centre // 2), 0)).where(
+        profiles.c.owner == owner
+    )
+    count, size = connection.execute(query).one()
+    if count > caps.profiles or size > caps.size:
+        raise OverCap(ProfileCaps(count, int(size)), caps)
 
 
 def _named(owner: str, profile: str) -> tuple[Any, Any]:

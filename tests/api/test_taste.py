@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.api.kit import House, is_problem
+from tests.api.kit import House, is_problem, running
 from tests.api.test_rerank import NOWHERE, reranked
 
 NANS = base64.b64encode(b"\x00\x7e" * 13).decode()
@@ -26,6 +27,20 @@ def voted(house: House, profile: str, **ballot: Any) -> dict[str, Any]:
 def greenish(house: House, made: dict[str, Any]) -> list[int]:
     """Candidates from the greenest on."""
     return [image["index"] for image in reranked(house, made, prompt="green", n=32, negatives=[])["data"]]
+
+
+def test_profiles_of_one_key_have_a_limit(tmp_path: Path) -> None:
+    with running(tmp_path, max_profiles=2, max_profiles_mib=1) as house:
+        ballot = {"generation": house.made(**FIELD)["id"], "liked": [1]}
+        for profile in ("one", "two", "two"):
+            voted(house, profile, **ballot)
+        problem = is_problem(house.post("/v1/taste/three/votes", json=ballot), 422, "profile_limit", "#")
+        assert "at most 2 taste profiles" in problem["detail"]
+        whole = house.client.get("/v1/taste/one/export").json()
+        is_problem(house.client.put("/v1/taste/three", json=whole), 422, "profile_limit", "#")
+        assert house.client.delete("/v1/taste/one").status_code == 204
+        assert house.client.put("/v1/taste/three", json=whole).status_code == 200
+        assert house.client.get("/v1/taste").json()["data"] == ["three", "two"]
 
 
 def test_votes_that_are_sent_again_change_nothing(house: House) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from app.domain import Profile, Vote, VoteKind
 from app.service.ranking.taste import Ballot, Tastes
+from app.stores.protocols import OverCap, ProfileCaps
 from app.stores.taste import VoteStore
 from models.synthetic.fakes import FakeScorer
 from tests.unit.store_kit import opened
@@ -57,6 +58,36 @@ async def test_a_profile_that_has_changed_is_not_written_over(any_url: str) -> N
         await votes.put("me", "mine", replace(FIRST, centre=b"other", fields=2))
         assert await votes.delete("me", "mine")
         assert not await votes.add("me", "mine", second, [more], [], known=FIRST), "it was forgotten since"
+
+
+@pytest.mark.anyio
+async def test_an_owner_stores_so_many_profiles_and_bytes_and_no_more(url: str) -> None:
+    def profile(votes: int) -> Profile:
+        cast = tuple(Vote(VoteKind.LIKE, "gen_a", index, None, bytes(50)) for index in range(votes))
+        return Profile("fake", "1", bytes(100), 1, cast)
+
+    async with opened(url) as one, opened(url) as two:
+        stores = [VoteStore(records.connections, ProfileCaps(5, 2000)) for records in (one, two)]
+        writes = [stores[i % 2].put("me", f"mine{i}", profile(2)) for i in range(8)]
+        ends = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(end) for end in ends if end is not None] == [OverCap] * 3
+        names = await stores[0].names("me")
+        assert len(names) == 5
+        await stores[1].put("you", "mine", profile(2))
+        kept = await stores[0].read("me", names[0])
+        assert kept is not None
+        grown = replace(
+            kept, votes=(*kept.votes, *(replace(LIKE, index=9 + i, direction=bytes(50)) for i in range(21)))
+        )
+        with pytest.raises(OverCap) as over:
+            await stores[1].add("me", names[0], grown, grown.votes[2:], [], known=kept)
+        assert over.value.stored == ProfileCaps(5, 5 * 200 + 21 * 50)
+        assert await stores[0].read("me", names[0]) == kept
+        assert await stores[1].add("me", names[0], grown, grown.votes[3:], [], known=kept)
+        with pytest.raises(OverCap):
+            await stores[0].add("me", "another", profile(1), profile(1).votes, [], known=None)
+        assert await stores[0].delete("me", names[1])
+        await stores[1].put("me", "another", profile(1))
 
 
 class Meeting(VoteStore):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from app.domain import Generation, Profile, Taste, Vote, VoteKind
 from app.engine.protocols import Engine
 from app.engine.ranking import taste_model
-from app.errors import FrontrunnerError, Invalid, NotFound, OtherScorer
+from app.errors import FrontrunnerError, Invalid, NotFound, OtherScorer, ProfileLimit
 from app.service.candidates.arrays import Fields, check_index
-from app.stores.protocols import Votes
+from app.stores.protocols import OverCap, Votes
 from models.protocols import Embeddings
 
 MOST_VOTES = 10_000
@@ -70,7 +71,7 @@ class Tastes:
     async def vote(self, owner: str, profile: str, ballot: Ballot) -> Summary:
         """Add votes; one cast before counts once, and takes the place of the contrary one.
 
-        Raises Invalid, NotFound, NotReady, OtherScorer.
+        Raises Invalid, NotFound, NotReady, OtherScorer, ProfileLimit.
         """
         if not (ballot.liked or ballot.disliked or ballot.preferred):
             raise Invalid("there is no vote in it", pointer="#")
@@ -83,8 +84,9 @@ class Tastes:
                 kept, new, gone = self._with(known, ballot, embeddings)
                 if known is not None and not (new or gone):  # sent again: it is not another look at the field
                     return await self._summary(profile, known)
-                if await self._votes.add(owner, profile, kept, new, gone, known=known):
-                    break
+                with _capped():
+                    if await self._votes.add(owner, profile, kept, new, gone, known=known):
+                        break
         return await self._summary(profile, kept)
 
     def _with(
@@ -115,7 +117,10 @@ class Tastes:
         return known
 
     async def take_in(self, owner: str, profile: str, given: Profile) -> Summary:
-        """Put a profile that was exported in place of what is there, each vote once. Raises Invalid and OtherScorer."""
+        """Put a profile that was exported in place of what is there, each vote once.
+
+        Raises Invalid, OtherScorer and ProfileLimit.
+        """
         self._check_scorer(given, "#/scorer")
         if not 1 <= len(given.votes) <= MOST_VOTES:
             raise Invalid(f"between 1 and {MOST_VOTES} votes are taken", pointer="#/votes")
@@ -126,7 +131,8 @@ class Tastes:
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
                 raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
         kept = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
-        await self._votes.put(owner, profile, kept)
+        with _capped():
+            await self._votes.put(owner, profile, kept)
         return await self._summary(profile, kept)
 
     async def forget(self, owner: str, profile: str) -> None:
@@ -173,6 +179,20 @@ class Tastes:
             raise OtherScorer(
                 f"the profile was made with {known.scorer!r}, of other weights than here", pointer=pointer
             )
+
+
+@contextmanager
+def _capped() -> Iterator[None]:
+    """Raises ProfileLimit for OverCap."""
+    try:
+        yield
+    except OverCap as over:
+        most, stored = over.caps, over.stored
+        raise ProfileLimit(
+            f"at most {most.profiles} taste profiles of {most.size} bytes together may be stored, and this would make "
+            f"{stored.profiles} of {stored.size} bytes: delete a profile first",
+            pointer="#",
+        ) from None
 
 
 def _check(ballot: Ballot, generation: Generation) -> None:
