@@ -151,10 +151,15 @@ class ScorerInfo:
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """A text in the scorer's space: `vector` float32 (D,), L2-normalised."""
+    """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
+
+    `recognised` is False when the vocabulary holds no part of the text: every token stands for something unknown, and
+    the vector says nothing of the text.
+    """
 
     vector: NDArray[np.float32]
     truncation: Truncation | None = None
+    recognised: bool = True
 
 
 GUIDANCE_REACH = 1.5

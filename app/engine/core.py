@@ -18,7 +18,7 @@ from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.cost_model import Costs
 from app.engine.latent_codec import unpack
-from app.engine.notices import contradictions, truncation_notice
+from app.engine.notices import contradictions, truncation_notice, unrecognised
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import estimate
 from app.engine.ranking import scoring
@@ -218,7 +218,9 @@ class EngineCore:
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
-        run.texts = Texts(prompt, negative, query, (*notices, *contradictions(texts, stacked)))
+        run.texts = Texts(
+            prompt, negative, query, (*notices, *unrecognised(texts, vectors), *contradictions(texts, stacked))
+        )
 
     def _make_wave(self, run: Run) -> None:
         """The next rows of a generation: all, or those of a wave."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.domain import Candidate, GenerationSpec, Notice, Score
 from app.engine.ranking.scoring import CHANCE_Z, z_score
-from models.protocols import Embeddings, ScorerInfo, Truncation
+from models.protocols import Embeddings, ScorerInfo, TextEmbedding, Truncation
 
 CONTRADICTION = 0.9
 """Cosine of a negative with the prompt from which on the one takes away what the other asks for."""
@@ -26,8 +26,24 @@ def contradictions(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, .
     )
 
 
-def chance(scores: Sequence[Score | None], scorer: ScorerInfo) -> tuple[Notice, ...]:
-    """A warning when no candidate is more like the prompt than pictures are that have nothing to do with it."""
+def unrecognised(texts: Sequence[str], embeddings: Sequence[TextEmbedding]) -> tuple[Notice, ...]:
+    """A warning for every text of which the scorer knows nothing. The first text is the prompt, the rest negatives."""
+    codes = ("prompt_not_recognised", *["negative_not_recognised"] * (len(texts) - 1))
+    detail = "the scorer's vocabulary holds no part of this text, so similarities with it mean nothing"
+    return tuple(
+        Notice(code, detail, {"text": text})
+        for code, text, embedding in zip(codes, texts, embeddings, strict=True)
+        if not embedding.recognised
+    )
+
+
+def chance(scores: Sequence[Score | None], scorer: ScorerInfo, notices: Sequence[Notice] = ()) -> tuple[Notice, ...]:
+    """A warning when no candidate is more like the prompt than pictures are that have nothing to do with it.
+
+    None when one of `notices` says already that the scorer does not know the prompt.
+    """
+    if any(notice.code == "prompt_not_recognised" for notice in notices):
+        return ()
     known = [z for s in scores if s is not None and (z := z_score(s.text, scorer)) is not None]
     if not known or max(known) >= CHANCE_Z:
         return ()

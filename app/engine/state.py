@@ -200,7 +200,7 @@ class Run:
             notices=(
                 *self.texts.notices,
                 *_unscored(self.rows),
-                *chance([scores[i] for i in done], scorer),
+                *chance([scores[i] for i in done], scorer, self.texts.notices),
             ),
             timings=self.timings,
             work=self.work,

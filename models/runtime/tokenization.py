@@ -18,5 +18,15 @@ def measure(ids: list[int], special: int, limit: int, decode: Callable[[list[int
 
 def of_transformers(tokenizer: Any, text: str, limit: int, special: int | None = None) -> Truncation | None:
     """The same for a transformers tokenizer, which knows its own special tokens."""
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    ids = _ids(tokenizer, text)
     return measure(ids, tokenizer.num_special_tokens_to_add() if special is None else special, limit, tokenizer.decode)
+
+
+def recognised(tokenizer: Any, text: str) -> bool:
+    """Whether the vocabulary of a transformers tokenizer holds any part of the text."""
+    return any(each != tokenizer.unk_token_id for each in _ids(tokenizer, text))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return ids

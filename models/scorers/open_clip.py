@@ -107,7 +107,7 @@ class OpenClipScorer:
         with memory_guard(), self._arithmetic():
             tokens = patch_embeddings.unpadded(self._model, self._tokenizer([text])).to(self._placement.device)
             vector = self._model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
-        return TextEmbedding(vector, _truncation(self._tokenizer, text))
+        return TextEmbedding(vector, _truncation(self._tokenizer, text), _recognised(self._tokenizer, text))
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self._placement.on_cpu:
@@ -172,6 +172,18 @@ def _truncation(tokenizer: Any, text: str) -> Truncation | None:
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         return tokenization.measure(tokenizer.encode(text), 2, limit, tokenizer.decode)
-    clean = getattr(tokenizer, "clean_fn", open_clip.tokenizer.canonicalize_text)
     special = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else None
-    return tokenization.of_transformers(inner, clean(text), limit, special)
+    return tokenization.of_transformers(inner, _clean(tokenizer, text), limit, special)
+
+
+def _recognised(tokenizer: Any, text: str) -> bool:
+    """open_clip's own tokenizers spell what they do not know in bytes."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:
+        return len(tokenizer.encode(text)) > 0
+    return tokenization.recognised(inner, _clean(tokenizer, text))
+
+
+def _clean(tokenizer: Any, text: str) -> str:
+    cleaned: str = getattr(tokenizer, "clean_fn", open_clip.tokenizer.canonicalize_text)(text)
+    return cleaned

@@ -225,7 +225,12 @@ class FakeScorer:
         """Embeddings of texts, in order."""
         limit = self._info.token_limit
         return [
-            TextEmbedding(_unit(_thumbnail(_kept(text, limit))[None])[0], _truncation(text, limit)) for text in texts
+            TextEmbedding(
+                _unit(_thumbnail(_kept(text, limit))[None])[0],
+                _truncation(text, limit),
+                recognised=re.search(r"\w", text) is not None,
+            )
+            for text in texts
         ]
 
 

@@ -55,6 +55,16 @@ def test_the_same_settings_give_the_same_order_and_scores(house: House, asked: d
     assert reranked(house, made, prompt="a red apple")["data"] == made["data"]
 
 
+def test_words_that_the_scorer_does_not_know_are_told_of(house: House) -> None:
+    signs = "\N{RED APPLE}" * 4000
+    made = house.made(**{**OWN, "prompt": signs})
+    assert [w["code"] for w in made["warnings"]].count("prompt_not_recognised") == 1
+    again = reranked(house, made, prompt="red", negatives=[{"text": "\N{DUCK}"}])
+    assert [w["code"] for w in again["warnings"]].count("negative_not_recognised") == 1
+    ranked = house.post("/v1/rank", json={"prompt": signs, "images": [uri("red")]}).json()
+    assert [w["code"] for w in ranked["warnings"]].count("prompt_not_recognised") == 1
+
+
 def test_other_words_give_another_order_without_sampling(house: House) -> None:
     made = house.made(**OWN)
     until(lambda: house.live == 0)

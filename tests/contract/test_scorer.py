@@ -50,6 +50,12 @@ def test_any_size_can_be_scored(scorer: Scorer, height: int, width: int) -> None
     assert np.isfinite(scorer.embed_images(pictures(2, height, width))).all()
 
 
+def test_a_text_of_unknown_signs_is_said_to_be_unknown(scorer: Scorer) -> None:
+    spelt = scorer.info.id == "tiny"  # in bytes, so that no sign is unknown
+    texts = ["\N{RED APPLE}" * 4000, "\N{RED APPLE} \N{DUCK}", "a red apple", "\N{RED APPLE} on white"]
+    assert [each.recognised for each in scorer.embed_texts(texts)] == [spelt, spelt, True, True]
+
+
 def test_truncation_names_what_is_lost(scorer: Scorer) -> None:
     limit = scorer.info.token_limit
     fitting, long = scorer.embed_texts([" ".join(["x"] * (limit - 2)), " ".join(["x"] * (limit - 2) + ["y", "z"])])

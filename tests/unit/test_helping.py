@@ -19,5 +19,6 @@ def test_words_that_nothing_is_like_are_told_of() -> None:
     weak, strong = Score(0.1, 0.1, 0.0), Score(0.5, 0.5, 0.0)
     (notice,) = notices.chance([weak, None], scorer(0.0, 0.1))
     assert (notice.code, notice.data["best_z_score"]) == ("prompt_not_recognised", pytest.approx(1.0))
+    assert notices.chance([weak], scorer(0.0, 0.1), [notice]) == ()
     assert notices.chance([weak, strong], scorer(0.0, 0.1)) == ()
     assert notices.chance([weak], scorer(None, None)) == notices.chance([], scorer()) == ()

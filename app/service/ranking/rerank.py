@@ -30,7 +30,7 @@ from app.domain import (
     Timings,
     Work,
 )
-from app.engine.notices import chance, contradictions, shortfall, truncation_notice
+from app.engine.notices import chance, contradictions, shortfall, truncation_notice, unrecognised
 from app.engine.protocols import Engine
 from app.engine.ranking import scoring as rank_math
 from app.engine.ranking.placement import Place, Standing, stand
@@ -123,7 +123,7 @@ class Dialogue:
             low_confidence=standing.low_confidence,
             warnings=(
                 *notices,
-                *chance([scores[i] for i in pool], self._engine.scorer),
+                *chance([scores[i] for i in pool], self._engine.scorer, notices),
                 *shortfall(spec, candidates),
             ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
@@ -157,7 +157,7 @@ class Dialogue:
             images=tuple(_ranked(i, scores[i], standing.places[i]) for i in standing.returned),
             margin=standing.margin,
             low_confidence=standing.low_confidence,
-            warnings=(*notices, *chance(scores, scorer)),
+            warnings=(*notices, *chance(scores, scorer, notices)),
         )
 
     async def keep(self, make: MakeReranking, once: Once | None = None) -> Generation:
@@ -216,7 +216,7 @@ class Dialogue:
         query = rank_math.query(ranking, stacked[0], stacked[1:], [n.weight for n in negatives])
         cut = zip(texts, vectors, strict=True)
         notices = tuple(truncation_notice("scorer", t, v.truncation) for t, v in cut if v.truncation is not None)
-        return query, (*notices, *contradictions(texts, stacked))
+        return query, (*notices, *unrecognised(texts, vectors), *contradictions(texts, stacked))
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:
