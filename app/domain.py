@@ -308,8 +308,8 @@ class Generation:
     """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
 
     `stopped` says why no further wave was made, where candidates came in waves. `attempts` counts how often a device
-    began with it: more than once when a process died over it. One that is `attended` is cancelled when no client
-    follows its stream.
+    began with it: more than once when a process died over it. An `attended` one is cancelled when no client follows its
+    stream. A revision is "" where none was kept.
     """
 
     spec: GenerationSpec
@@ -332,6 +332,7 @@ class Generation:
     attempts: int = 0
     webhook: Webhook | None = None
     attended: bool = False
+    model_revision: str = ""
 
     @property
     def id(self) -> str:
@@ -340,10 +341,7 @@ class Generation:
 
     @property
     def delivered(self) -> int:
-        """Candidates that a quota is charged for in the end.
-
-        Those of a result count, whether sampled to the end or pruned by the race; of anything else none.
-        """
+        """Candidates that a quota is charged for: those of a result, finished or pruned by the race."""
         return len(self.candidates) if self.status is Status.SUCCEEDED else 0
 
     @property
@@ -382,10 +380,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A taste: votes that were cast with one scorer, and the mean of the means of their `fields`.
-
-    `centre` is float32 (D,), little-endian.
-    """
+    """Votes cast with one scorer; `centre` is the mean of the means of their `fields`, float32 (D,), little-endian."""
 
     scorer: str
     revision: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy import text
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
 from app.errors import FrontrunnerError, Invalid, NotFound, NotReady, Overloaded, StoreUnavailable
-from app.service import Draft, Service
+from app.service import Draft, Fields, Refiner, Service
 from app.service.candidates.keys import folder
 from app.service.generations import admission
 from tests.unit.service_kit import house
@@ -77,6 +78,24 @@ async def test_every_candidate_has_an_image_returned_or_not(tmp_path: Path) -> N
             one = imaging.read_upload((await h.service.image(name, index, "png")).data, 10**6, None)
             two = imaging.read_upload((await h.service.image(whole, index, "png")).data, 10**6, None)
             assert np.abs(one.astype(int) - two.astype(int)).max() <= 2
+
+
+async def test_latents_are_decoded_by_the_weights_that_made_them(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        name = await h.made(n_candidates=4, n=1)
+        made = await h.service.get(name)
+        kept = made.best[0].index
+        other = (kept + 1) % 4
+        await h.service.image(name, other, "webp")
+        h.generator._info = replace(h.generator.info, revision="2")
+        refiner = Refiner(h.service._engine, Fields(h.service._engine, h.blobs))
+        for form, index in (("jpeg", kept), ("webp", other)):
+            assert (await h.service.image(name, index, form)).data, "made of a picture that was stored"
+        for forgotten in (h.service.image(name, other, "jpeg"), refiner.candidate(Draft("x"), made, other, 0.5)):
+            with pytest.raises(NotFound, match="weights"):
+                await forgotten
+        before = replace(made, model_revision="")
+        assert (await refiner.candidate(Draft("x"), before, other, 0.5)).start is not None, "of before they were kept"
 
 
 async def test_images_come_in_other_formats_and_smaller_never_larger(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import time_machine
 from sqlalchemy import text
 
-from app.domain import EventKind, Generation, Ranking, Reference, Status
+from app.domain import EventKind, Generation, Ranking, Reference, Start, Status
 from app.errors import NotFound, Overloaded
 from app.service import Dialogue, Draft, Fields, Limits, Once, Terms
 from app.service.generations import recorder
@@ -185,11 +185,16 @@ async def test_what_was_accepted_under_other_weights_is_ranked_by_those_of_here(
         pulled = Ranking(references=(Reference(1.0, (1.0, 0.0)),))
         await h.records.create(_waiting("gen_old", revision="old"), [], None)
         await h.records.create(_waiting("gen_pulled", revision="old", ranking=pulled), [], None)
+        begun = _waiting("gen_begun", start=Start(0.5, (3, 8, 8), ""))
+        await h.records.create(replace(begun, model_revision="old"), [], None)
         working = asyncio.create_task(h.service.work())
         assert (await h.service.wait("gen_old")).scorer_revision == h.service.models()[1].revision
         failed = (await h.service.wait("gen_pulled")).failure
         assert failed is not None
         assert failed.code == "other_scorer"
+        failed = (await h.service.wait("gen_begun")).failure
+        assert failed is not None
+        assert failed.code == "not_found"
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
 

@@ -16,9 +16,16 @@ from app.errors import Invalid, NotFound, StoreUnavailable
 from app.service.candidates.keys import field_key, folder, image_key, parameters
 from app.service.types import ImageFile, file_of
 from app.stores.protocols import Blobs, Records
+from models.protocols import GeneratorInfo
 
 LOSSLESS = frozenset({"png", "webp"})
 """Stored formats that another format may be made from."""
+
+
+def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
+    """Whether this generator, with these weights, made the latents of a generation."""
+    made = generation.model, generation.model_revision or generator.revision
+    return made == (generator.id, generator.revision)
 
 
 class Gallery:
@@ -67,8 +74,10 @@ class Gallery:
             if stored is not None:
                 side = generation.spec.width * generation.spec.height
                 return await asyncio.to_thread(imaging.read_upload, stored, side, None)
-        if generation.model != self._engine.generator.id:
-            raise NotFound(f"this image was not kept, and {generation.model!r}, which could make it, is not loaded")
+        if not made_by(self._engine.generator, generation):
+            raise NotFound(
+                f"this image was not kept, and {generation.model!r}, with the weights that could make it, is not loaded"
+            )
         field = await self._blobs.get(field_key(generation.id))
         if field is None:
             raise NotFound("the files of this generation are gone")

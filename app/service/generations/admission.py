@@ -77,6 +77,7 @@ class Admission:
             draft.output_format,
             warnings=notices,
             scorer_revision=scorer.revision,
+            model_revision=generator.revision,
             webhook=draft.webhook,
             attended=manner.attended,
         )

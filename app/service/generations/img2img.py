@@ -14,6 +14,7 @@ from app.engine import latent_codec
 from app.engine.protocols import Engine
 from app.errors import NotFound
 from app.service.candidates.arrays import Fields
+from app.service.candidates.images import made_by
 from app.service.types import Draft
 from app.service.validation import bound, check_size
 
@@ -31,8 +32,8 @@ class Refiner:
         Raises NotFound, NotReady and Invalid.
         """
         bound(strength, 0, 1, "#/strength")
-        if source.model != self._engine.generator.id:
-            raise NotFound(f"{source.model!r}, which made this generation, is not loaded")
+        if not made_by(self._engine.generator, source):
+            raise NotFound(f"{source.model!r}, with the weights that made this generation, is not loaded")
         stored = await self._fields.latents(source, index, "#/index")
         parent = Parent(Kinship.REFINE, source.id, index)
         width, height = source.spec.width, source.spec.height

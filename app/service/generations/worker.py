@@ -19,7 +19,17 @@ from functools import partial
 
 from app.domain import Generation, GenerationSpec, Status
 from app.engine.protocols import Engine, Sink
-from app.errors import Draining, EngineDead, FrontrunnerError, Interrupted, OtherScorer, Overloaded, StoreUnavailable
+from app.errors import (
+    Draining,
+    EngineDead,
+    FrontrunnerError,
+    Interrupted,
+    NotFound,
+    OtherScorer,
+    Overloaded,
+    StoreUnavailable,
+)
+from app.service.candidates.images import made_by
 from app.service.generations.event_log import QUEUE, News, heard
 from app.service.generations.recorder import Follower
 from app.stores.protocols import Blobs, Claim, Claimed, Records, Waiting
@@ -210,7 +220,9 @@ class Works:
         generation = found.generation
         if generation.id in self._following:
             return await self._reclaim(generation, claim)
-        follower = self.follower(replace(generation, scorer_revision=self._engine.scorer.revision), claim, durable=True)
+        revisions = self._engine.generator.revision, self._engine.scorer.revision
+        mine = replace(generation, model_revision=revisions[0], scorer_revision=revisions[1])
+        follower = self.follower(mine, claim, durable=True)
         hopeless = self._hopeless(found)
         if hopeless is not None:
             if await follower.fail(hopeless):
@@ -228,6 +240,7 @@ class Works:
         """Why a claimed generation cannot be made, if so.
 
         What was accepted under other weights of the scorer is ranked by those of here, unless it refers to vectors.
+        What begins as a picture needs the weights that its latents were encoded by.
         """
         generation, ranking = found.generation, found.generation.spec.ranking
         if generation.attempts >= self._terms.attempts or found.claims - generation.attempts > MAX_CLAIMS:
@@ -235,6 +248,8 @@ class Works:
         elsewhere = generation.scorer_revision not in {"", self._engine.scorer.revision}
         if elsewhere and (ranking.references or ranking.taste):
             return OtherScorer("the weights that it was to be ranked by are not here")
+        if generation.spec.start is not None and not made_by(self._engine.generator, generation):
+            return NotFound("the weights that its first picture was encoded by are not here")
         return None
 
     async def _reclaim(self, generation: Generation, claim: Claim) -> bool:
