@@ -1,4 +1,4 @@
-"""Real servers for tests, on 127.0.0.1: PostgreSQL, an S3 store, HAProxy. What is not installed is skipped."""
+"""Real servers for tests, on 127.0.0.1: PostgreSQL, an S3 store. What is not installed is skipped."""
 
 from __future__ import annotations
 
@@ -239,49 +239,3 @@ def running_s3() -> Iterator[S3]:
             yield server
         finally:
             server.stop()
-
-
-PROXY = """
-global
-  maxconn 1000
-defaults
-  mode http
-  timeout connect 2s
-  timeout client 60s
-  timeout server 60s
-  timeout queue 30s
-  timeout check 5s
-  option redispatch
-  retries 3
-  retry-on conn-failure empty-response 503
-frontend all
-  bind 127.0.0.1:{port}
-  default_backend replicas
-backend replicas
-  balance leastconn
-  option httpchk
-  http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost
-  http-check expect status 200
-  default-server inter 500ms fall 2 rise 1 maxconn 64
-{servers}
-"""
-
-
-@contextmanager
-def running_proxy(ports: list[int], folder: Path) -> Iterator[str]:
-    """HAProxy over replicas on these ports; its URL."""
-    binary = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    if binary is None:
-        pytest.skip("HAProxy is not installed")
-    port = free_port()
-    servers = "\n".join(f"  server replica{place} 127.0.0.1:{p} check" for place, p in enumerate(ports))
-    config = folder / "haproxy.cfg"
-    config.write_text(PROXY.format(port=port, servers=servers))
-    process = subprocess.Popen(
-        [binary, "-db", "-q", "-f", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        until(lambda: listens(port))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end(process)

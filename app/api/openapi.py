@@ -82,6 +82,7 @@ _EXAMPLES = {
     ),
     500: ("engine_failed", "The engine failed", "the device call failed (RuntimeError)", None),
     503: ("queue_full", "The queue is full", "512 candidates are held and 16 more would pass the limit of 512", None),
+    504: ("draining", "Shutting down", "this replica is shutting down", None),
 }
 _SAYS = {
     400: "The body is not JSON, or an image cannot be read.",
@@ -96,7 +97,10 @@ _SAYS = {
     422: "A field is unknown, out of range or contradicts another; `errors` points at it.",
     429: "The key has used its quota; `Retry-After` says when its next window begins.",
     500: "The engine failed; `x-should-retry: false`.",
-    503: "Loading, full, draining, dead, or a store is out of reach; `Retry-After` says when to come back.",
+    503: "Loading, full, draining, dead, or a store is out of reach. Nothing was accepted; `Retry-After` says when to "
+    "send the request again.",
+    504: "Accepted, but this replica cannot wait for the result. Ask at `Location`, after `Retry-After`; "
+    "`x-should-retry: false`.",
 }
 
 
@@ -120,11 +124,10 @@ def _error(status: int) -> dict[str, Any]:
         example["errors"] = [f.model_dump(exclude_none=True) for f in fields]
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
     answer: dict[str, Any] = {"description": _SAYS[status], "content": {problems.MEDIA_TYPE: content}}
-    if status == 503:
-        answer["headers"] = {
-            "Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}},
-            **headers(Location="The generation that was waited for, where there is one: it may go on elsewhere."),
-        }
+    if status in {503, 504}:
+        pause = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
+        place = headers(Location="The generation, which another replica continues.") if status == 504 else {}
+        answer["headers"] = pause | place
     return answer
 
 

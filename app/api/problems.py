@@ -41,7 +41,13 @@ HTTP_CODES = {
 }
 """Codes of errors that only HTTP knows, by status."""
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "overloaded_error",
+}
 """What OpenAI's clients call errors of these statuses."""
 
 
@@ -113,7 +119,7 @@ def problem(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer for an error. 5xx that would only repeat themselves say `x-should-retry: false`."""
+    """The answer for an error. 409, 500 and 504 say `x-should-retry: false`: a repetition fails, or makes it twice."""
     body: dict[str, Any] = {
         "type": f"urn:frontrunner:problem:{code}",
         "title": title,
@@ -124,7 +130,7 @@ def problem(
     }
     if errors:
         body["errors"] = [e.model_dump(exclude_none=True) for e in errors]
-    extra = {"x-should-retry": "false"} if status in {409, 500} else {}
+    extra = {"x-should-retry": "false"} if status in {409, 500, 504} else {}
     # ASCII only: a field's name may hold halves of surrogate pairs, which no UTF-8 can say.
     return Response(
         json.dumps(body), status, {"cache-control": "no-store", **extra, **(headers or {})}, media_type=MEDIA_TYPE
@@ -149,8 +155,13 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="frontrunner"'
     return problem(
-        error.status, error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
+        status_of(error), error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
     )
+
+
+def status_of(error: FrontrunnerError) -> int:
+    """504 in place of 503 once a generation was accepted: proxies may send a request again after 503, not after 504."""
+    return 504 if isinstance(error, Unavailable) and error.generation_id is not None else error.status
 
 
 def where(generation_id: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.problems import error_member, field_errors, where
+from app.api.problems import error_member, field_errors, status_of, where
 from app.errors import FrontrunnerError, about
 
 MEDIA_TYPE = "text/event-stream"
@@ -83,7 +83,7 @@ def error_event(error: FrontrunnerError) -> bytes:
 
     `location` is the generation's, which may well go on.
     """
-    data: dict[str, Any] = {"error": error_member(error.status, error.code, error.detail, field_errors(error))}
+    data: dict[str, Any] = {"error": error_member(status_of(error), error.code, error.detail, field_errors(error))}
     if error.generation_id is not None:
         data["location"] = where(error.generation_id)
     return event("error", data)

@@ -165,9 +165,9 @@ def test_a_dead_engine_fails_every_waiter_and_readiness(tmp_path: Path) -> None:
         waiting.start()
         until(lambda: house.live == 16)
         generator.dying = True
-        is_problem(house.post(json={**PROMPT, "prompt": "another"}), 503, "engine_dead")
+        is_problem(house.post(json={**PROMPT, "prompt": "another"}), 504, "engine_dead")
         waiting.join(10)
-        is_problem(answers[0], 503, "engine_dead")
+        is_problem(answers[0], 504, "engine_dead")
         is_problem(house.client.get("/readyz"), 503, "engine_dead")
         is_problem(house.post(json=PROMPT), 503, "engine_dead")
         assert house.client.get("/healthz").status_code == 200
@@ -210,8 +210,9 @@ def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
             assert (kind, data["error"]["code"]) == ("error", "draining")
             places.add(data["location"])
             continue
-        is_problem(answer, 503, "draining")
+        is_problem(answer, 504, "draining")
         assert 1 <= int(answer.headers["retry-after"]) <= 120
+        assert answer.headers["x-should-retry"] == "false"
         places.add(answer.headers["location"])
     assert {house.client.get(place).json()["status"] for place in places} == {"queued"}
     assert len(places) == len(asked)

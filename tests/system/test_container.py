@@ -122,4 +122,4 @@ def test_the_image_stops_in_time_and_runs_as_nobody() -> None:
     assert re.search(r'HEALTHCHECK[^\n]*\\\n\s*CMD \["python"', last)
     grace = re.search(r"stop_grace_period: (\d+)s", (ROOT / "docker-compose.yml").read_text())
     assert grace is not None
-    assert int(grace[1]) >= 2 + 30 + 15
+    assert int(grace[1]) >= 4 + 30 + 15

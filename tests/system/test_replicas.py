@@ -20,7 +20,8 @@ from obstore.store import LocalStore, S3Store
 from app.service import Right, new_key
 from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
-from tests.servers import S3, PostgreSQL, running_proxy
+from tests.proxies import running_haproxy
+from tests.servers import S3, PostgreSQL
 from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replicas
 
 SEEDS = [11, 22, 33, 44]
@@ -238,7 +239,7 @@ def test_rolling_restart_fails_no_request(stores: Stores, tmp_path: Path) -> Non
 async def _rolled(stores: Stores, tmp_path: Path) -> None:
     with (
         replicas(tmp_path, delay_s=0.001, settings={"NOTICE_S": "3", "DRAIN_S": "5", **stores.settings}) as pair,
-        running_proxy([replica.port for replica in pair], tmp_path) as url,
+        running_haproxy([replica.port for replica in pair], tmp_path) as url,
     ):
         async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
             load = Load([url])
@@ -299,7 +300,7 @@ def test_a_race_of_the_pack_outlives_its_replica(tmp_path: Path) -> None:
 async def _handed_over(folder: Path) -> None:
     with (
         replicas(folder, delay_s=None, settings={"LEASE_S": "5"}) as pair,
-        running_proxy([replica.port for replica in pair], folder) as url,
+        running_haproxy([replica.port for replica in pair], folder) as url,
     ):
         async with httpx.AsyncClient(base_url=url, timeout=240) as client:
             body = asked(7, n_candidates=16, steps=16)

@@ -135,7 +135,7 @@ class ImagesOut(Answer):
             "description": "The images, or with `stream` their events.",
             "content": openapi.events([PARTIAL, COMPLETED]),
         },
-        **openapi.errors(400, 404, 408, 409, 413, 415, 422, 500, 503),
+        **openapi.errors(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
     },
 )
 async def create(

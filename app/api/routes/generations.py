@@ -32,7 +32,7 @@ STRENGTH = 0.75
     summary="Sample candidates and rank them",
     dependencies=[JsonBody],
     response_model=None,
-    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504)},
 )
 async def create(
     request: Request,

@@ -90,7 +90,7 @@ class RefineRequest(SamplingOptions):
     summary="Go on from a candidate",
     dependencies=[JsonBody],
     response_model=None,
-    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503)},
+    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504)},
 )
 async def refine(
     request: Asking,
