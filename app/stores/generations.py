@@ -42,6 +42,7 @@ from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
 from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
 from app.stores.schema import events, generations, idempotency, identity, webhooks
+from app.stores.webhooks import entry
 
 _OPEN = [status.value for status in Status if not status.final]
 _FINAL = [status.value for status in Status if status.final]
@@ -124,7 +125,7 @@ class Database:
             if key is not None:
                 self._take(connection, key, generation.id)
             if generation.webhook is not None and not generation.status.final:
-                connection.execute(insert(webhooks), {"generation_id": generation.id, "attempts": 0, "due": 0.0})
+                connection.execute(insert(webhooks), entry(generation.id, generation.webhook))
             self._tell(connection, "" if claim is None else generation.id)
             return charge(connection, generation.id, bill) if bill is not None else None
 

@@ -324,17 +324,37 @@ class Keys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A webhook whose time has come: its generation, and the attempts that were made."""
+    """A webhook whose time has come: its generation, the attempts that were made, and the host that it goes to."""
 
     generation: Generation
     attempts: int
+    host: str = ""
+
+    @property
+    def lane(self) -> tuple[str, str]:
+        """Owner and host."""
+        return self.generation.spec.owner, self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How many attempts one process makes at once: in all, for one owner, and for one owner to one host."""
+
+    in_all: int
+    of_owner: int
+    to_host: int
 
 
 class Hooks(Protocol):
     """The outbox of webhooks. `Records.create` puts in what a generation asks for. Raises StoreUnavailable."""
 
-    async def take(self, now: float, lease_s: float, limit: int) -> list[Due]:
-        """Webhooks of ended generations that are due; nobody else gets them for `lease_s`."""
+    async def take(
+        self, now: float, lease_s: float, limits: Attempts, under_way: Sequence[tuple[str, str]]
+    ) -> list[Due]:
+        """Webhooks of ended generations that are due; no other process gets them for `lease_s`.
+
+        `under_way` holds owner and host of each attempt of this process. Owners and hosts with the fewest come first.
+        """
         ...
 
     async def postpone(self, generation_id: str, due: float, attempts: int) -> None:

@@ -95,4 +95,5 @@ webhooks = Table(
     Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
     Column("attempts", Integer, nullable=False),
     Column("due", Double, nullable=False),
+    Column("host", String(255), nullable=False, server_default=""),
 )

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from app.domain import Webhook
 from app.service import Courier, Draft, HookPolicy, Keyring, Poster, Right, acting, new_key
 from app.stores.api_keys import KeyStore
+from app.stores.protocols import Attempts
 from app.stores.webhooks import HookStore
 from tests.servers import free_port
 from tests.unit.service_kit import House, house
@@ -85,7 +86,7 @@ async def _a_failed_webhook_is_due_soon(there: House, now: float) -> None:
     store, poster = HookStore(there.records.connections), Poster(private=True)
     policy = HookPolicy(SECRET, private=True)
     courier = Courier(store, KeyStore(there.records.connections), poster, policy, there.records.clock)
-    (due,) = await store.take(there.records.clock(), 60, 1)
+    (due,) = await store.take(there.records.clock(), 60, Attempts(1, 1, 1), [])
     await courier._deliver(due, SECRET)
     await poster.close()
     assert abs((await _rows(there, "SELECT due FROM webhooks"))[0][0] - now) < SLACK_S

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from app.domain import Status
 from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
+from app.stores.protocols import Attempts
 from app.stores.webhooks import HookStore
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
@@ -21,7 +22,7 @@ FEW, MANY = 100, 5000
 
 PERIODIC: dict[str, Callable[[Database], Awaitable[Any]]] = {
     "webhooks waiting": lambda store: HookStore(store.connections).waiting(),
-    "webhooks due": lambda store: HookStore(store.connections).take(1e9, 60, 32),
+    "webhooks due": lambda store: HookStore(store.connections).take(1e9, 60, Attempts(32, 32, 32), []),
     "the first of the queue": lambda store: store.first("pictogram", "pictogram", 64, 60),
     "a claim": lambda store: store.claim("pictogram", "pictogram", 64, MINE),
     "expired, none": lambda store: store.expired(0.5),

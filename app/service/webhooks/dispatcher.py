@@ -16,6 +16,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,7 +26,7 @@ from app.domain import Generation, Status, Webhook
 from app.errors import Invalid, StoreUnavailable
 from app.service.auth import current
 from app.service.webhooks.http_client import Poster, Undelivered, public
-from app.stores.protocols import Due, Hooks, Keys
+from app.stores.protocols import Attempts, Due, Hooks, Keys
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,11 @@ LOOK_S = 1.0
 LEASE_S = 60.0
 """After this an attempt of a replica that died is made again by another one."""
 
-AT_ONCE = 32
-"""Attempts under way in one process: receivers that are slow do not hold up the others."""
+ATTEMPTS = Attempts(in_all=64, of_owner=32, to_host=8)
+"""Attempts under way in one process: a slow receiver, or an owner of many, leaves the others their share."""
+
+PAUSE_S = 0.05
+"""The least time between two looks, while attempts end and more webhooks are due."""
 
 PREFIX = "whsec_"
 
@@ -115,7 +119,8 @@ class Courier:
         self._policy = policy
         self._retries_s = retries_s
         self._clock = clock
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], tuple[str, str]] = {}
+        self._freed = asyncio.Event()
         self._outcomes = {"delivered": 0, "failed": 0, "given_up": 0}
         self.waiting = 0
 
@@ -124,30 +129,36 @@ class Courier:
         return dict(self._outcomes)
 
     async def run(self) -> None:
-        """Look, deliver, look again."""
+        """Look, deliver, look again: after a while, or as soon as an attempt has ended."""
         try:
             while True:
+                self._freed.clear()
                 try:
                     await self._look()
                 except StoreUnavailable:
                     log.debug("no webhook can be seen: the store is out of reach")
-                await asyncio.sleep(LOOK_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed.wait(), LOOK_S)
+                    await asyncio.sleep(min(PAUSE_S, LOOK_S))
         finally:
             for task in self._under_way:
                 task.cancel()
 
     async def _look(self) -> None:
         self.waiting = await self._hooks.waiting()
-        room = AT_ONCE - len(self._under_way)
-        if not self.waiting or room < 1:
+        if self.waiting <= len(self._under_way) or len(self._under_way) >= ATTEMPTS.in_all:
             return
-        due = await self._hooks.take(self._clock(), LEASE_S, room)
+        due = await self._hooks.take(self._clock(), LEASE_S, ATTEMPTS, list(self._under_way.values()))
         secrets = {key.id: key.secret for key in await self._keys.keys()} if due else {}
         for one in due:
             secret = secrets.get(one.generation.spec.owner, self._policy.secret)
             task = asyncio.create_task(self._deliver(one, secret), name=f"webhook {one.generation.id}")
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._under_way[task] = one.lane
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._under_way[task]
+        self._freed.set()
 
     async def _deliver(self, due: Due, secret: str) -> None:
         generation, hook = due.generation, due.generation.webhook
