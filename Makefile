@@ -1,4 +1,4 @@
-# Frontrunner in one word each: make demo | serve | test | check | bench | fuzz | fix | clean.
+# Frontrunner in one word each: make demo | serve | test | soak | check | bench | fuzz | fix | clean.
 # The first of them makes .venv with everything inside; nothing is installed outside this folder.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK_TESTS := tests/unit tests/api tests/architecture tests/contract
+NUMERIC_TESTS := $(addprefix tests/contract/test_,parity.py generator.py scorer.py sharing.py) tests/system/test_pack.py
 
 # Threads that spin at barriers starve each other on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -41,11 +42,20 @@ check: $(READY) ## format, lint, types, import rules and the quick tests, which 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch and not slow' $(QUICK_TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch and not slow and not soak' $(QUICK_TESTS)
 
 .PHONY: test
-test: $(READY) ## every test
-	GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile
+test: $(READY) ## every test but the long ones
+	GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile -m 'not soak'
+
+.PHONY: soak
+soak: $(READY) ## the long tests: replicas killed and rolled, stores that go away, overload, requests by schema
+	GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist load -m soak
+
+.PHONY: numeric
+numeric: $(READY) ## the tests that compare numbers, with the kernels of a CPU without AVX
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE GOMP_SPINCOUNT=0 \
+		$(BIN)/pytest -n 2 --dist loadfile $(NUMERIC_TESTS)
 
 .PHONY: fuzz
 fuzz: $(READY) ## two minutes of mutated uploads, headers and forms; what fails is kept in tests/fuzz/seeds
