@@ -10,7 +10,7 @@ from tests.api.kit import House, running
 @pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One service for all tests that leave it as they found it."""
-    with running(tmp_path_factory.mktemp("house"), max_body_mib=2, body_timeout_s=1.5, max_image_pixels=250_000) as it:
+    with running(tmp_path_factory.mktemp("house"), max_body_mib=2, max_image_pixels=250_000) as it:
         yield it
 
 

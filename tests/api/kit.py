@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from app.main import create_app
 from app.settings import Settings
 from models.protocols import Models
 from models.synthetic.fakes import FakeGenerator, FakeScorer
+from tests.servers import PATIENCE_S
+from tests.servers import until as until
 
 PROMPT = {"prompt": "a red apple", "n_candidates": 3, "steps": 4, "seed": 7}
 
@@ -78,21 +79,13 @@ def running(tmp_path: Path, generator: FakeGenerator | None = None, wait: bool =
     until(lambda: server.started)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=20) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             if wait:
                 until(lambda: client.get("/readyz").status_code == 200)
             yield House(url, app, generator, client)
     finally:
         server.should_exit = True
-        thread.join(20)
-
-
-def until(holds: Any, seconds: float = 10.0) -> None:
-    """Return once `holds()` is true."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
+        thread.join(PATIENCE_S)
 
 
 def events(text: str) -> list[tuple[str, int | None, dict[str, Any]]]:

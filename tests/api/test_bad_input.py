@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.kit import PROMPT, House, is_problem
+from tests.api.kit import PROMPT, House, is_problem, running
+from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("served_afterwards")
 
@@ -228,21 +230,16 @@ def test_large_bodies_declared_or_not(house: House, path: str) -> None:
 
 
 def test_a_body_of_100_mb_is_refused_at_once(house: House) -> None:
-    start = time.monotonic()
     with _connection(house, content_length=100_000_000) as raw:
         raw.sendall(b"x" * 65536)
-        assert raw.recv(65536).startswith(b"HTTP/1.1 413 ")
-    assert time.monotonic() - start < 20
+        assert raw.recv(65536).startswith(b"HTTP/1.1 413 "), "before the rest of it was sent"
 
 
-def test_a_slow_body_is_given_up(house: House) -> None:
-    with _connection(house, content_length=1000) as raw:
-        for _ in range(150):
+def test_a_slow_body_is_given_up(tmp_path: Path) -> None:
+    with running(tmp_path, body_timeout_s=1) as house, _connection(house, content_length=10**6) as raw:
+        while (answer := _arrived(raw)) is None:
             time.sleep(0.1)
             raw.sendall(b"x")
-            if (answer := _arrived(raw)) is not None:
-                break
-        assert answer is not None
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
@@ -253,7 +250,7 @@ def test_a_connection_dropped_in_mid_request(house: House) -> None:
 
 
 def _connection(house: House, content_length: int) -> socket.socket:
-    raw = socket.create_connection(house.address, timeout=5)
+    raw = socket.create_connection(house.address, timeout=PATIENCE_S)
     lines = ("POST /v1/generations HTTP/1.1", "host: x", "content-type: application/json")
     raw.sendall("\r\n".join((*lines, f"content-length: {content_length}", "", "")).encode())
     return raw

@@ -37,7 +37,7 @@ def _served(folder: Path, **more: str) -> Iterator[tuple[httpx.Client, list[str]
             [sys.executable, "-m", "app.cli", "serve"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            until(lambda: _ready(client), 30)
+            until(lambda: _ready(client))
             yield client, lines
         finally:
             process.send_signal(signal.SIGTERM)

@@ -19,8 +19,9 @@ from PIL import ExifTags, Image
 from app.api.uploads import UPLOADERS_AT_ONCE, UPLOADERS_WAITING, Sent, Uploads
 from app.errors import Overloaded
 from app.imaging import DecoderPool, Upload
-from tests.api.kit import PROMPT, House, is_problem, running, until
+from tests.api.kit import PROMPT, House, is_problem, running
 from tests.hostile import scans
+from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("served_afterwards")
 
@@ -198,7 +199,7 @@ def test_nothing_is_left_of_an_upload_whose_client_hung_up(tmp_path: Path) -> No
             os.kill(child.pid, signal.SIGSTOP)
             with pytest.raises(httpx.ReadTimeout):
                 it.post(path, json=body, timeout=0.5)
-            until(lambda child=child: child.poll() is not None)
+            child.wait(PATIENCE_S)
             assert it.live == 0
 
 

@@ -26,7 +26,7 @@ from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
 from app.stores.webhooks import HookStore
 from tests.api.kit import House, is_problem, running, until
-from tests.servers import PostgreSQL, free_port
+from tests.servers import PATIENCE_S, PostgreSQL, free_port
 from tests.unit.store_kit import MINE, generation
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXR3ZW50eS1mb3VyLWJ5dGVz"
@@ -328,11 +328,9 @@ async def _end(database: Database, url: str, name: str) -> None:
 
 async def _until(holds: object) -> None:
     assert callable(holds)
-    for _ in range(500):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come true in time")
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("where", ["sqlite", "postgresql"])

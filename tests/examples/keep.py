@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(generator="pictogram", scorer="pictogram", data_dir=Path(folder))
         with TestClient(create_app(settings), base_url="http://localhost:8000") as client:
-            until(lambda: client.get("/readyz").status_code == 200, 60)
+            until(lambda: client.get("/readyz").status_code == 200)
             notes = Notes(client)
             dialogue(notes)
     KEPT.write_text(json.dumps(dict(sorted(notes.kept.items())), indent=1) + "\n")

@@ -48,7 +48,7 @@ def _run(block: str, service: House, folder: Path, hook: str = HERE) -> str:
     script = block.replace("localhost:8000", f"{host}:{port}").replace('"pictogram"', f'"{model}"').replace(HERE, hook)
     found = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=60,
+        cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     assert '"error":{' not in found.stdout.replace(" ", "")
@@ -104,7 +104,7 @@ def test_being_told(service: House, folder: Path) -> None:
         )  # fmt: skip
         try:
             made = _run(block, service, folder, f"http://127.0.0.1:{port}/")
-            until(lambda: "generation.succeeded" in told.read_text(), 20)
+            until(lambda: "generation.succeeded" in told.read_text())
         finally:
             end(process)
     assert told.read_text().split()[1] in made

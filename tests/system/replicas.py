@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import end, free_port, until
+from tests.servers import PATIENCE_S, end, free_port, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ class Replica:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        until(self.ready, 120)
+        until(self.ready)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, (self._folder / f"{self.port}.log").read_text()[-3000:]
@@ -81,7 +81,7 @@ class Replica:
     def stop(self) -> int:
         """As an orchestrator does; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
     def _started(self) -> subprocess.Popen[bytes]:
         program = ("" if self.delay_s is None else FAKES.format(delay_s=self.delay_s)) + SERVE
@@ -129,7 +129,7 @@ def figures(body: dict[str, Any]) -> list[tuple[int, float]]:
     return [(c["seed"], round(c["score"], 4)) for c in body["candidates"]]
 
 
-async def ended(client: httpx.AsyncClient, url: str, name: str, seconds: float = 60) -> dict[str, Any]:
+async def ended(client: httpx.AsyncClient, url: str, name: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         body: dict[str, Any] = (await client.get(f"{url}/v1/generations/{name}")).json()

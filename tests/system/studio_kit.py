@@ -84,8 +84,8 @@ def opened_at(
     page.on("console", told)
     page.on("pageerror", lambda e: said.append(str(e)))
     page.on("request", lambda r: said.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
     page.goto(url)
     yield page
     context.close()

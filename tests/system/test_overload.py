@@ -14,7 +14,7 @@ import pytest
 from tests.system.overload import CANDIDATES, CAPACITY, DELAY_S, SETTINGS, TIMES, overloaded, queue_of
 from tests.system.replicas import replicas
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 SECONDS = float(os.environ.get("OVERLOAD_S", "12"))
 GROWTH_MIB = 24.0

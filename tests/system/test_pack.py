@@ -16,7 +16,7 @@ from app.cli.local_server import running_service
 
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning"),
 ]
 

@@ -21,13 +21,13 @@ from app.service import Right, new_key
 from app.stores.api_keys import KeyStore
 from app.stores.generations import Database
 from tests.proxies import running_haproxy
-from tests.servers import S3, PostgreSQL
+from tests.servers import PATIENCE_S, S3, PostgreSQL
 from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replicas
 
 SEEDS = [11, 22, 33, 44]
 KILLS = 5
 RESENT = 20
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Stores:
         return [item["path"] for chunk in obstore.list(self.blobs) for item in chunk]
 
 
-@pytest.fixture(params=["sqlite+folder", "postgresql+s3"])
+@pytest.fixture(params=["sqlite+folder", pytest.param("postgresql+s3", marks=pytest.mark.soak)])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
     if request.param == "sqlite+folder":
         blobs = tmp_path / "data" / "blobs"
@@ -197,7 +197,7 @@ def test_killed_replicas_lose_nothing(stores: Stores, tmp_path: Path) -> None:
 
 async def _killed(stores: Stores, tmp_path: Path) -> None:
     with replicas(tmp_path, delay_s=0.02, settings={"ATTEMPTS": "10", **stores.settings}) as pair:
-        async with httpx.AsyncClient(timeout=60, headers=await stores.key()) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, headers=await stores.key()) as client:
             load = Load([replica.url for replica in pair])
             load.expected = await _undisturbed(client, pair[0].url)
             kinds = [(load.submit, 0.3)] * 3 + [(load.wait, 0.05)] * 3
@@ -211,7 +211,7 @@ async def _killed(stores: Stores, tmp_path: Path) -> None:
                 assert figures(body) == load.expected[seed]
             assert load.failed == []
             assert len(load.accepted) > 10
-        until_idle = time.monotonic() + 30
+        until_idle = time.monotonic() + PATIENCE_S
         while await stores.rows("SELECT id FROM generations WHERE status IN ('queued', 'running')"):
             assert time.monotonic() < until_idle
             await asyncio.sleep(0.2)
@@ -241,7 +241,7 @@ async def _rolled(stores: Stores, tmp_path: Path) -> None:
         replicas(tmp_path, delay_s=0.001, settings={"NOTICE_S": "3", "DRAIN_S": "5", **stores.settings}) as pair,
         running_haproxy([replica.port for replica in pair], tmp_path) as url,
     ):
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, limits=httpx.Limits(max_connections=40)) as client:
             load = Load([url])
             load.expected = await _undisturbed(client, url)
             kinds = [load.submit] * 2 + [load.wait] * 3 + [load.stream] * 2
@@ -268,7 +268,7 @@ def test_two_hundred_submits_over_fifty_keys_make_fifty(stores: Stores, tmp_path
 
 async def _keyed(stores: Stores, tmp_path: Path) -> None:
     with replicas(tmp_path, delay_s=0.0, settings=stores.settings) as pair:
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
 
             async def submit(turn: int) -> httpx.Response:
                 headers = {**ASYNC, "idempotency-key": f"key-{turn % 50}"}
@@ -292,6 +292,7 @@ async def _keyed(stores: Stores, tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.soak
 def test_a_race_of_the_pack_outlives_its_replica(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     asyncio.run(_handed_over(tmp_path))
@@ -320,7 +321,7 @@ async def _handed_over(folder: Path) -> None:
 
 async def _running(client: httpx.AsyncClient, name: str) -> None:
     """Return when the generation and its log say that it was started."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while (await client.get(f"/v1/generations/{name}")).json()["status"] != "running":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -328,7 +329,7 @@ async def _running(client: httpx.AsyncClient, name: str) -> None:
 
 async def _at_work(client: httpx.AsyncClient, pair: list[Replica]) -> Replica:
     """The replica that denoises something."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for replica in pair:
             told = (await client.get(f"{replica.url}/metrics")).text.splitlines()
