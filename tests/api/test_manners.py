@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from functools import partial
 
 import httpx
 import pytest
@@ -97,12 +98,15 @@ def test_previews_are_drawn_only_where_somebody_may_watch(house: House) -> None:
         told = events(house.client.get(f"{path}/events").text)
         return [data["image"] for kind, _, data in told if kind == "preview"]
 
+    def done(path: str) -> bool:
+        return bool(house.client.get(path).json()["status"] == "succeeded")
+
     waited = f"/v1/generations/{house.post(json=asked).json()['id']}"
     assert pictures(waited) == [None] * 4
     for headers in ({"prefer": "respond-async"}, {"accept": "text/event-stream"}, {"idempotency-key": "drawn"}):
         answer = house.post(json=asked, headers=headers)
         path = answer.headers["location"]
-        until(lambda path=path: house.client.get(path).json()["status"] == "succeeded")
+        until(partial(done, path))
         assert [p is not None and p.startswith(PICTURE) for p in pictures(path)] == [True] * 4
     wanted = house.post(json={**asked, "previews": 1}).json()["id"]
     assert all(pictures(f"/v1/generations/{wanted}"))
