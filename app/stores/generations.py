@@ -218,10 +218,9 @@ class Database:
 
     async def attend(self, generation_id: str) -> None:
         """See Records."""
-        table = generations.c
-        open_one = table.id == generation_id, table.attended.is_not(None), table.status.in_(_OPEN)
-        seen = update(generations).where(*open_one).values(attended=self._now())
-        await self._connections.write(lambda connection: connection.execute(seen))
+        row = generations.c
+        seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(_OPEN))
+        await self._connections.write(lambda connection: connection.execute(seen.values(attended=self._now())))
 
     async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
         """See Records."""
