@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -25,7 +26,7 @@ from app.api.middleware.http import BodyGuard, Observed
 from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
 from app.api.uploads import Uploads
 from app.engine.config import EngineConfig
-from app.engine.local import LocalEngine
+from app.engine.local import LocalEngine, Progress
 from app.errors import StoreUnavailable
 from app.imaging import DecoderPool
 from app.logs import telemetry
@@ -69,7 +70,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
 
     `on_death` is called with the reason when the engine dies: end the process then. Without it /readyz stays 503.
     """
-    engine = engine or LocalEngine(lambda: _load(settings), _engine_config(settings), on_death or _mourn)
+    engine = engine or _engine(settings, on_death or _mourn)
     app = FastAPIOffline(
         redoc_url=None,
         title="Frontrunner",
@@ -191,7 +192,12 @@ def _engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(capacity=settings.max_queued_candidates)
 
 
-def _load(settings: Settings) -> Models:
+def _engine(settings: Settings, on_death: OnDeath) -> LocalEngine:
+    progress = Progress()
+    return LocalEngine(partial(_load, settings, progress), _engine_config(settings), on_death, progress)
+
+
+def _load(settings: Settings, progress: Progress) -> Models:
     """On the engine's thread."""
     return registry.load(
         settings.generator,
@@ -199,6 +205,7 @@ def _load(settings: Settings) -> Models:
         settings.device,
         settings.preview_decoder or None,
         settings.calibration,
+        progress,
     )
 
 

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,21 +34,27 @@ def load(
     device: str = "auto",
     preview_decoder: str | None = None,
     calibration: Path | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Models:
     """Load both by name: a pack, `fake`, a folder, or a hub id (for the scorer any name that open_clip knows).
 
     `device` is `auto`, `cpu` or `cuda[:n]`; fakes ignore it. `preview_decoder` is a folder or hub id of a tiny
     decoder of the generator's latents. `calibration` is the file of one; without it, and instead of one of other
-    weights, a pack's own is taken. Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and
-    PackCorrupt.
+    weights, a pack's own is taken. `report` is called with each part as it begins. Sets the thread counts of the
+    process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
     with _uncollected():
+        report = report or log.debug
+        report("importing libraries")
         loader = _Loader(device)
         own = loader.calibration(generator, scorer)
-        models = Models(loader.generator(generator, preview_decoder), loader.scorer(scorer), given or own)
+        report("loading the generator")
+        made = loader.generator(generator, preview_decoder)
+        report("loading the scorer")
+        models = Models(made, loader.scorer(scorer), given or own)
     if given is None or own is None or given.fits(models.generator.info, models.scorer.info):
         return models
     log.warning("the given calibration was measured with other weights; that of the pack is used")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,9 +24,16 @@ FAREWELL_S = 20.0
 """How long the child may take to stop before it is killed."""
 
 
+def print_nothing(detail: str) -> None:
+    """Keep the progress of loading to itself."""
+
+
 @contextmanager
-def running_service() -> Iterator[Client]:
-    """A client of a service that is ready and lives as long as this block. Raises Complaint when it cannot start."""
+def running_service(watch: Callable[[str], None] = print_nothing) -> Iterator[Client]:
+    """A client of a service that is ready and lives as long as this block. Raises Complaint when it cannot start.
+
+    `watch` is called, several times a second, with what `/readyz` says while the models load.
+    """
     with tempfile.TemporaryDirectory(prefix="frontrunner-") as folder:
         log = Path(folder) / "log"
         # The child inherits the open socket: nobody else can take its port, and no connection is refused.
@@ -35,7 +42,7 @@ def running_service() -> Iterator[Client]:
             process = _start(listening, Path(folder), log)
         try:
             with connect(f"http://127.0.0.1:{port}") as client:
-                _wait(client, process, log)
+                _wait(client, process, log, watch)
                 yield client
         finally:
             _stop(process)
@@ -56,14 +63,16 @@ def _start(listening: socket.socket, folder: Path, log: Path) -> subprocess.Pope
         )
 
 
-def _wait(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(client: Client, process: subprocess.Popen[bytes], log: Path, watch: Callable[[str], None]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Complaint(_last_line(log))
         with suppress(httpx.TransportError):  # it is about to end, or to take the connection
-            if client.get("/readyz").status_code == 200:
+            answer = client.get("/readyz")
+            if answer.status_code == 200:
                 return
+            watch(str(answer.json()["detail"]))
         time.sleep(0.1)
     raise Complaint(f"the models were not loaded after {PATIENCE_S:.0f} s")
 

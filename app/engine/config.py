@@ -14,7 +14,9 @@ class EngineConfig:
     capacity: candidates held at once, waiting or running; more are refused before they queue.
     live_rows: candidates that are being denoised at once; those beyond wait without latents.
     decode_pixels: pixels decoded in one call, which bounds the memory of the decoder.
-    warmup_s: seconds spent at load on measuring what each bucket costs, beside those that pay for what is built once.
+    warmup_s: seconds that timing device calls at load may take; beyond one step and one decode, a call is made only
+    where it is expected to fit, and the rest is learnt while serving.
+    timed_s: seconds of calls that are timed of a kind, one of each size, before larger ones are left to serving.
     max_failing_ticks: device calls that may fail in a row before the engine counts as dead.
     """
 
@@ -23,7 +25,8 @@ class EngineConfig:
     capacity: int = 512
     live_rows: int = 256
     decode_pixels: int = 4 * 2**20
-    warmup_s: float = 2.0
+    warmup_s: float = 20.0
+    timed_s: float = 0.25
     max_failing_ticks: int = 3
 
     def __post_init__(self) -> None:

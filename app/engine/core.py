@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import perf_counter
 from typing import TypeAlias
 
@@ -16,7 +15,6 @@ import numpy as np
 
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
-from app.engine.cost_model import Costs
 from app.engine.latent_codec import unpack
 from app.engine.notices import contradictions, truncation_notice, unrecognised
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
@@ -24,16 +22,14 @@ from app.engine.pruning.calibration import estimate
 from app.engine.ranking import scoring
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
 from app.engine.state import Phase, Row, Run, Texts
+from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
-from models.protocols import Generator, Latent, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
+from models.protocols import Generator, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
 
 Call: TypeAlias = Callable[[Generator, Scorer], None]
 """A one-off device call; hands on its own result and its own error."""
-
-TIMED_ROWS = 8
-"""Rows decoded to time a preview and a finish."""
 
 SMOOTHING = 0.3
 """Weight of the newest generation in the running mean of seconds per candidate."""
@@ -66,7 +62,7 @@ class EngineCore:
         self.denoiser_calls = 0
         self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
         self.seconds_per_candidate = 0.0
-        self.costs = Costs.of(self._scheduler.seconds, {1: 0.0}, {1: 0.0})
+        self.costs = self._scheduler.costs
 
     @property
     def idle(self) -> bool:
@@ -123,71 +119,26 @@ class EngineCore:
             self._account(plan, self._clock() - started)
             self._conclude(plan)
 
-    def measure(self) -> None:
-        """Time the device's work at the default size, within about `warmup_s`; sets `costs`, tells the scheduler.
+    def measure(self, report: Report = silent) -> None:
+        """Time the device's work at the default size, within about `warmup_s`; sets `costs`, informs the scheduler.
 
-        Raises OutOfDeviceMemory when not a single row fits.
+        `report` is called with each part as it begins. Raises OutOfDeviceMemory when not a single row fits.
         """
+        timed = Warmup(self._generator, self._scorer, self._config, self._clock, report).run()
+        self._scheduler.learn(timed[Kind.STEP], preview=timed[Kind.PREVIEW], finish=timed[Kind.FINISH])
+        self.costs = self._scheduler.costs
+
+    def _learn_cost(self, plan: Plan, seconds: float) -> None:
+        """Learn what such a call costs, where its rows are of the default size and guidance, as those timed were."""
         info = self._generator.info
-        schedule = self._generator.schedule(info.sampler, info.steps)
-        text = self._generator.encode([""])[0]
-        latent = self._generator.noise(0, info.width, info.height, schedule)
-        row = StepRow(latent, text, text, info.guidance_scale, schedule, 0, 0)
-        steps = self._time_buckets(row)
-        stepped = self._generator.step([row], 1)[0]
-        previews, finishes = (self._time_pixels(stepped, preview=preview) for preview in (True, False))
-        self._scheduler.learn(steps, preview=previews, finish=finishes)
-        self.costs = Costs.of(self._scheduler.seconds, previews, finishes)
-
-    def _time_buckets(self, row: StepRow) -> dict[int, float]:
-        """Seconds of a denoiser call by bucket, as many as `warmup_s` allows; the quicker of two runs of each.
-
-        A first run pays for what is built once (on a GPU, seconds) and is not counted. The two lie apart, and a size
-        that leaves no time for the next is timed anew: a moment of other work on the machine must not make a batch
-        look dear for as long as the service lives.
-        """
-        seconds: dict[int, float] = {}
-
-        def exhausted(bucket: int) -> bool:
-            return 2 * (sum(seconds.values()) + 2 * seconds[bucket]) > self._config.warmup_s
-
-        for bucket in self._config.buckets:
-            work = partial(self._generator.step, [row] * bucket, bucket)
-            try:
-                work()
-                seconds[bucket] = self._time(work)
-                if exhausted(bucket):
-                    seconds[bucket] = min(seconds[bucket], self._time(work))
-            except OutOfMemory:
-                break
-            if exhausted(bucket):
-                break
-        if not seconds:
-            raise OutOfDeviceMemory("the device cannot hold a single row of the default size")
-        return {b: min(s, self._time(partial(self._generator.step, [row] * b, b))) for b, s in seconds.items()}
-
-    def _time(self, work: Callable[[], object]) -> float:
-        started = self._clock()
-        work()
-        return self._clock() - started
-
-    def _time_pixels(self, latent: Latent, *, preview: bool) -> dict[int, float]:
-        """Seconds of decoding and embedding one row, and as many as `TIMED_ROWS` where the device holds them."""
-        info = self._generator.info
-
-        def work(rows: int) -> None:
-            self._scorer.embed_images(self._generator.decode([latent] * rows, preview=preview))
-
-        seconds: dict[int, float] = {}
-        for rows in sorted({1, min(TIMED_ROWS, self._config.decode_rows(info.width, info.height))}):
-            try:
-                work(rows)
-            except OutOfMemory:
-                if rows == 1:
-                    raise
-                break
-            seconds[rows] = min(self._time(partial(work, rows)), self._time(partial(work, rows)))
-        return seconds
+        usual = (info.width, info.height, info.guidance_scale > 1)
+        rows = plan.size or len(plan.rows)
+        if not rows or seconds <= 0:
+            return
+        if all((r.run.spec.width, r.run.spec.height, r.run.spec.guided) == usual for r in plan.rows):
+            self._scheduler.note(plan.kind, rows, seconds)
+            if self._scheduler.costs.moved(self.costs):
+                self.costs = self._scheduler.costs
 
     # one kind of device work each
 
@@ -315,6 +266,7 @@ class EngineCore:
             self._emit(plan.run, Started(plan.run.timings.queue_ms))
 
     def _account(self, plan: Plan, seconds: float) -> None:
+        self._learn_cost(plan, seconds)
         self.stage_seconds[plan.kind] += seconds
         stage = "denoise" if plan.kind is Kind.STEP else str(plan.kind)
         for run in plan.runs:

@@ -54,6 +54,19 @@ EMBED_ROWS = 32
 """Images embedded in one device call, so that uploads never hold the device for long."""
 
 
+class Progress:
+    """The part of the start-up under way: set by the engine's thread, read by any; each part is logged as it begins."""
+
+    def __init__(self) -> None:
+        self.part = "starting"
+        self._began = perf_counter()
+
+    def __call__(self, part: str) -> None:
+        """Begin a part, named in a few words such as `loading the scorer`."""
+        self.part = part
+        log.info("start-up: %s", part, extra={"elapsed_s": round(perf_counter() - self._began, 1)})
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A generation that was admitted and has not ended."""
@@ -65,12 +78,19 @@ class _Held:
 class LocalEngine:
     """The `Engine` of one process and one device. Its methods belong to the event loop that called `start`.
 
-    `load` runs on the engine's thread. `on_death` is called on the loop, once, with the reason, after every
-    waiter was failed: the process should end, for a new one is the only cure.
+    `load` runs on the engine's thread and may tell `progress` of its parts. `on_death` is called on the loop, once,
+    with the reason, after every waiter was failed: the process should end, for a new one is the only cure.
     """
 
-    def __init__(self, load: Load, config: EngineConfig, on_death: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        load: Load,
+        config: EngineConfig,
+        on_death: Callable[[BaseException], None],
+        progress: Progress | None = None,
+    ) -> None:
         self._load = load
+        self._progress = progress or Progress()
         self._config = config
         self._on_death = on_death
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -173,6 +193,7 @@ class LocalEngine:
             ready=core is not None and self._death is None,
             dead=self._death is not None,
             draining=self._draining,
+            part=self._progress.part,
             held=held,
             queued=sum(h.candidates for name, h in self._held.items() if name not in started),
             running=core.live if core is not None else 0,
@@ -211,7 +232,7 @@ class LocalEngine:
         if self._death is not None:
             raise EngineDead("the engine died and the process is about to end")
         if self._models is None:
-            raise Loading("the models are being loaded", retry_after_s=2)
+            raise Loading(f"the models are not ready yet: {self._progress.part}", retry_after_s=2)
         return self._models
 
     def _check(self) -> None:
@@ -284,10 +305,12 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
+            self._progress("loading the models")
             models = self._load()
             core = EngineCore(models, self._config)
-            core.measure()
+            core.measure(self._progress)
             self._core, self._models = core, models
+            self._progress("ready")
             while self._take(core):
                 updates = core.tick()
                 if updates:

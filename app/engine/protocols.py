@@ -113,12 +113,14 @@ class EngineStats:
 
     `held` counts the candidates of all generations that have not ended, which admission bounds by `capacity`;
     `queued` those of generations that have not started, `running` those that are live on the device.
-    `seconds_per_candidate` is for the generator's default number of steps.
+    `seconds_per_candidate` is for the generator's default number of steps. `part` is that of the start-up under way,
+    such as `timing a decode`; `ready` once it is over.
     """
 
     ready: bool
     dead: bool
     draining: bool
+    part: str
     held: int
     queued: int
     running: int

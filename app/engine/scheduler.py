@@ -16,6 +16,7 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 
 from app.engine.config import EngineConfig
+from app.engine.cost_model import CallSeconds, Costs
 from app.engine.pruning import checkpoints
 from app.engine.state import Phase, Row, Run
 
@@ -30,6 +31,9 @@ KNEE = 1.3
 
 SLOWDOWN = 2.5
 """Nor to where it takes more than this many times as long as one of the smallest generation in it alone."""
+
+LONGEST_CALL_S = 5.0
+"""A call for pixels holds fewer rows where it would take longer: in between, results are reported, rows dropped."""
 
 SMALL_SHARE = 16
 """A generation is small when its candidates are at most this part of the room for rows."""
@@ -87,18 +91,34 @@ class Scheduler:
         self._waiting: deque[Run] = deque()
         self._running: deque[Run] = deque()
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
-        self._pixels_s: dict[Kind, Mapping[int, float]] = {}
+        self._timed: dict[Kind, CallSeconds] = {}
         self._ceilings: dict[tuple[bool, Key], _Ceiling] = {}
         self._owed = False
 
     def learn(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
-        """Take measured seconds of a denoiser call by bucket; buckets left out cost in proportion to the largest.
+        """Take timed seconds of a denoiser call by bucket; what was not timed is estimated from them.
 
         `pixels` are those of `preview` and `finish` calls, by rows.
         """
-        largest = max(seconds)
-        self._seconds = {b: seconds.get(b, seconds[largest] * b / largest) for b in self._config.buckets}
-        self._pixels_s = {Kind(kind): some for kind, some in pixels.items()}
+        self._timed = {Kind(kind): CallSeconds(some) for kind, some in pixels.items()}
+        self._timed[Kind.STEP] = CallSeconds(seconds)
+        self._estimate()
+
+    def note(self, kind: Kind, rows: int, seconds: float) -> None:
+        """Learn from a call made while serving, of rows like those that were timed."""
+        if kind in self._timed:
+            self._timed[kind].note(rows, seconds)
+            self._estimate()
+
+    def _estimate(self) -> None:
+        self._seconds = {b: self._timed[Kind.STEP].estimate(b) for b in self._config.buckets}
+
+    @property
+    def costs(self) -> Costs:
+        """What is known of all kinds of calls; of steps, the estimates too. Pixels cost nothing until timed."""
+        free = CallSeconds({1: 0.0})
+        preview, finish = (self._timed.get(kind, free).known for kind in (Kind.PREVIEW, Kind.FINISH))
+        return Costs.of(self._seconds, preview, finish)
 
     def shrink(self, plan: Plan) -> bool:
         """Make such calls smaller, for the device could not hold this one; False when they cannot be.
@@ -226,13 +246,13 @@ class Scheduler:
         if spec.deterministic:
             return self._config.deterministic_rows
         room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(False, run.key))
-        seconds = self._pixels_s.get(kind, {})
-        if len(self._running) == 1 or len(seconds) < 2:
+        if kind not in self._timed:
+            return room
+        room = self._timed[kind].within(LONGEST_CALL_S, room)
+        if len(self._running) == 1:
             return room
         small = min(live[r] for r in self._running if r.rows)
-        (few, least), (many, most) = min(seconds.items()), max(seconds.items())
-        beside = SLOWDOWN * self._seconds[self.bucket(small)] - least
-        bearable = few + int(beside / max((most - least) / (many - few), 1e-9)) if beside > 0 else few
+        bearable = self._timed[kind].within(SLOWDOWN * self._seconds[self.bucket(small)], room)
         return min(room, max(bearable, sum(live[r.run] == small for r in fellows)))
 
     def _step(self) -> Plan | None:

@@ -11,14 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+
+from models.runtime.traced_calls import KNOWN, Recorded, counted
 
 GRAIN = 4_000_000
 """Floating-point operations that one operation of a call must have for each thread to be worth one (DECISIONS 62)."""
-
-KNOWN = 256
-"""Calls, each with rows of one shape, whose operations are remembered."""
 
 
 class Sharing:
@@ -43,22 +40,32 @@ class Sharing:
         rows = -(-count // max(1, min(self._cores, count // fewest)))
         shares = [[_part(tensor, start, rows) for tensor in inputs] for start in range(0, count, rows)]
         threads = self._cores // len(shares)
+        made = None
         if threads > 1:
-            threads = max(1, min(threads, int(rows * self._grain(work, inputs) / GRAIN)))
+            grain, made = self._grain(work, inputs)
+            threads = max(1, min(threads, int(rows * grain / GRAIN)))
         if threads == self._cores:
-            return work(*inputs)
+            return work(*inputs) if made is None else made
         futures = [self._pool.submit(_work, work, share, threads) for share in shares]
         wait(futures)
         return torch.cat([future.result() for future in futures])[:count]
 
-    def _grain(self, work: Callable[..., Any], inputs: Sequence[Any]) -> float:
-        """Floating-point operations of an average operation of this call for one row."""
+    def _grain(self, work: Callable[..., Any], inputs: Sequence[Any]) -> tuple[float, Any | None]:
+        """Floating-point operations of an average operation of this call for one row, and perhaps what it gives.
+
+        Of a recorded call the one behind it is counted: whether there is room for another recording must not decide.
+        """
+        if isinstance(work, Recorded):
+            return work.grain(*inputs)
         call = work, tuple((tensor.shape[1:], tensor.dtype) for tensor in inputs)
         if call not in self._grains:
             if len(self._grains) == KNOWN:
                 del self._grains[next(iter(self._grains))]
-            self._grains[call] = _counted(work, [tensor[:1] for tensor in inputs])
-        return self._grains[call]
+            row = [tensor[:1] for tensor in inputs]
+            with torch.inference_mode():
+                work(*row)  # what the first call does besides is not counted
+            self._grains[call], _ = counted(work, row)
+        return self._grains[call], None
 
 
 def _work(work: Callable[..., Any], share: Sequence[Any], threads: int) -> Any:
@@ -67,31 +74,6 @@ def _work(work: Callable[..., Any], share: Sequence[Any], threads: int) -> Any:
         torch.set_num_threads(threads)
     with torch.inference_mode():
         return work(*share)
-
-
-class _Operations(TorchDispatchMode):
-    """Counts the operations of this thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _counted(work: Callable[..., Any], row: Sequence[Any]) -> float:
-    """Floating-point operations of an average operation, once what the first call does besides is done.
-
-    Of a recorded call the one behind it is counted: whether there is room for another recording must not decide. Torch
-    knows no number for attention on the host, which counts as none.
-    """
-    with torch.inference_mode():
-        work(*row)
-        with FlopCounterMode(display=False) as flops, _Operations() as operations:
-            getattr(work, "plain", work)(*row)
-    return float(flops.get_total_flops() / max(operations.count, 1))
 
 
 def _part(tensor: Any, start: int, rows: int) -> Any:

@@ -9,14 +9,23 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.errors import host_is_full
 
 log = logging.getLogger(__name__)
+
+HEAVY = 50_000_000
+"""Floating-point operations that an average operation of a call has where Python starts it quickly enough: a core needs
+a millisecond or more for it, Python some 30 microseconds. Recording would cost as much as five such calls."""
+
+KNOWN = 256
+"""Calls, each with rows of one shape, whose operations are remembered."""
 
 KEPT = 32
 """Recordings of one call, each of one shape of rows. Torch never frees one, so further shapes go through Python."""
@@ -28,16 +37,68 @@ class Recorded:
     def __init__(self, call: Callable[..., Any]) -> None:
         self.plain = call
         self._graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._grains: dict[tuple[Any, ...], float] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the call gives; the first with rows of a shape also takes the time of five more calls."""
-        shape = tuple((each.shape[1:], each.dtype) for each in inputs)
+        """What the call gives; the first with rows of a shape also takes the time of six more calls of one row.
+
+        A call of `HEAVY` operations is not recorded.
+        """
+        shape = _shape(inputs)
         with self._lock:
             graph = self._graphs.get(shape)
             if graph is None and len(self._graphs) < KEPT:
-                graph = self._graphs[shape] = _record(self.plain, inputs)
+                grain, made = self._counted(shape, inputs)
+                if grain < HEAVY:
+                    graph = self._graphs[shape] = _record(self.plain, inputs)
+                elif made is not None:
+                    return made
         return (graph or self.plain)(*inputs)
+
+    def grain(self, *inputs: Any) -> tuple[float, Any | None]:
+        """Floating-point operations of an average operation for one row, and perhaps what the call gives.
+
+        That is the case where a call of one row that is not recorded had to be made to count them.
+        """
+        shape = _shape(inputs)
+        with self._lock:
+            grain, made = self._counted(shape, inputs)
+        return grain, made if grain >= HEAVY else None
+
+    def _counted(self, shape: tuple[Any, ...], inputs: tuple[Any, ...]) -> tuple[float, Any | None]:
+        made = None
+        if shape not in self._grains:
+            if len(self._grains) == KNOWN:
+                del self._grains[next(iter(self._grains))]
+            self._grains[shape], made = counted(self.plain, [each[:1] for each in inputs])
+        return self._grains[shape], made if len(inputs[0]) == 1 else None
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[misc]  # torch does not type it
+    """Counts the operations of this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counted(call: Callable[..., Any], row: Sequence[Any]) -> tuple[float, Any]:
+    """Floating-point operations of an average operation of a call, and what the call gives.
+
+    Torch knows no number for attention on the host, which counts as none.
+    """
+    with torch.inference_mode(), FlopCounterMode(display=False) as flops, _Operations() as operations:
+        made = call(*row)
+    return float(flops.get_total_flops() / max(operations.count, 1)), made
+
+
+def _shape(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple((each.shape[1:], each.dtype) for each in inputs)
 
 
 def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:

@@ -109,6 +109,7 @@ def test_loading_answers_but_is_not_ready(tmp_path: Path) -> None:
         for answer in (house.client.get("/readyz"), house.post(json=PROMPT), house.client.get("/v1/models")):
             is_problem(answer, 503, "loading")
             assert 1 <= int(answer.headers["retry-after"]) <= 120
+            assert answer.json()["detail"] == "the models are not ready yet: loading the models"
         assert house.client.get("/healthz").status_code == 200
         assert "frontrunner_ready 0.0" in house.client.get("/metrics").text
         generator.gate.set()

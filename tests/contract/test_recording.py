@@ -17,8 +17,8 @@ from models.runtime.traced_calls import Recorded  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-RECORDED = 3
-"""Calls that a recording takes: the one that is watched, and two that it is compared with."""
+RECORDED = 4
+"""Calls that a recording takes: one whose operations are counted, one that is watched, two to compare it with."""
 
 
 class Counted:
@@ -82,6 +82,39 @@ def test_a_recording_that_took_one_row_for_granted_is_not_used(caplog: pytest.Lo
     assert "through Python" in caplog.text
 
 
+class Large:
+    """A matrix product of 128 million floating-point operations a row, or a small one, beside the adding of one."""
+
+    def __init__(self, side: int) -> None:
+        torch.manual_seed(0)
+        self.weights = torch.randn(side, side)
+        self.rows: list[int] = []
+
+    def __call__(self, x: Any) -> Any:
+        self.rows.append(len(x))
+        return x @ self.weights + 1
+
+
+def test_a_call_of_large_operations_is_not_recorded_and_never_made_twice_at_first() -> None:
+    call = Large(4000)
+    x = torch.randn(1, 4, 4000)
+    for share in (Sharing(1), Sharing(2)):
+        recorded = Recorded(call)
+        with torch.inference_mode():
+            first = share(recorded, x)
+        assert call.rows == [1], "what was made to count the operations is what the call gives"
+        with torch.inference_mode():
+            assert torch.equal(share(recorded, x), first)
+            assert torch.equal(call(x), first)
+            assert share(recorded, x.repeat(3, 1, 1)).shape == (3, 4, 4000)
+        assert sum(call.rows) in {6, 7}, "the last one in a row of its own for each of two cores"
+        call.rows.clear()
+    small = Large(400)
+    with torch.inference_mode():
+        Sharing(2)(Recorded(small), torch.randn(1, 4, 400))
+    assert len(small.rows) == RECORDED
+
+
 def test_threads_that_come_at_once_record_once() -> None:
     call, given = Counted(), [inputs(4) for _ in range(8)]
     recorded = Recorded(call)
@@ -103,7 +136,7 @@ def test_a_torch_that_records_nothing_says_so(
     call = Counted()
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert Recorded(call)(*inputs(3)).shape == (3, 512)
-    assert call.times == 1
+    assert call.times == 2
     assert "go through Python" in caplog.text
 
 

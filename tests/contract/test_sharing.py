@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from models.runtime.row_parallel import Sharing  # noqa: E402
+from models.runtime.traced_calls import Recorded  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -87,13 +88,15 @@ def test_operations_are_counted_once_for_rows_of_a_shape() -> None:
 
 
 def test_a_recording_has_the_threads_of_the_call_behind_it() -> None:
-    class Recording(Spy):
-        plain = Spy(large=True)
+    small, large = Spy(large=False), Spy(large=True)
 
-    recording = Recording(large=False)
-    Sharing(3)(recording, torch.zeros(2, 1500), fewest=2)
-    assert len(recording.plain.parts) == 1
-    assert recording.shared == [(2, 2)]
+    class Recording(Recorded):
+        def __call__(self, x: Any) -> Any:
+            return small(x)
+
+    Sharing(3)(Recording(large), torch.zeros(2, 1500), fewest=2)
+    assert len(large.parts) == 1
+    assert small.shared == [(2, 2)]
 
 
 def test_one_core_is_no_reason_to_leave_the_thread() -> None:

@@ -34,12 +34,12 @@ def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
 
 
 class Bench:
-    """A core on fakes, with every update by generation."""
+    """A core on fakes, with every update by generation. Its clock stands still, so that no cost is learnt."""
 
     def __init__(self, config: EngineConfig | None = None, **fake: Any) -> None:
         self.generator = FakeGenerator(**fake)
         self.scorer = FakeScorer()
-        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig())
+        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig(), clock=lambda: 0.0)
         self.updates: dict[str, list[Update]] = {}
         self.ticks = 0
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from app.engine.config import EngineConfig
-from app.engine.local import LocalEngine
+from app.engine.local import LocalEngine, Progress
 from app.engine.protocols import Cancelled, Failed, Succeeded, Update
 from app.engine.scheduler import Scheduler
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
-from models.protocols import Embeddings, Models, Pixels
+from models.protocols import Embeddings, Images, Latent, Models, Pixels, StepRow
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 from tests.unit.engine_kit import spec
 
@@ -95,6 +95,39 @@ async def test_before_the_models_are_loaded_it_says_so() -> None:
         local.submit(spec(), Inbox())
     local.start()
     await local.close(0)
+
+
+async def test_every_part_of_the_start_is_named_while_it_is_under_way(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+    progress = Progress()
+
+    class Watching(FakeGenerator):
+        def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
+            seen.append(local.stats().part)
+            return super().step(rows, size)
+
+        def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Images:
+            seen.append(local.stats().part)
+            return super().decode(latents, preview=preview)
+
+    def load() -> Models:
+        progress("loading the scorer")
+        seen.append(local.stats().part)
+        with pytest.raises(Loading, match="loading the scorer"):
+            local.submit(spec(), Inbox())
+        return Models(Watching(), FakeScorer())
+
+    local = LocalEngine(load, EngineConfig(), lambda _: None, progress)
+    with caplog.at_level("INFO"):
+        local.start()
+        while not local.stats().ready:
+            await asyncio.sleep(0.005)
+        await local.close(0)
+    parts = ["loading the scorer", "timing a step", "timing a decode", "timing larger calls"]
+    assert list(dict.fromkeys(seen)) == parts
+    assert [r.getMessage() for r in caplog.records if r.name == "app.engine.local"] == [
+        f"start-up: {part}" for part in ("loading the models", *parts, "ready")
+    ]
 
 
 async def test_cancel_reaches_a_running_generation() -> None:

@@ -49,10 +49,23 @@ def test_bucket_has_the_fewest_seconds_per_useful_row(seconds: dict[int, float],
     assert scheduler.bucket(rows) == expected
 
 
-def test_buckets_that_were_not_measured_cost_in_proportion_to_the_largest_that_was() -> None:
+def test_buckets_that_were_not_timed_cost_what_the_two_largest_that_were_foretell() -> None:
     scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
     scheduler.learn({1: 1.0, 2: 1.5})
-    assert scheduler.seconds == {1: 1.0, 2: 1.5, 4: 3.0, 8: 6.0}
+    assert scheduler.seconds == {1: 1.0, 2: 1.5, 4: 2.5, 8: 4.5}
+    scheduler.learn({1: 1.0, 2: 2.5})
+    assert scheduler.seconds == {1: 1.0, 2: 2.5, 4: 5.0, 8: 10.0}, "never more than in proportion"
+
+
+def test_a_larger_call_than_any_that_was_timed_is_tried_once_and_kept_where_it_pays() -> None:
+    for doubled, chosen in ((1.2, 4), (2.0, 1)):
+        scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
+        scheduler.learn({1: 1.0})
+        assert scheduler.bucket(4) == 2
+        scheduler.note(Kind.STEP, 2, 30.0)
+        assert scheduler.bucket(4) == 2, "the first call of a size also builds what it needs"
+        scheduler.note(Kind.STEP, 2, doubled)
+        assert scheduler.bucket(4) == chosen
 
 
 def test_a_small_request_is_not_held_back_by_a_large_one() -> None:
@@ -231,8 +244,8 @@ def test_previews_of_a_generation_share_calls_though_others_slow_its_rows() -> N
 
 def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
     bench = Bench()
-    costs = {b: 10.0 + b for b in (1, 2, 4, 8, 16, 32)}
-    bench.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    costs = {b: 0.010 + b / 1000 for b in (1, 2, 4, 8, 16, 32)}
+    bench.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     bench.submit(spec("large", n_candidates=32, steps=2))
     while not bench.core._scheduler.runs[0].rows or bench.core._scheduler.runs[0].ready():
         bench.tick()
@@ -257,18 +270,27 @@ def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
 
 def test_a_small_request_does_not_wait_long_for_the_pictures_of_a_large_one() -> None:
     bench = Bench()
-    costs = {b: 10.0 + b for b in (1, 2, 4, 8, 16, 32)}
-    bench.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    costs = {b: 0.010 + b / 1000 for b in (1, 2, 4, 8, 16, 32)}
+    bench.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     bench.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
     bench.submit(spec("small", n_candidates=1, steps=40))
-    most = int(SLOWDOWN * costs[1] / 5.0)
+    most = int(SLOWDOWN * costs[1] / 0.005)
     calls = previews(bench, "large")
     assert max(calls) == most
     assert sum(calls) == 32
     alone = Bench()
-    alone.core._scheduler.learn(costs, preview={1: 5.0, 8: 40.0}, finish={1: 5.0, 8: 40.0})
+    alone.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     alone.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
     assert previews(alone, "large") == [32]
+
+
+def test_a_call_for_pixels_is_split_where_it_would_take_long() -> None:
+    bench = Bench()
+    bench.core._scheduler.learn({1: 4.0}, preview={1: 20.0}, finish={1: 20.0})
+    bench.submit(spec("slow", n_candidates=4, steps=1))
+    bench.run()
+    assert bench.scorer.calls == [1] * 4
+    assert bench.outcome("slow").candidates
 
 
 def test_a_call_is_never_smaller_than_its_rows_whatever_was_measured() -> None:

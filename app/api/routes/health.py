@@ -17,7 +17,6 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _WHY_NOT = {
     "dead": EngineDead("the engine died and the process is about to end"),
-    "loading": Loading("the models are being loaded", retry_after_s=2),
     "draining": Draining("this replica is shutting down"),
     "full": Overloaded("the queue holds its limit of candidates"),
     "store": StoreUnavailable("the database does not answer, or a store takes no writes"),
@@ -46,8 +45,13 @@ async def healthz() -> Alive:
 @router.get("/readyz", summary="Whether requests are welcome", responses=openapi.errors(503))
 @router.head("/readyz", include_in_schema=False)
 async def readyz(service: ServiceDep) -> Ready:
-    """503 while loading, full, draining or dead, or with a store out of reach: send requests elsewhere."""
+    """503 while loading, full, draining or dead, or with a store out of reach: send requests elsewhere.
+
+    While loading, `detail` names the part under way, such as `timing a decode`.
+    """
     reason = await service.ready()
+    if reason == "loading":
+        raise Loading(f"the models are not ready yet: {service.stats().part}", retry_after_s=2)
     if reason is not None:
         raise _WHY_NOT[reason]
     return Ready()

@@ -1,0 +1,119 @@
+"""Timing device calls before the first request: a step and a decode always, more where the seconds for it suffice.
+
+What is not timed here is estimated, and learnt while serving (`cost_model.CallSeconds`). Engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from app.engine.config import EngineConfig
+from app.engine.cost_model import CallSeconds
+from app.engine.scheduler import Kind
+from app.errors import OutOfDeviceMemory
+from models.protocols import Generator, Latent, OutOfMemory, Scorer, StepRow
+
+Report: TypeAlias = Callable[[str], None]
+"""Takes the part of the start-up that begins, in a few words. Any thread."""
+
+TIMED_ROWS = 8
+"""Rows decoded to time a preview and a finish of many."""
+
+
+def silent(part: str) -> None:
+    """A report to no one."""
+
+
+class Warmup:
+    """Calls at the default size and guidance, each made only where it is expected to end within `warmup_s`.
+
+    A size is timed twice, since its first call also pays for what is built once (on a GPU, seconds) and either may meet
+    other work on the machine; the quicker one counts.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        scorer: Scorer,
+        config: EngineConfig,
+        clock: Callable[[], float],
+        report: Report,
+    ) -> None:
+        self._generator = generator
+        self._scorer = scorer
+        self._config = config
+        self._clock = clock
+        self._report = report
+        self._began = clock()
+        self._seen = {kind: CallSeconds({}) for kind in (Kind.STEP, Kind.FINISH, Kind.PREVIEW)}
+        self._row = self._first_row()
+        self._stepped: Latent = None
+
+    def run(self) -> dict[Kind, dict[int, float]]:
+        """Seconds of steps, previews and finishes, by rows. Raises OutOfDeviceMemory when a single row does not fit."""
+        least = self._config.buckets[0]
+        try:
+            self._report("timing a step")
+            expected = {Kind.STEP: self._call(Kind.STEP, least)}
+            self._report("timing a decode")
+            expected[Kind.FINISH] = self._call(Kind.FINISH, 1)
+            if self._affordable(expected[Kind.FINISH]):
+                expected[Kind.PREVIEW] = self._call(Kind.PREVIEW, 1)
+            for kind, seconds in expected.items():
+                rows = least if kind is Kind.STEP else 1
+                if self._affordable(seconds):
+                    self._call(kind, rows)
+                self._seen[kind].settle(rows)
+        except OutOfMemory as error:
+            raise OutOfDeviceMemory("the device cannot hold a single row of the default size") from error
+        self._report("timing larger calls")
+        self._climb(Kind.STEP, self._config.buckets[1:])
+        decoded = min(TIMED_ROWS, self._config.decode_rows(*self._size))
+        for kind in (Kind.FINISH, Kind.PREVIEW):
+            if kind in expected and decoded > 1:
+                self._climb(kind, (decoded,))
+        timed = {kind: seen.known for kind, seen in self._seen.items()}
+        timed[Kind.PREVIEW] = timed[Kind.PREVIEW] or timed[Kind.FINISH]
+        return timed
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self._generator.info.width, self._generator.info.height
+
+    def _first_row(self) -> StepRow:
+        info = self._generator.info
+        schedule = self._generator.schedule(info.sampler, info.steps)
+        text = self._generator.encode([""])[0]
+        negative = text if info.guidance_scale > 1 else None
+        noise = self._generator.noise(0, info.width, info.height, schedule)
+        return StepRow(noise, text, negative, info.guidance_scale, schedule, 0, 0)
+
+    def _climb(self, kind: Kind, sizes: tuple[int, ...]) -> None:
+        """Time larger and larger calls, while they fit into `timed_s`, into what is left, and into the device."""
+        seen = self._seen[kind]
+        for rows in sizes:
+            expected = seen.estimate(rows)
+            if sum(seen.known.values()) + expected > self._config.timed_s:
+                return
+            try:
+                for _ in range(2):
+                    if not self._affordable(expected):
+                        return
+                    expected = self._call(kind, rows)
+            except OutOfMemory:
+                return
+
+    def _affordable(self, seconds: float) -> bool:
+        return self._clock() - self._began + seconds <= self._config.warmup_s
+
+    def _call(self, kind: Kind, rows: int) -> float:
+        started = self._clock()
+        if kind is Kind.STEP:
+            self._stepped = self._generator.step([self._row] * rows, rows)[0]
+        else:
+            pixels = self._generator.decode([self._stepped] * rows, preview=kind is Kind.PREVIEW)
+            self._scorer.embed_images(pixels)
+        seconds = self._clock() - started
+        self._seen[kind].note(rows, seconds)
+        return seconds
