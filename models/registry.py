@@ -46,9 +46,12 @@ def load(
     given = calibration_io.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
-    with _uncollected():
-        report = report or log.debug
-        report("importing libraries")
+    report = report or log.debug
+    report("importing libraries")
+    _prepare_threads()
+    from models.runtime.deferred_imports import deferred_imports
+
+    with _uncollected(), deferred_imports():
         loader = _Loader(device)
         own = loader.calibration(generator, scorer)
         report("loading the generator")
@@ -82,13 +85,16 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _prepare_threads() -> None:
+    """Read when torch is imported: threads wait awake for some microseconds, then sleep."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 class _Loader:
     """Loads real models onto one device; what two of them share is loaded once."""
 
     def __init__(self, device: str) -> None:
-        # Read when torch is imported: threads wait awake for some microseconds, then sleep.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         from models.runtime import placement
 
         placement.prepare_process()

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.errors import host_is_full
+from models.runtime.deferred_imports import deferred_imports
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,12 @@ def counted(call: Callable[..., Any], row: Sequence[Any]) -> tuple[float, Any]:
 
     Torch knows no number for attention on the host, which counts as none.
     """
-    with torch.inference_mode(), FlopCounterMode(display=False) as flops, _Operations() as operations:
+    with (
+        deferred_imports(),
+        torch.inference_mode(),
+        FlopCounterMode(display=False) as flops,
+        _Operations() as operations,
+    ):
         made = call(*row)
     return float(flops.get_total_flops() / max(operations.count, 1)), made
 
