@@ -10,7 +10,8 @@ import gc
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +50,24 @@ def load(
     report = report or log.debug
     report("importing libraries")
     _prepare_threads()
+    with ThreadPoolExecutor(1, "checksums") as pool:
+        checks = _Checks(pool, {generator, scorer})
+        return _load(generator, scorer, device, preview_decoder, given, checks, report)
+
+
+def _load(
+    generator: str,
+    scorer: str,
+    device: str,
+    preview_decoder: str | None,
+    given: Calibration | None,
+    checks: _Checks,
+    report: Callable[[str], None],
+) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
     with _uncollected(), deferred_imports():
-        loader = _Loader(device)
+        loader = _Loader(device, checks)
         own = loader.calibration(generator, scorer)
         report("loading the generator")
         made = loader.generator(generator, preview_decoder)
@@ -91,16 +106,37 @@ def _prepare_threads() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+class _Checks:
+    """The packs by name or folder, their files compared with their checksums beside the imports."""
+
+    def __init__(self, pool: ThreadPoolExecutor, names: Iterable[str]) -> None:
+        self.packs = packs()
+        asked = {pack.folder: pack for pack in map(self.find, names) if pack is not None}
+        self._checked = {folder: pool.submit(pack.verify) for folder, pack in asked.items()}
+
+    def find(self, name: str) -> Pack | None:
+        """The pack of that id or in that folder, unchecked; None for anything else. Raises PackCorrupt."""
+        pack = self.packs.get(name)
+        return Pack.read(Path(name)) if pack is None and (Path(name) / MANIFEST).is_file() else pack
+
+    def checked(self, name: str) -> Pack | None:
+        """The same, its files checked. Raises PackCorrupt and ModelNotFound."""
+        pack = self.find(name)
+        if pack is not None:
+            self._checked[pack.folder].result()
+        return pack
+
+
 class _Loader:
     """Loads real models onto one device; what two of them share is loaded once."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, checks: _Checks) -> None:
         from models.runtime import placement
 
         placement.prepare_process()
         self._loading = placement
         self._placement = placement.place(device)
-        self._packs = packs()
+        self._checks = checks
         self._text_encoders: dict[Path, Any] = {}
 
     def generator(self, name: str, preview_decoder: str | None) -> Generator:
@@ -113,7 +149,7 @@ class _Loader:
         if preview_decoder is not None:
             with self._explained("preview decoder", preview_decoder):
                 decoder = adapter.load_preview_decoder(preview_decoder, self._placement)
-        pack = self._pack(name)
+        pack = self._checks.checked(name)
         known: dict[str, Any] = {"id": label(name), "preview_decoder": decoder}
         if pack is not None:
             known |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
@@ -124,7 +160,7 @@ class _Loader:
 
     def calibration(self, generator: str, scorer: str) -> Calibration | None:
         """The one a pack brings for its own generator and scorer."""
-        pack = self._found(generator)
+        pack = self._checks.find(generator)
         found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
         try:
             return calibration_io.load(found) if found is not None else None
@@ -137,21 +173,10 @@ class _Loader:
             return FakeScorer()
         from models.scorers import open_clip as adapter
 
-        pack = self._pack(name)
+        pack = self._checks.checked(name)
         if pack is not None:
             return adapter.load_pack(pack, self._text_encoder(pack), self._placement)
         return adapter.load_named(f"local-dir:{name}" if Path(name).is_dir() else name, label(name), self._placement)
-
-    def _pack(self, name: str) -> Pack | None:
-        """The pack of that id or in that folder, its files checked; None for anything else."""
-        pack = self._found(name)
-        if pack is not None and pack.folder not in self._text_encoders:
-            pack.verify()
-        return pack
-
-    def _found(self, name: str) -> Pack | None:
-        pack = self._packs.get(name)
-        return Pack.read(Path(name)) if pack is None and (Path(name) / MANIFEST).is_file() else pack
 
     def _text_encoder(self, pack: Pack) -> Any:
         if pack.folder not in self._text_encoders:

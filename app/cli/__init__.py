@@ -276,8 +276,8 @@ def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
         if url is not None:
             client = stack.enter_context(remote.connect(url))
         else:
-            with console.status("loading the models"):
-                client = stack.enter_context(running_service())
+            with console.status("loading the models") as status:
+                client = stack.enter_context(running_service(status.update))
         yield client
 
 

@@ -24,12 +24,12 @@ FAREWELL_S = 20.0
 """How long the child may take to stop before it is killed."""
 
 
-def print_nothing(detail: str) -> None:
+def silent(detail: str) -> None:
     """Keep the progress of loading to itself."""
 
 
 @contextmanager
-def running_service(watch: Callable[[str], None] = print_nothing) -> Iterator[Client]:
+def running_service(watch: Callable[[str], None] = silent) -> Iterator[Client]:
     """A client of a service that is ready and lives as long as this block. Raises Complaint when it cannot start.
 
     `watch` is called, several times a second, with what `/readyz` says while the models load.

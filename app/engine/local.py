@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -64,7 +64,8 @@ class Progress:
     def __call__(self, part: str) -> None:
         """Begin a part, named in a few words such as `loading the scorer`."""
         self.part = part
-        log.info("start-up: %s", part, extra={"elapsed_s": round(perf_counter() - self._began, 1)})
+        seconds = {"elapsed_s": perf_counter() - self._began, "processor_s": process_time()}
+        log.info("start-up: %s", part, extra={name: round(each, 1) for name, each in seconds.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def deferred_imports() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        _remove("")
+        for name in stand_ins:
+            _remove(name)
 
 
 def _stand_ins() -> dict[str, ModuleType]:
@@ -58,15 +59,13 @@ def _stand_ins() -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {
         name: _StandIn(name)
         for name in names
-        if _root(name) not in map(_root, filter(sys.modules.__contains__, names))
+        if _group(name) not in map(_group, filter(sys.modules.__contains__, names))
         and importlib.util.find_spec(name.partition(".")[0]) is not None
     }
     for module in found.keys() & HELPERS.keys():
         setattr(found[module], HELPERS[module], _later(module, HELPERS[module]))
     if COMPILER in found:
-        vars(found[COMPILER]).update(
-            dict.fromkeys(HINTS, _hint), __path__=[], eval_frame=SimpleNamespace(OptimizedModule=_Compiled)
-        )
+        vars(found[COMPILER]).update(dict.fromkeys(HINTS, _hint), eval_frame=SimpleNamespace(OptimizedModule=_Compiled))
     return found
 
 
@@ -77,6 +76,8 @@ class _Compiled:
 class _StandIn(ModuleType):
     """Answers for a module that is not loaded; loads it when asked for what it does not have."""
 
+    __path__: tuple[str, ...] = ()
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -85,13 +86,13 @@ class _StandIn(ModuleType):
 
 
 class _Rest:
-    """Finds the modules of the compiler that have no stand-in: by loading the compiler."""
+    """Finds the modules inside those that stand-ins answer for, and have none: by loading the real ones."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """A spec that gives the real module; None for modules of others, and once the stand-ins are gone."""
-        if not name.startswith(f"{COMPILER}.") or not isinstance(sys.modules.get(COMPILER), _StandIn):
+    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        """A spec that gives the real module; None for modules of others."""
+        if not isinstance(sys.modules.get(name.rpartition(".")[0]), _StandIn):
             return None
-        _remove(COMPILER)
+        _remove(name)
         return ModuleSpec(name, _Loaded(importlib.import_module(name)))  # type: ignore[arg-type]
 
 
@@ -101,7 +102,7 @@ class _Loaded:
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
+    def create_module(self, _spec: ModuleSpec) -> ModuleType:
         """The module itself."""
         return self._module
 
@@ -110,14 +111,15 @@ class _Loaded:
         module.__spec__ = self._spec
 
 
-def _root(name: str) -> str:
-    return COMPILER if name.startswith(COMPILER) else name
+def _group(name: str) -> str:
+    """Modules that are answered for together or not at all: they import each other."""
+    return COMPILER if name.startswith(COMPILER) else name.partition(".")[0]
 
 
 def _remove(name: str) -> None:
-    """Take a stand-in away, those of the compiler together, or all for no name: the next import is of real modules."""
+    """Take away the stand-ins of a module's group: the next import is of the real modules."""
     for each in (COMPILER, *HELPERS, *WHOLE):
-        if isinstance(sys.modules.get(each), _StandIn) and (not name or _root(each) == _root(name)):
+        if isinstance(sys.modules.get(each), _StandIn) and _group(each) == _group(name):
             del sys.modules[each]
     torch = sys.modules["torch"]
     if COMPILER not in sys.modules and isinstance(vars(torch).get("_dynamo"), _StandIn):

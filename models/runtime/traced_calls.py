@@ -76,7 +76,7 @@ class Recorded:
         return self._grains[shape], made if len(inputs[0]) == 1 else None
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[misc]  # torch does not type it
+class _Operations(TorchDispatchMode):
     """Counts the operations of this thread."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import httpx
 
 from models import registry
 from models.protocols import Models
-from tests.bench import attacks, dialogue, floor, gain, latency, memory, overload, plots, server, speed
+from tests.bench import attacks, dialogue, floor, gain, latency, memory, overload, plots, server, speed, start
 from tests.bench.judge import judge
 from tests.bench.kit import RESULTS, Figure, machine, store, table
 from tests.bench.straight import Straight
@@ -22,7 +22,7 @@ from tests.bench.straight import Straight
 FEWEST_RUNS, FEWEST_PROMPTS = 5, 64
 """What is measured with fewer of either is printed and not stored: it would take the place of a better figure."""
 
-PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "attacks", "gain", "dialogue")
+PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "attacks", "gain", "dialogue", "start")
 
 
 def main() -> None:
@@ -61,6 +61,8 @@ def main() -> None:
         note(*overload.overload())
     if "attacks" in asked.only:
         note(*attacks.attacks())
+    if "start" in asked.only:
+        note(*start.start(asked.runs))
     if "gain" in asked.only and models.calibration is not None:
         made, curve = _gain(models, asked.prompts)
         note(*made)

@@ -1,0 +1,104 @@
+"""What start-up does not import: the compiler and scipy, until something uses them, and then the real ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+KEPT_OUT = ("torch._dynamo", "torch._inductor", "scipy.stats", "scipy.optimize", "scipy.integrate", "scipy.spatial")
+
+
+def run(script: str) -> str:
+    """What a script prints in a new process."""
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_embedded_model_is_loaded_timed_and_run_without_the_compiler_and_scipy() -> None:
+    found = run(f"""
+        import sys
+        from app.engine.config import EngineConfig
+        from app.engine.core import EngineCore
+        from models import registry
+        models = registry.load("pictogram", "pictogram", "cpu")
+        core = EngineCore(models, EngineConfig())
+        core.measure()
+        models.scorer.embed_patches(models.generator.decode(models.generator.load(models.generator.dump(
+            [models.generator.noise(0, 64, 64, models.generator.schedule(models.generator.info.sampler, 2))]
+        ))).numpy()[0])
+        print([name for name in {KEPT_OUT} if name in sys.modules])
+        assert not any(type(module).__name__ == "_StandIn" for module in sys.modules.values())
+    """)
+    assert found.strip() == "[]"
+
+
+def test_what_was_kept_out_is_the_real_thing_as_soon_as_it_is_used() -> None:
+    run("""
+        import sys
+        from models import registry
+        registry.load("pictogram", "fake", "cpu")
+        import torch, torchvision, diffusers
+        from diffusers.utils.torch_utils import is_compiled_module
+        from torchvision.ops.roi_align import is_compile_supported
+        beta = diffusers.EulerDiscreteScheduler(use_beta_sigmas=True, beta_schedule="scaled_linear")
+        beta.set_timesteps(4)
+        assert "scipy.stats" in sys.modules
+        assert "torch._dynamo" not in sys.modules
+        assert is_compile_supported("cpu") in (True, False)
+        assert type(sys.modules["torch._dynamo"]).__name__ == "module"
+        assert torch._dynamo.eval_frame.OptimizedModule
+        layer = torch.nn.Linear(2, 2)
+        assert not is_compiled_module(layer)
+        assert is_compiled_module(torch.compile(layer, backend="eager"))
+        assert torch.compile(layer, backend="eager")(torch.ones(1, 2)).shape == (1, 2)
+    """)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param("from torch._dynamo import reset; kind = reset", id="a name that no stand-in has"),
+        pytest.param("import torch._dynamo.eval_frame as kind", id="a module that has no stand-in"),
+        pytest.param("from torch._dynamo.utils import counters as kind", id="another name of one that has"),
+        pytest.param("from scipy.stats import norm as kind", id="a name of scipy"),
+        pytest.param(
+            "from scipy.integrate._quadrature import _builtincoeffs as kind", id="a module of scipy inside one that has"
+        ),
+        pytest.param("import scipy; kind = scipy.stats.norm", id="scipy's own way to a module"),
+    ],
+)
+def test_what_a_stand_in_does_not_have_loads_the_real_module_at_once(asked: str) -> None:
+    run(f"""
+        import sys
+        from models.runtime.deferred_imports import deferred_imports
+        with deferred_imports():
+            {asked}
+            name = "torch._dynamo" if "torch" in {asked!r} else "scipy.stats"
+            assert type(sys.modules[name]).__name__ == "module"
+            assert sys.modules[name].__spec__ is not None
+        import torch._dynamo.eval_frame, scipy.stats
+        if name == "torch._dynamo":
+            assert sys.modules["torch._dynamo.eval_frame"] is torch._dynamo.eval_frame
+            assert torch._dynamo.eval_frame.__spec__.origin.endswith("eval_frame.py")
+        assert kind is not None
+    """)
+
+
+def test_modules_that_are_loaded_already_stay() -> None:
+    run("""
+        import scipy.stats, torch._dynamo
+        from models.runtime.deferred_imports import deferred_imports
+        with deferred_imports(), deferred_imports():
+            from torch._dynamo import disable
+            assert disable is torch._dynamo.disable
+            assert disable.__module__.startswith("torch._dynamo")
+            assert scipy.stats.norm
+    """)
