@@ -135,10 +135,9 @@ class EngineCore:
         rows = plan.size or len(plan.rows)
         if not rows or seconds <= 0:
             return
-        if all((r.run.spec.width, r.run.spec.height, r.run.spec.guided) == usual for r in plan.rows):
-            self._scheduler.note(plan.kind, rows, seconds)
-            if self._scheduler.costs.moved(self.costs):
-                self.costs = self._scheduler.costs
+        alike = all((r.run.spec.width, r.run.spec.height, r.run.spec.guided) == usual for r in plan.rows)
+        if alike and self._scheduler.note(plan.kind, rows, seconds) and self._scheduler.costs.moved(self.costs):
+            self.costs = self._scheduler.costs
 
     # one kind of device work each
 

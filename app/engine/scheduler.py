@@ -104,11 +104,13 @@ class Scheduler:
         self._timed[Kind.STEP] = CallSeconds(seconds)
         self._estimate()
 
-    def note(self, kind: Kind, rows: int, seconds: float) -> None:
-        """Learn from a call made while serving, of rows like those that were timed."""
-        if kind in self._timed:
-            self._timed[kind].note(rows, seconds)
-            self._estimate()
+    def note(self, kind: Kind, rows: int, seconds: float) -> bool:
+        """Learn from a call made while serving, of rows like those that were timed; False where none were."""
+        if kind not in self._timed:
+            return False
+        self._timed[kind].note(rows, seconds)
+        self._estimate()
+        return True
 
     def _estimate(self) -> None:
         self._seconds = {b: self._timed[Kind.STEP].estimate(b) for b in self._config.buckets}

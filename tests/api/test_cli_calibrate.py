@@ -57,7 +57,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose steps cost ten times what its previews do, however busy this machine is."""
     costs = Costs.of({1: 0.01, 16: 0.16}, {1: 0.001}, {1: 0.001})
-    monkeypatch.setattr(EngineCore, "measure", lambda core: setattr(core, "costs", costs))
+    monkeypatch.setattr(EngineCore, "measure", lambda core, report: setattr(core, "costs", costs))
 
 
 def foretelling(tmp_path: Path, generator: str = "1") -> Path:
