@@ -76,7 +76,9 @@ class _Compiled:
 class _StandIn(ModuleType):
     """Answers for a module that is not loaded; loads it when asked for what it does not have."""
 
-    __path__: tuple[str, ...] = ()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
