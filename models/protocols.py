@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +111,16 @@ class StepRow:
         return 1 if self.negative is None else 2
 
 
+Guidance: TypeAlias = Literal["cfg", "embedded", "none"]
+"""What the guidance scale does: weighs two predictions, is an input of the denoiser, or nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorInfo:
-    """A generator's name, limits and defaults. Sizes in pixels; `revision` changes when the weights do."""
+    """A generator's name, limits and defaults. Sizes in pixels; `revision` changes when the weights do.
+
+    `negative_prompts`: whether a negative prompt steers sampling.
+    """
 
     id: str
     revision: str
@@ -129,6 +136,8 @@ class GeneratorInfo:
     prediction_type: str
     device: str
     dtype: str
+    guidance: Guidance = "cfg"
+    negative_prompts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +215,18 @@ class Generator(Protocol):
         """Name, limits and defaults; constant."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """Texts as the denoiser wants them, in order; the empty text is the unconditional one. May be cached."""
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
+        """Texts as the denoiser wants them, in order; the empty text is the unconditional one. May be cached.
+
+        `negative` marks texts to be avoided: some families put an instruction before prompts only.
+        """
         ...
 
-    def schedule(self, sampler: str, steps: int) -> Schedule:
-        """The table of a sampler. Raises ValueError for a sampler not in `info.samplers` or steps out of reach."""
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
+        """The steps of a sampler for images of this size in pixels: some families shift their times by it.
+
+        Raises ValueError for a sampler not in `info.samplers`, steps out of reach or a size that cannot be made.
+        """
         ...
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> Latent:
@@ -221,7 +236,8 @@ class Generator(Protocol):
     def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
         """The state before step `start` of a candidate that begins as a picture instead of noise.
 
-        `array` (C, h, w) is from `dump` or `encode_image`; the noise is that of `noise` with this seed.
+        `array` (C, h, w) is from `dump` or `encode_image`; the noise is that of `noise` with this seed. Raises
+        ValueError for a generator that cannot begin at a picture.
         """
         ...
 

@@ -7,7 +7,8 @@ Synchronous, no threads, no asyncio; the clock is injected.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeAlias
 
@@ -16,14 +17,14 @@ import numpy as np
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import unpack
-from app.engine.notices import contradictions, truncation_notice, unrecognised
+from app.engine.notices import contradictions, truncation_notice, unrecognised, unsteered_notice
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import estimate
 from app.engine.ranking import scoring
 from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
 from app.engine.state import Phase, Row, Run, Texts
 from app.engine.warmup import Report, Warmup, silent
-from app.errors import EngineFailed, FrontrunnerError, OutOfDeviceMemory
+from app.errors import EngineFailed, FrontrunnerError, Invalid, OutOfDeviceMemory
 from models.protocols import Generator, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class EngineCore:
         except OutOfMemory:
             if not self._scheduler.shrink(plan):
                 self._fail(plan, OutOfDeviceMemory("the device cannot hold even the smallest batch of this size"))
+        except FrontrunnerError as error:
+            self._fail(plan, error)
         except Exception as error:
             log.exception("device call failed", extra={"kind": plan.kind})
             self._fail(plan, EngineFailed(f"{plan.kind} failed on the device ({type(error).__name__})"))
@@ -157,9 +160,11 @@ class EngineCore:
     def _encode(self, run: Run) -> None:
         """Texts for denoiser and scorer, one a call, so that company never changes a bit of them."""
         spec = run.spec
-        run.schedule = self._generator.schedule(spec.sampler, spec.steps)
+        with _refusals():
+            run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
         prompt = self._generator.encode([spec.prompt])[0]
-        negative = self._generator.encode([spec.negative_prompt])[0] if spec.guided else None
+        steered = spec.guided and self._generator.info.negative_prompts
+        negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
         texts = (spec.question, *(n.text for n in spec.ranking.negatives))
         vectors = [self._scorer.embed_texts([t])[0] for t in texts]
         stacked = np.stack([v.vector for v in vectors])
@@ -167,7 +172,9 @@ class EngineCore:
         read = [("generator", spec.prompt, prompt.truncation)]
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
-        notices = tuple(truncation_notice(m, t, cut) for m, t, cut in read if cut is not None)
+        notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
+        if spec.negative_prompt and not self._generator.info.negative_prompts:
+            notices.append(unsteered_notice(spec.negative_prompt))
         run.texts = Texts(
             prompt, negative, query, (*notices, *unrecognised(texts, vectors), *contradictions(texts, stacked))
         )
@@ -190,7 +197,9 @@ class EngineCore:
         array = unpack(spec.start)
         if spec.steps_made == 0:
             return Row(run, index, seed, self._generator.load(array[None])[0], phase=Phase.FINISH)
-        return Row(run, index, seed, self._generator.renoise(array, seed, schedule, spec.steps - spec.steps_made))
+        with _refusals():
+            latent = self._generator.renoise(array, seed, schedule, spec.steps - spec.steps_made)
+        return Row(run, index, seed, latent)
 
     def _step(self, plan: Plan) -> None:
         latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
@@ -305,6 +314,15 @@ class EngineCore:
 
     def _emit(self, run: Run, update: Update) -> None:
         self._updates.append((run.spec.id, update))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn the generator's ValueError, which says what it cannot make, into the request's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise Invalid(f"the generator cannot make this: {error}") from error
 
 
 def _step_row(row: Row) -> StepRow:

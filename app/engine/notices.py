@@ -74,3 +74,12 @@ def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
             "dropped": truncation.dropped,
         },
     )
+
+
+def unsteered_notice(negative: str) -> Notice:
+    """The warning for a negative prompt that the generator has no input for."""
+    return Notice(
+        "negative_prompt_not_steering",
+        "this generator has no input for a negative prompt: it does not steer sampling",
+        {"text": negative},
+    )

@@ -80,6 +80,12 @@ class Texts:
     query: scoring.Query
     notices: tuple[Notice, ...]
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Token lengths that rows of one call have in common; a negative text of the prompt's length adds none."""
+        lengths = (self.prompt.length, self.negative.length if self.negative is not None else self.prompt.length)
+        return tuple(dict.fromkeys(lengths))
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -110,8 +116,8 @@ class Run:
         The bits of a row depend on how many rows of the call are guided, so deterministic ones keep to their kind.
         """
         spec, texts = self.spec, self.texts
-        length = texts.prompt.length if texts is not None else 0
-        return spec.width, spec.height, length, spec.deterministic, spec.deterministic and spec.guided
+        lengths = texts.lengths if texts is not None else ()
+        return spec.width, spec.height, lengths, spec.deterministic, spec.deterministic and spec.guided
 
     @property
     def entries(self) -> int:

@@ -83,7 +83,7 @@ class Warmup:
 
     def _first_row(self) -> StepRow:
         info = self._generator.info
-        schedule = self._generator.schedule(info.sampler, info.steps)
+        schedule = self._generator.schedule(info.sampler, info.steps, info.width, info.height)
         text = self._generator.encode([""])[0]
         negative = text if info.guidance_scale > 1 else None
         noise = self._generator.noise(0, info.width, info.height, schedule)

@@ -78,11 +78,11 @@ class DiffusersGenerator:
         """Name, limits and defaults; constant."""
         return self._info
 
-    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
         """Texts as the denoiser wants them, in order, from a cache. On SDXL the empty text may stand for zeros."""
         return self._texts(texts)
 
-    def schedule(self, sampler: str, steps: int) -> Schedule:
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
         """The table of a sampler, cached. Raises ValueError for a sampler not in `info.samplers` or too many steps."""
         return self._schedules(sampler, steps)
 

@@ -114,12 +114,12 @@ class FakeGenerator:
         """Name, limits and defaults; constant."""
         return self._info
 
-    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
         """Texts as their thumbnails, float64 (3, 2, 2); the empty text is grey."""
         limit = self._info.token_limit
         return [Conditioning(_thumbnail(_kept(text, limit)), limit, _truncation(text, limit)) for text in texts]
 
-    def schedule(self, sampler: str, steps: int) -> Schedule:
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
         """The table of a sampler. Raises ValueError for a name not in `SAMPLERS` or steps outside 1..1000."""
         return _schedule(sampler, steps, self._info.prediction_type)
 

@@ -196,10 +196,10 @@ FAKES = """
     from models import protocols, registry
     from models.synthetic import fakes
     class Generator(fakes.FakeGenerator):
-        def encode(self, texts):
+        def encode(self, texts, **role):
             if "die" in texts:
                 raise SystemExit("gone")
-            return super().encode(texts)
+            return super().encode(texts, **role)
     registry.load = lambda *_, **__: protocols.Models(Generator(delay_s=0.05), fakes.FakeScorer())
 """
 

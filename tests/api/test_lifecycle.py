@@ -152,10 +152,10 @@ class Mortal(FakeGenerator):
 
     dying = False
 
-    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
         if self.dying:
             raise SystemExit("the device fell off the bus")
-        return super().encode(texts)
+        return super().encode(texts, negative=negative)
 
 
 def test_a_dead_engine_fails_every_waiter_and_readiness(tmp_path: Path) -> None:

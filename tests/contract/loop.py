@@ -35,8 +35,8 @@ def start(
     size: tuple[int, int] | None = None,
 ) -> Candidate:
     info = generator.info
-    schedule = generator.schedule(sampler or info.sampler, steps)
     width, height = size or (info.width, info.height)
+    schedule = generator.schedule(sampler or info.sampler, steps, width, height)
     texts = generator.encode([prompt, negative])
     return Candidate(
         StepRow(

@@ -32,7 +32,7 @@ def test_the_embedded_model_is_loaded_timed_and_run_without_the_compiler_and_sci
         core = EngineCore(models, EngineConfig())
         core.measure()
         models.scorer.embed_patches(models.generator.decode(models.generator.load(models.generator.dump(
-            [models.generator.noise(0, 64, 64, models.generator.schedule(models.generator.info.sampler, 2))]
+            [models.generator.noise(0, 64, 64, models.generator.schedule(models.generator.info.sampler, 2, 64, 64))]
         ))).numpy()[0])
         print([name for name in {KEPT_OUT} if name in sys.modules])
         assert not any(type(module).__name__ == "_StandIn" for module in sys.modules.values())

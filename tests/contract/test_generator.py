@@ -57,7 +57,7 @@ def test_info_is_coherent(generator: Generator) -> None:
 
 def test_schedules_are_finite_tables_of_their_steps(generator: Generator) -> None:
     for sampler, steps in itertools.product(generator.info.samplers, (1, 2, 3, 7, 20)):
-        schedule = generator.schedule(sampler, steps)
+        schedule = generator.schedule(sampler, steps, generator.info.width, generator.info.height)
         assert (schedule.sampler, schedule.steps) == (sampler, steps)
         assert schedule.table.shape == (steps, len(Schedule.COLUMNS))
         assert np.isfinite(schedule.table).all()
@@ -69,17 +69,17 @@ def test_schedules_are_finite_tables_of_their_steps(generator: Generator) -> Non
 @pytest.mark.parametrize(("sampler", "steps"), [("plms", 5), ("", 5), ("ddim", 0), ("ddim", -1), ("ddim", 100_000)])
 def test_other_schedules_are_refused(generator: Generator, sampler: str, steps: int) -> None:
     with pytest.raises(ValueError, match=r"sampler|steps"):
-        generator.schedule(sampler, steps)
+        generator.schedule(sampler, steps, generator.info.width, generator.info.height)
 
 
 def test_noise_depends_on_seed_and_size_only(generator: Generator) -> None:
     info, (one, other) = generator.info, generator.info.samplers[:2]
-    schedule = generator.schedule(one, 5)
+    schedule = generator.schedule(one, 5, generator.info.width, generator.info.height)
     first = values(generator.noise(7, info.width, info.height, schedule))
     generator.noise(8, info.width, info.height, schedule)
     np.testing.assert_array_equal(first, values(generator.noise(7, info.width, info.height, schedule)))
     assert not np.array_equal(first, values(generator.noise(8, info.width, info.height, schedule)))
-    same = generator.schedule(other, 9)
+    same = generator.schedule(other, 9, generator.info.width, generator.info.height)
     scaled = values(generator.noise(7, info.width, info.height, same)) / same.noise_scale
     np.testing.assert_allclose(scaled, first / schedule.noise_scale, rtol=1e-6)
     assert abs(scaled.std() - 1) < 0.15
@@ -219,7 +219,7 @@ def test_a_picture_enters_between_noise_and_itself(generator: Generator) -> None
     info = generator.info
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
     for sampler in info.samplers:
-        schedule = generator.schedule(sampler, 12)
+        schedule = generator.schedule(sampler, 12, generator.info.width, generator.info.height)
         assert schedule.entry.shape == (12, 2)
         signal, noise = schedule.entry.T
         assert (np.diff(noise / signal) < 0).all()

@@ -107,7 +107,7 @@ def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, 
     noise = unit_noise(pipe, *size)
     wanted = stock(pipe, scheduler_of(pipe, sampler), noise, guidance, steps, size)
     truth = stock(exact, scheduler_of(exact, sampler), noise.double(), guidance, steps, size)
-    allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps).noise_scale))
+    allowed = max(LATENTS, rounding(noise, generator.schedule(sampler, steps, *size).noise_scale))
     as_exact(ours(generator, sampler, guidance, steps, size), wanted, truth, allowed)
 
 

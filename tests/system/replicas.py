@@ -26,9 +26,9 @@ from models import protocols, registry
 from models.synthetic import fakes
 class Generator(fakes.FakeGenerator):
     poisoned = False
-    def encode(self, texts):
+    def encode(self, texts, **role):
         self.poisoned |= any("poison" in text for text in texts)
-        return super().encode(texts)
+        return super().encode(texts, **role)
     def step(self, *given):
         if self.poisoned:
             time.sleep(0.5)

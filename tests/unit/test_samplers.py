@@ -76,7 +76,7 @@ def random_schedule(steps: int, seed: int) -> Schedule:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 50])
 def test_a_known_solver_gives_back_its_table(sampler: str, prediction: str, steps: int) -> None:
-    known = FakeGenerator(prediction_type=prediction).schedule(sampler, steps)
+    known = FakeGenerator(prediction_type=prediction).schedule(sampler, steps, 64, 64)
     found = probe(sampler, lambda: TableSolver(known))
     np.testing.assert_allclose(found.table, known.table, rtol=1e-9, atol=1e-9)
     assert (found.sampler, found.steps, found.noise_scale) == (sampler, steps, known.noise_scale)
@@ -91,13 +91,13 @@ def test_any_linear_solver_with_memory_and_noise_gives_back_its_table(steps: int
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_clipping_is_refused(sampler: str) -> None:
-    known = FakeGenerator().schedule(sampler, 8)
+    known = FakeGenerator().schedule(sampler, 8, 64, 64)
     with pytest.raises(ValueError, match=f"{sampler}.*not linear"):
         probe(sampler, lambda: TableSolver(known, clip=1.0))
 
 
 def test_memory_longer_than_one_step_is_refused() -> None:
-    known = FakeGenerator().schedule("dpmpp_2m", 8)
+    known = FakeGenerator().schedule("dpmpp_2m", 8, 64, 64)
     with pytest.raises(ValueError, match="not linear"):
         probe("long", lambda: LongMemory(known))
 
@@ -140,4 +140,4 @@ def test_steps_left_reads_time_done_backwards(sampler: str, time: float) -> None
 def test_a_strength_is_a_share_of_the_time_not_of_the_steps(sampler: str, strength: float, made: int) -> None:
     assert Start(strength, (1,), "").steps_made(sampler, 16) == made
     if 0 < made < 16:
-        assert FakeGenerator().schedule(sampler, 16).table[16 - made, 0] <= max(1000 * strength, 62.5)
+        assert FakeGenerator().schedule(sampler, 16, 64, 64).table[16 - made, 0] <= max(1000 * strength, 62.5)

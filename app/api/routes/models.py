@@ -17,7 +17,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 class GeneratorOut(Answer):
-    """A generator's defaults and limits. Sizes in pixels, multiples of `size_multiple`."""
+    """A generator's defaults and limits. Sizes in pixels, multiples of `size_multiple`.
+
+    `guidance`: `cfg` weighs two predictions, `embedded` is an input of the denoiser.
+    """
 
     revision: str
     width: int
@@ -32,6 +35,8 @@ class GeneratorOut(Answer):
     prediction_type: str
     device: str
     dtype: str
+    guidance: Literal["cfg", "embedded", "none"]
+    negative_prompts: bool
 
 
 class ScorerOut(Answer):

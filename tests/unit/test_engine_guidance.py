@@ -1,0 +1,86 @@
+"""What the engine asks of a generator whose texts, sizes or guidance differ from Stable Diffusion's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.engine.core import EngineCore
+from app.engine.latent_codec import pack
+from app.engine.protocols import Failed
+from app.errors import Invalid
+from models.protocols import Conditioning, Models, Schedule
+from models.synthetic.fakes import FakeGenerator, FakeLatent, FakeScorer
+from tests.unit.engine_kit import Bench, spec
+
+
+class OddGenerator(FakeGenerator):
+    """A fake whose texts are as long as their words, and which can make square images only."""
+
+    def __init__(self, *, negative_prompts: bool = True) -> None:
+        super().__init__()
+        self._info = replace(self._info, negative_prompts=negative_prompts)
+        self.encoded: list[tuple[str, bool]] = []
+
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
+        self.encoded += [(text, negative) for text in texts]
+        found = super().encode(texts, negative=negative)
+        return [replace(each, length=len(text.split())) for each, text in zip(found, texts, strict=True)]
+
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
+        if width != height:
+            raise ValueError(f"{width} x {height} is not square")
+        return super().schedule(sampler, steps, width, height)
+
+    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
+        raise ValueError("this sampler cannot begin at a picture")
+
+
+def bench(generator: FakeGenerator) -> Bench:
+    made = Bench()
+    made.generator = generator
+    made.core = EngineCore(Models(generator, FakeScorer()), made.core._config)
+    return made
+
+
+@pytest.mark.parametrize(("negatives", "calls"), [(("blue", "bad"), 6), (("blue", "bad and grey"), 12)])
+def test_rows_share_a_call_when_both_texts_have_one_length(negatives: tuple[str, str], calls: int) -> None:
+    made = bench(OddGenerator())
+    made.submit(*(spec(f"gen_{i}", n_candidates=1, negative_prompt=text) for i, text in enumerate(negatives)))
+    made.run()
+    assert made.core.denoiser_calls == calls
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_negative_prompts_are_encoded_where_they_steer(read: bool) -> None:
+    made = bench(generator := OddGenerator(negative_prompts=read))
+    made.submit(spec(negative_prompt="blue"))
+    made.run()
+    assert (("blue", True) in generator.encoded) is read
+    notices = {notice.code: notice.data for notice in made.outcome().notices}
+    assert ("negative_prompt_not_steering" in notices) is not read
+
+
+def test_a_picture_that_cannot_be_begun_at_fails_its_request_alone() -> None:
+    made = bench(OddGenerator())
+    start = pack(np.zeros((3, 8, 8), np.float16), 0.5)
+    made.submit(*(spec(f"gen_{i}", start=start) for i in range(5)), spec("gen_good"))
+    made.run()
+    ends: list[Any] = [made.ends(f"gen_{i}")[0] for i in range(5)]
+    assert all(isinstance(end.error, Invalid) for end in ends)
+    assert made.outcome("gen_good").candidates
+
+
+def test_a_size_that_cannot_be_made_fails_its_request_alone() -> None:
+    made = bench(OddGenerator())
+    made.submit(*(spec(f"gen_{i}", width=128) for i in range(5)), spec("gen_good"))
+    made.run()
+    ends: list[Any] = [made.ends(f"gen_{i}")[0] for i in range(5)]
+    assert all(isinstance(end, Failed) and isinstance(end.error, Invalid) for end in ends)
+    assert "not square" in ends[0].error.detail
+    assert made.outcome("gen_good").candidates
