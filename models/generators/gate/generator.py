@@ -1,0 +1,364 @@
+"""Any text-to-image pipeline of diffusers as a `Generator`: its own loop, a greenlet a candidate, calls merged.
+
+Owns what is answered to parked pipelines, and the contract. Runs and proxies are in `runs`, arguments in
+`stage`, merging in `calls`; loading is in `pipelines`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.errors import ModelUnsupported
+from models.generators.gate.calls import Call, part, together, zeros
+from models.generators.gate.latents import Attempt, GateLatent, GateSchedule
+from models.generators.gate.packing import Packing, probe
+from models.generators.gate.runs import Finished
+from models.generators.gate.scheduler import mixes, noised
+from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
+from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
+from models.generators.gate.texts import Reader
+from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
+from models.runtime.placement import Placement, memory_guard
+
+_CACHED = 128
+_CACHED_TEXTS = 256
+_FORMS = 64
+
+
+class PipelineGate:
+    """A pipeline whose rows may be of any requests and at any steps. See `models.protocols.Generator`."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        placement: Placement,
+        *,
+        id: str,
+        revision: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        preview_decoder: Any | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take a loaded pipeline, standard or modular.
+
+        `defaults` may hold `steps`, `guidance_scale`, `width` and `height`; `preview_decoder` is an autoencoder of the
+        same latent space; `arguments` go into each call of the pipeline. Makes one or two steps at the default
+        size. Raises ModelUnsupported for a pipeline that cannot be run row by row, OutOfMemory.
+        """
+        self._placement = placement
+        self._stage = Stage(pipe, arguments)
+        for component in self._stage.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.requires_grad_(False)
+        decoder = self._stage.decoder
+        if decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
+            decoder.to(torch.float32)  # a pipeline would do it at each decode, under the feet of the others
+        self._answers: OrderedDict[Any, Any] = OrderedDict()
+        self._reader = Reader(self._stage.components, self._stage.defaults)
+        self._lengths: dict[Any, int] = {}
+        self._encoded = lru_cache(_CACHED_TEXTS)(self._encode)
+        self._rehearsed = lru_cache(_CACHED)(self._rehearse)
+        self._packing = lru_cache(_CACHED)(self._find_packing)
+        try:
+            with memory_guard():
+                survey = Survey(self._stage, self._drive, self._made, id, defaults or {})
+        except ValueError as error:
+            raise ModelUnsupported(f"the pipeline refuses its own defaults: {error}") from error
+        self._factor, self._brief = survey.factor, survey.brief
+        self._info = survey.describe(placement, revision, self._reader.limit, preview_decoder)
+        self._preview_stage = self._stage
+        if preview_decoder is not None:
+            self._preview_stage = Stage(survey.with_decoder(pipe, preview_decoder), arguments)
+            self._preview_stage.form = self._stage.form
+
+    @property
+    def info(self) -> GeneratorInfo:
+        """Name, limits and defaults; constant."""
+        return self._info
+
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
+        """Texts in order; their encodings are remembered for the runs that ask for them. Raises `OutOfMemory`.
+
+        Texts of equal `length` reach the denoiser in tensors of one shape.
+        """
+        return [self._encoded(text) for text in texts]
+
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
+        """The pipeline's own steps at this size, cached. Raises ValueError, also for what the pipeline refuses."""
+        if sampler not in self._info.samplers:
+            raise ValueError(f"unknown sampler {sampler!r}, have {', '.join(self._info.samplers)}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        with memory_guard(), np.errstate(divide="ignore", invalid="ignore"):
+            seen = self._rehearsed(steps, width, height)
+        if seen.size(self._factor) != (width, height):
+            raise ValueError(f"the model makes {' x '.join(map(str, seen.size(self._factor)))}, not {width} x {height}")
+        if seen.calls < steps or not np.isfinite(seen.times).all():
+            raise ValueError(f"the model's scheduler cannot make {steps} steps")
+        calls = tuple(-(-step * seen.calls // steps) for step in range(steps + 1))
+        table = np.full((steps, len(Schedule.COLUMNS)), np.nan)
+        table[:, 0] = [seen.times[call] for call in calls[:-1]]
+        return GateSchedule(sampler, float("nan"), table, np.full((steps, 2), np.nan), width, height, calls)
+
+    def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> GateLatent:  # noqa: ARG002
+        """A candidate that the pipeline will draw itself from a CPU generator of this seed, when it is stepped."""
+        return GateLatent(width, height, seed)
+
+    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> GateLatent:
+        """A candidate that begins as a picture, mixed by the pipeline's scheduler when it is stepped.
+
+        Raises ValueError where the pipeline cannot begin at a picture.
+        """
+        assert isinstance(schedule, GateSchedule)
+        if not mixes(self._stage.components["scheduler"]):
+            raise ValueError(f"the sampler {schedule.sampler} cannot begin at a picture")
+        with memory_guard():
+            self._packing(schedule.width, schedule.height)
+        return GateLatent(schedule.width, schedule.height, seed, start, picture=array)
+
+    def encode_image(self, pixels: Images) -> NDArray[np.float16]:
+        """Pictures as the decoder's own latents: the most likely ones, or what an encoder without a spread says."""
+        height, width = pixels.shape[1:3]
+        with memory_guard():
+            like = self._rehearsed(self._brief, width, height).z
+            vae = self._stage.decoder
+            image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2) / 127.5 - 1.0
+            image = image.unsqueeze(2) if like.ndim == 5 else image
+            z = _likeliest(vae.encode(image.to(like.dtype)))
+            return np.asarray(z.reshape(len(pixels), *_flat_shape(like)).to(torch.float16).cpu().numpy())
+
+    def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
+        """One step of each row, in as few denoiser calls as their arguments allow, padded to `size` rows.
+
+        A row that is given again is stepped again. Raises `OutOfMemory`; then nothing is lost and no row has stepped.
+        """
+        if not 0 < len(rows) <= size:
+            raise ValueError(f"a call of {len(rows)} rows cannot be padded to {size}")
+        with memory_guard():
+            taken = [self._attempt(row) for row in rows]
+            slots = [*taken, *[taken[-1]] * (size - len(rows))]
+            while waiting := [attempt for attempt in slots if not attempt.complete]:
+                self._answer(waiting)
+            stepped: dict[int, Latent] = {}
+            for row, attempt in zip(rows, taken, strict=True):
+                if id(attempt) not in stepped:
+                    stepped[id(attempt)] = self._stepped(row, attempt)
+            return [stepped[id(attempt)] for attempt in taken]
+
+    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+        """How far the two predictions of the last step lay apart: root mean square, float32 (B,); zero for one."""
+        return np.asarray([0.0 if each.gap is None else float(each.gap) for each in latents], np.float32)
+
+    def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
+        """Latents of one size as the pipeline's own pictures, uint8 (B, H, W, 3), their decoder calls merged."""
+        with memory_guard():
+            stages = [self._preview_stage if preview and each.x0 is not None else self._stage for each in latents]
+            runs = [self._to_decoder(stage, each, preview) for stage, each in zip(stages, latents, strict=True)]
+            while waiting := [run for run in runs if isinstance(run.event, Call)]:
+                for run, result in self._made(waiting):
+                    run.resume(result)
+            return np.concatenate([pictures(run.event) for run in runs if isinstance(run.event, Finished)])
+
+    def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
+        """Host copy for storage: what the decoder is given, float16 (B, C, h, w)."""
+        with memory_guard():
+            found = [self._z(latent, preview) for latent in latents]
+            return np.stack([z.reshape(_flat_shape(z)).to(torch.float16).cpu().numpy() for z in found])
+
+    def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
+        """Finished latents back from `dump`, good for `decode`."""
+        height, width = (side * self._factor for side in arrays.shape[-2:])
+        with memory_guard():
+            stacked = torch.from_numpy(np.ascontiguousarray(arrays)).to(self._placement.device, torch.float32)
+            return [GateLatent(width, height, z=z, z0=z) for z in stacked]
+
+    # steps
+
+    def _attempt(self, row: StepRow) -> Attempt:
+        """The run that goes on from this row's latent, parked at the first call of its step or complete already."""
+        latent, schedule = row.latent, row.schedule
+        assert isinstance(latent, GateLatent)
+        assert isinstance(schedule, GateSchedule)
+        negative = row.negative.state if row.negative is not None and self._info.negative_prompts else None
+        request = Request(
+            row.prompt.state, negative, row.guidance_scale, schedule.steps, latent.width, latent.height, row.seed
+        )
+        key = request, row.step
+        attempt = latent.attempt
+        if attempt is None or attempt.key != key or attempt.run.lost:
+            if row.step != latent.step:
+                raise ValueError(f"a latent before step {latent.step} cannot make step {row.step}")
+            run = self._started(request, latent, schedule.calls[row.step])
+            attempt = Attempt(run, key, schedule.calls[row.step + 1])
+        attempt.begin()
+        while attempt.run.skipping:
+            attempt.answer(self._unmade(attempt.call))
+        latent.attempt = attempt
+        return attempt
+
+    def _started(self, request: Request, latent: GateLatent, calls: int) -> CandidateRun:
+        """A run for this latent that will skip what lies behind it."""
+        if calls == 0:
+            return self._stage.run(request)
+        if latent.memory is not None:
+            remembered, x = latent.memory, latent.x
+
+            def recalled(run: CandidateRun, scheduler: Any, first: Any) -> Any:  # noqa: ARG001
+                run.recall(remembered)
+                return x
+
+            return self._stage.run(request, calls, recalled)
+        if latent.picture is None:
+            raise ValueError(f"a latent without a past cannot make step {latent.step}")
+        picture = torch.from_numpy(latent.picture).to(self._placement.device)
+        packed = self._packing(latent.width, latent.height).packed(picture)
+
+        def begun(run: CandidateRun, scheduler: Any, first: Any) -> Any:  # noqa: ARG001
+            return noised(scheduler, packed.to(first.dtype), first, calls)
+
+        return self._stage.run(request, calls, begun)
+
+    def _answer(self, waiting: Sequence[Attempt]) -> None:
+        """Make the calls that these attempts wait for and hand each its result, once all of one kind are made."""
+        results = self._made([attempt.run for attempt in waiting])
+        mine = {id(attempt.run): attempt for attempt in waiting}
+        for run, result in results:
+            mine[id(run)].answer(result)
+
+    def _made(self, runs: Sequence[CandidateRun]) -> list[tuple[CandidateRun, Any]]:
+        """The results of what these runs wait for, one a run: calls of one signature are made as one.
+
+        A run that is given twice takes part twice, as padding does. Nothing is resumed here.
+        """
+        groups: dict[Any, list[CandidateRun]] = {}
+        for run in runs:
+            assert isinstance(run.event, Call)
+            groups.setdefault(run.event.signature, []).append(run)
+        results: dict[int, tuple[CandidateRun, Any]] = {}
+        for signature, group in groups.items():
+            calls = [run.event for run in group if isinstance(run.event, Call)]
+            rows = calls[0].rows
+            whole = together(calls)
+            for place, run in enumerate(group):
+                answer = part(whole, place * rows, rows, rows * len(group))
+                results.setdefault(id(run), (run, answer))
+            self._remember(signature, zeros(results[id(group[0])][1], rows))
+        return list(results.values())
+
+    def _stepped(self, row: StepRow, attempt: Attempt) -> GateLatent:
+        """What a row has become; the run goes with it, unless it has nothing left to do."""
+        latent, made = row.latent, attempt.made
+        assert made is not None
+        assert isinstance(row.schedule, GateSchedule)
+        after = GateLatent(latent.width, latent.height, latent.seed, row.step + 1, made.x, made.x0, attempt.gap)
+        latent.attempt = None
+        if after.step < row.schedule.steps:
+            request, _ = attempt.key
+            after.memory = attempt.run.memory()
+            after.attempt = Attempt(attempt.run, (request, after.step), row.schedule.calls[after.step + 1])
+        else:
+            attempt.run.close()
+        return after
+
+    # calls that are not made
+
+    def _unmade(self, call: Call) -> Any:
+        """Zeros in the form of this call's result. The first call of a kind is made, to see that form."""
+        known = self._answers.get(call.signature)
+        if known is None:
+            known = zeros(part(together([call]), 0, call.rows, call.rows), call.rows)
+            self._remember(call.signature, known)
+        return zeros(known, call.rows)
+
+    def _remember(self, signature: Any, form: Any) -> None:
+        self._answers[signature] = form
+        self._answers.move_to_end(signature)
+        while len(self._answers) > _FORMS:
+            self._answers.popitem(last=False)
+
+    def _drive(self, run: CandidateRun) -> Call | Finished:
+        """Let a run whose steps are all skipped go on to its decoder, or to its end."""
+        event = run.resume()
+        while isinstance(event, Call) and not decoder_of(event):
+            event = run.resume(self._unmade(event))
+        assert isinstance(event, Call | Finished)
+        return event
+
+    def _rehearse(self, steps: int, width: int, height: int) -> Rehearsal:
+        return Rehearsal.of(self._stage, self._drive, steps, width, height)
+
+    # the way to the decoder
+
+    def _to_decoder(self, stage: Stage, latent: GateLatent, preview: bool) -> CandidateRun:
+        """A run at its decoder, which is given this latent."""
+        x, z = (latent.x0, latent.z0) if preview else (latent.x, latent.z)
+        run = self._tail(stage, latent.width, latent.height, x)
+        call = run.event
+        assert isinstance(call, Call)
+        name, own = next(iter(call.bound.arguments.items()))
+        if z is not None and stage is self._stage:
+            call.bound.arguments[name] = z.reshape(own.shape).to(own.dtype)
+        elif x is None:
+            raise ValueError("a latent that made no step cannot be decoded")
+        elif stage is self._stage:
+            latent.z, latent.z0 = (latent.z, own) if preview else (own, latent.z0)
+        return run
+
+    def _tail(self, stage: Stage, width: int, height: int, x: Any) -> CandidateRun:
+        """A brief run at its decoder; `x` is what the last step gave, None for the run's own noise."""
+        seen = self._rehearsed(self._brief, width, height)
+        enter = None if x is None else lambda _run, _scheduler, _first: x
+        run = stage.run(Request("", None, UNGUIDED, self._brief, width, height, 0), seen.calls, enter)
+        self._drive(run)
+        return run
+
+    def _z(self, latent: GateLatent, preview: bool) -> Any:
+        known = latent.z0 if preview else latent.z
+        if known is None:
+            self._to_decoder(self._stage, latent, preview).close()
+            known = latent.z0 if preview else latent.z
+        return known
+
+    def _find_packing(self, width: int, height: int) -> Packing:
+        def unpack(x: Any) -> Any:
+            run = self._tail(self._stage, width, height, x)
+            assert isinstance(run.event, Call)
+            z = next(iter(run.event.bound.arguments.values()))
+            run.close()
+            return z
+
+        return probe(unpack, self._rehearsed(self._brief, width, height).first)
+
+    # texts
+
+    def _encode(self, text: str) -> Conditioning:
+        """Run the pipeline to its denoiser with this text, and see what arrives there."""
+        with memory_guard():
+            info = self._info
+            run = self._stage.run(Request(text, None, UNGUIDED, self._brief, info.width, info.height, 0))
+            event = run.resume()
+            run.close()
+        assert isinstance(event, Call)
+        length = self._lengths.setdefault(event.signature, len(self._lengths) + 1)
+        return Conditioning(text, length, self._reader.cut(text))
+
+
+def _likeliest(encoded: Any) -> Any:
+    """The latents of an encoder's answer."""
+    for name in ("latent_dist", "latent", "latents"):
+        found = getattr(encoded, name, None)
+        if found is not None:
+            return found.mode() if name == "latent_dist" else found
+    return encoded[0]
+
+
+def _flat_shape(z: Any) -> tuple[int, int, int]:
+    """(C, h, w) of one row of what a decoder is given; autoencoders of films have a dimension of frames, which is 1."""
+    return int(z.shape[-4] if z.ndim == 5 else z.shape[-3]), int(z.shape[-2]), int(z.shape[-1])

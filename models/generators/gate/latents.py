@@ -1,0 +1,114 @@
+"""A gated candidate between two steps, and the way to its next one.
+
+Owns `GateLatent`, which is data, and `Attempt`, the run that goes on from it and can be lost without harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.generators.gate.calls import Call
+from models.generators.gate.scheduler import Stepped
+from models.generators.gate.stage import CandidateRun, Memory, Request, decoder_of
+from models.protocols import Schedule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateSchedule(Schedule):
+    """The steps of a pipeline for one size.
+
+    `calls` (steps + 1) counts scheduler steps that lie behind each step: a second-order solver makes two a step. The
+    table holds times only, the rest is NaN: the pipeline's own scheduler makes the steps.
+    """
+
+    width: int = 0
+    height: int = 0
+    calls: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class GateLatent:
+    """A candidate before step `step`. Sizes in pixels.
+
+    `x`, `x0`: the pipeline's sample and the x0 estimate in its own packing; None before the first step. `z`, `z0`: the
+    same as the decoder is given them, where they were asked for. `picture` (C, h, w): what it begins as, for `z`.
+    `attempt`: the run that goes on from here, as long as nobody has taken it.
+    """
+
+    width: int
+    height: int
+    seed: int = 0
+    step: int = 0
+    x: Any | None = None
+    x0: Any | None = None
+    gap: Any | None = None
+    memory: Memory | None = None
+    picture: NDArray[np.float16] | None = None
+    z: Any | None = None
+    z0: Any | None = None
+    attempt: Attempt | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A run on its way to the end of one step: to where its scheduler has made `target` steps.
+
+    `key` names the request and the step; a latent's attempt is of no use for another.
+    """
+
+    run: CandidateRun
+    key: tuple[Request, int]
+    target: int
+    made: Stepped | None = None
+    gap: Any | None = None
+    complete: bool = False
+    _outputs: list[Any] = field(default_factory=list)
+
+    @property
+    def call(self) -> Call:
+        """The call it waits for."""
+        assert isinstance(self.run.event, Call)
+        return self.run.event
+
+    def begin(self) -> None:
+        """Go on to the first call of the step, from its start or from the end of the step before."""
+        if not self.complete and not isinstance(self.run.event, Call):
+            self._follow(self.run.resume(*(() if self.run.event is None else (None,))))
+
+    def answer(self, result: Any) -> None:
+        """Hand over a result and go on to the next call, or to the end of the step."""
+        if not self.run.skipping:
+            self._outputs += _entries(result)
+        self._follow(self.run.resume(result))
+
+    def _follow(self, event: Any) -> None:
+        while isinstance(event, Stepped):
+            self.made, self.gap = event, _gap(self._outputs)
+            self._outputs = []
+            if self.run.scheduler.done >= self.target:
+                self.complete = True
+                return
+            event = self.run.resume(None)
+        if not isinstance(event, Call) or decoder_of(event):
+            raise RuntimeError("the pipeline ended before its schedule did")
+
+
+def _entries(result: Any) -> list[Any]:
+    """The rows of a denoiser's result."""
+    while not isinstance(result, torch.Tensor):
+        if isinstance(result, list) and len(result) and isinstance(result[0], torch.Tensor):
+            return result
+        result = getattr(result, "sample", None) if hasattr(result, "sample") else result[0]
+    return list(result)
+
+
+def _gap(outputs: list[Any]) -> Any | None:
+    """How far the first two predictions of a step lie apart, root mean square; None for one alone."""
+    if len(outputs) < 2 or outputs[0].shape != outputs[1].shape:
+        return None
+    return (outputs[0].float() - outputs[1].float()).square().mean().sqrt()

@@ -1,0 +1,65 @@
+"""From what a decoder is given back to what a pipeline's loop holds, found by watching the way there.
+
+Owns the probing of that map. A pipeline scales, shifts and reorders its sample before it decodes; each value that the
+decoder gets comes from one value of the sample, which is proved for every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_DIGIT = 8
+"""Base in which places are written into a sample: few enough values to be told apart in bfloat16."""
+
+_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packing:
+    """`z = scale * x[order] + shift`, all flat: x is a sample of the loop, z what the decoder is given."""
+
+    shape: tuple[int, ...]
+    order: Any
+    scale: Any
+    shift: Any
+
+    def packed(self, z: Any) -> Any:
+        """The sample that becomes this z, float32."""
+        x = torch.empty(self.order.numel(), device=self.order.device)
+        x[self.order] = (z.reshape(-1).float() - self.shift) / self.scale
+        return x.reshape(self.shape)
+
+
+def probe(unpack: Callable[[Any], Any], like: Any) -> Packing:
+    """The packing of a pipeline for samples `like` this one; `unpack` is the pipeline's own way to the decoder.
+
+    Raises ValueError where a value of z depends on several of the sample, or on none.
+    """
+    flat = like.numel()
+    shift = unpack(torch.zeros_like(like)).reshape(-1).float()
+    scale = unpack(torch.ones_like(like)).reshape(-1).float() - shift
+    if scale.numel() != flat or bool((scale == 0).any()):
+        raise ValueError("this pipeline does more than pack its latents, so that pictures cannot be packed for it")
+    places = torch.arange(flat, device=like.device)
+    order, weight = torch.zeros_like(places), 1
+    while weight < flat:
+        digit = (places // weight % _DIGIT).to(like.dtype).reshape(like.shape)
+        seen = (unpack(digit).reshape(-1).float() - shift) / scale
+        order += seen.round().long().clamp(0, _DIGIT - 1) * weight
+        weight *= _DIGIT
+    found = Packing(tuple(like.shape), order, scale, shift)
+    _prove(found, unpack, like)
+    return found
+
+
+def _prove(found: Packing, unpack: Callable[[Any], Any], like: Any) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(like.shape, generator=random).to(like.device, like.dtype)
+    if len(torch.unique(found.order)) != len(found.order):
+        raise ValueError("this pipeline mixes its latents, so that pictures cannot be packed for it")
+    if float((found.packed(unpack(x)) - x.float()).abs().max()) > _TOLERANCE * float(1 + x.float().abs().max()):
+        raise ValueError("this pipeline's packing is not linear, so that pictures cannot be packed for it")

@@ -1,0 +1,177 @@
+"""A pipeline's scheduler under watch: each step is reported, and steps that need not be made are skipped.
+
+Owns what a scheduler remembers between two steps, and the x0 estimate of a step. Knows no greenlet.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped:
+    """One scheduler step: the next sample and the x0 estimate, in the pipeline's own packing."""
+
+    x: Any
+    x0: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepForm:
+    """What a pipeline takes from `scheduler.step`: a tuple of `length`, or an object of `kind`."""
+
+    length: int = 1
+    kind: Any = None
+
+    @classmethod
+    def of(cls, result: Any) -> StepForm:
+        """The form of a real result."""
+        return cls(len(result)) if isinstance(result, tuple) else cls(len(result), type(result))
+
+    def holding(self, x: Any) -> Any:
+        """A result of this form that has x in each place."""
+        if self.kind is None:
+            return (x,) * self.length
+        return self.kind(**dict.fromkeys(inspect.signature(self.kind).parameters, x))
+
+
+class WatchedScheduler:
+    """Behaves as the scheduler that it holds a copy of, but for `step`.
+
+    The first `skip` steps are not made: the sample comes back as it was, and after the last of them what `enter` makes
+    of the scheduler and the very first sample. Each step that is made goes to `report`.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        report: Callable[[Stepped], None],
+        form: StepForm,
+        skip: int = 0,
+        enter: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        own = copy.deepcopy(scheduler)
+        self.__dict__.update(
+            _own=own, _report=report, _skip=skip, _enter=enter, _first=None, form=form, done=0, times=[]
+        )
+        self.__dict__["step"] = _watched(self, own)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_own"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["_own"], name, value)
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the next step is one that is not made."""
+        return bool(self.done < self._skip)
+
+    def _skipped(self, sample: Any) -> Any:
+        if self.done == 0:
+            self.__dict__["_first"] = sample
+        self.__dict__["done"] += 1
+        entering = self.done == self._skip and self._enter is not None
+        return self.form.holding(self._enter(self._own, self._first) if entering else sample)
+
+    def _made(self, result: Any, arguments: Mapping[str, Any]) -> Any:
+        self.__dict__["form"] = StepForm.of(result)
+        self.__dict__["done"] += 1
+        x = result[0]
+        x0 = estimate(self._own, result, arguments)
+        self._report(Stepped(x, x0))
+        return result
+
+
+def _watched(watched: WatchedScheduler, own: Any) -> Callable[..., Any]:
+    """`step` of a scheduler with its signature kept: pipelines ask which arguments it takes."""
+    signature = inspect.signature(own.step)
+
+    @functools.wraps(own.step)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        arguments = signature.bind(*args, **kwargs).arguments
+        if watched.skipping:
+            watched.times.append(float(torch.as_tensor(arguments["timestep"]).flatten()[0]))
+            return watched._skipped(arguments["sample"])
+        return watched._made(own.step(*args, **kwargs), arguments)
+
+    return step
+
+
+def memory(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler remembers: its attributes, with lists of their own. Tensors are never changed in place."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()}
+
+
+def recall(scheduler: Any, remembered: Mapping[str, Any]) -> None:
+    """Put back what `memory` took, which can be recalled again."""
+    vars(scheduler).update({name: list(each) if isinstance(each, list) else each for name, each in remembered.items()})
+
+
+def mixes(scheduler: Any) -> bool:
+    """Whether a scheduler can mix a picture with noise, as image to image needs."""
+    return hasattr(scheduler, "scale_noise") or hasattr(scheduler, "add_noise")
+
+
+def noised(scheduler: Any, latent: Any, first: Any, step: int) -> Any:
+    """The sample before `step` of a run that begins as a picture, as diffusers' image-to-image pipelines mix it.
+
+    `first` is the run's own first sample, whose noise is taken. Only for schedulers that can, see `mixes`.
+    """
+    noise = first / float(getattr(scheduler, "init_noise_sigma", 1.0))
+    time = scheduler.timesteps[step : step + 1]
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = None
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(step)
+    if hasattr(scheduler, "scale_noise"):
+        mixed = scheduler.scale_noise(latent, time, noise)
+    else:
+        mixed = scheduler.add_noise(latent, noise, time)
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = step
+    return mixed.to(first.dtype)
+
+
+def estimate(scheduler: Any, result: Any, arguments: Mapping[str, Any]) -> Any:
+    """The x0 estimate of a step that was just made.
+
+    Exact for flow matching, and where the step returns or remembers one; for other schedulers it is computed from the
+    prediction type.
+    """
+    output, sample = arguments["model_output"], arguments["sample"]
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = scheduler.sigmas[max(0, (scheduler.step_index or 1) - 1)]
+        return (sample - sigma * output).to(sample.dtype)
+    returned = result[1] if len(result) > 1 else None
+    if isinstance(returned, torch.Tensor) and returned.shape == sample.shape:
+        return returned
+    config = scheduler.config
+    remembers = "dpmsolver++" in str(config.get("algorithm_type")) or config.get("predict_x0")
+    outputs = getattr(scheduler, "model_outputs", None)
+    if remembers and outputs and outputs[-1] is not None:
+        return outputs[-1]
+    return _converted(scheduler, output, sample, arguments["timestep"])
+
+
+def _converted(scheduler: Any, output: Any, sample: Any, time: Any) -> Any:
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        return sample
+    if output.shape[1] == 2 * sample.shape[1]:
+        output = output[:, : sample.shape[1]]
+    alpha = alphas[int(torch.as_tensor(time).flatten()[0])].to(sample.device)
+    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind == "sample":
+        return output
+    if kind == "v_prediction":
+        return signal * sample - noise * output
+    return (sample - noise * output) / signal

@@ -1,0 +1,240 @@
+"""A stock pipeline made ready to be run many times at once: its models behind proxies, its texts remembered.
+
+Owns how a request becomes arguments of the pipeline's `__call__`, for standard and modular pipelines, and what a run
+remembers between two steps. Knows no batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.errors import ModelUnsupported
+from models.generators.gate.calls import Call
+from models.generators.gate.runs import (
+    Finished,
+    GatedDecoder,
+    GatedModule,
+    Remembered,
+    RememberedEncoder,
+    Run,
+    park,
+    plain_key,
+)
+from models.generators.gate.scheduler import StepForm, WatchedScheduler, memory, recall
+
+_GUIDERS = ("guider", "ocr_guider")
+_GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "distilled_guidance_scale")
+_UNASKED = {"use_resolution_binning": False}
+"""Arguments that make sizes exactly those that are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one candidate asks of the pipeline. `negative` None leaves it to the pipeline. Sizes in pixels."""
+
+    prompt: str
+    negative: str | None
+    guidance: float
+    steps: int
+    width: int
+    height: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """What a run remembers between two steps beside its sample."""
+
+    scheduler: Mapping[str, Any]
+    random: Any
+    guiders: tuple[Any, ...]
+
+
+class CandidateRun(Run):
+    """A run of the pipeline for one request, with the scheduler and the random generator that are its own."""
+
+    def __init__(self, work: Callable[[], Any], scheduler: WatchedScheduler, random: Any, guiders: tuple[Any, ...]):
+        super().__init__(work)
+        self.scheduler = scheduler
+        self._random = random
+        self._guiders = guiders
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the next step is skipped, so that calls of the denoiser are answered without being made."""
+        return self.scheduler.skipping
+
+    def memory(self) -> Memory:
+        """What must be put back to go on from here in another run."""
+        return Memory(memory(self.scheduler._own), self._random.get_state(), copy.deepcopy(self._guiders))
+
+    def recall(self, remembered: Memory) -> None:
+        """Go on as the run that this memory was taken of would."""
+        recall(self.scheduler._own, remembered.scheduler)
+        self._random.set_state(remembered.random)
+        for own, other in zip(self._guiders, copy.deepcopy(remembered.guiders), strict=True):
+            vars(own).update(vars(other))
+
+
+class Stage:
+    """A pipeline whose `run` gives greenlets of its unmodified `__call__`. The pipeline it is given stays as it is."""
+
+    def __init__(self, pipe: Any, arguments: Mapping[str, Any] | None = None) -> None:
+        self._given = dict(arguments or {})
+        self.pipe = pipe
+        self.modular = not hasattr(pipe, "register_modules")
+        self.components: dict[str, Any] = {name: each for name, each in pipe.components.items() if each is not None}
+        self.names = _argument_names(pipe, self.modular)
+        self.defaults = _defaults(pipe, self.modular) | self._given
+        self._pipe = copy.copy(pipe)
+        vars(self._pipe).update({name: _behind(name, each) for name, each in self.components.items()})
+        vars(self._pipe).update(maybe_free_model_hooks=lambda: None, _progress_bar_config={"disable": True})
+        if self.modular:
+            _silence(pipe._blocks)
+        self.form = StepForm()
+        self.guidance_name = self._guidance_name()
+        self._texts = Remembered()
+
+    def run(
+        self, request: Request, skip: int = 0, enter: Callable[[CandidateRun, Any, Any], Any] | None = None
+    ) -> CandidateRun:
+        """A run for this request, not started yet.
+
+        Its first `skip` scheduler steps are not made; the sample after them is `enter(run, scheduler, first sample)`.
+        """
+        pipe = copy.copy(self._pipe)
+        made: list[weakref.ref[CandidateRun]] = []  # weak: a run that is dropped is freed at once
+
+        def begin(own: Any, first: Any) -> Any:
+            run = made[0]()
+            return first if enter is None or run is None else enter(run, own, first)
+
+        scheduler = WatchedScheduler(self.components["scheduler"], park, self.form, skip, begin if enter else None)
+        guiders = tuple(copy.deepcopy(self.components[name]) for name in _GUIDERS if name in self.components)
+        named = dict(zip((name for name in _GUIDERS if name in self.components), guiders, strict=True))
+        vars(pipe).update(scheduler=scheduler, **named)
+        if hasattr(pipe, "encode_prompt"):
+            vars(pipe)["encode_prompt"] = self._remembered(pipe)
+        random = torch.Generator().manual_seed(request.seed)
+        arguments = self._arguments(request, random)
+        if self.guidance_name is None:
+            for guider in guiders:
+                guider.guidance_scale = request.guidance
+        run = CandidateRun(lambda: pipe(**arguments), scheduler, random, guiders)
+        made.append(weakref.ref(run))
+        return run
+
+    @property
+    def decoder(self) -> Any:
+        """The autoencoder itself. Raises ModelUnsupported where there is none."""
+        modules = (each for each in self.components.values() if isinstance(each, torch.nn.Module))
+        found = next((each for each in modules if hasattr(each, "decode")), None)
+        if found is None:
+            raise ModelUnsupported("the pipeline has no autoencoder: models that work on pixels are not supported")
+        return found
+
+    @property
+    def reads_negative(self) -> bool:
+        """Whether the pipeline takes a negative prompt."""
+        return "negative_prompt" in self.names
+
+    def _arguments(self, request: Request, random: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {
+            "prompt": request.prompt,
+            "num_inference_steps": request.steps,
+            "width": request.width,
+            "height": request.height,
+            "generator": random,
+        }
+        if self.guidance_name is not None:
+            wanted[self.guidance_name] = request.guidance
+        if request.negative is not None and self.reads_negative:
+            wanted["negative_prompt"] = request.negative
+        wanted |= {name: value for name, value in _UNASKED.items() if name in self.names}
+        return {**wanted, **self._given, **({"output": "images"} if self.modular else {})}
+
+    def _guidance_name(self) -> str | None:
+        """The argument that is this pipeline's main guidance scale; None where guider objects hold it."""
+        named = [name for name in _GUIDANCE_NAMES if name in self.names]
+        embeds = any(_embeds_guidance(each) for each in self.components.values())
+        if named == ["distilled_guidance_scale"] and not embeds:
+            return None
+        return next((name for name in named if self.defaults.get(name) is not None), named[0] if named else None)
+
+    def _remembered(self, pipe: Any) -> Callable[..., Any]:
+        """`encode_prompt` of this pipeline, made once for equal texts and settings."""
+        encode = type(pipe).encode_prompt
+
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            settings = {k: v for k, v in vars(pipe).items() if isinstance(v, int | float | bool | str)}
+            key = plain_key((args, kwargs, settings))
+            return _copied(self._texts(key, lambda: encode(pipe, *args, **kwargs)))
+
+        return encode_prompt
+
+
+def pictures(finished: Finished) -> NDArray[np.uint8]:
+    """The pictures of a run that has ended, uint8 (B, H, W, 3)."""
+    result = finished.result
+    for name in ("images", "image"):
+        result = getattr(result, name, result)
+    if isinstance(result, tuple):
+        result = result[0]
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in result])
+
+
+def decoder_of(event: Any) -> bool:
+    """Whether a run waits for its autoencoder, not for its denoiser."""
+    return isinstance(event, Call) and getattr(event.function, "__name__", "") == "decode"
+
+
+def _behind(name: str, component: Any) -> Any:
+    """A model behind its proxy; schedulers, tokenizers and guiders as they are."""
+    if not isinstance(component, torch.nn.Module):
+        return component
+    if hasattr(component, "decode"):
+        return GatedDecoder(component)
+    if "encoder" in name or "checker" in name:
+        return RememberedEncoder(component)
+    return GatedModule(component)
+
+
+def _argument_names(pipe: Any, modular: bool) -> frozenset[str]:
+    if modular:
+        return frozenset(each.name for each in pipe.blocks.inputs if each.name)
+    return frozenset(inspect.signature(pipe.__call__).parameters)
+
+
+def _defaults(pipe: Any, modular: bool) -> dict[str, Any]:
+    if modular:
+        return {each.name: each.default for each in pipe.blocks.inputs if each.name}
+    parameters = inspect.signature(pipe.__call__).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def _silence(blocks: Any) -> None:
+    """Modular pipelines keep their progress bars in their blocks."""
+    for block in getattr(blocks, "sub_blocks", {}).values():
+        vars(block)["_progress_bar_config"] = {"disable": True}
+        _silence(block)
+
+
+def _embeds_guidance(component: Any) -> bool:
+    config = getattr(component, "config", None)
+    return bool(getattr(config, "guidance_embeds", False)) if isinstance(component, torch.nn.Module) else False
+
+
+def _copied(value: Any) -> Any:
+    """Containers anew, tensors shared."""
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(each) for each in value)
+    return dict(value) if type(value) is dict else value

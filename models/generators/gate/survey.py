@@ -1,0 +1,194 @@
+"""What a pipeline is found to be when it is loaded: its size, steps, guidance and decoder, by watching it.
+
+Owns `Rehearsal`, a run at one size without any model call, and the `GeneratorInfo` of a gated pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from models.errors import ModelUnsupported
+from models.generators.gate.calls import Call
+from models.generators.gate.runs import Finished
+from models.generators.gate.scheduler import Stepped
+from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of
+from models.protocols import GeneratorInfo, Guidance
+from models.runtime.placement import Placement, fingerprint
+
+Drive: TypeAlias = Callable[[CandidateRun], Call | Finished]
+Made: TypeAlias = Callable[[Sequence[CandidateRun]], list[tuple[CandidateRun, Any]]]
+
+UNGUIDED = 1.0
+"""A guidance scale at which pipelines make one prediction."""
+
+_FAR = 10**9
+_BRIEF = (1, 2, 4)
+_SIZE = 1024
+_SIZE_MULTIPLE = 8
+_STEPS = 30
+_GUIDANCE = 4.0
+
+_FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
+"""Steps and guidance of distilled models, by a word in their names: their folders do not tell."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsal:
+    """A run at one size whose steps were all skipped.
+
+    `calls` scheduler steps were asked for, at `times`. `first` is the sample before them, `z` what the decoder was
+    given; both only show shapes and types.
+    """
+
+    calls: int
+    times: tuple[float, ...]
+    first: Any
+    z: Any
+
+    @classmethod
+    def of(cls, stage: Stage, drive: Drive, steps: int, width: int, height: int) -> Rehearsal:
+        """Rehearse. Raises ValueError for what the pipeline refuses."""
+        run = stage.run(Request("", None, UNGUIDED, steps, width, height, 0), _FAR)
+        event = drive(run)
+        if not isinstance(event, Call):
+            raise ModelUnsupported("the pipeline decodes no latents: models that work on pixels are not supported")
+        z = next(iter(event.bound.arguments.values()))
+        run.close()
+        return cls(run.scheduler.done, tuple(run.scheduler.times), run.scheduler._first, z)
+
+    def size(self, factor: int) -> tuple[int, int]:
+        """Width and height of the picture that comes of it, in pixels."""
+        return int(self.z.shape[-1]) * factor, int(self.z.shape[-2]) * factor
+
+
+class Survey:
+    """Looks a pipeline over. `factor` is pixels a side of a latent cell; `brief` the fewest steps that work."""
+
+    def __init__(self, stage: Stage, drive: Drive, made: Made, id: str, defaults: Mapping[str, Any]) -> None:
+        self._stage = stage
+        self._id = id
+        few = next((few for word, few in _FEW_STEPS.items() if word in id.lower()), None)
+        steps, guidance = few or (stage.defaults.get("num_inference_steps") or _STEPS, self._own_guidance())
+        self.steps = int(defaults.get("steps", steps))
+        self.guidance = float(defaults.get("guidance_scale", guidance))
+        width, height = _default_size(stage)
+        self.width, self.height = int(defaults.get("width", width)), int(defaults.get("height", height))
+        entries = self._make_a_step(made)
+        self.brief, seen = self._briefest(drive)
+        self.factor = max(1, self.height // int(seen.z.shape[-2]))
+        if seen.size(self.factor) != (self.width, self.height):
+            raise ModelUnsupported(f"the model cannot make its own size of {self.width} x {self.height}")
+        self.guidance_kind: Guidance = "cfg" if entries > 1 else self._embedded()
+
+    def describe(self, placement: Placement, revision: str | None, limit: int, preview: Any | None) -> GeneratorInfo:
+        """The generator's name, limits and defaults. `limit` is what it reads of a text, in tokens."""
+        config = self._stage.components["scheduler"].config
+        flow = "Flow" in type(self._stage.components["scheduler"]).__name__ or config.get("use_flow_sigmas")
+        sampler = _sampler(self._stage.components["scheduler"])
+        modules = [each for each in self._stage.components.values() if isinstance(each, torch.nn.Module)]
+        known = f"{revision or fingerprint(*modules)}-gate"  # a native loop stores its latents in another scale
+        return GeneratorInfo(
+            id=self._id,
+            revision=known if preview is None else f"{known}+{fingerprint(preview)}",
+            width=self.width,
+            height=self.height,
+            size_multiple=math.lcm(_SIZE_MULTIPLE, 2 * self.factor),
+            max_size=2 * max(self.width, self.height),
+            steps=self.steps,
+            guidance_scale=self.guidance,
+            sampler=sampler,
+            samplers=(sampler,),
+            token_limit=limit,
+            prediction_type="flow" if flow else str(config.get("prediction_type", "epsilon")),
+            device=str(placement.device),
+            dtype=placement.dtype_name,
+            guidance=self.guidance_kind,
+            negative_prompts=self.guidance_kind == "cfg" and self._stage.reads_negative,
+        )
+
+    @staticmethod
+    def with_decoder(pipe: Any, decoder: Any) -> Any:
+        """The same pipeline with another autoencoder."""
+        other = copy.copy(pipe)
+        vars(other)["vae"] = decoder
+        return other
+
+    def _own_guidance(self) -> float:
+        stage = self._stage
+        if stage.guidance_name is not None:
+            default = stage.defaults.get(stage.guidance_name)
+            return _GUIDANCE if default is None else float(default)
+        return float(getattr(stage.components.get("guider"), "guidance_scale", UNGUIDED))
+
+    def _make_a_step(self, made: Made) -> int:
+        """Make the first step of a guided run; the predictions it took. Learns the form of the scheduler's results."""
+        strong = max(self.guidance, 2.0)
+        run = self._stage.run(Request("", "", strong, self.steps, self.width, self.height, 0))
+        event, entries = run.resume(), 0
+        while isinstance(event, Call):
+            if decoder_of(event):
+                raise ModelUnsupported("the pipeline makes no scheduler steps, so that it cannot be run row by row")
+            entries += event.rows
+            event = run.resume(made([run])[0][1])
+        if not isinstance(event, Stepped):
+            raise ModelUnsupported("the pipeline calls no model that is known, so that it cannot be run row by row")
+        self._stage.form = run.scheduler.form
+        run.close()
+        return entries
+
+    def _briefest(self, drive: Drive) -> tuple[int, Rehearsal]:
+        for steps in (*_BRIEF, self.steps):
+            try:
+                with np.errstate(divide="raise", invalid="raise"):
+                    seen = Rehearsal.of(self._stage, drive, steps, self.width, self.height)
+                if seen.calls >= steps and np.isfinite(seen.times).all():
+                    return steps, seen
+            except (ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+                if steps == self.steps or isinstance(error, ModelUnsupported):
+                    raise
+        raise ModelUnsupported("the model's scheduler has no finite times at its own number of steps")
+
+    def _embedded(self) -> Guidance:
+        """Whether what the denoiser is given differs between two guidance scales."""
+        seen = []
+        for scale in (2.0, 5.0):
+            run = self._stage.run(Request("", None, scale, self.steps, self.width, self.height, 0))
+            event = run.resume()
+            assert isinstance(event, Call)
+            seen.append([each for each in event.bound.arguments.values() if isinstance(each, torch.Tensor)])
+            run.close()
+        same = all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+        return "none" if same else "embedded"
+
+
+def _default_size(stage: Stage) -> tuple[int, int]:
+    """Width and height that the pipeline makes when it is not asked for any."""
+    pipe, defaults = stage.pipe, stage.defaults
+    if isinstance(defaults.get("width"), int) and isinstance(defaults.get("height"), int):
+        return defaults["width"], defaults["height"]
+    width, height = (getattr(pipe, name, None) for name in ("default_width", "default_height"))
+    if isinstance(width, int) and isinstance(height, int):
+        return width, height
+    sample = getattr(pipe, "default_sample_size", None)
+    if sample is None:
+        denoiser = stage.components.get("transformer") or stage.components.get("unet")
+        sample = getattr(getattr(denoiser, "config", None), "sample_size", None)
+    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    if sample is None:
+        return _SIZE, _SIZE
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    return int(width) * factor, int(height) * factor
+
+
+def _sampler(scheduler: Any) -> str:
+    """A scheduler's class as a name on the wire: `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`."""
+    bare = type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()
