@@ -206,6 +206,7 @@ def _load(settings: Settings, progress: Progress) -> Models:
         settings.preview_decoder or None,
         settings.calibration,
         progress,
+        settings.generator_mode,
     )
 
 

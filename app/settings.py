@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     blob_url: str = Field("", repr=False, description="image store in place of the folder in the data folder")
 
     generator: str = Field("pictogram", min_length=1, description="pack, folder or hub id that makes the images")
+    generator_mode: Literal["auto", "native", "gate"] = Field(
+        "auto", description="native loop where the family has one, else the stock pipeline; or one of them for all"
+    )
     scorer: str = Field("pictogram", min_length=1, description="pack, folder or open_clip name/pretrained that ranks")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")

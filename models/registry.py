@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from models import calibration_io
-from models.errors import ModelNotFound, PackCorrupt
+from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import MANIFEST, Pack, packs
 from models.protocols import Calibration, Generator, Models, Scorer
 from models.synthetic.fakes import FakeGenerator, FakeScorer
@@ -26,6 +26,8 @@ from models.synthetic.fakes import FakeGenerator, FakeScorer
 log = logging.getLogger(__name__)
 
 FAKE = "fake"
+
+Mode: TypeAlias = Literal["auto", "native", "gate"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -36,13 +38,15 @@ def load(
     preview_decoder: str | None = None,
     calibration: Path | None = None,
     report: Callable[[str], None] | None = None,
+    mode: Mode = "auto",
 ) -> Models:
     """Load both by name: a pack, `fake`, a folder, or a hub id (for the scorer any name that open_clip knows).
 
     `device` is `auto`, `cpu` or `cuda[:n]`; fakes ignore it. `preview_decoder` is a folder or hub id of a tiny
     decoder of the generator's latents. `calibration` is the file of one; without it, and instead of one of other
-    weights, a pack's own is taken. `report` is called with each part as it begins. Sets the thread counts of the
-    process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
+    weights, a pack's own is taken. `report` is called with each part as it begins. `mode` is how steps are made: by a
+    `native` loop of the family, by the stock pipeline behind the `gate`, or `auto`: native where there is one. Sets the
+    thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
@@ -52,7 +56,7 @@ def load(
     _prepare_threads()
     with ThreadPoolExecutor(1, "checksums") as pool:
         checks = _Checks(pool, {generator, scorer})
-        return _load(generator, scorer, device, preview_decoder, given, checks, report)
+        return _load(generator, scorer, device, preview_decoder, given, checks, report, mode)
 
 
 def _load(
@@ -63,11 +67,12 @@ def _load(
     given: Calibration | None,
     checks: _Checks,
     report: Callable[[str], None],
+    mode: Mode,
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
     with _uncollected(), deferred_imports():
-        loader = _Loader(device, checks)
+        loader = _Loader(device, checks, mode)
         own = loader.calibration(generator, scorer)
         report("loading the generator")
         made = loader.generator(generator, preview_decoder)
@@ -130,33 +135,55 @@ class _Checks:
 class _Loader:
     """Loads real models onto one device; what two of them share is loaded once."""
 
-    def __init__(self, device: str, checks: _Checks) -> None:
+    def __init__(self, device: str, checks: _Checks, mode: Mode) -> None:
         from models.runtime import placement
 
         placement.prepare_process()
         self._loading = placement
         self._placement = placement.place(device)
         self._checks = checks
+        self._mode = mode
         self._text_encoders: dict[Path, Any] = {}
 
     def generator(self, name: str, preview_decoder: str | None) -> Generator:
         """A generator by name, with a decoder for its previews or without."""
         if name == FAKE:
             return FakeGenerator()
-        from models.generators import stable_diffusion as adapter
+        from models.generators import pipelines
 
         decoder = None
         if preview_decoder is not None:
             with self._explained("preview decoder", preview_decoder):
-                decoder = adapter.load_preview_decoder(preview_decoder, self._placement)
+                decoder = pipelines.load_preview_decoder(preview_decoder, self._placement)
         pack = self._checks.checked(name)
         known: dict[str, Any] = {"id": label(name), "preview_decoder": decoder}
         if pack is not None:
             known |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
+        folder = pack.generator if pack else Path(name) if Path(name).is_dir() else None
+        hub_id = "" if folder else _hub_id(name)
         with self._explained("generator", name):
-            folder = pack.generator if pack else Path(name) if Path(name).is_dir() else adapter.fetch(_hub_id(name))
-            pipe = adapter.load_pipeline(folder, self._placement, self._text_encoder(pack) if pack else None)
-        return adapter.DiffusersGenerator(pipe, self._placement, **known)
+            source = folder or pipelines.fetch(hub_id)
+            kind = pipelines.kind_of(source)
+            native = kind in pipelines.NATIVE
+            if self._mode == "native" and not native:
+                raise ModelUnsupported(f"a {kind} has no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
+            pipe = pipelines.load(source, self._placement, self._text_encoder(pack) if pack else None)
+            return self._stepped(pipe, native, known)
+
+    def _stepped(self, pipe: Any, native: bool, known: dict[str, Any]) -> Generator:
+        """A pipeline as a generator, by the loop that the mode asks for."""
+        if native and self._mode != "gate":
+            from models.generators.stable_diffusion import DiffusersGenerator
+
+            try:
+                return DiffusersGenerator(pipe, self._placement, **known)
+            except ModelUnsupported as error:
+                if self._mode == "native":
+                    raise
+                log.warning("the generator's own pipeline makes its steps: %s", error)
+        from models.generators.gate.generator import PipelineGate
+
+        return PipelineGate(pipe, self._placement, **known)
 
     def calibration(self, generator: str, scorer: str) -> Calibration | None:
         """The one a pack brings for its own generator and scorer."""
@@ -188,6 +215,8 @@ class _Loader:
         """Turn what the libraries raise for files into an error that names the model and no place."""
         try:
             yield
+        except (ModelNotFound, ModelUnsupported) as error:
+            raise type(error)(f"{kind} {label(name)!r}: {error}") from error
         except self._loading.FILE_ERRORS as error:
             reason = "a file is missing or cannot be read" if Path(name).is_dir() else "the hub does not give it"
             raise ModelNotFound(f"{kind} {label(name)!r}: {reason}") from error

@@ -33,7 +33,13 @@ def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out
     try:
         settings = Settings()
         texts = _read(prompts, settings.generator)
-        models = registry.load(settings.generator, settings.scorer, settings.device, settings.preview_decoder or None)
+        models = registry.load(
+            settings.generator,
+            settings.scorer,
+            settings.device,
+            settings.preview_decoder or None,
+            mode=settings.generator_mode,
+        )
         core = EngineCore(models, EngineConfig())
         with console.status("measuring the device"):
             core.measure()

@@ -10,10 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,9 +20,8 @@ from models.errors import ModelUnsupported
 from models.generators.prompt_encoding import TextConditioner
 from models.generators.schedules import DiffusersSchedules
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
-from models.runtime.placement import Placement, TextEncoder, fingerprint, memory_guard, silence
+from models.runtime.placement import Placement, fingerprint, memory_guard
 
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _SIZE_MULTIPLE = 8
 _STEPS = 30
 _GUIDANCE = {"StableDiffusionPipeline": 7.5, "StableDiffusionXLPipeline": 5.0}
@@ -58,6 +55,8 @@ class DiffusersGenerator:
         same latent space. Raises ModelUnsupported for a pipeline that cannot be run row by row.
         """
         _check(pipe)
+        if placement.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):
+            pipe.vae.to(torch.float32)
         self._placement = placement
         tiny = preview_decoder or pipe.vae
         for module in (pipe.unet, pipe.vae, tiny):
@@ -221,49 +220,7 @@ class DiffusersGenerator:
         return made if self._preview_decoder is pipe.vae else f"{made}+{fingerprint(self._preview_decoder)}"
 
 
-def fetch(hub_id: str) -> Path:
-    """The folder of a hub model in the local cache, downloaded first if it is not there.
-
-    Raises ModelUnsupported, before anything large is fetched, or OSError.
-    """
-    with silence():
-        _supported(diffusers.DiffusionPipeline.load_config(hub_id)["_class_name"])
-        return Path(diffusers.DiffusionPipeline.download(hub_id, safety_checker=None))
-
-
-def load_pipeline(folder: Path, placement: Placement, text_encoder: TextEncoder | None = None) -> Any:
-    """The stock pipeline of a local diffusers folder, ready on its device. A given text encoder replaces its own.
-
-    Raises ModelUnsupported for any other kind of pipeline, one of FILE_ERRORS where files are missing or unreadable.
-    """
-    kind = _supported(diffusers.DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"])
-    own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
-    without = {"add_watermarker": False} if kind == _PIPELINES[1] else {"safety_checker": None}
-    with silence():
-        pipe = getattr(diffusers, kind).from_pretrained(
-            folder, local_files_only=True, dtype=placement.dtype, **own, **without
-        )
-    pipe.to(placement.device)
-    if placement.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):
-        pipe.vae.to(torch.float32)
-    return pipe
-
-
-def load_preview_decoder(name: str, placement: Placement) -> Any:
-    """An AutoencoderTiny from a folder or a hub id, on its device. Raises OSError where there is none."""
-    with silence():
-        decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
-    return decoder.to(placement.device).eval()
-
-
-def _supported(kind: str) -> str:
-    if kind not in _PIPELINES:
-        raise ModelUnsupported(f"a {kind} cannot be run here, only {' and '.join(_PIPELINES)}")
-    return kind
-
-
 def _check(pipe: Any) -> None:
-    _supported(type(pipe).__name__)
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ModelUnsupported("the denoiser wants more than latents: an inpainting or editing model")
     if pipe.unet.config.time_cond_proj_dim is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,20 @@ class House:
 
 
 @contextmanager
-def running(tmp_path: Path, generator: FakeGenerator | None = None, wait: bool = True, **given: Any) -> Iterator[House]:
-    """A service with these settings; the block starts once it is ready, or at once."""
+def running(
+    tmp_path: Path,
+    generator: FakeGenerator | None = None,
+    wait: bool = True,
+    load: Callable[[], Models] | None = None,
+    ready_s: float = PATIENCE_S,
+    buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    **given: Any,
+) -> Iterator[House]:
+    """A service with these settings; the block starts once it is ready, or at once. `load` makes other models."""
     generator = generator or FakeGenerator()
     settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
-    engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0)
-    engine = LocalEngine(lambda: Models(generator, FakeScorer()), engine_config, lambda _: None)
+    engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0, buckets=buckets)
+    engine = LocalEngine(load or (lambda: Models(generator, FakeScorer())), engine_config, lambda _: None)
     app = create_app(settings, engine)
     config = server_config(app, settings)
     config.lifespan, config.timeout_graceful_shutdown = "on", 5
@@ -81,7 +89,7 @@ def running(tmp_path: Path, generator: FakeGenerator | None = None, wait: bool =
     try:
         with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
             if wait:
-                until(lambda: client.get("/readyz").status_code == 200)
+                until(lambda: client.get("/readyz").status_code == 200, ready_s)
             yield House(url, app, generator, client)
     finally:
         server.should_exit = True

@@ -19,10 +19,18 @@ from app.errors import FrontrunnerError
 from app.main import create_app
 from app.metrics import COUNTERS, GAUGES, HTTP
 from app.settings import PREFIX, Settings
+from tests.contract.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "bench" / "results" / "pictogram.json"
-DOCUMENTS = ("README.md", "README.ru.md", "app/README.md", "app/api/README.md", "tests/bench/README.md")
+DOCUMENTS = (
+    "README.md",
+    "README.ru.md",
+    "app/README.md",
+    "app/api/README.md",
+    "models/README.md",
+    "tests/bench/README.md",
+)
 BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -85,6 +93,15 @@ def bench() -> str:
     return _table(("figure", "value", "against", "asked", "reached"), rows)
 
 
+def families() -> str:
+    """Every family that the suite of gated pipelines builds."""
+    rows = [
+        (f"`{family.pipeline}`", "modular" if "Modular" in family.pipeline else "standard")
+        for family in FAMILIES.values()
+    ]
+    return _table(("pipeline", "kind"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
@@ -93,6 +110,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "performance": performance,
     "performance-ru": performance_ru,
     "bench": bench,
+    "families": families,
 }
 _BOUNDS = (("at_most", "≤"), ("at_least", "≥"))
 

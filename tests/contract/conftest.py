@@ -66,13 +66,13 @@ class Workshop:
 
     def _build(self, name: str) -> Any:
         if name == "pictogram":
-            from models.generators.stable_diffusion import load_pipeline
+            from models.generators.pipelines import load
             from models.pack import packs
             from models.runtime.placement import load_text_encoder, place, prepare_process
 
             prepare_process()
             pack, placement = packs()[name], place("cpu")
-            return load_pipeline(pack.generator, placement, load_text_encoder(pack, placement))
+            return load(pack.generator, placement, load_text_encoder(pack, placement))
         from tests.contract import tiny
 
         kind, _, prediction = name.partition("-")

@@ -1,0 +1,155 @@
+"""Pipelines of diffusers, standard and modular, from folders and hub ids: which can be served, and how they load.
+
+Owns the refusal of what cannot be run row by row, before anything large is read. Knows no loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from models.errors import ModelNotFound, ModelUnsupported, host_is_full
+from models.runtime.placement import FILE_ERRORS, Placement, TextEncoder, silence
+
+NATIVE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""Pipeline classes that have a native loop."""
+
+_INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
+_STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|Combined|Prior|Pipeline)")
+_OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
+_NEEDED = ("prompt", "num_inference_steps", "generator", "width", "height")
+_FOREIGN = {
+    "strength": "begins at other images",
+    "mask_image": "fills in images",
+    "control_image": "follows other images",
+    "controlnet_conditioning_scale": "follows other images",
+    "num_frames": "makes films",
+    "audio_length_in_s": "makes sound",
+}
+"""Arguments by which a pipeline shows that it does something else than make images of texts."""
+
+
+def fetch(hub_id: str) -> Path | str:
+    """The folder of a hub model in the local cache, downloaded first if it is not there; of a modular one the id.
+
+    Raises ModelUnsupported, before anything large is fetched, or OSError.
+    """
+    with silence():
+        try:
+            kind = diffusers.DiffusionPipeline.load_config(hub_id)["_class_name"]
+        except OSError:
+            diffusers.ModularPipeline.load_config(hub_id)
+            return hub_id
+        check(kind)
+        return Path(diffusers.DiffusionPipeline.download(hub_id, safety_checker=None))
+
+
+def kind_of(source: Path | str) -> str:
+    """The class of the pipeline in a folder, `ModularPipeline` for any modular one.
+
+    Raises ModelNotFound where there is none, ModelUnsupported for one that cannot be served.
+    """
+    if not isinstance(source, Path) or (source / _MODULAR_INDEX).is_file():
+        return "ModularPipeline"
+    kind = _index(source)["_class_name"]
+    check(kind)
+    return str(kind)
+
+
+def _index(source: Path) -> dict[str, Any]:
+    if not (source / _INDEX).is_file():
+        raise ModelNotFound(f"the folder holds no pipeline of diffusers: it has no {_INDEX}")
+    try:
+        index: dict[str, Any] = json.loads((source / _INDEX).read_text())
+        index["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelNotFound(f"{_INDEX} cannot be read") from error
+    return index
+
+
+def _complete(source: Path, given: Iterable[str]) -> None:
+    """Raise ModelNotFound where a part has no folder, is not `given` and is needed."""
+    index = _index(source)
+    parts = {name for name, part in index.items() if isinstance(part, list) and all(part) and not name.startswith("_")}
+    missing = [name for name in parts - {*given, *_OPTIONAL} if not (source / name).is_dir()]
+    if missing:
+        raise ModelNotFound(f"the folder of the {index['_class_name']} lacks {', '.join(sorted(missing))}")
+
+
+def check(kind: Any) -> None:
+    """Raise ModelUnsupported for a pipeline class that cannot make images of texts row by row."""
+    kind = kind[-1] if isinstance(kind, list) else str(kind)
+    if _STAGES.match(kind):
+        raise ModelUnsupported(f"{_a(kind)} works in several stages, which is not supported; use a model of one stage")
+    if "PAG" in kind:
+        raise ModelUnsupported(f"{_a(kind)} changes the model's attention while it runs, which rows cannot share")
+    known = getattr(diffusers, kind, None)
+    if not inspect.isclass(known) or not issubclass(known, diffusers.DiffusionPipeline):
+        raise ModelUnsupported(f"diffusers {diffusers.__version__} has no pipeline class {kind}")
+    parameters = inspect.signature(known.__call__).parameters
+    foreign = next((what for name, what in _FOREIGN.items() if name in parameters), None)
+    if foreign is not None:
+        raise ModelUnsupported(f"{_a(kind)} {foreign}; a text-to-image pipeline is needed")
+    missing = [name for name in _NEEDED if name not in parameters]
+    if missing:
+        raise ModelUnsupported(f"{_a(kind)} takes no {missing[0]}; a text-to-image pipeline is needed")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'AEIO' else 'a'} {kind}"
+
+
+def load(source: Path | str, placement: Placement, text_encoder: TextEncoder | None = None) -> Any:
+    """The stock pipeline of a local folder, or a modular one, ready on its device without a safety checker.
+
+    A given text encoder replaces its own. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
+    """
+    kind = kind_of(source)
+    own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
+    if isinstance(source, Path) and kind != "ModularPipeline":
+        _complete(source, own)
+    with silence(), _explained(placement):
+        if kind == "ModularPipeline":
+            pipe = diffusers.ModularPipeline.from_pretrained(source, local_files_only=isinstance(source, Path))
+            pipe.load_components(dtype=placement.dtype)
+        else:
+            known = getattr(diffusers, kind)
+            without = {"safety_checker": None, "add_watermarker": False, "requires_safety_checker": False}
+            taken = inspect.signature(known.__init__).parameters
+            unwanted = {name: value for name, value in without.items() if name in taken}
+            pipe = known.from_pretrained(source, local_files_only=True, dtype=placement.dtype, **own, **unwanted)
+        pipe.to(placement.device)
+    return pipe
+
+
+def load_preview_decoder(name: str, placement: Placement) -> Any:
+    """An AutoencoderTiny from a folder or a hub id, on its device. Raises OSError where there is none."""
+    with silence():
+        decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
+    return decoder.to(placement.device).eval()
+
+
+@contextmanager
+def _explained(placement: Placement) -> Iterator[None]:
+    """Say in a sentence what the libraries raise for packages that are missing and for memory that is full."""
+    import torch
+
+    try:
+        yield
+    except ImportError as error:
+        raise ModelUnsupported(f"a part of the model needs a package that is not installed: {error}") from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or host_is_full(error):
+            raise ModelUnsupported(f"the model does not fit into the memory of {placement.device}") from error
+        raise
+    except FILE_ERRORS:
+        raise
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ModelUnsupported(f"the model's files do not fit together ({type(error).__name__})") from error

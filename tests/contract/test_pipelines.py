@@ -1,0 +1,203 @@
+"""Folders become pipelines behind a loop of their own or behind the gate, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import registry
+from models.errors import ModelError, ModelNotFound, ModelUnsupported
+from tests.contract.conftest import Workshop
+from tests.contract.families import FAMILIES
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole SD3 pipeline on disk."""
+    where = tmp_path_factory.mktemp("sd3") / "sd3"
+    FAMILIES["stable_diffusion_3"].build("stable_diffusion_3").save_pretrained(where)
+    return where
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "sd3"))
+
+
+def index(tmp_path: Path, kind: Any) -> Path:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    return tmp_path
+
+
+def kind(generator: Any) -> str:
+    return type(generator).__name__
+
+
+def test_a_family_without_a_native_loop_is_gated(folder: Path) -> None:
+    info = registry.load(str(folder), "fake", "cpu").generator.info
+    assert (info.id, info.guidance, info.prediction_type) == ("sd3", "cfg", "flow")
+    assert (info.width, info.height, info.steps, info.guidance_scale) == (16, 16, 28, 7.0)
+    with pytest.raises(ModelUnsupported, match="'sd3': a StableDiffusion3Pipeline has no native loop; set"):
+        registry.load(str(folder), "fake", "cpu", mode="native")
+
+
+def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.pipe("sd-epsilon").save_pretrained(tmp_path / "sd")
+    made = {mode: registry.load(str(tmp_path / "sd"), "fake", "cpu", mode=mode) for mode in ("auto", "native", "gate")}
+    kinds = {mode: kind(models.generator) for mode, models in made.items()}
+    assert kinds == {"auto": "DiffusersGenerator", "native": "DiffusersGenerator", "gate": "PipelineGate"}
+
+
+def test_a_consistency_model_goes_through_the_gate(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from models.runtime.placement import silence
+
+    pipe = FAMILIES["latent_consistency"].build("latent_consistency")
+    with silence():
+        StableDiffusionPipeline(**pipe.components, requires_safety_checker=False).save_pretrained(tmp_path / "lcm")
+    assert kind(registry.load(str(tmp_path / "lcm"), "fake", "cpu").generator) == "PipelineGate"
+    with pytest.raises(ModelUnsupported, match="consistency model"):
+        registry.load(str(tmp_path / "lcm"), "fake", "cpu", mode="native")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("IFPipeline", "several stages"),
+        ("StableCascadeCombinedPipeline", "several stages"),
+        ("WuerstchenCombinedPipeline", "several stages"),
+        ("KandinskyCombinedPipeline", "several stages"),
+        ("KandinskyV22CombinedPipeline", "several stages"),
+        ("GlmImagePipeline", "several stages"),
+        ("StableDiffusionPAGPipeline", "attention"),
+        ("FluxControlNetPipeline", "follows other images"),
+        ("FluxImg2ImgPipeline", "begins at other images"),
+        ("WanPipeline", "makes films"),
+        ("AudioLDM2Pipeline", "makes sound"),
+        ("MyPipeline", "has no pipeline class MyPipeline"),
+        (["some_module", "MyPipeline"], "has no pipeline class MyPipeline"),
+        ("UNet2DConditionModel", "has no pipeline class UNet2DConditionModel"),
+        ("DDPMPipeline", "takes no prompt"),
+    ],
+)
+def test_what_cannot_run_row_by_row_is_refused_by_a_sentence(tmp_path: Path, name: Any, why: str) -> None:
+    with pytest.raises(ModelUnsupported, match=why) as error:
+        registry.load(str(index(tmp_path, name)), "fake", "cpu")
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_every_text_to_image_pipeline_is_taken_or_refused() -> None:
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+    from models.generators import pipelines
+
+    taken, reasons = [], []
+    for known in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
+        try:
+            pipelines.check(known.__name__)
+            taken.append(known.__name__)
+        except ModelUnsupported as error:
+            reasons.append(str(error))
+    assert all(re.search("several stages|is needed|attention", reason) for reason in reasons)
+    assert len(taken) >= 25
+    assert {"FluxPipeline", "ZImagePipeline", "QwenImagePipeline", "Krea2Pipeline", "SanaPipeline"} <= set(taken)
+
+
+def test_a_folder_without_an_index_is_no_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"holds no pipeline of diffusers: it has no model_index.json"):
+        registry.load(str(tmp_path), "fake", "cpu")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_an_unreadable_index_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    with pytest.raises(ModelNotFound, match=r"model_index.json cannot be read"):
+        registry.load(str(tmp_path), "fake", "cpu")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_3", "text_encoder_2", "vae", "scheduler"])
+def test_a_missing_part_is_named(copied: Path, part: str) -> None:
+    shutil.rmtree(copied / part)
+    with pytest.raises(ModelNotFound, match=f"'sd3': the folder of the StableDiffusion3Pipeline lacks {part}"):
+        registry.load(str(copied), "fake", "cpu")
+
+
+@pytest.mark.parametrize(
+    "file", ["transformer/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "vae/config.json"]
+)
+def test_a_broken_part_is_refused(copied: Path, file: str) -> None:
+    (copied / file).write_bytes(b"\0" * 50)
+    with pytest.raises(ModelError, match="'sd3'") as error:
+        registry.load(str(copied), "fake", "cpu")
+    assert str(copied) not in str(error.value)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(diffusers.StableDiffusion3Pipeline, "to", full)
+    with pytest.raises(ModelUnsupported, match="does not fit into the memory of cpu"):
+        registry.load(str(folder), "fake", "cpu")
+
+
+def test_sizes_and_steps_that_a_model_cannot_make(folder: Path) -> None:
+    generator = registry.load(str(folder), "fake", "cpu").generator
+    sampler = generator.info.sampler
+    assert generator.schedule(sampler, 3, 32, 16).steps == 3
+    for asked in ((sampler, 0, 16, 16), ("ddim", 3, 16, 16), (sampler, 3, 4096, 16)):
+        with pytest.raises(ValueError, match=r"."):
+            generator.schedule(*asked)
+
+
+def test_a_native_loop_equals_the_gate(workshop: Workshop) -> None:
+    from tests.contract.gate_kit import JOBS, Gated, apart
+    from tests.contract.loop import finish, start, values
+
+    gated, native = Gated("stable_diffusion_xl"), workshop.generator("sdxl")
+    assert (native.info.sampler, gated.generator.info.sampler) == ("euler", "euler")
+    latents = gated.finish([gated.row(job) for job in JOBS])
+    for job, latent in zip(JOBS, latents, strict=True):
+        asked = {"prompt": job.prompt, "negative": job.negative, "steps": job.steps, "sampler": "euler"}
+        (own,) = finish(native, [start(native, job.seed, guidance=gated.family.guidance, **asked)])  # type: ignore[arg-type]
+        assert apart(latent, values(own)[None]) <= 2e-5
+
+
+def test_gated_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: Path) -> None:
+    import diffusers
+    import numpy as np
+    import torch
+
+    from models.protocols import StepRow, to_host
+    from tests.contract.gate_kit import levels
+
+    torch.manual_seed(0)
+    blocks = {f"{side}_block_out_channels": (16, 16) for side in ("encoder", "decoder")}
+    counts = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    diffusers.AutoencoderTiny(**blocks, **counts).save_pretrained(tmp_path / "tiny")
+    workshop.pipe("sdxl").save_pretrained(tmp_path / "sdxl")
+    made = [
+        registry.load(str(tmp_path / "sdxl"), "fake", "cpu", decoder, mode="gate").generator
+        for decoder in (None, str(tmp_path / "tiny"))
+    ]
+    pictures = []
+    for generator in made:
+        schedule = generator.schedule("euler", 2, 32, 32)
+        (text,) = generator.encode(["a red apple"])
+        row = StepRow(generator.noise(3, 32, 32, schedule), text, None, 1.0, schedule, 0, 3)
+        latents = generator.step([row], 1)
+        pictures.append([to_host(generator.decode(latents, preview=kind))[0] for kind in (False, True)])
+    (plain, _), (image, preview) = pictures
+    np.testing.assert_array_equal(plain, image)
+    assert levels(image, preview) > 2
+    assert made[1].info.revision.startswith(f"{made[0].info.revision}+"), "calibrations are of both"
