@@ -1,7 +1,7 @@
-"""The composition root: from settings to a running service. The only place that knows every part.
+"""Composition root: builds the service; the only module that imports every part.
 
-`create_app` builds, its lifespan starts and drains. The models load on the engine's thread, so that the address answers
-at once and /readyz tells when they are there. torch is imported by that thread, never with this module.
+`create_app` builds the app; its lifespan starts and drains it. The models load on the engine's thread. So the server
+responds immediately, and /readyz reports when they are loaded. That thread imports torch; this module never does.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ OnDeath = Callable[[BaseException], None]
 
 
 def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: OnDeath | None = None) -> FastAPI:
-    """The service as an ASGI app. `engine` is started and closed by it; without one the settings' models are loaded.
+    """Build the service as an ASGI app.
 
-    `on_death` is called with the reason when the engine dies: end the process then. Without it /readyz stays 503.
+    The app starts and closes `engine`; None loads the models of the settings. `on_death` is called with the reason
+    when the engine dies and should end the process. Without it /readyz stays 503.
     """
     engine = engine or _engine(settings, on_death or _mourn)
     app = FastAPIOffline(
@@ -110,7 +111,9 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             app.state.refusal = error.detail
             raise
         except Exception as error:
-            app.state.refusal = f"the stores cannot be opened ({type(error).__name__}: {error})"
+            app.state.refusal = (
+                f"the stores cannot be opened ({type(error).__name__}: {error}): check database_url and blob_url"
+            )
             raise
         try:
             limits, keys = _limits(settings), KeyStore(records.connections)
@@ -164,11 +167,11 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
 
 
 async def _stores(settings: Settings) -> tuple[Database, BlobStore]:
-    """Both stores, opened. Raises StoreUnavailable."""
+    """Open both stores. Raises StoreUnavailable."""
     try:
         private_folder(settings.data_dir)
     except OSError as error:
-        raise StoreUnavailable("the data folder cannot be made or is not allowed to be written") from error
+        raise StoreUnavailable("data_dir cannot be created or written: check its path and permissions") from error
     blobs = BlobStore.open(settings.blobs)
     return await Database.open(settings.database), blobs
 
@@ -198,7 +201,7 @@ def _engine(settings: Settings, on_death: OnDeath) -> LocalEngine:
 
 
 def _load(settings: Settings, progress: Progress) -> Models:
-    """On the engine's thread."""
+    """Load the configured models; runs on the engine's thread."""
     return registry.load(
         settings.generator,
         settings.scorer,
@@ -215,10 +218,10 @@ def _mourn(reason: BaseException) -> None:
 
 
 async def _sweep(service: Service, settings: Settings) -> None:
-    """Look for what is old or lost, again and again, until cancelled."""
+    """Purge expired generations and recover lost ones periodically, until cancelled."""
     while True:
         try:
             await service.sweep(settings.retention_s)
         except StoreUnavailable:
-            log.warning("nothing was swept: the store is out of reach")
+            log.warning("expired data was not purged: the store is unavailable")
         await asyncio.sleep(settings.sweep_s)

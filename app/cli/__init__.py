@@ -1,4 +1,4 @@
-"""The command line, `frontrunner serve | generate | rank | rerank | refine | calibrate | keys`: words, exit codes."""
+"""The `frontrunner` command line: owns commands, options, help and exit codes."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ app = typer.Typer(
 
 app.add_typer(keys.app, name="keys")
 
-Url = Annotated[str | None, typer.Option(metavar="URL", help="A running service; without it one is started.")]
-Address = Annotated[str, typer.Option(metavar="URL", help="The service that has it.")]
+Url = Annotated[str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")]
+Address = Annotated[str, typer.Option(metavar="URL", help="URL of the service that stores the generation.")]
 HERE = "http://127.0.0.1:8000"
-Generation = Annotated[str, typer.Argument(metavar="GENERATION", help="Its id, as a service gave it.")]
-Out = Annotated[Path, typer.Option(help="Folder for the images and the contact sheet.")]
+Generation = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
+Out = Annotated[Path, typer.Option(help="Output folder for the images and the contact sheet.")]
 Negative = Annotated[str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")]
 
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on, 127.0.0.1 by default.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 8000 by default.")] = None,
-    generator: Annotated[str | None, typer.Option(help="Pack, folder or hub id that makes the images.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="Pack, folder or open_clip name/pretrained.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database and the images.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on. Default: 8000.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Generator: pack, folder or hub id.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Scorer: pack, folder or open_clip name/pretrained.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda or cuda:1.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for the database and the images.")] = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the service.
 
-    Every setting is also read from the environment, as `FRONTRUNNER_...`; an option wins. The first SIGTERM or Ctrl-C
-    turns /readyz to 503 and lets what runs come to its end; the second stops at once.
+    Settings are also read from the environment (`FRONTRUNNER_...`); options take precedence. The first SIGTERM or
+    Ctrl-C sets /readyz to 503 and drains running generations. The second one stops immediately.
 
     **Examples**
 
@@ -74,25 +74,25 @@ def serve(
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images should show.")],
     negative: Negative = "",
-    candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Images to sample and compare.")] = 16,
-    n: Annotated[int, typer.Option("--best", "-n", min=1, help="Images to keep, best first.")] = 4,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first candidate; drawn when left out.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="In pixels; the model's own when left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Number of candidates to sample.")] = 16,
+    n: Annotated[int, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = 4,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels. Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="One of the model's, such as euler or ddim.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler of the model, such as euler or ddim.")] = None,
     out: Out = Path("demo"),
-    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Then take commands, see above.")] = False,
-    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Where votes of --interactive are kept.")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
+    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
     url: Url = None,
 ) -> None:
-    """Sample candidates for PROMPT, rank them, save the best and a contact sheet of all.
+    """Sample and rank candidates for PROMPT; save the best and a contact sheet.
 
-    Talks to the service at --url, or starts one for the occasion, with its data in a temporary folder.
+    Uses the service at --url, or starts a local one with temporary data.
 
-    With --interactive it then takes commands, one a line, from the terminal or a pipe: rank the same candidates by
-    other words or weights, vote, refine one of them, go back, save; `help` lists them. From a pipe the exit code is 1
-    when a command was refused.
+    With --interactive the command then reads one command a line from the terminal or a pipe. Commands re-rank with
+    another prompt or other weights, vote, refine a candidate, go back and save; `help` lists them. With a pipe, the
+    exit code is 1 if any command failed.
 
     **Examples**
 
@@ -128,14 +128,14 @@ def generate(
 
 @app.command()
 def rank(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images are compared with.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to compare the images with.")],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", exists=True, dir_okay=False, readable=True, help="Images.")
+        list[Path], typer.Argument(metavar="FILES...", exists=True, dir_okay=False, readable=True, help="Image files.")
     ],
     negative: Negative = "",
     url: Url = None,
 ) -> None:
-    """Rank image FILES by how well they show PROMPT.
+    """Rank image FILES by similarity to PROMPT.
 
     **Examples**
 
@@ -151,22 +151,20 @@ def rank(
 @app.command()
 def calibrate(
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One prompt a line, as users write them; a pack brings its own.")
+        Path | None, typer.Option(metavar="FILE", help="File with one typical prompt a line. Default: the pack's.")
     ] = None,
-    candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates a prompt.")] = 16,
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates per prompt.")] = 16,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance", "-g", min=0, max=50, help="That of your requests, if not the model's own."),
+        typer.Option("--guidance", "-g", min=0, max=50, help="Guidance scale of your requests. Default: the model's."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the calibration is written.")] = Path(
-        "calibration.json"
-    ),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("calibration.json"),
 ) -> None:
-    """Measure how well previews foretell final scores, so that pruning "auto" knows where to cut.
+    """Measure how well previews predict final scores, for pruning "auto".
 
-    Runs every prompt unpruned with the models that `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name, previews
-    every step, and fits the final score. A calibration holds for these weights only; others refuse it. It holds for
-    guidance within half as much again of its own; at others "auto" prunes nothing and says so.
+    Runs every prompt unpruned, previews every step and fits the final score. `FRONTRUNNER_GENERATOR`, `_SCORER` and
+    `_DEVICE` name the models. A calibration is valid for these weights only; other weights reject it. It is valid for
+    guidance within a factor of 1.5 of its own. Outside that range "auto" prunes nothing and returns a warning.
 
     **Examples**
 
@@ -183,19 +181,21 @@ def calibrate(
 @app.command()
 def rerank(
     generation: Generation,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to compare with from now on.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to compare with.")] = None,
     negatives: Annotated[list[str] | None, typer.Option("--negative", "-x", help="What to avoid; repeatable.")] = None,
-    negative_weight: Annotated[float | None, typer.Option(min=0, max=10, help="How much the negatives count.")] = None,
-    like: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Be like this image.")] = None,
-    unlike: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Be unlike it.")] = None,
-    diversity: Annotated[float | None, typer.Option(min=0, max=1, help="Keep near-duplicates apart.")] = None,
-    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Whose taste joins in.")] = None,
-    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Images to return, best first.")] = None,
-    store: Annotated[bool, typer.Option("--store", help="Keep it as a generation of its own.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the images and the contact sheet.")] = None,
+    negative_weight: Annotated[float | None, typer.Option(min=0, max=10, help="Weight of the penalty.")] = None,
+    like: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Prefer similar images.")] = None,
+    unlike: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Avoid similar ones.")] = None,
+    diversity: Annotated[float | None, typer.Option(min=0, max=1, help="Separate near-duplicates.")] = None,
+    taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile to add to the score.")] = None,
+    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to return.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Store the result as a new generation.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder for the images and the contact sheet.")] = None,
     url: Address = HERE,
 ) -> None:
-    """Rank the candidates of a GENERATION again, by other words or pictures; nothing is sampled.
+    """Re-rank the candidates of a GENERATION by other texts or images.
+
+    No candidate is sampled.
 
     **Examples**
 
@@ -220,22 +220,22 @@ def rerank(
 @app.command()
 def refine(
     generation: Generation,
-    pick: Annotated[int, typer.Option(min=1, help="The candidate to begin as, by its place; 1 is the best.")] = 1,
+    pick: Annotated[int, typer.Option(min=1, help="Rank of the candidate to start from; 1 is the best.")] = 1,
     image: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A picture or a sketch in its place.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Image to start from instead.")
     ] = None,
-    strength: Annotated[float | None, typer.Option(min=0, max=1, help="0 leaves it, 1 forgets it.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to show; as it was when left out.")] = None,
-    negative: Annotated[str | None, typer.Option("--negative", "-x", help="What not to show.")] = None,
-    candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Images to sample.")] = None,
-    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Images to keep, best first.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first candidate; drawn when left out.")] = None,
+    strength: Annotated[float | None, typer.Option(min=0, max=1, help="Change: 0 none, 1 complete.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="New prompt. Default: unchanged.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", "-x", help="New negative prompt.")] = None,
+    candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Number of candidates.")] = None,
+    n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
     out: Out = Path("demo"),
     url: Address = HERE,
 ) -> None:
-    """Sample new candidates that begin as one of a GENERATION, rank them, save the best and a contact sheet.
+    """Sample new candidates from a candidate of a GENERATION and rank them.
 
-    What is left out is as it was in the generation.
+    Saves the best images and a contact sheet. Omitted options keep the values of the generation.
 
     **Examples**
 
@@ -261,7 +261,7 @@ def refine(
 
 
 def _show(console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
-    """The ranked list; its name, for going on with it; what was written to `out`."""
+    """Print the ranked list, the id if `named`, and the files written to `out`."""
     console.print(output.candidates(done))
     if named:
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
@@ -271,7 +271,7 @@ def _show(console: Console, client: remote.Client, done: remote.Json, out: Path 
 
 @contextmanager
 def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
-    """A client of the service at `url`, or of one that lives as long as this block."""
+    """Yield a client of the service at `url`, or of a temporary local one."""
     with ExitStack() as stack:
         if url is not None:
             client = stack.enter_context(remote.connect(url))
@@ -283,7 +283,10 @@ def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
 
 @contextmanager
 def _complaining() -> Iterator[None]:
-    """A `Complaint` as one line on standard error and exit code 1; SIGTERM cleans up as Ctrl-C does."""
+    """Report a `Complaint` as one line on stderr with exit code 1.
+
+    SIGTERM cleans up in the same way as Ctrl-C.
+    """
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield
@@ -299,5 +302,5 @@ def _interrupted(_: int, __: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """The `frontrunner` command."""
+    """Run the `frontrunner` command."""
     app(prog_name="frontrunner")

@@ -1,4 +1,4 @@
-"""`python -m app.cli` is `frontrunner`."""
+"""Entry point of `python -m app.cli`, the same as `frontrunner`."""
 
 from app.cli import main
 

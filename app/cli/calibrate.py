@@ -1,4 +1,4 @@
-"""`frontrunner calibrate`: whole races watched on this device, and the calibration that comes of them."""
+"""`frontrunner calibrate`: traces full races and fits a calibration."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from models.pack import packs
 from models.protocols import Calibration
 
 FEWEST_PROMPTS = 8
-"""Below this many prompts the correlations are mostly noise."""
+"""Minimum number of prompts; with fewer, the correlations are mostly noise."""
 
 
 def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console) -> None:
-    """Calibrate the generator and scorer of the settings and write the result to `out`. Raises Complaint."""
+    """Calibrate the configured models and write the result to `out`. Raises Complaint."""
     try:
         settings = Settings()
         texts = _read(prompts, settings.generator)
@@ -68,15 +68,17 @@ def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out
 
 
 def _read(prompts: Path | None, generator: str) -> Sequence[str]:
-    """One prompt a line; a pack brings its own."""
+    """Return the prompts, one a line; None selects those of the pack."""
     if prompts is None:
         pack = packs().get(generator)
         if pack is None or not (pack.folder / "prompts.txt").is_file():
-            raise Complaint("--prompts is needed: a file with one prompt a line, as users of this model write them")
+            raise Complaint("--prompts is required: name a file with one typical prompt a line")
         prompts = pack.folder / "prompts.txt"
     texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
     if len(texts) < FEWEST_PROMPTS:
-        raise Complaint(f"{len(texts)} prompts are too few; {FEWEST_PROMPTS} are the least, 64 are good")
+        raise Complaint(
+            f"--prompts has {len(texts)} prompts; at least {FEWEST_PROMPTS} are required, 64 are recommended"
+        )
     return texts
 
 

@@ -1,4 +1,4 @@
-"""The service as the command line sees it, over HTTP: ask, follow, fetch. Says what went wrong in one line."""
+"""HTTP client of the command line: requests, event streams, downloads, errors."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ Events: TypeAlias = Generator[tuple[str, Json], None, None]
 """Names and data of a generation's events."""
 
 TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
-"""Silence of a minute is an end: the event stream has a heartbeat every 15 s."""
+"""A minute of silence is a failure: the event stream has a heartbeat every 15 s."""
 
 
 CANCEL_TIMEOUT_S = 5.0
-"""Longest wait of an interrupted command for its generation to be cancelled."""
+"""Maximum seconds that an interrupted command waits to cancel its generation."""
 
 CLOSING = frozenset({"succeeded", "failed", "cancelled", "error"})
 """The events that end a stream."""
 
 KEY_VARIABLE = "FRONTRUNNER_KEY"
-"""Where the commands find an API key, if the service wants one."""
+"""Environment variable with the API key, if the service requires one."""
 
 
 class Complaint(Exception):
-    """What the user should know before the command ends with code 1."""
+    """An error message for the user; the command ends with exit code 1."""
 
 
 @contextmanager
 def connect(url: str) -> Iterator[Client]:
-    """A client of the service at `url`. What HTTP does wrong inside the block becomes a Complaint."""
+    """Yield a client of the service at `url`; convert HTTP errors to Complaint."""
     try:
         with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, headers=_key()) as client:
             yield client
     except httpx.ConnectError:
-        raise Complaint(f"there is no service at {url}") from None
+        raise Complaint(f"no service listens at {url}: start one or correct --url") from None
     except httpx.TimeoutException:
-        raise Complaint(f"the service at {url} does not answer") from None
+        raise Complaint(f"the service at {url} did not respond in time: try again") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Complaint(f"the connection to {url} failed: {error}") from None
 
 
 def _key() -> dict[str, str]:
-    """For a service that wants a key: the one in the environment."""
+    """Return the authorization header with the key from the environment, if set."""
     key = os.environ.get(KEY_VARIABLE)
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Events:
-    """Ask for a generation and yield its events, name and data, to the closing one. Raises Complaint.
+    """Request a generation; yield its events (name, data). Raises Complaint.
 
-    One that is closed before, as by Ctrl-C, is cancelled.
+    Closing the iterator early, as Ctrl-C does, cancels the generation.
     """
     asked = {k: v for k, v in body.items() if v is not None}
     with client.stream("POST", path, json=asked, headers={"accept": "text/event-stream"}) as answer:
@@ -97,7 +97,7 @@ def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
 
 
 def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -> Json:
-    """Have files compared with a prompt. Raises Complaint."""
+    """Rank image files by a prompt. Raises Complaint."""
     with ExitStack() as stack:
         parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
         answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
@@ -108,7 +108,10 @@ def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -
 
 
 def ask(client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
-    """What the service answers to a plain request; of `body`, what is not None. Raises Complaint."""
+    """Return the JSON response to a request without the None fields of `body`.
+
+    Raises Complaint.
+    """
     asked = None if body is None else {k: v for k, v in body.items() if v is not None}
     answer = client.request(method, path, json=asked)
     if not answer.is_success:
@@ -118,7 +121,7 @@ def ask(client: Client, method: str, path: str, body: Mapping[str, Any] | None =
 
 
 def save(client: Client, done: Json, out: Path) -> list[Path]:
-    """Write the returned images and a contact sheet of all candidates; the paths written. Raises Complaint."""
+    """Write the images and a contact sheet; return the paths. Raises Complaint."""
     ranked = standing(done)
     files = [_image(client, done["id"], c["index"]) for _, c in ranked]
     best = {out / f"best-{c['rank']:02}.png": data for (_, c), data in zip(ranked, files, strict=True) if c["rank"]}
@@ -126,14 +129,14 @@ def save(client: Client, done: Json, out: Path) -> list[Path]:
 
 
 def save_sheet(client: Client, done: Json, path: Path) -> Path:
-    """Write a contact sheet of all candidates. Raises Complaint."""
+    """Write a contact sheet of all candidates; return its path. Raises Complaint."""
     ranked = standing(done)
     files = [_image(client, done["id"], c["index"]) for _, c in ranked]
     return _write(path.parent, {path: _sheet(done, ranked, files)})[0]
 
 
 def save_lineage(client: Client, generation_id: str, path: Path) -> Path:
-    """Write the dialogue that led to a generation, as JSON. Raises Complaint."""
+    """Write the lineage of a generation as JSON; return the path. Raises Complaint."""
     told = ask(client, "GET", f"/v1/generations/{generation_id}/lineage")
     return _write(path.parent, {path: json.dumps(told, indent=1).encode() + b"\n"})[0]
 
@@ -149,7 +152,10 @@ def _write(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
 
 
 def standing(done: Json) -> list[tuple[int | None, Json]]:
-    """All candidates with their places: the returned by rank, then the finished by score, then the pruned, without."""
+    """Return (place, candidate) pairs: by rank, then finished by score, then pruned.
+
+    The place of a pruned candidate is None.
+    """
 
     def order(c: Json) -> tuple[float, bool, float]:
         return (c["rank"] or math.inf, bool(c["pruned_at_step"]), math.inf if c["score"] is None else -c["score"])
@@ -159,12 +165,12 @@ def standing(done: Json) -> list[tuple[int | None, Json]]:
 
 
 def index_at(done: Json, place: int) -> int:
-    """The candidate that stands at `place`, 1 is the best. Raises Complaint."""
+    """Return the index of the candidate at `place`; 1 is the best. Raises Complaint."""
     if done["status"] != "succeeded":
-        raise Complaint(f"the generation is {done['status']}")
+        raise Complaint(f"the generation is {done['status']}: use one that has succeeded")
     field: dict[int, int] = {at: c["index"] for at, c in standing(done) if at is not None}
     if place not in field:
-        raise Complaint(f"nothing stands at {place}: the list goes from 1 to {len(field)}")
+        raise Complaint(f"place {place} does not exist: use 1 to {len(field)}")
     return field[place]
 
 
@@ -192,7 +198,7 @@ def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequenc
 
 
 def refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
-    """What the service said; of `files`, which one it was about."""
+    """Convert an error response to a Complaint that names its file of `files`."""
     try:
         problem = answer.json()
         pointers = [str(e.get("pointer")) for e in problem.get("errors", ())]
@@ -200,4 +206,4 @@ def refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
         about = f"{files[int(found[1])].name}: " if found and files else ""
         return Complaint(f"{about}{problem['detail']}")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Complaint(f"the service answered {answer.status_code}")
+        return Complaint(f"the service returned HTTP status {answer.status_code}")

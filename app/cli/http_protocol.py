@@ -1,6 +1,6 @@
-"""uvicorn's httptools protocol with the limits that it lacks: of heads, trailers, pipelines, connections, and time.
+"""uvicorn's httptools protocol with limits for heads, trailers and connections.
 
-Everything here happens before the app knows of a request. What the app may decide, bodies and keys, is its own.
+Owns the limits that apply before the app receives a request. The app owns those of bodies and keys.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ from app.api.middleware.http import LINGER_S
 from app.api.problems import from_http
 
 OVERHEAD_BYTES = 65_536
-"""Most bytes in a row that are not of a body: a request line with its headers, trailers, extensions of a chunk."""
+"""Maximum consecutive bytes outside a body.
+
+They include a request line with its headers, trailers, and chunk extensions.
+"""
 
 MOST_HEADERS = 256
-"""Of one request."""
+"""Maximum headers of a request."""
 
 HEAD_S = 10.0
-"""How long a request line with its headers may take to arrive once it has begun."""
+"""Maximum seconds from the first byte of a request line to the end of its headers."""
 
 MOST_PIPELINED = 128
-"""Requests that one connection may send ahead of their answers."""
+"""Maximum requests that one connection may send ahead of their responses."""
 
 RESERVED = 96
-"""File descriptors that are kept from connections: for databases, files, webhooks, and the health routes."""
+"""File descriptors reserved for databases, files, webhooks and the health routes."""
 
 HEALTH_CONNECTIONS = 16
-"""Of these, connections that only get answers about health while all others are busy."""
+"""Extra connections, for health routes only, while all others are busy."""
 
 WARN_S = 10.0
-"""Least seconds between two warnings of one kind."""
+"""Minimum seconds between two warnings."""
 
 log = logging.getLogger("frontrunner.connections")
 
 
 class Crowd:
-    """What all connections of a server share: how many there may be, and when a warning was last given."""
+    """State shared by all connections of a server: their limit and the last warning."""
 
     def __init__(self, most: int) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -52,14 +55,14 @@ class Crowd:
         self._warned = -WARN_S
 
     def warn(self, connections: int, closed: str) -> None:
-        """Tell that there are too many, once in a while."""
+        """Log that the limit is exceeded, at most once per `WARN_S`."""
         if time.monotonic() - self._warned >= WARN_S:
             self._warned = time.monotonic()
-            log.warning("%d connections, and %d are allowed: %s", connections, self.most, closed)
+            log.warning("%d connections exceed the limit of %d: %s", connections, self.most, closed)
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. While it waits for a request it may be closed to make room for another one."""
+    """One connection; while idle it may be closed to make room for another one."""
 
     def __init__(self, crowd: Crowd, config: uvicorn.Config, **given: Any) -> None:
         super().__init__(config, **given)
@@ -74,10 +77,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def waits(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no response is in progress."""
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
 
-    # What asyncio calls
+    # called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See Protocol."""
@@ -102,7 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_due = self._head_due or now + HEAD_S
             self._close_in(self._head_due - now)
 
-    # What httptools calls
+    # called by httptools
 
     def on_message_begin(self) -> None:
         """See httptools."""
@@ -110,18 +113,18 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools. Trailers are dropped: they must not join the headers of a request that is being answered."""
+        """See httptools. Drops trailers: they must not join the headers of a request."""
         if not self._in_head:
             return
         if len(self.headers) == MOST_HEADERS:
-            self._refuse(431, f"more than {MOST_HEADERS} headers")
+            self._refuse(431, f"the request has more than {MOST_HEADERS} headers: send fewer")
             raise ValueError
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         if len(self.pipeline) >= MOST_PIPELINED:
-            self._refuse(400, f"more than {MOST_PIPELINED} requests ahead of their answers")
+            self._refuse(400, f"more than {MOST_PIPELINED} requests are pipelined: wait for responses")
             raise ValueError
         if self._crowded and len(self.connections) > self._crowd.most:
             self.scope["state"][CROWDED] = True
@@ -133,10 +136,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead = 0
         super().on_body(body)
 
-    # What uvicorn calls
+    # called by uvicorn
 
     def on_response_complete(self) -> None:
-        """Read on only when nothing is owed any more; the body of a request in progress is read as it is asked for."""
+        """Resume reading only after all pipelined responses.
+
+        The app reads the body of a request in progress on demand.
+        """
         self._waiting_since = self.loop.time()
         super().on_response_complete()
         if self.pipeline:
@@ -145,38 +151,38 @@ class LimitedProtocol(HttpToolsProtocol):
             self._close_in(HEAD_S)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Answer what cannot be parsed."""
+        """Respond to a request that cannot be parsed."""
         self._refuse(400, "the request is not valid HTTP")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: clients may offer to upgrade, and are answered in HTTP/1.1."""
+        """Suppress the warning: clients may offer an upgrade and get HTTP/1.1."""
 
-    # Limits
+    # limits
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest; with all of them busy this one gets answers about health."""
+        """Close the longest idle connection; if none, limit this one to health routes."""
         waiting = [
             one for one in self.connections if isinstance(one, LimitedProtocol) and one is not self and one.waits
         ]
         if waiting:
-            self._crowd.warn(len(self.connections), "the one that waited longest is closed")
+            self._crowd.warn(len(self.connections), "the longest idle one is closed")
             oldest = min(waiting, key=lambda one: one._waiting_since)
             self.connections.discard(oldest)
             oldest.transport.close()
             return
-        self._crowd.warn(len(self.connections), "all are busy, so requests of others are refused")
+        self._crowd.warn(len(self.connections), "all are busy, so new requests are rejected")
         self._crowded = True
         if len(self.connections) > self._crowd.most + HEALTH_CONNECTIONS:
             self.transport.abort()
 
     def _too_long(self) -> None:
         if self._in_head and 2 * len(self.url or b"") > self._overhead:
-            self._refuse(414, f"the address is longer than {OVERHEAD_BYTES} bytes")
+            self._refuse(414, f"the URL exceeds the limit of {OVERHEAD_BYTES} bytes: shorten it")
         else:
-            self._refuse(431, f"headers or trailers are longer than {OVERHEAD_BYTES} bytes")
+            self._refuse(431, f"headers or trailers exceed the limit of {OVERHEAD_BYTES} bytes: send fewer")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer if an answer is due, then drop what still comes for a moment before the connection closes."""
+        """Respond if a response is due, then discard input until the connection closes."""
         if self._refused:
             return
         self._refused = True

@@ -1,6 +1,6 @@
-"""`frontrunner generate --interactive`: a dialogue about a field of candidates, a command a line.
+"""`frontrunner generate --interactive`: commands on a ranked list, one a line.
 
-Owns the commands and the way back. A terminal is asked line by line; from a pipe each line is a command.
+Owns the commands and the history of lists. Commands come from a terminal or from a pipe.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from app.cli import output, rerank
 from app.cli.client import Client, Complaint, Json
 
 COMMANDS = (
-    ("prompt WORDS", "compare with other words from now on"),
-    ("avoid WORDS; WORDS", "mark down for these in place of the others; alone: for nothing"),
-    ("weight NUMBER", "how much what is to be avoided counts, 0 to 10"),
-    ("diversity NUMBER", "keep near-duplicates apart, 0 to 1"),
-    ("best NUMBER", "how many are returned"),
-    ("like 1 3, dislike 2", "vote by place; the votes join the ranking"),
-    ("taste on, taste off", "whether the votes join the ranking"),
-    ("refine 2 0.4 WORDS", "sample anew from the one at place 2; strength and words may be left out"),
-    ("back", "to the list before"),
+    ("prompt TEXT", "compare with another text"),
+    ("avoid TEXT; TEXT", "replace the negatives; without a text: remove them"),
+    ("weight NUMBER", "weight of the penalty, 0 to 10"),
+    ("diversity NUMBER", "separate near-duplicates, 0 to 1"),
+    ("best NUMBER", "number of images to return"),
+    ("like 1 3, dislike 2", "vote by place; votes change the ranking"),
+    ("taste on, taste off", "whether votes change the ranking"),
+    ("refine 2 0.4 TEXT", "sample new candidates from place 2; strength and prompt are optional"),
+    ("back", "return to the previous list"),
     ("list", "show the list again"),
-    ("save FOLDER", "write the best, the sheet and the whole dialogue; alone: to --out"),
-    ("quit", "or the end of input"),
+    ("save FOLDER", "write the best images, the sheet and the lineage; default folder: --out"),
+    ("quit", "end; so does the end of input"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A ranked list: the service's `answer`, its sheet, and what was `asked` beyond the generation's own ranking."""
+    """A ranked list.
+
+    `answer` is the service's response, `sheet` the contact sheet, `asked` the change to the generation's ranking.
+    """
 
     answer: Json
     sheet: Path
@@ -47,7 +50,10 @@ class Turn:
 
 
 class Dialogue:
-    """See the module. `votes` names the profile that keeps the votes; without it they are forgotten at the end."""
+    """Runs the commands.
+
+    `votes` names the profile that stores votes; None deletes them at the end.
+    """
 
     def __init__(self, client: Client, first: Json, out: Path, votes: str | None, screens: tuple[Console, Console]):
         self._client = client
@@ -75,7 +81,7 @@ class Dialogue:
         }
 
     def run(self, lines: Iterable[str]) -> int:
-        """Do what the lines say, until one says quit; how many were refused. Raises what the connection raises."""
+        """Run commands until `quit`; return how many failed. Connection errors propagate."""
         refused = 0
         try:
             for line in lines:
@@ -95,14 +101,14 @@ class Dialogue:
         if not name:
             return
         if name not in self._commands:
-            raise Complaint(f"there is no command {name!r}; help lists what there is")
+            raise Complaint(f"unknown command {name!r}: `help` lists the commands")
         self._commands[name](said)
 
-    # what is asked of the candidates that are there
+    # commands that re-rank
 
     def _prompt(self, said: str) -> None:
         if not said:
-            raise Complaint("prompt wants words to compare with")
+            raise Complaint("prompt requires a text, such as `prompt a red apple`")
         self._rank_by(prompt=said)
 
     def _avoid(self, said: str) -> None:
@@ -112,7 +118,7 @@ class Dialogue:
     def _vote(self, how: str, said: str) -> None:
         places = [_whole(word) for word in said.split()]
         if not places:
-            raise Complaint("places in the list are wanted, such as 1 3")
+            raise Complaint("like and dislike require places in the list, such as 1 3")
         now = self._turns[-1].answer
         ballot = {"generation": now["id"], how: [remote.index_at(now, place) for place in places]}
         remote.ask(self._client, "POST", f"/v1/taste/{self._profile}/votes", ballot)
@@ -125,7 +131,7 @@ class Dialogue:
         elif said == "off":
             self._rank_by(taste={"profile": self._profile, "weight": 0.0})
         else:
-            raise Complaint("taste is on or off")
+            raise Complaint("taste requires on or off")
 
     def _rank_by(self, **changes: object) -> None:
         self._rerank(ranking={**self._turns[-1].asked.get("ranking", {}), **changes})
@@ -134,13 +140,13 @@ class Dialogue:
         asked = self._turns[-1].asked | changes
         self._next(rerank.rerank(self._client, self._turns[-1].answer["id"], asked), asked)
 
-    # what makes a generation
+    # commands that create a generation
 
     def _refine(self, said: str) -> None:
-        """`PLACE [STRENGTH] [WORDS]`."""
+        """Refine a candidate; `said` is `PLACE [STRENGTH] [PROMPT]`."""
         words = said.split()
         if not words:
-            raise Complaint("refine wants a place in the list, such as 1")
+            raise Complaint("refine requires a place in the list, such as 1")
         index = remote.index_at(self._turns[-1].answer, _whole(words.pop(0)))
         body: Json = {"index": index}
         if words and _is_number(words[0]):
@@ -160,18 +166,18 @@ class Dialogue:
         self._say(f"generation {now['id']}")
 
     def _kept(self) -> Json:
-        """The list as a generation that the service keeps, so that it is part of the dialogue."""
+        """Store the list as a generation, so that it is part of the lineage; return it."""
         now = self._turns[-1]
         if now.asked:
             answer = rerank.rerank(self._client, now.answer["id"], now.asked | {"store": True})
             self._turns[-1] = Turn(answer, now.sheet, {})
         return self._turns[-1].answer
 
-    # showing
+    # output
 
     def _back(self, _: str) -> None:
         if len(self._turns) == 1:
-            raise Complaint("this is where it began")
+            raise Complaint("there is no previous list")
         self._turns.pop()
         self._show()
 
@@ -202,11 +208,11 @@ class Dialogue:
 
 
 def typed(console: Console) -> Iterator[str]:
-    """Lines of standard input, asked for in a terminal, shown as they are taken from a pipe."""
+    """Yield lines of standard input: with a prompt in a terminal, echoed from a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     if sys.stdin.isatty():
-        with suppress(ImportError):  # line editing, where there is any
+        with suppress(ImportError):  # line editing, where available
             importlib.import_module("readline")
         with suppress(EOFError):
             while True:
@@ -226,11 +232,11 @@ def _is_number(word: str) -> bool:
 
 def _number(word: str) -> float:
     if not _is_number(word):
-        raise Complaint(f"{word!r} is not a number")
+        raise Complaint(f"{word!r} is not a number: use one such as 0.5")
     return float(word)
 
 
 def _whole(word: str) -> int:
     if not (word.isascii() and word.isdigit()):
-        raise Complaint(f"{word!r} is not a whole number")
+        raise Complaint(f"{word!r} is not a whole number: use one such as 2")
     return int(word)

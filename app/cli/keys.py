@@ -1,4 +1,4 @@
-"""`frontrunner keys add | list | revoke`: API keys in the database that the settings name."""
+"""`frontrunner keys add | list | revoke`: manages API keys in the database."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="API keys, in the database of `FRONTRUNNER_DATA_DIR` or `FRONTRUNNER_DATABASE_URL`. The first one closes the "
-    "service to whoever has none; running replicas learn of a change within two seconds.",
+    help="Manage API keys in the database of `FRONTRUNNER_DATA_DIR` or `FRONTRUNNER_DATABASE_URL`. Once a key exists, "
+    "every request requires one. Running replicas apply a change within two seconds.",
 )
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Option(help="Whose it is, for the list.")],
-    rights: Annotated[list[Right], typer.Option("--right", help="What it allows; may be given several times.")] = [  # noqa: B006
+    name: Annotated[str, typer.Option(help="Name of the key's owner, shown by `list`.")],
+    rights: Annotated[list[Right], typer.Option("--right", help="Permission; repeatable.")] = [  # noqa: B006
         Right.GENERATE,
         Right.RANK,
         Right.READ,
     ],
-    quota: Annotated[int | None, typer.Option(min=1, help="Candidates that may be asked for in a window.")] = None,
-    per: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of a window.")] = 3600,
+    quota: Annotated[int | None, typer.Option(min=1, help="Maximum candidates per window.")] = None,
+    per: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of the window.")] = 3600,
 ) -> None:
-    """Make a key and show it, once: only its hash is kept.
+    """Create a key and show it once; the database stores only its hash.
 
     **Examples**
 
@@ -53,12 +53,12 @@ def add(
     key, told = new_key(name, rights, quota, per)
     _run(lambda store: store.add(key))
     typer.echo(f"key             {told}\nwebhook secret  {key.secret}")
-    typer.echo("Keep both now; the key cannot be shown again.", err=True)
+    typer.echo("Save both now; the key cannot be shown again.", err=True)
 
 
 @app.command(name="list")
 def show() -> None:
-    """Every key, without what is secret of it."""
+    """List all keys without their secrets."""
     table = Table(Column("id", no_wrap=True), "name", "rights", "quota", "made", "revoked")
     for key in _run(lambda store: store.keys()):
         quota = "" if key.quota is None else f"{key.quota} in {key.window_s} s"
@@ -67,10 +67,10 @@ def show() -> None:
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
-    """Refuse a key from now on. What it made stays, and stays its own."""
+def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Key id, as shown by `list`.")]) -> None:
+    """Revoke a key. Its generations stay and still belong to it."""
     if not _run(lambda store: store.revoke(key_id, time.time())):
-        typer.echo(f"frontrunner: there is no good key {key_id}", err=True)
+        typer.echo(f"frontrunner: no active key has the id {key_id}: see `frontrunner keys list`", err=True)
         raise typer.Exit(1)
 
 
@@ -83,7 +83,7 @@ def _day(moment: float | None) -> str:
 
 
 def _run(use: Callable[[KeyStore], Awaitable[T]]) -> T:
-    """What `use` gives. A store or setting that cannot be used is one line and exit code 1."""
+    """Return the result of `use`; a store or settings error exits with code 1."""
     try:
         return asyncio.run(_with_store(Settings(), use))
     except ValidationError as error:
@@ -99,7 +99,7 @@ async def _with_store(settings: Settings, use: Callable[[KeyStore], Awaitable[T]
         try:
             private_folder(settings.data_dir)
         except OSError as error:
-            raise Complaint("the data folder cannot be made or is not allowed to be written") from error
+            raise Complaint("data_dir cannot be created or written: check its path and permissions") from error
     database = await Database.open(settings.database)
     try:
         return await use(KeyStore(database.connections))

@@ -1,4 +1,4 @@
-"""A service for the occasion: a child process on a free port of this machine, its data in a temporary folder."""
+"""Temporary local service: a child process with a free port and a data folder."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from app.cli.client import Client, Complaint, connect
 from app.settings import PREFIX
 
 PATIENCE_S = 600.0
-"""How long models may take to load."""
+"""Maximum seconds for loading the models."""
 
 FAREWELL_S = 20.0
-"""How long the child may take to stop before it is killed."""
+"""Seconds that the child may take to stop before it is killed."""
 
 
 def silent(detail: str) -> None:
-    """Keep the progress of loading to itself."""
+    """Ignore the progress of loading."""
 
 
 @contextmanager
 def running_service(watch: Callable[[str], None] = silent) -> Iterator[Client]:
-    """A client of a service that is ready and lives as long as this block. Raises Complaint when it cannot start.
+    """Start a service for this block; yield a client once it is ready.
 
-    `watch` is called, several times a second, with what `/readyz` says while the models load.
+    `watch` receives the detail of `/readyz` several times a second while the models load. Raises Complaint when the
+    service cannot start.
     """
     with tempfile.TemporaryDirectory(prefix="frontrunner-") as folder:
         log = Path(folder) / "log"
-        # The child inherits the open socket: nobody else can take its port, and no connection is refused.
+        # The child inherits the open socket, so no other process takes the port and no connection is refused.
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             process = _start(listening, Path(folder), log)
@@ -68,19 +69,23 @@ def _wait(client: Client, process: subprocess.Popen[bytes], log: Path, watch: Ca
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Complaint(_last_line(log))
-        with suppress(httpx.TransportError):  # it is about to end, or to take the connection
+        with suppress(httpx.TransportError):  # the child is starting or ending
             answer = client.get("/readyz")
             if answer.status_code == 200:
                 return
             watch(str(answer.json()["detail"]))
         time.sleep(0.1)
-    raise Complaint(f"the models were not loaded after {PATIENCE_S:.0f} s")
+    raise Complaint(f"the models did not load within {PATIENCE_S:.0f} s: run `frontrunner serve` and read its log")
 
 
 def _last_line(log: Path) -> str:
-    """Why the child ended: its own complaint is the last thing it says."""
+    """Return the child's last log line, which is its error message."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("frontrunner: ") if lines else "the service ended without a word"
+    return (
+        lines[-1].removeprefix("frontrunner: ")
+        if lines
+        else "the service ended without a message: run `frontrunner serve` to see why"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What the command line shows: a progress bar that follows events, and ranked tables."""
+"""Output of the command line: progress bar and ranked tables."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ _COLUMNS = (
     BarColumn(),
     TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
     TextColumn("{task.fields[live]} live"),
-    TextColumn("[dim]{task.fields[told]}[/]"),
+    TextColumn("[dim]{task.fields[note]}[/]"),
     TimeElapsedColumn(),
 )
 
 
 def follow(events: Events, console: Console) -> Json:
-    """Show a generation's progress until it has succeeded; the answer. Raises Complaint when it does not."""
+    """Show a generation's progress; return its result. Raises Complaint on failure."""
     best = float("-inf")
     with closing(events), Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
-        task = progress.add_task("", total=None, step=0, steps="?", live="?", told="queued")
+        task = progress.add_task("", total=None, step=0, steps="?", live="?", note="queued")
         for kind, data in events:
             if kind == "preview" and data["score"] is not None:
                 best = max(best, data["score"])
-                progress.update(task, told=f"best preview {best:.3f}")
+                progress.update(task, note=f"best preview {best:.3f}")
             elif kind == "error":
                 raise Complaint(data["error"]["message"])
             elif kind in {"failed", "cancelled"}:
                 raise Complaint((data["error"] or {"message": f"the generation was {kind}"})["message"])
             elif kind == "succeeded":
-                progress.update(task, total=1, completed=1, told=f"{data['timings']['total_ms'] / 1000:.1f} s")
+                progress.update(task, total=1, completed=1, note=f"{data['timings']['total_ms'] / 1000:.1f} s")
                 return data
             else:
                 _move(progress, task, kind, data)
-    raise Complaint("the service ended the stream before the result")
+    raise Complaint("the event stream ended before the result: try again")
 
 
 def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
     if kind == "queued":
         progress.update(task, live=data["n_candidates"])
     elif kind == "started":
-        progress.update(task, told="started")
+        progress.update(task, note="started")
     elif kind == "step":
         total, done = data["steps"], data["step"]
         progress.update(task, total=total, completed=done, step=done, steps=total, live=data["live"])
     elif kind == "pruned":
-        progress.update(task, told=f"{len(data['indices'])} pruned after step {data['step']}")
+        progress.update(task, note=f"{len(data['indices'])} pruned after step {data['step']}")
 
 
 def question(done: Json) -> str:
-    """What the candidates are compared by, in a line."""
+    """Describe the ranking in one line."""
     asked = done["ranking"]
     parts = [f"compared with: {asked['prompt']}"]
     if asked["negatives"]:
@@ -70,7 +70,10 @@ def question(done: Json) -> str:
 
 
 def candidates(done: Json) -> Table:
-    """All candidates, numbered as they stand; the numbers of a pruned one are of its last preview."""
+    """Return a table of all candidates.
+
+    A pruned candidate shows the numbers of its last preview.
+    """
     taste = ("taste",) if done["ranking"]["taste"] else ()
     terms = ("similarity", "penalty", *taste, "score")
     table = _table("rank", "seed", *terms, "")
@@ -83,7 +86,7 @@ def candidates(done: Json) -> Table:
 
 
 def ranking(ranked: Json, files: Sequence[Path]) -> Table:
-    """Files, best first."""
+    """Return a table of the files, best first."""
     table = _table("rank", "similarity", "penalty", "score", "file")
     for image in ranked["data"]:
         cells = (_number(image[name]) for name in ("similarity", "penalty", "score"))

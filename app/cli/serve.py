@@ -1,4 +1,7 @@
-"""`frontrunner serve`: uvicorn with a drain before it stops, and an end with a bad code when the engine dies."""
+"""`frontrunner serve`: runs uvicorn and drains it before it stops.
+
+The exit code is 1 if the engine dies.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,23 @@ from app.settings import Settings, complaints
 from app.stores.privacy import private_umask
 
 KEEP_ALIVE_S = 75
-"""Longer than balancers keep idle connections (nginx: 60 s), or requests are lost on ones that just closed."""
+"""Longer than load balancers keep idle connections (nginx: 60 s).
+
+Otherwise requests are lost on connections that just closed.
+"""
 
 HAND_BACK_S = 5
-"""How long the database may take to learn what is handed back."""
+"""Seconds that releasing the claims in the database may take."""
 
 FAREWELL_S = 10
-"""How long answers under way may take once nothing is being sampled any more."""
+"""Seconds that running responses may take once sampling has ended."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but the first signal only drains.
+    """uvicorn server whose first signal drains.
 
-    For `notice_s` it is unready and serves all the same, until balancers have seen it. Then nothing new is taken for
-    `drain_s` or until what runs has ended; what has not ended by then is handed back to other replicas.
+    For `notice_s` the server is unready but still serves, so that load balancers notice. Then it rejects new work for
+    `drain_s` or until running generations have ended. Other replicas take over the rest.
     """
 
     def __init__(self, config: uvicorn.Config, drain_s: float, notice_s: float = 0.0) -> None:
@@ -48,7 +54,10 @@ class Server(uvicorn.Server):
         self._signalled: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """The first signal drains; a second one stops at once, a third (Ctrl-C) drops answers under way too."""
+        """Drain on the first signal, stop on the second.
+
+        A third Ctrl-C drops running responses.
+        """
         if self._signalled is None:
             self._signalled = time.monotonic()
             if self._notice_s == 0:
@@ -61,12 +70,12 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     def on_death(self, reason: BaseException) -> None:
-        """Stop, since only a new process can help."""
+        """Stop the server: a dead engine requires a new process."""
         self.death = reason
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Check the drain; uvicorn calls this ten times a second."""
         if self._signalled is not None and not self.should_exit:
             waited = time.monotonic() - self._signalled - self._notice_s
             if waited >= 0:
@@ -74,19 +83,22 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def _drain(self, *, late: bool) -> None:
-        """Take nothing new; stop when nothing is left to do, or when it is late."""
+        """Reject new work; stop when no work remains, or when `late`."""
         self._app.state.engine.drain()
         stats = self._app.state.engine.stats()
         if late or stats.held == 0:
             self._app.state.drain_s = 0.0
-            with suppress(TimeoutError):  # what cannot be handed back is claimed by others when its lease has lapsed
+            with suppress(TimeoutError):  # other replicas claim the rest when its lease expires
                 await asyncio.wait_for(self._app.state.face.service.hand_back(), HAND_BACK_S)
             self.should_exit = True
 
     @property
     def refusal(self) -> str:
-        """Why it did not start: a store, or else the address."""
-        return str(self._app.state.refusal or f"port {self.config.port} on {self.config.host} cannot be taken")
+        """Why the server did not start: a store or the address."""
+        return str(
+            self._app.state.refusal
+            or f"port {self.config.port} on {self.config.host} is in use or not permitted: set another host or port"
+        )
 
     @property
     def _app(self) -> FastAPI:
@@ -95,7 +107,10 @@ class Server(uvicorn.Server):
 
 
 def run(options: Mapping[str, Any], fd: int | None = None) -> int:
-    """Serve until told to stop; the exit code. `fd` is a listening socket to use. Raises Complaint."""
+    """Serve until a signal; return the exit code. Raises Complaint.
+
+    `fd` is a listening socket to use.
+    """
     try:
         settings = Settings(**options)
     except ValidationError as error:
@@ -113,7 +128,7 @@ def run(options: Mapping[str, Any], fd: int | None = None) -> int:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the app."""
+    """Return uvicorn's configuration for the app."""
     protocol = partial(LimitedProtocol, Crowd(settings.max_connections))
     return uvicorn.Config(
         app,

@@ -101,7 +101,7 @@ def test_generate_uses_the_service_at_url(tmp_path: Path, house: House) -> None:
 def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> None:
     url = ["--url", house.url]
     assert "65 is not a multiple of 8" in _complaint(*ASKED, "--size", "65x64", *url)
-    assert "there is no service at" in _complaint(*ASKED, "--url", "http://127.0.0.1:9")
+    assert "no service listens at" in _complaint(*ASKED, "--url", "http://127.0.0.1:9")
     assert "nowhere" in _complaint(*ASKED, "--url", "nowhere")
     assert "cannot write" in _complaint(*ASKED, "--out", "/dev/null/x", *url)
     text = tmp_path / "no-image.png"
@@ -263,4 +263,4 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
 def test_a_store_out_of_reach_is_told(tmp_path: Path) -> None:
     found = _run(tmp_path, "serve", "--port", "0", "--data-dir", "/dev/null/data")
     assert found.returncode == 1
-    assert found.stderr.splitlines()[-1].startswith("frontrunner: the service did not start: the data folder cannot")
+    assert found.stderr.splitlines()[-1].startswith("frontrunner: the service did not start: data_dir cannot")

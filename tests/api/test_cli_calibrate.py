@@ -130,7 +130,8 @@ def test_regret_of_races_in_shadow_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "complaint"), [(["a red apple"] * 7, "7 prompts are too few"), (None, "--prompts is needed")]
+    ("lines", "complaint"),
+    [(["a red apple"] * 7, "--prompts has 7 prompts; at least 8"), (None, "--prompts is required")],
 )
 def test_too_little_to_measure_is_told(tmp_path: Path, lines: list[str] | None, complaint: str) -> None:
     prompts = tmp_path / "prompts.txt"

@@ -109,8 +109,8 @@ def test_votes_join_the_ranking_and_are_forgotten_unless_they_have_a_name(house:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("paint", "there is no command 'paint'"),
-        ("prompt", "prompt wants words"),
+        ("paint", "unknown command 'paint'"),
+        ("prompt", "prompt requires a text"),
         ("weight heavy", "'heavy' is not a number"),
         ("weight nan", "'nan' is not a number"),
         ("weight 11", "10"),
@@ -118,17 +118,17 @@ def test_votes_join_the_ranking_and_are_forgotten_unless_they_have_a_name(house:
         ("best 0", "1"),
         ("best 7", "7 is not between 1 and 6"),
         ("best -1", "'-1' is not a whole number"),
-        ("like", "places in the list are wanted"),
-        ("like 7", "nothing stands at 7: the list goes from 1 to 6"),
+        ("like", "like and dislike require places"),
+        ("like 7", "place 7 does not exist: use 1 to 6"),
         ("like first", "'first' is not a whole number"),
-        ("taste", "taste is on or off"),
+        ("taste", "taste requires on or off"),
         ("taste on", "there is no such taste profile"),
-        ("refine", "refine wants a place"),
-        ("refine 0", "nothing stands at 0"),
+        ("refine", "refine requires a place"),
+        ("refine 0", "place 0 does not exist"),
         ("refine 1 1.5", "1"),
         ("refine 1 0.5 " + "x" * 5000, "limit of 4000"),
         ("prompt " + "x" * 5000, "limit of 4000"),
-        ("back", "this is where it began"),
+        ("back", "there is no previous list"),
         ("save /dev/null/x", "cannot write to /dev/null/x"),
         ("avoid " + "; ".join(["x"] * 17), "at most 16 negatives"),
     ],
@@ -147,7 +147,7 @@ def test_bytes_that_are_no_text_and_empty_lines(house: House, tmp_path: Path) ->
     found = _invoked(house, *ASKED, "--out", tmp_path, lines=lines)
     assert found.exit_code == 0, found.output
     assert "compared with: caf\N{REPLACEMENT CHARACTER}" in found.stdout
-    assert "refine 2 0.4 WORDS" in found.stdout
+    assert "refine 2 0.4 TEXT" in found.stdout
 
 
 def test_a_service_that_goes_away_ends_it_with_a_complaint(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_service_that_goes_away_ends_it_with_a_complaint(tmp_path: Path) -> No
             stack.close()
             yield "best 2"
 
-        with pytest.raises(Complaint, match=r"there is no service|the connection"), remote.connect(house.url) as client:
+        with pytest.raises(Complaint, match=r"no service listens|the connection"), remote.connect(house.url) as client:
             Dialogue(client, house.made(), tmp_path, None, (console, console)).run(lines())
 
 
@@ -201,7 +201,7 @@ def test_refine_samples_from_a_place_or_a_picture(house: House, tmp_path: Path) 
     ("arguments", "complaint"),
     [
         (("gen_x",), "there is no such generation"),
-        (("MADE", "--pick", "9"), "nothing stands at 9"),
+        (("MADE", "--pick", "9"), "place 9 does not exist"),
         (("MADE", "--best", "7"), "7 is not between 1 and 3"),
         (("MADE", "--prompt", " "), "empty"),
         (("RUNNING",), "the generation is "),

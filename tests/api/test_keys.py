@@ -322,7 +322,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(environment, "COLUMNS", "60")
     assert key[0][:15] in told("list"), "`revoke` wants all of it"
     told("revoke", key[0][:15])
-    assert "no good key" in told("revoke", key[0][:15], code=1)
+    assert "no active key" in told("revoke", key[0][:15], code=1)
 
 
 @pytest.mark.timeout(1200)
