@@ -1,3 +1,3 @@
-"""Frontrunner: the service's rules and its HTTP face; runs and is tested without torch."""
+"""Frontrunner's application package: HTTP API and rules; runs without torch."""
 
 __version__ = "0.1.0"

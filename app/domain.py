@@ -1,7 +1,7 @@
-"""The product's own values: what a generation is asked to do, and what came of it.
+"""Domain types: frozen dataclasses for generation parameters and results.
 
-Owns frozen types only. No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), no tensors.
-Times are seconds since the epoch, durations say their unit.
+No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), no tensors. Times are seconds since the
+epoch; durations name their unit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEED_LIMIT = 2**32
 
 
 class Status(StrEnum):
-    """Where a generation stands; the last three are final."""
+    """The status of a generation; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,19 +28,19 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the status can no longer change."""
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
 class Stop(StrEnum):
-    """Why a generation in waves made no further one: the cap was reached, or little more was to be gained."""
+    """Why a generation in waves stopped: the maximum, or a small expected gain."""
 
     CAP = "cap"
     GAIN = "gain"
 
 
 class EventKind(StrEnum):
-    """The lines of a generation's log. `SUCCEEDED`, `FAILED` and `CANCELLED` close it."""
+    """The event kinds of a generation's log. The last three close it."""
 
     QUEUED = "queued"
     STARTED = "started"
@@ -54,13 +54,13 @@ class EventKind(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether this line closes the log."""
+        """Whether this event closes the log."""
         return self in {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True)
 class Negative:
-    """A text that candidates are marked down for. `weight` > 0, relative to the other negatives."""
+    """A text whose similarity lowers the score. `weight` > 0 is relative to others."""
 
     text: str
     weight: float = 1.0
@@ -68,10 +68,10 @@ class Negative:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A picture that candidates should look like (`weight` > 0) or should not (`weight` < 0).
+    """An image that candidates should resemble (`weight` > 0) or not (`weight` < 0).
 
-    `vector` is its embedding by the scorer, L2-normalised. `generation` and `index` name the candidate it was, None
-    for an upload, of which nothing but the embedding is kept.
+    `vector` is the scorer's embedding, L2-normalised. `generation` and `index` name the source candidate; they are
+    None for an upload, of which only the embedding is stored.
     """
 
     weight: float
@@ -82,9 +82,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Taste:
-    """A profile as it was when a ranking named it: adds `bound * tanh(vector . image - offset)` to the score.
+    """A taste profile snapshot; adds `bound * tanh(vector . image - offset)`.
 
-    The bound has the score's own unit and already holds the weight that was asked for.
+    The bound has the score's unit and already includes the requested weight.
     """
 
     profile: str
@@ -96,9 +96,9 @@ class Taste:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """How candidates are compared. `diversity` in [0, 1]; `min_score` leaves lower ones out of the returned.
+    """How candidates are compared. `diversity` in [0, 1]; `min_score` filters results.
 
-    `prompt` None compares with the prompt they are sampled from. `negatives` holds every text that the penalty counts.
+    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty.
     """
 
     negative_weight: float = 0.5
@@ -110,19 +110,19 @@ class Ranking:
     taste: Taste | None = None
 
     def with_negative_prompt(self, text: str) -> Ranking:
-        """This ranking with a negative prompt as its first negative, of weight 1; an empty text adds none."""
+        """Return a copy with `text` as first negative of weight 1, unless it is empty."""
         return replace(self, negatives=(Negative(text), *self.negatives)) if text else self
 
     def without_negative_prompt(self, text: str) -> Ranking:
-        """This ranking without the entry that `with_negative_prompt` adds for the same text."""
+        """Return a copy without the entry that `with_negative_prompt` adds for `text`."""
         return replace(self, negatives=self.negatives[1:]) if self.negatives[:1] == (Negative(text),) else self
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """After step `at` live candidates are previewed and scored, and the best `keep` go on (None: all).
+    """After step `at`, previews are scored and the best `keep` go on (None: all).
 
-    Steps count from 1, those that are made: of a generation that begins as a picture, from its first one.
+    Steps count from 1, the first step that a candidate makes, even with a start image.
     """
 
     at: int
@@ -130,7 +130,7 @@ class Checkpoint:
 
 
 class Kinship(StrEnum):
-    """What made a generation out of another one."""
+    """The operation that derived a generation from another one."""
 
     RERANK = "rerank"
     REFINE = "refine"
@@ -138,7 +138,7 @@ class Kinship(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Where a generation comes from. `generation` and `index` are None for one that was refined from an upload."""
+    """The origin of a generation. `generation` and `index` are None for an upload."""
 
     kind: Kinship
     generation: str | None = None
@@ -147,9 +147,9 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A picture that candidates begin as: latents float16 of `shape` (C, h, w), little-endian, in base64.
+    """A start image: latents float16 of `shape` (C, h, w), little-endian, in base64.
 
-    `strength` 0 leaves the picture as it is, 1 samples from noise; between, that share of the noise schedule's time.
+    `strength` 0 keeps the image, 1 samples from noise. Values between sample that share of the noise schedule's time.
     """
 
     strength: float
@@ -157,21 +157,20 @@ class Start:
     latents: str
 
     def steps_made(self, sampler: str, steps: int) -> int:
-        """Steps that are made of `steps`: by diffusers' own arithmetic, but at least one with any strength."""
+        """Return how many of `steps` diffusers makes, but at least 1 if `strength` > 0."""
         made = int(steps * steps_left(sampler, self.strength))
         return max(1, min(made, steps)) if self.strength > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSpec:
-    """Everything that decides a generation's result; made by the service with all defaults filled in.
+    """Everything that determines a generation's result, with all defaults filled in.
 
-    `negative_prompt` "" is none. It steers sampling; `ranking.negatives` holds it where the score counts it.
-    `seed` is candidate 0's, see `candidate_seed`.
-    `wave` None makes all `n_candidates` at once; else they come in waves of that many until another is not worth it.
-    `shadow` only notes who would have been pruned at the checkpoints, to measure what pruning costs.
-    `start` None samples from noise.
-    `owner` shares the device fairly between callers and decides nothing else.
+    `negative_prompt` "" is none. It steers sampling; `ranking.negatives` contains it if the score uses it.
+    `seed` is that of candidate 0, see `candidate_seed`.
+    `wave` None makes all `n_candidates` at once; otherwise waves of this size follow until the expected gain is small.
+    `shadow` only records which candidates the checkpoints would prune, to measure the cost of pruning.
+    `start` None samples from noise. `owner` is used for fair scheduling between callers only.
     """
 
     id: str
@@ -196,30 +195,30 @@ class GenerationSpec:
 
     @property
     def guided(self) -> bool:
-        """Whether sampling uses classifier-free guidance: two denoiser entries a row instead of one."""
+        """Whether sampling uses classifier-free guidance: two denoiser entries per row."""
         return self.guidance_scale > 1.0
 
     @property
     def question(self) -> str:
-        """The text that candidates are compared with."""
+        """The text to compare candidates with."""
         return self.prompt if self.ranking.prompt is None else self.ranking.prompt
 
     @property
     def steps_made(self) -> int:
-        """Steps that a candidate makes when it is not pruned: the last ones of the schedule's."""
+        """Steps of an unpruned candidate: the last ones of the schedule."""
         return self.steps if self.start is None else self.start.steps_made(self.sampler, self.steps)
 
     def candidate_seed(self, index: int) -> int:
-        """Seed of candidate `index`: a request for one candidate with this seed makes the same image."""
+        """Return the candidate's seed; a request for one candidate makes the same image."""
         return (self.seed + index) % SEED_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`score = similarity - negative_weight * penalty + taste`; every cosine in [-1, 1].
+    """`score = similarity - negative_weight * penalty + taste`.
 
-    `negatives` and `references` are cosines in the ranking's order. `prompt` is the cosine with the text alone, None
-    where that is the similarity itself.
+    Every cosine is in [-1, 1]. `negatives` and `references` are cosines in the ranking's order. `prompt` is the cosine
+    with the text alone; None if it equals the similarity.
     """
 
     score: float
@@ -238,11 +237,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the N as it ended. `rank` 1 is best, None for those not returned; `score_is_preview` when it was pruned.
+    """A candidate's result. `rank` 1 is best, None is not returned.
 
-    `softmax` is the share among the candidates that were finished, `z_score` counts standard deviations from
-    the scorer's null distribution; both None where they cannot be said. `duplicate_of` is the best of the group of
-    near-duplicates it belongs to, None for the best itself and for one that is like no other.
+    `score_is_preview` marks a pruned one. `softmax` is the share among finished candidates, `z_score` the standard
+    deviations from the scorer's null distribution, None if unknown. `duplicate_of` is the best of its near-duplicates,
+    None for the best itself and without duplicates.
     """
 
     index: int
@@ -258,7 +257,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, milliseconds. Shared device calls count in full for every generation in them."""
+    """Durations in milliseconds; a shared device call counts in full for each."""
 
     queue_ms: float = 0.0
     encode_ms: float = 0.0
@@ -270,7 +269,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What was done: `rows_unpruned` is what N candidates without pruning would have stepped."""
+    """Work done. `rows_unpruned` counts the steps of N candidates without pruning."""
 
     rows_stepped: int = 0
     rows_unpruned: int = 0
@@ -280,7 +279,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the caller should know about an answer that is good all the same: one of `warnings` on the wire."""
+    """A warning about a successful result: an entry of `warnings` on the wire."""
 
     code: str
     detail: str
@@ -289,7 +288,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a generation failed, fit to be shown: a code of `app.errors` and a sentence."""
+    """Why a generation failed, safe to show: a code of `app.errors` and a sentence."""
 
     code: str
     detail: str
@@ -297,7 +296,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where to tell how a generation ended, and of which ends (`succeeded`, `failed`, `cancelled`)."""
+    """The URL to notify, and of which ends (`succeeded`, `failed`, `cancelled`)."""
 
     url: str
     events: tuple[str, ...]
@@ -305,11 +304,11 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generation as it stands. `candidates` by index; filled, like `margin` and the rest, when it has succeeded.
+    """The current state of a generation.
 
-    `stopped` says why no further wave was made, where candidates came in waves. `attempts` counts how often a device
-    began with it: more than once when a process died over it. An `attended` one is cancelled when no client follows its
-    stream. A revision is "" where none was kept.
+    `candidates` by index; they and the other results are set on success. `stopped` says why no further wave was made.
+    `attempts` counts how often a device started the generation: more than once if a process died. An `attended` one is
+    cancelled when no client follows its stream. A revision is "" if unknown.
     """
 
     spec: GenerationSpec
@@ -336,12 +335,12 @@ class Generation:
 
     @property
     def id(self) -> str:
-        """The generation's name, `gen_` and 26 characters that sort by time."""
+        """The generation's id: `gen_` and 26 characters that sort by time."""
         return self.spec.id
 
     @property
     def delivered(self) -> int:
-        """Candidates that a quota is charged for: those of a result, finished or pruned by the race."""
+        """Candidates charged to a quota: those of a result, finished or pruned."""
         return len(self.candidates) if self.status is Status.SUCCEEDED else 0
 
     @property
@@ -352,7 +351,7 @@ class Generation:
 
 
 class VoteKind(StrEnum):
-    """How a vote was cast."""
+    """The kind of a vote."""
 
     LIKE = "like"
     DISLIKE = "dislike"
@@ -361,9 +360,9 @@ class VoteKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A vote on candidate `index` of a generation, over another one if it was a preference.
+    """A vote on candidate `index`, or a preference of it to candidate `over`.
 
-    `direction` is where in the scorer's space it points: float16 (D,), little-endian.
+    `direction` is its direction in the scorer's space: float16 (D,), little-endian.
     """
 
     kind: VoteKind
@@ -374,13 +373,13 @@ class Vote:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it this vote, wherever it points."""
+        """The identity of the vote, independent of its direction."""
         return self.kind, self.generation, self.index, self.over
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Votes cast with one scorer; `centre` is the mean of the means of their `fields`, float32 (D,), little-endian."""
+    """Votes of one scorer; `centre` float32 (D,), little-endian, mean of field means."""
 
     scorer: str
     revision: str
@@ -391,7 +390,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of a generation's log. `seq` counts from 1 without gaps; `data` is JSON."""
+    """An event of a log. `seq` counts from 1 without gaps; `data` is JSON."""
 
     seq: int
     kind: EventKind

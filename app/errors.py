@@ -1,33 +1,33 @@
-"""Every error the service answers with: one small tree, each leaf with a code, an HTTP status and a title.
+"""Errors of the service: each leaf has a code, an HTTP status and a title.
 
     FrontrunnerError
     +- Invalid              422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
-    |  +- KeyReused         422 idempotency_key_reused  the idempotency key came with another request before
-    |  +- ProfileLimit      422 profile_limit         the owner's taste profiles would pass their number or size
-    |  +- NoPatches         422 no_patches            a heat map of a scorer that sees no parts of a picture
-    |  +- OtherScorer       422 other_scorer          embeddings or votes of another scorer than the one loaded
-    +- Unauthorized         401 unauthorized          no API key, or one that is not good
-    +- Forbidden            403 forbidden             the key has no right to do this
-    +- QuotaExceeded        429 quota_exceeded        the key has used what it may in this window (with Retry-After)
-    +- NotFound             404 not_found             no such generation, candidate or model, or not the caller's
+    |  +- KeyReused         422 idempotency_key_reused  the idempotency key belongs to another request
+    |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
+    |  +- NoPatches         422 no_patches            a heat map of a scorer without patch embeddings
+    |  +- OtherScorer       422 other_scorer          embeddings or votes of a scorer that is not loaded
+    +- Unauthorized         401 unauthorized          the API key is missing or invalid
+    +- Forbidden            403 forbidden             the key lacks the permission
+    +- QuotaExceeded        429 quota_exceeded        the key's quota in this window is used up (with Retry-After)
+    +- NotFound             404 not_found             no such generation, candidate or model for this caller
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
     +- BadImage             400 bad_image             an upload is not a readable image
-    +- UnsupportedMedia     415 unsupported_media     the media type is not one of those accepted
-    +- TooLarge             413 too_large             body, file or image larger than the limit
-    |  +- TooComplex        413 image_too_complex     decoding an upload needs more time, memory or parts than allowed
-    +- EngineFailed         500 engine_failed         a device call failed; this generation ended with it
-    |  +- OutOfDeviceMemory 500 out_of_device_memory  not even the smallest batch fitted
+    +- UnsupportedMedia     415 unsupported_media     the media type is not accepted
+    +- TooLarge             413 too_large             body, file or image exceeds the limit
+    |  +- TooComplex        413 image_too_complex     an upload exceeds the limits of decoding: time, memory, parts
+    +- EngineFailed         500 engine_failed         a device call failed and ended this generation
+    |  +- OutOfDeviceMemory 500 out_of_device_memory  the smallest batch does not fit
     |  +- Interrupted       500 interrupted           every process that worked on the generation has died
     +- Unavailable          503 (with Retry-After)
-       +- Overloaded        503 queue_full            admission: the queue holds its limit of candidates
-       +- Draining          503 draining              shutting down; ask another replica
+       +- Overloaded        503 queue_full            the queue holds its maximum of candidates
+       +- Draining          503 draining              shutting down; another replica may respond
        +- Loading           503 loading               the models are not loaded yet
-       +- EngineDead        503 engine_dead           the device thread died; the process is about to end
-       +- StoreUnavailable  503 store_unavailable     database or blob store out of reach
+       +- EngineDead        503 engine_dead           the device thread died; the process is ending
+       +- StoreUnavailable  503 store_unavailable     the database or blob store is unavailable
        +- DecoderUnavailable 503 decoder_unavailable  no process that decodes uploads can be started
 
-Owns no HTTP: `app.api.problems` renders them. Messages are for the caller: no path, no traceback.
+Owns no HTTP: `app.api.problems` renders the errors. Messages are for the caller: no path, no traceback.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from contextlib import contextmanager
 
 
 class FrontrunnerError(Exception):
-    """Base of the tree. `detail` helps the caller mend the request; `pointer` is a JSON Pointer to the field.
+    """Base of the tree.
 
-    `generation_id` names what the caller waited for, where there is such a thing to look at: see `about`.
+    `detail` helps the caller correct the request; `pointer` is a JSON Pointer to the field. `generation_id` names the
+    affected generation, if any: see `about`.
     """
 
     code = "internal_error"
@@ -60,51 +61,51 @@ class Invalid(FrontrunnerError):
 
 
 class NothingAboveMinScore(Invalid):
-    """An image was asked for and no candidate reached `min_score`."""
+    """An image was requested, but no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
 
 
 class ProfileLimit(Invalid):
-    """The caller's taste profiles would pass the limit of their number or size: delete one first."""
+    """The caller's taste profiles exceed the maximum number or size: delete one."""
 
     code, title = "profile_limit", "Too many taste profiles"
 
 
 class NoPatches(Invalid):
-    """A heat map was asked for and the scorer does not see parts of a picture."""
+    """A heat map was requested, but the scorer has no patch embeddings."""
 
-    code, title = "no_patches", "The scorer sees no parts of a picture"
+    code, title = "no_patches", "The scorer has no patch embeddings"
 
 
 class OtherScorer(Invalid):
-    """Embeddings or votes were made with another scorer; nothing can be compared."""
+    """Embeddings or votes come from another scorer and cannot be compared."""
 
     code, title = "other_scorer", "Made with another scorer"
 
 
 class KeyReused(Invalid):
-    """The idempotency key came with another request before."""
+    """The idempotency key was used for another request."""
 
     code, title = "idempotency_key_reused", "The idempotency key was used for another request"
 
 
 class Unauthorized(FrontrunnerError):
-    """No API key came with the request, or one that is not good."""
+    """The API key is missing or invalid."""
 
-    code, status, title = "unauthorized", 401, "A key is needed"
+    code, status, title = "unauthorized", 401, "An API key is required"
 
 
 class Forbidden(FrontrunnerError):
-    """The key has no right to do this."""
+    """The key lacks the permission for this request."""
 
-    code, status, title = "forbidden", 403, "The key does not allow it"
+    code, status, title = "forbidden", 403, "The key lacks the permission"
 
 
 class QuotaExceeded(FrontrunnerError):
-    """The key has used what it may; `retry_after_s` is when its next window begins.
+    """The key's quota is used up; its next window begins in `retry_after_s` seconds.
 
-    `left` is how many candidates it has left.
+    `left` is the number of candidates that remain.
     """
 
     code, status, title = "quota_exceeded", 429, "The key's quota is used up"
@@ -116,13 +117,13 @@ class QuotaExceeded(FrontrunnerError):
 
 
 class NotFound(FrontrunnerError):
-    """No such thing, or not the caller's."""
+    """The resource does not exist or does not belong to the caller."""
 
     code, status, title = "not_found", 404, "Not found"
 
 
 class NotReady(FrontrunnerError):
-    """The generation has no result yet, or ended without one."""
+    """The generation has no result yet, or has ended without one."""
 
     code, status, title = "not_ready", 409, "Not ready"
 
@@ -134,43 +135,43 @@ class BadImage(FrontrunnerError):
 
 
 class UnsupportedMedia(FrontrunnerError):
-    """The media type is not one of those accepted."""
+    """The media type is not accepted."""
 
     code, status, title = "unsupported_media", 415, "Unsupported media type"
 
 
 class TooLarge(FrontrunnerError):
-    """A body, file or image is larger than the limit."""
+    """A body, file or image exceeds the limit."""
 
     code, status, title = "too_large", 413, "Too large"
 
 
 class TooComplex(TooLarge):
-    """Decoding an upload takes more time or memory, or the file has more parts, than is allowed."""
+    """An upload exceeds the limits of decoding: time, memory or parts."""
 
     code, title = "image_too_complex", "The image is too costly to decode"
 
 
 class EngineFailed(FrontrunnerError):
-    """A device call failed; the generations in it ended with it."""
+    """A device call failed and ended its generations."""
 
     code, status, title = "engine_failed", 500, "The engine failed"
 
 
 class OutOfDeviceMemory(EngineFailed):
-    """Not even the smallest batch fitted the device."""
+    """The smallest batch does not fit the device."""
 
     code, title = "out_of_device_memory", "Out of device memory"
 
 
 class Interrupted(EngineFailed):
-    """Every process that worked on the generation has died; nobody begins with it again."""
+    """Every process that worked on the generation has died; it is not retried."""
 
     code, title = "interrupted", "Interrupted"
 
 
 class Unavailable(FrontrunnerError):
-    """Not now; `retry_after_s` says when to try again, at most 120 s."""
+    """Temporarily unavailable; retry after `retry_after_s`, at most 120 s."""
 
     code, status, title = "unavailable", 503, "Not available"
 
@@ -180,13 +181,13 @@ class Unavailable(FrontrunnerError):
 
 
 class Overloaded(Unavailable):
-    """The queue holds its limit of candidates."""
+    """The queue holds its maximum of candidates."""
 
     code, title = "queue_full", "The queue is full"
 
 
 class Draining(Unavailable):
-    """Shutting down; another replica may answer."""
+    """Shutting down; another replica may respond."""
 
     code, title = "draining", "Shutting down"
 
@@ -198,15 +199,15 @@ class Loading(Unavailable):
 
 
 class EngineDead(Unavailable):
-    """The device thread died; the process is about to end."""
+    """The device thread died; the process is ending."""
 
     code, title = "engine_dead", "The engine is dead"
 
 
 class StoreUnavailable(Unavailable):
-    """Database or blob store out of reach."""
+    """The database or blob store is unavailable."""
 
-    code, title = "store_unavailable", "The store cannot be reached"
+    code, title = "store_unavailable", "The store is unavailable"
 
 
 class DecoderUnavailable(Unavailable):
@@ -217,7 +218,7 @@ class DecoderUnavailable(Unavailable):
 
 @contextmanager
 def about(generation_id: str) -> Iterator[None]:
-    """Let every error of this block name the generation, but for the one that says that it is not there."""
+    """Set `generation_id` on every error of this block except NotFound."""
     try:
         yield
     except NotFound:

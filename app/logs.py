@@ -1,6 +1,6 @@
-"""Logs on standard error: lines for eyes or JSON, one form for the service's own and every library's.
+"""Logging to standard error in console or JSON format, for all libraries.
 
-Owns the form only. No log line holds a prompt, an image or a header of a request.
+Owns the format only. No log line contains a prompt, an image or a request header.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOISY = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python
 
 
 def configure(level: str, form: str) -> None:
-    """Send the logs of this process to standard error; `form` is "console" or "json"."""
+    """Configure logging to standard error; `form` is "console" or "json"."""
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -45,9 +45,9 @@ def configure(level: str, form: str) -> None:
 
 
 def telemetry(*, on: bool) -> TelemetryConfig:
-    """OpenTelemetry as FastAPI has it built in: requests as traces and metrics, sent where OTEL_... says.
+    """Configure FastAPI's OpenTelemetry traces and metrics; OTEL_... sets the export.
 
-    Its log records stay off, for they would repeat what callers have sent.
+    Its log records stay off, because they would repeat the content of requests.
     """
     return TelemetryConfig(tracing=on, metrics=on, logs=False, auto_configure=on, exclude=_of_balancers)
 
@@ -57,7 +57,7 @@ def _of_balancers(scope: MutableMapping[str, Any]) -> bool:
 
 
 def _plain(_: object, __: str, entry: EventDict) -> EventDict:
-    """Without the copy of its message, coloured, that uvicorn adds."""
+    """Remove the coloured copy of the message that uvicorn adds."""
     entry.pop("color_message", None)
     return entry
 
@@ -65,5 +65,5 @@ def _plain(_: object, __: str, entry: EventDict) -> EventDict:
 def _last(form: str) -> list[Processor]:
     if form == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    plain = structlog.dev.plain_traceback  # the others print local variables, and prompts with them
+    plain = structlog.dev.plain_traceback  # other formatters print local variables, including prompts
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

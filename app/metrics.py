@@ -1,6 +1,7 @@
-"""What /metrics tells: HTTP counted as it happens, the engine's figures read when asked. Owns every metric's name.
+"""Prometheus metrics: owns every metric's name and description.
 
-Each app has a registry of its own, so that many can live in one process.
+HTTP metrics are counted per response; engine metrics are read on scrape. Each app has its own registry, so that one
+process can hold several apps.
 """
 
 from __future__ import annotations
@@ -17,36 +18,36 @@ from app.stores.instrumentation import Stopwatch
 LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 GAUGES = {
-    "frontrunner_ready": "1 when the models are loaded and the engine lives",
-    "frontrunner_queued_candidates": "candidates waiting for the device",
-    "frontrunner_held_candidates": "candidates taken and not yet ended, which the capacity bounds",
+    "frontrunner_ready": "1 when the models are loaded and the engine is alive",
+    "frontrunner_queued_candidates": "candidates of generations that have not started",
+    "frontrunner_held_candidates": "candidates accepted and not yet ended; limited by the capacity",
     "frontrunner_live_rows": "candidates being denoised",
-    "frontrunner_capacity_candidates": "candidates that are held before new ones are refused",
-    "frontrunner_seconds_per_candidate": "measured device seconds a candidate",
-    "frontrunner_webhooks_waiting": "webhooks of all replicas that are not yet delivered",
+    "frontrunner_capacity_candidates": "maximum held candidates; further ones are rejected",
+    "frontrunner_seconds_per_candidate": "measured device seconds per candidate",
+    "frontrunner_webhooks_waiting": "undelivered webhooks of all replicas",
 }
 COUNTERS = {
-    "frontrunner_rows_stepped_total": "denoising steps of single candidates",
-    "frontrunner_denoiser_calls_total": "calls of the denoiser, each over many rows",
+    "frontrunner_rows_stepped_total": "denoising steps, counted per candidate",
+    "frontrunner_denoiser_calls_total": "denoiser calls, each with one or more rows",
     "frontrunner_stage_seconds_total": "device seconds by stage",
-    "frontrunner_generations_total": "generations that ended, by outcome",
-    "frontrunner_pruning_shadows_total": "generations that ran unpruned to measure what pruning would have lost",
-    "frontrunner_pruning_regret_total": "sum over them of the share of the best-of-N gain that pruning would have lost",
-    "frontrunner_webhooks_total": "attempts to deliver a webhook, by outcome",
-    "frontrunner_store_calls_total": "uses of database and image store, by operation",
-    "frontrunner_store_seconds_total": "seconds that they took, by operation",
-    "frontrunner_store_failures_total": "those that ended with the store out of reach, by operation",
+    "frontrunner_generations_total": "ended generations by outcome",
+    "frontrunner_pruning_shadows_total": "generations run unpruned to measure the loss by pruning",
+    "frontrunner_pruning_regret_total": "sum over those of the share of the best-of-N gain that pruning would lose",
+    "frontrunner_webhooks_total": "webhook delivery attempts by outcome",
+    "frontrunner_store_calls_total": "database and image store operations by name",
+    "frontrunner_store_seconds_total": "seconds of store operations by name",
+    "frontrunner_store_failures_total": "store operations that failed because the store was unavailable, by name",
 }
 HTTP = {
-    "frontrunner_http_requests_total": "answers by method, route and status",
-    "frontrunner_http_seconds": "seconds from request to the end of the answer, by method and route",
+    "frontrunner_http_requests_total": "responses by method, route and status",
+    "frontrunner_http_seconds": "seconds from request to the end of the response, by method and route",
 }
 NAMES = (*GAUGES, *COUNTERS, *HTTP)
-"""Every metric, as it is scraped."""
+"""The names of all metrics as scraped."""
 
 
 class Metrics:
-    """The figures of one app."""
+    """The metrics of one app."""
 
     def __init__(self, service: Service, courier: Courier, stores: Sequence[Stopwatch]) -> None:
         self._registry = CollectorRegistry()
@@ -58,12 +59,12 @@ class Metrics:
         )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count an answer. `route` is a template, never a path, so that there are few of them."""
+        """Count a response. `route` is a template, never a path, to limit label values."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus text format."""
         return generate_latest(self._registry)
 
 

@@ -1,1 +1,4 @@
-"""Rows of many generations, one device call at a time. Integers and NumPy only; tensors live in `models`."""
+"""The engine: batches candidates of many generations into device calls.
+
+Owns scheduling, pruning and ranking with integers and NumPy only; `models` owns tensors.
+"""

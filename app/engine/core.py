@@ -1,6 +1,6 @@
-"""The engine's loop body: `EngineCore.tick()` makes one device call for rows of many generations.
+"""The engine's loop body: `EngineCore.tick()` makes one device call for rows.
 
-Owns the calls to the models and what they mean for the rows; `scheduler` decides which, `runtime` gives the thread.
+Owns the model calls and their effect on the rows. `scheduler` chooses the rows, `local` provides the thread.
 Synchronous, no threads, no asyncio; the clock is injected.
 """
 
@@ -30,18 +30,18 @@ from models.protocols import Generator, Models, OutOfMemory, Pixels, Schedule, S
 log = logging.getLogger(__name__)
 
 Call: TypeAlias = Callable[[Generator, Scorer], None]
-"""A one-off device call; hands on its own result and its own error."""
+"""A one-off device call; it delivers its own result or error."""
 
 SMOOTHING = 0.3
-"""Weight of the newest generation in the running mean of seconds per candidate."""
+"""Weight of the newest generation in the moving average of seconds per candidate."""
 
 
 class TooManyFailures(RuntimeError):
-    """So many device calls failed in a row that the device itself must be at fault."""
+    """Too many consecutive device calls failed; presumably the device is at fault."""
 
 
 class EngineCore:
-    """The generations on one device. Every method belongs to the engine's thread."""
+    """The generations on one device. Engine thread only."""
 
     def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
         self._generator = models.generator
@@ -49,7 +49,9 @@ class EngineCore:
         known = models.calibration
         self._calibration = known if known and known.fits(models.generator.info, models.scorer.info) else None
         if known is not None and self._calibration is None:
-            log.warning("the calibration was measured with other weights, so pruning auto is off")
+            log.warning(
+                "pruning auto is off: the calibration was measured with other weights; run `frontrunner calibrate`"
+            )
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(config)
@@ -71,23 +73,26 @@ class EngineCore:
         return not (self._calls or self._updates or self._scheduler.runs)
 
     def submit(self, spec: GenerationSpec, submitted: float, *, alone: bool = False) -> None:
-        """Take a generation that came in at `submitted` on this clock."""
+        """Add a generation that arrived at `submitted` (seconds of this clock)."""
         self._scheduler.add(Run(spec, submitted, alone))
 
     def cancel(self, generation_id: str) -> None:
-        """Drop a generation and its rows; unknown ones are ignored."""
+        """Drop a generation and its rows. Ignores unknown ids."""
         for run in self._scheduler.runs:
             if run.spec.id == generation_id:
                 self._end(run, Cancelled())
 
     def call(self, call: Call) -> None:
-        """Make a one-off device call soon: in turn with the planned ones, so that neither starves."""
+        """Queue a one-off device call.
+
+        It alternates with planned calls, so that neither starves.
+        """
         self._calls.append(call)
 
     def tick(self) -> list[tuple[str, Update]]:
-        """One device call and what came of it: updates by generation id, in order.
+        """Make one device call; return its updates as (generation id, update), in order.
 
-        Raises TooManyFailures after `max_failing_ticks` failed calls in a row; errors of the loop itself pass through.
+        Raises TooManyFailures after `max_failing_ticks` consecutive failed calls. Errors of the loop itself propagate.
         """
         plan = None if self._calls and not self._called else self._scheduler.plan()
         self._called = plan is None and bool(self._calls)
@@ -100,14 +105,17 @@ class EngineCore:
         return updates
 
     def _run(self, plan: Plan) -> None:
-        """Make the call of a plan; what fails in it fails the generations in it and no others."""
+        """Make the call of a plan. An error fails only the generations in the plan."""
         started = self._clock()
         self._start(plan, started)
         try:
             self._execute(plan)
         except OutOfMemory:
             if not self._scheduler.shrink(plan):
-                self._fail(plan, OutOfDeviceMemory("the device cannot hold even the smallest batch of this size"))
+                self._fail(
+                    plan,
+                    OutOfDeviceMemory("the device memory is too small for one batch of this size: use fewer pixels"),
+                )
         except FrontrunnerError as error:
             self._fail(plan, error)
         except Exception as error:
@@ -123,16 +131,17 @@ class EngineCore:
             self._conclude(plan)
 
     def measure(self, report: Report = silent) -> None:
-        """Time the device's work at the default size, within about `warmup_s`; sets `costs`, informs the scheduler.
+        """Measure device costs at the default size in about `warmup_s`.
 
-        `report` is called with each part as it begins. Raises OutOfDeviceMemory when not a single row fits.
+        Sets `costs` and updates the scheduler. `report` is called with each part as it begins. Raises
+        OutOfDeviceMemory when a single row does not fit.
         """
         timed = Warmup(self._generator, self._scorer, self._config, self._clock, report).run()
         self._scheduler.learn(timed[Kind.STEP], preview=timed[Kind.PREVIEW], finish=timed[Kind.FINISH])
         self.costs = self._scheduler.costs
 
     def _learn_cost(self, plan: Plan, seconds: float) -> None:
-        """Learn what such a call costs, where its rows are of the default size and guidance, as those timed were."""
+        """Learn the cost of the call if its rows have the default size and guidance."""
         info = self._generator.info
         usual = (info.width, info.height, info.guidance_scale > 1)
         rows = plan.size or len(plan.rows)
@@ -142,7 +151,7 @@ class EngineCore:
         if alike and self._scheduler.note(plan.kind, rows, seconds) and self._scheduler.costs.moved(self.costs):
             self.costs = self._scheduler.costs
 
-    # one kind of device work each
+    # one method per kind of device work
 
     def _execute(self, plan: Plan) -> None:
         if plan.kind is Kind.ENCODE:
@@ -158,7 +167,7 @@ class EngineCore:
             self._finish(plan)
 
     def _encode(self, run: Run) -> None:
-        """Texts for denoiser and scorer, one a call, so that company never changes a bit of them."""
+        """Encode texts, one per call, so that batching never changes the bits."""
         spec = run.spec
         with _refusals():
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
@@ -180,7 +189,7 @@ class EngineCore:
         )
 
     def _make_wave(self, run: Run) -> None:
-        """The next rows of a generation: all, or those of a wave."""
+        """Create the next rows of a generation: all, or one wave."""
         spec, first = run.spec, len(run.rows)
         assert run.schedule is not None
         run.reported, run.due = 0, False
@@ -189,7 +198,7 @@ class EngineCore:
         run.count(rows_unpruned=spec.steps_made * (len(run.rows) - first))
 
     def _row(self, run: Run, schedule: Schedule, index: int) -> Row:
-        """A candidate before its first step: noise, a picture in noise, or a picture that is finished already."""
+        """Return a candidate before its first step: noise, a noised or a finished image."""
         spec = run.spec
         seed = spec.candidate_seed(index)
         if spec.start is None or spec.steps_made == spec.steps:
@@ -232,7 +241,7 @@ class EngineCore:
                 self._emit(run, Pruned(tuple(r.index for r in dropped), at))
 
     def _foretold(self, row: Row) -> float:
-        """The final score that a row's preview speaks for, up to a constant of the step."""
+        """Return the final score that a preview predicts, up to a constant of the step."""
         schedule = row.run.schedule
         assert schedule is not None
         return estimate(self._calibration, row.value, row.gap, schedule.sampler, row.place, schedule.steps)
@@ -250,7 +259,7 @@ class EngineCore:
             run.due = not run.live() and run.wants_more()
 
     def _score(self, plan: Plan, *, preview: bool) -> Pixels:
-        """Decode the rows of a plan, embed and score them; the pixels, without padding."""
+        """Decode, embed and score the rows of a plan; return the pixels without padding."""
         rows = [*plan.rows, *plan.rows[-1:] * (plan.size - len(plan.rows))]
         pixels = self._generator.decode([r.latent for r in rows], preview=preview)
         embeddings = self._scorer.embed_images(pixels)
@@ -261,11 +270,11 @@ class EngineCore:
         return pixels[: len(plan.rows)]
 
     def _store(self, rows: Sequence[Row], *, preview: bool) -> None:
-        """Copy latents to the host and let go of them on the device; one by one, so that a full device can do it."""
+        """Move latents to the host, one by one, so that it works on a full device."""
         for row in rows:
             row.stored, row.latent = self._generator.dump([row.latent], preview=preview)[0], None
 
-    # the life of a generation
+    # the lifecycle of a generation
 
     def _start(self, plan: Plan, now: float) -> None:
         if plan.run is not None and plan.run.texts is None:
@@ -283,19 +292,19 @@ class EngineCore:
             run.spend(**{stage: seconds})
 
     def _conclude(self, plan: Plan) -> None:
-        """End the generations whose last row was finished by this plan."""
+        """End the generations whose last row this plan finished."""
         for run in plan.runs:
             if not run.rows or run.live() or run.due:
                 continue
             if not any(np.isfinite(r.value) for r in run.rows if r.phase is Phase.DONE):
-                self._end(run, Failed(EngineFailed("no candidate has a score that is a number")))
+                self._end(run, Failed(EngineFailed("every candidate has a score that is not a number")))
                 continue
             run.spend(total=self._clock() - run.submitted)
             self._learn_pace(run)
             self._end(run, Succeeded(run.conclude(self._scorer.info)))
 
     def _learn_pace(self, run: Run) -> None:
-        """Take a generation into the mean of seconds per candidate, as if it had had the usual number of steps."""
+        """Update the mean seconds per candidate, scaled to the default number of steps."""
         if run.spec.steps_made == 0:
             return
         pace = run.seconds / len(run.rows) * self._generator.info.steps / run.spec.steps_made

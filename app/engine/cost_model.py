@@ -1,4 +1,4 @@
-"""What device work costs, in seconds measured on this device: at start-up, and by every call while serving."""
+"""Cost model: seconds of device calls, measured at start-up and while serving."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from math import inf
 from typing import TypeAlias
 
 MOVED = 1.1
-"""Costs that differ by less than this factor count as the same: a plan for pruning is made for them, and kept."""
+"""Minimum factor of a change; smaller ones keep the pruning plan."""
 
 UNTRIED = 0.95
-"""What a larger call is taken to cost a row, of the only size that was timed, so that it is tried once."""
+"""Assumed relative cost per row of an untimed larger call, to try it once."""
 
 Table: TypeAlias = tuple[tuple[int, float], ...]
-"""Seconds of one call by its rows, rising."""
+"""(rows, seconds of one call) pairs, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured seconds of a denoiser call, of a preview and of a finish, by their rows."""
+    """Measured seconds of a denoiser, preview and finish call by rows."""
 
     step: Table
     preview: Table
@@ -27,36 +27,39 @@ class Costs:
 
     @classmethod
     def of(cls, step: Mapping[int, float], preview: Mapping[int, float], finish: Mapping[int, float]) -> Costs:
-        """Costs as measured, by the rows of a call."""
+        """Build costs from seconds by rows of a call."""
         return cls(*(tuple(sorted(some.items())) for some in (step, preview, finish)))
 
     def steps(self, rows: int) -> float:
-        """Seconds of one step of `rows` rows, in the calls that the scheduler would make."""
+        """Return seconds of one step of `rows` rows, batched as the scheduler does."""
         return _calls(self.step, rows)
 
     def previews(self, rows: int) -> float:
-        """Seconds of decoding and scoring previews of so many rows."""
+        """Return seconds of decoding and scoring previews of `rows` rows."""
         return _calls(self.preview, rows)
 
     def finishes(self, rows: int) -> float:
-        """Seconds of decoding and scoring so many rows in full."""
+        """Return seconds of decoding and scoring `rows` rows in full."""
         return _calls(self.finish, rows)
 
     def moved(self, before: Costs) -> bool:
-        """Whether a size came to be known since, or costs another amount."""
+        """Whether a new size is known, or a cost has changed, since `before`."""
         pairs = ((self.step, before.step), (self.preview, before.preview), (self.finish, before.finish))
         return any(_moved(dict(now), dict(then)) for now, then in pairs)
 
     def scaled(self, factor: float) -> Costs:
-        """Costs whose steps take `factor` times as long: a guided row is two that are not."""
+        """Return costs with step seconds times `factor`.
+
+        A guided row counts as two unguided ones.
+        """
         return replace(self, step=tuple((bucket, seconds * factor) for bucket, seconds in self.step))
 
 
 class CallSeconds:
-    """Seconds of one kind of device call by its rows, at the default size: the quickest call of each size.
+    """Seconds of one kind of device call by rows, at the default size.
 
-    Other work on the machine makes a call slower, never quicker. The first call of a size may also pay for what is
-    built once, so that a size counts as known from its second call on.
+    The fastest call of each size counts, because other work on the machine only slows calls down. The first call of a
+    size may include one-time compilation, so a size is known from its second call on.
     """
 
     def __init__(self, known: Mapping[int, float]) -> None:
@@ -65,23 +68,24 @@ class CallSeconds:
 
     @property
     def known(self) -> dict[int, float]:
-        """Seconds by rows, rising, of the sizes that are known."""
+        """Seconds by rows of the known sizes, ascending."""
         return {rows: self._quickest[rows] for rows in sorted(self._known)}
 
     def note(self, rows: int, seconds: float) -> None:
-        """Take a call of so many rows."""
+        """Record a call of `rows` rows."""
         if rows in self._quickest:
             self._known.add(rows)
         self._quickest[rows] = min(seconds, self._quickest.get(rows, seconds))
 
     def settle(self, rows: int) -> None:
-        """Let the only call of a size count, for want of a second."""
+        """Accept the single call of a size as known."""
         self._known.add(rows)
 
     def estimate(self, rows: int) -> float:
-        """Seconds of a call of any size: along the line through the known sizes round it, or through the last two.
+        """Return seconds of a call of any size, interpolated between the known sizes.
 
-        Never more than a known call of more rows takes: what a lone first call built must not count for ever.
+        Beyond them the last two are extrapolated. The result is at most the time of a known larger call, so that
+        one-time compilation of a single call does not persist.
         """
         known = list(self.known.items())
         larger = min((seconds for size, seconds in known if size >= rows), default=inf)
@@ -96,7 +100,7 @@ class CallSeconds:
         return max(0.0, min(line, larger, most * max(1.0, rows / many)))
 
     def within(self, seconds: float, most: int) -> int:
-        """The most rows, `most` at most, of a call that is expected to take no longer; one at least."""
+        """Return the maximum rows, 1 to `most`, of a call expected within `seconds`."""
         return max((rows for rows in range(1, most + 1) if self.estimate(rows) <= seconds), default=1)
 
 
@@ -107,7 +111,7 @@ def _moved(now: Mapping[int, float], then: Mapping[int, float]) -> bool:
 
 
 def _calls(table: Table, rows: int) -> float:
-    """Seconds of calls of the sizes that were measured, those with the fewest seconds per useful row."""
+    """Return seconds for `rows` rows in the call sizes with the best time per row."""
     total = 0.0
     while rows > 0:
         bucket, seconds = min(table, key=lambda bs: bs[1] / min(bs[0], rows))

@@ -1,4 +1,4 @@
-"""Latents as text, so that a record holds all that a generation begins with, and back. Pure."""
+"""Codec of start latents: float16 arrays to base64 text and back. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from app.domain import Start
 
 
 def pack(latents: NDArray[np.float16], strength: float) -> Start:
-    """A start from the latents (C, h, w) of one picture."""
+    """Encode the latents (C, h, w) of one image as a start."""
     data = np.ascontiguousarray(latents, "<f2").tobytes()
     return Start(strength, latents.shape, base64.b64encode(data).decode("ascii"))
 
 
 def unpack(start: Start) -> NDArray[np.float16]:
-    """The latents (C, h, w) of a start."""
+    """Decode the latents (C, h, w) of a start."""
     return np.frombuffer(base64.b64decode(start.latents), "<f2").reshape(start.shape).astype(np.float16)

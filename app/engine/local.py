@@ -1,7 +1,7 @@
-"""One thread round an `EngineCore`: the bridge between the event loop and the device.
+"""Runs an `EngineCore` in a thread and connects it to the event loop.
 
-Owns the thread, the inbox, admission, and what happens when the thread dies. The two sides meet in two places only:
-messages go in through the inbox, updates come out through `call_soon_threadsafe`.
+Owns the thread, the inbox, admission, and the handling of a dead thread. The two sides share two channels only:
+messages enter through the inbox, updates leave through `call_soon_threadsafe`.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ Message: TypeAlias = Callable[[EngineCore], None]
 Load: TypeAlias = Callable[[], Models]
 
 LAST_TICK_S = 30.0
-"""How long a closing engine waits for the device call it is in."""
+"""Seconds that a closing engine waits for the current device call."""
 
 EMBED_ROWS = 32
-"""Images embedded in one device call, so that uploads never hold the device for long."""
+"""Maximum images per embedding call, so that uploads do not block the device."""
 
 
 class Progress:
-    """The part of the start-up under way: set by the engine's thread, read by any; each part is logged as it begins."""
+    """The current part of the start-up; the engine's thread sets and logs it."""
 
     def __init__(self) -> None:
         self.part = "starting"
         self._began = perf_counter()
 
     def __call__(self, part: str) -> None:
-        """Begin a part, named in a few words such as `loading the scorer`."""
+        """Begin a part with a short name such as `loading the scorer`."""
         self.part = part
         seconds = {"elapsed_s": perf_counter() - self._began, "processor_s": process_time()}
         log.info("start-up: %s", part, extra={name: round(each, 1) for name, each in seconds.items()})
@@ -77,10 +77,10 @@ class _Held:
 
 
 class LocalEngine:
-    """The `Engine` of one process and one device. Its methods belong to the event loop that called `start`.
+    """The `Engine` of one process and one device; use it on the loop of `start`.
 
-    `load` runs on the engine's thread and may tell `progress` of its parts. `on_death` is called on the loop, once,
-    with the reason, after every waiter was failed: the process should end, for a new one is the only cure.
+    `load` runs on the engine's thread and may report its parts to `progress`. `on_death` is called once on the loop
+    with the reason, after all waiters have failed. The process should then end, because only a new process can recover.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class LocalEngine:
         self._empty.set()
 
     def start(self) -> None:
-        """Begin loading the models; returns at once."""
+        """Start loading the models; returns immediately."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -140,7 +140,8 @@ class LocalEngine:
         if held + n_candidates > capacity:
             wait = held * self.stats().seconds_per_candidate
             raise Overloaded(
-                f"{held} candidates are held and {n_candidates} more would pass the limit of {capacity}",
+                f"server busy: {held} candidates are held, and {n_candidates} more exceed the limit of {capacity};"
+                " retry after the interval in `Retry-After`",
                 retry_after_s=wait or 1.0,
             )
 
@@ -162,7 +163,7 @@ class LocalEngine:
         return await self._run(lambda _, scorer: [scorer.embed_texts([t])[0] for t in texts])
 
     async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        """See `Engine`. Images of one size share a call; order is kept."""
+        """See `Engine`. Images of one size share a call; the order is kept."""
         vectors: dict[int, NDArray[np.float32]] = {}
         places = sorted(range(len(images)), key=lambda i: images[i].shape)
         for _, same in groupby(places, key=lambda i: images[i].shape):
@@ -206,11 +207,11 @@ class LocalEngine:
         )
 
     def drain(self) -> None:
-        """Take nothing new from now on; what runs goes on."""
+        """Reject new work from now on; running work continues."""
         self._draining = True
 
     async def drained(self, drain_s: float) -> bool:
-        """Take nothing new and wait at most `drain_s` for what runs; whether all of it has ended."""
+        """Reject new work and wait up to `drain_s`; return whether all work has ended."""
         self.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._empty.wait(), drain_s)
@@ -231,7 +232,9 @@ class LocalEngine:
 
     def _loaded(self) -> Models:
         if self._death is not None:
-            raise EngineDead("the engine died and the process is about to end")
+            raise EngineDead(
+                "the engine has died and the process is ending: retry on another replica or after a restart"
+            )
         if self._models is None:
             raise Loading(f"the models are not ready yet: {self._progress.part}", retry_after_s=2)
         return self._models
@@ -239,10 +242,10 @@ class LocalEngine:
     def _check(self) -> None:
         self._loaded()
         if self._draining:
-            raise Draining("this replica is shutting down", retry_after_s=1)
+            raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
 
     async def _run(self, call: Callable[[Generator, Scorer], T]) -> T:
-        """Make a one-off device call and wait for its result."""
+        """Make a one-off device call; return its result."""
         self._loaded()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
@@ -257,7 +260,9 @@ class LocalEngine:
             try:
                 result = call(generator, scorer)
             except OutOfMemory:
-                self._post(settle, None, TooLarge("the device cannot hold images of this size"))
+                self._post(
+                    settle, None, TooLarge("the image is too large for the device memory: send it with fewer pixels")
+                )
             except Exception as error:
                 log.exception("one-off device call failed")
                 self._post(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
@@ -283,9 +288,9 @@ class LocalEngine:
             self._empty.set()
 
     def _bury(self, reason: BaseException) -> None:
-        """Fail every waiter, then tell whoever can end the process."""
+        """Fail all waiters, then call `on_death`."""
         self._death = reason
-        error = EngineDead("the engine died while it worked on this")
+        error = EngineDead("the engine died during this request: retry it")
         for generation_id, held in list(self._held.items()):
             self._let_go(generation_id)
             held.sink([Failed(error)])
@@ -297,7 +302,7 @@ class LocalEngine:
     # the engine thread's side
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
-        """Call back on the event loop; a loop that has closed needs no more news."""
+        """Call back on the event loop. Ignores a closed loop."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(callback, *args)
@@ -321,7 +326,7 @@ class LocalEngine:
             self._post(self._bury, error)
 
     def _take(self, core: EngineCore) -> bool:
-        """Hand the inbox to the core, waiting for a message when there is nothing to do; False to stop."""
+        """Pass messages to the core; block while the core is idle. Returns False to stop."""
         while True:
             try:
                 message = self._inbox.get(block=core.idle)
@@ -333,5 +338,8 @@ class LocalEngine:
 
 
 def _embed(images: Sequence[NDArray[np.uint8]], _: Generator, scorer: Scorer) -> Embeddings:
-    """On the device's thread, as a copy of large images would hold up the event loop; one alone is not copied."""
+    """Embed on the engine's thread: stacking large images would block the event loop.
+
+    A single image is not copied.
+    """
     return scorer.embed_images(images[0][None] if len(images) == 1 else np.stack(images))

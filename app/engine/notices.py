@@ -1,4 +1,4 @@
-"""Warnings about a generation's texts, scores and results. Pure functions."""
+"""Warnings about texts, scores and results of a generation. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from app.engine.ranking.scoring import CHANCE_Z, z_score
 from models.protocols import Embeddings, ScorerInfo, TextEmbedding, Truncation
 
 CONTRADICTION = 0.9
-"""Cosine of a negative with the prompt from which on the one takes away what the other asks for."""
+"""Minimum cosine of a negative with the prompt for a contradiction."""
 
 
 def contradictions(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, ...]:
-    """A warning for every negative that says what the prompt says. The first text is the prompt, the rest negatives."""
+    """Warn about each negative that means the same as the prompt.
+
+    `texts` and their `vectors` (K, D) hold the prompt first, then the negatives.
+    """
     cosines = vectors[1:] @ vectors[0]
     return tuple(
         Notice(
             "negative_contradicts_prompt",
-            "to the scorer this negative means nearly the same as the prompt",
+            "the scorer sees this negative as nearly the same as the prompt",
             {"text": text, "similarity": float(cosine), "limit": CONTRADICTION},
         )
         for text, cosine in zip(texts[1:], cosines, strict=True)
@@ -27,9 +30,12 @@ def contradictions(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, .
 
 
 def unrecognised(texts: Sequence[str], embeddings: Sequence[TextEmbedding]) -> tuple[Notice, ...]:
-    """A warning for every text of which the scorer knows nothing. The first text is the prompt, the rest negatives."""
+    """Warn about each text without any token in the scorer's vocabulary.
+
+    `texts` holds the prompt first, then the negatives.
+    """
     codes = ("prompt_not_recognised", *["negative_not_recognised"] * (len(texts) - 1))
-    detail = "the scorer's vocabulary holds no part of this text, so similarities with it mean nothing"
+    detail = "the scorer's vocabulary contains no part of this text, so its similarities are meaningless"
     return tuple(
         Notice(code, detail, {"text": text})
         for code, text, embedding in zip(codes, texts, embeddings, strict=True)
@@ -38,31 +44,31 @@ def unrecognised(texts: Sequence[str], embeddings: Sequence[TextEmbedding]) -> t
 
 
 def chance(scores: Sequence[Score | None], scorer: ScorerInfo, notices: Sequence[Notice] = ()) -> tuple[Notice, ...]:
-    """A warning when no candidate is more like the prompt than pictures are that have nothing to do with it.
+    """Warn when no candidate matches the prompt better than unrelated images do.
 
-    None when one of `notices` says already that the scorer does not know the prompt.
+    No warning if `notices` already contain `prompt_not_recognised`.
     """
     if any(notice.code == "prompt_not_recognised" for notice in notices):
         return ()
     known = [z for s in scores if s is not None and (z := z_score(s.text, scorer)) is not None]
     if not known or max(known) >= CHANCE_Z:
         return ()
-    detail = "no candidate is more like the prompt than unrelated pictures are: the scorer may not know these words"
+    detail = "no candidate matches the prompt better than unrelated images do: the scorer may not know these words"
     return (Notice("prompt_not_recognised", detail, {"best_z_score": max(known), "limit": CHANCE_Z}),)
 
 
 def shortfall(spec: GenerationSpec, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
-    """The warning that fewer than `spec.n` of the candidates are returned, if so."""
+    """Warn when fewer than `spec.n` candidates are returned."""
     missing = spec.n - sum(c.rank is not None for c in candidates)
     if not missing:
         return ()
     if spec.ranking.min_score is None:
-        return (Notice("fewer_returned", f"{missing} of the images asked for were pruned or have no score"),)
-    return (Notice("below_min_score", f"{missing} of the images asked for did not reach min_score"),)
+        return (Notice("fewer_returned", f"{missing} of the requested images were pruned or have no score"),)
+    return (Notice("below_min_score", f"{missing} of the requested images did not reach min_score"),)
 
 
 def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
-    """The warning for a text that `model` ("generator" or "scorer") did not read to its end."""
+    """Return the warning for a text that `model` ("generator" or "scorer") truncated."""
     return Notice(
         "prompt_truncated",
         f"the {model} read {truncation.limit} of {truncation.tokens} tokens",

@@ -1,6 +1,6 @@
-"""What the service sees of an engine: submit, cancel, a few one-off device calls, and the updates that come back.
+"""The service's interface to an engine: submission, one-off device calls, updates.
 
-Owns the `Engine` protocol and the values that cross it. `app.engine.local` implements it with one thread.
+Owns the `Engine` protocol and its value types. `app.engine.local` implements it with one thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """Every live candidate has made `step` of `steps`."""
+    """Every live candidate has completed `step` of `steps`."""
 
     step: int
     steps: int
@@ -36,7 +36,10 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Previewed:
-    """The x0 estimate of a candidate after `step`: uint8 (H, W, 3). `gap` is how far guidance pulled in that step."""
+    """The x0 estimate of a candidate after `step`.
+
+    `image` is uint8 (H, W, 3). `gap` is the guidance gap of that step.
+    """
 
     index: int
     step: int
@@ -63,10 +66,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """All that is left of a generation. Arrays hold all N by index; pruned ones by their last preview.
+    """The result of a generation. Arrays hold all N; pruned ones by last preview.
 
     embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index.
-    `regret` is the share of the best-of-N gain that pruning would have lost, told by generations in shadow.
+    `regret` is the share of the best-of-N gain that pruning would have lost; only shadow generations have it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -84,37 +87,37 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Succeeded:
-    """The last update of a generation that went well."""
+    """The last update of a successful generation."""
 
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last update of a generation that did not."""
+    """The last update of a failed generation."""
 
     error: FrontrunnerError
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The last update of a generation that was cancelled; its rows are gone."""
+    """The last update of a cancelled generation; its rows are dropped."""
 
 
 Update: TypeAlias = Started | Stepped | Previewed | Pruned | Finished | Succeeded | Failed | Cancelled
 
 Sink: TypeAlias = Callable[[Sequence[Update]], None]
-"""Takes the updates of one tick in order, on the event loop's thread; must not block."""
+"""Receives the updates of one tick in order, on the event loop; must not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A look at the engine; seconds are device seconds since the start.
+    """A snapshot of the engine; seconds are device seconds since the start.
 
-    `held` counts the candidates of all generations that have not ended, which admission bounds by `capacity`;
-    `queued` those of generations that have not started, `running` those that are live on the device.
-    `seconds_per_candidate` is for the generator's default number of steps. `part` is that of the start-up under way,
-    such as `timing a decode`; `ready` once it is over.
+    `held` counts candidates of generations that have not ended; admission limits it to `capacity`.
+    `queued` counts those of generations that have not started, `running` those that are live on the device.
+    `seconds_per_candidate` is for the generator's default number of steps. `part` is the current part of the start-up,
+    such as `timing a decode`, or `ready`.
     """
 
     ready: bool
@@ -132,68 +135,74 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """A device with its models. Methods are called on the event loop's thread and return at once or are awaited."""
+    """A device with its models.
+
+    Call the methods on the event loop's thread; they return immediately or are awaited.
+    """
 
     @property
     def generator(self) -> GeneratorInfo:
-        """The generator that is loaded. Raises Loading before there is one."""
+        """The loaded generator. Raises Loading."""
         ...
 
     @property
     def scorer(self) -> ScorerInfo:
-        """The scorer that is loaded. Raises Loading before there is one."""
+        """The loaded scorer. Raises Loading."""
         ...
 
     @property
     def calibration(self) -> Calibration | None:
-        """How well previews foretell scores with these models; None where nobody measured it."""
+        """How well previews predict scores with these models; None where not measured."""
         ...
 
     @property
     def costs(self) -> Costs:
-        """Seconds of guided rows of the default size, measured when the models were loaded. Raises Loading."""
+        """Seconds of guided rows of the default size, measured on load. Raises Loading."""
         ...
 
     def check(self, n_candidates: int) -> None:
-        """Raise what `submit` of so many candidates would raise now: Overloaded, Draining, Loading or EngineDead."""
+        """Raise what `submit` would raise now for `n_candidates`.
+
+        Raises Overloaded, Draining, Loading or EngineDead.
+        """
         ...
 
     def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
-        """Take a generation; `sink` gets its updates, ending with Succeeded, Failed or Cancelled.
+        """Add a generation; `sink` gets updates up to Succeeded, Failed or Cancelled.
 
-        One that is to run `alone` starts when nothing else runs, and nothing else starts before it has ended.
-        Raises Overloaded, Draining, Loading or EngineDead, and then `sink` is never called.
+        With `alone` it starts when no other generation runs, and no other starts before it has ended.
+        Raises Overloaded, Draining, Loading or EngineDead; then `sink` is never called.
         """
         ...
 
     def cancel(self, generation_id: str) -> None:
-        """Drop its rows at the next tick; unknown or ended ones are ignored."""
+        """Drop the rows of a generation at the next tick. Ignores unknown or ended ids."""
         ...
 
     async def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        """Texts in the scorer's space, between two ticks."""
+        """Embed texts with the scorer, between two ticks."""
         ...
 
     async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        """Host images (H, W, 3) of any sizes in the scorer's space, between two ticks."""
+        """Embed host images (H, W, 3) of any sizes with the scorer, between two ticks."""
         ...
 
     async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
-        """Parts of one host image as `Scorer.embed_patches` gives them, between two ticks."""
+        """Embed patches of one host image (`Scorer.embed_patches`), between two ticks."""
         ...
 
     async def decode(self, latents: NDArray[np.float16]) -> Images:
-        """Stored latents as images, between two ticks."""
+        """Decode stored latents to images, between two ticks."""
         ...
 
     async def encode_images(self, images: Images) -> NDArray[np.float16]:
-        """Pictures (B, H, W, 3) of one size as latents (B, C, h, w), between two ticks."""
+        """Encode images (B, H, W, 3) as latents (B, C, h, w), between two ticks."""
         ...
 
     def stats(self) -> EngineStats:
-        """A snapshot; cheap, never blocks."""
+        """Return a snapshot; cheap, never blocks."""
         ...
 
     async def close(self, drain_s: float) -> None:
-        """Take nothing new, wait at most `drain_s` for what runs, cancel the rest, end the thread."""
+        """Reject new work, wait up to `drain_s`, cancel the rest, end the thread."""
         ...

@@ -1,8 +1,8 @@
-"""Who runs next: which rows, of which generations, in one device call.
+"""Scheduler: chooses the rows of the next device call.
 
-Owns the order of work, fairness and batch sizes; knows rows, steps and measured seconds, never a tensor.
-Fairness is deficit round robin (Shreedhar and Varghese 1995): every generation earns credit per turn, a row costs
-its denoiser entries, and callers (`spec.owner`) earn the same however many generations they have.
+Owns the order of work, fairness and batch sizes; it knows rows, steps and measured seconds, never a tensor.
+Fairness is deficit round robin (Shreedhar and Varghese 1995). Each generation earns credit per turn; a row costs
+its denoiser entries. Callers (`spec.owner`) earn equal credit, independent of their number of generations.
 Engine thread only.
 """
 
@@ -24,35 +24,38 @@ Key: TypeAlias = tuple[Any, ...]
 """See `Run.key`."""
 
 NEARLY = 1.03
-"""A smaller bucket is preferred when its seconds per row are within this factor of the best."""
+"""Tolerance in seconds per row: the smallest bucket within it of the best is used."""
 
 KNEE = 1.3
-"""In company a call grows only to where a row costs at most this much more than at the best bucket."""
+"""Limit for shared calls: seconds per row relative to the best bucket."""
 
 SLOWDOWN = 2.5
-"""Nor to where it takes more than this many times as long as one of the smallest generation in it alone."""
+"""Limit for shared calls: duration relative to the smallest generation alone."""
 
 LONGEST_CALL_S = 5.0
-"""A call for pixels holds fewer rows where it would take longer: in between, results are reported, rows dropped."""
+"""Maximum seconds of a decoding call, so that cancels and results do not wait."""
 
 SMALL_SHARE = 16
-"""A generation is small when its candidates are at most this part of the room for rows."""
+"""A small generation has at most `live_rows` / `SMALL_SHARE` candidates."""
 
 SMALL_ROOM = 4
-"""Small generations have room beside the others: this part of it again."""
+"""Small generations have additional room: this fraction (1/4) of `live_rows`."""
 
 OVERHEAD_ROWS = 4.0
-"""What a call costs beyond its rows, in rows, until it has been measured."""
+"""Assumed fixed cost of a call, in rows, until it is measured."""
 
 RETRY_CALLS = 200
-"""After so many calls that fitted, larger ones are tried again: what had filled the device may be gone."""
+"""Successful calls after which larger ones are tried again.
+
+The memory that was in use may be free again.
+"""
 
 QUANTUM = 2.0
-"""Credit a caller earns in a round, in denoiser entries: the price of one guided row."""
+"""Credit of a caller per round, in denoiser entries: the cost of one guided row."""
 
 
 class Kind(StrEnum):
-    """The four pieces of device work."""
+    """The four kinds of device work."""
 
     ENCODE = "encode"
     STEP = "step"
@@ -62,7 +65,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One device call: `rows` for all kinds but ENCODE, which takes `run`. `size` is the padded batch, in rows."""
+    """One device call. ENCODE takes `run`, the other kinds take `rows`.
+
+    `size` is the padded batch size in rows.
+    """
 
     kind: Kind
     rows: tuple[Row, ...] = ()
@@ -71,20 +77,20 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """The generations in it, each once."""
+        """The generations of the call, each once."""
         return [self.run] if self.run is not None else list(dict.fromkeys(r.run for r in self.rows))
 
 
 @dataclass(slots=True)
 class _Ceiling:
-    """The most rows that a call may hold since one did not fit, and the calls that fitted since."""
+    """The maximum rows of a call after one did not fit, and later successful calls."""
 
     rows: int
     calls: int = 0
 
 
 class Scheduler:
-    """The generations on the device and those that wait for room, in turn."""
+    """The running generations and those that wait for room on the device."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -96,16 +102,16 @@ class Scheduler:
         self._owed = False
 
     def learn(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
-        """Take timed seconds of a denoiser call by bucket; what was not timed is estimated from them.
+        """Set timed seconds of a denoiser call by bucket.
 
-        `pixels` are those of `preview` and `finish` calls, by rows.
+        Missing buckets are estimated. `pixels` holds seconds of `preview` and `finish` calls by rows.
         """
         self._timed = {Kind(kind): CallSeconds(some) for kind, some in pixels.items()}
         self._timed[Kind.STEP] = CallSeconds(seconds)
         self._estimate()
 
     def note(self, kind: Kind, rows: int, seconds: float) -> bool:
-        """Learn from a call made while serving, of rows like those that were timed; False where none were."""
+        """Learn from a call made while serving; return False if its kind was never timed."""
         if kind not in self._timed:
             return False
         self._timed[kind].note(rows, seconds)
@@ -117,15 +123,15 @@ class Scheduler:
 
     @property
     def costs(self) -> Costs:
-        """What is known of all kinds of calls; of steps, the estimates too. Pixels cost nothing until timed."""
+        """Known costs of all calls; steps include estimates, untimed pixels are free."""
         free = CallSeconds({1: 0.0})
         preview, finish = (self._timed.get(kind, free).known for kind in (Kind.PREVIEW, Kind.FINISH))
         return Costs.of(self._seconds, preview, finish)
 
     def shrink(self, plan: Plan) -> bool:
-        """Make such calls smaller, for the device could not hold this one; False when they cannot be.
+        """Limit such calls after one ran out of memory; return whether that is possible.
 
-        Only for rows like these: others may be of a size that fits.
+        The limit applies to rows with the same key only.
         """
         if not plan.rows or plan.rows[0].run.spec.deterministic:
             return False
@@ -135,7 +141,7 @@ class Scheduler:
         return size > (self._config.buckets[0] if stepping else 1)
 
     def fitted(self, plan: Plan) -> None:
-        """Note that the device could hold this call; after `RETRY_CALLS` a ceiling is lifted."""
+        """Count a call that fitted; after `RETRY_CALLS` its limit is removed."""
         place = (plan.kind is Kind.STEP, plan.rows[0].run.key) if plan.rows else None
         if place in self._ceilings:
             self._ceilings[place].calls += 1
@@ -148,12 +154,12 @@ class Scheduler:
 
     @property
     def seconds(self) -> Mapping[int, float]:
-        """Seconds of a denoiser call by the buckets in use."""
+        """Seconds of a denoiser call by bucket."""
         return dict(self._seconds)
 
     @property
     def runs(self) -> list[Run]:
-        """All generations held, running ones first."""
+        """All held generations, running ones first."""
         return [*self._running, *self._waiting]
 
     def add(self, run: Run) -> None:
@@ -161,18 +167,18 @@ class Scheduler:
         self._waiting.append(run)
 
     def remove(self, run: Run) -> None:
-        """Forget a generation and its rows."""
+        """Remove a generation and its rows."""
         for queue in (self._waiting, self._running):
             if run in queue:
                 queue.remove(run)
 
     @property
     def live(self) -> int:
-        """Candidates that hold a place on the device."""
+        """Number of candidates that occupy the device."""
         return sum(len(r.live()) for r in self._running)
 
     def plan(self) -> Plan | None:
-        """The next device call, or None when there is nothing to do."""
+        """Return the next device call, or None when there is no work."""
         self._admit()
         fresh = next((r for r in self._running if r.due), None)
         if fresh is not None:
@@ -188,16 +194,19 @@ class Scheduler:
         return pixels
 
     def _keeps_waiting(self, pixels: Plan) -> bool:
-        """Whether a generation that is smaller than all in the call could step: it may, before more pixels are made."""
+        """Whether a generation smaller than all in the call can step.
+
+        It steps before further decoding.
+        """
         smallest = min(len(r.live()) for r in pixels.runs)
         return any(len(r.live()) < smallest and r.ready() for r in self._running)
 
     def _admit(self) -> None:
-        """Start waiting generations while there is room for their rows; one always fits alone.
+        """Start waiting generations while rows have room; a single one always starts.
 
-        Small ones have room of their own, so that they never wait for large ones, nor large ones for them. Those of
-        the caller with the fewest candidates on the device come first, then those that came first. One that runs
-        alone waits for those before it, and those after it for it.
+        Small generations have separate room, so that small and large ones never wait for each other. The caller with
+        the fewest candidates on the device comes first, then the order of arrival. An exclusive generation waits for
+        earlier ones; later ones wait for it.
         """
         if self._waiting and self._waiting[0].alone and not self._running:
             self._running.append(self._waiting.popleft())
@@ -223,10 +232,10 @@ class Scheduler:
         return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
     def _pixels(self, kind: Kind, phase: Phase) -> Plan | None:
-        """Decode and score rows that wait for it: those of one size and manner, from any generations.
+        """Plan decoding and scoring of waiting rows with one key, from any generations.
 
-        A call is made when it is full, or when a generation in it has nothing left to step: beside others its rows
-        come to a checkpoint one after the other, and would each be a call.
+        The call is made when it is full, or when one of its generations has no row left to step. Otherwise rows
+        that reach a checkpoint one by one would each cost a call.
         """
         waiting = {run: [r for r in run.rows if r.phase is phase] for run in self._running}
         live = {run: len(run.live()) for run in self._running} if any(waiting.values()) else {}
@@ -240,9 +249,9 @@ class Scheduler:
         return None
 
     def _pixel_room(self, kind: Kind, run: Run, fellows: Sequence[Row], live: Mapping[Run, int]) -> int:
-        """Rows of `fellows`, those of small generations first, for one call: few where a small one waits for it.
+        """Return the maximum of `fellows` per call; less if a small generation waits.
 
-        `live` are the rows of every running generation that are still in the race.
+        `fellows` holds rows of small generations first; `live` counts the live rows of each running generation.
         """
         spec = run.spec
         if spec.deterministic:
@@ -258,7 +267,7 @@ class Scheduler:
         return min(room, max(bearable, sum(live[r.run] == small for r in fellows)))
 
     def _step(self) -> Plan | None:
-        """Rows for one denoiser call, from every generation that can share it with the one whose turn it is."""
+        """Plan one denoiser call for the next generation and all that can share it."""
         head = next((r for r in self._running if r.ready()), None)
         if head is None:
             return None
@@ -274,7 +283,7 @@ class Scheduler:
         return Plan(Kind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
 
     def _share(self, peers: Sequence[Run]) -> int:
-        """Rows one generation may have in a call: all when alone, few beside a small one that should not wait."""
+        """Return the maximum rows of one generation in a call; less beside small ones."""
         if len(peers) == 1:
             return max(self._seconds)
         smallest = min(len(r.ready()) for r in peers)
@@ -282,19 +291,19 @@ class Scheduler:
         return max(smallest, min(self._knee() // len(peers), beside), 1)
 
     def _bearable(self, rows: int) -> int:
-        """The largest bucket whose call that many rows, alone in theirs, may wait for at every step."""
+        """Return the largest bucket within `SLOWDOWN` of a call of only `rows` rows."""
         own = self._seconds[self.bucket(rows)]
         return max(b for b, s in self._seconds.items() if s <= SLOWDOWN * own)
 
     def _knee(self) -> int:
-        """The smallest bucket whose rows cost little more than at the best one."""
+        """Return the smallest bucket whose seconds per row are within `KNEE` of the best."""
         best = min(s / b for b, s in self._seconds.items())
         return min(b for b, s in self._seconds.items() if s / b <= KNEE * best)
 
     def bucket(self, rows: int, ceiling: int | None = None) -> int:
-        """The bucket with the fewest seconds per useful row for that many rows; among near equals the smallest.
+        """Return the bucket with the fewest seconds per useful row, within `NEARLY`.
 
-        None above `ceiling`, but for the smallest of all.
+        It is at most `ceiling`, or the smallest bucket.
         """
         fitting = [b for b in self._seconds if ceiling is None or b <= ceiling] or [min(self._seconds)]
         cost = {b: self._seconds[b] / min(b, rows) for b in fitting}
@@ -303,12 +312,12 @@ class Scheduler:
 
 
 def _held(run: Run) -> int:
-    """Candidates of a running generation that have a place on the device, or are about to."""
+    """Return the candidates of a running generation that need the device."""
     return len(run.live()) if run.rows else run.spec.n_candidates
 
 
 def _turn(peers: Sequence[Run], size: int) -> list[Row]:
-    """Rows for one call: rounds of deficit round robin until it holds `size` or nobody is ready."""
+    """Return up to `size` ready rows for one call by deficit round robin."""
     owners = Counter(r.spec.owner for r in peers)
     ready = {run: deque(run.ready()) for run in peers}
     rows: list[Row] = []
@@ -323,7 +332,7 @@ def _turn(peers: Sequence[Run], size: int) -> list[Row]:
 
 
 def advance(rows: Iterable[Row]) -> None:
-    """Note one step made by each row and what it waits for next."""
+    """Count one step of each row and set its next phase."""
     for row in rows:
         row.step += 1
         spec = row.run.spec
@@ -334,9 +343,10 @@ def advance(rows: Iterable[Row]) -> None:
 
 
 def release(run: Run) -> list[Row]:
-    """When all live rows are parked at a checkpoint, send the best by their previews on and return the dropped.
+    """Prune once all live rows are at a checkpoint; return the dropped rows.
 
-    In shadow nobody is dropped: the rows are marked, and race on beside those that they would have lost to.
+    The best by preview go on.
+    Shadow generations drop no row: they mark the rows that pruning would have dropped.
     """
     live = run.live()
     if not live or any(r.phase is not Phase.PARKED for r in live):

@@ -1,7 +1,6 @@
-"""A generation in the engine: its rows, where each stands, and the outcome they add up to.
+"""State of one generation in the engine: its rows, their phases, and the outcome.
 
-Owns the state of one generation and nothing else: `scheduler` decides who runs next, `core` calls the models.
-Engine thread only.
+`scheduler` chooses the next rows, `core` calls the models. Engine thread only.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from models.protocols import Conditioning, Latent, Schedule, ScorerInfo
 
 
 class Phase(Enum):
-    """What a row waits for."""
+    """The next work of a row."""
 
     STEP = auto()
     PREVIEW = auto()
@@ -39,10 +38,11 @@ LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A candidate on the device. `step` counts the steps it made; `latent` is gone once it is done or pruned.
+    """A candidate on the device.
 
-    `gap` is how far guidance pulled before the last preview; `foretold` is what the preview after a step speaks for,
-    by step; `shadowed` marks one that would have been pruned.
+    `step` counts completed steps; `latent` is None once the row is done or pruned. `gap` is the guidance gap before
+    the last preview. `foretold` holds the final scores predicted by previews, by step. `shadowed` marks a row that
+    pruning would have dropped.
     """
 
     run: Run
@@ -61,19 +61,19 @@ class Row:
 
     @property
     def place(self) -> int:
-        """Steps of the schedule that lie behind it, those that a start left out included."""
+        """Completed steps of the schedule, including those that a start skips."""
         spec = self.run.spec
         return spec.steps - spec.steps_made + self.step
 
     @property
     def value(self) -> float:
-        """The score to sort by; NaN where there is none."""
+        """The score to sort by; NaN without a score."""
         return self.score.score if self.score is not None else float("nan")
 
 
 @dataclass(slots=True)
 class Texts:
-    """What `encode` made of a generation's texts, for the denoiser and for the scorer."""
+    """The encoded texts of a generation, for denoiser and scorer."""
 
     prompt: Conditioning
     negative: Conditioning | None
@@ -89,10 +89,11 @@ class Texts:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A generation in the engine. `deficit` is its credit with the scheduler, in denoiser entries.
+    """A generation in the engine.
 
-    `due` says that rows are to be made: at first, and before each further wave. `seconds` is its share of device
-    time: of a call that it shared, by its rows. One that is `alone` shares the device with no other.
+    `deficit` is its credit with the scheduler, in denoiser entries. `due` requests new rows: at first, and before
+    each further wave. `seconds` is its device time; a shared call counts by the share of rows. A generation with
+    `alone` shares the device with no other.
     """
 
     spec: GenerationSpec
@@ -111,9 +112,10 @@ class Run:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Rows of runs with equal keys can share a denoiser call.
+        """Batching key: rows of runs with equal keys can share a denoiser call.
 
-        The bits of a row depend on how many rows of the call are guided, so deterministic ones keep to their kind.
+        The bits of a row depend on the number of guided rows in the call. So deterministic guided and unguided rows
+        have different keys.
         """
         spec, texts = self.spec, self.texts
         lengths = texts.lengths if texts is not None else ()
@@ -121,15 +123,15 @@ class Run:
 
     @property
     def entries(self) -> int:
-        """Denoiser batch entries that one of its rows costs."""
+        """Denoiser batch entries per row."""
         return 2 if self.spec.guided else 1
 
     def live(self) -> list[Row]:
-        """Rows that are still in the race, by index."""
+        """Return the live rows, by index."""
         return [r for r in self.rows if r.phase in LIVE]
 
     def ready(self) -> list[Row]:
-        """Rows that can make a step, those furthest behind first."""
+        """Return the rows that can step, those with the fewest steps first."""
         return sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
 
     def spend(self, **seconds: float) -> None:
@@ -143,7 +145,7 @@ class Run:
         self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
 
     def hold_image(self, row: Row, image: NDArray[np.uint8]) -> None:
-        """Keep a finished picture while it may still be returned: among the best n so far, or any for diversity."""
+        """Keep a finished image that may be returned: the best n, or all with diversity."""
         self.images[row.index] = image
         if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0:
             held = sorted(self.images)
@@ -151,7 +153,7 @@ class Run:
             del self.images[worst]
 
     def wants_more(self) -> bool:
-        """Whether another wave is worth making, now that all rows so far are done or pruned."""
+        """Whether another wave is worthwhile, once all rows so far are done or pruned."""
         wave = self.spec.wave
         if wave is None or len(self.rows) >= self.spec.n_candidates:
             return False
@@ -160,9 +162,9 @@ class Run:
         return early_stopping.expected_gain(scores, self._pruned(finished), self.spec.n, wave) >= early_stopping.WORTH
 
     def _pruned(self, finished: list[Row]) -> list[tuple[float, float]]:
-        """The final scores that previews foretell of the pruned, and the error of that.
+        """Return predicted final scores of pruned rows, each with its standard error.
 
-        Both by what the same previews of those who finished were off: on average, and from one to the other.
+        Both come from the prediction errors at the same step of the finished rows: their mean and deviation.
         """
         found = list[tuple[float, float]]()
         for step in {r.pruned_at for r in self.rows if r.pruned_at is not None}:
@@ -178,7 +180,10 @@ class Run:
         return Stop.CAP if len(self.rows) >= self.spec.n_candidates else Stop.GAIN
 
     def _regret(self) -> float | None:
-        """Share of the gain over a random pick that pruning would have lost; None outside the shadow."""
+        """Return the share of the gain over a random pick that pruning would have lost.
+
+        None for a generation that is not in shadow.
+        """
         if not self.spec.shadow:
             return None
         done = [r for r in self.rows if np.isfinite(r.value)]
@@ -190,7 +195,7 @@ class Run:
         return (best - left) / (best - mean) if best > mean else 0.0
 
     def conclude(self, scorer: ScorerInfo) -> Outcome:
-        """The outcome of a run whose rows are all done or pruned."""
+        """Build the outcome once all rows are done or pruned."""
         spec, scores = self.spec, [None if np.isnan(r.value) else r.score for r in self.rows]
         done = [r.index for r in self.rows if r.phase is Phase.DONE]
         embeddings = np.stack([r.embedding for r in self.rows if r.embedding is not None])
@@ -222,7 +227,7 @@ def _best_mean(rows: list[Row], n: int) -> float:
 
 def _unscored(rows: list[Row]) -> tuple[Notice, ...]:
     lost = [r.index for r in rows if np.isnan(r.value)]
-    detail = f"the scorer gave no number for {len(lost)} candidates"
+    detail = f"the scorer returned no number for {len(lost)} candidates"
     return (Notice("score_not_a_number", detail, {"indices": lost}),) if lost else ()
 
 

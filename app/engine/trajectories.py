@@ -1,6 +1,6 @@
-"""Watching whole races: every candidate previewed after every step and finished, for calibration and benchmarks.
+"""Records full trajectories: previews after every step and final images, unpruned.
 
-Synchronous; it drives a core of its own on the thread that calls it.
+For calibration and benchmarks. Synchronous; drives its own core on the calling thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.protocols import GeneratorInfo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watched:
-    """A race with its trace. `images` uint8 (N, H, W, 3) are the finished pictures, by index."""
+    """A race with its trace. `images` uint8 (N, H, W, 3), final, by index."""
 
     prompt: str
     trace: Trace
@@ -39,9 +39,10 @@ def watch(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Watched]:
-    """Races at the generator's defaults, one prompt after the other; `progress` is told how many are done.
+    """Run one race per prompt at the generator's defaults and yield it with its trace.
 
-    Raises the engine's own error when a race fails, and EngineFailed where a score is not a number.
+    `progress` receives the number of completed races. Raises the engine's own error when a race fails, and
+    EngineFailed when a score is not a number.
     """
     for done, prompt in enumerate(prompts):
         spec = GenerationSpec(
@@ -77,7 +78,9 @@ def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
                 outcome = update.outcome
     scores = [c.score.score for c in outcome.candidates if c.score is not None]
     if len(scores) < spec.n_candidates:
-        raise EngineFailed(f"{spec.n_candidates - len(scores)} of {spec.n_candidates} candidates have no score")
+        raise EngineFailed(
+            f"{spec.n_candidates - len(scores)} of {spec.n_candidates} candidates have no score: check the scorer"
+        )
     previews[-1] = finals = np.asarray(scores)
     images = np.stack([outcome.images[i] for i in range(spec.n_candidates)])
     return Watched(spec.prompt, Trace(previews, gaps, finals), outcome, images)

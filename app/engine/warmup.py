@@ -1,6 +1,7 @@
-"""Timing device calls before the first request: a step and a decode always, more where the seconds for it suffice.
+"""Warm-up: times device calls before the first request, within a time budget.
 
-What is not timed here is estimated, and learnt while serving (`cost_model.CallSeconds`). Engine thread only.
+A step and a decode are always timed. `cost_model.CallSeconds` estimates the other sizes and learns them while serving.
+Engine thread only.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from app.errors import OutOfDeviceMemory
 from models.protocols import Generator, Latent, OutOfMemory, Scorer, StepRow
 
 Report: TypeAlias = Callable[[str], None]
-"""Takes the part of the start-up that begins, in a few words. Any thread."""
+"""Receives the name of the start-up part that begins. Any thread."""
 
 TIMED_ROWS = 8
-"""Rows decoded to time a preview and a finish of many."""
+"""Rows of the larger timed decode."""
 
 
 def silent(part: str) -> None:
-    """A report to no one."""
+    """Ignore the report."""
 
 
 class Warmup:
-    """Calls at the default size and guidance, each made only where it is expected to end within `warmup_s`.
+    """Times calls at the default size that are expected to end within `warmup_s`.
 
-    A size is timed twice, since its first call also pays for what is built once (on a GPU, seconds) and either may meet
-    other work on the machine; the quicker one counts.
+    Calls have the default guidance. A size is timed twice, and the faster call counts. The first call may include
+    one-time compilation (on a GPU, seconds), and other work on the machine may slow down either.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class Warmup:
         self._stepped: Latent = None
 
     def run(self) -> dict[Kind, dict[int, float]]:
-        """Seconds of steps, previews and finishes, by rows. Raises OutOfDeviceMemory when a single row does not fit."""
+        """Return seconds of steps, previews and finishes, by rows.
+
+        Raises OutOfDeviceMemory when a single row does not fit.
+        """
         least = self._config.buckets[0]
         try:
             self._report("timing a step")
@@ -66,7 +70,9 @@ class Warmup:
                     self._call(kind, rows)
                 self._seen[kind].settle(rows)
         except OutOfMemory as error:
-            raise OutOfDeviceMemory("the device cannot hold a single row of the default size") from error
+            raise OutOfDeviceMemory(
+                "the device memory is too small for one row of the default size: use a smaller model or another device"
+            ) from error
         self._report("timing larger calls")
         self._climb(Kind.STEP, self._config.buckets[1:])
         decoded = min(TIMED_ROWS, self._config.decode_rows(*self._size))
@@ -90,7 +96,7 @@ class Warmup:
         return StepRow(noise, text, negative, info.guidance_scale, schedule, 0, 0)
 
     def _climb(self, kind: Kind, sizes: tuple[int, ...]) -> None:
-        """Time larger and larger calls, while they fit into `timed_s`, into what is left, and into the device."""
+        """Time ever larger calls within `timed_s`, the remaining budget and the memory."""
         seen = self._seen[kind]
         for rows in sizes:
             expected = seen.estimate(rows)

@@ -1,8 +1,8 @@
-"""Image files in and out: encoding results, reading uploads, drawing contact sheets. Pillow and NumPy, no torch.
+"""Image files: encodes results, decodes uploads, draws contact sheets. No torch.
 
-Owns formats, colour modes and the metadata inside files. Which image, for whom and where it is kept is the service's.
-Images are uint8 (H, W, 3), sRGB. `DecoderPool` reads uploads in child processes. Every other function is plain and may
-take tens of milliseconds: not for the event loop.
+Owns formats, colour modes and metadata in files; the service owns storage and access. Images are uint8 (H, W, 3),
+sRGB. `DecoderPool` decodes uploads in child processes. The other functions are synchronous and may take tens of
+milliseconds, so they must not run on the event loop.
 """
 
 from app.imaging.contact_sheet import Caption, contact_sheet

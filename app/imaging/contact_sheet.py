@@ -1,6 +1,6 @@
-"""The contact sheet: a ranked field of candidates in one picture. Owns its look; order and numbers are given.
+"""Contact sheet: a ranked field of candidates in one image. Owns its layout.
 
-Drawn with Pillow's built-in font, which has no letters beyond ASCII.
+The caller provides order and numbers. Pillow's built-in font is used, which has ASCII letters only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 256
-"""Pictures are brought near this size: small ones by whole numbers, so that pixels stay sharp."""
+"""Target size of an image in pixels; small ones grow by integer factors."""
 
 _MARGIN, _GAP, _PAD, _TEXT = 28, 20, 12, 92
 _PAPER, _CARD, _EDGE = "#f4f3ef", "#ffffff", "#dcdad2"
@@ -22,7 +22,10 @@ _INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#a29f95", "#d9480f"
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is told of a picture. `rank` None is one that was not finished; `note` takes the place of the cosines."""
+    """The caption of an image.
+
+    `rank` None marks an unfinished one; `note` replaces the cosines.
+    """
 
     seed: int
     rank: int | None = None
@@ -35,12 +38,13 @@ class Caption:
 def contact_sheet(
     images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], columns: int = 4, title: str = ""
 ) -> NDArray[np.uint8]:
-    """A sheet (H, W, 3) of images (H, W, 3), sizes may differ, in the order given, `columns` to a row.
+    """Draw a sheet (H, W, 3) of images (H, W, 3) of any sizes, `columns` per row.
 
-    The best is framed; the bar under a picture is its score within the field. Raises ValueError for no image.
+    The best image has a frame; the bar under an image shows its score within the field. Raises ValueError without
+    images.
     """
     if not images or len(images) != len(captions) or columns < 1:
-        raise ValueError("a sheet needs at least one image, a caption for each, and a column")
+        raise ValueError("images must not be empty, captions must match images, and columns must be at least 1")
     columns = min(columns, len(images))
     pictures = [_fitted(image) for image in images]
     card = SIDE + 2 * _PAD, SIDE + 2 * _PAD + _TEXT
@@ -78,7 +82,7 @@ def _draw_card(
 
 
 def _blank_card(size: tuple[int, int], *, framed: bool) -> Image.Image:
-    """Drawn four times as large and reduced, for smooth corners."""
+    """Draw an empty card, four times as large and reduced, for smooth corners."""
     card = Image.new("RGB", (4 * size[0], 4 * size[1]), _PAPER)
     edge, thickness = (_ACCENT, 12) if framed else (_EDGE, 4)
     box = (0, 0, card.width - 1, card.height - 1)
@@ -102,7 +106,7 @@ def _details(caption: Caption) -> str:
 
 
 def _shares(captions: Sequence[Caption]) -> list[float]:
-    """Each score's place in the field, from 0.04 for the lowest to 1 for the highest; 0 without a score."""
+    """Scale scores from 0.04 for the lowest to 1 for the highest; 0 without a score."""
     scores = [c.score for c in captions if c.score is not None]
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     span = high - low
@@ -138,7 +142,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text` cut at a word, with dots, to fit `width` pixels."""
+    """Cut `text` at a word, with an ellipsis, to fit `width` pixels."""
     words = text.split()
     if font.getlength(" ".join(words)) <= width:
         return " ".join(words)

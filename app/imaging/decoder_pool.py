@@ -1,10 +1,10 @@
-"""A few child processes that decode uploads, each of which can be killed.
+"""Pool of killable child processes that decode uploads.
 
-A decoder that runs in C cannot be interrupted within a process, and a thread of it delays the end of the service. So
-every byte of a caller's image is parsed in a child, with a deadline and a limit on memory; a child whose work is no
-longer wanted is killed and replaced. Children import Pillow and NumPy, and start with the first upload.
+A decoder in C cannot be interrupted within a process, and its thread delays shutdown. So children parse every byte of
+a caller's image, with a deadline and a memory limit. The pool kills and replaces a child whose result is no longer
+needed. Children import Pillow and NumPy; they start with the first upload.
 
-Owns the children and the protocol's parent side. What may be uploaded is `app.imaging.decoding`'.
+Owns the children and the parent side of the protocol. `app.imaging.decoding` owns the limits of uploads.
 """
 
 from __future__ import annotations
@@ -29,37 +29,40 @@ from numpy.typing import NDArray
 from app.errors import BadImage, DecoderUnavailable, Invalid, TooComplex, TooLarge, UnsupportedMedia
 
 ROOT = Path(__file__).parents[2]
-"""Where `app` is."""
+"""The folder that contains `app`."""
 
 HEADER, MAX_TOLD = 4, 65_536
-"""Bytes of an answer's length, and of its longest text."""
+"""Bytes of a response's length field, and of its longest JSON."""
 
 FAREWELL_S = 1.0
-"""How long a child may take to end once its pipes are closed."""
+"""Seconds that a child may take to end once its pipes are closed."""
 
 _ERRORS = {error.code: error for error in (BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia)}
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONHOME")
-"""All of the environment that a child gets: no address or secret of the service is in it."""
+"""Environment variables of a child; none holds an address or secret."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image as it came: bytes of a file with the media type that was `declared`, or a data URI as text."""
+    """An image as received: file bytes with `declared` media type, or a data URI."""
 
     data: bytes | str
     declared: str | None = None
 
 
 class _Died(Exception):
-    """The child ended within a job. `by_system`: killed, but not by us."""
+    """The child ended during a job; if `by_system`, the system killed it."""
 
     by_system = False
 
 
 class DecoderPool:
-    """`processes` children at most; each job may take `timeout_s` and `memory_mib` beyond the interpreter's own."""
+    """Pool of at most `processes` children.
+
+    A job may take `timeout_s` seconds and `memory_mib` MiB beyond the interpreter's own memory.
+    """
 
     def __init__(self, processes: int = 2, timeout_s: float = 15.0, memory_mib: int = 1024) -> None:
         self._timeout_s = timeout_s
@@ -71,12 +74,12 @@ class DecoderPool:
         self._threads = ThreadPoolExecutor(processes, "decoders")
 
     async def measure(self, upload: Upload, max_pixels: int) -> tuple[int, int]:
-        """Width and height from the header, before any turn. Raises as `decode`."""
+        """Return width and height from the header, before rotation. Raises as `decode`."""
         width, height, _ = await self._run(upload, max_pixels, measure=True)
         return width, height
 
     async def decode(self, upload: Upload, max_pixels: int) -> NDArray[np.uint8]:
-        """Pixels (H, W, 3), as `read_upload` gives them. Cancelling kills the child at work.
+        """Return pixels (H, W, 3) as `read_upload` does. Cancelling kills the child.
 
         Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
         """
@@ -84,7 +87,7 @@ class DecoderPool:
         return pixels
 
     async def close(self) -> None:
-        """Kill every child and wait for its end. No job may be given any more."""
+        """Kill every child and wait for its end. The pool accepts no further job."""
         for slot in self._slots:
             slot.kill()
         await asyncio.to_thread(self._threads.shutdown)
@@ -108,9 +111,9 @@ class DecoderPool:
         working = self._in_thread(lambda: slot.exchange(job, upload.data))
 
         def free(_: object) -> None:
-            """Only now has the thread seen the end, also of a child that was killed."""
+            """Release the slot once its thread has ended, even for a killed child."""
             if not working.cancelled():
-                working.exception()  # its result may have no reader any more
+                working.exception()  # the result may have no reader
             self._free.put_nowait(slot)
 
         working.add_done_callback(free)
@@ -118,7 +121,9 @@ class DecoderPool:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.shield(working)
         except TimeoutError:
-            raise TooComplex(f"decoding the image takes longer than the limit of {self._timeout_s:g} s") from None
+            raise TooComplex(
+                f"decoding the image exceeds the limit of {self._timeout_s:g} s: send it with fewer pixels"
+            ) from None
         except _Died as died:
             raise self._refusal(died) from None
         finally:
@@ -128,24 +133,27 @@ class DecoderPool:
     def _refusal(self, died: _Died) -> BadImage | TooComplex:
         if died.by_system:
             return TooComplex(
-                f"the system ended the decoding of the image, which may take {self._memory_mib} MiB of memory"
+                f"the system stopped decoding the image; the limits are {self._memory_mib} MiB of memory"
                 f" and {self._timeout_s:g} s: send it with fewer pixels"
             )
-        return BadImage("the decoder of this image failed: save the image again with an editor")
+        return BadImage("the decoder failed on this image: save the image again with an editor")
 
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 class _Slot:
-    """A place for one child. `start`, `exchange` and `end` block and are called one at a time; `kill` from anywhere."""
+    """One child process.
+
+    `start`, `exchange` and `end` block; call them one at a time. Any thread may call `kill`.
+    """
 
     def __init__(self, memory_mib: int) -> None:
         self._memory_mib = memory_mib
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Have a child that is ready. Raises DecoderUnavailable."""
+        """Start a child unless one is ready. Raises DecoderUnavailable."""
         if self._child is not None and self._child.poll() is None:
             return
         self.end()
@@ -165,10 +173,13 @@ class _Slot:
             self._heard()
         except (OSError, _Died) as error:
             self.end()
-            raise DecoderUnavailable("no process that decodes images can be started") from error
+            raise DecoderUnavailable("no image decoder process can be started: retry later") from error
 
     def exchange(self, job: dict[str, Any], data: bytes | str) -> tuple[int, int, NDArray[np.uint8]]:
-        """Width, height and pixels, none for a measurement. Raises _Died, and what the child found."""
+        """Run a job; return width, height and pixels (empty for a measurement).
+
+        Raises _Died and the errors that the child reports.
+        """
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         try:
             self._send(json.dumps({**job, "length": len(raw)}).encode() + b"\n")
@@ -184,19 +195,19 @@ class _Slot:
             raise died from error
 
     def kill(self) -> None:
-        """End the child now, whatever it does."""
+        """Kill the child immediately."""
         child = self._child
         if child is not None:
             child.kill()
 
     def end(self) -> int | None:
-        """Leave nothing of the child; its exit status, if there was one."""
+        """Close the pipes and end the child; return its exit status, if any."""
         child, self._child = self._child, None
         if child is None:
             return None
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was not flushed has no reader
+                with suppress(OSError):  # unflushed data has no reader
                     pipe.close()
         try:
             return child.wait(FAREWELL_S)
@@ -217,9 +228,9 @@ class _Slot:
         return told
 
     def _received(self, place: bytearray | memoryview) -> bytearray | memoryview:
-        """Fill `place` from the child, past Python's buffers: only within system calls are new pages touched.
+        """Fill `place` from the child without Python's buffers.
 
-        The first touch may take long, and within a system call no other thread waits for it.
+        So new memory pages are first touched within a system call. That may take long, but other threads can run.
         """
         assert self._child is not None
         assert self._child.stdout is not None

@@ -1,9 +1,9 @@
-"""A child process that decodes uploads one after the other; `app.imaging.decoder_pool` starts, asks and kills it.
+"""Child process that decodes uploads one by one for `app.imaging.decoder_pool`.
 
-Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It answers `{}` when it is ready. A job on stdin is one line
-of JSON and `length` bytes. An answer on stdout is four bytes of length, so much JSON and, after a decode, the pixels:
-width x height x 3 bytes. It ends with its stdin. It limits its own address space, and an alarm ends it in a job that
-the parent did not live to stop.
+Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It sends `{}` when it is ready and ends with its stdin. A job
+on stdin is one line of JSON and `length` bytes. A response on stdout is four bytes of length, JSON of that length and,
+after a decode, the pixels: width x height x 3 bytes. The process limits its own address space. An alarm ends a job
+that a dead parent cannot stop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     """Serve jobs until stdin ends."""
     memory_mib = int(sys.argv[1])
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries must not mix with responses
     _limit_memory(memory_mib * 2**20)
     _say(answers, {})
     while line := jobs.readline():
@@ -53,12 +53,17 @@ def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int
     except FrontrunnerError as error:
         _say(answers, {"error": error.code, "detail": error.detail})
     except MemoryError:
-        limit = TooComplex(f"decoding the image takes more than the limit of {memory_mib} MiB of memory")
+        limit = TooComplex(
+            f"decoding the image exceeds the limit of {memory_mib} MiB of memory: send it with fewer pixels"
+        )
         _say(answers, {"error": limit.code, "detail": limit.detail})
 
 
 def _send(answers: BinaryIO, image: Image.Image) -> None:
-    """Ends the process where it fails: what has begun as pixels cannot go on as an error."""
+    """Send the pixels.
+
+    A failure ends the process: a started pixel stream cannot become an error.
+    """
     try:
         _say(answers, {"width": image.width, "height": image.height})
         for strip in strips(image):
@@ -75,7 +80,7 @@ def _say(answers: BinaryIO, told: dict[str, Any]) -> None:
 
 
 def _limit_memory(size: int) -> None:
-    """Allow `size` bytes beyond what the interpreter has mapped by now, where the platform knows such a limit."""
+    """Allow `size` bytes beyond the current mapping, where supported."""
     try:
         import resource
     except ImportError:  # Windows
@@ -84,7 +89,7 @@ def _limit_memory(size: int) -> None:
     for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         _, most = resource.getrlimit(kind)
         limit = mapped + size if most == resource.RLIM_INFINITY else min(most, mapped + size)
-        with suppress(ValueError, OSError):  # macOS refuses some of them
+        with suppress(ValueError, OSError):  # macOS rejects some of them
             resource.setrlimit(kind, (limit, limit))
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

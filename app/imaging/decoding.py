@@ -1,7 +1,7 @@
-"""Reading what callers send: any usual image file as plain RGB pixels, anything else as an error that helps.
+"""Decodes uploads: PNG, JPEG, WebP, GIF and BMP to RGB pixels; owns their limits.
 
-The content decides, not the name or declared type. Read are PNG, JPEG, WebP, GIF and BMP: no TIFF, PSD, HEIC or SVG,
-whose decoders are large and rarely met here. Embedded colour profiles are ignored, as CLIP's own preprocessing does.
+The content determines the format, not the name or declared type. TIFF, PSD, HEIC and SVG are not supported: their
+decoders are large and rarely needed here. Embedded colour profiles are ignored, as in CLIP's own preprocessing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from app.imaging.structure import MAX_EXIF_BYTES, check_structure
 READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 MOST_ELONGATED = 256
-"""Longer side by shorter side: a thinner strip is no picture, and resizing one is dear."""
+"""Maximum ratio of the sides; resizing a thinner strip is expensive."""
 
 MAX_ESCAPES = 2**20
-"""Percent-encoded bytes of a data URI, each of which becomes a string of its own on the way."""
+"""Maximum percent-encoded bytes of a data URI; each becomes a separate string."""
 
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
-    UserWarning,  # Pillow's about broken metadata, where the interpreter is told to raise warnings
+    UserWarning,  # Pillow's about broken metadata, where the interpreter raises warnings
 )
 _STRIP_PIXELS = 2**20
 _WHITE = b" \t\n\r\v\f"
@@ -58,38 +58,45 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# The size is checked here, against the limit of the settings.
+# This module checks the size against the limit of the settings.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of an image file: upright, the first frame of several, transparency on white.
+    """Decode an image file to pixels (H, W, 3), upright.
 
-    `declared`, the caller's media type, only chooses the error for what is no image at all. Structure and size are
-    checked before anything is decoded. Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia.
+    Transparency becomes white; of several frames the first one is used. `declared`, the caller's media type, only
+    selects the error for data that is no image. Structure and size are checked before decoding.
+    Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia.
 
-    This decodes here and now, without a deadline: bytes of a caller go through `DecoderPool`.
+    This function decodes in place without a deadline; use `DecoderPool` for bytes of a caller.
     """
     with decoded(data, max_pixels, declared) as image:
         return np.concatenate(list(strips(image)))
 
 
 def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[int, int]:
-    """Width and height from the header, before any turn; nothing is decoded. Raises as `read_upload`."""
+    """Return width and height from the header, before rotation, without decoding.
+
+    Raises as `read_upload`.
+    """
     with _opened(data, max_pixels, declared) as image:
         return image.size
 
 
 @contextmanager
 def decoded(data: bytes, max_pixels: int, declared: str | None = None) -> Iterator[Image.Image]:
-    """The image, loaded and upright, in whatever mode. Raises as `read_upload`."""
+    """Yield the loaded, upright image in any mode. Raises as `read_upload`."""
     with _opened(data, max_pixels, declared) as image:
         image.load()
         yield _upright(image)
 
 
 def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of a loaded image from top to bottom, (h, W, 3) at a time: a copy of the whole may be large."""
+    """Yield the pixels of a loaded image in strips (h, W, 3), top to bottom.
+
+    A copy of the whole image may be large.
+    """
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield _plain(image.crop((0, top, image.width, min(top + rows, image.height))))
@@ -98,7 +105,7 @@ def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
 @contextmanager
 def _opened(data: bytes, max_pixels: int, declared: str | None) -> Iterator[Image.Image]:
     if not data:
-        raise BadImage("the file is empty")
+        raise BadImage("the image file is empty: send a PNG, JPEG, WebP, GIF or BMP file")
     check_structure(data, max_pixels)
     try:
         with _open(data) as image:
@@ -107,27 +114,30 @@ def _opened(data: bytes, max_pixels: int, declared: str | None) -> Iterator[Imag
     except UnidentifiedImageError:
         raise _unread(data, declared) from None
     except _DAMAGED as error:
-        raise BadImage("the image file is damaged or incomplete") from error
+        raise BadImage("the image file is damaged or incomplete: save it again with an editor") from error
 
 
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=READ)
     except UnidentifiedImageError:
-        if data.startswith(_JPEG) and _EXIF in data:  # Pillow gives up on some broken metadata
+        if data.startswith(_JPEG) and _EXIF in data:  # Pillow fails on some broken metadata
             return Image.open(io.BytesIO(data.replace(_EXIF, bytes(len(_EXIF)))), formats=READ)
         raise
 
 
 def parse_data_uri(text: str) -> bytes:
-    """The bytes of `data:image/...;base64,...` (or percent-encoded). Raises BadImage, TooComplex, UnsupportedMedia."""
+    """Return the bytes of `data:image/...;base64,...` (or percent-encoded).
+
+    Raises BadImage, TooComplex, UnsupportedMedia.
+    """
     head, comma, body = text.strip().partition(",")
     scheme, _, kind = head.partition(":")
     if scheme.lower() != "data" or not comma or not text.isascii():
-        raise BadImage("an image is given as a data URI: data:image/png;base64,...")
+        raise BadImage("image must be a data URI: data:image/png;base64,...")
     media, *marks = (part.strip().lower() for part in kind.split(";"))
     if media and not media.startswith("image/"):
-        raise UnsupportedMedia("the data URI does not hold an image")
+        raise UnsupportedMedia("the data URI must have an image type, such as data:image/png;base64,...")
     if body.count("%") > MAX_ESCAPES:
         raise TooComplex(f"the data URI has more than {MAX_ESCAPES} percent-encoded bytes: send it as base64")
     raw = unquote_to_bytes(body)
@@ -136,14 +146,16 @@ def parse_data_uri(text: str) -> bytes:
     try:
         return base64.b64decode(raw.translate(None, _WHITE), validate=True)
     except binascii.Error as error:
-        raise BadImage("the data URI is not valid base64") from error
+        raise BadImage("the data URI is not valid base64: encode the file again") from error
 
 
 def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
-        raise TooLarge(f"the image is {width}x{height} and {limit} pixels are allowed")
+        raise TooLarge(f"the image is {width}x{height}, but at most {limit} pixels are allowed: send a smaller one")
     if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise Invalid(f"the image is {width}x{height}: one side is more than {MOST_ELONGATED} times the other")
+        raise Invalid(
+            f"the image is {width}x{height}; the longer side may be at most {MOST_ELONGATED} times the shorter: crop it"
+        )
 
 
 def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
@@ -152,10 +164,10 @@ def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
     if data[4:8] == b"ftyp":
         name = "AVIF" if data[8:12] in {b"avif", b"avis"} else "HEIC or video"
     if name is not None:
-        return UnsupportedMedia(f"this is a file of type {name}; PNG, JPEG, WebP, GIF and BMP are read")
+        return UnsupportedMedia(f"the file type is {name}; send PNG, JPEG, WebP, GIF or BMP")
     if declared is not None and not declared.lower().startswith(("image/", "application/octet-stream")):
-        return UnsupportedMedia("PNG, JPEG, WebP, GIF and BMP images are read")
-    return BadImage("this is not an image, or its header is damaged")
+        return UnsupportedMedia("the file is not a supported image; send PNG, JPEG, WebP, GIF or BMP")
+    return BadImage("the file is not an image, or its header is damaged; send PNG, JPEG, WebP, GIF or BMP")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -163,7 +175,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGED:  # broken metadata does not spoil the pixels
+    except _DAMAGED:  # broken metadata does not affect the pixels
         turn = None
     return image if turn is None else image.transpose(turn)
 
@@ -178,6 +190,6 @@ def _plain(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey (H, W) in 0..65535, scaled; Pillow alone would clip it."""
+    """Scale grey (H, W) from 0..65535 to 0..255; Pillow alone would clip it."""
     scaled = (np.clip(grey, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535
     return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)

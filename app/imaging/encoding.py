@@ -1,4 +1,4 @@
-"""Encoding: PNG, WebP and JPEG files that say how they were made. Owns speed, quality and the metadata in them."""
+"""Encodes PNG, WebP and JPEG files. Owns speed, quality and embedded metadata."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
-"""What `encode` writes, by the name a request gives it."""
+"""Media types of the formats that `encode` writes, by the name in requests."""
 
 KEYWORD = "frontrunner"
-"""PNG text chunk with the parameters as JSON."""
+"""Name of the PNG text chunk with the parameters as JSON."""
 
 INFOTEXT = "parameters"
-"""PNG text chunk with the parameters in the words that image browsers and web UIs know."""
+"""Name of the PNG text chunk with the parameters as infotext, as web UIs read it."""
 
 _SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "ddim_quadratic": "DDIM quadratic", "dpmpp_2m": "DPM++ 2M"}
 _EXIF_LIMIT = 65_000
 
 
 def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
-    """`image` (H, W, 3) as a file; `output_format` is a key of MEDIA_TYPES (else ValueError).
+    """Encode `image` (H, W, 3) as a file; `output_format` is a key of MEDIA_TYPES.
 
-    png: lossless, run-length deflate. Measured on one core: a noisy 64 px pictogram 0.13 ms and 5.7 kB, a smooth
-    1024 px photograph 58 ms and 1.44 MB; Pillow's default level takes 404 ms for the same size.
+    png: lossless, run-length deflate. Measured on one core: a noisy 64 px pictogram takes 0.13 ms and 5.7 kB, a smooth
+    1024 px photograph 58 ms and 1.44 MB. Pillow's default level takes 404 ms for the same size.
     webp: lossless at its fastest, 0.2 ms and 6 kB, 40 ms and about a tenth less than png.
     jpeg: quality 90, 4 ms at 1024 px, a third of the size or less.
 
-    `parameters` go into a png as JSON under `frontrunner` and as infotext under `parameters`; into a webp or jpeg as
-    JSON in the EXIF UserComment, except that a jpeg, whose EXIF ends at 64 KiB, goes without when they are longer.
+    A png holds the `parameters` as JSON under `frontrunner` and as infotext under `parameters`. A webp or jpeg holds
+    them as JSON in the EXIF UserComment. A jpeg omits them beyond its EXIF limit of 64 KiB. Raises ValueError for
+    another format.
     """
     picture = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -49,12 +50,15 @@ def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str
         exif = _exif(parameters)
         picture.save(buffer, "JPEG", quality=90, exif=exif if len(exif) < _EXIF_LIMIT else b"")
     else:
-        raise ValueError(f"no such image format: {output_format!r}")
+        raise ValueError(f"output_format must be one of {', '.join(MEDIA_TYPES)}, not {output_format!r}")
     return buffer.getvalue()
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """`image` with its proportions kept, made smaller until it fits `size` (width, height); never larger."""
+    """Shrink `image` to fit `size` (width, height), keeping its aspect ratio.
+
+    Smaller images stay as they are.
+    """
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     if scale >= 1:
@@ -64,19 +68,25 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def fill(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """`image` scaled to cover `size` (width, height) exactly, larger if need be; what hangs over is cut off evenly."""
+    """Scale `image` to cover `size` (width, height), then crop the excess evenly.
+
+    Small images are enlarged.
+    """
     return np.array(ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS))
 
 
 def thumbnail(image: NDArray[np.uint8], max_side: int) -> str:
-    """`image` at most `max_side` wide and high, as a data URI of a small WebP file (quality 80)."""
+    """Return `image` within `max_side` pixels a side as a WebP data URI, quality 80."""
     buffer = io.BytesIO()
     Image.fromarray(resize(image, (max_side, max_side))).save(buffer, "WEBP", quality=80, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def infotext(parameters: Mapping[str, Any]) -> str:
-    """The prompt, the negative prompt and one line of settings, as web UIs write them; what is missing is left out."""
+    """Return prompts and one line of settings in the format of web UIs.
+
+    Missing parameters are omitted.
+    """
     lines = [str(parameters.get("prompt", ""))]
     if parameters.get("negative_prompt"):
         lines.append(f"Negative prompt: {parameters['negative_prompt']}")
@@ -94,7 +104,7 @@ def infotext(parameters: Mapping[str, Any]) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A setting's value, as a JSON string where its own punctuation would break the line apart."""
+    """Return a setting's value, as a JSON string if punctuation requires it."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
 

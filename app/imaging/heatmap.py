@@ -1,4 +1,4 @@
-"""Heat maps: a picture in grey, and over it in colour where something is found."""
+"""Heat maps: an image in grey with a coloured overlay of relevance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _COLOURS = np.array([[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]], np.float64)
-"""From cold to warm, evenly spaced; lightness rises with them, so that the map can be read without colour."""
+"""Colours from cold to warm, evenly spaced.
+
+Lightness increases with warmth, so that the map is readable without colour.
+"""
 
 _SHARE = 0.6
-"""How much of the map is seen over the picture."""
+"""Opacity of the map over the image."""
 
 
 def heat_map(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`image` (H, W, 3) under a map of `heat` (h, w), scaled from its least to its greatest value."""
+    """Overlay `image` (H, W, 3) with `heat` (h, w), scaled to its own range."""
     low, high = float(heat.min()), float(heat.max())
     level = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     size = (image.shape[1], image.shape[0])

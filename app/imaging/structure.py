@@ -1,7 +1,7 @@
-"""Limits on how an upload is put together, checked before anything is decoded.
+"""Limits on the structure of uploads, checked before decoding.
 
-A valid file may ask for hours of work in a few kilobytes: a thousand scans, a million empty segments. This walks the
-outer structure of a file once and refuses the excess. Damage is not its concern: the decoder finds that.
+A valid file of a few kilobytes may cost hours of work: a thousand scans, a million empty segments. This module walks
+the outer structure of a file once and rejects such excess. The decoder detects damage.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from app.errors import TooComplex, TooLarge
 
 FREE_PIECES = 4096
 BYTES_PER_PIECE = 1024
-"""A file may have `FREE_PIECES` segments, chunks or blocks, and one more for each so many bytes of its length."""
+"""A file may have `FREE_PIECES` pieces plus one per `BYTES_PER_PIECE` bytes."""
 
 MAX_SCANS = 50
-"""Of one JPEG. A usual progressive one has about 10; each costs a pass over every pixel."""
+"""Maximum scans of a JPEG; each passes over every pixel, and 10 are common."""
 
 MAX_EXIF_BYTES = 256 * 1024
-"""The Exif standard allows 64 KiB. Reading an index of many entries costs entries times bytes."""
+"""Maximum Exif bytes; the standard allows 64 KiB.
+
+Reading an index of many entries costs entries times bytes.
+"""
 
 MAX_RLE = 4 * 2**20
-"""Bytes and pixels of a run-length encoded BMP, which Pillow decodes in Python."""
+"""Maximum bytes and pixels of a run-length encoded BMP.
+
+Pillow decodes these in Python.
+"""
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
@@ -30,7 +36,10 @@ _BARE = frozenset({0x01, *range(0xD0, 0xDA)})
 
 
 def check_structure(data: bytes, max_pixels: int) -> None:
-    """Refuse a file of excessive structure; one of no known format passes. Raises TooComplex, TooLarge."""
+    """Reject a file with excessive structure; an unknown format passes.
+
+    Raises TooComplex, TooLarge.
+    """
     if data.startswith(b"\xff\xd8"):
         _jpeg(data)
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -44,7 +53,7 @@ def check_structure(data: bytes, max_pixels: int) -> None:
 
 
 class _Pieces:
-    """Counts the pieces of a file. Raises TooComplex beyond what a file of its length may have."""
+    """Counts the pieces of a file. Raises TooComplex beyond the limit for its length."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._name = name
@@ -60,7 +69,7 @@ def _jpeg(data: bytes) -> None:
     pieces, at, scans, exif = _Pieces(data, "segments"), 2, 0, 0
     while found := _MARKER.search(data, at):
         start, marker = found.end(), data[found.start() + 1]
-        # Before the first scan, Pillow steps over stray bytes one by one; after it they are the scan's.
+        # Before the first scan, Pillow skips stray bytes one by one; after it they belong to the scan.
         pieces.count(1 if scans else 1 + found.start() - at)
         if marker == _EOI and scans:
             return
@@ -71,7 +80,7 @@ def _jpeg(data: bytes) -> None:
         if marker == _APP1 and data.startswith(b"Exif", start + 2):
             exif += at - start
         if exif > MAX_EXIF_BYTES:
-            raise TooComplex(f"the JPEG has more than {MAX_EXIF_BYTES // 1024} KiB of Exif: save it without")
+            raise TooComplex(f"the JPEG has more than {MAX_EXIF_BYTES // 1024} KiB of Exif: save it without Exif")
 
 
 def _png(data: bytes) -> None:
@@ -82,11 +91,13 @@ def _png(data: bytes) -> None:
 
 
 def _webp(data: bytes, max_pixels: int) -> None:
-    """Its decoder allocates the whole canvas when a file is opened, so the canvas is checked here."""
+    """Check the canvas: the decoder allocates all of it when it opens a file."""
     if data[12:16] == b"VP8X" and len(data) >= 30:
         width, height = (1 + int.from_bytes(data[place : place + 3], "little") for place in (24, 27))
         if width * height > max_pixels:
-            raise TooLarge(f"the image is {width}x{height} and {max_pixels} pixels are allowed")
+            raise TooLarge(
+                f"the image is {width}x{height}, but at most {max_pixels} pixels are allowed: send a smaller one"
+            )
     pieces, at = _Pieces(data, "chunks"), 12
     while at + 8 <= len(data):
         pieces.count()
@@ -95,7 +106,7 @@ def _webp(data: bytes, max_pixels: int) -> None:
 
 
 def _gif(data: bytes) -> None:
-    """Up to the first frame: no other one is read."""
+    """Check up to the first frame; no other one is decoded."""
     pieces, at = _Pieces(data, "blocks"), 13
     if len(data) > 10 and data[10] & 0x80:
         at += 3 * 2 ** (1 + (data[10] & 7))
@@ -117,5 +128,5 @@ def _bmp(data: bytes) -> None:
     width, height = (int.from_bytes(data[place : place + 4], "little", signed=True) for place in (18, 22))
     if max(len(data), abs(width * height)) > MAX_RLE:
         raise TooComplex(
-            f"a run-length encoded BMP may have {MAX_RLE} bytes and {MAX_RLE} pixels: save it without compression"
+            f"a run-length encoded BMP may have at most {MAX_RLE} bytes and pixels: save it without compression"
         )

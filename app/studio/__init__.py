@@ -1,1 +1,1 @@
-"""The studio: the page at `/`. `src/` is its source, `dist/` what `make studio` makes of it and the service serves."""
+"""The studio, the page at `/`: `make studio` builds `dist/` from `src/`."""

@@ -74,5 +74,5 @@ def test_without_a_host_links_are_relative() -> None:
     "url", ["example.com", "ftp://example.com", "https://", "https://a?b", "https://a#b", "https://u:p@a"]
 )
 def test_public_urls_that_are_none(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ValidationError, match="must be an address"):
+    with pytest.raises(ValidationError, match="must be a URL"):
         Settings(data_dir=tmp_path, public_url=url)

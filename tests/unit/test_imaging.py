@@ -393,5 +393,5 @@ class TestSheet:
 
     def test_nothing_to_draw_is_a_mistake(self) -> None:
         for images, captions, columns in (([], [], 1), ([picture()], [], 1), ([picture()], [Caption(1)], 0)):
-            with pytest.raises(ValueError, match="a sheet needs"):
+            with pytest.raises(ValueError, match="images must not be empty"):
                 contact_sheet(images, captions, columns)

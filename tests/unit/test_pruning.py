@@ -24,12 +24,12 @@ def test_a_score_that_is_not_a_number_goes_first() -> None:
 @pytest.mark.parametrize(
     ("checkpoints", "place", "word"),
     [
-        pytest.param([Checkpoint(5, 4), Checkpoint(3, 2)], 1, "rising", id="out of order"),
-        pytest.param([Checkpoint(5, 4), Checkpoint(5, 2)], 1, "rising", id="twice the same"),
-        pytest.param([Checkpoint(0, 4)], 0, "rising", id="before the first step"),
-        pytest.param([Checkpoint(10, 4)], 0, "last of 10", id="at the last step"),
-        pytest.param([Checkpoint(2, 9)], 0, "8 candidates", id="more than live"),
-        pytest.param([Checkpoint(2, 4), Checkpoint(3, 5)], 1, "4 candidates", id="more than the one before kept"),
+        pytest.param([Checkpoint(5, 4), Checkpoint(3, 2)], 1, "must increase", id="out of order"),
+        pytest.param([Checkpoint(5, 4), Checkpoint(5, 2)], 1, "must increase", id="twice the same"),
+        pytest.param([Checkpoint(0, 4)], 0, "must increase", id="before the first step"),
+        pytest.param([Checkpoint(10, 4)], 0, "less than the number of steps, 10", id="at the last step"),
+        pytest.param([Checkpoint(2, 9)], 0, "at most 8", id="more than live"),
+        pytest.param([Checkpoint(2, 4), Checkpoint(3, 5)], 1, "at most 4", id="more than the one before kept"),
         pytest.param([Checkpoint(2, 1)], 0, "n=2", id="fewer than n"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Which candidates stop early, and when. Pure NumPy."""
+"""Pruning: which candidates stop early, and when. Pure NumPy."""

@@ -1,6 +1,6 @@
-"""What previews are worth: fitting a calibration from whole runs, and reading it at any step of any schedule.
+"""Calibration of previews: fits it from full runs, evaluates it at any step.
 
-Pure functions. Steps of other schedules are matched by the share of the noise schedule's time that is done.
+Pure functions. Steps of other schedules are matched by their share of the noise schedule's time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from models.protocols import Calibration, GeneratorInfo, ScorerInfo, time_done
 Array = NDArray[np.float64]
 
 SATURATED = 0.99
-"""A cut that kept this share of the best's lead no longer tells one correlation from another."""
+"""Cuts that keep this share of the best's lead do not distinguish correlations."""
 
 MODEL_DRAWS = 4000
-"""Simulated fields from which a correlation is read back."""
+"""Simulated fields for the inversion from a kept gain to a correlation."""
 
 RESAMPLES = 400
-"""Times that the prompts are drawn anew, with repetition (Efron 1979), to see how far a correlation can be trusted."""
+"""Bootstrap resamples of the prompts (Efron 1979) for each correlation."""
 
 CAUTION = 0.25
-"""The quantile of the resampled correlations that is kept: a plan picks steps that look good, some by luck."""
+"""Quantile of the resampled correlations that is used.
+
+It is conservative, because a plan picks steps that look good partly by chance.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """One prompt's field, unpruned: `previews` and `gaps` (steps, N) after every step, `finals` (N,)."""
+    """The unpruned field of one prompt.
+
+    `previews` and `gaps` (steps, N) after every step, `finals` (N,).
+    """
 
     previews: Array
     gaps: Array
@@ -38,13 +44,13 @@ class Trace:
 
 
 def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
-    """A calibration from traces of equal numbers of steps, by the generator's own sampler and guidance.
+    """Fit a calibration from traces with the generator's default sampler and guidance.
 
-    Raises ValueError for fewer than two, or mixed steps.
+    Raises ValueError for fewer than two traces or different numbers of steps.
     """
     counts = {len(t.previews) for t in traces}
     if len(traces) < 2 or len(counts) != 1:
-        raise ValueError("a calibration needs at least two prompts with equal numbers of steps")
+        raise ValueError("traces must come from at least two prompts and have equal numbers of steps")
     finals = np.concatenate([_centred(t.finals) for t in traces])
     columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
     model = _Model(min(len(t.finals) for t in traces))
@@ -62,10 +68,11 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -
 
 
 class _Model:
-    """The planner's model of a field of n normal scores, read backwards: from the gain a cut kept to a correlation.
+    """The planner's model of n normal scores, inverted: kept gain to correlation.
 
-    Pearson's correlation would promise too much: the best of a field, which pruning is about, are told apart less
-    well than the rest. So would the likeliest value: the least work is found where a step looks better than it is.
+    Pearson's correlation is too optimistic: previews distinguish the best of a field, which matter for pruning, less
+    well than the rest. The most likely value is too optimistic as well, because the planner selects steps that look
+    better than they are.
     """
 
     def __init__(self, n: int) -> None:
@@ -78,10 +85,10 @@ class _Model:
         self._kept = np.stack([lead / lead[-1] for lead in simulated])
 
     def correlation(self, fields: Sequence[tuple[Array, Array]]) -> float:
-        """What the cuts of these fields (foretold, final) speak for, with `CAUTION`.
+        """Return the correlation implied by cuts of fields (predicted, final).
 
-        It is the least over the cuts. One that kept next to everything says nothing; the hardest, to a single one,
-        always counts. Fields without any lead say that nothing is known.
+        It is the minimum over the cuts. A cut that kept nearly the whole gain is ignored, except the hardest one, to
+        a single candidate. Fields without any lead give 0.
         """
         leads = _leads(*(np.stack([f[i][: self._n] for f in fields]) for i in (0, 1)))
         share = np.full(len(leads), 1 / len(leads))
@@ -91,19 +98,22 @@ class _Model:
         return float(np.quantile(np.nan_to_num(np.min(spoken, axis=0), nan=0.0), CAUTION))
 
     def _spoken(self, keep: int, kept: Array) -> Array:
-        """The correlations that cuts to `keep` speak for, by the share they kept."""
+        """Return the correlations implied by cuts to `keep`, from the kept shares."""
         read = np.interp(kept, self._kept[:, keep - 1], self._grid)
         return read if keep == 1 else np.where(kept < SATURATED, read, 1.0)
 
 
 def _leads(told: Array, finals: Array) -> Array:
-    """The best's lead over the mean among the first 1, 2, ... by `told`: fields (F, n) -> (F, n)."""
+    """Return the best's lead over the mean among the first 1, 2, ... by prediction.
+
+    Fields (F, n) -> (F, n).
+    """
     ranked = np.take_along_axis(finals, np.argsort(-told, axis=1, kind="stable"), axis=1)
     return np.asarray(np.maximum.accumulate(ranked, axis=1) - finals.mean(axis=1, keepdims=True))
 
 
 def estimate(calibration: Calibration | None, preview: float, gap: float, sampler: str, step: int, steps: int) -> float:
-    """The final score that a preview foretells, up to a constant that fellows at the same step share."""
+    """Return the final score predicted by a preview, up to a constant of the step."""
     if calibration is None:
         return preview
     share = time_done(sampler, step / steps)
@@ -113,7 +123,7 @@ def estimate(calibration: Calibration | None, preview: float, gap: float, sample
 
 
 def correlations(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
-    """What previews know after each of `steps` steps, never less than before."""
+    """Return the correlation of previews after each of `steps`, never decreasing."""
     shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
     known = [_at(calibration, (0.0, *calibration.correlation), share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
@@ -124,7 +134,10 @@ def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:
 
 
 def _at(calibration: Calibration, values: Sequence[float], share: float) -> float:
-    """`values` of every step, or with one before them for the start, in between: at a share of the time."""
+    """Interpolate `values` at a share of the schedule's time.
+
+    `values` holds one value per step, optionally preceded by one for the start.
+    """
     first = calibration.steps - len(values)
     places = [time_done(calibration.sampler, (i + 1) / calibration.steps) for i in range(first, calibration.steps)]
     return float(np.interp(share, places, values))

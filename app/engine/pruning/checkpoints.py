@@ -1,4 +1,4 @@
-"""Which candidates go on at a checkpoint: pure functions over preview scores. No model, no device."""
+"""Survivors of a checkpoint: pure functions over preview scores."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from app.engine.ranking.scoring import order
 
 
 def keep(scores: Sequence[float], checkpoint: Checkpoint) -> list[int]:
-    """Places of those that go on, ascending: the best `checkpoint.keep`, or all."""
+    """Return the survivors' places, ascending: the best `checkpoint.keep`, or all."""
     if checkpoint.keep is None or checkpoint.keep >= len(scores):
         return list(range(len(scores)))
     return sorted(order(scores)[: checkpoint.keep])
 
 
 def problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates: int, n: int) -> tuple[int, str] | None:
-    """What is wrong with explicit checkpoints: the place of the first bad one and a sentence, or None."""
+    """Validate checkpoints; return the first bad place and a message, or None."""
     last, live = 0, n_candidates
     for place, checkpoint in enumerate(checkpoints):
         if checkpoint.at <= last:
-            return place, f"checkpoints must come in rising order; at={checkpoint.at} follows at={last}"
+            return place, f"at must increase from checkpoint to checkpoint; at={checkpoint.at} follows at={last}"
         if checkpoint.at >= steps:
-            return place, f"at={checkpoint.at} is not before the last of {steps} steps"
+            return place, f"at={checkpoint.at} must be less than the number of steps, {steps}"
         if checkpoint.keep is not None and checkpoint.keep > live:
-            return place, f"keep={checkpoint.keep} is more than the {live} candidates that race there"
+            return (
+                place,
+                f"keep={checkpoint.keep} must be at most {live}, the number of candidates left at this checkpoint",
+            )
         if checkpoint.keep is not None and checkpoint.keep < n:
-            return place, f"keep={checkpoint.keep} is fewer than the n={n} images to return"
+            return place, f"keep={checkpoint.keep} must be at least n={n}, the number of images to return"
         last, live = checkpoint.at, checkpoint.keep or live
     return None
 
 
 def partial(rounds: int, steps: int, checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Checkpoints with `rounds` evenly spaced ones for looking only, where pruning has none."""
+    """Add `rounds` evenly spaced preview-only checkpoints where pruning has none."""
     taken = {c.at for c in checkpoints}
     looks = {round(steps * (i + 1) / (rounds + 1)) for i in range(rounds)}
     extra = [Checkpoint(at) for at in sorted(looks) if 0 < at < steps and at not in taken]

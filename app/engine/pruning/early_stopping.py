@@ -1,4 +1,4 @@
-"""When to stop making candidates: what another wave would add to the best so far. Pure functions."""
+"""Early stopping: the expected gain of another wave. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 WORTH = 0.1
-"""A wave is made while it should raise the mean of the n best by this many standard deviations of the field."""
+"""Minimum expected gain for another wave.
+
+The gain of the mean of the n best, in standard deviations of the field.
+"""
 
 DRAWS = 2000
 """Simulated waves; the error of an expected gain is about 0.01."""
 
 
 def expected_gain(finished: Sequence[float], pruned: Sequence[tuple[float, float]], n: int, wave: int) -> float:
-    """What `wave` more candidates would add to the mean of the n best finished, in standard deviations of the field.
+    """Return the expected gain of `wave` more candidates in the mean of the n best.
 
-    `finished` are final scores, `pruned` what the previews of the others foretell and the standard error of it: the
-    field is both, and taken as normal, but only who finished can be returned. NaN is passed over. Infinite while fewer
-    than two scores are known or fewer than n candidates finished, 0 for a field without spread.
+    The unit is standard deviations of the field. `finished` holds final scores. `pruned` holds predicted final scores
+    with standard errors. The field is both, modelled as normal, but only finished candidates can be returned. NaN is
+    ignored. Returns infinity with fewer than two scores or fewer than n finished candidates, 0 without spread.
     """
     best = np.sort([s for s in finished if np.isfinite(s)])[-n:]
     known = [(s, e) for s, e in (*((s, 0.0) for s in finished), *pruned) if np.isfinite(s)]

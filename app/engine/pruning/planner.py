@@ -1,10 +1,12 @@
-"""Where a race is cut: the checkpoints with the least expected work whose expected result is good enough.
+"""Pruning planner: checkpoints with the least work at a required quality.
 
-Pure functions of numbers. The model: final scores of a field are normal; a preview's score correlates with the final
-one as the calibration says; previews of two steps form a Markov chain with it (the later one knows all that the
-earlier one knew). Quality is the share of the best-of-N gain that is kept, E[mean of the n kept best] over
-E[mean of the n best], both above the mean of the field, less its own standard error: a plan is chosen among many on
-the same draws, so the likeliest value would favour the lucky ones.
+Pure functions of numbers. In the model the final scores of a field are normal. A preview's score correlates with
+the final score as calibrated. Previews of two steps form a Markov chain with it: the later one contains all that
+the earlier one knew.
+
+Quality is the kept share of the best-of-N gain. It is E[mean of the n kept best] over E[mean of the n best], both
+above the mean of the field. Its standard error is subtracted, because choosing among many plans on the same draws
+favours lucky ones.
 """
 
 from __future__ import annotations
@@ -22,26 +24,27 @@ from app.engine.cost_model import Costs
 Array = NDArray[np.float64]
 
 NUMBERS = 2**17
-"""Simulated candidates of all fields together, which bounds the time a plan takes."""
+"""Simulated candidates of all fields together; limits the planning time."""
 
 FIELDS = (512, 8192)
-"""Fewest and most simulated fields: the standard error of a quality is about 0.002."""
+"""Minimum and maximum of simulated fields; the standard error is about 0.002."""
 
 EARLIEST = 0.2
-"""Share of the steps before which nothing is cut: previews there say little, whatever a calibration claims."""
+"""Earliest checkpoint as a share of the steps; earlier previews are unreliable."""
 
 HALFWAY = 0.5
-"""Share of the steps before which at least max(n, 2) candidates stay."""
+"""Share of the steps before which at least max(n, 2) candidates are kept."""
 
 MOST_STEPS = 12
-"""Steps considered as checkpoints, evenly spread, which bounds the search for long schedules."""
+"""Number of evenly spaced steps considered as checkpoints; limits the search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """What a plan is made for. `correlations`: of preview and final score after step 1, 2, ... (Pearson).
+    """The input of a plan.
 
-    `leave` candidates at least finish, and n, where there are as many.
+    `correlations`: Pearson correlation of preview and final score after step 1, 2, ... At least max(n, `leave`)
+    candidates finish, where there are as many.
     """
 
     n_candidates: int
@@ -53,11 +56,11 @@ class Race:
 
     @property
     def floor(self) -> int:
-        """The fewest candidates that may finish."""
+        """The minimum number of candidates that finish."""
         return max(self.n, self.leave)
 
     def work(self, checkpoints: Sequence[Checkpoint]) -> float:
-        """Expected device seconds of the race cut there."""
+        """Return the expected device seconds with these checkpoints."""
         live, last, total = self.n_candidates, 0, 0.0
         for checkpoint in checkpoints:
             total += (checkpoint.at - last) * self.costs.steps(live) + self.costs.previews(live)
@@ -67,9 +70,9 @@ class Race:
 
 @lru_cache(maxsize=256)
 def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
-    """At most two checkpoints, or none where cutting saves nothing or costs too much quality.
+    """Return at most two checkpoints, none if pruning does not pay.
 
-    Takes a second or two of a core at worst.
+    Pruning does not pay if it saves no work or costs too much quality. Takes one or two seconds of a core at most.
     """
     if race.n_candidates <= race.floor:
         return ()
@@ -77,7 +80,7 @@ def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
 
 
 class _Search:
-    """All plans in turn, but for those that cannot be better than the best so far."""
+    """Exhaustive search that skips plans which cannot improve on the best so far."""
 
     def __init__(self, race: Race, quality: float) -> None:
         self._race = race
@@ -87,7 +90,7 @@ class _Search:
         self._least = race.work(())
 
     def run(self) -> tuple[Checkpoint, ...]:
-        """The plan of least work that keeps the quality."""
+        """Return the plan with the least work at the required quality."""
         places = _places(self._race.steps)
         for i, at in enumerate(places):
             for cut, kept in self._cuts(at):
@@ -103,7 +106,7 @@ class _Search:
                 self._offer((first, cut))
 
     def _cuts(self, at: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[Checkpoint, NDArray[np.intp]]]:
-        """Cuts at a step, harder and harder while they keep the quality, each with its survivors."""
+        """Yield ever harder cuts at a step, with survivors, while the quality suffices."""
         for keep, kept in self._field.cut(at, _floor(self._race, at), among):
             if self._field.quality(kept) < self._quality:
                 return
@@ -116,7 +119,7 @@ class _Search:
 
 
 def _places(steps: int) -> list[int]:
-    """Steps after which a cut is considered."""
+    """Return the steps considered as checkpoints."""
     lowest = max(1, int(np.ceil(EARLIEST * steps)))
     if lowest >= steps:
         return []
@@ -128,7 +131,10 @@ def _floor(race: Race, at: int) -> int:
 
 
 def _keeps(live: int, floor: int) -> list[int]:
-    """Numbers of survivors considered, falling: every one of a few, about a tenth apart of many."""
+    """Return the numbers of survivors considered, descending.
+
+    Every small number is included; large ones are about 10 % apart.
+    """
     keeps, keep = [], live - 1
     while keep >= floor:
         keeps.append(keep)
@@ -137,7 +143,7 @@ def _keeps(live: int, floor: int) -> list[int]:
 
 
 class _Field:
-    """Simulated fields: final scores (F, N), and previews that know of them what the calibration says."""
+    """Simulated fields: final scores (F, N), and previews correlated as calibrated."""
 
     def __init__(self, race: Race) -> None:
         draw = np.random.default_rng(0)
@@ -155,7 +161,7 @@ class _Field:
             self._previews[at], known = later, correlation
 
     def cut(self, at: int, floor: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Survivors (F, keep) of a cut at a step, for every number considered."""
+        """Yield the survivors (F, keep) of a cut at a step, for every number considered."""
         fields, n_candidates = self._finals.shape
         places = np.tile(np.arange(n_candidates), (fields, 1)) if among is None else among
         previews = np.take_along_axis(self._previews[at], places, axis=1)
@@ -164,7 +170,7 @@ class _Field:
             yield keep, ranked[:, :keep]
 
     def quality(self, kept: NDArray[np.intp]) -> float:
-        """Share of the whole gain that these survivors hold, less its standard error."""
+        """Return the share of the gain that survivors keep, minus its standard error."""
         gains, whole = self._gains(np.take_along_axis(self._finals, kept, axis=1)), float(self._whole.mean())
         share = float(gains.mean()) / whole
         error = (gains - share * self._whole).std() / (whole * np.sqrt(len(gains)))

@@ -1,1 +1,1 @@
-"""Scoring and placement of candidates. Pure NumPy."""
+"""Ranking: scores, placement, near-duplicates, taste. Pure NumPy."""

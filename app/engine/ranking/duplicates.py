@@ -1,4 +1,4 @@
-"""Which pictures are near-duplicates of one another: pure functions over unit embeddings."""
+"""Near-duplicate detection: pure functions over unit embeddings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from models.protocols import Embeddings
 
 NEAR_DUPLICATE = 0.97
-"""Pictures whose embeddings have at least this cosine are near-duplicates, and so are those of such a chain."""
+"""Minimum cosine of the embeddings of near-duplicates; the relation is transitive."""
 
 
 def groups(images: Embeddings) -> list[int]:
-    """For each of the images (B, D) the first place of its group: connected components of near-duplicates."""
+    """Return the first place of the group of each image (B, D).
+
+    Groups are connected components of near-duplicates.
+    """
     alike = images @ images.T >= NEAR_DUPLICATE
     found = list(range(len(images)))
     seen = np.zeros(len(images), bool)
@@ -28,9 +31,9 @@ def groups(images: Embeddings) -> list[int]:
 
 
 def duplicates(images: Embeddings, best_first: Sequence[int]) -> dict[int, int]:
-    """For every place that is a near-duplicate, the best of its group; the best themselves are left out.
+    """Map each near-duplicate to the best of its group; omit the best themselves.
 
-    `best_first` holds every place once, in the order that says which is better.
+    `best_first` holds every place once, best first.
     """
     own = groups(images)
     heads: dict[int, int] = {}
@@ -40,7 +43,7 @@ def duplicates(images: Embeddings, best_first: Sequence[int]) -> dict[int, int]:
 
 
 def _component(alike: NDArray[np.bool_], start: int) -> list[int]:
-    """All places that a chain of near-duplicates leads to from `start`, itself included."""
+    """Return all places connected to `start` by near-duplicates, including `start`."""
     reached = np.zeros(len(alike), bool)
     reached[start] = True
     front = reached.copy()

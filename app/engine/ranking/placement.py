@@ -1,6 +1,6 @@
-"""How pictures that were scored for one question stand: who is returned, ranks, shares, near-duplicates, confidence.
+"""Placement of scored images: selection, ranks, softmax, duplicates, confidence.
 
-The one way from scores to a ranked list, for races, re-rankings and uploads alike. Pure.
+The single path from scores to a ranked list, for races, re-rankings and uploads. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from models.protocols import Embeddings, ScorerInfo
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a ranking says of one picture; the fields are those of `Candidate`."""
+    """The placement of one image; the fields are those of `Candidate`."""
 
     rank: int | None
     softmax: float | None
@@ -23,7 +23,7 @@ class Place:
     duplicate_of: int | None
 
     def given_to(self, candidate: Candidate, score: Score | None) -> Candidate:
-        """The candidate with this score, standing here."""
+        """Return the candidate with this score and placement."""
         return replace(
             candidate,
             score=score,
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A place for every picture, the indices of the returned ones, best first, and what is said of the field."""
+    """Places of all images, returned indices (best first), statistics of the field."""
 
     places: tuple[Place, ...]
     returned: tuple[int, ...]
@@ -52,10 +52,10 @@ def stand(
     n: int,
     scorer: ScorerInfo,
 ) -> Standing:
-    """Where pictures stand when the best `n` of the `pool` are returned; None is a score that is not a number.
+    """Place the images when the best `n` of the `pool` are returned.
 
-    `embeddings` (N, D) are of all pictures. Those outside the pool are not in the running; they only count as
-    near-duplicates, behind the others.
+    A score of None means not a number. `embeddings` (N, D) cover all images. Images outside the pool are not ranked;
+    they only count as near-duplicates, behind the others.
     """
     values = [_value(s) for s in scores]
     racing = [values[i] for i in pool]

@@ -1,13 +1,13 @@
-"""What a candidate is worth, and which are returned: pure functions over unit embeddings.
+"""Score formula and selection: pure functions over unit embeddings.
 
     score = similarity - negative_weight * penalty + taste
     similarity = (cos(image, prompt) + sum_r w_r * cos(image, liked_r)) / (1 + sum_r w_r)
     penalty = sum_k w_k * max(0, cos(image, unwanted_k)) / sum_k w_k      (0 without any)
     taste = bound * tanh(vector . image - offset)                         (0 without a profile)
 
-`liked` are references with a weight above 0; `unwanted` are the negatives and the references with a weight below 0,
-whose size counts. Owns the formula, the order (ties by index, a score that is not a number last), diversity and the
-honest numbers that go with a ranking. No model, no device.
+`liked` are references with a weight above 0. `unwanted` are the negatives and the references with a weight below 0,
+which counts by its absolute value. Owns the formula, the order (ties by index, NaN last), diversity and the
+statistics of a ranking. No model, no device.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from app.engine.ranking import duplicates
 from models.protocols import Embeddings, ScorerInfo
 
 CHANCE_Z = 2.0
-"""A winner below this many standard deviations of the null distribution looks like no match at all."""
+"""Minimum z-score of a winner; below it the match is no better than chance."""
 
 NOISE_SHARE = 0.25
-"""A field whose scores spread less than this share of the null's deviation is not told apart by the scorer."""
+"""Minimum spread of a field, in standard deviations of the null distribution."""
 
 FAR = 4.0
-"""More than any gain of marginal relevance, which lies in [-1, 1], can make up for."""
+"""Penalty that exceeds any gain of marginal relevance, which lies in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taste:
-    """A fitted profile: `vector` (D,), and the most that it can add or take away, in units of the score."""
+    """A fitted profile: `vector` (D,); `bound`, the maximum effect on the score."""
 
     vector: NDArray[np.float32]
     offset: float
@@ -44,9 +44,10 @@ class Taste:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """What images are compared with: `prompt` (D,), `negatives` (K, D), unit vectors; `weights` (K,), positive.
+    """The embedded query: `prompt` (D,), `negatives` (K, D), `weights` (K,) > 0.
 
-    `references` (R, D) are unit vectors too, with `reference_weights` (R,) of either sign, None for none at all.
+    All vectors have unit length. `references` (R, D) have `reference_weights` (R,) of either sign; both are None
+    without references.
     """
 
     prompt: NDArray[np.float32]
@@ -59,7 +60,10 @@ class Query:
 
 
 def query(ranking: Ranking, prompt: NDArray[np.float32], negatives: Embeddings, weights: Sequence[float]) -> Query:
-    """The query of a ranking whose texts were embedded: `prompt` (D,), and `negatives` (K, D) with their weights."""
+    """Build the query of a ranking from its embedded texts.
+
+    `prompt` (D,), `negatives` (K, D), and the `weights` of the negatives (K,).
+    """
     asked, taste = ranking.references, ranking.taste
     return Query(
         prompt,
@@ -73,7 +77,7 @@ def query(ranking: Ranking, prompt: NDArray[np.float32], negatives: Embeddings, 
 
 
 def score(images: Embeddings, query: Query) -> list[Score]:
-    """Scores of images (B, D), in order; the bits of each do not depend on the others."""
+    """Score images (B, D), in order; the bits do not depend on the other images."""
     text = _dots(images, query.prompt[None])[:, 0]
     negatives = _dots(images, query.negatives)
     references, pulls = np.zeros((len(images), 0), np.float32), np.zeros(0, np.float32)
@@ -103,7 +107,10 @@ def score(images: Embeddings, query: Query) -> list[Score]:
 
 
 def _dots(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
-    """Cosines (B, K). Summed row by row: a matrix product would round differently with the number of rows."""
+    """Return cosines (B, K), summed row by row.
+
+    The rounding of a matrix product would depend on the number of rows.
+    """
     columns = [np.multiply(images, vector).sum(axis=1) for vector in vectors]
     return np.stack(columns, axis=1) if columns else np.zeros((len(images), 0), np.float32)
 
@@ -119,7 +126,7 @@ def _taste(images: Embeddings, taste: Taste | None) -> NDArray[np.float32]:
 
 
 def order(scores: Sequence[float]) -> list[int]:
-    """Places by falling score; ties by place, NaN last."""
+    """Return the places by descending score; ties by place, NaN last."""
     values = np.asarray(scores, np.float64)
     places: list[int] = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable").tolist()
     return places
@@ -128,12 +135,11 @@ def order(scores: Sequence[float]) -> list[int]:
 def select(
     scores: Sequence[float], embeddings: Embeddings, n: int, *, diversity: float = 0.0, min_score: float | None = None
 ) -> list[int]:
-    """Places of the returned, best first: at most `n`, none below `min_score`, none without a score.
+    """Return at most `n` places, best first; none below `min_score` or NaN.
 
-    `diversity` in [0, 1] trades score for difference by maximal marginal relevance (Carbonell and Goldstein 1998):
-    each pick is the highest in (1 - diversity) * score - diversity * (largest cosine with those picked), both
-    scaled to [0, 1] over the field. Above 0, no near-duplicate of a pick is picked while there is anything else. The
-    picks are then put in the order of their scores.
+    `diversity` in [0, 1] applies maximal marginal relevance (Carbonell and Goldstein 1998). Each pick maximises
+    (1 - diversity) * score - diversity * (largest cosine with earlier picks), both scaled to [0, 1] over the field.
+    Above 0, near-duplicates of a pick are picked only when nothing else remains. The picks are sorted by score.
     """
     floor = -np.inf if min_score is None else min_score
     field = [i for i in order(scores) if not math.isnan(scores[i]) and scores[i] >= floor]
@@ -144,7 +150,7 @@ def select(
 
 
 def _marginal_relevance(scores: NDArray[np.float64], images: Embeddings, n: int, diversity: float) -> list[int]:
-    """Places of `n` picks in a field that is sorted by score."""
+    """Return the places of `n` picks in a field sorted by score."""
     groups = np.asarray(duplicates.groups(images))
     worth, closeness = _unit(scores), _unit(images @ images.T)
     picks = [0]
@@ -157,13 +163,13 @@ def _marginal_relevance(scores: NDArray[np.float64], images: Embeddings, n: int,
 
 
 def _unit(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Values scaled to [0, 1]; zeros when they are all the same."""
+    """Scale values to [0, 1]; zeros when all are equal."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / (high - low) if high > low else values * 0.0, np.float64)
 
 
 def softmax(scores: Sequence[float], logit_scale: float) -> list[float]:
-    """Share of each score in its field at the scorer's own temperature; a NaN has none."""
+    """Return the softmax of the scores at the scorer's temperature; 0 for NaN."""
     values = np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf)
     if not len(values) or not np.isfinite(values).any():
         return [0.0] * len(values)
@@ -173,20 +179,20 @@ def softmax(scores: Sequence[float], logit_scale: float) -> list[float]:
 
 
 def z_score(similarity: float, scorer: ScorerInfo) -> float | None:
-    """Standard deviations above the cosines of images and texts that do not belong together; None if unknown."""
+    """Return the z-score against cosines of unrelated pairs; None if unknown."""
     if scorer.null_mean is None or not scorer.null_std:
         return None
     return (similarity - scorer.null_mean) / scorer.null_std
 
 
 def margin(scores: Sequence[float]) -> float | None:
-    """By how much the winner leads the runner-up; None with fewer than two scores."""
+    """Return the winner's lead over the runner-up; None with fewer than two scores."""
     best = [scores[i] for i in order(scores)[:2]]
     return best[0] - best[1] if len(best) == 2 and not np.isnan(best).any() else None
 
 
 def low_confidence(best: Score | None, scores: Sequence[float], scorer: ScorerInfo) -> bool:
-    """Whether the field is within noise: the winner is no better than chance, or the field is all alike."""
+    """Whether the field is within noise: winner at chance level, or little spread."""
     if best is None or math.isnan(best.score):
         return True
     z = z_score(best.text, scorer)

@@ -1,8 +1,8 @@
-"""What a profile of votes says of a picture: a regularised logistic fit over embeddings. Pure NumPy, deterministic.
+"""Taste model: regularised logistic fit of votes. Pure NumPy, deterministic.
 
-A vote is a direction in the scorer's space: from the mean of its field to a liked picture, from a disliked one to that
-mean, or from the picture that lost to the one it was preferred to (Bradley and Terry 1952). Every direction is an
-example that should be positive, so likes alone are enough, and votes that contradict each other cancel out.
+A vote is a direction in the scorer's space. A like points from the field's mean to the image, a dislike from the image
+to that mean. A preference points from the rejected to the preferred image (Bradley and Terry 1952). Every direction is
+a positive example, so likes alone are enough, and contradicting votes cancel out.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from models.protocols import ScorerInfo
 
 RIDGE = 1.0
-"""Weight of the squared length of the fit, in votes."""
+"""Regularisation weight of the squared norm, in votes."""
 
 BOUND = 0.5
-"""Most that a taste adds to or takes from a score, in standard deviations of the scorer's null distribution.
+"""Maximum effect of taste, in standard deviations of the null distribution.
 
-So a candidate that leads another by one of them cannot be overtaken by taste: the prompt always counts.
+So taste cannot reverse a lead of one standard deviation: the prompt always counts.
 """
 
 UNKNOWN_STD = 0.05
-"""That deviation where nobody measured it: about what CLIP's cosines of unlike pairs spread."""
+"""Default of that deviation: about the spread of CLIP's unrelated pairs."""
 
 _STEPS = 30
 _SMALL = 1e-9
@@ -32,23 +32,26 @@ _SMALL = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """A fit: a picture x is liked with odds exp(2 * (vector . x - offset)). `vector` float64 (D,)."""
+    """A fit, `vector` float64 (D,): odds of a like exp(2 * (vector . x - offset))."""
 
     vector: NDArray[np.float64]
     offset: float
 
     def agreement(self, directions: NDArray[np.float32]) -> float:
-        """Share of votes (V, D) that the fit would cast the same way."""
+        """Return the share of votes (V, D) that agree with the fit."""
         return float(np.mean(directions @ self.vector > 0))
 
 
 def bound(scorer: ScorerInfo) -> float:
-    """The most that a taste may count with this scorer, in units of the score."""
+    """Return the maximum effect of taste with this scorer, in units of the score."""
     return BOUND * (scorer.null_std or UNKNOWN_STD)
 
 
 def fit(directions: NDArray[np.float32], centre: NDArray[np.float32]) -> Head:
-    """The head of votes (V, D), V > 0, cast in fields round `centre` (D,). Newton's method, milliseconds."""
+    """Fit votes (V, D), V > 0, from fields centred on `centre` (D,).
+
+    Newton's method; takes milliseconds.
+    """
     votes = directions.astype(np.float64)
     length = float(np.sqrt(np.mean(np.sum(votes**2, axis=1))))
     if length < _SMALL:
@@ -59,7 +62,7 @@ def fit(directions: NDArray[np.float32], centre: NDArray[np.float32]) -> Head:
 
 
 def _newton(votes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The w that minimises RIDGE / 2 * |w|^2 + sum log(1 + exp(-votes w))."""
+    """Return the w that minimises RIDGE / 2 * |w|^2 + sum log(1 + exp(-votes w))."""
     w = np.zeros(votes.shape[1])
     for _ in range(_STEPS):
         share = 1 / (1 + np.exp(votes @ w))
