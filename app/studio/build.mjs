@@ -1,4 +1,4 @@
-// Makes dist/ (or the folder that is named) from src/: one script, one sheet, the fonts, and who wrote what is in them.
+// Builds dist/ (or the named folder) from src/: one script, one style sheet, fonts, and their licences.
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";

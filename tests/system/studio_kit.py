@@ -93,9 +93,9 @@ def opened_at(
 
 
 def start(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None:
-    page.get_by_role("textbox", name="Show").first.fill(prompt)
+    page.get_by_role("textbox", name="Prompt").first.fill(prompt)
     page.get_by_label("Candidates", exact=True).fill(str(candidates))
-    page.get_by_role("button", name="Race", exact=True).click()
+    page.get_by_role("button", name="Generate", exact=True).click()
 
 
 def raced(page: Page, prompt: str = "a red apple", candidates: int = 12) -> None:

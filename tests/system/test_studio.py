@@ -42,7 +42,7 @@ needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not install
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_a_dialogue(browser: Browser, house: House, size: tuple[int, int]) -> None:
     with opened(browser, house, size) as page:
-        page.get_by_role("button", name="Add something to mark down for").click()
+        page.get_by_role("button", name="Add a negative").click()
         page.get_by_label("Negative 1", exact=True).fill("an orange fish")
         page.get_by_text("Sampling").click()
         page.get_by_label("Seed").fill("7")
@@ -54,10 +54,10 @@ def test_a_dialogue(browser: Browser, house: House, size: tuple[int, int]) -> No
         parent = page.url
 
         asked, before = posts(page), order(page)
-        page.get_by_role("slider", name="Negatives count").fill("3")
+        page.get_by_role("slider", name="Negative weight").fill("3")
         until(lambda: order(page) != before)
         page.get_by_role("slider", name="Diversity").fill("0.5")
-        page.get_by_role("button", name="As it was").click()
+        page.get_by_role("button", name="Reset").click()
         until(lambda: order(page) == before)
         assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
 
@@ -68,7 +68,7 @@ def test_a_dialogue(browser: Browser, house: House, size: tuple[int, int]) -> No
         page.get_by_role("slider", name="Your taste").fill("1")
         expect(page.get_by_text("your taste", exact=True)).to_be_visible()
 
-        page.get_by_text("Refine this one").click()
+        page.get_by_text("Refine this candidate").click()
         page.get_by_role("button", name="from here").click()
         expect(page.locator(".history ul ul .leaf")).to_have_count(1)
         expect(page.locator(".tile")).to_have_count(12)
@@ -94,7 +94,7 @@ def test_two_side_by_side_by_keyboard(browser: Browser, house: House) -> None:
             page.keyboard.press(key)
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_role("img", name="Candidate")).to_have_count(2)
-        dialog.get_by_role("button", name="I prefer this one").first.click()
+        dialog.get_by_role("button", name="Prefer this one").first.click()
         expect(dialog).not_to_be_visible()
 
 
@@ -130,7 +130,7 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
         expect(page.locator(".runner img").first).to_be_visible()
         address = page.url
         server.stop()
-        expect(page.locator(".track").get_by_text("The connection broke. Trying again…")).to_be_visible()
+        expect(page.locator(".track").get_by_text("Connection lost. Reconnecting…")).to_be_visible()
         server.delay_s = 0.05
         server.start()
         expect(page.locator(".tile[data-index]")).to_have_count(6, timeout=60_000)
@@ -152,7 +152,7 @@ def test_256_candidates_by_keyboard(browser: Browser, house: House) -> None:
             assert focused.startswith(f"Rank {rank},"), (key, focused)
         assert page.locator(".tile button[tabindex='0']").count() == 1
         asked, before = posts(page), order(page)
-        page.get_by_text("Other words and pictures").click()
+        page.get_by_text("Prompt, negatives and references").click()
         page.get_by_label("Compare with", exact=True).fill("a blue boat")
         until(lambda: order(page) != before)
         assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
@@ -170,57 +170,57 @@ def test_pictures_join_the_words(browser: Browser, house: House, tmp_path: Path)
         raced(page)
         before = order(page)
         page.get_by_role("button", name="More like this").click()
-        expect(page.get_by_text("like picture 1", exact=True)).to_be_visible()
-        page.get_by_text("Other words and pictures").click()
-        field = page.get_by_role("region", name="Weigh anew")
-        chooser = field.get_by_label("Add a picture to compare with")
+        expect(page.get_by_text("like reference 1", exact=True)).to_be_visible()
+        page.get_by_text("Prompt, negatives and references").click()
+        field = page.get_by_role("region", name="Re-rank")
+        chooser = field.get_by_label("Add a reference image")
         chooser.set_input_files([tmp_path / "no.png"])
-        expect(page.get_by_role("alert")).to_contain_text("not a picture")
+        expect(page.get_by_role("alert")).to_contain_text("cannot read this file")
         chooser.set_input_files([tmp_path / "wide.png"])
-        field.get_by_label("Weight of picture 2").fill("-1.5")
-        page.get_by_role("slider", name="Negatives count").fill("3")
-        expect(page.locator(".inspector").get_by_text("unlike picture 2", exact=True)).to_be_visible()
+        field.get_by_label("Weight of reference 2").fill("-1.5")
+        page.get_by_role("slider", name="Negative weight").fill("3")
+        expect(page.locator(".inspector").get_by_text("unlike reference 2", exact=True)).to_be_visible()
         until(lambda: order(page) != before)
         rows = page.locator(".inspector .sum dd").all_inner_texts()
         shown = [float(text.replace("−", "-")) for text in rows]
         assert sum(shown[:-1]) == pytest.approx(shown[-1], abs=0.002)
-        page.get_by_role("button", name="Keep this order").click()
+        page.get_by_role("button", name="Store this ranking").click()
         expect(page.locator(".history ul ul .leaf")).to_have_count(1)
         kept = order(page)
         page.reload()
         expect(page.locator(".tile[data-index]").first).to_have_attribute("data-index", kept[0])
-        page.get_by_text("Other words and pictures").click()
-        expect(page.get_by_text("Uploads are not kept.")).to_be_visible()
+        page.get_by_text("Prompt, negatives and references").click()
+        expect(page.get_by_text("Uploads are not stored.")).to_be_visible()
 
 
 @needs_browser
 def test_a_race_begins_from_a_picture_and_is_written_again(browser: Browser, house: House, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
     with opened(browser, house) as page:
-        page.get_by_label("Begin from a picture or a sketch").set_input_files(tmp_path / "blue.png")
-        page.get_by_label("Add a picture to compare with").set_input_files(tmp_path / "blue.png")
-        page.get_by_text("Words worth trying").click()
-        page.get_by_role("textbox", name="Show").first.fill("a boat")
+        page.get_by_label("Start from an image or a sketch").set_input_files(tmp_path / "blue.png")
+        page.get_by_label("Add a reference image").set_input_files(tmp_path / "blue.png")
+        page.get_by_text("Style presets").click()
+        page.get_by_role("textbox", name="Prompt").first.fill("a boat")
         page.get_by_role("button", name="Studio", exact=True).click()
-        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat, soft studio lighting")
-        expect(page.get_by_label("Steer away from")).to_have_value("harsh shadows")
+        expect(page.get_by_role("textbox", name="Prompt").first).to_have_value("a boat, soft studio lighting")
+        expect(page.get_by_label("Negative prompt")).to_have_value("harsh shadows")
         page.get_by_label("Candidates", exact=True).fill("3")
-        page.get_by_role("button", name="Race", exact=True).click()
+        page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator(".tile")).to_have_count(3)
         made = house.client.get(f"/v1/generations/{page.url.split('#')[1]}").json()
         assert made["strength"] == 0.75
         assert [r["weight"] for r in made["ranking"]["references"]] == [0.5]
         page.get_by_role("button", name="Studio", exact=True).click()
-        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat")
-        page.get_by_role("button", name="Edit and race again").click()
-        expect(page.get_by_role("textbox", name="Show").first).to_have_value("a boat, soft studio lighting")
+        expect(page.get_by_role("textbox", name="Prompt").first).to_have_value("a boat")
+        page.get_by_role("button", name="Edit and run again").click()
+        expect(page.get_by_role("textbox", name="Prompt").first).to_have_value("a boat, soft studio lighting")
 
 
 @needs_browser
 def test_why_and_where(browser: Browser, house: House) -> None:
     with opened(browser, house) as page:
         raced(page, "a red apple, close-up", 4)
-        page.get_by_text("Why this one").click()
+        page.get_by_text("Explanation").click()
         rows = page.locator(".why tbody tr")
         expect(rows).to_have_count(2)
         assert "composition" in rows.nth(1).inner_text()
@@ -242,18 +242,18 @@ def test_a_taste_is_carried_from_profile_to_profile(browser: Browser, house: Hou
         panel.locator("summary").click()
         expect(panel).to_contain_text("1 liked")
         with page.expect_download() as file:
-            panel.get_by_role("button", name="Save as a file").click()
+            panel.get_by_role("button", name="Export").click()
         file.value.save_as(tmp_path / "taste.json")
         panel.get_by_label("Profile").fill("another")
         panel.get_by_label("Profile").blur()
         expect(panel).to_contain_text("no votes yet")
-        panel.get_by_label("Bring in a file").set_input_files(tmp_path / "taste.json")
+        panel.get_by_label("Import").set_input_files(tmp_path / "taste.json")
         expect(panel).to_contain_text("1 liked")
-        panel.get_by_label("Count it in new races").check()
-        page.get_by_role("button", name="Race", exact=True).click()
+        panel.get_by_label("Use it in new generations").check()
+        page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator(".runner")).to_have_count(0)
         expect(page.get_by_text("your taste", exact=True)).to_be_visible()
-        panel.get_by_role("button", name="Forget it").click()
+        panel.get_by_role("button", name="Delete").click()
         expect(panel).to_contain_text("no votes yet")
 
 
@@ -267,10 +267,10 @@ def test_a_service_with_keys(browser: Browser, tmp_path: Path) -> None:
         key = made.split()[1]
         until(lambda: house.client.get("/v1/models").status_code == 401)
         with opened_at(browser, house.url, failing=True) as page:
-            expect(page.get_by_role("heading", name="This service wants an API key.")).to_be_visible()
+            expect(page.get_by_role("heading", name="This service requires an API key.")).to_be_visible()
             page.get_by_label("API key").last.fill("fr_wrong")
             page.get_by_role("button", name="Enter").click()
-            expect(page.get_by_role("heading", name="This key does not open the service.")).to_be_visible()
+            expect(page.get_by_role("heading", name="The service rejected this key.")).to_be_visible()
             page.get_by_label("API key").last.fill(key)
             page.get_by_role("button", name="Enter").click()
             raced(page, candidates=3)
@@ -278,8 +278,8 @@ def test_a_service_with_keys(browser: Browser, tmp_path: Path) -> None:
             page.reload()
             expect(page.locator(".tile")).to_have_count(3)
             assert key not in page.evaluate("JSON.stringify(localStorage)")
-            page.get_by_role("button", name="Drop it").click()
-            expect(page.get_by_role("heading", name="This service wants an API key.")).to_be_visible()
+            page.get_by_role("button", name="Remove it").click()
+            expect(page.get_by_role("heading", name="This service requires an API key.")).to_be_visible()
 
 
 @needs_browser
@@ -300,7 +300,7 @@ def test_errors_in_words(browser: Browser, house: House) -> None:
     page = context.new_page()
     page.set_default_timeout(20_000)
     page.goto(house.url)
-    page.get_by_label("Steer away from").fill("blurry")
+    page.get_by_label("Negative prompt").fill("blurry")
     page.evaluate("document.querySelector('form').noValidate = true")
     page.get_by_text("Sampling").click()
     page.get_by_label("Guidance").fill("-3")
@@ -322,11 +322,11 @@ def test_axe_finds_nothing_serious(browser: Browser, house: House, dark: bool) -
             expect(page.locator(".runner img").first).to_be_visible()
             found += violations(page)
         expect(page.locator(".tile")).to_have_count(12)
-        page.get_by_text("Other words and pictures").click()
-        page.get_by_text("Refine this one").click()
+        page.get_by_text("Prompt, negatives and references").click()
+        page.get_by_text("Refine this candidate").click()
         page.get_by_role("button", name="More like this").click()
-        page.get_by_text("Words worth trying").click()
-        page.get_by_text("Why this one").click()
+        page.get_by_text("Style presets").click()
+        page.get_by_text("Explanation").click()
         page.get_by_role("button", name="a red apple", exact=True).click()
         expect(page.locator("img.heat")).to_be_visible()
         page.locator(".rail .taste summary").click()

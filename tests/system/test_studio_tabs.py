@@ -78,7 +78,7 @@ def test_a_race_is_called_off_before_it_has_answered(browser: Browser, house: Ho
             with page.expect_request("**/v1/generations"):
                 start(page, "a called off apple", 4)
             with page.expect_response(lambda answer: answer.request.method == "DELETE") as told:
-                page.get_by_role("button", name="Call it off").click()
+                page.get_by_role("button", name="Cancel").click()
         assert told.value.status == 204
         assert house.client.get(told.value.url.removeprefix(house.url)).status_code == 404
 
@@ -130,7 +130,7 @@ def test_the_pruned_on_the_wall_are_no_warning(browser: Browser, house: House) -
             page.goto(f"{house.url}/#{made}")
         expect(page.locator(".tile[data-index]").first).to_be_visible()
         page.wait_for_timeout(200)
-        expect(page.get_by_text("of the images asked for")).to_have_count(0)
+        expect(page.get_by_text("of the requested images")).to_have_count(0)
 
 
 def test_a_number_that_is_typed_before_the_service_answers_stays(browser: Browser, house: House) -> None:

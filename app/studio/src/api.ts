@@ -1,4 +1,4 @@
-// The service as the studio knows it: the shapes it reads and the calls it makes. Every failure is a Problem in words.
+// HTTP client of the studio: response types and requests. Every failure becomes a Problem.
 
 import { shut, withKey } from "./key";
 
@@ -7,7 +7,7 @@ export interface Negative {
   weight: number;
 }
 
-/** A picture to be like, or with a weight below 0 unlike: an upload as a data: URI, or a candidate. */
+/** A reference image, to be avoided if its weight is below 0: an upload as a data: URI, or a candidate. */
 export interface Reference {
   image: string | null;
   generation: string | null;
@@ -120,7 +120,7 @@ export interface Phrase {
   heat_map: string;
 }
 
-/** A candidate, phrase by phrase; ranks count `of` candidates. */
+/** The explanation of a candidate by phrases; ranks are among `of` candidates. */
 export interface Why {
   of: number;
   phrases: Phrase[];
@@ -134,7 +134,7 @@ export interface Preset {
   negative: string;
 }
 
-/** A reference as requests have it. */
+/** A reference in a request. */
 export type AskedReference = { weight: number } & ({ image: string } | { generation: string; index: number });
 
 export interface Asked {
@@ -177,7 +177,7 @@ export interface Reweighing {
   n?: number;
 }
 
-/** What went wrong, in words for a person. `retryS` is when to come back, if the service said so. */
+/** An error with a message for the user. `retryS` is the retry interval in seconds, if known. */
 export class Problem extends Error {
   constructor(
     message: string,
@@ -205,7 +205,7 @@ export async function call(path: string, init?: RequestInit): Promise<Response> 
     answer = await fetch(path, withKey(init));
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Problem("The service cannot be reached.", 0);
+    throw new Problem("The service is unreachable. Check the connection.", 0);
   }
   if (answer.ok) return answer;
   const found = await problemOf(answer);
@@ -219,10 +219,10 @@ async function problemOf(answer: Response): Promise<Problem> {
   try {
     told = (await answer.json()) as ProblemDocument;
   } catch {
-    // Not from the service itself: a proxy's page says nothing to a person.
+    // A proxy's error page has no message for the user.
   }
   const fields = (told.errors ?? []).map((e) => `${fieldName(e.pointer ?? e.parameter ?? "")}${e.detail}`);
-  const words = told.detail ?? `The service answered ${answer.status}.`;
+  const words = told.detail ?? `The service returned HTTP status ${answer.status}.`;
   const message = fields.length > 0 ? (told.title ?? words) : words;
   return new Problem(sentence(message), answer.status, fields, retry > 0 ? retry : null);
 }
@@ -252,7 +252,7 @@ export const picture = (id: string, index: number): string => `${address(id)}/im
 
 const profileAddress = (profile: string): string => `/v1/taste/${encodeURIComponent(profile)}`;
 
-/** A candidate's image as an address: no larger than `box` pixels a side, if the candidate is. */
+/** The URL of a candidate's image, at most `box` pixels per side. */
 export function thumbnail(made: Generation, index: number, box: number): string {
   const larger = Math.max(...made.size.split("x").map(Number)) > box;
   return larger ? `${picture(made.id, index)}?size=${box}x${box}` : picture(made.id, index);

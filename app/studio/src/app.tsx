@@ -63,7 +63,7 @@ function Trouble() {
             ))}
           </ul>
         )}
-        {found.retryS !== null && <p class="quiet">It should work again in {found.retryS} s.</p>}
+        {found.retryS !== null && <p class="quiet">Retry in {found.retryS} s.</p>}
       </div>
       <button type="button" class="plain" onClick={() => (problem.value = null)} aria-label="Dismiss the error">
         ×

@@ -9,7 +9,7 @@ interface Props {
 
 const WIDTH = 1000;
 
-/** A score as one line: what the prompt gave, less what each negative took, and taste; the rest is the score. */
+/** A score as one bar: the prompt's part, minus each negative's part, plus taste. */
 export function Bar({ scored, most, negativeWeight }: Props) {
   const found = parts(scored, negativeWeight);
   const at = (value: number) => (WIDTH * Math.max(0, Math.min(1, value / most)));

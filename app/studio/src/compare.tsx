@@ -41,7 +41,7 @@ export function Compare() {
                 <Account one={one} most={reach(two)} />
                 {other && (
                   <button type="button" onClick={() => void prefer(one.index, other.index)}>
-                    I prefer this one
+                    Prefer this one
                   </button>
                 )}
               </article>

@@ -18,9 +18,9 @@ function onKeyDown(event: KeyboardEvent): void {
 export function Composer() {
   const now = draft.value;
   return (
-    <form class="composer" onSubmit={submit} onKeyDown={onKeyDown} aria-label="New race">
+    <form class="composer" onSubmit={submit} onKeyDown={onKeyDown} aria-label="New generation">
       <label class="field prompt">
-        <span>Show</span>
+        <span>Prompt</span>
         <textarea
           rows={3}
           required
@@ -32,7 +32,7 @@ export function Composer() {
       </label>
       <Presets prompt={now.prompt} avoided={now.avoided} onChange={(prompt, avoided) => set({ prompt, avoided })} />
       <label class="field">
-        <span>Steer away from</span>
+        <span>Negative prompt</span>
         <input
           type="text"
           placeholder="blurry, text"
@@ -42,12 +42,12 @@ export function Composer() {
       </label>
       <div class="extras">
         <Negatives
-          label="Mark down for"
+          label="Negatives"
           list={now.negatives}
           most={limits.value?.negatives ?? 16}
           onChange={(negatives) => set({ negatives })}
         />
-        <References label="Compare with" list={references.value} onChange={(list) => (references.value = list)} />
+        <References label="Reference images" list={references.value} onChange={(list) => (references.value = list)} />
         <Beginning />
       </div>
       <div class="pairs">
@@ -57,7 +57,7 @@ export function Composer() {
           most={limits.value?.candidates ?? 64}
           onChange={(value) => set({ candidates: value })}
         />
-        <Count label="Keep" value={Math.min(now.n, candidates())} most={candidates()} onChange={(n) => set({ n })} />
+        <Count label="Return" value={Math.min(now.n, candidates())} most={candidates()} onChange={(n) => set({ n })} />
       </div>
       <label class="check">
         <input
@@ -65,18 +65,18 @@ export function Composer() {
           checked={now.pruning === "auto"}
           onChange={(e) => set({ pruning: e.currentTarget.checked ? "auto" : "off" })}
         />
-        Drop weak candidates on the way
+        Prune weak candidates
       </label>
       <Details />
       <button type="submit" class="go" disabled={!now.prompt.trim() || race.value !== null}>
-        {race.value ? "Racing…" : "Race"}
+        {race.value ? "Generating…" : "Generate"}
         <kbd aria-hidden="true">Ctrl ↵</kbd>
       </button>
     </form>
   );
 }
 
-/** A picture or a sketch that the candidates begin as, in place of noise. */
+/** The start image of the candidates, instead of noise. */
 function Beginning() {
   const take = async (file: File | undefined) => {
     try {
@@ -89,9 +89,9 @@ function Beginning() {
   if (start.value === null) {
     return (
       <fieldset>
-        <legend class="unseen">Begin from</legend>
+        <legend class="unseen">Start image</legend>
         <label class="add file">
-          Begin from a picture or a sketch
+          Start from an image or a sketch
           <input type="file" class="unseen" accept="image/*" onChange={(e) => void take(e.currentTarget.files?.[0])} />
         </label>
       </fieldset>
@@ -100,16 +100,16 @@ function Beginning() {
   const { strength } = draft.value;
   return (
     <fieldset>
-      <legend>Begin from</legend>
+      <legend>Start image</legend>
       <div class="reference">
-        <img src={start.value} alt="What the candidates begin as" />
+        <img src={start.value} alt="Start image" />
         <label class="slider">
           <span>
-            Change <b>{Math.round(100 * strength)} %</b>
+            Strength <b>{Math.round(100 * strength)} %</b>
           </span>
           <input type="range" min={0} max={1} step={0.05} value={strength} onInput={(e) => set({ strength: e.currentTarget.valueAsNumber })} />
         </label>
-        <button type="button" class="plain" aria-label="Begin from noise" onClick={() => (start.value = null)}>
+        <button type="button" class="plain" aria-label="Remove the start image" onClick={() => (start.value = null)}>
           ×
         </button>
       </div>
@@ -118,7 +118,7 @@ function Beginning() {
 }
 
 function Count(props: { label: string; value: number; most: number; onChange: (value: number) => void }) {
-  // Held as it is typed, or the page would put the old number back when it is drawn anew in between.
+  // Stored while typing; otherwise a re-render would restore the old number.
   const typed = (value: number) => {
     if (Number.isInteger(value) && value >= 1 && value <= props.most) props.onChange(value);
   };
@@ -161,7 +161,7 @@ function Details() {
               ))}
           </select>
         </label>
-        <Setting label="Seed" value={now.seed} hint="drawn" min={0} max={4294967295} step={1} onInput={(seed) => set({ seed })} />
+        <Setting label="Seed" value={now.seed} hint="random" min={0} max={4294967295} step={1} onInput={(seed) => set({ seed })} />
       </div>
     </details>
   );

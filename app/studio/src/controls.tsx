@@ -6,30 +6,30 @@ import { written } from "./score";
 import { board, changed, keep, limits, unweigh, weigh, weights } from "./state";
 import type { Weights } from "./weights";
 
-/** Everything that ranks the same candidates anew, at once. */
+/** Controls that re-rank the same candidates immediately. */
 export function Controls({ made }: { made: Generation }) {
   const now = weights.value as Weights;
   const scores = made.candidates.flatMap((c) => (c.score === null ? [] : [c.score]));
   const floor = Math.floor(100 * Math.min(...scores)) / 100;
   const top = Math.ceil(100 * Math.max(...scores)) / 100;
   return (
-    <section class="controls" aria-label="Weigh anew">
+    <section class="controls" aria-label="Re-rank">
       <header>
-        <h2>Weigh anew</h2>
+        <h2>Re-rank</h2>
         <div class={changed.value ? "" : "hushed"}>
           <button type="button" disabled={!changed.value} onClick={unweigh}>
-            As it was
+            Reset
           </button>
           <button type="button" disabled={!changed.value} onClick={() => void keep()}>
-            Keep this order
+            Store this ranking
           </button>
         </div>
       </header>
       <div class="sliders">
-        <Slider label="Negatives count" value={now.negativeWeight} min={0} max={3} step={0.05} show={now.negativeWeight.toFixed(2)} onInput={(negativeWeight) => weigh({ negativeWeight })} />
+        <Slider label="Negative weight" value={now.negativeWeight} min={0} max={3} step={0.05} show={now.negativeWeight.toFixed(2)} onInput={(negativeWeight) => weigh({ negativeWeight })} />
         <Slider label="Diversity" value={now.diversity} min={0} max={1} step={0.05} show={now.diversity.toFixed(2)} onInput={(diversity) => weigh({ diversity })} />
         <Slider
-          label="Least score"
+          label="Minimum score"
           value={now.minScore ?? floor}
           min={floor}
           max={top}
@@ -48,22 +48,22 @@ export function Controls({ made }: { made: Generation }) {
             checked={now.pruned ?? board.value?.data.some((r) => r.score_is_preview) ?? false}
             onChange={(e) => weigh({ pruned: e.currentTarget.checked })}
           />
-          Let those that dropped out compete, by their last preview
+          Include pruned candidates, scored by their last preview
         </label>
       )}
       <details class="more">
-        <summary>Other words and pictures</summary>
+        <summary>Prompt, negatives and references</summary>
         <div class="words">
           <label class="field">
             <span>Compare with</span>
             <input type="text" value={now.prompt} onInput={(e) => weigh({ prompt: e.currentTarget.value })} />
           </label>
           <label class="field">
-            <span>Steered away from, marked down</span>
+            <span>Negative prompt in the score</span>
             <input type="text" value={now.avoided} onInput={(e) => weigh({ avoided: e.currentTarget.value })} />
           </label>
-          <Negatives label="Mark down for" list={now.negatives} most={limits.value?.negatives ?? 16} onChange={(negatives) => weigh({ negatives })} />
-          <References label="Compare with pictures" list={now.references} onChange={(references) => weigh({ references })} />
+          <Negatives label="Negatives" list={now.negatives} most={limits.value?.negatives ?? 16} onChange={(negatives) => weigh({ negatives })} />
+          <References label="Reference images" list={now.references} onChange={(references) => weigh({ references })} />
         </div>
       </details>
     </section>

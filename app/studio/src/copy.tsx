@@ -9,17 +9,17 @@ interface Props {
   made: Generation;
 }
 
-/** The request on the page for a shell or a program. */
+/** Copies the request on the page as a shell command or a program. */
 export function Copy({ made }: Props) {
   const done = useSignal("");
   const copy = async (name: string, text: string) => {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      tell(new Problem("The browser does not let this page copy.", 0));
+      tell(new Problem("The browser denies access to the clipboard. Allow it for this page.", 0));
       return;
     }
-    said.value = whole(made) ? `Copied as ${name}.` : `Copied as ${name}, without the pictures that were uploaded.`;
+    said.value = whole(made) ? `Copied as ${name}.` : `Copied as ${name}, without the uploaded images.`;
     done.value = name;
     setTimeout(() => (done.value = ""), SHOWN_MS);
   };

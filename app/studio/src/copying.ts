@@ -1,4 +1,4 @@
-// The generation on the page as code that makes it again. A key is named there, never written out.
+// Code that repeats the generation on the page. The API key appears as a variable only.
 
 import { address, type Generation } from "./api";
 import { key } from "./key";
@@ -7,7 +7,7 @@ import { markedDown } from "./score";
 
 const VARIABLE = "FRONTRUNNER_KEY";
 
-/** Whether all that the generation was made from can be asked for again; uploads of earlier visits cannot. */
+/** Whether the code can contain every input; uploads of earlier visits are lost. */
 export function whole(made: Generation): boolean {
   const references = referencesOf(made);
   return askedOf(references).length === references.length && !(made.parent && made.parent.generation === null);
@@ -34,7 +34,7 @@ function request(made: Generation): Request {
     const body = { ranking: { ...weighed, prompt: ranking.prompt, negatives: ranking.negatives }, n: made.n };
     return { path: `${address(parent.generation ?? "")}/rerank`, body };
   }
-  const cuts = made.checkpoints.filter((checkpoint) => checkpoint.keep !== null); // the others only show previews
+  const cuts = made.checkpoints.filter((checkpoint) => checkpoint.keep !== null); // the others are for previews only
   const sampled = {
     prompt: made.prompt,
     ...(made.negative_prompt ? { negative_prompt: made.negative_prompt } : {}),

@@ -1,4 +1,4 @@
-// The next race as it is being written. The words outlive a reload; pictures do not.
+// The form of the next generation. Texts survive a reload; images do not.
 
 import { signal } from "@preact/signals";
 import { type Asked, type Generation, type Negative, type Reference } from "./api";
@@ -40,7 +40,7 @@ const BLANK: Draft = {
 export const draft = kept<Draft>("frontrunner.draft", BLANK);
 export const references = signal<Reference[]>([]);
 
-/** The picture or sketch that the candidates begin as, a data: URI. */
+/** The start image of the candidates, a data: URI. */
 export const start = signal<string | null>(null);
 
 export function set(part: Partial<Draft>): void {
@@ -72,7 +72,7 @@ export function asked(): Asked {
   };
 }
 
-/** Write the next race like an earlier one, but for its seed. */
+/** Fill the form from an earlier generation, except the seed. */
 export function like(made: Generation): void {
   const { avoided, negatives } = markedDown(made);
   set({

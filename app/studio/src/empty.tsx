@@ -15,8 +15,8 @@ export function Empty() {
       </svg>
       <h1>Generate many, keep the best.</h1>
       <p>
-        Write what the picture should show. Candidates race side by side, the weak ones drop out on the way, and the one
-        that CLIP finds most like your words comes in first.
+        Describe the image. The service samples many candidates, prunes the weak ones early, and ranks the rest by CLIP
+        similarity to your prompt.
       </p>
       <p class="ideas">
         <span>Try</span>

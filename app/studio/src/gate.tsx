@@ -2,7 +2,7 @@ import { useSignal } from "@preact/signals";
 import { key, shut } from "./key";
 import { unlock } from "./state";
 
-/** Asks for the API key of a service that lets nobody in without one. */
+/** Asks for the API key of a service that requires one. */
 export function Gate({ why }: { why: string }) {
   const typed = useSignal("");
   const submit = (event: Event) => {
@@ -11,8 +11,8 @@ export function Gate({ why }: { why: string }) {
   };
   return (
     <form class="gate" onSubmit={submit} aria-label="API key">
-      <h1>{key.value ? "This key does not open the service." : "This service wants an API key."}</h1>
-      <p role="alert">{key.value ? why : "Whoever runs it can make one for you with “frontrunner keys add”."}</p>
+      <h1>{key.value ? "The service rejected this key." : "This service requires an API key."}</h1>
+      <p role="alert">{key.value ? why : "The operator creates keys with “frontrunner keys add”."}</p>
       <div class="row">
         <label class="field">
           <span>API key</span>
@@ -29,19 +29,19 @@ export function Gate({ why }: { why: string }) {
           Enter
         </button>
       </div>
-      <p class="quiet">It is kept until this tab is closed and sent to this service only.</p>
+      <p class="quiet">The key is stored until you close this tab, and is sent to this service only.</p>
     </form>
   );
 }
 
-/** Says that a key is in use, and drops it. */
+/** Shows that a key is in use, and removes it. */
 export function InUse() {
   if (!key.value || shut.value !== null) return null;
   return (
     <p class="quiet inuse">
       An API key is in use.{" "}
       <button type="button" class="add" onClick={() => void unlock("")}>
-        Drop it
+        Remove it
       </button>
     </p>
   );

@@ -6,7 +6,7 @@ import { forget, leave, shown } from "./state";
 
 const FIRST = 12;
 
-/** What was made here, as trees: what was refined or weighed anew hangs under what it came from. */
+/** The generations of this browser as trees; refined and re-ranked ones are below their parent. */
 export function History() {
   const all = useSignal(false);
   const roots = trees(entries.value);
@@ -43,7 +43,7 @@ function Level({ branches }: { branches: Branch[] }) {
   );
 }
 
-const KINDS = { generation: "", rerank: "weighed anew", refine: "refined" };
+const KINDS = { generation: "", rerank: "re-ranked", refine: "refined" };
 
 function Leaf({ branch: { entry } }: { branch: Branch }) {
   const image = entry.picked ?? entry.best;
@@ -57,7 +57,7 @@ function Leaf({ branch: { entry } }: { branch: Branch }) {
           {entry.kind !== "generation" && <small>{KINDS[entry.kind]}</small>}
         </span>
       </a>
-      <button type="button" class="plain" aria-label={`Forget ${entry.prompt}`} title="Forget it" onClick={() => void forget(entry.id)}>
+      <button type="button" class="plain" aria-label={`Delete ${entry.prompt}`} title="Delete" onClick={() => void forget(entry.id)}>
         ×
       </button>
     </div>

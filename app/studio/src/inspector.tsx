@@ -15,10 +15,10 @@ interface Props {
   most: number;
 }
 
-/** The candidate that is looked at: large, with its score itemised and all that can be done with it. */
+/** The selected candidate: large image, itemised score, and actions. */
 export function Inspector({ made, data, most }: Props) {
   const one = data.find((r) => r.index === focus.value) ?? data[0];
-  if (!one) return <p class="nothing">No candidate reaches the least score. Lower it to see them again.</p>;
+  if (!one) return <p class="nothing">No candidate reaches the minimum score. Lower it to show candidates.</p>;
   const small = Number(made.size.split("x")[0]) <= 128;
   return (
     <div class={`inspector ${one.rank === 1 ? "wins" : ""}`}>
@@ -42,7 +42,7 @@ export function Inspector({ made, data, most }: Props) {
   );
 }
 
-/** Where in the picture the phrase that was chosen is found, laid over it. */
+/** The heat map of the selected phrase, laid over the image. */
 function Heat() {
   const where = sought.value;
   const { src, problem } = useFetched(where?.path ?? null);
@@ -86,10 +86,10 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
         </div>
       </dl>
       <p class="quiet">
-        {one.softmax !== null && `${Math.round(100 * one.softmax)} % of the field’s weight`}
+        {one.softmax !== null && `${Math.round(100 * one.softmax)} % of the softmax`}
         {one.z_score !== null && ` · ${one.z_score.toFixed(1)} σ above chance`}
-        {one.score_is_preview && " · scored by its preview"}
-        {one.duplicate_of !== null && ` · nearly the same as candidate ${one.duplicate_of + 1}`}
+        {one.score_is_preview && " · preview score"}
+        {one.duplicate_of !== null && ` · near-duplicate of candidate ${one.duplicate_of + 1}`}
       </p>
     </div>
   );
@@ -144,11 +144,11 @@ function Refine({ made, index }: { made: Generation; index: number }) {
   };
   return (
     <details class="more refine">
-      <summary>Refine this one</summary>
+      <summary>Refine this candidate</summary>
       <form onSubmit={submit}>
         <label class="slider">
           <span>
-            Change <b>{Math.round(100 * strength.value)} %</b>
+            Strength <b>{Math.round(100 * strength.value)} %</b>
           </span>
           <input
             type="range"
@@ -160,10 +160,10 @@ function Refine({ made, index }: { made: Generation; index: number }) {
           />
         </label>
         <label class="field">
-          <span>Show</span>
+          <span>Prompt</span>
           <input type="text" value={prompt.value} placeholder={made.ranking.prompt} onInput={(e) => (prompt.value = e.currentTarget.value)} />
         </label>
-        <button type="submit">Race {count} from here</button>
+        <button type="submit">Generate {count} from here</button>
       </form>
     </details>
   );

@@ -1,4 +1,4 @@
-// What this browser keeps: which generations were made here, what was picked and liked, and the name of the taste.
+// Browser storage: generations made here, picks, votes, and the name of the taste profile.
 
 import { effect, signal } from "@preact/signals";
 
@@ -22,7 +22,7 @@ export interface Running {
   count: number;
 }
 
-/** Where things are kept: by the browser for all its tabs, or for one tab. Either may be forbidden, and throws. */
+/** Storage of the browser for all tabs, or of one tab. Access may be denied and then throws. */
 type Place = () => Storage;
 
 const browser: Place = () => localStorage;
@@ -44,7 +44,7 @@ export function kept<T>(name: string, otherwise: T, place = browser) {
     try {
       if (place().getItem(name) !== text) place().setItem(name, text);
     } catch {
-      // Full or forbidden: the page works on, it only forgets.
+      // Full or denied: the page continues without storage.
     }
   });
   addEventListener("storage", (event) => {
@@ -85,7 +85,7 @@ export interface Branch {
   children: Branch[];
 }
 
-/** The history as trees, the newest first; children in the order they were made. */
+/** The history as trees, newest first; children in order of creation. */
 export function trees(list: Entry[]): Branch[] {
   const ids = new Set(list.map((e) => e.id));
   const branch = (e: Entry): Branch => ({

@@ -1,4 +1,4 @@
-// The API key of services that want one. It lives as long as this tab, and goes nowhere but into the header.
+// The API key of the service. It is stored as long as this tab and is only sent in the header.
 
 import { effect, signal } from "@preact/signals";
 
@@ -6,7 +6,7 @@ const NAME = "frontrunner.key";
 
 export const key = signal(stored());
 
-/** Why the service let nobody in, in its words; null while it does. */
+/** The service's message when it rejects the key; null otherwise. */
 export const shut = signal<string | null>(null);
 
 function stored(): string {
@@ -22,13 +22,13 @@ effect(() => {
     if (key.value) sessionStorage.setItem(NAME, key.value);
     else sessionStorage.removeItem(NAME);
   } catch {
-    // Forbidden: the key is kept as long as the page.
+    // Denied: the key is kept as long as the page.
   }
 });
 
 export function withKey(init: RequestInit = {}): RequestInit {
   if (!key.value) return init;
   const headers = new Headers(init.headers);
-  headers.set("authorization", `Bearer ${encodeURI(key.value)}`); // a header takes no letters beyond Latin-1
+  headers.set("authorization", `Bearer ${encodeURI(key.value)}`); // headers allow Latin-1 only
   return { ...init, headers };
 }

@@ -1,11 +1,11 @@
-// Votes and the profile of taste that they make.
+// Votes and the taste profile.
 
 import { batch, signal } from "@preact/signals";
 import { api, Problem, type TasteSummary } from "./api";
 import { change, entries, entry, profile, voted } from "./kept";
 import { comparing, focus, guarded, said, shown, weigh, weights } from "./state";
 
-/** What is known of the profile, once it was looked at. */
+/** The summary of the profile, once it is loaded. */
 export const tasted = signal<TasteSummary | null>(null);
 
 function learnt(told: TasteSummary | null): void {
@@ -38,7 +38,7 @@ export async function prefer(index: number, over: number): Promise<void> {
   });
 }
 
-/** Use this profile from now on; one that is not among the `known` begins with the next vote. */
+/** Switch to this profile; one that is not among the `known` starts with the next vote. */
 export async function turnTo(name: string, known: string[]): Promise<void> {
   const told = known.includes(name) ? await guarded(api.taste(name)) : null;
   batch(() => {
@@ -55,10 +55,10 @@ export async function unlearn(): Promise<void> {
     entries.value = entries.value.map((e) => ({ ...e, votes: {} }));
     weigh({ taste: 0 });
   });
-  said.value = "Your taste is forgotten.";
+  said.value = "The taste profile is deleted.";
 }
 
-/** The profile as a file to keep. */
+/** Export the profile as a file. */
 export async function carryOut(): Promise<void> {
   const file = await guarded(api.tasteFile(profile.value));
   if (!file) return;
@@ -69,18 +69,18 @@ export async function carryOut(): Promise<void> {
   URL.revokeObjectURL(link.href);
 }
 
-/** Put a profile that was kept in a file in place of this one. */
+/** Replace this profile by one from a file. */
 export async function bringIn(file: File): Promise<void> {
   const told = await guarded(file.text().then((text) => api.bringTaste(profile.value, parsed(text))));
   if (!told) return;
   learnt(told);
-  said.value = "The taste is brought in.";
+  said.value = "The taste profile is imported.";
 }
 
 function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    throw new Problem("This file is not a taste that was saved.", 0);
+    throw new Problem("This file is not an exported taste profile.", 0);
   }
 }

@@ -1,10 +1,10 @@
-// Order that changes is seen to change: elements with a data-key glide from where they were to where they are.
+// Animation of reordered lists: elements with a data-key glide from their old to their new place.
 
 import { useLayoutEffect, useRef } from "preact/hooks";
 
 const GLIDE_MS = 420;
 
-/** More than so many at once are a blur, and work that the browser is kept busy with. */
+/** Maximum animated elements; more would be blurred and slow. */
 const MOST = 96;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -13,7 +13,7 @@ interface Place {
   y: number;
 }
 
-/** A ref for the list. `order` changes when the list's order may have. Places are the layout's, whatever glides. */
+/** A ref for the list. `order` changes with the list's order. Places are layout places, not animated ones. */
 export function useGlide<T extends HTMLElement>(order: string) {
   const list = useRef<T>(null);
   const places = useRef(new Map<string, Place>());

@@ -7,7 +7,7 @@ interface Props {
   onChange: (list: Negative[]) => void;
 }
 
-/** Texts with weights, to be marked down for. */
+/** Negatives: texts with weights. */
 export function Negatives({ label, list, most, onChange }: Props) {
   const put = (place: number, part: Partial<Negative>) => {
     onChange(list.map((one, at) => (at === place ? { ...one, ...part } : one)));
@@ -26,7 +26,7 @@ export function Negatives({ label, list, most, onChange }: Props) {
           <input
             type="number"
             aria-label={`Weight of negative ${place + 1}`}
-            title="Weight beside the other negatives"
+            title="Weight relative to the other negatives"
             min={0.1}
             max={100}
             step={0.1}
@@ -45,7 +45,7 @@ export function Negatives({ label, list, most, onChange }: Props) {
       ))}
       {list.length < most && (
         <button type="button" class="add" onClick={() => onChange([...list, { text: "", weight: 1 }])}>
-          Add something to mark down for
+          Add a negative
         </button>
       )}
     </fieldset>

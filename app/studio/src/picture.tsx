@@ -1,4 +1,4 @@
-// Images of the service. Behind a key they are fetched, since an address alone cannot carry one.
+// Images of the service. With a key they are fetched, because an image URL cannot carry a header.
 
 import { useEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
@@ -10,7 +10,7 @@ export interface Fetched {
   problem: Problem | null;
 }
 
-/** What is at an address, as one of this page; freed when it is shown no more. null fetches nothing. */
+/** The content of a URL as an object URL, revoked when unused. null fetches nothing. */
 export function useFetched(path: string | null): Fetched {
   const found = useSignal<Fetched>({ src: undefined, problem: null });
   const known = key.value;
@@ -37,7 +37,7 @@ export function useFetched(path: string | null): Fetched {
   return found.value;
 }
 
-/** An address that an image or a link may have. */
+/** A URL for an image or a link. */
 export function useAddress(path: string, wanted = true): string | undefined {
   const locked = key.value !== "";
   const { src } = useFetched(locked && wanted ? path : null);
@@ -51,7 +51,7 @@ interface Props {
   lazy?: boolean;
 }
 
-/** An image of the service; a lazy one is only fetched once it comes near. */
+/** An image of the service; a lazy one is fetched near the viewport only. */
 export function Picture({ path, alt, class: name, lazy }: Props) {
   const image = useRef<HTMLImageElement>(null);
   const near = useSignal(!lazy);

@@ -14,7 +14,7 @@ interface Props {
   onChange: (prompt: string, avoided: string) => void;
 }
 
-/** Words of light, mood, framing and medium, to be put on the prompt and taken off again. */
+/** Presets of light, mood, framing and medium that toggle phrases of the prompt. */
 export function Presets({ prompt, avoided, onChange }: Props) {
   const all = presets.value ?? [];
   const groups = [...new Set(all.map((one) => one.group))];
@@ -24,7 +24,7 @@ export function Presets({ prompt, avoided, onChange }: Props) {
   };
   return (
     <details class="more presets" onToggle={() => void load()}>
-      <summary>Words worth trying</summary>
+      <summary>Style presets</summary>
       <div class="body">
         {groups.map((group) => (
           <div key={group} role="group" aria-label={group}>
@@ -52,7 +52,7 @@ function Chip({ one, on, onFlip }: { one: Preset; on: boolean; onFlip: (one: Pre
 }
 
 function told(one: Preset): string {
-  return one.negative ? `Adds “${one.prompt}”; steers away from “${one.negative}”` : `Adds “${one.prompt}”`;
+  return one.negative ? `Adds “${one.prompt}”; adds “${one.negative}” to the negative prompt` : `Adds “${one.prompt}”`;
 }
 
 function holds(text: string, phrase: string): boolean {

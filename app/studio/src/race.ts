@@ -1,4 +1,4 @@
-// A race as it is run: follows one generation's log to its end, whatever breaks on the way, and draws its state.
+// A running generation: follows its event log to the end, reconnects, and holds its state.
 
 import { signal } from "@preact/signals";
 import { address, api, call, posted, Problem, type Generation } from "./api";
@@ -25,7 +25,7 @@ export interface Race {
   waiting: string | null;
 }
 
-/** The race on the page, if one is run. */
+/** The running generation on the page, if any. */
 export const race = signal<Race | null>(null);
 
 export function fresh(id: string | null, prompt: string, count: number): Race {
@@ -37,7 +37,7 @@ function blank(index: number): Runner {
   return { index, score: null, image: null, prunedAt: null, finished: false };
 }
 
-/** The race after one line of its log. */
+/** The state after one event. */
 export function after(state: Race, event: string, data: unknown): Race {
   switch (event) {
     case "started": {
@@ -75,7 +75,7 @@ function changed(state: Race, indices: number[], change: () => Partial<Runner>):
   return { ...state, runners };
 }
 
-/** Runners as they lie now: who is in the race first, by score; who is out, last. */
+/** Candidates in their current order: live ones by score, then pruned ones. */
 export function standings(state: Race): Runner[] {
   return [...state.runners].sort(
     (a, b) =>
@@ -85,12 +85,12 @@ export function standings(state: Race): Runner[] {
   );
 }
 
-/** Share of the way that is run, 0 to 1. */
+/** Share of completed steps, 0 to 1. */
 export function progress(state: Race): number {
   return state.steps > 0 ? Math.min(1, state.step / state.steps) : 0;
 }
 
-/** Seconds to go by the pace since it is watched (what is read from the log has no pace); null before that is known. */
+/** Estimated seconds left, from the pace since watching began; null while unknown. Replayed events have no pace. */
 export function secondsLeft(state: Race, now: number): number | null {
   if (state.seen === null) return null;
   const share = progress(state);
@@ -107,8 +107,8 @@ export interface Start {
 const PAUSES_S = [0.5, 1, 2, 3, 5];
 
 /**
- * Follow to the end: begin by `start` (the same again after a break gives the same generation, thanks to its key), or
- * where an `id` is known by its log. Resolves with the finished generation. Rejects with what a person can act on.
+ * Follow a generation to its end, from its `id` or by `start`. After a break, `start` is repeated; its idempotency key
+ * gives the same generation. Resolves with the finished generation. Rejects with a Problem for the user.
  */
 export async function follow(start: Start | null, id: string | null, signal: AbortSignal): Promise<Generation> {
   lay();
@@ -130,7 +130,7 @@ export async function follow(start: Start | null, id: string | null, signal: Abo
       if (error instanceof Problem && !error.transient) throw error;
       if (error instanceof Problem && id === null && error.status === 503) throw error;
       const pause = (error instanceof Problem ? error.retryS : null) ?? PAUSES_S[Math.min(breaks, PAUSES_S.length - 1)];
-      move((state) => ({ ...state, seen: null, waiting: "The connection broke. Trying again…" }));
+      move((state) => ({ ...state, seen: null, waiting: "Connection lost. Reconnecting…" }));
       await sleep(1000 * Math.min(pause ?? 5, 5), signal);
     }
   }
@@ -145,7 +145,7 @@ function open(start: Start | null, id: string | null, last: number, signal: Abor
   return call(start.path, { ...posted(start.body, { ...accept, "idempotency-key": start.key }), signal });
 }
 
-/** The id of a race that has not answered yet: the same request with the same key is the same race. */
+/** The id of a generation without a response yet; the idempotency key gives the same one. */
 export async function named({ path, body, key }: Start): Promise<string | null> {
   const answer = await call(path, posted(body, { "idempotency-key": key, prefer: "respond-async" }));
   return nameIn(answer);
@@ -163,7 +163,7 @@ function take(message: Message): Generation | null {
   return null;
 }
 
-/** Hundreds of lines may come at once: the page is drawn for all of them together. */
+/** Hundreds of events may arrive at once; the page renders them together. */
 const DRAW_MS = 60;
 const DRAW_EACH_MS = 1.5;
 let ahead: Race | null = null;
@@ -184,7 +184,7 @@ function draw(): void {
   lay();
 }
 
-/** Forget what was not drawn yet. */
+/** Discard state that is not rendered yet. */
 function lay(): void {
   clearTimeout(due);
   due = undefined;

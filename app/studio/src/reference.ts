@@ -1,18 +1,18 @@
-// Pictures to be like or unlike: what is sent of them, and files made small enough to be sent with every slider.
+// Reference images: their form in requests, and files shrunk for repeated re-ranking.
 
 import { Problem, type AskedReference, type Generation, type Reference } from "./api";
 
-/** Pixels of the longer side of a reference; scorers see less. */
+/** Pixels of the longer side of a reference; scorers use fewer. */
 const SIDE = 448;
 const QUALITY = 0.92;
 
-/** A picture file as a data: URI, its longer side shrunk to so many pixels. Raises Problem for what is no picture. */
+/** An image file as a data: URI, its longer side at most `side` pixels. Throws Problem for an unreadable file. */
 export async function small(file: Blob, side = SIDE): Promise<string> {
   let picture: ImageBitmap;
   try {
     picture = await createImageBitmap(file);
   } catch {
-    throw new Problem("This file is not a picture that the browser can read.", 0);
+    throw new Problem("The browser cannot read this file as an image. Choose a PNG, JPEG or WebP file.", 0);
   }
   const scale = Math.min(1, side / Math.max(picture.width, picture.height));
   const canvas = document.createElement("canvas");
@@ -27,7 +27,7 @@ export async function small(file: Blob, side = SIDE): Promise<string> {
   return canvas.toDataURL("image/jpeg", QUALITY);
 }
 
-/** Whether the page still has what the service would need to see it again; uploads are not kept there. */
+/** Whether the page can send the reference again; the service does not store uploads. */
 export function known(one: Reference): boolean {
   return one.image !== null || one.generation !== null;
 }
@@ -40,7 +40,7 @@ export function askedOf(list: Reference[]): AskedReference[] {
 
 const sent = new Map<string, Reference[]>();
 
-/** Remember, until the page is left, the references that a generation was ranked with, in their order. */
+/** Remember the references of a generation, in order, until the page is closed. */
 export function hold(id: string, list: Reference[]): void {
   sent.set(id, list);
 }

@@ -14,7 +14,7 @@ interface Props {
 const WEIGHT = 0.5;
 const MOST = 1.5;
 
-/** Pictures to be like, or with a weight below 0 unlike: uploads, and candidates of any generation. */
+/** Reference images, avoided with a weight below 0: uploads, and candidates of any generation. */
 export function References({ label, list, onChange }: Props) {
   const over = useSignal(false);
   const most = limits.value?.references ?? 8;
@@ -56,12 +56,12 @@ export function References({ label, list, onChange }: Props) {
         />
       ))}
       {list.some((one) => !known(one)) && (
-        <p class="quiet">Uploads are not kept. A change to the pictures leaves them out: add them again.</p>
+        <p class="quiet">Uploads are not stored. Changing the references drops them: add them again.</p>
       )}
       {list.length < most && (
         <div class="adding">
           <label class="add file">
-            Add a picture to compare with
+            Add a reference image
             <input
               type="file"
               class="unseen"
@@ -79,7 +79,7 @@ export function References({ label, list, onChange }: Props) {
               class="add"
               onClick={() => put([...list, { image: null, generation: made.id, index, weight: WEIGHT }])}
             >
-              Add candidate {index + 1} to compare with
+              Add candidate {index + 1} as a reference
             </button>
           )}
         </div>
@@ -96,17 +96,17 @@ interface RowProps {
 }
 
 function Row({ one, place, onWeight, onRemove }: RowProps) {
-  const name = `Picture ${place + 1}`;
+  const name = `Reference ${place + 1}`;
   return (
     <div class="reference">
       <Thumb one={one} name={name} />
       <label class="slider">
         <span>
-          {one.weight < 0 ? "unlike it" : "like it"} <b>{signed(one.weight, 2)}</b>
+          {one.weight < 0 ? "unlike" : "like"} <b>{signed(one.weight, 2)}</b>
         </span>
         <input
           type="range"
-          aria-label={`Weight of picture ${place + 1}`}
+          aria-label={`Weight of reference ${place + 1}`}
           min={-MOST}
           max={MOST}
           step={0.05}
@@ -115,7 +115,7 @@ function Row({ one, place, onWeight, onRemove }: RowProps) {
           onInput={(e) => onWeight(e.currentTarget.valueAsNumber || 0.05)}
         />
       </label>
-      <button type="button" class="plain" aria-label={`Remove picture ${place + 1}`} onClick={onRemove}>
+      <button type="button" class="plain" aria-label={`Remove reference ${place + 1}`} onClick={onRemove}>
         ×
       </button>
     </div>

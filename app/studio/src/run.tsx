@@ -8,7 +8,7 @@ import { callOff, said } from "./state";
 const TELL_MS = 4000;
 const narrow = matchMedia("(max-width: 820px)");
 
-/** A race while it is run: the track, then the runners as they lie. */
+/** A running generation: its progress, then its candidates in order. */
 export function Run({ state }: { state: Race }) {
   const now = useSignal(Date.now());
   useEffect(() => {
@@ -29,11 +29,11 @@ export function Run({ state }: { state: Race }) {
   const order = standings(state);
   const list = useGlide<HTMLOListElement>(order.map((r) => r.index).join());
   return (
-    <section class="run" aria-label="The race" ref={top}>
+    <section class="run" aria-label="Progress" ref={top}>
       <header class="heading">
         <h1>{state.prompt}</h1>
         <button type="button" onClick={() => void callOff()}>
-          Call it off
+          Cancel
         </button>
       </header>
       <Track state={state} words={words} />
@@ -52,11 +52,11 @@ export function density(count: number): string {
 
 function told(state: Race, now: number): string {
   if (state.waiting) return state.waiting;
-  if (!state.begun) return "Waiting for its turn";
+  if (!state.begun) return "Queued";
   const out = state.runners.filter((r) => r.prunedAt !== null).length;
   const left = secondsLeft(state, now);
-  const running = `${state.runners.length - out} in the race${out > 0 ? `, ${out} out` : ""}`;
-  return progress(state) >= 1 ? `${running}, at the finish` : left === null ? running : `${running}, ${duration(left)} left`;
+  const running = `${state.runners.length - out} running${out > 0 ? `, ${out} pruned` : ""}`;
+  return progress(state) >= 1 ? `${running}, finishing` : left === null ? running : `${running}, ${duration(left)} left`;
 }
 
 function Track({ state, words }: { state: Race; words: string }) {
@@ -64,7 +64,7 @@ function Track({ state, words }: { state: Race; words: string }) {
   const cuts = [...new Set(state.runners.flatMap((r) => (r.prunedAt === null ? [] : [r.prunedAt])))];
   return (
     <div class={`track ${state.waiting ? "broken" : !state.begun ? "waiting" : ""}`}>
-      <progress aria-label="Progress of the race" max={1} value={share} />
+      <progress aria-label="Completed steps" max={1} value={share} />
       <svg viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true">
         <path class="ground" d="M0 10H1000" />
         <path class="run" d={`M0 10H${1000 * share}`} />
@@ -82,7 +82,7 @@ function Track({ state, words }: { state: Race; words: string }) {
 
 function RunnerCell({ runner, place }: { runner: Runner; place: number }) {
   const out = runner.prunedAt !== null;
-  const name = `Candidate ${runner.index + 1}${out ? `, out after step ${runner.prunedAt}` : ""}`;
+  const name = `Candidate ${runner.index + 1}${out ? `, pruned after step ${runner.prunedAt}` : ""}`;
   const draw = () => (
     <li class={`runner ${out ? "out" : ""} ${place === 0 && runner.score !== null ? "leads" : ""}`} data-key={runner.index}>
       <div class="frame">

@@ -1,4 +1,4 @@
-// A score taken apart: what each text gave and took, in the numbers that the service returned.
+// Score itemisation: the contribution of each text, from the service's numbers.
 
 import type { Generation, Negative, Ranked, Scored } from "./api";
 
@@ -8,9 +8,9 @@ export interface Part {
   value: number;
 }
 
-/** Parts that add up to the score, as the service weighs them. */
+/** Parts that add up to the score, weighted as in the service. */
 export function parts(scored: Scored, negativeWeight: number): Part[] {
-  const named = scored.references.map((one, place) => ({ ...one, name: `picture ${place + 1}` }));
+  const named = scored.references.map((one, place) => ({ ...one, name: `reference ${place + 1}` }));
   const [liked, unwanted] = [named.filter((one) => one.weight > 0), named.filter((one) => one.weight < 0)];
   const mixed = 1 + sum(liked.map((one) => one.weight));
   const against = [...scored.negatives, ...unwanted];
@@ -30,7 +30,7 @@ function sum(values: number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
 
-/** The longest bar of a field: what 100 % stands for. */
+/** The longest bar of the candidates, which corresponds to 100 %. */
 export function reach(field: Ranked[]): number {
   return Math.max(0.05, ...field.map((r) => Math.max(r.similarity, r.score)));
 }
@@ -55,7 +55,7 @@ export function duration(seconds: number): string {
   return `about ${Math.round(seconds / 60)} min`;
 }
 
-/** What a generation marks down for: the text that also steered it, if that counts, and the others. */
+/** The negatives of a generation: the negative prompt, if the score uses it, and the others. */
 export function markedDown(made: Generation): { avoided: string; negatives: Negative[] } {
   const [first, ...others] = made.ranking.negatives;
   const steered = first !== undefined && made.negative_prompt !== "" && first.text === made.negative_prompt;

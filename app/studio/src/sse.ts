@@ -1,4 +1,4 @@
-// Server-sent events over fetch: unlike EventSource it can POST, sees the answer's headers, and says how it failed.
+// Server-sent events over fetch: unlike EventSource, it can POST, read headers, and report errors.
 
 export interface Message {
   id: number;
@@ -6,7 +6,7 @@ export interface Message {
   data: string;
 }
 
-/** Messages as they arrive, until the stream ends. Rejects when the connection breaks. */
+/** Yields messages until the stream ends. Rejects when the connection breaks. */
 export async function* messages(body: ReadableStream<Uint8Array>): AsyncGenerator<Message> {
   const reader = body.getReader();
   const decoder = new TextDecoder();

@@ -1,4 +1,4 @@
-// What is on the page and everything a person can do with it. Components draw these signals and call these actions.
+// State and actions of the page. Components render these signals and call these actions.
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import { api, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
@@ -17,7 +17,7 @@ export interface Board {
 
 const EXPECTED = new Set(["below_min_score", "fewer_returned"]);
 
-/** Every candidate is asked for, so that those that are not returned are expected, and seen on the wall. */
+/** All candidates are requested, so warnings about missing ones are expected and hidden. */
 function boardOf({ data, margin, low_confidence: lowConfidence, warnings }: Generation): Board {
   return { data, margin, lowConfidence, warnings: warnings.filter((w) => !EXPECTED.has(w.code)) };
 }
@@ -49,7 +49,7 @@ export function open(): Promise<void> {
 
 const AGAIN_S = 3;
 
-/** Ask what the service can do, until it says so, then go on where the page was left. */
+/** Load the service's models and limits, with retries, then restore the page. */
 async function enter(): Promise<void> {
   try {
     service.value = await api.service();
@@ -68,7 +68,7 @@ async function enter(): Promise<void> {
   else await visit();
 }
 
-/** Try again with this API key. */
+/** Retry with this API key. */
 export function unlock(given: string): Promise<void> {
   batch(() => {
     key.value = given.trim();
@@ -78,7 +78,7 @@ export function unlock(given: string): Promise<void> {
   return enter();
 }
 
-/** Show what the address names. */
+/** Show the generation of the URL. */
 async function visit(): Promise<void> {
   const id = location.hash.slice(1);
   depart();
@@ -145,7 +145,7 @@ function note(made: Generation): void {
   });
 }
 
-/** `pictures` are the references that are asked for, with what the page knows of them. */
+/** `pictures` are the requested references, including uploads. */
 export function generate(asked: Asked, pictures: Reference[]): Promise<void> {
   return begin("/v1/generations", { ...asked, previews: 4 }, asked.prompt, asked.n_candidates, pictures);
 }
@@ -209,10 +209,10 @@ async function run(
 
 function ended(made: Generation): void {
   clear();
-  tell(new Problem(made.error ? `The race failed: ${made.error.message}.` : "The race was called off.", 500));
+  tell(new Problem(made.error ? `The generation failed: ${made.error.message}.` : "The generation was cancelled.", 500));
 }
 
-/** A blank page. */
+/** Show an empty page. */
 export function leave(): void {
   depart();
   running.value = null;
@@ -220,7 +220,7 @@ export function leave(): void {
   clear();
 }
 
-/** Stop watching. A race that has not answered yet goes on, and is in the history once it has a name. */
+/** Stop watching. A generation without a response yet continues and enters the history once its id is known. */
 function depart(): void {
   const left = running.value;
   const watched = race.value;
@@ -231,17 +231,17 @@ function depart(): void {
     running.value = null;
     named(left).then(
       (id) => id !== null && found(id, left.prompt),
-      () => undefined, // refused or out of reach: there is no such race
+      () => undefined, // rejected or unreachable: the generation does not exist
     );
   }
 }
 
-/** Put a race into the history that was left before its end; what else is told of it comes when it is opened. */
+/** Add an unfinished generation to the history; opening it loads the rest. */
 function found(id: string, prompt: string): void {
   if (!entry(id)) remember({ id, prompt, created: Date.now() / 1000, parent: null, kind: "generation", best: null });
 }
 
-/** Call off the race that is run. */
+/** Cancel the running generation. */
 export async function callOff(): Promise<void> {
   const id = race.value?.id ?? null;
   const left = running.value;
@@ -249,14 +249,14 @@ export async function callOff(): Promise<void> {
   running.value = null;
   clear();
   history.pushState(null, "", location.pathname);
-  said.value = "The race was called off.";
+  said.value = "The generation was cancelled.";
   const called = id ?? (left && (await named(left).catch(() => null)));
   if (called) await guarded(api.forget(called));
 }
 
 export function tell(error: unknown): void {
   if (error instanceof DOMException && error.name === "AbortError") return;
-  problem.value = error instanceof Problem ? error : new Problem("Something unforeseen went wrong in this page.", 0);
+  problem.value = error instanceof Problem ? error : new Problem("Unexpected error in this page. Reload it.", 0);
 }
 
 export async function guarded<T>(doing: Promise<T>): Promise<T | null> {
@@ -302,7 +302,7 @@ export function unweigh(): void {
   if (shown.value) weights.value = own(shown.value);
 }
 
-/** Store the ranking on the page as a generation of its own. */
+/** Store the ranking on the page as a new generation. */
 export async function keep(): Promise<void> {
   const made = shown.value;
   const now = weights.value;
@@ -311,7 +311,7 @@ export async function keep(): Promise<void> {
   if (kept) {
     hold(kept.id, now.references);
     show(kept);
-    said.value = "The ranking is kept.";
+    said.value = "The ranking is stored.";
   }
 }
 
@@ -335,6 +335,6 @@ export async function forget(id: string): Promise<void> {
   try {
     await api.forget(id);
   } catch (error) {
-    if (!(error instanceof Problem && error.status === 404)) tell(error); // else it was gone before
+    if (!(error instanceof Problem && error.status === 404)) tell(error); // otherwise it was already deleted
   }
 }

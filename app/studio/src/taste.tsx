@@ -7,7 +7,7 @@ import { guarded } from "./state";
 
 const NAME = "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}";
 
-/** Whose taste the votes make, what is known of it, and its way into files and new races. */
+/** The taste profile: its name, summary, import, export, and use in new generations. */
 export function Taste() {
   const names = useSignal<string[]>([]);
   const load = async () => {
@@ -41,7 +41,7 @@ export function Taste() {
             ))}
           </datalist>
         </label>
-        <p class="quiet">{some ? told() : "Like and dislike candidates, and this profile learns what you are after."}</p>
+        <p class="quiet">{some ? told() : "Like or dislike candidates to train this profile."}</p>
         {some && (
           <label class="check">
             <input
@@ -49,17 +49,17 @@ export function Taste() {
               checked={draft.value.taste}
               onChange={(e) => (draft.value = { ...draft.value, taste: e.currentTarget.checked })}
             />
-            Count it in new races
+            Use it in new generations
           </label>
         )}
         <div class="adding">
           {some && (
             <button type="button" class="add" onClick={() => void carryOut()}>
-              Save as a file
+              Export
             </button>
           )}
           <label class="add file">
-            Bring in a file
+            Import
             <input
               type="file"
               class="unseen"
@@ -73,7 +73,7 @@ export function Taste() {
           </label>
           {some && (
             <button type="button" class="add" onClick={() => void unlearn()}>
-              Forget it
+              Delete
             </button>
           )}
         </div>
@@ -91,5 +91,5 @@ function told(): string {
     [known.preferred, "preferred"],
   ] as const;
   const votes = counts.flatMap(([count, name]) => (count > 0 ? [`${count} ${name}`] : [])).join(", ");
-  return `${votes}; the fit agrees with ${Math.round(100 * known.agreement)} % of them.`;
+  return `${votes}; the model agrees with ${Math.round(100 * known.agreement)} % of them.`;
 }

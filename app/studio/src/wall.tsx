@@ -22,13 +22,13 @@ function edit(made: Generation): void {
   if (narrow.matches) first?.scrollIntoView({ block: "center" });
 }
 
-/** Look at one; where the large picture is not beside the field, go there. */
+/** Select a candidate; on a narrow page scroll to its large image. */
 function look(index: number): void {
   focus.value = index;
   if (narrow.matches) document.querySelector(".inspector")?.scrollIntoView({ block: "start" });
 }
 
-/** The ranked field, with the one that is looked at beside it. */
+/** The ranked candidates beside the selected one. */
 export function Wall() {
   const made = shown.value as Generation;
   const now = board.value as Board;
@@ -45,7 +45,7 @@ export function Wall() {
         <h1>{made.ranking.prompt}</h1>
         <div class="tools">
           <button type="button" onClick={() => edit(made)}>
-            Edit and race again
+            Edit and run again
           </button>
           <Copy made={made} />
         </div>
@@ -54,9 +54,9 @@ export function Wall() {
       <Notices now={now} />
       <Inspector made={made} data={now.data} most={most} />
       <Controls made={made} />
-      <h2 class="unseen">The field</h2>
+      <h2 class="unseen">Candidates</h2>
       <p class="unseen" id="keys">
-        Arrow keys, Home and End walk; P picks, L likes, D dislikes, C compares.
+        Arrow keys, Home and End move; P picks, L likes, D dislikes, C compares.
       </p>
       <ol class={`tiles ${density(made.candidates.length)}`} ref={list} onKeyDown={onKeyDown} aria-describedby="keys">
         {now.data.map((one) => (
@@ -67,7 +67,7 @@ export function Wall() {
         ))}
       </ol>
       <p class="keys quiet" aria-hidden="true">
-        <kbd>←</kbd> <kbd>→</kbd> walk <kbd>P</kbd> pick <kbd>L</kbd> like <kbd>D</kbd> dislike <kbd>C</kbd> compare
+        <kbd>←</kbd> <kbd>→</kbd> move <kbd>P</kbd> pick <kbd>L</kbd> like <kbd>D</kbd> dislike <kbd>C</kbd> compare
       </p>
     </section>
   );
@@ -78,8 +78,8 @@ function summary(made: Generation, now: Board): string {
   const saved = 1 - made.work.rows_stepped / made.work.rows_unpruned;
   const drawn = made.work.rows_unpruned > 0;
   const told = [
-    `${made.n_candidates} candidates ${drawn ? `in ${(made.timings.total_ms / 1000).toFixed(1)} s` : "weighed anew"}`,
-    ...(drawn && out > 0 ? [`${out} dropped on the way`, `${Math.round(100 * saved)} % of the work saved`] : []),
+    `${made.n_candidates} candidates ${drawn ? `in ${(made.timings.total_ms / 1000).toFixed(1)} s` : "re-ranked"}`,
+    ...(drawn && out > 0 ? [`${out} pruned`, `${Math.round(100 * saved)} % of the work saved`] : []),
     ...(now.margin !== null ? [`${written(now.margin)} ahead of the runner-up`] : []),
   ];
   return told.join(" · ");
@@ -89,7 +89,7 @@ function Notices({ now: { lowConfidence, warnings } }: { now: Board }) {
   if (!lowConfidence && warnings.length === 0) return null;
   return (
     <ul class="notices">
-      {lowConfidence && <li>The field is within noise: take the order with a grain of salt.</li>}
+      {lowConfidence && <li>Low confidence: the score differences are within noise.</li>}
       {warnings.map((warning) => (
         <li key={warning.code + warning.detail}>{sentence(warning.detail)}</li>
       ))}
@@ -101,7 +101,7 @@ interface TileProps {
   made: Generation;
   one: Ranked;
   most: number;
-  /** Whether Tab comes in here; arrows walk on from it. */
+  /** Whether Tab focuses this tile; arrow keys move from it. */
   entrance: boolean;
 }
 
@@ -145,8 +145,8 @@ function Tile({ made, one, most, entrance }: TileProps) {
 
 function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): string {
   return [
-    one.score_is_preview ? ", from its preview" : "",
-    one.duplicate_of !== null ? `, nearly the same as candidate ${one.duplicate_of + 1}` : "",
+    one.score_is_preview ? ", preview score" : "",
+    one.duplicate_of !== null ? `, near-duplicate of candidate ${one.duplicate_of + 1}` : "",
     picked ? ", picked" : "",
     liking === 1 ? ", liked" : liking === -1 ? ", disliked" : "",
   ].join("");
@@ -168,12 +168,12 @@ function Rest({ made, one }: { made: Generation; one: Candidate }) {
   );
 }
 
-/** Why a candidate is not among the ranked: shortly, and in whole words. Empty while the whole field is not told yet. */
+/** Why a candidate is not ranked: a short and a full text. The short one is empty while the ranking loads. */
 function absence(one: Candidate, minScore: number | null, diversity: number): [string, string] {
-  if (one.pruned_at_step !== null) return [`out at ${one.pruned_at_step}`, `dropped after step ${one.pruned_at_step}`];
-  if (minScore !== null) return ["below", "below the least score"];
+  if (one.pruned_at_step !== null) return [`out at ${one.pruned_at_step}`, `pruned after step ${one.pruned_at_step}`];
+  if (minScore !== null) return ["below", "below the minimum score"];
   if (diversity > 0 && one.duplicate_of !== null) {
-    return [`like ${one.duplicate_of + 1}`, `nearly the same as candidate ${one.duplicate_of + 1}`];
+    return [`like ${one.duplicate_of + 1}`, `near-duplicate of candidate ${one.duplicate_of + 1}`];
   }
   return ["", "not ranked yet"];
 }

@@ -1,4 +1,4 @@
-// How a field is weighed: the weights that a generation came with, and the request that other weights make.
+// Ranking weights: those of a generation, and the re-rank request for changed ones.
 
 import type { AskedRanking, Generation, Negative, Reference, Reweighing } from "./api";
 import { profile } from "./kept";
@@ -17,7 +17,7 @@ export interface Weights {
   pruned: boolean | null;
 }
 
-/** The weights that a generation was ranked by. */
+/** The weights of a generation's ranking. */
 export function own(made: Generation): Weights {
   return {
     prompt: made.ranking.prompt,
@@ -35,7 +35,7 @@ export function alike(a: unknown, b: unknown): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** The ranking that the weights ask for; fields that are as they were are left out, so that nothing else changes. */
+/** The re-rank request for the weights; unchanged fields are omitted. */
 export function reweighing(now: Weights, made: Generation): Reweighing {
   const before = own(made);
   const ranking: AskedRanking = {};

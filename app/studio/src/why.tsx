@@ -4,7 +4,7 @@ import { api, Problem, type Generation, type Phrase, type Why as Answer } from "
 import { ordinal, written } from "./score";
 import { weights } from "./state";
 
-/** The phrase whose place in the picture is shown. */
+/** The phrase whose heat map is shown. */
 export const sought = signal<{ text: string; path: string } | null>(null);
 
 const open = signal(false);
@@ -15,7 +15,7 @@ interface Props {
   index: number;
 }
 
-/** How well the candidate fits each phrase, beside the whole field, and where in the picture it is found. */
+/** How well the candidate matches each phrase, its rank among all, and a heat map. */
 export function Why({ made, index }: Props) {
   const found = useSignal<Answer | null>(null);
   const failed = useSignal("");
@@ -46,7 +46,7 @@ export function Why({ made, index }: Props) {
   const told = found.value;
   return (
     <details class="more why" open={open.value} onToggle={(e) => (open.value = e.currentTarget.open)}>
-      <summary>Why this one</summary>
+      <summary>Explanation</summary>
       {failed.value && <p role="alert">{failed.value}</p>}
       {told && (
         <>
@@ -63,18 +63,18 @@ export function Why({ made, index }: Props) {
                 <Line key={`+${phrase.text}`} phrase={phrase} kind={phrase.aspect} />
               ))}
               {told.negatives.map((phrase) => (
-                <Line key={`-${phrase.text}`} phrase={phrase} kind="to avoid" />
+                <Line key={`-${phrase.text}`} phrase={phrase} kind="negative" />
               ))}
             </tbody>
           </table>
-          <p class="quiet">Choose a phrase to see where in the picture it is found.</p>
+          <p class="quiet">Select a phrase to see where it appears in the image.</p>
         </>
       )}
     </details>
   );
 }
 
-/** The same phrase is sought in the next candidate. */
+/** Keep the selected phrase for the next candidate. */
 function follow(told: Answer): void {
   const text = sought.value?.text;
   const same = [...told.phrases, ...told.negatives].find((phrase) => phrase.text === text);
@@ -84,7 +84,7 @@ function follow(told: Answer): void {
 function Line({ phrase, kind }: { phrase: Phrase; kind: string }) {
   const on = sought.value?.text === phrase.text;
   return (
-    <tr class={kind === "to avoid" ? "hostile" : ""}>
+    <tr class={kind === "negative" ? "hostile" : ""}>
       <th scope="row">
         <button type="button" class="chip" aria-pressed={on} onClick={() => (sought.value = on ? null : { text: phrase.text, path: phrase.heat_map })}>
           {phrase.text}
