@@ -1,17 +1,17 @@
-# Two targets: `cpu`, also the default, and `cuda`. docker/README.md tells how to build and run them.
-# For a light image without torch, which serves the fakes: --build-arg EXTRAS=production
+# Two targets: `cpu` (default) and `cuda`. docker/README.md describes how to build and run them.
+# For a small image without torch, which serves the synthetic models: --build-arg EXTRAS=production
 FROM python:3.11-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/frontrunner
 ENV PATH=/opt/frontrunner/bin:$PATH
-# What changes seldom comes first: the packages that the service needs, without the service.
+# Dependencies come first, without the service, because they change rarely.
 COPY pyproject.toml README.md LICENSE ./
 COPY app/__init__.py app/
 COPY models/__init__.py models/
 
-# On a GPU: the CUDA wheels, which are pip's own choice on Linux.
+# GPU: the CUDA wheels, which are pip's default on Linux.
 FROM build AS build-cuda
 ARG EXTRAS=models,production,otel
 # hadolint ignore=DL3013
@@ -20,7 +20,7 @@ COPY app app
 COPY models models
 RUN pip install --no-deps --force-reinstall .
 
-# On a CPU: TORCH_INDEX may name an index with wheels that carry no CUDA, a tenth of the size.
+# CPU: TORCH_INDEX may name an index of wheels without CUDA, a tenth of the size.
 FROM build AS build-cpu
 ARG EXTRAS=models,production,otel
 ARG TORCH_INDEX=""
@@ -42,7 +42,7 @@ ENV PATH=/opt/frontrunner/bin:$PATH \
     FRONTRUNNER_PORT=8000 \
     FRONTRUNNER_DATA_DIR=/data \
     FRONTRUNNER_LOG_FORMAT=json
-# /data holds the database and the images where no others are named, /cache what a hub model needs.
+# /data holds the database and the images unless other stores are configured, /cache files of hub models.
 VOLUME ["/data", "/cache"]
 WORKDIR /data
 USER 10001:10001
