@@ -327,7 +327,7 @@ class EngineCore:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn the generator's ValueError, which says what it cannot make, into the request's error."""
+    """Turn a generator's ValueError into an error of the request."""
     try:
         yield
     except ValueError as error:

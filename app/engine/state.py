@@ -82,7 +82,7 @@ class Texts:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Token lengths that rows of one call have in common; a negative text of the prompt's length adds none."""
+        """Token lengths that rows of one call must share, without repeats."""
         lengths = (self.prompt.length, self.negative.length if self.negative is not None else self.prompt.length)
         return tuple(dict.fromkeys(lengths))
 
