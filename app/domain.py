@@ -27,12 +27,12 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def final(self) -> bool:
+    def is_final(self) -> bool:
         """Whether the status can no longer change."""
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
-class Stop(StrEnum):
+class StopReason(StrEnum):
     """Why a generation in waves stopped: the maximum, or a small expected gain."""
 
     CAP = "cap"
@@ -53,7 +53,7 @@ class EventKind(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def final(self) -> bool:
+    def is_final(self) -> bool:
         """Whether this event closes the log."""
         return self in {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED}
 
@@ -129,7 +129,7 @@ class Checkpoint:
     keep: int | None = None
 
 
-class Kinship(StrEnum):
+class ParentKind(StrEnum):
     """The operation that derived a generation from another one."""
 
     RERANK = "rerank"
@@ -140,13 +140,13 @@ class Kinship(StrEnum):
 class Parent:
     """The origin of a generation. `generation` and `index` are None for an upload."""
 
-    kind: Kinship
+    kind: ParentKind
     generation: str | None = None
     index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InitImage:
     """A start image: latents float16 of `shape` (C, h, w), little-endian, in base64.
 
     `strength` 0 keeps the image, 1 samples from noise. Values between sample that share of the noise schedule's time.
@@ -191,15 +191,15 @@ class GenerationSpec:
     deterministic: bool = False
     owner: str = ""
     parent: Parent | None = None
-    start: Start | None = None
+    start: InitImage | None = None
 
     @property
-    def guided(self) -> bool:
+    def uses_guidance(self) -> bool:
         """Whether sampling uses classifier-free guidance: two denoiser entries per row."""
         return self.guidance_scale > 1.0
 
     @property
-    def question(self) -> str:
+    def ranking_prompt(self) -> str:
         """The text to compare candidates with."""
         return self.prompt if self.ranking.prompt is None else self.ranking.prompt
 
@@ -230,7 +230,7 @@ class Score:
     taste: float = 0.0
 
     @property
-    def text(self) -> float:
+    def prompt_similarity(self) -> float:
         """The cosine with the text alone."""
         return self.similarity if self.prompt is None else self.prompt
 
@@ -322,7 +322,7 @@ class Generation:
     candidates: tuple[Candidate, ...] = ()
     margin: float | None = None
     low_confidence: bool = False
-    stopped: Stop | None = None
+    stopped: StopReason | None = None
     warnings: tuple[Notice, ...] = ()
     timings: Timings = Timings()
     work: Work = Work()
@@ -378,7 +378,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class TasteProfile:
     """Votes of one scorer; `centre` float32 (D,), little-endian, mean of field means."""
 
     scorer: str

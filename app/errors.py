@@ -1,12 +1,12 @@
 """Errors of the service: each leaf has a code, an HTTP status and a title.
 
     FrontrunnerError
-    +- Invalid              422 invalid_request       a field is out of range or contradicts another
+    +- InvalidRequest       422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key belongs to another request
     |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
-    |  +- NoPatches         422 no_patches            a heat map of a scorer without patch embeddings
-    |  +- OtherScorer       422 other_scorer          embeddings or votes of a scorer that is not loaded
+    |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
+    |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
     +- QuotaExceeded        429 quota_exceeded        the key's quota in this window is used up (with Retry-After)
@@ -40,7 +40,7 @@ class FrontrunnerError(Exception):
     """Base of the tree.
 
     `detail` helps the caller correct the request; `pointer` is a JSON Pointer to the field. `generation_id` names the
-    affected generation, if any: see `about`.
+    affected generation, if any: see `error_context`.
     """
 
     code = "internal_error"
@@ -54,37 +54,37 @@ class FrontrunnerError(Exception):
         self.pointer = pointer
 
 
-class Invalid(FrontrunnerError):
+class InvalidRequest(FrontrunnerError):
     """A field is out of range or contradicts another."""
 
     code, status, title = "invalid_request", 422, "The request is not valid"
 
 
-class NothingAboveMinScore(Invalid):
+class NothingAboveMinScore(InvalidRequest):
     """An image was requested, but no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
 
 
-class ProfileLimit(Invalid):
+class ProfileLimit(InvalidRequest):
     """The caller's taste profiles exceed the maximum number or size: delete one."""
 
     code, title = "profile_limit", "Too many taste profiles"
 
 
-class NoPatches(Invalid):
+class PatchesUnsupported(InvalidRequest):
     """A heat map was requested, but the scorer has no patch embeddings."""
 
     code, title = "no_patches", "The scorer has no patch embeddings"
 
 
-class OtherScorer(Invalid):
+class ScorerMismatch(InvalidRequest):
     """Embeddings or votes come from another scorer and cannot be compared."""
 
     code, title = "other_scorer", "Made with another scorer"
 
 
-class KeyReused(Invalid):
+class KeyReused(InvalidRequest):
     """The idempotency key was used for another request."""
 
     code, title = "idempotency_key_reused", "The idempotency key was used for another request"
@@ -217,7 +217,7 @@ class DecoderUnavailable(Unavailable):
 
 
 @contextmanager
-def about(generation_id: str) -> Iterator[None]:
+def error_context(generation_id: str) -> Iterator[None]:
     """Set `generation_id` on every error of this block except NotFound."""
     try:
         yield

@@ -14,7 +14,7 @@ import structlog
 from fastapi.telemetry import TelemetryConfig
 from structlog.typing import EventDict, Processor
 
-_NOISY = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python_multipart")
+_QUIETED_LOGGERS = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python_multipart")
 
 
 def configure(level: str, form: str) -> None:
@@ -32,15 +32,15 @@ def configure(level: str, form: str) -> None:
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _plain],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_last(form)],
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _drop_color_message],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(form)],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in _NOISY:
+    for name in _QUIETED_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -49,20 +49,20 @@ def telemetry(*, on: bool) -> TelemetryConfig:
 
     Its log records stay off, because they would repeat the content of requests.
     """
-    return TelemetryConfig(tracing=on, metrics=on, logs=False, auto_configure=on, exclude=_of_balancers)
+    return TelemetryConfig(tracing=on, metrics=on, logs=False, auto_configure=on, exclude=_is_probe)
 
 
-def _of_balancers(scope: MutableMapping[str, Any]) -> bool:
+def _is_probe(scope: MutableMapping[str, Any]) -> bool:
     return scope.get("path") in {"/healthz", "/readyz", "/metrics"}
 
 
-def _plain(_: object, __: str, entry: EventDict) -> EventDict:
+def _drop_color_message(_: object, __: str, entry: EventDict) -> EventDict:
     """Remove the coloured copy of the message that uvicorn adds."""
     entry.pop("color_message", None)
     return entry
 
 
-def _last(form: str) -> list[Processor]:
+def _renderers(form: str) -> list[Processor]:
     if form == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     plain = structlog.dev.plain_traceback  # other formatters print local variables, including prompts

@@ -18,13 +18,13 @@ from fastapi_offline import FastAPIOffline
 from app import __version__
 from app.api import openapi, problems
 from app.api.compat import openai
-from app.api.dependencies import Face
+from app.api.dependencies import Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
-from app.api.middleware.auth import Guarded
-from app.api.middleware.http import BodyGuard, Observed
+from app.api.middleware.auth import ApiKeyMiddleware
+from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
-from app.api.uploads import Uploads
+from app.api.uploads import UploadLimiter
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine, Progress
 from app.errors import StoreUnavailable
@@ -32,31 +32,31 @@ from app.imaging import DecoderPool
 from app.logs import telemetry
 from app.metrics import Metrics
 from app.service import (
-    Courier,
-    Dialogue,
+    ApiKeyAuthenticator,
+    CandidateArrays,
     Explainer,
-    Fields,
-    HookPolicy,
-    Keyring,
+    GenerationService,
+    Img2ImgService,
+    LeasePolicy,
     Limits,
-    Poster,
     Presets,
     PruningPolicy,
-    References,
-    Refiner,
-    Service,
-    Tastes,
-    Terms,
+    RankingService,
+    ReferenceResolver,
+    TasteService,
+    WebhookClient,
+    WebhookDispatcher,
+    WebhookPolicy,
     presets,
 )
 from app.settings import Settings
-from app.stores.api_keys import KeyStore
-from app.stores.blobs import BlobStore
-from app.stores.generations import Database
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.blobs import ObjectBlobStore
+from app.stores.generations import SqlGenerationStore
 from app.stores.privacy import private_folder
 from app.stores.protocols import ProfileCaps
-from app.stores.taste import VoteStore
-from app.stores.webhooks import HookStore
+from app.stores.taste import SqlVoteStore
+from app.stores.webhooks import SqlWebhookOutbox
 from models import registry
 from models.protocols import Models
 
@@ -71,7 +71,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     The app starts and closes `engine`; None loads the models of the settings. `on_death` is called with the reason
     when the engine dies and should end the process. Without it /readyz stays 503.
     """
-    engine = engine or _engine(settings, on_death or _mourn)
+    engine = engine or _engine(settings, on_death or _log_engine_death)
     app = FastAPIOffline(
         redoc_url=None,
         title="Frontrunner",
@@ -84,21 +84,21 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     )
     app.state.engine = engine
     app.state.drain_s = settings.drain_s
-    app.state.refusal = None
+    app.state.startup_error = None
     app.add_middleware(
-        BodyGuard,
+        BodyLimitMiddleware,
         max_bytes=settings.max_body_mib * 2**20,
         total_bytes=settings.max_bodies_mib * 2**20,
         timeout_s=settings.body_timeout_s,
     )
-    app.add_middleware(Guarded)
+    app.add_middleware(ApiKeyMiddleware)
     app.state.hosts = Hosts(settings.hosts, settings.public_url)
     app.add_middleware(Admission, hosts=app.state.hosts)
-    app.add_middleware(Observed)
+    app.add_middleware(AccessLogMiddleware)
     for part in (generations, rerank, refine, taste, explain, openai, rank, models, health, studio):
         app.include_router(part.router)
-    problems.install(app)
-    openapi.install(app)
+    problems.install_error_handlers(app)
+    openapi.install_openapi(app)
     return app
 
 
@@ -106,48 +106,57 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            records, blobs = await _stores(settings)
+            records, blobs = await _open_stores(settings)
         except StoreUnavailable as error:
-            app.state.refusal = error.detail
+            app.state.startup_error = error.detail
             raise
         except Exception as error:
-            app.state.refusal = (
+            app.state.startup_error = (
                 f"the stores cannot be opened ({type(error).__name__}: {error}): check database_url and blob_url"
             )
             raise
         try:
-            limits, keys = _limits(settings), KeyStore(records.connections)
-            hooks = HookPolicy(settings.webhook_secret, settings.webhook_private)
-            poster = Poster(private=settings.webhook_private)
-            courier = Courier(HookStore(records.connections), keys, poster, hooks, records.clock)
-            service = Service(
+            limits, keys = _limits(settings), SqlApiKeyStore(records.connections)
+            hooks = WebhookPolicy(settings.webhook_secret, settings.webhook_private)
+            webhook_client = WebhookClient(allow_private=settings.webhook_private)
+            dispatcher = WebhookDispatcher(
+                SqlWebhookOutbox(records.connections), keys, webhook_client, hooks, records.clock
+            )
+            service = GenerationService(
                 engine,
                 records,
                 blobs,
                 limits,
-                terms=Terms(settings.lease_s, settings.attempts),
+                lease_policy=LeasePolicy(settings.lease_s, settings.attempts),
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
                 hooks=hooks,
                 stream_grace_s=settings.stream_grace_s,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
-            app.state.keyring = Keyring(keys, records.clock)
-            fields = Fields(engine, blobs)
-            app.state.face = Face(
+            app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
+            fields = CandidateArrays(engine, blobs)
+            app.state.services = Services(
                 service,
-                Dialogue(engine, records, blobs, fields, limits, service.get),
-                References(engine, fields, limits, service.get),
-                Refiner(engine, fields),
-                Tastes(engine, VoteStore(records.connections, _caps(settings)), fields, service.get),
-                Explainer(engine, records, blobs, fields, Presets.read(settings.presets or presets.OWN), limits),
-                Metrics(service, courier, (records.connections.watch, blobs.watch)),
-                Uploads(decoders, settings.max_image_pixels, settings.max_total_pixels),
+                RankingService(engine, records, blobs, fields, limits, service.get),
+                ReferenceResolver(engine, fields, limits, service.get),
+                Img2ImgService(engine, fields),
+                TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
+                Explainer(
+                    engine,
+                    records,
+                    blobs,
+                    fields,
+                    Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH),
+                    limits,
+                ),
+                Metrics(service, dispatcher, (records.connections.instruments, blobs.instruments)),
+                UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
             )
             engine.start()
             upkeep = [
-                asyncio.create_task(_sweep(service, settings), name="sweep"),
-                asyncio.create_task(service.work(), name="work"),
-                asyncio.create_task(courier.run(), name="webhooks"),
+                asyncio.create_task(_purge_repeatedly(service, settings), name="sweep"),
+                asyncio.create_task(service.run_worker(), name="work"),
+                asyncio.create_task(dispatcher.run(), name="webhooks"),
             ]
             try:
                 yield
@@ -155,25 +164,25 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 for task in upkeep:
                     task.cancel()
                 await decoders.close()
-                await engine.drained(app.state.drain_s)
-                await service.hand_back()
+                await engine.wait_drained(app.state.drain_s)
+                await service.release_claims()
                 await engine.close(0)
                 await service.close()
-                await poster.close()
+                await webhook_client.close()
         finally:
             await records.close()
 
     return lifespan
 
 
-async def _stores(settings: Settings) -> tuple[Database, BlobStore]:
+async def _open_stores(settings: Settings) -> tuple[SqlGenerationStore, ObjectBlobStore]:
     """Open both stores. Raises StoreUnavailable."""
     try:
         private_folder(settings.data_dir)
     except OSError as error:
         raise StoreUnavailable("data_dir cannot be created or written: check its path and permissions") from error
-    blobs = BlobStore.open(settings.blobs)
-    return await Database.open(settings.database), blobs
+    blobs = ObjectBlobStore.open(settings.blobs)
+    return await SqlGenerationStore.open(settings.database), blobs
 
 
 def _limits(settings: Settings) -> Limits:
@@ -197,12 +206,12 @@ def _engine_config(settings: Settings) -> EngineConfig:
 
 def _engine(settings: Settings, on_death: OnDeath) -> LocalEngine:
     progress = Progress()
-    return LocalEngine(partial(_load, settings, progress), _engine_config(settings), on_death, progress)
+    return LocalEngine(partial(_load_models, settings, progress), _engine_config(settings), on_death, progress)
 
 
-def _load(settings: Settings, progress: Progress) -> Models:
+def _load_models(settings: Settings, progress: Progress) -> Models:
     """Load the configured models; runs on the engine's thread."""
-    return registry.load(
+    return registry.load_models(
         settings.generator,
         settings.scorer,
         settings.device,
@@ -213,15 +222,15 @@ def _load(settings: Settings, progress: Progress) -> Models:
     )
 
 
-def _mourn(reason: BaseException) -> None:
+def _log_engine_death(reason: BaseException) -> None:
     log.critical("the engine died: %s", reason)
 
 
-async def _sweep(service: Service, settings: Settings) -> None:
+async def _purge_repeatedly(service: GenerationService, settings: Settings) -> None:
     """Purge expired generations and recover lost ones periodically, until cancelled."""
     while True:
         try:
-            await service.sweep(settings.retention_s)
+            await service.purge_expired(settings.retention_s)
         except StoreUnavailable:
             log.warning("expired data was not purged: the store is unavailable")
         await asyncio.sleep(settings.sweep_s)

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.service import Courier, Service
-from app.stores.instrumentation import Stopwatch
+from app.service import GenerationService, WebhookDispatcher
+from app.stores.instrumentation import StoreInstruments
 
 LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -49,29 +49,33 @@ NAMES = (*GAUGES, *COUNTERS, *HTTP)
 class Metrics:
     """The metrics of one app."""
 
-    def __init__(self, service: Service, courier: Courier, stores: Sequence[Stopwatch]) -> None:
+    def __init__(
+        self, service: GenerationService, dispatcher: WebhookDispatcher, stores: Sequence[StoreInstruments]
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engine(service, courier, stores))
+        self._registry.register(_ServiceCollector(service, dispatcher, stores))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
             seconds, seconds_text, ("method", "route"), buckets=LATENCY_S, registry=self._registry
         )
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def observe_response(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a response. `route` is a template, never a path, to limit label values."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Return all metrics in Prometheus text format."""
         return generate_latest(self._registry)
 
 
-class _Engine(Collector):
-    def __init__(self, service: Service, courier: Courier, stores: Sequence[Stopwatch]) -> None:
+class _ServiceCollector(Collector):
+    def __init__(
+        self, service: GenerationService, dispatcher: WebhookDispatcher, stores: Sequence[StoreInstruments]
+    ) -> None:
         self._service = service
-        self._courier = courier
+        self._dispatcher = dispatcher
         self._stores = stores
 
     def collect(self) -> Iterator[Metric]:
@@ -83,7 +87,7 @@ class _Engine(Collector):
             stats.running,
             stats.capacity,
             stats.seconds_per_candidate,
-            self._courier.waiting,
+            self._dispatcher.pending,
         )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
@@ -92,12 +96,12 @@ class _Engine(Collector):
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
         yield _labelled(generations, "outcome", self._service.outcomes())
-        for named, value in zip((shadows, regret), self._service.regrets(), strict=True):
+        for named, value in zip((shadows, regret), self._service.pruning_regrets(), strict=True):
             yield CounterMetricFamily(*named, value=value)
-        yield _labelled(webhooks, "outcome", self._courier.outcomes())
-        for told, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
-            counted = {k: v for watch in self._stores for k, v in getattr(watch, kind).items()}
-            yield _labelled(told, "operation", counted)
+        yield _labelled(webhooks, "outcome", self._dispatcher.outcomes())
+        for family, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
+            counted = {k: v for instruments in self._stores for k, v in getattr(instruments, kind).items()}
+            yield _labelled(family, "operation", counted)
 
 
 def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:

@@ -13,15 +13,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.service.presets import Presets
-from app.service.webhooks.dispatcher import key_of
+from app.service.webhooks.dispatcher import decode_secret
 
-PREFIX = "FRONTRUNNER_"
+ENV_PREFIX = "FRONTRUNNER_"
 
 
 class Settings(BaseSettings):
     """The operator's settings. Names hold the units; invalid values raise an error."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 selects a free one")
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     @field_validator("data_dir")
     @classmethod
-    def _own_folder(cls, value: Path) -> Path:
+    def _check_data_dir(cls, value: Path) -> Path:
         path = value.expanduser().absolute()
         if path in {Path("/"), Path.home()}:
             raise ValueError("must be a dedicated folder, not the root or the home folder")
@@ -134,14 +134,14 @@ class Settings(BaseSettings):
 
     @field_validator("presets")
     @classmethod
-    def _are_presets(cls, value: Path | None) -> Path | None:
+    def _check_presets(cls, value: Path | None) -> Path | None:
         if value is not None:
             Presets.read(value)
         return value
 
     @field_validator("database_url", "blob_url")
     @classmethod
-    def _is_url(cls, value: str) -> str:
+    def _check_url(cls, value: str) -> str:
         if value and "://" not in value:
             raise ValueError("must be a URL such as sqlite:///folder/file.db or file:///folder")
         return value
@@ -157,13 +157,13 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_secret")
     @classmethod
-    def _signs(cls, value: str) -> str:
+    def _check_webhook_secret(cls, value: str) -> str:
         if value:
-            key_of(value)
+            decode_secret(value)
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Settings:
+    def _check_consistency(self) -> Settings:
         if self.max_queued_candidates < self.max_candidates:
             raise ValueError(
                 "MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES; otherwise the largest request never fits"
@@ -190,10 +190,10 @@ class Settings(BaseSettings):
         return self.blob_url or (self.data_dir / "blobs").as_uri()
 
 
-def complaints(error: ValidationError) -> list[str]:
+def format_errors(error: ValidationError) -> list[str]:
     """Return one line per invalid setting, without its value."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
-        name = PREFIX + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "settings"
+        name = ENV_PREFIX + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "settings"
         lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
     return lines

@@ -16,12 +16,12 @@ FORMAT = 3
 """Version of the JSON form."""
 
 
-def dump(calibration: Calibration) -> dict[str, Any]:
+def to_json(calibration: Calibration) -> dict[str, Any]:
     """The JSON form."""
     return {"format": FORMAT, **asdict(calibration)}
 
 
-def load(data: Mapping[str, Any]) -> Calibration:
+def from_json(data: Mapping[str, Any]) -> Calibration:
     """A calibration from its JSON form; `measured`, what the run says of itself, is passed over. Raises ValueError."""
     try:
         fields: dict[str, Any] = dict(data)
@@ -41,10 +41,10 @@ def load(data: Mapping[str, Any]) -> Calibration:
     return made
 
 
-def read(path: Path) -> Calibration:
+def read_calibration(path: Path) -> Calibration:
     """A calibration from its file. Raises ModelUnsupported when there is none or it cannot be read."""
     try:
-        return load(json.loads(path.read_text()))
+        return from_json(json.loads(path.read_text()))
     except OSError as error:
         raise ModelUnsupported(f"the calibration {path.name!r} cannot be read") from error
     except ValueError as error:

@@ -23,6 +23,6 @@ class PackCorrupt(ModelError):
     """A pack's file is missing or is not the one that was packed."""
 
 
-def host_is_full(error: Exception) -> bool:
+def is_host_out_of_memory(error: Exception) -> bool:
     """Whether the host's memory ran short, by Python's word or by torch's, which has no type for it."""
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

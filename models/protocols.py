@@ -171,7 +171,7 @@ class TextEmbedding:
     recognised: bool = True
 
 
-GUIDANCE_REACH = 1.5
+MAX_GUIDANCE_RATIO = 1.5
 """How far from a calibration's guidance scale its correlations are trusted, as a factor; 1 and less are unguided."""
 
 
@@ -183,8 +183,8 @@ class Calibration:
     of those runs.
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
-    preview score and the guidance gap (see `Generator.gaps`); `correlation`, that of normal scores with which a cut by
-    that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled prompts.
+    preview score and the guidance gap (see `Generator.guidance_gaps`); `correlation`, that of normal scores with which
+    a cut by that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled prompts.
     """
 
     generator: str
@@ -197,14 +197,14 @@ class Calibration:
     preview_weight: tuple[float, ...]
     gap_weight: tuple[float, ...]
 
-    def fits(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
+    def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with these very weights."""
         return (self.generator, self.scorer) == (generator.revision, scorer.revision)
 
-    def foretells(self, guidance_scale: float) -> bool:
-        """Whether it says something of races at this guidance: within a factor of `GUIDANCE_REACH` of its own."""
+    def covers_guidance(self, guidance_scale: float) -> bool:
+        """Whether it says something of races at this guidance: within a factor of `MAX_GUIDANCE_RATIO` of its own."""
         near, far = sorted(max(1.0, scale) for scale in (self.guidance_scale, guidance_scale))
-        return far <= GUIDANCE_REACH * near
+        return far <= MAX_GUIDANCE_RATIO * near
 
 
 class Generator(Protocol):
@@ -233,7 +233,7 @@ class Generator(Protocol):
         """The first state of a candidate: depends on these arguments only, and is the same on every device."""
         ...
 
-    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
+    def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
         """The state before step `start` of a candidate that begins as a picture instead of noise.
 
         `array` (C, h, w) is from `dump` or `encode_image`; the noise is that of `noise` with this seed. Raises
@@ -242,7 +242,7 @@ class Generator(Protocol):
         ...
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
-        """Pictures of one size as finished latents, for storage and `renoise`: float16 (B, C, h, w).
+        """Pictures of one size as finished latents, for storage and `add_noise`: float16 (B, C, h, w).
 
         Width and height are multiples of `info.size_multiple`. Raises `OutOfMemory`.
         """
@@ -256,7 +256,7 @@ class Generator(Protocol):
         """
         ...
 
-    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+    def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
         """How far guidance pulled at the last step: root mean square of (guided by text - by negative), float32 (B,).
 
         Zero for rows that made no step or were unguided.

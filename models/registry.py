@@ -31,7 +31,7 @@ Mode: TypeAlias = Literal["auto", "native", "gate"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load(
+def load_models(
     generator: str,
     scorer: str,
     device: str = "auto",
@@ -48,7 +48,7 @@ def load(
     `native` loop of the family, by the stock pipeline behind the `gate`, or `auto`: native where there is one. Sets the
     thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
-    given = calibration_io.read(calibration) if calibration is not None else None
+    given = calibration_io.read_calibration(calibration) if calibration is not None else None
     if generator == scorer == FAKE:
         return Models(FakeGenerator(), FakeScorer(), given)
     report = report or log.debug
@@ -71,14 +71,14 @@ def _load(
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
-    with _uncollected(), deferred_imports():
+    with _garbage_collection_paused(), deferred_imports():
         loader = _Loader(device, checks, mode)
         own = loader.calibration(generator, scorer)
         report("loading the generator")
         made = loader.generator(generator, preview_decoder)
         report("loading the scorer")
         models = Models(made, loader.scorer(scorer), given or own)
-    if given is None or own is None or given.fits(models.generator.info, models.scorer.info):
+    if given is None or own is None or given.matches(models.generator.info, models.scorer.info):
         return models
     log.warning("the given calibration was measured with other weights; that of the pack is used")
     return replace(models, calibration=own)
@@ -94,7 +94,7 @@ def label(name: str) -> str:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Hold the garbage collector off: walking what the libraries make while they are imported takes a seventh of it."""
     collects = gc.isenabled()
     gc.disable()
@@ -140,7 +140,7 @@ class _Loader:
 
         placement.prepare_process()
         self._loading = placement
-        self._placement = placement.place(device)
+        self._placement = placement.select_device(device)
         self._checks = checks
         self._mode = mode
         self._text_encoders: dict[Path, Any] = {}
@@ -153,7 +153,7 @@ class _Loader:
 
         decoder = None
         if preview_decoder is not None:
-            with self._explained("preview decoder", preview_decoder):
+            with self._translated_errors("preview decoder", preview_decoder):
                 decoder = pipelines.load_preview_decoder(preview_decoder, self._placement)
         pack = self._checks.checked(name)
         known: dict[str, Any] = {"id": label(name), "preview_decoder": decoder}
@@ -161,7 +161,7 @@ class _Loader:
             known |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
         folder = pack.generator if pack else Path(name) if Path(name).is_dir() else None
         hub_id = "" if folder else _hub_id(name)
-        with self._explained("generator", name):
+        with self._translated_errors("generator", name):
             source = folder or pipelines.fetch(hub_id)
             kind = pipelines.kind_of(source)
             native = kind in pipelines.NATIVE
@@ -173,10 +173,10 @@ class _Loader:
     def _stepped(self, pipe: Any, native: bool, known: dict[str, Any]) -> Generator:
         """A pipeline as a generator, by the loop that the mode asks for."""
         if native and self._mode != "gate":
-            from models.generators.stable_diffusion import DiffusersGenerator
+            from models.generators.stable_diffusion import StableDiffusionGenerator
 
             try:
-                return DiffusersGenerator(pipe, self._placement, **known)
+                return StableDiffusionGenerator(pipe, self._placement, **known)
             except ModelUnsupported as error:
                 if self._mode == "native":
                     raise
@@ -190,7 +190,7 @@ class _Loader:
         pack = self._checks.find(generator)
         found = pack.manifest.get("calibration") if pack is not None and generator == scorer else None
         try:
-            return calibration_io.load(found) if found is not None else None
+            return calibration_io.from_json(found) if found is not None else None
         except ValueError as error:
             raise PackCorrupt(f"pack {generator!r}: {error}") from error
 
@@ -203,7 +203,9 @@ class _Loader:
         pack = self._checks.checked(name)
         if pack is not None:
             return adapter.load_pack(pack, self._text_encoder(pack), self._placement)
-        return adapter.load_named(f"local-dir:{name}" if Path(name).is_dir() else name, label(name), self._placement)
+        return adapter.load_open_clip(
+            f"local-dir:{name}" if Path(name).is_dir() else name, label(name), self._placement
+        )
 
     def _text_encoder(self, pack: Pack) -> Any:
         if pack.folder not in self._text_encoders:
@@ -211,7 +213,7 @@ class _Loader:
         return self._text_encoders[pack.folder]
 
     @contextmanager
-    def _explained(self, kind: str, name: str) -> Iterator[None]:
+    def _translated_errors(self, kind: str, name: str) -> Iterator[None]:
         """Turn what the libraries raise for files into an error that names the model and no place."""
         try:
             yield

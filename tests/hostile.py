@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from app.errors import BadImage, FrontrunnerError, Invalid, TooComplex, TooLarge
+from app.errors import BadImage, FrontrunnerError, InvalidRequest, TooComplex, TooLarge
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -127,7 +127,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes | str], Found]] = {
     "bmp runs of nothing": (lambda: bmp(b"\xff\0" * 8_000_000, 1000, 1000), TooComplex),
     "bmp ends of lines": (lambda: bmp(b"\1\1\0\0" * 6_324, 6_324, 6_324), TooComplex),
     "bmp half bytes": (lambda: bmp(b"\xff\0" * 100_000, 6_324, 6_324, bits=4, compression=2), TooComplex),
-    "strip": (lambda: saved(Image.new("L", (40_000, 8)), "PNG"), Invalid),
+    "strip": (lambda: saved(Image.new("L", (40_000, 8)), "PNG"), InvalidRequest),
     "uri of percent signs": (lambda: "data:image/png," + "%41" * 8_000_000, TooComplex),
     "uri of white space": (lambda: "data:image/png;base64," + "a " * 8_000_000, BadImage),
 }

@@ -15,12 +15,20 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import BaseModel
 
 from app.api import openapi
-from app.api.problems import ClientGone
-from app.api.uploads import Uploads
+from app.api.problems import ClientDisconnected
+from app.api.uploads import UploadLimiter
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics
-from app.service import Dialogue, Explainer, Once, References, Refiner, Service, Tastes
+from app.service import (
+    Explainer,
+    GenerationService,
+    IdempotencyKey,
+    Img2ImgService,
+    RankingService,
+    ReferenceResolver,
+    TasteService,
+)
 
 T = TypeVar("T")
 
@@ -28,31 +36,31 @@ _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class Services:
     """What the routes work with, at `app.state.face`."""
 
-    service: Service
-    dialogue: Dialogue
-    references: References
-    refiner: Refiner
-    tastes: Tastes
+    generations: GenerationService
+    ranking: RankingService
+    references: ReferenceResolver
+    img2img: Img2ImgService
+    taste: TasteService
     explainer: Explainer
     metrics: Metrics
-    uploads: Uploads
+    uploads: UploadLimiter
 
 
-def face(request: Request) -> Face:
-    """The app's `Face`."""
-    found: Face = request.app.state.face
+def get_services(request: Request) -> Services:
+    """The app's `Services`."""
+    found: Services = request.app.state.services
     return found
 
 
-def _service(request: Request) -> Service:
-    return face(request).service
+def _generation_service(request: Request) -> GenerationService:
+    return get_services(request).generations
 
 
 def _generation_id(
-    generation_id: Annotated[str, Path(description="As given by POST.", examples=[openapi.GENERATION])],
+    generation_id: Annotated[str, Path(description="As given by POST.", examples=[openapi.EXAMPLE_GENERATION_ID])],
 ) -> str:
     if not _ID.fullmatch(generation_id):
         raise NotFound("there is no such generation: an id is gen_ and 26 letters and digits")
@@ -73,13 +81,13 @@ def json_body(request: Request) -> None:
         raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
 
 
-FaceDep: TypeAlias = Annotated[Face, Depends(face)]
-ServiceDep: TypeAlias = Annotated[Service, Depends(_service)]
+ServicesDep: TypeAlias = Annotated[Services, Depends(get_services)]
+GenerationServiceDep: TypeAlias = Annotated[GenerationService, Depends(_generation_service)]
 GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
 JsonBody = Depends(json_body)
 
 
-IdempotencyKey: TypeAlias = Annotated[
+IdempotencyKeyHeader: TypeAlias = Annotated[
     str | None,
     Header(
         pattern=r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
@@ -88,45 +96,47 @@ IdempotencyKey: TypeAlias = Annotated[
 ]
 
 
-def once(key: str | None, path: str, body: BaseModel) -> Once | None:
+def build_idempotency_key(key: str | None, path: str, body: BaseModel) -> IdempotencyKey | None:
     """What makes a request the same as an earlier one: its key, its address, and the fields that it set."""
     if key is None:
         return None
-    told = f"{path} {body.model_dump_json(exclude_unset=True)}"
-    return Once(key.strip('"'), hashlib.sha256(told.encode()).hexdigest())
+    content = f"{path} {body.model_dump_json(exclude_unset=True)}"
+    return IdempotencyKey(key.strip('"'), hashlib.sha256(content.encode()).hexdigest())
 
 
-async def finished(request: Request, service: Service, generation_id: str, *, keep: bool = False) -> Generation:
+async def wait_for_result(
+    request: Request, service: GenerationService, generation_id: str, *, keep: bool = False
+) -> Generation:
     """The generation once it has succeeded; unless it is to be kept it is cancelled when the client leaves first.
 
-    Raises ClientGone, what it failed with, or NotReady when somebody cancelled it.
+    Raises ClientDisconnected, what it failed with, or NotReady when somebody cancelled it.
     """
     waiting = asyncio.create_task(service.wait(generation_id))
-    leaving = asyncio.create_task(_gone(request))
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise ClientGone
-        return succeeded(waiting.result())
+            raise ClientDisconnected
+        return require_succeeded(waiting.result())
     finally:
-        leaving.cancel()
+        disconnected.cancel()
         if not waiting.done():
             waiting.cancel()
             if not keep:
                 with anyio.CancelScope(shield=True):
-                    await service.forsake(generation_id)
+                    await service.cancel_on_disconnect(generation_id)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives; it is cancelled when the client leaves first. The body must have been read.
 
-    Raises ClientGone, and what `work` raises.
+    Raises ClientDisconnected, and what `work` raises.
     """
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone
+            raise ClientDisconnected
         return working.result()
     finally:
         leaving.cancel()
@@ -134,29 +144,29 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({working})
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     """Returns when the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def succeeded(generation: Generation) -> Generation:
+def require_succeeded(generation: Generation) -> Generation:
     """The generation, if it went well. Raises what it failed with, or NotReady."""
     if generation.failure is not None:
-        raise as_error(generation.failure)
+        raise to_error(generation.failure)
     if generation.status is not Status.SUCCEEDED:
         raise NotReady(f"the generation is {generation.status}")
     return generation
 
 
-def as_error(failure: Failure) -> FrontrunnerError:
+def to_error(failure: Failure) -> FrontrunnerError:
     """The error of the tree that a stored failure was made from; one of EngineFailed's kind where there is none."""
-    found = _by_code(FrontrunnerError).get(failure.code)
+    found = _errors_by_code(FrontrunnerError).get(failure.code)
     return found(failure.detail) if found else EngineFailed(failure.detail)
 
 
-def _by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
+def _errors_by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
     found = {root.code: root}
     for kind in root.__subclasses__():
-        found |= _by_code(kind)
+        found |= _errors_by_code(kind)
     return found

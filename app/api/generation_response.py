@@ -14,23 +14,23 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from app.api import openapi, sse
-from app.api.dependencies import finished
-from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
+from app.api.dependencies import wait_for_result
+from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate
 from app.api.schemas.requests import ImageFormat, ResponseFormat
-from app.api.schemas.responses import GenerationOut
+from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind, Generation
-from app.errors import NothingAboveMinScore, about
-from app.service import Draft, ImageFile, MakeDraft, Once, Service
+from app.errors import NothingAboveMinScore, error_context
+from app.service import GenerationParams, GenerationService, IdempotencyKey, ImageFile, ParamsFactory
 
 PREFIX = "/v1/generations"
 
 
-ANSWERS: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": GenerationOut,
+        "model": GenerationResponse,
         "description": "The result, in the form that `Accept` asks for.",
-        "content": {**openapi.events(list(EventKind)), **openapi.binary()},
-        "headers": openapi.headers(
+        "content": {**openapi.event_stream_content(list(EventKind)), **openapi.image_content()},
+        "headers": openapi.header_docs(
             Location="The generation.",
             X_Frontrunner_Id="The generation, with an image.",
             X_Frontrunner_Seed="What makes this image again, with an image.",
@@ -38,99 +38,109 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         ),
     },
     202: {
-        "model": GenerationOut,
+        "model": GenerationResponse,
         "description": "Queued, for `Prefer: respond-async`.",
-        "headers": openapi.headers(Location="Where to look for the result.", Preference_Applied="respond-async"),
+        "headers": openapi.header_docs(Location="Where to look for the result.", Preference_Applied="respond-async"),
     },
 }
 
 
-async def respond(
+async def submit_and_respond(
     request: Request,
-    service: Service,
-    draft: MakeDraft,
-    forms: tuple[ResponseFormat, ImageFormat],
+    service: GenerationService,
+    params: ParamsFactory,
+    formats: tuple[ResponseFormat, ImageFormat],
     prefer: str,
-    key: Once | None,
+    key: IdempotencyKey | None,
 ) -> Response:
     """Submit a draft and answer in the manner that the request's headers ask for.
 
-    `forms` tells how JSON holds the images, and in which format files are kept.
+    `formats` tells how JSON holds the images, and in which format files are kept.
     """
-    form, output_format = forms
-    kinds = sorted(IMAGES, key=lambda kind: kind != f"image/{output_format}")
-    manner = choose(request.headers.get("accept"), [JSON, EVENTS, *kinds])
-    if manner is None:
+    response_format, output_format = formats
+    media_types = sorted(IMAGES, key=lambda kind: kind != f"image/{output_format}")
+    media_type = negotiate(request.headers.get("accept"), [JSON, EVENTS, *media_types])
+    if media_type is None:
         raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
-    if manner == EVENTS:
-        return await _streamed(service, draft, form, key)
-    if manner in IMAGES:
-        output_format = cast(ImageFormat, manner.removeprefix("image/"))
-        generation = await service.submit(partial(_kept_as, output_format, draft), once=key, watched=False)
-        with about(generation.id):
-            done = await finished(request, service, generation.id, keep=key is not None)
-            return await _picture(service, done, output_format)
-    if prefers(prefer, "respond-async"):
-        return _accepted(service, await service.submit(draft, once=key, patient=True))
-    generation = await service.submit(draft, once=key, watched=False)
-    with about(generation.id):
-        done = await finished(request, service, generation.id, keep=key is not None)
-        return _json(await result(service, done, form), headers=_location(done.id))
+    if media_type == EVENTS:
+        return await _stream_response(service, params, response_format, key)
+    if media_type in IMAGES:
+        output_format = cast(ImageFormat, media_type.removeprefix("image/"))
+        generation = await service.submit(
+            partial(_with_output_format, output_format, params), idempotency=key, previews=False
+        )
+        with error_context(generation.id):
+            done = await wait_for_result(request, service, generation.id, keep=key is not None)
+            return await _image_response(service, done, output_format)
+    if has_preference(prefer, "respond-async"):
+        return _accepted_response(service, await service.submit(params, idempotency=key, queue_if_full=True))
+    generation = await service.submit(params, idempotency=key, previews=False)
+    with error_context(generation.id):
+        done = await wait_for_result(request, service, generation.id, keep=key is not None)
+        return _json_response(
+            await generation_response(service, done, response_format), headers=_location_headers(done.id)
+        )
 
 
-async def _kept_as(output_format: ImageFormat, draft: MakeDraft) -> Draft:
-    return replace(await draft(), output_format=output_format)
+async def _with_output_format(output_format: ImageFormat, params: ParamsFactory) -> GenerationParams:
+    return replace(await params(), output_format=output_format)
 
 
-async def result(service: Service, generation: Generation, form: ResponseFormat) -> GenerationOut:
+async def generation_response(
+    service: GenerationService, generation: Generation, response_format: ResponseFormat
+) -> GenerationResponse:
     """A generation that succeeded, with links or with the images themselves."""
-    if form == "url":
-        return GenerationOut.from_domain(generation)
-    return GenerationOut.from_domain(generation, files=await encoded(service, generation))
+    if response_format == "url":
+        return GenerationResponse.from_domain(generation)
+    return GenerationResponse.from_domain(generation, files=await images_as_base64(service, generation))
 
 
-async def encoded(service: Service, generation: Generation) -> dict[int, str]:
+async def images_as_base64(service: GenerationService, generation: Generation) -> dict[int, str]:
     """The returned images in base64, by index."""
     indices = [c.index for c in generation.best]
     files = await asyncio.gather(*(service.image(generation.id, i, generation.output_format) for i in indices))
     return {i: base64.b64encode(file.data).decode("ascii") for i, file in zip(indices, files, strict=True)}
 
 
-async def _streamed(service: Service, draft: MakeDraft, form: ResponseFormat, key: Once | None) -> Response:
-    generation = await service.submit(draft, once=key, attended=key is None)
-    return sse.EventStream(
+async def _stream_response(
+    service: GenerationService, params: ParamsFactory, response_format: ResponseFormat, key: IdempotencyKey | None
+) -> Response:
+    generation = await service.submit(params, idempotency=key, attended=key is None)
+    return sse.EventStreamResponse(
         generation.id,
-        event_log(service, generation.id, 0, form),
-        life_s=service.limits.stream_s,
-        headers=_location(generation.id),
+        encode_event_log(service, generation.id, 0, response_format),
+        lifetime_s=service.limits.stream_s,
+        headers=_location_headers(generation.id),
     )
 
 
-async def event_log(service: Service, generation_id: str, after: int, form: ResponseFormat) -> AsyncIterator[bytes]:
+async def encode_event_log(
+    service: GenerationService, generation_id: str, after: int, response_format: ResponseFormat
+) -> AsyncIterator[bytes]:
     """The log as bytes. The closing line holds the generation, as GET would give it."""
     async for line in service.watch(generation_id, after):
-        if not line.kind.final:
-            yield sse.event(line.kind, line.data, line.seq)
+        if not line.kind.is_final:
+            yield sse.encode_event(line.kind, line.data, line.seq)
             continue
         generation = await service.get(generation_id)
-        with_files = line.kind is EventKind.SUCCEEDED and form == "b64_json"
-        answer = await result(service, generation, "b64_json" if with_files else "url")
-        yield sse.event(line.kind, answer, line.seq)
+        with_files = line.kind is EventKind.SUCCEEDED and response_format == "b64_json"
+        response = await generation_response(service, generation, "b64_json" if with_files else "url")
+        yield sse.encode_event(line.kind, response, line.seq)
 
 
-def expect_some(images: Sequence[object]) -> None:
+def require_images(images: Sequence[object]) -> None:
     """Where the first image is the answer there must be one. Raises NothingAboveMinScore."""
     if not images:
         raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
 
 
-async def _picture(service: Service, generation: Generation, output_format: str) -> Response:
+async def _image_response(service: GenerationService, generation: Generation, output_format: str) -> Response:
     """The winner's bytes."""
-    expect_some(generation.best)
+    require_images(generation.best)
     best = generation.best[0]
     file: ImageFile = await service.image(generation.id, best.index, output_format)
     score = best.score.score if best.score is not None else math.nan
-    told = {
+    image_headers = {
         "x-frontrunner-id": generation.id,
         "x-frontrunner-seed": str(best.seed),
         "x-frontrunner-score": f"{score:.6f}",
@@ -138,26 +148,36 @@ async def _picture(service: Service, generation: Generation, output_format: str)
     return Response(
         file.data,
         media_type=file.media_type,
-        headers={**_location(generation.id), **told, "etag": file.etag, "cache-control": "no-store", "vary": "accept"},
+        headers={
+            **_location_headers(generation.id),
+            **image_headers,
+            "etag": file.etag,
+            "cache-control": "no-store",
+            "vary": "accept",
+        },
     )
 
 
-def _accepted(service: Service, generation: Generation) -> Response:
-    body = standing(service, generation)
-    pause = min(30, max(1, math.ceil(body.eta_seconds or 1)))
-    headers = {**_location(generation.id), "preference-applied": "respond-async", "retry-after": str(pause)}
-    return _json(body, 202, headers)
+def _accepted_response(service: GenerationService, generation: Generation) -> Response:
+    body = status_response(service, generation)
+    retry_after_s = min(30, max(1, math.ceil(body.eta_seconds or 1)))
+    headers = {
+        **_location_headers(generation.id),
+        "preference-applied": "respond-async",
+        "retry-after": str(retry_after_s),
+    }
+    return _json_response(body, 202, headers)
 
 
-def standing(service: Service, generation: Generation) -> GenerationOut:
+def status_response(service: GenerationService, generation: Generation) -> GenerationResponse:
     """A generation as it is now, with its place in the queue while it is not final."""
-    place = None if generation.status.final else service.place(generation)
-    return GenerationOut.from_domain(generation, place=place)
+    queue_position = None if generation.status.is_final else service.queue_position(generation)
+    return GenerationResponse.from_domain(generation, queue_position=queue_position)
 
 
-def _json(body: GenerationOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json_response(body: GenerationResponse, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(body.model_dump_json(), status, headers, media_type=JSON)
 
 
-def _location(generation_id: str) -> dict[str, str]:
+def _location_headers(generation_id: str) -> dict[str, str]:
     return {"location": f"{PREFIX}/{generation_id}", "vary": "accept, prefer"}

@@ -12,23 +12,23 @@ IMAGES = ("image/png", "image/webp", "image/jpeg")
 _Q = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
-def choose(accept: str | None, offers: Sequence[str]) -> str | None:
+def negotiate(accept: str | None, offers: Sequence[str]) -> str | None:
     """The offer that `accept` likes best, None when it takes none of them.
 
     Of equally liked offers the one that was named more exactly wins, then the earlier one.
     """
-    ranges = _ranges(accept or "*/*")
-    liked = [(*_liking(offer, ranges), -place) for place, offer in enumerate(offers)]
-    quality, _, place = max(liked)
+    ranges = _parse_accept(accept or "*/*")
+    ranked = [(*_quality(offer, ranges), -place) for place, offer in enumerate(offers)]
+    quality, _, place = max(ranked)
     return offers[-place] if quality > 0 else None
 
 
-def prefers(prefer: str, word: str) -> bool:
+def has_preference(prefer: str, word: str) -> bool:
     """Whether a `Prefer` header holds a preference, such as `respond-async`; unknown ones are passed over."""
     return word in (part.partition(";")[0].strip().lower() for part in prefer.split(","))
 
 
-def _ranges(accept: str) -> list[tuple[str, float]]:
+def _parse_accept(accept: str) -> list[tuple[str, float]]:
     """Media ranges with their q; parameters other than q are left aside, a q that is none counts as 0."""
     ranges = []
     for part in accept.split(","):
@@ -39,7 +39,7 @@ def _ranges(accept: str) -> list[tuple[str, float]]:
     return ranges
 
 
-def _liking(offer: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
+def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
     """The q of the most exact range that holds the offer, and how exact that is."""
     exactness = {"*/*": 1, f"{offer.partition('/')[0]}/*": 2, offer: 3}
     held = [(exactness[name], quality) for name, quality in ranges if name in exactness]

@@ -20,13 +20,13 @@ back in order of `similarity - negative_weight * penalty`. One address, four man
 respond-async`, `Accept: text/event-stream`, `Accept: image/png`.
 """
 
-PROMPT = {"prompt": "a red apple on a white background"}
+EXAMPLE_PROMPT = {"prompt": "a red apple on a white background"}
 REQUESTS = {
-    "smallest": {"summary": "Only a prompt", "value": PROMPT},
+    "smallest": {"summary": "Only a prompt", "value": EXAMPLE_PROMPT},
     "best three of sixteen": {
         "summary": "Sixteen candidates, three returned, marked down for text",
         "value": {
-            **PROMPT,
+            **EXAMPLE_PROMPT,
             "negative_prompt": "blurry, text, watermark",
             "n_candidates": 16,
             "n": 3,
@@ -40,14 +40,26 @@ REQUESTS = {
     },
     "fixed checkpoints": {
         "summary": "Sixteen candidates, eight after step 5, four after step 10",
-        "value": {**PROMPT, "n_candidates": 16, "steps": 16, "pruning": [{"at": 5, "keep": 8}, {"at": 10, "keep": 4}]},
+        "value": {
+            **EXAMPLE_PROMPT,
+            "n_candidates": 16,
+            "steps": 16,
+            "pruning": [{"at": 5, "keep": 8}, {"at": 10, "keep": 4}],
+        },
     },
 }
 OPENAI_REQUESTS = {
-    "smallest": {"summary": "Only a prompt", "value": PROMPT},
+    "smallest": {"summary": "Only a prompt", "value": EXAMPLE_PROMPT},
     "with ours": {
         "summary": "What the openai package sends with extra_body",
-        "value": {**PROMPT, "n": 2, "size": "64x64", "response_format": "b64_json", "n_candidates": 8, "seed": 7},
+        "value": {
+            **EXAMPLE_PROMPT,
+            "n": 2,
+            "size": "64x64",
+            "response_format": "b64_json",
+            "n_candidates": 8,
+            "seed": 7,
+        },
     },
 }
 _RED = (
@@ -58,12 +70,17 @@ _GREEN = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAA"
     "BLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJggg=="
 )
-RANK_REQUEST = {**PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_RED, _GREEN]}
-RANK_FORM = {**PROMPT, "negative_prompt": "blurry", "ranking": {"diversity": 0.5}, "images": ["one.png", "two.jpg"]}
-GENERATION = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
+RANK_REQUEST = {**EXAMPLE_PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_RED, _GREEN]}
+RANK_FORM = {
+    **EXAMPLE_PROMPT,
+    "negative_prompt": "blurry",
+    "ranking": {"diversity": 0.5},
+    "images": ["one.png", "two.jpg"],
+}
+EXAMPLE_GENERATION_ID = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
 """Stands for the caller's own in examples."""
 
-_EXAMPLES = {
+_ERROR_EXAMPLES = {
     400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),
     401: ("unauthorized", "A key is needed", "there is no such key, or it was revoked", None),
     403: ("forbidden", "The key does not allow it", "this key has no right to generate", None),
@@ -84,7 +101,7 @@ _EXAMPLES = {
     503: ("queue_full", "The queue is full", "512 candidates are held and 16 more would pass the limit of 512", None),
     504: ("draining", "Shutting down", "this replica is shutting down", None),
 }
-_SAYS = {
+_DESCRIPTIONS = {
     400: "The body is not JSON, or an image cannot be read.",
     401: "No API key, or one that is not good; only where there are keys.",
     403: "The key has no right to do this.",
@@ -104,13 +121,13 @@ _SAYS = {
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these errors."""
-    return {status: _error(status) for status in statuses}
+    return {status: _error_response(status) for status in statuses}
 
 
-def _error(status: int) -> dict[str, Any]:
-    code, title, detail, pointer = _EXAMPLES[status]
+def _error_response(status: int) -> dict[str, Any]:
+    code, title, detail, pointer = _ERROR_EXAMPLES[status]
     fields = [problems.FieldError(detail=detail, pointer=pointer)] if pointer else []
     example = {
         "type": f"urn:frontrunner:problem:{code}",
@@ -123,20 +140,20 @@ def _error(status: int) -> dict[str, Any]:
     if fields:
         example["errors"] = [f.model_dump(exclude_none=True) for f in fields]
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
-    answer: dict[str, Any] = {"description": _SAYS[status], "content": {problems.MEDIA_TYPE: content}}
+    answer: dict[str, Any] = {"description": _DESCRIPTIONS[status], "content": {problems.PROBLEM_MEDIA_TYPE: content}}
     if status in {503, 504}:
         pause = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
-        place = headers(Location="The generation, which another replica continues.") if status == 504 else {}
+        place = header_docs(Location="The generation, which another replica continues.") if status == 504 else {}
         answer["headers"] = pause | place
     return answer
 
 
-def binary() -> dict[str, Any]:
+def image_content() -> dict[str, Any]:
     """The `content` of an image, in each of the formats."""
     return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGES}
 
 
-def events(kinds: Sequence[str]) -> dict[str, Any]:
+def event_stream_content(kinds: Sequence[str]) -> dict[str, Any]:
     """The `content` of an event stream: `data` is JSON, on one line."""
     data = {"type": "string", "contentMediaType": "application/json"}
     event = {"type": "string", "enum": [*kinds, "error"]}
@@ -145,12 +162,12 @@ def events(kinds: Sequence[str]) -> dict[str, Any]:
     return {EVENTS: {"itemSchema": {"type": "object", "properties": properties, "required": ["event", "data"]}}}
 
 
-def headers(**described: str) -> dict[str, Any]:
+def header_docs(**described: str) -> dict[str, Any]:
     """Documented answer headers; underscores stand for hyphens."""
     return {k.replace("_", "-"): {"description": v, "schema": {"type": "string"}} for k, v in described.items()}
 
 
-def install(app: FastAPI) -> None:
+def install_openapi(app: FastAPI) -> None:
     """Give `app` its OpenAPI document, made once, with the schema that all errors share."""
 
     def openapi() -> dict[str, Any]:
@@ -163,9 +180,9 @@ def install(app: FastAPI) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            _without_unused(document)
-            _with_keys(document)
-            _with_answers(document)
+            _drop_default_errors(document)
+            _add_security(document)
+            _add_response_examples(document)
             document["components"]["schemas"] |= _schemas(problems.Problem)
             app.openapi_schema = document
         return app.openapi_schema
@@ -173,7 +190,7 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _without_unused(document: dict[str, Any]) -> None:
+def _drop_default_errors(document: dict[str, Any]) -> None:
     """Drop the 422 that FastAPI adds wherever a route has a parameter: the real ones are documented by hand."""
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -183,7 +200,7 @@ def _without_unused(document: dict[str, Any]) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
-def _with_keys(document: dict[str, Any]) -> None:
+def _add_security(document: dict[str, Any]) -> None:
     """What the guard does to every route behind it."""
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where there are keys."},
@@ -193,11 +210,11 @@ def _with_keys(document: dict[str, Any]) -> None:
         if path.startswith("/v1/"):
             for method, operation in methods.items():
                 statuses = (401, 403, 429) if method == "post" else (401, 403)
-                operation["responses"] |= {str(k): v for k, v in errors(*statuses).items()}
+                operation["responses"] |= {str(k): v for k, v in error_responses(*statuses).items()}
                 operation["security"] = [{"bearer": []}, {"header": []}, {}]
 
 
-def _with_answers(document: dict[str, Any]) -> None:
+def _add_response_examples(document: dict[str, Any]) -> None:
     """Real answers of the embedded model, kept as a server gave them, beside the schemas; long data is cut short."""
     kept = json.loads(files("app.api").joinpath("examples.json").read_text())
     for path, methods in document["paths"].items():
@@ -208,7 +225,7 @@ def _with_answers(document: dict[str, Any]) -> None:
                     content.setdefault(kind, {})["example"] = example
 
 
-def body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:
+def request_body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:
     """An `openapi_extra` for a body that its route reads by hand: media type, model and example of each form."""
     content = {}
     for kind, model, example in models:
@@ -223,9 +240,9 @@ def _schemas(model: type[problems.Problem]) -> dict[str, Any]:
     return {**schema.pop("$defs"), model.__name__: schema}
 
 
-def codes(root: type[FrontrunnerError] = FrontrunnerError) -> Sequence[str]:
+def error_codes(root: type[FrontrunnerError] = FrontrunnerError) -> Sequence[str]:
     """Every code that an error can have, from the tree and from HTTP."""
     found = {root.code, *problems.HTTP_CODES.values(), "invalid_json"}
     for kind in root.__subclasses__():
-        found |= set(codes(kind))
+        found |= set(error_codes(kind))
     return sorted(found)

@@ -23,7 +23,7 @@ from starlette.types import Scope
 
 from app.errors import FrontrunnerError, QuotaExceeded, Unauthorized, Unavailable
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 HTTP_CODES = {
     400: "bad_request",
@@ -41,7 +41,7 @@ HTTP_CODES = {
 }
 """Codes of errors that only HTTP knows, by status."""
 
-_KINDS = {
+_OPENAI_ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
@@ -51,7 +51,7 @@ _KINDS = {
 """What OpenAI's clients call errors of these statuses."""
 
 
-_PLAIN = {
+_MESSAGES = {
     "extra_forbidden": "there is no such field",
     "missing": "the field is required",
     "string_unicode": "the text is no valid Unicode",
@@ -61,7 +61,7 @@ _PLAIN = {
 """Clearer words than pydantic's, by its type of error."""
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed the connection before its answer was ready; nobody reads the 499 but the log."""
 
 
@@ -81,10 +81,10 @@ class ErrorMember(BaseModel):
     code: str
 
 
-REQUEST_ID = "frontrunner.request_id"
+REQUEST_ID_KEY = "frontrunner.request_id"
 """Where the scope of a request keeps its name."""
 
-MOST_ERRORS = 50
+MAX_ERRORS = 50
 """Errors that one answer lists."""
 
 
@@ -109,7 +109,7 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
-def problem(
+def problem_response(
     status: int,
     code: str,
     title: str,
@@ -133,13 +133,16 @@ def problem(
     extra = {"x-should-retry": "false"} if status in {409, 500, 504} else {}
     # ASCII only: a field's name may hold halves of surrogate pairs, which no UTF-8 can say.
     return Response(
-        json.dumps(body), status, {"cache-control": "no-store", **extra, **(headers or {})}, media_type=MEDIA_TYPE
+        json.dumps(body),
+        status,
+        {"cache-control": "no-store", **extra, **(headers or {})},
+        media_type=PROBLEM_MEDIA_TYPE,
     )
 
 
 def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
     """The `error` member, also used inside event streams."""
-    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    kind = _OPENAI_ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     first = next(iter(errors), None)
     param = (first.parameter or _dotted(first.pointer or "")) if first else None
     return {"message": detail, "type": kind, "param": param or None, "code": code}
@@ -151,10 +154,10 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
     if isinstance(error, Unavailable | QuotaExceeded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.generation_id is not None:
-        headers["location"] = where(error.generation_id)
+        headers["location"] = generation_url(error.generation_id)
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="frontrunner"'
-    return problem(
+    return problem_response(
         status_of(error), error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
     )
 
@@ -164,7 +167,7 @@ def status_of(error: FrontrunnerError) -> int:
     return 504 if isinstance(error, Unavailable) and error.generation_id is not None else error.status
 
 
-def where(generation_id: str) -> str:
+def generation_url(generation_id: str) -> str:
     """Where a generation is."""
     return f"/v1/generations/{generation_id}"
 
@@ -177,37 +180,37 @@ def field_errors(error: FrontrunnerError) -> list[FieldError]:
 def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The answer for an error that only HTTP knows."""
     code = HTTP_CODES.get(status, "http_error")
-    return problem(status, code, HTTPStatus(status).phrase, detail, instance, headers=headers)
+    return problem_response(status, code, HTTPStatus(status).phrase, detail, instance, headers=headers)
 
 
 def from_validation(error: RequestValidationError, instance: str) -> Response:
     """The answer for a request that does not fit its schema."""
     problems = error.errors()
-    errors = _told(problems, error.body)
+    errors = _select_errors(problems, error.body)
     detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
-    return problem(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
+    return problem_response(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
 
 
 def _not_json(instance: str, detail: str = "the body cannot be read as JSON") -> Response:
-    return problem(400, "invalid_json", "The body is not JSON", detail, instance)
+    return problem_response(400, "invalid_json", "The body is not JSON", detail, instance)
 
 
-def _told(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
-    """One error for each field, at most `MOST_ERRORS`. Of a union every member complains: the right type's is heard."""
+def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
+    """One error for each field, at most `MAX_ERRORS`. Of a union every member complains: the right type's is heard."""
     fields: dict[tuple[str | None, str | None], FieldError] = {}
     holders: set[str] = set()
     for found in sorted(problems, key=_is_mismatch):
-        field = _field(found, body)
+        field = _field_error(found, body)
         if _is_mismatch(found) and field.pointer in holders:
             continue
         fields.setdefault((field.pointer, field.parameter), field)
-        holders.update(_holders(field.pointer or ""))
-        if len(fields) == MOST_ERRORS:
+        holders.update(_ancestors(field.pointer or ""))
+        if len(fields) == MAX_ERRORS:
             break
     return list(fields.values())
 
 
-def _holders(pointer: str) -> Iterator[str]:
+def _ancestors(pointer: str) -> Iterator[str]:
     """The pointers of all that holds what this one points at."""
     while (end := pointer.rfind("/")) > 0:
         pointer = pointer[:end]
@@ -218,9 +221,9 @@ def _is_mismatch(found: Mapping[str, Any]) -> bool:
     return found["type"] == "literal_error" or str(found["type"]).endswith("_type")
 
 
-def _field(found: Mapping[str, Any], body: Any) -> FieldError:
+def _field_error(found: Mapping[str, Any], body: Any) -> FieldError:
     where, *path = found["loc"]
-    detail = _PLAIN.get(found["type"], str(found["msg"]).removeprefix("Value error, "))
+    detail = _MESSAGES.get(found["type"], str(found["msg"]).removeprefix("Value error, "))
     if where != "body":
         return FieldError(detail=detail, parameter=".".join(str(p) for p in path))
     return FieldError(detail=detail, pointer=_pointer(path, body, missing=found["type"] == "missing"))
@@ -246,7 +249,7 @@ def _dotted(pointer: str) -> str:
     return pointer.removeprefix("#").removeprefix("/").replace("/", ".")
 
 
-def install(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Render every error of `app`, foreseen or not, as a problem."""
 
     async def on_error(request: Request, error: FrontrunnerError) -> Response:
@@ -269,18 +272,18 @@ def install(app: FastAPI) -> None:
             sentence = f"this address takes {headers['allow']}"
         return from_http(error.status_code, sentence, instance(request.scope), headers)
 
-    async def on_gone(*_: object) -> Response:
+    async def on_disconnect(*_: object) -> Response:
         return Response(status_code=499)
 
     async def on_bug(request: Request, _: Exception) -> Response:
         """Answers outside of the middleware that names requests, so it says the name itself."""
-        headers = {"x-request-id": str(request.scope.get(REQUEST_ID, ""))}
+        headers = {"x-request-id": str(request.scope.get(REQUEST_ID_KEY, ""))}
         return from_http(500, "an unforeseen error; the log tells more", instance(request.scope), headers)
 
     app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, on_http)  # type: ignore[arg-type]
-    app.add_exception_handler(ClientGone, on_gone)
+    app.add_exception_handler(ClientDisconnected, on_disconnect)
     app.add_exception_handler(Exception, on_bug)
 
 

@@ -24,10 +24,10 @@ Pixels: TypeAlias = NDArray[np.uint8]
 SMALL_PIXELS = 8_000_000
 """A request with more pixels than these is a large one. Also the most that are held before they are passed on."""
 
-UPLOADERS_AT_ONCE = 2
+MAX_CONCURRENT_UPLOADS = 2
 """Small requests: one on the device while the next is decoded; more would only hold pixels and wait."""
 
-UPLOADERS_WAITING = 32
+MAX_WAITING_UPLOADS = 32
 """Beyond these, a request is told to come back."""
 
 
@@ -39,25 +39,25 @@ class Sent:
     pointer: str
 
 
-class Uploads:
+class UploadLimiter:
     """The limits. `image_pixels` bounds one image, `total_pixels` all of one request. `pool` is closed by its owner."""
 
     def __init__(self, pool: DecoderPool, image_pixels: int, total_pixels: int) -> None:
         self._pool = pool
         self._image_pixels = image_pixels
         self._total_pixels = total_pixels
-        self._small = asyncio.Semaphore(UPLOADERS_AT_ONCE)
+        self._small = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
         self._large = asyncio.Semaphore(1)
         self._waiting = 0
 
     @asynccontextmanager
-    async def reading(self, sent: Sequence[Sent]) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
+    async def reader(self, sent: Sequence[Sent]) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
         """Inside, the images (H, W, 3) of a request in order, a few at a time: drop them before you take the next.
 
         Raises Overloaded when too many requests wait, and what is wrong with an image, pointing at it. Not to be
         entered by a request that is inside already.
         """
-        if self._waiting >= UPLOADERS_WAITING:
+        if self._waiting >= MAX_WAITING_UPLOADS:
             raise Overloaded(f"{self._waiting} requests with uploads wait for their turn")
         self._waiting += 1
         try:
@@ -74,7 +74,7 @@ class Uploads:
     @asynccontextmanager
     async def read(self, sent: Sequence[Sent]) -> AsyncIterator[list[Pixels]]:
         """Inside, all images of a request together, where they are needed so."""
-        async with self.reading(sent) as batches:
+        async with self.reader(sent) as batches:
             yield [image async for batch in batches for image in batch]
 
     async def _measured(self, sent: Sequence[Sent]) -> list[int]:

@@ -17,7 +17,7 @@ from app.cli import client as remote
 from app.cli import interactive as dialogue
 from app.cli import keys, output
 from app.cli import rerank as again
-from app.cli.client import Complaint
+from app.cli.client import CliError
 from app.cli.local_server import running_service
 
 app = typer.Typer(
@@ -30,12 +30,18 @@ app = typer.Typer(
 
 app.add_typer(keys.app, name="keys")
 
-Url = Annotated[str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")]
-Address = Annotated[str, typer.Option(metavar="URL", help="URL of the service that stores the generation.")]
-HERE = "http://127.0.0.1:8000"
-Generation = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
-Out = Annotated[Path, typer.Option(help="Output folder for the images and the contact sheet.")]
-Negative = Annotated[str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")]
+UrlOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")
+]
+UrlOptionWithDefault = Annotated[
+    str, typer.Option(metavar="URL", help="URL of the service that stores the generation.")
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
+OutOption = Annotated[Path, typer.Option(help="Output folder for the images and the contact sheet.")]
+NegativeOption = Annotated[
+    str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")
+]
 
 
 @app.command()
@@ -61,19 +67,19 @@ def serve(
 
     `frontrunner serve --generator stabilityai/sd-turbo --scorer ViT-B-32/laion2b_s34b_b79k`
     """
-    from app.cli.serve import run
+    from app.cli.serve import run_server
 
-    asked = {"host": host, "port": port, "generator": generator, "scorer": scorer, "device": device}
-    options: dict[str, Any] = {k: v for k, v in (asked | {"data_dir": data_dir}).items() if v is not None}
-    with _complaining():
-        code = run(options, fd)
+    payload = {"host": host, "port": port, "generator": generator, "scorer": scorer, "device": device}
+    options: dict[str, Any] = {k: v for k, v in (payload | {"data_dir": data_dir}).items() if v is not None}
+    with _reported_errors():
+        code = run_server(options, fd)
     raise typer.Exit(code)
 
 
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images should show.")],
-    negative: Negative = "",
+    negative: NegativeOption = "",
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Number of candidates to sample.")] = 16,
     n: Annotated[int, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = 4,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
@@ -81,10 +87,10 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler of the model, such as euler or ddim.")] = None,
-    out: Out = Path("demo"),
+    out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
-    url: Url = None,
+    url: UrlOption = None,
 ) -> None:
     """Sample and rank candidates for PROMPT; save the best and a contact sheet.
 
@@ -117,12 +123,12 @@ def generate(
         "previews": 2,
     }
     console, progress = Console(), Console(stderr=True)
-    with _complaining(), _service(url, progress) as client:
-        done = output.follow(remote.generation(client, body), progress)
-        _show(console, client, done, out, named=url is not None)
+    with _reported_errors(), _service(url, progress) as client:
+        done = output.show_progress(remote.stream_generation(client, body), progress)
+        _show_result(console, client, done, out, named=url is not None)
         if interactive:
-            talk = dialogue.Dialogue(client, done, out, taste, (console, progress))
-            if talk.run(dialogue.typed(console)) and not sys.stdin.isatty():
+            talk = dialogue.InteractiveSession(client, done, out, taste, (console, progress))
+            if talk.run(dialogue.read_lines(console)) and not sys.stdin.isatty():
                 raise typer.Exit(1)
 
 
@@ -132,8 +138,8 @@ def rank(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILES...", exists=True, dir_okay=False, readable=True, help="Image files.")
     ],
-    negative: Negative = "",
-    url: Url = None,
+    negative: NegativeOption = "",
+    url: UrlOption = None,
 ) -> None:
     """Rank image FILES by similarity to PROMPT.
 
@@ -144,8 +150,8 @@ def rank(
     `frontrunner rank "a red apple" a.png b.jpg -x "text, letters" --url http://127.0.0.1:8000`
     """
     console, progress = Console(), Console(stderr=True)
-    with _complaining(), _service(url, progress) as client:
-        console.print(output.ranking(remote.ranking(client, prompt, negative, files), files))
+    with _reported_errors(), _service(url, progress) as client:
+        console.print(output.ranking_table(remote.rank_files(client, prompt, negative, files), files))
 
 
 @app.command()
@@ -172,15 +178,15 @@ def calibrate(
 
     `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
     """
-    from app.cli.calibrate import run
+    from app.cli.calibrate import run_calibration
 
-    with _complaining():
-        run(prompts, candidates, guidance_scale, out, Console())
+    with _reported_errors():
+        run_calibration(prompts, candidates, guidance_scale, out, Console())
 
 
 @app.command()
 def rerank(
-    generation: Generation,
+    generation: GenerationArgument,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to compare with.")] = None,
     negatives: Annotated[list[str] | None, typer.Option("--negative", "-x", help="What to avoid; repeatable.")] = None,
     negative_weight: Annotated[float | None, typer.Option(min=0, max=10, help="Weight of the penalty.")] = None,
@@ -191,7 +197,7 @@ def rerank(
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to return.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Store the result as a new generation.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder for the images and the contact sheet.")] = None,
-    url: Address = HERE,
+    url: UrlOptionWithDefault = DEFAULT_URL,
 ) -> None:
     """Re-rank the candidates of a GENERATION by other texts or images.
 
@@ -208,18 +214,18 @@ def rerank(
         "prompt": prompt,
         "negatives": [{"text": text} for text in negatives] if negatives else None,
         "negative_weight": negative_weight,
-        "references": again.references(like or [], unlike or []),
+        "references": again.build_references(like or [], unlike or []),
         "diversity": diversity,
         "taste": {"profile": taste} if taste else None,
     }
     body = {"ranking": {k: v for k, v in ranking.items() if v is not None}, "n": n, "store": store}
-    with _complaining(), remote.connect(url) as client:
-        _show(console, client, again.rerank(client, generation, body), out)
+    with _reported_errors(), remote.connect(url) as client:
+        _show_result(console, client, again.request_rerank(client, generation, body), out)
 
 
 @app.command()
 def refine(
-    generation: Generation,
+    generation: GenerationArgument,
     pick: Annotated[int, typer.Option(min=1, help="Rank of the candidate to start from; 1 is the best.")] = 1,
     image: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Image to start from instead.")
@@ -230,8 +236,8 @@ def refine(
     candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Number of candidates.")] = None,
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
-    out: Out = Path("demo"),
-    url: Address = HERE,
+    out: OutOption = Path("demo"),
+    url: UrlOptionWithDefault = DEFAULT_URL,
 ) -> None:
     """Sample new candidates from a candidate of a GENERATION and rank them.
 
@@ -252,20 +258,26 @@ def refine(
         "n": n,
         "seed": seed,
     }
-    with _complaining(), remote.connect(url) as client:
+    with _reported_errors(), remote.connect(url) as client:
         if image is not None:
-            body["image"] = again.picture(image)
+            body["image"] = again.image_data_uri(image)
         else:
-            body["index"] = remote.index_at(remote.ask(client, "GET", f"/v1/generations/{generation}"), pick)
-        _show(console, client, output.follow(again.refine(client, generation, body), progress), out)
+            body["index"] = remote.index_at_place(
+                remote.request_json(client, "GET", f"/v1/generations/{generation}"), pick
+            )
+        _show_result(
+            console, client, output.show_progress(again.stream_refine(client, generation, body), progress), out
+        )
 
 
-def _show(console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
+def _show_result(
+    console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True
+) -> None:
     """Print the ranked list, the id if `named`, and the files written to `out`."""
-    console.print(output.candidates(done))
+    console.print(output.candidates_table(done))
     if named:
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
-    for path in remote.save(client, done, out) if out is not None else []:
+    for path in remote.save_images(client, done, out) if out is not None else []:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -282,22 +294,22 @@ def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
 
 
 @contextmanager
-def _complaining() -> Iterator[None]:
-    """Report a `Complaint` as one line on stderr with exit code 1.
+def _reported_errors() -> Iterator[None]:
+    """Report a `CliError` as one line on stderr with exit code 1.
 
     SIGTERM cleans up in the same way as Ctrl-C.
     """
-    before = signal.signal(signal.SIGTERM, _interrupted)
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield
-    except Complaint as complaint:
-        typer.echo(f"frontrunner: {complaint}", err=True)
+    except CliError as error:
+        typer.echo(f"frontrunner: {error}", err=True)
         raise typer.Exit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupted(_: int, __: FrameType | None) -> NoReturn:
+def _raise_interrupt(_: int, __: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 

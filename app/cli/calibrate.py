@@ -12,28 +12,30 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.client import Complaint
+from app.cli.client import CliError
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.pruning import calibration
-from app.engine.trajectories import watch
+from app.engine.trajectories import record_trajectories
 from app.errors import FrontrunnerError
-from app.settings import Settings, complaints
+from app.settings import Settings, format_errors
 from models import calibration_io, registry
 from models.errors import ModelError
 from models.pack import packs
 from models.protocols import Calibration
 
-FEWEST_PROMPTS = 8
+MIN_PROMPTS = 8
 """Minimum number of prompts; with fewer, the correlations are mostly noise."""
 
 
-def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console) -> None:
-    """Calibrate the configured models and write the result to `out`. Raises Complaint."""
+def run_calibration(
+    prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console
+) -> None:
+    """Calibrate the configured models and write the result to `out`. Raises CliError."""
     try:
         settings = Settings()
-        texts = _read(prompts, settings.generator)
-        models = registry.load(
+        texts = _read_prompts(prompts, settings.generator)
+        models = registry.load_models(
             settings.generator,
             settings.scorer,
             settings.device,
@@ -48,37 +50,35 @@ def run(prompts: Path | None, candidates: int, guidance_scale: float | None, out
             info = replace(info, guidance_scale=guidance_scale)
         with Progress(console=console) as progress:
             task = progress.add_task("racing", total=len(texts))
-            races = watch(
+            recordings = record_trajectories(
                 core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
             )
-            traces = [race.trace for race in races]
-        made = calibration.fit(traces, info, models.scorer.info)
+            trajectories = [race.trajectory for race in recordings]
+        made = calibration.fit_calibration(trajectories, info, models.scorer.info)
         costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
         measured = {"device": info.device, "prompts": len(texts), **costs}
-        document = calibration_io.dump(made) | {"measured": measured}
+        document = calibration_io.to_json(made) | {"measured": measured}
         out.write_text(json.dumps(document, indent=1) + "\n")
     except ValidationError as error:
-        raise Complaint("; ".join(complaints(error))) from None
+        raise CliError("; ".join(format_errors(error))) from None
     except (ModelError, FrontrunnerError) as error:
-        raise Complaint(str(error)) from None
+        raise CliError(str(error)) from None
     except OSError as error:
-        raise Complaint(f"{error.filename}: {error.strerror}") from None
+        raise CliError(f"{error.filename}: {error.strerror}") from None
     console.print(_table(made))
     console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
 
 
-def _read(prompts: Path | None, generator: str) -> Sequence[str]:
+def _read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
     """Return the prompts, one a line; None selects those of the pack."""
     if prompts is None:
         pack = packs().get(generator)
         if pack is None or not (pack.folder / "prompts.txt").is_file():
-            raise Complaint("--prompts is required: name a file with one typical prompt a line")
+            raise CliError("--prompts is required: name a file with one typical prompt a line")
         prompts = pack.folder / "prompts.txt"
     texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
-    if len(texts) < FEWEST_PROMPTS:
-        raise Complaint(
-            f"--prompts has {len(texts)} prompts; at least {FEWEST_PROMPTS} are required, 64 are recommended"
-        )
+    if len(texts) < MIN_PROMPTS:
+        raise CliError(f"--prompts has {len(texts)} prompts; at least {MIN_PROMPTS} are required, 64 are recommended")
     return texts
 
 

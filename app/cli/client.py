@@ -23,7 +23,7 @@ Json: TypeAlias = dict[str, Any]
 Events: TypeAlias = Generator[tuple[str, Json], None, None]
 """Names and data of a generation's events."""
 
-TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
+HTTP_TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
 """A minute of silence is a failure: the event stream has a heartbeat every 15 s."""
 
 
@@ -37,22 +37,22 @@ KEY_VARIABLE = "FRONTRUNNER_KEY"
 """Environment variable with the API key, if the service requires one."""
 
 
-class Complaint(Exception):
+class CliError(Exception):
     """An error message for the user; the command ends with exit code 1."""
 
 
 @contextmanager
 def connect(url: str) -> Iterator[Client]:
-    """Yield a client of the service at `url`; convert HTTP errors to Complaint."""
+    """Yield a client of the service at `url`; convert HTTP errors to CliError."""
     try:
-        with httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False, headers=_key()) as client:
+        with httpx.Client(base_url=url, timeout=HTTP_TIMEOUT, trust_env=False, headers=_key()) as client:
             yield client
     except httpx.ConnectError:
-        raise Complaint(f"no service listens at {url}: start one or correct --url") from None
+        raise CliError(f"no service listens at {url}: start one or correct --url") from None
     except httpx.TimeoutException:
-        raise Complaint(f"the service at {url} did not respond in time: try again") from None
+        raise CliError(f"the service at {url} did not respond in time: try again") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Complaint(f"the connection to {url} failed: {error}") from None
+        raise CliError(f"the connection to {url} failed: {error}") from None
 
 
 def _key() -> dict[str, str]:
@@ -61,16 +61,16 @@ def _key() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Events:
-    """Request a generation; yield its events (name, data). Raises Complaint.
+def stream_generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Events:
+    """Request a generation; yield its events (name, data). Raises CliError.
 
     Closing the iterator early, as Ctrl-C does, cancels the generation.
     """
-    asked = {k: v for k, v in body.items() if v is not None}
-    with client.stream("POST", path, json=asked, headers={"accept": "text/event-stream"}) as answer:
+    payload = {k: v for k, v in body.items() if v is not None}
+    with client.stream("POST", path, json=payload, headers={"accept": "text/event-stream"}) as answer:
         if answer.status_code != 200:
             answer.read()
-            raise refusal(answer)
+            raise error_from_response(answer)
         kind = ""
         try:
             for kind, data in _events(answer.iter_lines()):
@@ -96,49 +96,49 @@ def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
             kind, data = "", ""
 
 
-def ranking(client: Client, prompt: str, negative: str, files: Sequence[Path]) -> Json:
-    """Rank image files by a prompt. Raises Complaint."""
+def rank_files(client: Client, prompt: str, negative: str, files: Sequence[Path]) -> Json:
+    """Rank image files by a prompt. Raises CliError."""
     with ExitStack() as stack:
         parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
         answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
     if answer.status_code != 200:
-        raise refusal(answer, files)
+        raise error_from_response(answer, files)
     ranked: Json = answer.json()
     return ranked
 
 
-def ask(client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+def request_json(client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
     """Return the JSON response to a request without the None fields of `body`.
 
-    Raises Complaint.
+    Raises CliError.
     """
-    asked = None if body is None else {k: v for k, v in body.items() if v is not None}
-    answer = client.request(method, path, json=asked)
+    payload = None if body is None else {k: v for k, v in body.items() if v is not None}
+    answer = client.request(method, path, json=payload)
     if not answer.is_success:
-        raise refusal(answer)
-    told: Json = answer.json() if answer.content else {}
-    return told
+        raise error_from_response(answer)
+    result: Json = answer.json() if answer.content else {}
+    return result
 
 
-def save(client: Client, done: Json, out: Path) -> list[Path]:
-    """Write the images and a contact sheet; return the paths. Raises Complaint."""
-    ranked = standing(done)
+def save_images(client: Client, done: Json, out: Path) -> list[Path]:
+    """Write the images and a contact sheet; return the paths. Raises CliError."""
+    ranked = ordered_candidates(done)
     files = [_image(client, done["id"], c["index"]) for _, c in ranked]
     best = {out / f"best-{c['rank']:02}.png": data for (_, c), data in zip(ranked, files, strict=True) if c["rank"]}
     return _write(out, best | {out / "sheet.png": _sheet(done, ranked, files)})
 
 
 def save_sheet(client: Client, done: Json, path: Path) -> Path:
-    """Write a contact sheet of all candidates; return its path. Raises Complaint."""
-    ranked = standing(done)
+    """Write a contact sheet of all candidates; return its path. Raises CliError."""
+    ranked = ordered_candidates(done)
     files = [_image(client, done["id"], c["index"]) for _, c in ranked]
     return _write(path.parent, {path: _sheet(done, ranked, files)})[0]
 
 
 def save_lineage(client: Client, generation_id: str, path: Path) -> Path:
-    """Write the lineage of a generation as JSON; return the path. Raises Complaint."""
-    told = ask(client, "GET", f"/v1/generations/{generation_id}/lineage")
-    return _write(path.parent, {path: json.dumps(told, indent=1).encode() + b"\n"})[0]
+    """Write the lineage of a generation as JSON; return the path. Raises CliError."""
+    lineage = request_json(client, "GET", f"/v1/generations/{generation_id}/lineage")
+    return _write(path.parent, {path: json.dumps(lineage, indent=1).encode() + b"\n"})[0]
 
 
 def _write(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
@@ -147,11 +147,11 @@ def _write(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
         for path, data in files.items():
             path.write_bytes(data)
     except OSError as error:
-        raise Complaint(f"cannot write to {folder}: {error.strerror}") from None
+        raise CliError(f"cannot write to {folder}: {error.strerror}") from None
     return list(files)
 
 
-def standing(done: Json) -> list[tuple[int | None, Json]]:
+def ordered_candidates(done: Json) -> list[tuple[int | None, Json]]:
     """Return (place, candidate) pairs: by rank, then finished by score, then pruned.
 
     The place of a pruned candidate is None.
@@ -160,24 +160,24 @@ def standing(done: Json) -> list[tuple[int | None, Json]]:
     def order(c: Json) -> tuple[float, bool, float]:
         return (c["rank"] or math.inf, bool(c["pruned_at_step"]), math.inf if c["score"] is None else -c["score"])
 
-    field = sorted(done["candidates"], key=order)
-    return [(place if c["rank"] or not c["pruned_at_step"] else None, c) for place, c in enumerate(field, 1)]
+    ordered = sorted(done["candidates"], key=order)
+    return [(place if c["rank"] or not c["pruned_at_step"] else None, c) for place, c in enumerate(ordered, 1)]
 
 
-def index_at(done: Json, place: int) -> int:
-    """Return the index of the candidate at `place`; 1 is the best. Raises Complaint."""
+def index_at_place(done: Json, place: int) -> int:
+    """Return the index of the candidate at `place`; 1 is the best. Raises CliError."""
     if done["status"] != "succeeded":
-        raise Complaint(f"the generation is {done['status']}: use one that has succeeded")
-    field: dict[int, int] = {at: c["index"] for at, c in standing(done) if at is not None}
-    if place not in field:
-        raise Complaint(f"place {place} does not exist: use 1 to {len(field)}")
-    return field[place]
+        raise CliError(f"the generation is {done['status']}: use one that has succeeded")
+    indices: dict[int, int] = {at: c["index"] for at, c in ordered_candidates(done) if at is not None}
+    if place not in indices:
+        raise CliError(f"place {place} does not exist: use 1 to {len(indices)}")
+    return indices[place]
 
 
 def _image(client: Client, generation_id: str, index: int) -> bytes:
     answer = client.get(f"/v1/generations/{generation_id}/images/{index}", params={"format": "png"})
     if answer.status_code != 200:
-        raise refusal(answer)
+        raise error_from_response(answer)
     return answer.content
 
 
@@ -197,13 +197,13 @@ def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequenc
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
 
 
-def refusal(answer: httpx.Response, files: Sequence[Path] = ()) -> Complaint:
-    """Convert an error response to a Complaint that names its file of `files`."""
+def error_from_response(answer: httpx.Response, files: Sequence[Path] = ()) -> CliError:
+    """Convert an error response to a CliError that names its file of `files`."""
     try:
         problem = answer.json()
         pointers = [str(e.get("pointer")) for e in problem.get("errors", ())]
         found = re.fullmatch(r"#/images/(\d+)", pointers[0]) if pointers else None
         about = f"{files[int(found[1])].name}: " if found and files else ""
-        return Complaint(f"{about}{problem['detail']}")
+        return CliError(f"{about}{problem['detail']}")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Complaint(f"the service returned HTTP status {answer.status_code}")
+        return CliError(f"the service returned HTTP status {answer.status_code}")

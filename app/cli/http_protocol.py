@@ -16,7 +16,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.middleware.admission import CROWDED
-from app.api.middleware.http import LINGER_S
+from app.api.middleware.http import REFUSED_BODY_DRAIN_S
 from app.api.problems import from_http
 
 OVERHEAD_BYTES = 65_536
@@ -197,7 +197,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._close_in(LINGER_S)
+        self._close_in(REFUSED_BODY_DRAIN_S)
 
     def _close_in(self, seconds: float) -> None:
         self._unset_keepalive_if_required()

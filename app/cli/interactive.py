@@ -19,7 +19,7 @@ from rich.table import Table
 
 from app.cli import client as remote
 from app.cli import output, rerank
-from app.cli.client import Client, Complaint, Json
+from app.cli.client import Client, CliError, Json
 
 COMMANDS = (
     ("prompt TEXT", "compare with another text"),
@@ -41,37 +41,37 @@ COMMANDS = (
 class Turn:
     """A ranked list.
 
-    `answer` is the service's response, `sheet` the contact sheet, `asked` the change to the generation's ranking.
+    `answer` is the service's response, `sheet` the contact sheet, `changes` the change to the generation's ranking.
     """
 
     answer: Json
     sheet: Path
-    asked: Json
+    changes: Json
 
 
-class Dialogue:
+class InteractiveSession:
     """Runs the commands.
 
     `votes` names the profile that stores votes; None deletes them at the end.
     """
 
-    def __init__(self, client: Client, first: Json, out: Path, votes: str | None, screens: tuple[Console, Console]):
+    def __init__(self, client: Client, first: Json, out: Path, votes: str | None, consoles: tuple[Console, Console]):
         self._client = client
         self._out = out
-        self._console, self._progress = screens
+        self._console, self._progress = consoles
         self._turns = [Turn(first, out / "sheet.png", {})]
-        self._shown = 1
+        self._sheets_shown = 1
         self._profile = votes or f"dialogue-{first['id'].removeprefix('gen_')}"
-        self._forgets = votes is None
+        self._temporary_profile = votes is None
         self._voted = False
         self._commands: dict[str, Callable[[str], None]] = {
             "prompt": self._prompt,
             "avoid": self._avoid,
-            "weight": lambda said: self._rank_by(negative_weight=_number(said)),
-            "diversity": lambda said: self._rank_by(diversity=_number(said)),
-            "best": lambda said: self._rerank(n=_whole(said)),
-            "like": lambda said: self._vote("liked", said),
-            "dislike": lambda said: self._vote("disliked", said),
+            "weight": lambda argument: self._rank_by(negative_weight=_number(argument)),
+            "diversity": lambda argument: self._rank_by(diversity=_number(argument)),
+            "best": lambda argument: self._rerank(n=_integer(argument)),
+            "like": lambda argument: self._vote("liked", argument),
+            "dislike": lambda argument: self._vote("disliked", argument),
             "taste": self._taste,
             "refine": self._refine,
             "back": self._back,
@@ -85,91 +85,91 @@ class Dialogue:
         refused = 0
         try:
             for line in lines:
-                name, _, said = line.strip().partition(" ")
+                name, _, argument = line.strip().partition(" ")
                 if name in {"quit", "exit"}:
                     break
                 try:
-                    self._do(name, said.strip())
-                except Complaint as complaint:
+                    self._execute(name, argument.strip())
+                except CliError as error:
                     refused += 1
-                    self._say(f"frontrunner: {complaint}")
+                    self._print(f"frontrunner: {error}")
         finally:
-            self._forget_votes()
+            self._delete_votes()
         return refused
 
-    def _do(self, name: str, said: str) -> None:
+    def _execute(self, name: str, argument: str) -> None:
         if not name:
             return
         if name not in self._commands:
-            raise Complaint(f"unknown command {name!r}: `help` lists the commands")
-        self._commands[name](said)
+            raise CliError(f"unknown command {name!r}: `help` lists the commands")
+        self._commands[name](argument)
 
     # commands that re-rank
 
-    def _prompt(self, said: str) -> None:
-        if not said:
-            raise Complaint("prompt requires a text, such as `prompt a red apple`")
-        self._rank_by(prompt=said)
+    def _prompt(self, argument: str) -> None:
+        if not argument:
+            raise CliError("prompt requires a text, such as `prompt a red apple`")
+        self._rank_by(prompt=argument)
 
-    def _avoid(self, said: str) -> None:
-        texts = [text.strip() for text in said.split(";") if text.strip()]
+    def _avoid(self, argument: str) -> None:
+        texts = [text.strip() for text in argument.split(";") if text.strip()]
         self._rank_by(negatives=[{"text": text} for text in texts])
 
-    def _vote(self, how: str, said: str) -> None:
-        places = [_whole(word) for word in said.split()]
+    def _vote(self, how: str, argument: str) -> None:
+        places = [_integer(word) for word in argument.split()]
         if not places:
-            raise Complaint("like and dislike require places in the list, such as 1 3")
+            raise CliError("like and dislike require places in the list, such as 1 3")
         now = self._turns[-1].answer
-        ballot = {"generation": now["id"], how: [remote.index_at(now, place) for place in places]}
-        remote.ask(self._client, "POST", f"/v1/taste/{self._profile}/votes", ballot)
+        ballot = {"generation": now["id"], how: [remote.index_at_place(now, place) for place in places]}
+        remote.request_json(self._client, "POST", f"/v1/taste/{self._profile}/votes", ballot)
         self._voted = True
         self._taste("on")
 
-    def _taste(self, said: str) -> None:
-        if said == "on":
+    def _taste(self, argument: str) -> None:
+        if argument == "on":
             self._rank_by(taste={"profile": self._profile})
-        elif said == "off":
+        elif argument == "off":
             self._rank_by(taste={"profile": self._profile, "weight": 0.0})
         else:
-            raise Complaint("taste requires on or off")
+            raise CliError("taste requires on or off")
 
     def _rank_by(self, **changes: object) -> None:
-        self._rerank(ranking={**self._turns[-1].asked.get("ranking", {}), **changes})
+        self._rerank(ranking={**self._turns[-1].changes.get("ranking", {}), **changes})
 
     def _rerank(self, **changes: object) -> None:
-        asked = self._turns[-1].asked | changes
-        self._next(rerank.rerank(self._client, self._turns[-1].answer["id"], asked), asked)
+        all_changes = self._turns[-1].changes | changes
+        self._add_turn(rerank.request_rerank(self._client, self._turns[-1].answer["id"], all_changes), all_changes)
 
     # commands that create a generation
 
-    def _refine(self, said: str) -> None:
+    def _refine(self, argument: str) -> None:
         """Refine a candidate; `said` is `PLACE [STRENGTH] [PROMPT]`."""
-        words = said.split()
+        words = argument.split()
         if not words:
-            raise Complaint("refine requires a place in the list, such as 1")
-        index = remote.index_at(self._turns[-1].answer, _whole(words.pop(0)))
+            raise CliError("refine requires a place in the list, such as 1")
+        index = remote.index_at_place(self._turns[-1].answer, _integer(words.pop(0)))
         body: Json = {"index": index}
         if words and _is_number(words[0]):
             body["strength"] = _number(words.pop(0))
         if words:
             body["prompt"] = " ".join(words)
-        events = rerank.refine(self._client, self._kept()["id"], body)
-        self._next(output.follow(events, self._progress), {})
+        events = rerank.stream_refine(self._client, self._stored_answer()["id"], body)
+        self._add_turn(output.show_progress(events, self._progress), {})
 
-    def _save(self, said: str) -> None:
-        out = Path(said).expanduser() if said else self._out
-        now = self._kept()
-        written = remote.save(self._client, now, out)
+    def _save(self, argument: str) -> None:
+        out = Path(argument).expanduser() if argument else self._out
+        now = self._stored_answer()
+        written = remote.save_images(self._client, now, out)
         written.append(remote.save_lineage(self._client, now["id"], out / "dialogue.json"))
         for path in written:
-            self._say(f"wrote {path}")
-        self._say(f"generation {now['id']}")
+            self._print(f"wrote {path}")
+        self._print(f"generation {now['id']}")
 
-    def _kept(self) -> Json:
+    def _stored_answer(self) -> Json:
         """Store the list as a generation, so that it is part of the lineage; return it."""
         now = self._turns[-1]
-        if now.asked:
-            answer = rerank.rerank(self._client, now.answer["id"], now.asked | {"store": True})
+        if now.changes:
+            answer = rerank.request_rerank(self._client, now.answer["id"], now.changes | {"store": True})
             self._turns[-1] = Turn(answer, now.sheet, {})
         return self._turns[-1].answer
 
@@ -177,37 +177,37 @@ class Dialogue:
 
     def _back(self, _: str) -> None:
         if len(self._turns) == 1:
-            raise Complaint("there is no previous list")
+            raise CliError("there is no previous list")
         self._turns.pop()
         self._show()
 
-    def _next(self, answer: Json, asked: Json) -> None:
-        path = self._out / f"sheet-{self._shown + 1:02}.png"
-        self._turns.append(Turn(answer, remote.save_sheet(self._client, answer, path), asked))
-        self._shown += 1
+    def _add_turn(self, answer: Json, changes: Json) -> None:
+        path = self._out / f"sheet-{self._sheets_shown + 1:02}.png"
+        self._turns.append(Turn(answer, remote.save_sheet(self._client, answer, path), changes))
+        self._sheets_shown += 1
         self._show()
 
     def _show(self) -> None:
         turn = self._turns[-1]
-        self._say(output.question(turn.answer))
-        self._console.print(output.candidates(turn.answer))
-        self._say(f"sheet {turn.sheet}")
+        self._print(output.ranking_summary(turn.answer))
+        self._console.print(output.candidates_table(turn.answer))
+        self._print(f"sheet {turn.sheet}")
 
     def _help(self) -> None:
         table = Table(box=None, show_header=False, pad_edge=False)
-        for usage, told in COMMANDS:
-            table.add_row(usage, told)
+        for usage, description in COMMANDS:
+            table.add_row(usage, description)
         self._console.print(table)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def _forget_votes(self) -> None:
-        if self._voted and self._forgets:
-            remote.ask(self._client, "DELETE", f"/v1/taste/{self._profile}")
+    def _delete_votes(self) -> None:
+        if self._voted and self._temporary_profile:
+            remote.request_json(self._client, "DELETE", f"/v1/taste/{self._profile}")
 
 
-def typed(console: Console) -> Iterator[str]:
+def read_lines(console: Console) -> Iterator[str]:
     """Yield lines of standard input: with a prompt in a terminal, echoed from a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
@@ -232,11 +232,11 @@ def _is_number(word: str) -> bool:
 
 def _number(word: str) -> float:
     if not _is_number(word):
-        raise Complaint(f"{word!r} is not a number: use one such as 0.5")
+        raise CliError(f"{word!r} is not a number: use one such as 0.5")
     return float(word)
 
 
-def _whole(word: str) -> int:
+def _integer(word: str) -> int:
     if not (word.isascii() and word.isdigit()):
-        raise Complaint(f"{word!r} is not a whole number: use one such as 2")
+        raise CliError(f"{word!r} is not a whole number: use one such as 2")
     return int(word)

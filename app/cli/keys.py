@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.cli.client import Complaint
+from app.cli.client import CliError
 from app.errors import StoreUnavailable
-from app.service import ApiKey, Right, new_key
-from app.settings import Settings, complaints
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
+from app.service import ApiKey, Permission, create_api_key
+from app.settings import Settings, format_errors
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
 from app.stores.privacy import private_folder
 
 T = TypeVar("T")
@@ -34,10 +34,10 @@ app = typer.Typer(
 @app.command()
 def add(
     name: Annotated[str, typer.Option(help="Name of the key's owner, shown by `list`.")],
-    rights: Annotated[list[Right], typer.Option("--right", help="Permission; repeatable.")] = [  # noqa: B006
-        Right.GENERATE,
-        Right.RANK,
-        Right.READ,
+    rights: Annotated[list[Permission], typer.Option("--right", help="Permission; repeatable.")] = [  # noqa: B006
+        Permission.GENERATE,
+        Permission.RANK,
+        Permission.READ,
     ],
     quota: Annotated[int | None, typer.Option(min=1, help="Maximum candidates per window.")] = None,
     per: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of the window.")] = 3600,
@@ -50,7 +50,7 @@ def add(
 
     `frontrunner keys add --name trial --right read --right generate --quota 500 --per 86400`
     """
-    key, told = new_key(name, rights, quota, per)
+    key, told = create_api_key(name, rights, quota, per)
     _run(lambda store: store.add(key))
     typer.echo(f"key             {told}\nwebhook secret  {key.secret}")
     typer.echo("Save both now; the key cannot be shown again.", err=True)
@@ -60,9 +60,11 @@ def add(
 def show() -> None:
     """List all keys without their secrets."""
     table = Table(Column("id", no_wrap=True), "name", "rights", "quota", "made", "revoked")
-    for key in _run(lambda store: store.keys()):
+    for key in _run(lambda store: store.list_keys()):
         quota = "" if key.quota is None else f"{key.quota} in {key.window_s} s"
-        table.add_row(key.id, escape(key.name), _rights(key), quota, _day(key.created), _day(key.revoked))
+        table.add_row(
+            key.id, escape(key.name), _permissions(key), quota, _format_date(key.created), _format_date(key.revoked)
+        )
     Console().print(table)
 
 
@@ -74,34 +76,34 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Key id, as 
         raise typer.Exit(1)
 
 
-def _rights(key: ApiKey) -> str:
-    return ", ".join(sorted(key.rights))
+def _permissions(key: ApiKey) -> str:
+    return ", ".join(sorted(key.permissions))
 
 
-def _day(moment: float | None) -> str:
+def _format_date(moment: float | None) -> str:
     return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _run(use: Callable[[KeyStore], Awaitable[T]]) -> T:
+def _run(use: Callable[[SqlApiKeyStore], Awaitable[T]]) -> T:
     """Return the result of `use`; a store or settings error exits with code 1."""
     try:
         return asyncio.run(_with_store(Settings(), use))
     except ValidationError as error:
-        told = "; ".join(complaints(error))
-    except (StoreUnavailable, Complaint) as error:
+        told = "; ".join(format_errors(error))
+    except (StoreUnavailable, CliError) as error:
         told = str(error)
     typer.echo(f"frontrunner: {told}", err=True)
     raise typer.Exit(1)
 
 
-async def _with_store(settings: Settings, use: Callable[[KeyStore], Awaitable[T]]) -> T:
+async def _with_store(settings: Settings, use: Callable[[SqlApiKeyStore], Awaitable[T]]) -> T:
     if not settings.database_url:
         try:
             private_folder(settings.data_dir)
         except OSError as error:
-            raise Complaint("data_dir cannot be created or written: check its path and permissions") from error
-    database = await Database.open(settings.database)
+            raise CliError("data_dir cannot be created or written: check its path and permissions") from error
+    database = await SqlGenerationStore.open(settings.database)
     try:
-        return await use(KeyStore(database.connections))
+        return await use(SqlApiKeyStore(database.connections))
     finally:
         await database.close()

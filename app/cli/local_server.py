@@ -14,13 +14,13 @@ from pathlib import Path
 
 import httpx
 
-from app.cli.client import Client, Complaint, connect
-from app.settings import PREFIX
+from app.cli.client import Client, CliError, connect
+from app.settings import ENV_PREFIX
 
-PATIENCE_S = 600.0
+STARTUP_TIMEOUT_S = 600.0
 """Maximum seconds for loading the models."""
 
-FAREWELL_S = 20.0
+SHUTDOWN_TIMEOUT_S = 20.0
 """Seconds that the child may take to stop before it is killed."""
 
 
@@ -32,7 +32,7 @@ def silent(detail: str) -> None:
 def running_service(watch: Callable[[str], None] = silent) -> Iterator[Client]:
     """Start a service for this block; yield a client once it is ready.
 
-    `watch` receives the detail of `/readyz` several times a second while the models load. Raises Complaint when the
+    `watch` receives the detail of `/readyz` several times a second while the models load. Raises CliError when the
     service cannot start.
     """
     with tempfile.TemporaryDirectory(prefix="frontrunner-") as folder:
@@ -55,7 +55,7 @@ def _start(listening: socket.socket, folder: Path, log: Path) -> subprocess.Pope
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
-            env=os.environ | {PREFIX + k: v for k, v in own.items()},
+            env=os.environ | {ENV_PREFIX + k: v for k, v in own.items()},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -65,17 +65,19 @@ def _start(listening: socket.socket, folder: Path, log: Path) -> subprocess.Pope
 
 
 def _wait(client: Client, process: subprocess.Popen[bytes], log: Path, watch: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Complaint(_last_line(log))
+            raise CliError(_last_line(log))
         with suppress(httpx.TransportError):  # the child is starting or ending
             answer = client.get("/readyz")
             if answer.status_code == 200:
                 return
             watch(str(answer.json()["detail"]))
         time.sleep(0.1)
-    raise Complaint(f"the models did not load within {PATIENCE_S:.0f} s: run `frontrunner serve` and read its log")
+    raise CliError(
+        f"the models did not load within {STARTUP_TIMEOUT_S:.0f} s: run `frontrunner serve` and read its log"
+    )
 
 
 def _last_line(log: Path) -> str:
@@ -91,7 +93,7 @@ def _last_line(log: Path) -> str:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(FAREWELL_S)
+        process.wait(SHUTDOWN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

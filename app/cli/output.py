@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli.client import Complaint, Events, Json, standing
+from app.cli.client import CliError, Events, Json, ordered_candidates
 
 _COLUMNS = (
     BarColumn(),
@@ -22,8 +22,8 @@ _COLUMNS = (
 )
 
 
-def follow(events: Events, console: Console) -> Json:
-    """Show a generation's progress; return its result. Raises Complaint on failure."""
+def show_progress(events: Events, console: Console) -> Json:
+    """Show a generation's progress; return its result. Raises CliError on failure."""
     best = float("-inf")
     with closing(events), Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
         task = progress.add_task("", total=None, step=0, steps="?", live="?", note="queued")
@@ -32,18 +32,18 @@ def follow(events: Events, console: Console) -> Json:
                 best = max(best, data["score"])
                 progress.update(task, note=f"best preview {best:.3f}")
             elif kind == "error":
-                raise Complaint(data["error"]["message"])
+                raise CliError(data["error"]["message"])
             elif kind in {"failed", "cancelled"}:
-                raise Complaint((data["error"] or {"message": f"the generation was {kind}"})["message"])
+                raise CliError((data["error"] or {"message": f"the generation was {kind}"})["message"])
             elif kind == "succeeded":
                 progress.update(task, total=1, completed=1, note=f"{data['timings']['total_ms'] / 1000:.1f} s")
                 return data
             else:
-                _move(progress, task, kind, data)
-    raise Complaint("the event stream ended before the result: try again")
+                _update_progress(progress, task, kind, data)
+    raise CliError("the event stream ended before the result: try again")
 
 
-def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
+def _update_progress(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
     if kind == "queued":
         progress.update(task, live=data["n_candidates"])
     elif kind == "started":
@@ -55,21 +55,21 @@ def _move(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
         progress.update(task, note=f"{len(data['indices'])} pruned after step {data['step']}")
 
 
-def question(done: Json) -> str:
+def ranking_summary(done: Json) -> str:
     """Describe the ranking in one line."""
-    asked = done["ranking"]
-    parts = [f"compared with: {asked['prompt']}"]
-    if asked["negatives"]:
-        texts = "; ".join(negative["text"] for negative in asked["negatives"])
-        parts.append(f"to avoid: {texts} (weight {asked['negative_weight']:g})")
-    if asked["diversity"]:
-        parts.append(f"diversity {asked['diversity']:g}")
-    if asked["taste"] and asked["taste"]["weight"]:
+    payload = done["ranking"]
+    parts = [f"compared with: {payload['prompt']}"]
+    if payload["negatives"]:
+        texts = "; ".join(negative["text"] for negative in payload["negatives"])
+        parts.append(f"to avoid: {texts} (weight {payload['negative_weight']:g})")
+    if payload["diversity"]:
+        parts.append(f"diversity {payload['diversity']:g}")
+    if payload["taste"] and payload["taste"]["weight"]:
         parts.append("with the votes")
     return " | ".join(parts)
 
 
-def candidates(done: Json) -> Table:
+def candidates_table(done: Json) -> Table:
     """Return a table of all candidates.
 
     A pruned candidate shows the numbers of its last preview.
@@ -77,7 +77,7 @@ def candidates(done: Json) -> Table:
     taste = ("taste",) if done["ranking"]["taste"] else ()
     terms = ("similarity", "penalty", *taste, "score")
     table = _table("rank", "seed", *terms, "")
-    for place, c in standing(done):
+    for place, c in ordered_candidates(done):
         note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
         style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
         cells = (_number(c[name]) for name in terms)
@@ -85,7 +85,7 @@ def candidates(done: Json) -> Table:
     return table
 
 
-def ranking(ranked: Json, files: Sequence[Path]) -> Table:
+def ranking_table(ranked: Json, files: Sequence[Path]) -> Table:
     """Return a table of the files, best first."""
     table = _table("rank", "similarity", "penalty", "score", "file")
     for image in ranked["data"]:

@@ -20,10 +20,10 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
-from app.cli.client import Complaint
+from app.cli.client import CliError
 from app.cli.http_protocol import Crowd, LimitedProtocol
 from app.main import create_app
-from app.settings import Settings, complaints
+from app.settings import Settings, format_errors
 from app.stores.privacy import private_umask
 
 KEEP_ALIVE_S = 75
@@ -32,14 +32,14 @@ KEEP_ALIVE_S = 75
 Otherwise requests are lost on connections that just closed.
 """
 
-HAND_BACK_S = 5
+RELEASE_TIMEOUT_S = 5
 """Seconds that releasing the claims in the database may take."""
 
-FAREWELL_S = 10
+GRACEFUL_SHUTDOWN_S = 10
 """Seconds that running responses may take once sampling has ended."""
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn server whose first signal drains.
 
     For `notice_s` the server is unready but still serves, so that load balancers notice. Then it rejects new work for
@@ -48,55 +48,55 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, drain_s: float, notice_s: float = 0.0) -> None:
         super().__init__(config)
-        self.death: BaseException | None = None
+        self.engine_error: BaseException | None = None
         self._drain_s = drain_s
         self._notice_s = notice_s
-        self._signalled: float | None = None
+        self._signalled_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, stop on the second.
 
         A third Ctrl-C drops running responses.
         """
-        if self._signalled is None:
-            self._signalled = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = time.monotonic()
             if self._notice_s == 0:
                 self._app.state.engine.drain()
             elif self.started:
-                self._app.state.face.service.resign()
+                self._app.state.services.generations.mark_unready()
         else:
             self._app.state.drain_s = 0.0
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
 
-    def on_death(self, reason: BaseException) -> None:
+    def on_engine_death(self, reason: BaseException) -> None:
         """Stop the server: a dead engine requires a new process."""
-        self.death = reason
+        self.engine_error = reason
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Check the drain; uvicorn calls this ten times a second."""
-        if self._signalled is not None and not self.should_exit:
-            waited = time.monotonic() - self._signalled - self._notice_s
+        if self._signalled_at is not None and not self.should_exit:
+            waited = time.monotonic() - self._signalled_at - self._notice_s
             if waited >= 0:
-                await self._drain(late=waited >= self._drain_s)
+                await self._drain(overdue=waited >= self._drain_s)
         return await super().on_tick(counter)
 
-    async def _drain(self, *, late: bool) -> None:
-        """Reject new work; stop when no work remains, or when `late`."""
+    async def _drain(self, *, overdue: bool) -> None:
+        """Reject new work; stop when no work remains, or when `overdue`."""
         self._app.state.engine.drain()
         stats = self._app.state.engine.stats()
-        if late or stats.held == 0:
+        if overdue or stats.held == 0:
             self._app.state.drain_s = 0.0
             with suppress(TimeoutError):  # other replicas claim the rest when its lease expires
-                await asyncio.wait_for(self._app.state.face.service.hand_back(), HAND_BACK_S)
+                await asyncio.wait_for(self._app.state.services.generations.release_claims(), RELEASE_TIMEOUT_S)
             self.should_exit = True
 
     @property
-    def refusal(self) -> str:
+    def startup_error(self) -> str:
         """Why the server did not start: a store or the address."""
         return str(
-            self._app.state.refusal
+            self._app.state.startup_error
             or f"port {self.config.port} on {self.config.host} is in use or not permitted: set another host or port"
         )
 
@@ -106,24 +106,24 @@ class Server(uvicorn.Server):
         return app
 
 
-def run(options: Mapping[str, Any], fd: int | None = None) -> int:
-    """Serve until a signal; return the exit code. Raises Complaint.
+def run_server(options: Mapping[str, Any], fd: int | None = None) -> int:
+    """Serve until a signal; return the exit code. Raises CliError.
 
     `fd` is a listening socket to use.
     """
     try:
         settings = Settings(**options)
     except ValidationError as error:
-        raise Complaint("; ".join(complaints(error))) from None
+        raise CliError("; ".join(format_errors(error))) from None
     logs.configure(settings.log_level, settings.log_format)
     private_umask()
     server = _server(settings)
     try:
         server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
     except SystemExit:
-        raise Complaint(f"the service did not start: {server.refusal}") from None
-    if server.death is not None:
-        raise Complaint(f"the engine died: {server.death}")
+        raise CliError(f"the service did not start: {server.startup_error}") from None
+    if server.engine_error is not None:
+        raise CliError(f"the engine died: {server.engine_error}")
     return 0
 
 
@@ -140,14 +140,14 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=FAREWELL_S,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
     )
 
 
-def _server(settings: Settings) -> Server:
-    died: list[Server] = []
-    app = create_app(settings, on_death=lambda reason: died[0].on_death(reason))
+def _server(settings: Settings) -> DrainingServer:
+    servers: list[DrainingServer] = []
+    app = create_app(settings, on_death=lambda reason: servers[0].on_engine_death(reason))
     config = server_config(app, settings)
-    server = Server(config, settings.drain_s, settings.notice_s)
-    died.append(server)
+    server = DrainingServer(config, settings.drain_s, settings.notice_s)
+    servers.append(server)
     return server

@@ -16,20 +16,20 @@ import numpy as np
 
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
-from app.engine.latent_codec import unpack
-from app.engine.notices import contradictions, truncation_notice, unrecognised, unsteered_notice
+from app.engine.latent_codec import decode_init_latents
+from app.engine.notices import contradiction_notices, truncation_notice, unrecognised, unsteered_notice
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
-from app.engine.pruning.calibration import estimate
+from app.engine.pruning.calibration import predict_score
 from app.engine.ranking import scoring
-from app.engine.scheduler import Kind, Plan, Scheduler, advance, release
-from app.engine.state import Phase, Row, Run, Texts
+from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
+from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row
 from app.engine.warmup import Report, Warmup, silent
-from app.errors import EngineFailed, FrontrunnerError, Invalid, OutOfDeviceMemory
+from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
 from models.protocols import Generator, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
 
 log = logging.getLogger(__name__)
 
-Call: TypeAlias = Callable[[Generator, Scorer], None]
+OneOffCall: TypeAlias = Callable[[Generator, Scorer], None]
 """A one-off device call; it delivers its own result or error."""
 
 SMOOTHING = 0.3
@@ -47,7 +47,7 @@ class EngineCore:
         self._generator = models.generator
         self._scorer = models.scorer
         known = models.calibration
-        self._calibration = known if known and known.fits(models.generator.info, models.scorer.info) else None
+        self._calibration = known if known and known.matches(models.generator.info, models.scorer.info) else None
         if known is not None and self._calibration is None:
             log.warning(
                 "pruning auto is off: the calibration was measured with other weights; run `frontrunner calibrate`"
@@ -55,34 +55,34 @@ class EngineCore:
         self._config = config
         self._clock = clock
         self._scheduler = Scheduler(config)
-        self._calls: list[Call] = []
+        self._calls: list[OneOffCall] = []
         self._updates: list[tuple[str, Update]] = []
-        self._called = False
-        self._failing = 0
+        self._last_was_call = False
+        self._consecutive_failures = 0
         self.live = 0
         self.started: set[str] = set()
         self.rows_stepped = 0
         self.denoiser_calls = 0
-        self.stage_seconds: dict[str, float] = dict.fromkeys(Kind, 0.0)
+        self.stage_seconds: dict[str, float] = dict.fromkeys(CallKind, 0.0)
         self.seconds_per_candidate = 0.0
         self.costs = self._scheduler.costs
 
     @property
     def idle(self) -> bool:
         """Whether a tick would do nothing."""
-        return not (self._calls or self._updates or self._scheduler.runs)
+        return not (self._calls or self._updates or self._scheduler.generations)
 
-    def submit(self, spec: GenerationSpec, submitted: float, *, alone: bool = False) -> None:
+    def submit(self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False) -> None:
         """Add a generation that arrived at `submitted` (seconds of this clock)."""
-        self._scheduler.add(Run(spec, submitted, alone))
+        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation and its rows. Ignores unknown ids."""
-        for run in self._scheduler.runs:
+        for run in self._scheduler.generations:
             if run.spec.id == generation_id:
                 self._end(run, Cancelled())
 
-    def call(self, call: Call) -> None:
+    def add_call(self, call: OneOffCall) -> None:
         """Queue a one-off device call.
 
         It alternates with planned calls, so that neither starves.
@@ -94,24 +94,24 @@ class EngineCore:
 
         Raises TooManyFailures after `max_failing_ticks` consecutive failed calls. Errors of the loop itself propagate.
         """
-        plan = None if self._calls and not self._called else self._scheduler.plan()
-        self._called = plan is None and bool(self._calls)
-        if self._called:
+        plan = None if self._calls and not self._last_was_call else self._scheduler.plan()
+        self._last_was_call = plan is None and bool(self._calls)
+        if self._last_was_call:
             self._calls.pop(0)(self._generator, self._scorer)
         elif plan is not None:
             self._run(plan)
-        self.live = self._scheduler.live
+        self.live = self._scheduler.live_rows
         updates, self._updates = self._updates, []
         return updates
 
-    def _run(self, plan: Plan) -> None:
+    def _run(self, plan: CallPlan) -> None:
         """Make the call of a plan. An error fails only the generations in the plan."""
         started = self._clock()
         self._start(plan, started)
         try:
             self._execute(plan)
         except OutOfMemory:
-            if not self._scheduler.shrink(plan):
+            if not self._scheduler.lower_ceiling(plan):
                 self._fail(
                     plan,
                     OutOfDeviceMemory("the device memory is too small for one batch of this size: use fewer pixels"),
@@ -121,14 +121,14 @@ class EngineCore:
         except Exception as error:
             log.exception("device call failed", extra={"kind": plan.kind})
             self._fail(plan, EngineFailed(f"{plan.kind} failed on the device ({type(error).__name__})"))
-            self._failing += 1
-            if self._failing >= self._config.max_failing_ticks:
-                raise TooManyFailures(f"{self._failing} device calls failed in a row") from error
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= self._config.max_failing_ticks:
+                raise TooManyFailures(f"{self._consecutive_failures} device calls failed in a row") from error
         else:
-            self._failing = 0
-            self._scheduler.fitted(plan)
+            self._consecutive_failures = 0
+            self._scheduler.record_fit(plan)
             self._account(plan, self._clock() - started)
-            self._conclude(plan)
+            self._end_completed(plan)
 
     def measure(self, report: Report = silent) -> None:
         """Measure device costs at the default size in about `warmup_s`.
@@ -137,191 +137,196 @@ class EngineCore:
         OutOfDeviceMemory when a single row does not fit.
         """
         timed = Warmup(self._generator, self._scorer, self._config, self._clock, report).run()
-        self._scheduler.learn(timed[Kind.STEP], preview=timed[Kind.PREVIEW], finish=timed[Kind.FINISH])
+        self._scheduler.set_costs(timed[CallKind.STEP], preview=timed[CallKind.PREVIEW], finish=timed[CallKind.FINISH])
         self.costs = self._scheduler.costs
 
-    def _learn_cost(self, plan: Plan, seconds: float) -> None:
+    def _learn_cost(self, plan: CallPlan, seconds: float) -> None:
         """Learn the cost of the call if its rows have the default size and guidance."""
         info = self._generator.info
         usual = (info.width, info.height, info.guidance_scale > 1)
         rows = plan.size or len(plan.rows)
         if not rows or seconds <= 0:
             return
-        alike = all((r.run.spec.width, r.run.spec.height, r.run.spec.guided) == usual for r in plan.rows)
+        alike = all(
+            (r.generation.spec.width, r.generation.spec.height, r.generation.spec.uses_guidance) == usual
+            for r in plan.rows
+        )
         if alike and self._scheduler.note(plan.kind, rows, seconds) and self._scheduler.costs.moved(self.costs):
             self.costs = self._scheduler.costs
 
     # one method per kind of device work
 
-    def _execute(self, plan: Plan) -> None:
-        if plan.kind is Kind.ENCODE:
-            assert plan.run is not None
-            if plan.run.texts is None:
-                self._encode(plan.run)
-            self._make_wave(plan.run)
-        elif plan.kind is Kind.STEP:
+    def _execute(self, plan: CallPlan) -> None:
+        if plan.kind is CallKind.ENCODE:
+            assert plan.generation is not None
+            if plan.generation.texts is None:
+                self._encode(plan.generation)
+            self._make_wave(plan.generation)
+        elif plan.kind is CallKind.STEP:
             self._step(plan)
-        elif plan.kind is Kind.PREVIEW:
+        elif plan.kind is CallKind.PREVIEW:
             self._preview(plan)
         else:
             self._finish(plan)
 
-    def _encode(self, run: Run) -> None:
+    def _encode(self, run: ActiveGeneration) -> None:
         """Encode texts, one per call, so that batching never changes the bits."""
         spec = run.spec
         with _refusals():
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
         prompt = self._generator.encode([spec.prompt])[0]
-        steered = spec.guided and self._generator.info.negative_prompts
+        steered = spec.uses_guidance and self._generator.info.negative_prompts
         negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
-        texts = (spec.question, *(n.text for n in spec.ranking.negatives))
+        texts = (spec.ranking_prompt, *(n.text for n in spec.ranking.negatives))
         vectors = [self._scorer.embed_texts([t])[0] for t in texts]
         stacked = np.stack([v.vector for v in vectors])
-        query = scoring.query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
+        query = scoring.build_query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
         read = [("generator", spec.prompt, prompt.truncation)]
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
         if spec.negative_prompt and not self._generator.info.negative_prompts:
             notices.append(unsteered_notice(spec.negative_prompt))
-        run.texts = Texts(
-            prompt, negative, query, (*notices, *unrecognised(texts, vectors), *contradictions(texts, stacked))
+        run.texts = EncodedTexts(
+            prompt, negative, query, (*notices, *unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
         )
 
-    def _make_wave(self, run: Run) -> None:
+    def _make_wave(self, run: ActiveGeneration) -> None:
         """Create the next rows of a generation: all, or one wave."""
         spec, first = run.spec, len(run.rows)
         assert run.schedule is not None
-        run.reported, run.due = 0, False
+        run.reported_step, run.needs_rows = 0, False
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
             run.rows.append(self._row(run, run.schedule, index))
-        run.count(rows_unpruned=spec.steps_made * (len(run.rows) - first))
+        run.add_work(rows_unpruned=spec.steps_made * (len(run.rows) - first))
 
-    def _row(self, run: Run, schedule: Schedule, index: int) -> Row:
+    def _row(self, run: ActiveGeneration, schedule: Schedule, index: int) -> Row:
         """Return a candidate before its first step: noise, a noised or a finished image."""
         spec = run.spec
         seed = spec.candidate_seed(index)
         if spec.start is None or spec.steps_made == spec.steps:
             return Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, schedule))
-        array = unpack(spec.start)
+        array = decode_init_latents(spec.start)
         if spec.steps_made == 0:
             return Row(run, index, seed, self._generator.load(array[None])[0], phase=Phase.FINISH)
         with _refusals():
-            latent = self._generator.renoise(array, seed, schedule, spec.steps - spec.steps_made)
+            latent = self._generator.add_noise(array, seed, schedule, spec.steps - spec.steps_made)
         return Row(run, index, seed, latent)
 
-    def _step(self, plan: Plan) -> None:
+    def _step(self, plan: CallPlan) -> None:
         latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
         for row, latent in zip(plan.rows, latents, strict=True):
             row.latent = latent
-        advance(plan.rows)
+        advance_rows(plan.rows)
         self.rows_stepped += len(plan.rows)
         self.denoiser_calls += 1
-        for run in plan.runs:
-            run.count(rows_stepped=sum(r.run is run for r in plan.rows))
-            live = run.live()
+        for run in plan.generations:
+            run.add_work(rows_stepped=sum(r.generation is run for r in plan.rows))
+            live = run.live_rows()
             slowest = min(r.step for r in live)
-            if slowest > run.reported:
-                run.reported = slowest
+            if slowest > run.reported_step:
+                run.reported_step = slowest
                 self._emit(run, Stepped(slowest, run.spec.steps_made, len(live)))
 
-    def _preview(self, plan: Plan) -> None:
+    def _preview(self, plan: CallPlan) -> None:
         pixels = self._score(plan, preview=True)
-        gaps = self._generator.gaps([r.latent for r in plan.rows])
+        gaps = self._generator.guidance_gaps([r.latent for r in plan.rows])
         for row, image, gap in zip(plan.rows, to_host(pixels), gaps, strict=True):
             assert row.score is not None
-            row.phase, row.gap = Phase.PARKED, float(gap)
-            row.foretold[row.step] = self._foretold(row)
-            row.run.count(previews=1)
-            self._emit(row.run, Previewed(row.index, row.step, row.score, row.gap, image))
-        for run in plan.runs:
-            at, dropped = run.reported, release(run)
+            row.phase, row.guidance_gap = Phase.AT_CHECKPOINT, float(gap)
+            row.predicted_scores[row.step] = self._predicted_score(row)
+            row.generation.add_work(previews=1)
+            self._emit(row.generation, Previewed(row.index, row.step, row.score, row.guidance_gap, image))
+        for run in plan.generations:
+            at, dropped = run.reported_step, apply_checkpoint(run)
             if dropped:
                 self._store(dropped, preview=True)
                 self._emit(run, Pruned(tuple(r.index for r in dropped), at))
 
-    def _foretold(self, row: Row) -> float:
+    def _predicted_score(self, row: Row) -> float:
         """Return the final score that a preview predicts, up to a constant of the step."""
-        schedule = row.run.schedule
+        schedule = row.generation.schedule
         assert schedule is not None
-        return estimate(self._calibration, row.value, row.gap, schedule.sampler, row.place, schedule.steps)
+        return predict_score(
+            self._calibration, row.sort_score, row.guidance_gap, schedule.sampler, row.schedule_step, schedule.steps
+        )
 
-    def _finish(self, plan: Plan) -> None:
+    def _finish(self, plan: CallPlan) -> None:
         pixels = self._score(plan, preview=False)
         self._store(plan.rows, preview=False)
         for row, image in zip(plan.rows, to_host(pixels), strict=True):
             assert row.score is not None
             row.phase = Phase.DONE
-            row.run.count(decodes=1)
-            row.run.hold_image(row, image)
-            self._emit(row.run, Finished(row.index, row.score))
-        for run in plan.runs:
-            run.due = not run.live() and run.wants_more()
+            row.generation.add_work(decodes=1)
+            row.generation.keep_image(row, image)
+            self._emit(row.generation, Finished(row.index, row.score))
+        for run in plan.generations:
+            run.needs_rows = not run.live_rows() and run.needs_wave()
 
-    def _score(self, plan: Plan, *, preview: bool) -> Pixels:
+    def _score(self, plan: CallPlan, *, preview: bool) -> Pixels:
         """Decode, embed and score the rows of a plan; return the pixels without padding."""
         rows = [*plan.rows, *plan.rows[-1:] * (plan.size - len(plan.rows))]
         pixels = self._generator.decode([r.latent for r in rows], preview=preview)
         embeddings = self._scorer.embed_images(pixels)
         for row, embedding in zip(plan.rows, embeddings, strict=False):
-            assert row.run.texts is not None
+            assert row.generation.texts is not None
             row.embedding = embedding
-            row.score = scoring.score(embedding[None], row.run.texts.query)[0]
+            row.score = scoring.score_images(embedding[None], row.generation.texts.query)[0]
         return pixels[: len(plan.rows)]
 
     def _store(self, rows: Sequence[Row], *, preview: bool) -> None:
         """Move latents to the host, one by one, so that it works on a full device."""
         for row in rows:
-            row.stored, row.latent = self._generator.dump([row.latent], preview=preview)[0], None
+            row.stored_latent, row.latent = self._generator.dump([row.latent], preview=preview)[0], None
 
     # the lifecycle of a generation
 
-    def _start(self, plan: Plan, now: float) -> None:
-        if plan.run is not None and plan.run.texts is None:
-            self.started.add(plan.run.spec.id)
-            plan.run.spend(queue=now - plan.run.submitted)
-            self._emit(plan.run, Started(plan.run.timings.queue_ms))
+    def _start(self, plan: CallPlan, now: float) -> None:
+        if plan.generation is not None and plan.generation.texts is None:
+            self.started.add(plan.generation.spec.id)
+            plan.generation.add_timings(queue=now - plan.generation.submitted)
+            self._emit(plan.generation, Started(plan.generation.timings.queue_ms))
 
-    def _account(self, plan: Plan, seconds: float) -> None:
+    def _account(self, plan: CallPlan, seconds: float) -> None:
         self._learn_cost(plan, seconds)
         self.stage_seconds[plan.kind] += seconds
-        stage = "denoise" if plan.kind is Kind.STEP else str(plan.kind)
-        for run in plan.runs:
-            share = sum(r.run is run for r in plan.rows) / len(plan.rows) if plan.rows else 1.0
-            run.seconds += share * seconds
-            run.spend(**{stage: seconds})
+        stage = "denoise" if plan.kind is CallKind.STEP else str(plan.kind)
+        for run in plan.generations:
+            share = sum(r.generation is run for r in plan.rows) / len(plan.rows) if plan.rows else 1.0
+            run.device_seconds += share * seconds
+            run.add_timings(**{stage: seconds})
 
-    def _conclude(self, plan: Plan) -> None:
+    def _end_completed(self, plan: CallPlan) -> None:
         """End the generations whose last row this plan finished."""
-        for run in plan.runs:
-            if not run.rows or run.live() or run.due:
+        for run in plan.generations:
+            if not run.rows or run.live_rows() or run.needs_rows:
                 continue
-            if not any(np.isfinite(r.value) for r in run.rows if r.phase is Phase.DONE):
+            if not any(np.isfinite(r.sort_score) for r in run.rows if r.phase is Phase.DONE):
                 self._end(run, Failed(EngineFailed("every candidate has a score that is not a number")))
                 continue
-            run.spend(total=self._clock() - run.submitted)
-            self._learn_pace(run)
-            self._end(run, Succeeded(run.conclude(self._scorer.info)))
+            run.add_timings(total=self._clock() - run.submitted)
+            self._update_pace(run)
+            self._end(run, Succeeded(run.build_outcome(self._scorer.info)))
 
-    def _learn_pace(self, run: Run) -> None:
+    def _update_pace(self, run: ActiveGeneration) -> None:
         """Update the mean seconds per candidate, scaled to the default number of steps."""
         if run.spec.steps_made == 0:
             return
-        pace = run.seconds / len(run.rows) * self._generator.info.steps / run.spec.steps_made
+        pace = run.device_seconds / len(run.rows) * self._generator.info.steps / run.spec.steps_made
         known = self.seconds_per_candidate or pace
         self.seconds_per_candidate = known + SMOOTHING * (pace - known)
 
-    def _fail(self, plan: Plan, error: FrontrunnerError) -> None:
-        for run in plan.runs:
+    def _fail(self, plan: CallPlan, error: FrontrunnerError) -> None:
+        for run in plan.generations:
             self._end(run, Failed(error))
 
-    def _end(self, run: Run, update: Update) -> None:
+    def _end(self, run: ActiveGeneration, update: Update) -> None:
         self._scheduler.remove(run)
         self.started.discard(run.spec.id)
         run.rows = []
         self._emit(run, update)
 
-    def _emit(self, run: Run, update: Update) -> None:
+    def _emit(self, run: ActiveGeneration, update: Update) -> None:
         self._updates.append((run.spec.id, update))
 
 
@@ -331,13 +336,19 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise Invalid(f"the generator cannot make this: {error}") from error
+        raise InvalidRequest(f"the generator cannot make this: {error}") from error
 
 
 def _step_row(row: Row) -> StepRow:
-    run = row.run
+    run = row.generation
     assert run.texts is not None
     assert run.schedule is not None
     return StepRow(
-        row.latent, run.texts.prompt, run.texts.negative, run.spec.guidance_scale, run.schedule, row.place, row.seed
+        row.latent,
+        run.texts.prompt,
+        run.texts.negative,
+        run.spec.guidance_scale,
+        run.schedule,
+        row.schedule_step,
+        row.seed,
     )

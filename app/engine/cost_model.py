@@ -13,41 +13,43 @@ MOVED = 1.1
 UNTRIED = 0.95
 """Assumed relative cost per row of an untimed larger call, to try it once."""
 
-Table: TypeAlias = tuple[tuple[int, float], ...]
+CostTable: TypeAlias = tuple[tuple[int, float], ...]
 """(rows, seconds of one call) pairs, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class CostModel:
     """Measured seconds of a denoiser, preview and finish call by rows."""
 
-    step: Table
-    preview: Table
-    finish: Table
+    step: CostTable
+    preview: CostTable
+    finish: CostTable
 
     @classmethod
-    def of(cls, step: Mapping[int, float], preview: Mapping[int, float], finish: Mapping[int, float]) -> Costs:
+    def from_measurements(
+        cls, step: Mapping[int, float], preview: Mapping[int, float], finish: Mapping[int, float]
+    ) -> CostModel:
         """Build costs from seconds by rows of a call."""
         return cls(*(tuple(sorted(some.items())) for some in (step, preview, finish)))
 
     def steps(self, rows: int) -> float:
         """Return seconds of one step of `rows` rows, batched as the scheduler does."""
-        return _calls(self.step, rows)
+        return _call_seconds(self.step, rows)
 
     def previews(self, rows: int) -> float:
         """Return seconds of decoding and scoring previews of `rows` rows."""
-        return _calls(self.preview, rows)
+        return _call_seconds(self.preview, rows)
 
     def finishes(self, rows: int) -> float:
         """Return seconds of decoding and scoring `rows` rows in full."""
-        return _calls(self.finish, rows)
+        return _call_seconds(self.finish, rows)
 
-    def moved(self, before: Costs) -> bool:
+    def moved(self, before: CostModel) -> bool:
         """Whether a new size is known, or a cost has changed, since `before`."""
         pairs = ((self.step, before.step), (self.preview, before.preview), (self.finish, before.finish))
         return any(_moved(dict(now), dict(then)) for now, then in pairs)
 
-    def scaled(self, factor: float) -> Costs:
+    def scaled(self, factor: float) -> CostModel:
         """Return costs with step seconds times `factor`.
 
         A guided row counts as two unguided ones.
@@ -110,7 +112,7 @@ def _moved(now: Mapping[int, float], then: Mapping[int, float]) -> bool:
     return any(max(now[rows], then[rows]) > MOVED * min(now[rows], then[rows]) for rows in now)
 
 
-def _calls(table: Table, rows: int) -> float:
+def _call_seconds(table: CostTable, rows: int) -> float:
     """Return seconds for `rows` rows in the call sizes with the best time per row."""
     total = 0.0
     while rows > 0:

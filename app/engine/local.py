@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.cost_model import Costs
-from app.engine.protocols import Cancelled, EngineStats, Failed, Sink, Succeeded, Update
+from app.engine.cost_model import CostModel
+from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Update, UpdateSink
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
 from models.protocols import (
     Calibration,
@@ -44,10 +44,10 @@ from models.protocols import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Message: TypeAlias = Callable[[EngineCore], None]
-Load: TypeAlias = Callable[[], Models]
+CoreMessage: TypeAlias = Callable[[EngineCore], None]
+ModelLoader: TypeAlias = Callable[[], Models]
 
-LAST_TICK_S = 30.0
+FINAL_CALL_TIMEOUT_S = 30.0
 """Seconds that a closing engine waits for the current device call."""
 
 EMBED_ROWS = 32
@@ -72,7 +72,7 @@ class Progress:
 class _Held:
     """A generation that was admitted and has not ended."""
 
-    sink: Sink
+    sink: UpdateSink
     candidates: int
 
 
@@ -85,7 +85,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        load: Load,
+        load: ModelLoader,
         config: EngineConfig,
         on_death: Callable[[BaseException], None],
         progress: Progress | None = None,
@@ -94,17 +94,17 @@ class LocalEngine:
         self._progress = progress or Progress()
         self._config = config
         self._on_death = on_death
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._inbox: queue.SimpleQueue[CoreMessage | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run_thread, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._core: EngineCore | None = None
         self._models: Models | None = None
         self._held: dict[str, _Held] = {}
         self._pending: set[asyncio.Future[object]] = set()
-        self._death: BaseException | None = None
+        self._death_reason: BaseException | None = None
         self._draining = False
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
@@ -127,15 +127,15 @@ class LocalEngine:
         return self._loaded().calibration
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> CostModel:
         """See `Engine`."""
         self._loaded()
         assert self._core is not None
         return self._core.costs
 
-    def check(self, n_candidates: int) -> None:
+    def check_capacity(self, n_candidates: int) -> None:
         """See `Engine`."""
-        self._check()
+        self._check_accepting()
         held, capacity = sum(h.candidates for h in self._held.values()), self._config.capacity
         if held + n_candidates > capacity:
             wait = held * self.stats().seconds_per_candidate
@@ -145,13 +145,13 @@ class LocalEngine:
                 retry_after_s=wait or 1.0,
             )
 
-    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
+    def submit(self, spec: GenerationSpec, sink: UpdateSink, *, exclusive: bool = False) -> None:
         """See `Engine`."""
-        self.check(spec.n_candidates)
+        self.check_capacity(spec.n_candidates)
         self._held[spec.id] = _Held(sink, spec.n_candidates)
-        self._empty.clear()
+        self._idle.clear()
         submitted = perf_counter()
-        self._inbox.put(lambda core: core.submit(spec, submitted, alone=alone))
+        self._inbox.put(lambda core: core.submit(spec, submitted, exclusive=exclusive))
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""
@@ -160,7 +160,7 @@ class LocalEngine:
 
     async def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """See `Engine`."""
-        return await self._run(lambda _, scorer: [scorer.embed_texts([t])[0] for t in texts])
+        return await self._call_device(lambda _, scorer: [scorer.embed_texts([t])[0] for t in texts])
 
     async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
         """See `Engine`. Images of one size share a call; the order is kept."""
@@ -171,20 +171,20 @@ class LocalEngine:
             for start in range(0, len(group), EMBED_ROWS):
                 part = group[start : start + EMBED_ROWS]
                 embed = partial(_embed, [images[i] for i in part])
-                vectors.update(zip(part, await self._run(embed), strict=True))
+                vectors.update(zip(part, await self._call_device(embed), strict=True))
         return np.stack([vectors[i] for i in range(len(images))])
 
     async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
         """See `Engine`."""
-        return await self._run(lambda _, scorer: scorer.embed_patches(image))
+        return await self._call_device(lambda _, scorer: scorer.embed_patches(image))
 
     async def decode(self, latents: NDArray[np.float16]) -> Images:
         """See `Engine`."""
-        return await self._run(lambda generator, _: to_host(generator.decode(generator.load(latents))))
+        return await self._call_device(lambda generator, _: to_host(generator.decode(generator.load(latents))))
 
     async def encode_images(self, images: Images) -> NDArray[np.float16]:
         """See `Engine`."""
-        return await self._run(lambda generator, _: generator.encode_image(images))
+        return await self._call_device(lambda generator, _: generator.encode_image(images))
 
     def stats(self) -> EngineStats:
         """See `Engine`."""
@@ -192,8 +192,8 @@ class LocalEngine:
         held = sum(h.candidates for h in self._held.values())
         started = core.started if core is not None else ()
         return EngineStats(
-            ready=core is not None and self._death is None,
-            dead=self._death is not None,
+            ready=core is not None and self._death_reason is None,
+            dead=self._death_reason is not None,
             draining=self._draining,
             part=self._progress.part,
             held=held,
@@ -210,28 +210,28 @@ class LocalEngine:
         """Reject new work from now on; running work continues."""
         self._draining = True
 
-    async def drained(self, drain_s: float) -> bool:
+    async def wait_drained(self, drain_s: float) -> bool:
         """Reject new work and wait up to `drain_s`; return whether all work has ended."""
         self.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), drain_s)
-        return self._empty.is_set()
+            await asyncio.wait_for(self._idle.wait(), drain_s)
+        return self._idle.is_set()
 
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
-        if not await self.drained(drain_s):
+        if not await self.wait_drained(drain_s):
             for generation_id in list(self._held):
                 self.cancel(generation_id)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), LAST_TICK_S)
+                await asyncio.wait_for(self._idle.wait(), FINAL_CALL_TIMEOUT_S)
         self._inbox.put(None)
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, LAST_TICK_S)
+            await asyncio.to_thread(self._thread.join, FINAL_CALL_TIMEOUT_S)
 
     # the event loop's side
 
     def _loaded(self) -> Models:
-        if self._death is not None:
+        if self._death_reason is not None:
             raise EngineDead(
                 "the engine has died and the process is ending: retry on another replica or after a restart"
             )
@@ -239,12 +239,12 @@ class LocalEngine:
             raise Loading(f"the models are not ready yet: {self._progress.part}", retry_after_s=2)
         return self._models
 
-    def _check(self) -> None:
+    def _check_accepting(self) -> None:
         self._loaded()
         if self._draining:
             raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
 
-    async def _run(self, call: Callable[[Generator, Scorer], T]) -> T:
+    async def _call_device(self, call: Callable[[Generator, Scorer], T]) -> T:
         """Make a one-off device call; return its result."""
         self._loaded()
         loop = asyncio.get_running_loop()
@@ -260,16 +260,16 @@ class LocalEngine:
             try:
                 result = call(generator, scorer)
             except OutOfMemory:
-                self._post(
+                self._call_on_loop(
                     settle, None, TooLarge("the image is too large for the device memory: send it with fewer pixels")
                 )
             except Exception as error:
                 log.exception("one-off device call failed")
-                self._post(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
+                self._call_on_loop(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
             else:
-                self._post(settle, result, None)
+                self._call_on_loop(settle, result, None)
 
-        self._inbox.put(lambda core: core.call(work))
+        self._inbox.put(lambda core: core.add_call(work))
         return await future  # type: ignore[return-value]
 
     def _deliver(self, updates: list[tuple[str, Update]]) -> None:
@@ -279,20 +279,20 @@ class LocalEngine:
             if held is None:
                 continue
             if isinstance(batch[-1], Succeeded | Failed | Cancelled):
-                self._let_go(generation_id)
+                self._remove_held(generation_id)
             held.sink(batch)
 
-    def _let_go(self, generation_id: str) -> None:
+    def _remove_held(self, generation_id: str) -> None:
         del self._held[generation_id]
         if not self._held:
-            self._empty.set()
+            self._idle.set()
 
-    def _bury(self, reason: BaseException) -> None:
+    def _fail_all(self, reason: BaseException) -> None:
         """Fail all waiters, then call `on_death`."""
-        self._death = reason
+        self._death_reason = reason
         error = EngineDead("the engine died during this request: retry it")
         for generation_id, held in list(self._held.items()):
-            self._let_go(generation_id)
+            self._remove_held(generation_id)
             held.sink([Failed(error)])
         for future in list(self._pending):
             if not future.done():
@@ -301,7 +301,7 @@ class LocalEngine:
 
     # the engine thread's side
 
-    def _post(self, callback: Callable[..., None], *args: object) -> None:
+    def _call_on_loop(self, callback: Callable[..., None], *args: object) -> None:
         """Call back on the event loop. Ignores a closed loop."""
         assert self._loop is not None
         try:
@@ -309,7 +309,7 @@ class LocalEngine:
         except RuntimeError:
             log.debug("the event loop has closed")
 
-    def _work(self) -> None:
+    def _run_thread(self) -> None:
         try:
             self._progress("loading the models")
             models = self._load()
@@ -317,15 +317,15 @@ class LocalEngine:
             core.measure(self._progress)
             self._core, self._models = core, models
             self._progress("ready")
-            while self._take(core):
+            while self._receive(core):
                 updates = core.tick()
                 if updates:
-                    self._post(self._deliver, updates)
+                    self._call_on_loop(self._deliver, updates)
         except BaseException as error:
             log.exception("the engine died")
-            self._post(self._bury, error)
+            self._call_on_loop(self._fail_all, error)
 
-    def _take(self, core: EngineCore) -> bool:
+    def _receive(self, core: EngineCore) -> bool:
         """Pass messages to the core; block while the core is idle. Returns False to stop."""
         while True:
             try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.domain import Candidate, GenerationSpec, Notice, Score
-from app.engine.ranking.scoring import CHANCE_Z, z_score
+from app.engine.ranking.scoring import CHANCE_Z_SCORE, z_score
 from models.protocols import Embeddings, ScorerInfo, TextEmbedding, Truncation
 
-CONTRADICTION = 0.9
+CONTRADICTION_COSINE = 0.9
 """Minimum cosine of a negative with the prompt for a contradiction."""
 
 
-def contradictions(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, ...]:
+def contradiction_notices(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, ...]:
     """Warn about each negative that means the same as the prompt.
 
     `texts` and their `vectors` (K, D) hold the prompt first, then the negatives.
@@ -22,10 +22,10 @@ def contradictions(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, .
         Notice(
             "negative_contradicts_prompt",
             "the scorer sees this negative as nearly the same as the prompt",
-            {"text": text, "similarity": float(cosine), "limit": CONTRADICTION},
+            {"text": text, "similarity": float(cosine), "limit": CONTRADICTION_COSINE},
         )
         for text, cosine in zip(texts[1:], cosines, strict=True)
-        if cosine >= CONTRADICTION
+        if cosine >= CONTRADICTION_COSINE
     )
 
 
@@ -43,21 +43,23 @@ def unrecognised(texts: Sequence[str], embeddings: Sequence[TextEmbedding]) -> t
     )
 
 
-def chance(scores: Sequence[Score | None], scorer: ScorerInfo, notices: Sequence[Notice] = ()) -> tuple[Notice, ...]:
+def unrecognised_prompt_notices(
+    scores: Sequence[Score | None], scorer: ScorerInfo, notices: Sequence[Notice] = ()
+) -> tuple[Notice, ...]:
     """Warn when no candidate matches the prompt better than unrelated images do.
 
     No warning if `notices` already contain `prompt_not_recognised`.
     """
     if any(notice.code == "prompt_not_recognised" for notice in notices):
         return ()
-    known = [z for s in scores if s is not None and (z := z_score(s.text, scorer)) is not None]
-    if not known or max(known) >= CHANCE_Z:
+    known = [z for s in scores if s is not None and (z := z_score(s.prompt_similarity, scorer)) is not None]
+    if not known or max(known) >= CHANCE_Z_SCORE:
         return ()
     detail = "no candidate matches the prompt better than unrelated images do: the scorer may not know these words"
-    return (Notice("prompt_not_recognised", detail, {"best_z_score": max(known), "limit": CHANCE_Z}),)
+    return (Notice("prompt_not_recognised", detail, {"best_z_score": max(known), "limit": CHANCE_Z_SCORE}),)
 
 
-def shortfall(spec: GenerationSpec, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
+def shortfall_notices(spec: GenerationSpec, candidates: Sequence[Candidate]) -> tuple[Notice, ...]:
     """Warn when fewer than `spec.n` candidates are returned."""
     missing = spec.n - sum(c.rank is not None for c in candidates)
     if not missing:

@@ -12,8 +12,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
-from app.engine.cost_model import Costs
+from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
+from app.engine.cost_model import CostModel
 from app.errors import FrontrunnerError
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 
@@ -38,13 +38,13 @@ class Stepped:
 class Previewed:
     """The x0 estimate of a candidate after `step`.
 
-    `image` is uint8 (H, W, 3). `gap` is the guidance gap of that step.
+    `image` is uint8 (H, W, 3). `guidance_gap` is the guidance gap of that step.
     """
 
     index: int
     step: int
     score: Score
-    gap: float
+    guidance_gap: float
     image: NDArray[np.uint8]
 
 
@@ -81,7 +81,7 @@ class Outcome:
     embeddings: Embeddings
     latents: NDArray[np.float16]
     images: Mapping[int, NDArray[np.uint8]]
-    stopped: Stop | None = None
+    stopped: StopReason | None = None
     regret: float | None = None
 
 
@@ -106,7 +106,7 @@ class Cancelled:
 
 Update: TypeAlias = Started | Stepped | Previewed | Pruned | Finished | Succeeded | Failed | Cancelled
 
-Sink: TypeAlias = Callable[[Sequence[Update]], None]
+UpdateSink: TypeAlias = Callable[[Sequence[Update]], None]
 """Receives the updates of one tick in order, on the event loop; must not block."""
 
 
@@ -156,21 +156,21 @@ class Engine(Protocol):
         ...
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> CostModel:
         """Seconds of guided rows of the default size, measured on load. Raises Loading."""
         ...
 
-    def check(self, n_candidates: int) -> None:
+    def check_capacity(self, n_candidates: int) -> None:
         """Raise what `submit` would raise now for `n_candidates`.
 
         Raises Overloaded, Draining, Loading or EngineDead.
         """
         ...
 
-    def submit(self, spec: GenerationSpec, sink: Sink, *, alone: bool = False) -> None:
+    def submit(self, spec: GenerationSpec, sink: UpdateSink, *, exclusive: bool = False) -> None:
         """Add a generation; `sink` gets updates up to Succeeded, Failed or Cancelled.
 
-        With `alone` it starts when no other generation runs, and no other starts before it has ended.
+        With `exclusive` it starts when no other generation runs, and no other starts before it has ended.
         Raises Overloaded, Draining, Loading or EngineDead; then `sink` is never called.
         """
         ...

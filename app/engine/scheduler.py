@@ -16,20 +16,20 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 
 from app.engine.config import EngineConfig
-from app.engine.cost_model import CallSeconds, Costs
+from app.engine.cost_model import CallSeconds, CostModel
 from app.engine.pruning import checkpoints
-from app.engine.state import Phase, Row, Run
+from app.engine.state import ActiveGeneration, Phase, Row
 
-Key: TypeAlias = tuple[Any, ...]
-"""See `Run.key`."""
+BatchKey: TypeAlias = tuple[Any, ...]
+"""See `ActiveGeneration.batch_key`."""
 
-NEARLY = 1.03
+BUCKET_TOLERANCE = 1.03
 """Tolerance in seconds per row: the smallest bucket within it of the best is used."""
 
-KNEE = 1.3
+KNEE_TOLERANCE = 1.3
 """Limit for shared calls: seconds per row relative to the best bucket."""
 
-SLOWDOWN = 2.5
+MAX_SLOWDOWN = 2.5
 """Limit for shared calls: duration relative to the smallest generation alone."""
 
 LONGEST_CALL_S = 5.0
@@ -38,23 +38,23 @@ LONGEST_CALL_S = 5.0
 SMALL_SHARE = 16
 """A small generation has at most `live_rows` / `SMALL_SHARE` candidates."""
 
-SMALL_ROOM = 4
+SMALL_ROOM_SHARE = 4
 """Small generations have additional room: this fraction (1/4) of `live_rows`."""
 
 OVERHEAD_ROWS = 4.0
 """Assumed fixed cost of a call, in rows, until it is measured."""
 
-RETRY_CALLS = 200
+CEILING_RETRY_CALLS = 200
 """Successful calls after which larger ones are tried again.
 
 The memory that was in use may be free again.
 """
 
-QUANTUM = 2.0
+DRR_QUANTUM = 2.0
 """Credit of a caller per round, in denoiser entries: the cost of one guided row."""
 
 
-class Kind(StrEnum):
+class CallKind(StrEnum):
     """The four kinds of device work."""
 
     ENCODE = "encode"
@@ -64,21 +64,23 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """One device call. ENCODE takes `run`, the other kinds take `rows`.
+class CallPlan:
+    """One device call. ENCODE takes `generation`, the other kinds take `rows`.
 
     `size` is the padded batch size in rows.
     """
 
-    kind: Kind
+    kind: CallKind
     rows: tuple[Row, ...] = ()
-    run: Run | None = None
+    generation: ActiveGeneration | None = None
     size: int = 0
 
     @property
-    def runs(self) -> list[Run]:
+    def generations(self) -> list[ActiveGeneration]:
         """The generations of the call, each once."""
-        return [self.run] if self.run is not None else list(dict.fromkeys(r.run for r in self.rows))
+        return (
+            [self.generation] if self.generation is not None else list(dict.fromkeys(r.generation for r in self.rows))
+        )
 
 
 @dataclass(slots=True)
@@ -94,23 +96,23 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._waiting: deque[Run] = deque()
-        self._running: deque[Run] = deque()
+        self._waiting: deque[ActiveGeneration] = deque()
+        self._running: deque[ActiveGeneration] = deque()
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
-        self._timed: dict[Kind, CallSeconds] = {}
-        self._ceilings: dict[tuple[bool, Key], _Ceiling] = {}
-        self._owed = False
+        self._timed: dict[CallKind, CallSeconds] = {}
+        self._ceilings: dict[tuple[bool, BatchKey], _Ceiling] = {}
+        self._step_owed = False
 
-    def learn(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
+    def set_costs(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
         """Set timed seconds of a denoiser call by bucket.
 
         Missing buckets are estimated. `pixels` holds seconds of `preview` and `finish` calls by rows.
         """
-        self._timed = {Kind(kind): CallSeconds(some) for kind, some in pixels.items()}
-        self._timed[Kind.STEP] = CallSeconds(seconds)
+        self._timed = {CallKind(kind): CallSeconds(some) for kind, some in pixels.items()}
+        self._timed[CallKind.STEP] = CallSeconds(seconds)
         self._estimate()
 
-    def note(self, kind: Kind, rows: int, seconds: float) -> bool:
+    def note(self, kind: CallKind, rows: int, seconds: float) -> bool:
         """Learn from a call made while serving; return False if its kind was never timed."""
         if kind not in self._timed:
             return False
@@ -119,36 +121,36 @@ class Scheduler:
         return True
 
     def _estimate(self) -> None:
-        self._seconds = {b: self._timed[Kind.STEP].estimate(b) for b in self._config.buckets}
+        self._seconds = {b: self._timed[CallKind.STEP].estimate(b) for b in self._config.buckets}
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> CostModel:
         """Known costs of all calls; steps include estimates, untimed pixels are free."""
         free = CallSeconds({1: 0.0})
-        preview, finish = (self._timed.get(kind, free).known for kind in (Kind.PREVIEW, Kind.FINISH))
-        return Costs.of(self._seconds, preview, finish)
+        preview, finish = (self._timed.get(kind, free).known for kind in (CallKind.PREVIEW, CallKind.FINISH))
+        return CostModel.from_measurements(self._seconds, preview, finish)
 
-    def shrink(self, plan: Plan) -> bool:
+    def lower_ceiling(self, plan: CallPlan) -> bool:
         """Limit such calls after one ran out of memory; return whether that is possible.
 
         The limit applies to rows with the same key only.
         """
-        if not plan.rows or plan.rows[0].run.spec.deterministic:
+        if not plan.rows or plan.rows[0].generation.spec.deterministic:
             return False
-        stepping, key = plan.kind is Kind.STEP, plan.rows[0].run.key
+        stepping, key = plan.kind is CallKind.STEP, plan.rows[0].generation.batch_key
         size = plan.size if stepping else len(plan.rows)
         self._ceilings[stepping, key] = _Ceiling(size - 1 if stepping else max(1, size // 2))
         return size > (self._config.buckets[0] if stepping else 1)
 
-    def fitted(self, plan: Plan) -> None:
-        """Count a call that fitted; after `RETRY_CALLS` its limit is removed."""
-        place = (plan.kind is Kind.STEP, plan.rows[0].run.key) if plan.rows else None
+    def record_fit(self, plan: CallPlan) -> None:
+        """Count a call that fitted; after `CEILING_RETRY_CALLS` its limit is removed."""
+        place = (plan.kind is CallKind.STEP, plan.rows[0].generation.batch_key) if plan.rows else None
         if place in self._ceilings:
             self._ceilings[place].calls += 1
-            if self._ceilings[place].calls == RETRY_CALLS:
+            if self._ceilings[place].calls == CEILING_RETRY_CALLS:
                 del self._ceilings[place]
 
-    def _ceiling(self, stepping: bool, key: Key) -> int:
+    def _ceiling(self, stepping: bool, key: BatchKey) -> int:
         found = self._ceilings.get((stepping, key))
         return found.rows if found is not None else self._config.buckets[-1]
 
@@ -158,48 +160,48 @@ class Scheduler:
         return dict(self._seconds)
 
     @property
-    def runs(self) -> list[Run]:
+    def generations(self) -> list[ActiveGeneration]:
         """All held generations, running ones first."""
         return [*self._running, *self._waiting]
 
-    def add(self, run: Run) -> None:
+    def add(self, run: ActiveGeneration) -> None:
         """Queue a generation."""
         self._waiting.append(run)
 
-    def remove(self, run: Run) -> None:
+    def remove(self, run: ActiveGeneration) -> None:
         """Remove a generation and its rows."""
         for queue in (self._waiting, self._running):
             if run in queue:
                 queue.remove(run)
 
     @property
-    def live(self) -> int:
+    def live_rows(self) -> int:
         """Number of candidates that occupy the device."""
-        return sum(len(r.live()) for r in self._running)
+        return sum(len(r.live_rows()) for r in self._running)
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> CallPlan | None:
         """Return the next device call, or None when there is no work."""
         self._admit()
-        fresh = next((r for r in self._running if r.due), None)
+        fresh = next((r for r in self._running if r.needs_rows), None)
         if fresh is not None:
-            return Plan(Kind.ENCODE, run=fresh)
-        owed = self._step() if self._owed else None
-        self._owed = False
+            return CallPlan(CallKind.ENCODE, generation=fresh)
+        owed = self._step() if self._step_owed else None
+        self._step_owed = False
         if owed is not None:
             return owed
-        pixels = self._pixels(Kind.FINISH, Phase.FINISH) or self._pixels(Kind.PREVIEW, Phase.PREVIEW)
+        pixels = self._pixels(CallKind.FINISH, Phase.FINISH) or self._pixels(CallKind.PREVIEW, Phase.PREVIEW)
         if pixels is None:
             return self._step()
-        self._owed = self._keeps_waiting(pixels)
+        self._step_owed = self._delays_smaller(pixels)
         return pixels
 
-    def _keeps_waiting(self, pixels: Plan) -> bool:
+    def _delays_smaller(self, pixels: CallPlan) -> bool:
         """Whether a generation smaller than all in the call can step.
 
         It steps before further decoding.
         """
-        smallest = min(len(r.live()) for r in pixels.runs)
-        return any(len(r.live()) < smallest and r.ready() for r in self._running)
+        smallest = min(len(r.live_rows()) for r in pixels.generations)
+        return any(len(r.live_rows()) < smallest and r.steppable_rows() for r in self._running)
 
     def _admit(self) -> None:
         """Start waiting generations while rows have room; a single one always starts.
@@ -208,18 +210,18 @@ class Scheduler:
         the fewest candidates on the device comes first, then the order of arrival. An exclusive generation waits for
         earlier ones; later ones wait for it.
         """
-        if self._waiting and self._waiting[0].alone and not self._running:
+        if self._waiting and self._waiting[0].exclusive and not self._running:
             self._running.append(self._waiting.popleft())
-        if any(r.alone for r in self._running):
+        if any(r.exclusive for r in self._running):
             return
-        free = list(takewhile(lambda r: not r.alone, self._waiting))
-        for small, room in ((False, self._config.live_rows), (True, self._config.live_rows // SMALL_ROOM)):
-            waiting = [r for r in free if self._small(r) is small]
-            live = sum(_held(r) for r in self._running if self._small(r) is small)
+        free = list(takewhile(lambda r: not r.exclusive, self._waiting))
+        for small, room in ((False, self._config.live_rows), (True, self._config.live_rows // SMALL_ROOM_SHARE)):
+            waiting = [r for r in free if self._is_small(r) is small]
+            live = sum(_reserved_rows(r) for r in self._running if self._is_small(r) is small)
             while waiting:
                 held = Counter({r.spec.owner: 0 for r in waiting})
                 for run in self._running:
-                    held[run.spec.owner] += _held(run)
+                    held[run.spec.owner] += _reserved_rows(run)
                 first = min(waiting, key=lambda r: held[r.spec.owner])
                 if live and live + first.spec.n_candidates > room:
                     break
@@ -228,138 +230,140 @@ class Scheduler:
                 self._running.append(first)
                 live += first.spec.n_candidates
 
-    def _small(self, run: Run) -> bool:
+    def _is_small(self, run: ActiveGeneration) -> bool:
         return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
-    def _pixels(self, kind: Kind, phase: Phase) -> Plan | None:
+    def _pixels(self, kind: CallKind, phase: Phase) -> CallPlan | None:
         """Plan decoding and scoring of waiting rows with one key, from any generations.
 
         The call is made when it is full, or when one of its generations has no row left to step. Otherwise rows
         that reach a checkpoint one by one would each cost a call.
         """
         waiting = {run: [r for r in run.rows if r.phase is phase] for run in self._running}
-        live = {run: len(run.live()) for run in self._running} if any(waiting.values()) else {}
+        live = {run: len(run.live_rows()) for run in self._running} if any(waiting.values()) else {}
         for run in (r for r, rows in waiting.items() if rows):
-            peers = sorted((r for r in self._running if r.key == run.key), key=lambda r: live[r])
-            fellows = [row for peer in peers for row in waiting[peer]]
-            room = self._pixel_room(kind, run, fellows, live)
-            if len(fellows) >= room or not run.ready():
+            peers = sorted((r for r in self._running if r.batch_key == run.batch_key), key=lambda r: live[r])
+            batch = [row for peer in peers for row in waiting[peer]]
+            room = self._pixel_room(kind, run, batch, live)
+            if len(batch) >= room or not run.steppable_rows():
                 size = self._config.deterministic_rows if run.spec.deterministic else 0
-                return Plan(kind, tuple(fellows[:room]), size=size)
+                return CallPlan(kind, tuple(batch[:room]), size=size)
         return None
 
-    def _pixel_room(self, kind: Kind, run: Run, fellows: Sequence[Row], live: Mapping[Run, int]) -> int:
-        """Return the maximum of `fellows` per call; less if a small generation waits.
+    def _pixel_room(
+        self, kind: CallKind, run: ActiveGeneration, waiting: Sequence[Row], live: Mapping[ActiveGeneration, int]
+    ) -> int:
+        """Return the maximum of `waiting` per call; less if a small generation waits.
 
-        `fellows` holds rows of small generations first; `live` counts the live rows of each running generation.
+        `waiting` holds rows of small generations first; `live_rows` counts the live rows of each running generation.
         """
         spec = run.spec
         if spec.deterministic:
             return self._config.deterministic_rows
-        room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(False, run.key))
+        room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(False, run.batch_key))
         if kind not in self._timed:
             return room
         room = self._timed[kind].within(LONGEST_CALL_S, room)
         if len(self._running) == 1:
             return room
         small = min(live[r] for r in self._running if r.rows)
-        bearable = self._timed[kind].within(SLOWDOWN * self._seconds[self.bucket(small)], room)
-        return min(room, max(bearable, sum(live[r.run] == small for r in fellows)))
+        tolerable = self._timed[kind].within(MAX_SLOWDOWN * self._seconds[self.bucket(small)], room)
+        return min(room, max(tolerable, sum(live[r.generation] == small for r in waiting)))
 
-    def _step(self) -> Plan | None:
+    def _step(self) -> CallPlan | None:
         """Plan one denoiser call for the next generation and all that can share it."""
-        head = next((r for r in self._running if r.ready()), None)
+        head = next((r for r in self._running if r.steppable_rows()), None)
         if head is None:
             return None
-        peers = [r for r in self._running if r.key == head.key and r.ready()]
+        peers = [r for r in self._running if r.batch_key == head.batch_key and r.steppable_rows()]
         self._running.rotate(-1)
         if head.spec.deterministic:
             fixed = self._config.deterministic_rows
-            return Plan(Kind.STEP, tuple(_turn(peers, fixed)), size=fixed)
+            return CallPlan(CallKind.STEP, tuple(_next_batch(peers, fixed)), size=fixed)
         share = self._share(peers)
-        ceiling = self._ceiling(True, head.key)
-        chosen = self.bucket(sum(min(share, len(r.ready())) for r in peers), ceiling)
-        rows = _turn(peers, chosen)
-        return Plan(Kind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
+        ceiling = self._ceiling(True, head.batch_key)
+        chosen = self.bucket(sum(min(share, len(r.steppable_rows())) for r in peers), ceiling)
+        rows = _next_batch(peers, chosen)
+        return CallPlan(CallKind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
 
-    def _share(self, peers: Sequence[Run]) -> int:
+    def _share(self, peers: Sequence[ActiveGeneration]) -> int:
         """Return the maximum rows of one generation in a call; less beside small ones."""
         if len(peers) == 1:
             return max(self._seconds)
-        smallest = min(len(r.ready()) for r in peers)
-        beside = (self._bearable(smallest) - smallest) // (len(peers) - 1)
+        smallest = min(len(r.steppable_rows()) for r in peers)
+        beside = (self._largest_tolerable_bucket(smallest) - smallest) // (len(peers) - 1)
         return max(smallest, min(self._knee() // len(peers), beside), 1)
 
-    def _bearable(self, rows: int) -> int:
-        """Return the largest bucket within `SLOWDOWN` of a call of only `rows` rows."""
+    def _largest_tolerable_bucket(self, rows: int) -> int:
+        """Return the largest bucket within `MAX_SLOWDOWN` of a call of only `rows` rows."""
         own = self._seconds[self.bucket(rows)]
-        return max(b for b, s in self._seconds.items() if s <= SLOWDOWN * own)
+        return max(b for b, s in self._seconds.items() if s <= MAX_SLOWDOWN * own)
 
     def _knee(self) -> int:
-        """Return the smallest bucket whose seconds per row are within `KNEE` of the best."""
+        """Smallest bucket whose seconds per row are within `KNEE_TOLERANCE` of the best."""
         best = min(s / b for b, s in self._seconds.items())
-        return min(b for b, s in self._seconds.items() if s / b <= KNEE * best)
+        return min(b for b, s in self._seconds.items() if s / b <= KNEE_TOLERANCE * best)
 
     def bucket(self, rows: int, ceiling: int | None = None) -> int:
-        """Return the bucket with the fewest seconds per useful row, within `NEARLY`.
+        """Bucket with the fewest seconds per useful row, within `BUCKET_TOLERANCE`.
 
         It is at most `ceiling`, or the smallest bucket.
         """
         fitting = [b for b in self._seconds if ceiling is None or b <= ceiling] or [min(self._seconds)]
         cost = {b: self._seconds[b] / min(b, rows) for b in fitting}
         best = min(cost.values())
-        return min(b for b, c in cost.items() if c <= NEARLY * best)
+        return min(b for b, c in cost.items() if c <= BUCKET_TOLERANCE * best)
 
 
-def _held(run: Run) -> int:
+def _reserved_rows(run: ActiveGeneration) -> int:
     """Return the candidates of a running generation that need the device."""
-    return len(run.live()) if run.rows else run.spec.n_candidates
+    return len(run.live_rows()) if run.rows else run.spec.n_candidates
 
 
-def _turn(peers: Sequence[Run], size: int) -> list[Row]:
+def _next_batch(peers: Sequence[ActiveGeneration], size: int) -> list[Row]:
     """Return up to `size` ready rows for one call by deficit round robin."""
     owners = Counter(r.spec.owner for r in peers)
-    ready = {run: deque(run.ready()) for run in peers}
+    ready = {run: deque(run.steppable_rows()) for run in peers}
     rows: list[Row] = []
     while len(rows) < size and any(ready.values()):
         for run, queue in ready.items():
-            run.deficit += QUANTUM / owners[run.spec.owner]
+            run.deficit += DRR_QUANTUM / owners[run.spec.owner]
             while queue and run.deficit >= run.entries and len(rows) < size:
                 rows.append(queue.popleft())
                 run.deficit -= run.entries
-            run.deficit = min(run.deficit, QUANTUM) if queue else 0.0
+            run.deficit = min(run.deficit, DRR_QUANTUM) if queue else 0.0
     return rows
 
 
-def advance(rows: Iterable[Row]) -> None:
+def advance_rows(rows: Iterable[Row]) -> None:
     """Count one step of each row and set its next phase."""
     for row in rows:
         row.step += 1
-        spec = row.run.spec
+        spec = row.generation.spec
         if row.step == spec.steps_made:
             row.phase = Phase.FINISH
         elif any(c.at == row.step for c in spec.checkpoints):
             row.phase = Phase.PREVIEW
 
 
-def release(run: Run) -> list[Row]:
+def apply_checkpoint(run: ActiveGeneration) -> list[Row]:
     """Prune once all live rows are at a checkpoint; return the dropped rows.
 
     The best by preview go on.
     Shadow generations drop no row: they mark the rows that pruning would have dropped.
     """
-    live = run.live()
-    if not live or any(r.phase is not Phase.PARKED for r in live):
+    live = run.live_rows()
+    if not live or any(r.phase is not Phase.AT_CHECKPOINT for r in live):
         return []
     checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
-    racing = [r for r in live if not r.shadowed]
-    going = set(checkpoints.keep([r.foretold[checkpoint.at] for r in racing], checkpoint))
-    dropped = [r for place, r in enumerate(racing) if place not in going]
+    contenders = [r for r in live if not r.shadow_pruned]
+    survivors = set(checkpoints.select_survivors([r.predicted_scores[checkpoint.at] for r in contenders], checkpoint))
+    dropped = [r for place, r in enumerate(contenders) if place not in survivors]
     for row in live:
         row.phase = Phase.STEP
     for row in dropped:
         if run.spec.shadow:
-            row.shadowed = True
+            row.shadow_pruned = True
         else:
             row.phase, row.pruned_at = Phase.PRUNED, row.step
     return [] if run.spec.shadow else dropped

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, Stop, Timings, Work
-from app.engine.notices import chance
+from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
+from app.engine.notices import unrecognised_prompt_notices
 from app.engine.protocols import Outcome
 from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
-from app.engine.ranking.placement import stand
+from app.engine.ranking.placement import place_candidates
 from models.protocols import Conditioning, Latent, Schedule, ScorerInfo
 
 
@@ -26,13 +26,13 @@ class Phase(Enum):
 
     STEP = auto()
     PREVIEW = auto()
-    PARKED = auto()
+    AT_CHECKPOINT = auto()
     FINISH = auto()
     DONE = auto()
     PRUNED = auto()
 
 
-LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
+LIVE_PHASES = frozenset({Phase.STEP, Phase.PREVIEW, Phase.AT_CHECKPOINT, Phase.FINISH})
 """Phases of a row that still holds a latent on the device."""
 
 
@@ -40,12 +40,12 @@ LIVE = frozenset({Phase.STEP, Phase.PREVIEW, Phase.PARKED, Phase.FINISH})
 class Row:
     """A candidate on the device.
 
-    `step` counts completed steps; `latent` is None once the row is done or pruned. `gap` is the guidance gap before
-    the last preview. `foretold` holds the final scores predicted by previews, by step. `shadowed` marks a row that
-    pruning would have dropped.
+    `step` counts completed steps; `latent` is None once the row is done or pruned. `guidance_gap` is the guidance gap
+    before the last preview. `predicted_scores` holds the final scores predicted by previews, by step. `shadow_pruned`
+    marks a row that pruning would have dropped.
     """
 
-    run: Run
+    generation: ActiveGeneration
     index: int
     seed: int
     latent: Latent = None
@@ -53,26 +53,26 @@ class Row:
     phase: Phase = Phase.STEP
     score: Score | None = None
     embedding: NDArray[np.float32] | None = None
-    stored: NDArray[np.float16] | None = None
+    stored_latent: NDArray[np.float16] | None = None
     pruned_at: int | None = None
-    gap: float = 0.0
-    foretold: dict[int, float] = field(default_factory=dict)
-    shadowed: bool = False
+    guidance_gap: float = 0.0
+    predicted_scores: dict[int, float] = field(default_factory=dict)
+    shadow_pruned: bool = False
 
     @property
-    def place(self) -> int:
+    def schedule_step(self) -> int:
         """Completed steps of the schedule, including those that a start skips."""
-        spec = self.run.spec
+        spec = self.generation.spec
         return spec.steps - spec.steps_made + self.step
 
     @property
-    def value(self) -> float:
+    def sort_score(self) -> float:
         """The score to sort by; NaN without a score."""
         return self.score.score if self.score is not None else float("nan")
 
 
 @dataclass(slots=True)
-class Texts:
+class EncodedTexts:
     """The encoded texts of a generation, for denoiser and scorer."""
 
     prompt: Conditioning
@@ -88,30 +88,30 @@ class Texts:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class ActiveGeneration:
     """A generation in the engine.
 
-    `deficit` is its credit with the scheduler, in denoiser entries. `due` requests new rows: at first, and before
-    each further wave. `seconds` is its device time; a shared call counts by the share of rows. A generation with
-    `alone` shares the device with no other.
+    `deficit` is its credit with the scheduler, in denoiser entries. `needs_rows` requests new rows: at first, and
+    before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
+    generation with `exclusive` shares the device with no other.
     """
 
     spec: GenerationSpec
     submitted: float
-    alone: bool = False
+    exclusive: bool = False
     schedule: Schedule | None = None
-    texts: Texts | None = None
+    texts: EncodedTexts | None = None
     rows: list[Row] = field(default_factory=list)
-    due: bool = True
+    needs_rows: bool = True
     deficit: float = 0.0
-    seconds: float = 0.0
-    reported: int = 0
+    device_seconds: float = 0.0
+    reported_step: int = 0
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     timings: Timings = Timings()
     work: Work = Work()
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def batch_key(self) -> tuple[Any, ...]:
         """Batching key: rows of runs with equal keys can share a denoiser call.
 
         The bits of a row depend on the number of guided rows in the call. So deterministic guided and unguided rows
@@ -119,114 +119,119 @@ class Run:
         """
         spec, texts = self.spec, self.texts
         lengths = texts.lengths if texts is not None else ()
-        return spec.width, spec.height, lengths, spec.deterministic, spec.deterministic and spec.guided
+        return spec.width, spec.height, lengths, spec.deterministic, spec.deterministic and spec.uses_guidance
 
     @property
     def entries(self) -> int:
         """Denoiser batch entries per row."""
-        return 2 if self.spec.guided else 1
+        return 2 if self.spec.uses_guidance else 1
 
-    def live(self) -> list[Row]:
+    def live_rows(self) -> list[Row]:
         """Return the live rows, by index."""
-        return [r for r in self.rows if r.phase in LIVE]
+        return [r for r in self.rows if r.phase in LIVE_PHASES]
 
-    def ready(self) -> list[Row]:
+    def steppable_rows(self) -> list[Row]:
         """Return the rows that can step, those with the fewest steps first."""
         return sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
 
-    def spend(self, **seconds: float) -> None:
+    def add_timings(self, **seconds: float) -> None:
         """Add to the timings, named as in `Timings` without `_ms`."""
         self.timings = replace(
             self.timings, **{f"{k}_ms": getattr(self.timings, f"{k}_ms") + 1000 * v for k, v in seconds.items()}
         )
 
-    def count(self, **work: int) -> None:
+    def add_work(self, **work: int) -> None:
         """Add to the work done, named as in `Work`."""
         self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
 
-    def hold_image(self, row: Row, image: NDArray[np.uint8]) -> None:
+    def keep_image(self, row: Row, image: NDArray[np.uint8]) -> None:
         """Keep a finished image that may be returned: the best n, or all with diversity."""
         self.images[row.index] = image
         if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0:
             held = sorted(self.images)
-            worst = held[scoring.order([self.rows[i].value for i in held])[-1]]
+            worst = held[scoring.rank_order([self.rows[i].sort_score for i in held])[-1]]
             del self.images[worst]
 
-    def wants_more(self) -> bool:
+    def needs_wave(self) -> bool:
         """Whether another wave is worthwhile, once all rows so far are done or pruned."""
         wave = self.spec.wave
         if wave is None or len(self.rows) >= self.spec.n_candidates:
             return False
-        finished = [r for r in self.rows if r.phase is Phase.DONE and np.isfinite(r.value)]
-        scores = [r.value for r in finished]
-        return early_stopping.expected_gain(scores, self._pruned(finished), self.spec.n, wave) >= early_stopping.WORTH
+        finished = [r for r in self.rows if r.phase is Phase.DONE and np.isfinite(r.sort_score)]
+        scores = [r.sort_score for r in finished]
+        return (
+            early_stopping.expected_gain(scores, self._predicted_finals(finished), self.spec.n, wave)
+            >= early_stopping.MIN_EXPECTED_GAIN
+        )
 
-    def _pruned(self, finished: list[Row]) -> list[tuple[float, float]]:
+    def _predicted_finals(self, finished: list[Row]) -> list[tuple[float, float]]:
         """Return predicted final scores of pruned rows, each with its standard error.
 
         Both come from the prediction errors at the same step of the finished rows: their mean and deviation.
         """
         found = list[tuple[float, float]]()
         for step in {r.pruned_at for r in self.rows if r.pruned_at is not None}:
-            off = np.asarray([r.value - r.foretold[step] for r in finished if np.isfinite(r.foretold[step])])
+            off = np.asarray(
+                [r.sort_score - r.predicted_scores[step] for r in finished if np.isfinite(r.predicted_scores[step])]
+            )
             if len(off):
                 level, error = float(off.mean()), float(off.std(ddof=1)) if len(off) > 1 else 0.0
-                found += [(r.foretold[step] + level, error) for r in self.rows if r.pruned_at == step]
+                found += [(r.predicted_scores[step] + level, error) for r in self.rows if r.pruned_at == step]
         return found
 
-    def _stopped(self) -> Stop | None:
+    def _stop_reason(self) -> StopReason | None:
         if self.spec.wave is None:
             return None
-        return Stop.CAP if len(self.rows) >= self.spec.n_candidates else Stop.GAIN
+        return StopReason.CAP if len(self.rows) >= self.spec.n_candidates else StopReason.GAIN
 
-    def _regret(self) -> float | None:
+    def _pruning_regret(self) -> float | None:
         """Return the share of the gain over a random pick that pruning would have lost.
 
         None for a generation that is not in shadow.
         """
         if not self.spec.shadow:
             return None
-        done = [r for r in self.rows if np.isfinite(r.value)]
-        kept = [r for r in done if not r.shadowed]
+        done = [r for r in self.rows if np.isfinite(r.sort_score)]
+        kept = [r for r in done if not r.shadow_pruned]
         if len(kept) < min(self.spec.n, len(done)):
             return 1.0
         best, left = (_best_mean(rows, self.spec.n) for rows in (done, kept))
-        mean = float(np.mean([r.value for r in done]))
+        mean = float(np.mean([r.sort_score for r in done]))
         return (best - left) / (best - mean) if best > mean else 0.0
 
-    def conclude(self, scorer: ScorerInfo) -> Outcome:
+    def build_outcome(self, scorer: ScorerInfo) -> Outcome:
         """Build the outcome once all rows are done or pruned."""
-        spec, scores = self.spec, [None if np.isnan(r.value) else r.score for r in self.rows]
+        spec, scores = self.spec, [None if np.isnan(r.sort_score) else r.score for r in self.rows]
         done = [r.index for r in self.rows if r.phase is Phase.DONE]
         embeddings = np.stack([r.embedding for r in self.rows if r.embedding is not None])
-        standing = stand(scores, embeddings, done, spec.ranking, spec.n, scorer)
-        rows = zip(standing.places, self.rows, scores, strict=True)
+        placements = place_candidates(scores, embeddings, done, spec.ranking, spec.n, scorer)
+        rows = zip(placements.placements, self.rows, scores, strict=True)
         assert self.texts is not None
         return Outcome(
-            candidates=tuple(place.given_to(_candidate(row), score) for place, row, score in rows),
-            margin=standing.margin,
-            low_confidence=standing.low_confidence,
-            stopped=self._stopped(),
-            regret=self._regret(),
+            candidates=tuple(place.apply_to(_candidate(row), score) for place, row, score in rows),
+            margin=placements.margin,
+            low_confidence=placements.low_confidence,
+            stopped=self._stop_reason(),
+            regret=self._pruning_regret(),
             notices=(
                 *self.texts.notices,
-                *_unscored(self.rows),
-                *chance([scores[i] for i in done], scorer, self.texts.notices),
+                *_unscored_notices(self.rows),
+                *unrecognised_prompt_notices([scores[i] for i in done], scorer, self.texts.notices),
             ),
             timings=self.timings,
             work=self.work,
             embeddings=embeddings,
-            latents=np.stack([r.stored for r in self.rows if r.stored is not None]),
-            images={i: self.images[i] for i in standing.returned},
+            latents=np.stack([r.stored_latent for r in self.rows if r.stored_latent is not None]),
+            images={i: self.images[i] for i in placements.returned},
         )
 
 
 def _best_mean(rows: list[Row], n: int) -> float:
-    return float(np.mean(sorted((r.value for r in rows), reverse=True)[:n]))
+    return float(np.mean(sorted((r.sort_score for r in rows), reverse=True)[:n]))
 
 
-def _unscored(rows: list[Row]) -> tuple[Notice, ...]:
-    lost = [r.index for r in rows if np.isnan(r.value)]
+def _unscored_notices(rows: list[Row]) -> tuple[Notice, ...]:
+    lost = [r.index for r in rows if np.isnan(r.sort_score)]
     detail = f"the scorer returned no number for {len(lost)} candidates"
     return (Notice("score_not_a_number", detail, {"indices": lost}),) if lost else ()
 

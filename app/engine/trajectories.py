@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.core import EngineCore
 from app.engine.protocols import Failed, Outcome, Previewed, Succeeded
-from app.engine.pruning.calibration import Trace
+from app.engine.pruning.calibration import Trajectory
 from app.errors import EngineFailed
 from models.protocols import GeneratorInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watched:
+class RecordedGeneration:
     """A race with its trace. `images` uint8 (N, H, W, 3), final, by index."""
 
     prompt: str
-    trace: Trace
+    trajectory: Trajectory
     outcome: Outcome
     images: NDArray[np.uint8]
 
 
-def watch(
+def record_trajectories(
     core: EngineCore,
     info: GeneratorInfo,
     prompts: Sequence[str],
@@ -38,7 +38,7 @@ def watch(
     n_candidates: int,
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
-) -> Iterator[Watched]:
+) -> Iterator[RecordedGeneration]:
     """Run one race per prompt at the generator's defaults and yield it with its trace.
 
     `progress` receives the number of completed races. Raises the engine's own error when a race fails, and
@@ -59,11 +59,11 @@ def watch(
             seed=seed + done * n_candidates,
             checkpoints=tuple(Checkpoint(at) for at in range(1, info.steps)),
         )
-        yield _race(core, spec)
+        yield _record(core, spec)
         progress(done + 1)
 
 
-def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
+def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:
     previews = np.zeros((spec.steps, spec.n_candidates))
     gaps = np.zeros_like(previews)
     core.submit(spec, perf_counter())
@@ -71,7 +71,7 @@ def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
         for _, update in core.tick():
             if isinstance(update, Previewed):
                 previews[update.step - 1, update.index] = update.score.score
-                gaps[update.step - 1, update.index] = update.gap
+                gaps[update.step - 1, update.index] = update.guidance_gap
             elif isinstance(update, Failed):
                 raise update.error
             elif isinstance(update, Succeeded):
@@ -83,4 +83,4 @@ def _race(core: EngineCore, spec: GenerationSpec) -> Watched:
         )
     previews[-1] = finals = np.asarray(scores)
     images = np.stack([outcome.images[i] for i in range(spec.n_candidates)])
-    return Watched(spec.prompt, Trace(previews, gaps, finals), outcome, images)
+    return RecordedGeneration(spec.prompt, Trajectory(previews, gaps, finals), outcome, images)

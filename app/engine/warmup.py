@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from app.engine.config import EngineConfig
 from app.engine.cost_model import CallSeconds
-from app.engine.scheduler import Kind
+from app.engine.scheduler import CallKind
 from app.errors import OutOfDeviceMemory
 from models.protocols import Generator, Latent, OutOfMemory, Scorer, StepRow
 
@@ -47,11 +47,11 @@ class Warmup:
         self._clock = clock
         self._report = report
         self._began = clock()
-        self._seen = {kind: CallSeconds({}) for kind in (Kind.STEP, Kind.FINISH, Kind.PREVIEW)}
+        self._seen = {kind: CallSeconds({}) for kind in (CallKind.STEP, CallKind.FINISH, CallKind.PREVIEW)}
         self._row = self._first_row()
         self._stepped: Latent = None
 
-    def run(self) -> dict[Kind, dict[int, float]]:
+    def run(self) -> dict[CallKind, dict[int, float]]:
         """Return seconds of steps, previews and finishes, by rows.
 
         Raises OutOfDeviceMemory when a single row does not fit.
@@ -59,13 +59,13 @@ class Warmup:
         least = self._config.buckets[0]
         try:
             self._report("timing a step")
-            expected = {Kind.STEP: self._call(Kind.STEP, least)}
+            expected = {CallKind.STEP: self._call(CallKind.STEP, least)}
             self._report("timing a decode")
-            expected[Kind.FINISH] = self._call(Kind.FINISH, 1)
-            if self._affordable(expected[Kind.FINISH]):
-                expected[Kind.PREVIEW] = self._call(Kind.PREVIEW, 1)
+            expected[CallKind.FINISH] = self._call(CallKind.FINISH, 1)
+            if self._affordable(expected[CallKind.FINISH]):
+                expected[CallKind.PREVIEW] = self._call(CallKind.PREVIEW, 1)
             for kind, seconds in expected.items():
-                rows = least if kind is Kind.STEP else 1
+                rows = least if kind is CallKind.STEP else 1
                 if self._affordable(seconds):
                     self._call(kind, rows)
                 self._seen[kind].settle(rows)
@@ -74,13 +74,13 @@ class Warmup:
                 "the device memory is too small for one row of the default size: use a smaller model or another device"
             ) from error
         self._report("timing larger calls")
-        self._climb(Kind.STEP, self._config.buckets[1:])
+        self._climb(CallKind.STEP, self._config.buckets[1:])
         decoded = min(TIMED_ROWS, self._config.decode_rows(*self._size))
-        for kind in (Kind.FINISH, Kind.PREVIEW):
+        for kind in (CallKind.FINISH, CallKind.PREVIEW):
             if kind in expected and decoded > 1:
                 self._climb(kind, (decoded,))
         timed = {kind: seen.known for kind, seen in self._seen.items()}
-        timed[Kind.PREVIEW] = timed[Kind.PREVIEW] or timed[Kind.FINISH]
+        timed[CallKind.PREVIEW] = timed[CallKind.PREVIEW] or timed[CallKind.FINISH]
         return timed
 
     @property
@@ -95,7 +95,7 @@ class Warmup:
         noise = self._generator.noise(0, info.width, info.height, schedule)
         return StepRow(noise, text, negative, info.guidance_scale, schedule, 0, 0)
 
-    def _climb(self, kind: Kind, sizes: tuple[int, ...]) -> None:
+    def _climb(self, kind: CallKind, sizes: tuple[int, ...]) -> None:
         """Time ever larger calls within `timed_s`, the remaining budget and the memory."""
         seen = self._seen[kind]
         for rows in sizes:
@@ -113,12 +113,12 @@ class Warmup:
     def _affordable(self, seconds: float) -> bool:
         return self._clock() - self._began + seconds <= self._config.warmup_s
 
-    def _call(self, kind: Kind, rows: int) -> float:
+    def _call(self, kind: CallKind, rows: int) -> float:
         started = self._clock()
-        if kind is Kind.STEP:
+        if kind is CallKind.STEP:
             self._stepped = self._generator.step([self._row] * rows, rows)[0]
         else:
-            pixels = self._generator.decode([self._stepped] * rows, preview=kind is Kind.PREVIEW)
+            pixels = self._generator.decode([self._stepped] * rows, preview=kind is CallKind.PREVIEW)
             self._scorer.embed_images(pixels)
         seconds = self._clock() - started
         self._seen[kind].note(rows, seconds)

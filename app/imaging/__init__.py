@@ -7,8 +7,8 @@ milliseconds, so they must not run on the event loop.
 
 from app.imaging.contact_sheet import Caption, contact_sheet
 from app.imaging.decoder_pool import DecoderPool, Upload
-from app.imaging.decoding import parse_data_uri, read_upload
-from app.imaging.encoding import MEDIA_TYPES, encode, fill, resize, thumbnail
+from app.imaging.decoding import decode_upload, parse_data_uri
+from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, resize, thumbnail
 from app.imaging.heatmap import heat_map
 
 __all__ = [
@@ -17,11 +17,11 @@ __all__ = [
     "DecoderPool",
     "Upload",
     "contact_sheet",
+    "crop_to_fill",
+    "decode_upload",
     "encode",
-    "fill",
     "heat_map",
     "parse_data_uri",
-    "read_upload",
     "resize",
     "thumbnail",
 ]

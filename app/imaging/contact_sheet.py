@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 256
+TILE_SIDE = 256
 """Target size of an image in pixels; small ones grow by integer factors."""
 
 _MARGIN, _GAP, _PAD, _TEXT = 28, 20, 12, 92
@@ -46,14 +46,14 @@ def contact_sheet(
     if not images or len(images) != len(captions) or columns < 1:
         raise ValueError("images must not be empty, captions must match images, and columns must be at least 1")
     columns = min(columns, len(images))
-    pictures = [_fitted(image) for image in images]
-    card = SIDE + 2 * _PAD, SIDE + 2 * _PAD + _TEXT
+    pictures = [_fit_to_tile(image) for image in images]
+    card = TILE_SIDE + 2 * _PAD, TILE_SIDE + 2 * _PAD + _TEXT
     top = _MARGIN + (52 if title else 0)
     rows = -(-len(images) // columns)
     width = 2 * _MARGIN + columns * card[0] + (columns - 1) * _GAP
     sheet = Image.new("RGB", (width, top + rows * card[1] + (rows - 1) * _GAP + _MARGIN), _PAPER)
     if title:
-        _write(sheet, (_MARGIN, _MARGIN - 2), _shortened(title, _font(26), width - 2 * _MARGIN), 26, _INK, bold=True)
+        _write(sheet, (_MARGIN, _MARGIN - 2), _truncated(title, _font(26), width - 2 * _MARGIN), 26, _INK, bold=True)
     for place, (picture, caption, share) in enumerate(zip(pictures, captions, _shares(captions), strict=True)):
         row, column = divmod(place, columns)
         corner = _MARGIN + column * (card[0] + _GAP), top + row * (card[1] + _GAP)
@@ -70,14 +70,14 @@ def _draw_card(
     share: float,
 ) -> None:
     left, top = corner[0] + _PAD, corner[1] + _PAD
-    right, base = left + SIDE, top + SIDE
+    right, base = left + TILE_SIDE, top + TILE_SIDE
     colour = _ACCENT if caption.rank == 1 else _INK if caption.rank else _FAINT
     sheet.paste(_blank_card(size, framed=caption.rank == 1), corner)
-    sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
+    sheet.paste(picture, (left + (TILE_SIDE - picture.width) // 2, top + (TILE_SIDE - picture.height) // 2))
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left, base + 8, right - 1, base + 11), _EDGE)
     if share:
-        draw.rectangle((left, base + 8, left + round(SIDE * share) - 1, base + 11), colour)
+        draw.rectangle((left, base + 8, left + round(TILE_SIDE * share) - 1, base + 11), colour)
     _write_caption(sheet, caption, left, right, base + 20, colour)
 
 
@@ -113,13 +113,13 @@ def _shares(captions: Sequence[Caption]) -> list[float]:
     return [0.0 if c.score is None else 1.0 if not span else 0.04 + 0.96 * (c.score - low) / span for c in captions]
 
 
-def _fitted(image: NDArray[np.uint8]) -> Image.Image:
+def _fit_to_tile(image: NDArray[np.uint8]) -> Image.Image:
     picture = Image.fromarray(image)
     longest = max(picture.size)
-    if longest > SIDE:
-        size = max(1, picture.width * SIDE // longest), max(1, picture.height * SIDE // longest)
+    if longest > TILE_SIDE:
+        size = max(1, picture.width * TILE_SIDE // longest), max(1, picture.height * TILE_SIDE // longest)
         return picture.resize(size, Image.Resampling.LANCZOS)
-    times = SIDE // longest
+    times = TILE_SIDE // longest
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
@@ -141,7 +141,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _truncated(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Cut `text` at a word, with an ellipsis, to fit `width` pixels."""
     words = text.split()
     if font.getlength(" ".join(words)) <= width:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import BadImage, DecoderUnavailable, Invalid, TooComplex, TooLarge, UnsupportedMedia
+from app.errors import BadImage, DecoderUnavailable, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
 
 ROOT = Path(__file__).parents[2]
 """The folder that contains `app`."""
@@ -37,7 +37,7 @@ HEADER, MAX_TOLD = 4, 65_536
 FAREWELL_S = 1.0
 """Seconds that a child may take to end once its pipes are closed."""
 
-_ERRORS = {error.code: error for error in (BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia)}
+_ERRORS = {error.code: error for error in (BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia)}
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONHOME")
 """Environment variables of a child; none holds an address or secret."""
 
@@ -79,9 +79,9 @@ class DecoderPool:
         return width, height
 
     async def decode(self, upload: Upload, max_pixels: int) -> NDArray[np.uint8]:
-        """Return pixels (H, W, 3) as `read_upload` does. Cancelling kills the child.
+        """Return pixels (H, W, 3) as `decode_upload` does. Cancelling kills the child.
 
-        Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
+        Raises BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
         """
         _, _, pixels = await self._run(upload, max_pixels, measure=False)
         return pixels

@@ -20,25 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from app.errors import BadImage, FrontrunnerError, Invalid, TooComplex, TooLarge, UnsupportedMedia
+from app.errors import BadImage, FrontrunnerError, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
 from app.imaging.structure import MAX_EXIF_BYTES, check_structure
 
-READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
-MOST_ELONGATED = 256
+MAX_ASPECT_RATIO = 256
 """Maximum ratio of the sides; resizing a thinner strip is expensive."""
 
 MAX_ESCAPES = 2**20
 """Maximum percent-encoded bytes of a data URI; each becomes a separate string."""
 
-_DAMAGED = (
+_DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
     UserWarning,  # Pillow's about broken metadata, where the interpreter raises warnings
 )
 _STRIP_PIXELS = 2**20
 _WHITE = b" \t\n\r\v\f"
 _JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
-_OTHERS = {
+_REJECTED_SIGNATURES = {
     b"%PDF": "PDF",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -48,7 +48,7 @@ _OTHERS = {
     b"<?xml": "XML",
     b"\0\0\0\x0cjP": "JPEG 2000",
 }
-_TURNS = {
+_EXIF_ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -62,12 +62,12 @@ _TURNS = {
 Image.MAX_IMAGE_PIXELS = None
 
 
-def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
+def decode_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
     """Decode an image file to pixels (H, W, 3), upright.
 
     Transparency becomes white; of several frames the first one is used. `declared`, the caller's media type, only
     selects the error for data that is no image. Structure and size are checked before decoding.
-    Raises BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia.
+    Raises BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia.
 
     This function decodes in place without a deadline; use `DecoderPool` for bytes of a caller.
     """
@@ -78,7 +78,7 @@ def read_upload(data: bytes, max_pixels: int, declared: str | None = None) -> ND
 def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[int, int]:
     """Return width and height from the header, before rotation, without decoding.
 
-    Raises as `read_upload`.
+    Raises as `decode_upload`.
     """
     with _opened(data, max_pixels, declared) as image:
         return image.size
@@ -86,10 +86,10 @@ def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[
 
 @contextmanager
 def decoded(data: bytes, max_pixels: int, declared: str | None = None) -> Iterator[Image.Image]:
-    """Yield the loaded, upright image in any mode. Raises as `read_upload`."""
+    """Yield the loaded, upright image in any mode. Raises as `decode_upload`."""
     with _opened(data, max_pixels, declared) as image:
         image.load()
-        yield _upright(image)
+        yield _apply_orientation(image)
 
 
 def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
@@ -99,7 +99,7 @@ def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
     """
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        yield _plain(image.crop((0, top, image.width, min(top + rows, image.height))))
+        yield _to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
 
 
 @contextmanager
@@ -112,17 +112,17 @@ def _opened(data: bytes, max_pixels: int, declared: str | None) -> Iterator[Imag
             _check_size(image.width, image.height, max_pixels)
             yield image
     except UnidentifiedImageError:
-        raise _unread(data, declared) from None
-    except _DAMAGED as error:
+        raise _rejection(data, declared) from None
+    except _DECODE_ERRORS as error:
         raise BadImage("the image file is damaged or incomplete: save it again with an editor") from error
 
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=READ)
+        return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)
     except UnidentifiedImageError:
         if data.startswith(_JPEG) and _EXIF in data:  # Pillow fails on some broken metadata
-            return Image.open(io.BytesIO(data.replace(_EXIF, bytes(len(_EXIF)))), formats=READ)
+            return Image.open(io.BytesIO(data.replace(_EXIF, bytes(len(_EXIF)))), formats=ACCEPTED_FORMATS)
         raise
 
 
@@ -152,15 +152,17 @@ def parse_data_uri(text: str) -> bytes:
 def _check_size(width: int, height: int, limit: int) -> None:
     if width * height > limit:
         raise TooLarge(f"the image is {width}x{height}, but at most {limit} pixels are allowed: send a smaller one")
-    if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise Invalid(
-            f"the image is {width}x{height}; the longer side may be at most {MOST_ELONGATED} times the shorter: crop it"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidRequest(
+            f"the image is {width}x{height}; a side may be at most {MAX_ASPECT_RATIO} times the other: crop it"
         )
 
 
-def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
+def _rejection(data: bytes, declared: str | None) -> FrontrunnerError:
     head = data[:64].lstrip()
-    name = next((name for magic, name in _OTHERS.items() if data.startswith(magic) or head.startswith(magic)), None)
+    name = next(
+        (name for magic, name in _REJECTED_SIGNATURES.items() if data.startswith(magic) or head.startswith(magic)), None
+    )
     if data[4:8] == b"ftyp":
         name = "AVIF" if data[8:12] in {b"avif", b"avis"} else "HEIC or video"
     if name is not None:
@@ -170,17 +172,17 @@ def _unread(data: bytes, declared: str | None) -> FrontrunnerError:
     return BadImage("the file is not an image, or its header is damaged; send PNG, JPEG, WebP, GIF or BMP")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _apply_orientation(image: Image.Image) -> Image.Image:
     if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
         return image
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGED:  # broken metadata does not affect the pixels
+        turn = _EXIF_ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODE_ERRORS:  # broken metadata does not affect the pixels
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def _plain(image: Image.Image) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         return _from_16_bit(np.asarray(image))
     if image.has_transparency_data:

@@ -18,10 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 """Media types of the formats that `encode` writes, by the name in requests."""
 
-KEYWORD = "frontrunner"
+PNG_METADATA_KEYWORD = "frontrunner"
 """Name of the PNG text chunk with the parameters as JSON."""
 
-INFOTEXT = "parameters"
+PNG_INFOTEXT_KEYWORD = "parameters"
 """Name of the PNG text chunk with the parameters as infotext, as web UIs read it."""
 
 _SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "ddim_quadratic": "DDIM quadratic", "dpmpp_2m": "DPM++ 2M"}
@@ -67,7 +67,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     return np.array(Image.fromarray(image).resize(small, Image.Resampling.LANCZOS))
 
 
-def fill(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def crop_to_fill(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Scale `image` to cover `size` (width, height), then crop the excess evenly.
 
     Small images are enlarged.
@@ -116,8 +116,8 @@ def _json(parameters: Mapping[str, Any]) -> str:
 def _chunks(parameters: Mapping[str, Any] | None) -> PngInfo:
     chunks = PngInfo()
     if parameters is not None:
-        chunks.add_text(KEYWORD, _json(parameters))
-        chunks.add_text(INFOTEXT, infotext(parameters).replace("\0", ""))
+        chunks.add_text(PNG_METADATA_KEYWORD, _json(parameters))
+        chunks.add_text(PNG_INFOTEXT_KEYWORD, infotext(parameters).replace("\0", ""))
     return chunks
 
 

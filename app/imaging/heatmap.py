@@ -12,7 +12,7 @@ _COLOURS = np.array([[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64]
 Lightness increases with warmth, so that the map is readable without colour.
 """
 
-_SHARE = 0.6
+_MAP_OPACITY = 0.6
 """Opacity of the map over the image."""
 
 
@@ -23,9 +23,13 @@ def heat_map(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.
     size = (image.shape[1], image.shape[0])
     smooth = np.asarray(Image.fromarray(level.astype(np.float32)).resize(size, Image.Resampling.BICUBIC), np.float64)
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)[:, :, None]
-    return np.clip((1 - _SHARE) * grey + _SHARE * _coloured(np.clip(smooth, 0, 1)), 0, 255).round().astype(np.uint8)
+    return (
+        np.clip((1 - _MAP_OPACITY) * grey + _MAP_OPACITY * _apply_colours(np.clip(smooth, 0, 1)), 0, 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
-def _coloured(level: NDArray[np.float64]) -> NDArray[np.float64]:
+def _apply_colours(level: NDArray[np.float64]) -> NDArray[np.float64]:
     stops = np.linspace(0, 1, len(_COLOURS))
     return np.stack([np.interp(level, stops, _COLOURS[:, channel]) for channel in range(3)], axis=2)

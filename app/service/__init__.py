@@ -1,60 +1,68 @@
 """The use cases: submit, get, wait, watch, image, cancel, forget. The only caller of engine and stores.
 
-`Dialogue` ranks without sampling, candidates of a generation that is done or uploads; `References` looks up the
-pictures that a ranking refers to, `Refiner` those that candidates begin as.
+`RankingService` ranks without sampling, candidates of a generation that is done or uploads; `ReferenceResolver` looks
+up the pictures that a ranking refers to, `Img2ImgService` those that candidates begin as.
 """
 
-from app.service.auth import Caller, Keyring, acting, new_key, owner
-from app.service.candidates.arrays import Fields
-from app.service.candidates.explain import Explainer, Told, Why
-from app.service.generations.img2img import Refiner
+from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
+from app.service.candidates.arrays import CandidateArrays
+from app.service.candidates.explain import Explainer, Explanation, PhraseScore
+from app.service.generations.img2img import Img2ImgService
 from app.service.generations.pruning_policy import PruningPolicy
-from app.service.generations.service import Service
-from app.service.generations.worker import Terms
+from app.service.generations.service import GenerationService
+from app.service.generations.worker import LeasePolicy
 from app.service.presets import Presets
-from app.service.ranking.references import AskedReference, References
-from app.service.ranking.rerank import Dialogue, Lineage, Reranking
-from app.service.ranking.taste import Ballot, Tastes
-from app.service.ranking.taste import Summary as TasteSummary
-from app.service.types import Draft, ImageFile, Limits, MakeDraft, Once, QueuePlace, RankedImage, RankResult
-from app.service.webhooks.dispatcher import Courier, HookPolicy
-from app.service.webhooks.http_client import Poster
-from app.stores.protocols import ApiKey, Right
+from app.service.ranking.references import ReferenceResolver, UnresolvedReference
+from app.service.ranking.rerank import Lineage, RankingService, RerankParams
+from app.service.ranking.taste import Ballot, TasteService, TasteSummary
+from app.service.types import (
+    GenerationParams,
+    IdempotencyKey,
+    ImageFile,
+    Limits,
+    ParamsFactory,
+    QueuePosition,
+    RankedImage,
+    RankResult,
+)
+from app.service.webhooks.dispatcher import WebhookDispatcher, WebhookPolicy
+from app.service.webhooks.http_client import WebhookClient
+from app.stores.protocols import ApiKey, Permission
 
 __all__ = [
     "ApiKey",
-    "AskedReference",
+    "ApiKeyAuthenticator",
     "Ballot",
     "Caller",
-    "Courier",
-    "Dialogue",
-    "Draft",
+    "CandidateArrays",
     "Explainer",
-    "Fields",
-    "HookPolicy",
+    "Explanation",
+    "GenerationParams",
+    "GenerationService",
+    "IdempotencyKey",
     "ImageFile",
-    "Keyring",
+    "Img2ImgService",
+    "LeasePolicy",
     "Limits",
     "Lineage",
-    "MakeDraft",
-    "Once",
-    "Poster",
+    "ParamsFactory",
+    "Permission",
+    "PhraseScore",
     "Presets",
     "PruningPolicy",
-    "QueuePlace",
+    "QueuePosition",
     "RankResult",
     "RankedImage",
-    "References",
-    "Refiner",
-    "Reranking",
-    "Right",
-    "Service",
+    "RankingService",
+    "ReferenceResolver",
+    "RerankParams",
+    "TasteService",
     "TasteSummary",
-    "Tastes",
-    "Terms",
-    "Told",
-    "Why",
-    "acting",
-    "new_key",
-    "owner",
+    "UnresolvedReference",
+    "WebhookClient",
+    "WebhookDispatcher",
+    "WebhookPolicy",
+    "as_caller",
+    "create_api_key",
+    "current_owner",
 ]

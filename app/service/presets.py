@@ -9,11 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-OWN = Path(__file__).with_name("presets.toml")
+DEFAULT_PRESETS_PATH = Path(__file__).with_name("presets.toml")
 """The file that is read unless a setting names another."""
 
-_FRAMING = "framing"
-_BETWEEN = re.compile(
+_FRAMING_GROUP = "framing"
+_SEPARATORS = re.compile(
     r"\s*[,;\n]\s*|\s+(?:and|but|or|with|while)\s+|\.\s+"
     r"|\s+(?=(?:on|against|in front of) (?:an? |the )?(?:[\w-]+ ){0,3}background\b)",
     re.IGNORECASE,
@@ -41,7 +41,7 @@ class Preset:
     @property
     def aspect(self) -> Aspect:
         """What its words are about."""
-        return Aspect.COMPOSITION if self.group == _FRAMING else Aspect.STYLE
+        return Aspect.COMPOSITION if self.group == _FRAMING_GROUP else Aspect.STYLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class Presets:
         return next((p.aspect for p in self.items if any(word.lower() in low for word in p.words)), Aspect.CONTENT)
 
 
-def phrases(prompt: str) -> list[str]:
+def split_phrases(prompt: str) -> list[str]:
     """A prompt cut at commas, ends of sentences, conjunctions and before its background; each phrase once, in order."""
     plain = re.sub(r"[^\S\n]+", " ", prompt)
-    return list(dict.fromkeys(part for part in (p.strip(" .") for p in _BETWEEN.split(plain)) if part))
+    return list(dict.fromkeys(part for part in (p.strip(" .") for p in _SEPARATORS.split(plain)) if part))
 
 
 def _preset(table: Any, where: str) -> Preset:

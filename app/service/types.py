@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from app.domain import Checkpoint, Notice, Parent, Ranking, Score, Start, Webhook
+from app.domain import Checkpoint, InitImage, Notice, Parent, Ranking, Score, Webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class GenerationParams:
     """A generation as asked for; None means the model's or the server's own default.
 
     `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
@@ -56,19 +56,19 @@ class Draft:
     deterministic: bool = False
     output_format: str = "png"
     owner: str = ""
-    start: Start | None = None
+    start: InitImage | None = None
     parent: Parent | None = None
     webhook: Webhook | None = None
     affordable: int | None = None
 
 
-MakeDraft: TypeAlias = Callable[[], Awaitable[Draft]]
+ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]
 """Looks up what a request names; called only when the request is new."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a generation's client waits for it: see `Service.submit`."""
+    """How a generation's client waits for it: see `GenerationService.submit`."""
 
     patient: bool
     watched: bool
@@ -76,7 +76,7 @@ class Manner:
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class IdempotencyKey:
     """A caller's wish that a request sent again is not done again.
 
     `key` is the caller's own, 1 to 255 characters; `fingerprint` (at most 64) is the same for the same request.
@@ -121,13 +121,13 @@ class ImageFile:
 
 
 @dataclass(frozen=True, slots=True)
-class QueuePlace:
+class QueuePosition:
     """Candidates ahead in the queue, and the measured guess of the seconds until the result."""
 
     position: int
     eta_seconds: float | None
 
 
-def file_of(data: bytes, output_format: str) -> ImageFile:
+def image_file(data: bytes, output_format: str) -> ImageFile:
     """An image file with its media type and ETag."""
     return ImageFile(data, f"image/{output_format}", f'"{hashlib.sha256(data).hexdigest()[:32]}"')

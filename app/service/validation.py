@@ -5,48 +5,50 @@ from __future__ import annotations
 import math
 
 from app.domain import Ranking
-from app.errors import Invalid
+from app.errors import InvalidRequest
 from app.service.types import Limits
 from models.protocols import GeneratorInfo
 
-_SIZE_FLOOR = 8
+_MIN_SIDE = 8
 
 
-def check_text(text: str, pointer: str, limits: Limits, *, empty: bool = True) -> None:
+def check_text(text: str, pointer: str, limits: Limits, *, allow_empty: bool = True) -> None:
     """Refuse a text that is blank where it may not be, too long, or no text at all."""
-    if not empty and not text.strip():
-        raise Invalid("the text is empty", pointer=pointer)
+    if not allow_empty and not text.strip():
+        raise InvalidRequest("the text is empty", pointer=pointer)
     if len(text) > limits.prompt_chars:
-        raise Invalid(f"{len(text)} characters are more than the limit of {limits.prompt_chars}", pointer=pointer)
+        raise InvalidRequest(
+            f"{len(text)} characters are more than the limit of {limits.prompt_chars}", pointer=pointer
+        )
     if any((ord(c) < 32 and c not in "\n\t\r") or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
-        raise Invalid("the text holds control characters or lone surrogates", pointer=pointer)
+        raise InvalidRequest("the text holds control characters or lone surrogates", pointer=pointer)
 
 
 def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> None:
     """Refuse a ranking that no score can be computed from. `base` points at where it is in the body."""
     if ranking.prompt is not None:
-        check_text(ranking.prompt, f"{base}/prompt", limits, empty=False)
+        check_text(ranking.prompt, f"{base}/prompt", limits, allow_empty=False)
     if len(ranking.negatives) > limits.negatives:
-        raise Invalid(f"at most {limits.negatives} negatives are taken", pointer=f"{base}/negatives")
+        raise InvalidRequest(f"at most {limits.negatives} negatives are taken", pointer=f"{base}/negatives")
     for place, negative in enumerate(ranking.negatives):
-        check_text(negative.text, f"{base}/negatives/{place}/text", limits, empty=False)
+        check_text(negative.text, f"{base}/negatives/{place}/text", limits, allow_empty=False)
         if not (math.isfinite(negative.weight) and negative.weight > 0):
-            raise Invalid("a weight must be a number above 0", pointer=f"{base}/negatives/{place}/weight")
-    bound(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
-    bound(ranking.diversity, 0, 1, f"{base}/diversity")
+            raise InvalidRequest("a weight must be a number above 0", pointer=f"{base}/negatives/{place}/weight")
+    check_range(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
+    check_range(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
-        bound(ranking.min_score, -20, 1, f"{base}/min_score")
+        check_range(ranking.min_score, -20, 1, f"{base}/min_score")
 
 
-def bound(value: float, low: float, high: float, pointer: str) -> None:
+def check_range(value: float, low: float, high: float, pointer: str) -> None:
     """Refuse a number outside [low, high], or none."""
     if not low <= value <= high:
-        raise Invalid(f"{value} is not between {low} and {high}", pointer=pointer)
+        raise InvalidRequest(f"{value} is not between {low} and {high}", pointer=pointer)
 
 
 def check_size(width: int, height: int, generator: GeneratorInfo) -> None:
     """Refuse a size that the generator cannot make."""
     for side in (width, height):
         if side % generator.size_multiple:
-            raise Invalid(f"{side} is not a multiple of {generator.size_multiple}", pointer="#/size")
-        bound(side, max(_SIZE_FLOOR, generator.size_multiple), generator.max_size, "#/size")
+            raise InvalidRequest(f"{side} is not a multiple of {generator.size_multiple}", pointer="#/size")
+        check_range(side, max(_MIN_SIDE, generator.size_multiple), generator.max_size, "#/size")

@@ -6,7 +6,7 @@ the fields of one version to those of the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic_core
@@ -38,6 +38,25 @@ def decode(record: str) -> Generation:
     for upgrade in _UPGRADES[version - 1 :]:
         upgrade(fields)
     return _generation.validate_python(fields)
+
+
+def columns(generation: Generation) -> dict[str, Any]:
+    """The columns of a generation's row that its record decides."""
+    return {
+        "owner": generation.spec.owner,
+        "status": generation.status,
+        "created": generation.created,
+        "finished": generation.finished,
+        "model": generation.model,
+        "scorer": generation.scorer,
+        "candidates": generation.spec.n_candidates,
+        "record": encode(generation),
+    }
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    """`data` as JSON; numbers that JSON cannot hold (NaN, infinities) become null."""
+    return pydantic_core.to_json(data, inf_nan_mode="null").decode()
 
 
 def _fold_negative_prompt(fields: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from app.errors import StoreUnavailable
-from app.stores.instrumentation import Stopwatch
+from app.stores.instrumentation import StoreInstruments
 from app.stores.privacy import private_file
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 15.0
 """How long one PostgreSQL statement may take, and a connection to come free for it."""
 
-CONNECTIONS = 10
+MAX_CONNECTIONS = 10
 """To PostgreSQL, from one process; two more for its listener and as a spare."""
 
 CHANNEL = "frontrunner"
@@ -67,7 +67,7 @@ DEAF = (
     "FRONTRUNNER_DATABASE_URL to a database with pool_mode = session and 12 connections per replica, or to the server"
 )
 
-READERS = 4
+SQLITE_READERS = 4
 """Of a SQLite file, from one process."""
 
 T = TypeVar("T")
@@ -85,11 +85,11 @@ class Connections:
     """Pools for reading and for writing: one and the same except for a SQLite file, which has one writer at a time."""
 
     def __init__(self, url: URL) -> None:
-        self.watch = Stopwatch()
+        self.instruments = StoreInstruments()
         self._url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         self.postgresql = self._url.get_backend_name() == "postgresql"
         self.pooled = False
-        self._troubles: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
+        self._driver_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: _Pool
         self._writer: _Pool
 
@@ -98,7 +98,7 @@ class Connections:
         """The pools of a database. Raises StoreUnavailable when a server cannot be reached."""
         connections = cls(url)
         if connections.postgresql:
-            connections._troubles += _asyncpg_errors()
+            connections._driver_errors += _asyncpg_errors()
             await connections._find_pooler()
             pool = _PostgresqlPool(connections._url, connections._connect, kept=not connections.pooled)
             connections._reader = connections._writer = pool
@@ -107,7 +107,7 @@ class Connections:
             if url.database and not in_memory:
                 _close_to_others(url.database)
             connections._writer = _SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
-            reader = connections._writer if in_memory else _SqlitePool(connections._url, READERS, "BEGIN")
+            reader = connections._writer if in_memory else _SqlitePool(connections._url, SQLITE_READERS, "BEGIN")
             connections._reader = reader
         return connections
 
@@ -121,7 +121,7 @@ class Connections:
 
     async def _run(self, operation: str, pool: _Pool, work: Callable[[Connection], T]) -> T:
         try:
-            with self.watch.time(operation), self._typed():
+            with self.instruments.measure(operation), self._typed():
                 return await pool.run(work)
         except (DataError, IntegrityError) as error:  # the statement is at fault, and the store as well as before
             raise StoreUnavailable("the database refuses what was to be written") from error
@@ -132,7 +132,7 @@ class Connections:
             yield
         except (DataError, IntegrityError):
             raise
-        except self._troubles as error:
+        except self._driver_errors as error:
             raise StoreUnavailable("the database cannot be reached or has no room left") from error
 
     async def _connect(self, *, kept: bool | None = None) -> Any:
@@ -158,18 +158,20 @@ class Connections:
         if self.pooled:
             log.info("PostgreSQL is reached through a connection pooler: no prepared statements are kept")
 
-    async def listen(self, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Call `heard` with each payload on the channel, `ready` with whether all of them arrive. PostgreSQL only."""
-        troubles: tuple[type[Exception], ...] = (StoreUnavailable, *self._troubles)
+    async def listen(self, on_message: Callable[[str], None], on_state: Callable[[bool], None]) -> None:
+        """Call `on_message` with each payload on the channel, `on_state` with whether all of them arrive. PostgreSQL
+        only.
+        """
+        troubles: tuple[type[Exception], ...] = (StoreUnavailable, *self._driver_errors)
         while True:
             pause = RECONNECT_S
             try:
                 connection = await self._connect()
                 try:
-                    await self._hear(connection, heard, ready)
+                    await self._hear(connection, on_message, on_state)
                     pause = DEAF_S if self.pooled else RECONNECT_S
                 finally:
-                    ready(False)
+                    on_state(False)
                     connection.terminate()
             except troubles:
                 log.debug("nothing can be heard from the database")
@@ -254,7 +256,7 @@ class _PostgresqlPool:
             url,
             async_creator=connect,
             pool_pre_ping=True,
-            pool_size=CONNECTIONS,
+            pool_size=MAX_CONNECTIONS,
             max_overflow=0,
             pool_timeout=COMMAND_TIMEOUT_S,
             connect_args={} if kept else {"prepared_statement_cache_size": 0},

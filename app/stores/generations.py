@@ -4,9 +4,8 @@ A generation is one row that carries its whole record as JSON beside the few col
 number comes out of the same statement that locks its generation, so numbers have no gaps however many processes
 append. That statement also asks for the claim's token, so that a process which lost its claim writes nothing.
 
-Claims are timed by PostgreSQL's own clock, on SQLite by the machine's monotonic one, which its processes share: a
-wall clock that jumps moves no claim. One that ends later than its length allows is of an earlier boot: it has lapsed.
-Everything else is dated by the database's wall clock, see `clock`.
+Claims are timed by PostgreSQL's clock, on SQLite by the machine's monotonic clock: a wall clock that jumps moves no
+claim. Everything else is dated by the database's wall clock, see `clock`.
 """
 
 from __future__ import annotations
@@ -36,50 +35,59 @@ from sqlalchemy import (
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
-from app.stores.api_keys import CHARGE, Refused, charge, give_back, used
+from app.stores.api_keys import CHARGE, Refused, charge_quota, give_back, used
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, inserting, telling
 from app.stores.migrations import migrate
-from app.stores.protocols import Bill, Claim, Claimed, Earlier, Key, Line, NoRoom, Spent, Waiting
+from app.stores.protocols import (
+    Claim,
+    Claimable,
+    Claimed,
+    IdempotencyMatch,
+    KeyRecord,
+    NewEvent,
+    QueueFull,
+    QuotaCharge,
+    QuotaUsage,
+)
 from app.stores.schema import events, generations, idempotency, identity, webhooks
 from app.stores.webhooks import entry
 
-_OPEN = [status.value for status in Status if not status.final]
-_FINAL = [status.value for status in Status if status.final]
+_OPEN = [status.value for status in Status if not status.is_final]
+_FINAL = [status.value for status in Status if status.is_final]
 _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
-_AT_ONCE = 500
-"""Ids that one statement asks for."""
+_IDS_PER_STATEMENT = 500
 
 
-class _Taken(Exception):
+class _KeyTaken(Exception):
     """Another generation has the key; ends the transaction."""
 
 
-class Database:
-    """`Records` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
+class SqlGenerationStore:
+    """`GenerationStore` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
 
-    def __init__(self, connections: Connections, ticks: Callable[[], float]) -> None:
+    def __init__(self, connections: Connections, monotonic: Callable[[], float]) -> None:
         self._connections = connections
         self._clock = DatabaseClock(connections)
-        self._ticks = ticks
-        self._telling = False
+        self._monotonic = monotonic
+        self._notifying = False
 
     @classmethod
-    async def open(cls, url: str, *, ticks: Callable[[], float] = time.monotonic) -> Self:
+    async def open(cls, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> Self:
         """Connect, and bring the tables up to date.
 
         `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed; or
-        `postgresql://user@host/name`. `ticks` times claims on SQLite. Raises StoreUnavailable, also when the database
-        was made by a later release.
+        `postgresql://user@host/name`. `monotonic` times claims on SQLite. Raises StoreUnavailable, also when the
+        database was made by a later release.
         """
-        database = cls(await Connections.open(make_url(url)), ticks)
+        store = cls(await Connections.open(make_url(url)), monotonic)
         try:
-            await database._prepare()
+            await store._prepare()
         except BaseException:
-            await database.close()
+            await store.close()
             raise
-        return database
+        return store
 
     @property
     def connections(self) -> Connections:
@@ -96,51 +104,52 @@ class Database:
         await self.now()
 
     def clock(self) -> float:
-        """See Records."""
+        """See GenerationStore."""
         return self._clock.time()
 
     async def now(self) -> float:
-        """See Records."""
+        """See GenerationStore."""
         return await self._clock.ask()
 
     async def create(
         self,
         generation: Generation,
-        lines: Sequence[Line],
+        lines: Sequence[NewEvent],
         claim: Claim | None,
-        key: Key | None = None,
+        key: KeyRecord | None = None,
         *,
-        bill: Bill | None = None,
+        charge: QuotaCharge | None = None,
         room: int | None = None,
-    ) -> Earlier | Spent | None:
-        """See Records."""
+    ) -> IdempotencyMatch | QuotaUsage | None:
+        """See GenerationStore."""
         row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None), "charged": 0}
-        row |= _columns(generation) | self._lease(claim) | {"attended": self._now() if generation.attended else None}
+        row |= codec.columns(generation) | self._lease(claim)
+        row["attended"] = self._now() if generation.attended else None
 
-        def enter(connection: Connection) -> Spent | None:
-            if room is not None and self._waiting(connection) + generation.spec.n_candidates > room:
-                raise NoRoom
+        def insert_all(connection: Connection) -> QuotaUsage | None:
+            if room is not None and self._unclaimed(connection) + generation.spec.n_candidates > room:
+                raise QueueFull
             connection.execute(insert(generations).values(row))
             self._log(connection, generation.id, 1, lines)
             if key is not None:
-                self._take(connection, key, generation.id)
-            if generation.webhook is not None and not generation.status.final:
+                self._take_key(connection, key, generation.id)
+            if generation.webhook is not None and not generation.status.is_final:
                 connection.execute(insert(webhooks), entry(generation.id, generation.webhook))
-            self._tell(connection, "" if claim is None else generation.id)
-            return charge(connection, generation.id, bill) if bill is not None else None
+            self._notify(connection, "" if claim is None else generation.id)
+            return charge_quota(connection, generation.id, charge) if charge is not None else None
 
         while True:
             try:
-                return await self._connections.write(enter)
+                return await self._connections.write(insert_all)
             except Refused as refused:
                 return refused.spent
-            except _Taken:
+            except _KeyTaken:
                 assert key is not None
-                earlier = await self.earlier(key.owner, key.value)
+                earlier = await self.find_idempotent(key.owner, key.key)
                 if earlier is not None:
                     return earlier
 
-    def _waiting(self, connection: Connection) -> int:
+    def _unclaimed(self, connection: Connection) -> int:
         """Candidates of open generations that nobody has claimed; nobody else adds any before this transaction ends."""
         if self._connections.postgresql:
             connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
@@ -149,30 +158,32 @@ class Database:
         )
         return int(connection.execute(waiting).scalar_one())
 
-    def _take(self, connection: Connection, key: Key, generation_id: str) -> None:
-        row = {"owner": key.owner, "key": key.value, "fingerprint": key.fingerprint, "generation_id": generation_id}
+    def _take_key(self, connection: Connection, key: KeyRecord, generation_id: str) -> None:
+        row = {"owner": key.owner, "key": key.key, "fingerprint": key.fingerprint, "generation_id": generation_id}
         taken = connection.execute(inserting(connection, idempotency).values(row).on_conflict_do_nothing())
         if taken.rowcount == 0:
-            raise _Taken
+            raise _KeyTaken
 
-    async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
-        """See Records."""
-        columns = _columns(generation) | self._lease(None if generation.status.final else claim)
-        due = generation.delivered if generation.status.final else None
+    async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
+        """See GenerationStore."""
+        columns = codec.columns(generation) | self._lease(None if generation.status.is_final else claim)
+        due = generation.delivered if generation.status.is_final else None
         return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, due=due)
 
-    async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
-        """See Records."""
+    async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
+        """See GenerationStore."""
         return await self._write(generation_id, self._lease(claim), lines, generations.c.claim == claim.token)
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
-        """See Records."""
-        columns = _columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
-        return await self._write(generation.id, columns, (), generations.c.claim == claim.token, tell="")
+        """See GenerationStore."""
+        columns = codec.columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
+        return await self._write(generation.id, columns, (), generations.c.claim == claim.token, notify="")
 
-    async def settle(self, generation: Generation, lines: Sequence[Line], *, unattended_s: float | None = None) -> bool:
-        """See Records."""
-        columns = _columns(generation) | self._lease(None)
+    async def settle(
+        self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
+    ) -> bool:
+        """See GenerationStore."""
+        columns = codec.columns(generation) | self._lease(None)
         lapsed = true() if unattended_s is None else self._unattended(unattended_s)
         allowed = and_(generations.c.status.in_(_OPEN), lapsed)
         return await self._write(generation.id, columns, lines, allowed, due=generation.delivered)
@@ -181,9 +192,9 @@ class Database:
         self,
         generation_id: str,
         columns: Mapping[str, Any],
-        lines: Sequence[Line],
+        lines: Sequence[NewEvent],
         allowed: ColumnElement[bool],
-        tell: str | None = None,
+        notify: str | None = None,
         due: int | None = None,
     ) -> bool:
         """One update of an allowed row and of its log. `due` are the candidates that an end is charged for."""
@@ -199,31 +210,31 @@ class Database:
             if row is None:
                 return False
             self._log(connection, generation_id, row.last_seq - len(lines) + 1, lines)
-            if lines or tell is not None:
-                self._tell(connection, generation_id if tell is None else tell)
+            if lines or notify is not None:
+                self._notify(connection, generation_id if notify is None else notify)
             if due is not None:
                 give_back(connection, row, due)
             return True
 
         return await self._connections.write(write)
 
-    def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[Line]) -> None:
+    def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[NewEvent]) -> None:
         now = self._clock.time()
         rows = [
-            {"generation_id": generation_id, "seq": seq, "kind": line.kind, "data": _json(line.data), "created": now}
-            for seq, line in enumerate(lines, first)
+            {"generation_id": generation_id, "seq": seq, "kind": e.kind, "data": codec.to_json(e.data), "created": now}
+            for seq, e in enumerate(lines, first)
         ]
         if rows:
             connection.execute(insert(events), rows)
 
     async def attend(self, generation_id: str) -> None:
-        """See Records."""
+        """See GenerationStore."""
         row = generations.c
         seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(_OPEN))
         await self._connections.write(lambda connection: connection.execute(seen.values(attended=self._now())))
 
     async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
-        """See Records."""
+        """See GenerationStore."""
         query = select(generations.c.id).where(generations.c.status.in_(_OPEN), self._unattended(span_s)).limit(limit)
         return [row.id for row in await self._read(query)]
 
@@ -232,16 +243,16 @@ class Database:
         now = self._now()
         return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
 
-    async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
-        """See Records."""
-        rows = await self._read(self._oldest(model, scorer, most, lease_s))
-        return Waiting(rows[0].id, rows[0].candidates) if rows else None
+    async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
+        """See GenerationStore."""
+        rows = await self._read(self._oldest(model, scorer, max_candidates, lease_s))
+        return Claimable(rows[0].id, rows[0].candidates) if rows else None
 
-    def _oldest(self, model: str, scorer: str, most: int | None, lease_s: float) -> Select[Any]:
+    def _oldest(self, model: str, scorer: str, max_candidates: int | None, lease_s: float) -> Select[Any]:
         now, table = self._now(), generations.c
         length = func.coalesce(table.lease_s, lease_s)
         free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
-        fits = table.candidates <= most if most is not None else true()
+        fits = table.candidates <= max_candidates if max_candidates is not None else true()
         return (
             select(table.id, table.candidates)
             .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free, fits)
@@ -250,51 +261,51 @@ class Database:
         )
 
     async def claim(
-        self, model: str, scorer: str, room: int, claim: Claim, *, most: int | None = None
+        self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
-        """See Records."""
-        table, oldest = generations.c, self._oldest(model, scorer, most, claim.lease_s)
+        """See GenerationStore."""
+        table, oldest = generations.c, self._oldest(model, scorer, max_candidates, claim.lease_s)
         mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
-        take = (
+        claim_oldest = (
             update(generations)
             .where(table.id == mine, table.candidates <= room)
             .values(claims=table.claims + 1, **self._lease(claim))
             .returning(table.record, table.claims)
         )
-        row = await self._connections.write(lambda connection: connection.execute(take).first())
+        row = await self._connections.write(lambda connection: connection.execute(claim_oldest).first())
         return Claimed(codec.decode(row.record), row.claims) if row is not None else None
 
-    async def earlier(self, owner: str, key: str) -> Earlier | None:
-        """See Records."""
+    async def find_idempotent(self, owner: str, key: str) -> IdempotencyMatch | None:
+        """See GenerationStore."""
         query = select(idempotency.c.generation_id, idempotency.c.fingerprint).where(
             idempotency.c.owner == owner, idempotency.c.key == key
         )
         rows = await self._read(query)
-        return Earlier(rows[0].generation_id, rows[0].fingerprint) if rows else None
+        return IdempotencyMatch(rows[0].generation_id, rows[0].fingerprint) if rows else None
 
     async def used(self, key_id: str, window: int) -> int:
-        """See Records."""
+        """See GenerationStore."""
         return await self._connections.read(lambda connection: used(connection, key_id, window))
 
     async def get(self, generation_id: str) -> Generation | None:
-        """See Records."""
+        """See GenerationStore."""
         rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
         return codec.decode(rows[0].record) if rows else None
 
     async def known(self, generation_ids: Collection[str]) -> set[str]:
-        """See Records."""
+        """See GenerationStore."""
         asked, found = list(generation_ids), set[str]()
-        for start in range(0, len(asked), _AT_ONCE):
-            query = select(generations.c.id).where(generations.c.id.in_(asked[start : start + _AT_ONCE]))
+        for start in range(0, len(asked), _IDS_PER_STATEMENT):
+            query = select(generations.c.id).where(generations.c.id.in_(asked[start : start + _IDS_PER_STATEMENT]))
             found |= {row.id for row in await self._read(query)}
         return found
 
     async def identity(self) -> str:
-        """See Records."""
+        """See GenerationStore."""
         return str((await self._read(select(identity.c.id)))[0].id)
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
-        """See Records."""
+        """See GenerationStore."""
         query = (
             select(events.c.seq, events.c.kind, events.c.data, events.c.created)
             .where(events.c.generation_id == generation_id, events.c.seq > after)
@@ -305,11 +316,11 @@ class Database:
         return [Event(row.seq, EventKind(row.kind), pydantic_core.from_json(row.data), row.created) for row in rows]
 
     async def expired(self, created_before: float, limit: int = 100) -> list[str]:
-        """See Records."""
+        """See GenerationStore."""
         return await self._older(created_before, generations.c.status.in_(_FINAL), limit)
 
     async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
-        """See Records."""
+        """See GenerationStore."""
         table = generations.c
         idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
         return await self._older(created_before, and_(table.status.in_(_OPEN), idle), limit)
@@ -320,32 +331,32 @@ class Database:
         return [row.id for row in await self._read(query)]
 
     async def delete(self, generation_id: str) -> bool:
-        """See Records."""
+        """See GenerationStore."""
         remove = delete(generations).where(generations.c.id == generation_id).returning(generations.c.status, *CHARGE)
 
         def forget(connection: Connection) -> bool:
             gone = connection.execute(remove).first()
             if gone is not None and gone.status in _OPEN:
                 give_back(connection, gone, 0)
-            self._tell(connection, generation_id)
+            self._notify(connection, generation_id)
             return gone is not None
 
         return await self._connections.write(forget)
 
     @property
-    def telling(self) -> bool:
-        """See Records."""
-        return self._telling
+    def notifies(self) -> bool:
+        """See GenerationStore."""
+        return self._notifying
 
-    async def listen(self, tell: Callable[[str], None]) -> None:
-        """See Records."""
+    async def listen(self, notify: Callable[[str], None]) -> None:
+        """See GenerationStore."""
         if self._connections.postgresql:
-            await self._connections.listen(tell, self._hears)
+            await self._connections.listen(notify, self._set_notifying)
 
     async def ping(self) -> None:
-        """See Records."""
+        """See GenerationStore."""
         await self._read(text("SELECT 1 FROM alembic_version"))
-        await self._connections.watch.check("database_write", self._attempt)
+        await self._connections.instruments.check("database_write", self._attempt)
 
     async def _attempt(self) -> None:
         """Write, and leave all as it is. SQLite writes no page that an update does not change."""
@@ -357,13 +368,13 @@ class Database:
         await self._connections.write(change)
 
     async def close(self) -> None:
-        """See Records."""
+        """See GenerationStore."""
         await self._connections.close()
 
-    def _hears(self, now: bool) -> None:
-        self._telling = now
+    def _set_notifying(self, now: bool) -> None:
+        self._notifying = now
 
-    def _tell(self, connection: Connection, payload: str) -> None:
+    def _notify(self, connection: Connection, payload: str) -> None:
         """Reaches the listeners when the transaction is committed."""
         if self._connections.postgresql:
             connection.execute(telling(payload))
@@ -371,7 +382,7 @@ class Database:
     def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:
             return POSTGRESQL_NOW
-        return self._ticks()
+        return self._monotonic()
 
     def _lease(self, claim: Claim | None) -> dict[str, Any]:
         if claim is None:
@@ -380,21 +391,3 @@ class Database:
 
     async def _read(self, query: Executable) -> Sequence[Row[Any]]:
         return await self._connections.read(lambda connection: connection.execute(query).all())
-
-
-def _columns(generation: Generation) -> dict[str, Any]:
-    return {
-        "owner": generation.spec.owner,
-        "status": generation.status,
-        "created": generation.created,
-        "finished": generation.finished,
-        "model": generation.model,
-        "scorer": generation.scorer,
-        "candidates": generation.spec.n_candidates,
-        "record": codec.encode(generation),
-    }
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    """`data` as JSON; numbers that JSON cannot say (NaN, infinities) become null."""
-    return pydantic_core.to_json(data, inf_nan_mode="null").decode()

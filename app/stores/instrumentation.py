@@ -16,7 +16,7 @@ HOLD_S = 10.0
 """How long a store counts as failing after an operation has failed: longer than followers wait to try again."""
 
 
-class Stopwatch:
+class StoreInstruments:
     """Totals since the process began, by operation."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Stopwatch:
         self._failed: dict[str, float] = {}
 
     @contextmanager
-    def time(self, operation: str) -> Iterator[None]:
+    def measure(self, operation: str) -> Iterator[None]:
         """Count this block as one call, and as a failure if the store was unavailable."""
         start = perf_counter()
         try:

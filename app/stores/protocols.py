@@ -1,4 +1,4 @@
-"""What the service asks of its stores. Owns the protocols; `database` and `blobs` implement them."""
+"""Protocols of the stores. SQL modules of this package implement them, `blobs` the image store."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from app.domain import Event, EventKind, Generation, Profile, Vote
+from app.domain import Event, EventKind, Generation, TasteProfile, Vote
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NewEvent:
     """An event not yet written: the store gives it its number and time."""
 
     kind: EventKind
@@ -35,7 +35,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Claimable:
     """A generation that any process may claim, and how many candidates it has."""
 
     generation_id: str
@@ -43,16 +43,16 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class KeyRecord:
     """A caller's idempotency key, and the fingerprint of the request that came with it."""
 
     owner: str
-    value: str
+    key: str
     fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class IdempotencyMatch:
     """The generation that took a key first, and the fingerprint of its request."""
 
     generation_id: str
@@ -60,7 +60,7 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
+class QuotaCharge:
     """Candidates to count against the `quota` of a key in one of its windows, which are numbered."""
 
     key_id: str
@@ -70,50 +70,48 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class QuotaUsage:
     """Whether a bill was within the quota, and what is used of it now."""
 
     granted: bool
     used: int
 
 
-class NoRoom(Exception):
+class QueueFull(Exception):
     """As many candidates wait to be claimed as may."""
 
 
-class Records(Protocol):
-    """Generations and their event logs; the table of generations is the queue. Every method is one transaction.
-
-    Raises StoreUnavailable.
-    """
+class GenerationStore(Protocol):
+    """Generations and their event logs: the queue. Every method is one transaction. Raises StoreUnavailable."""
 
     async def create(
         self,
         generation: Generation,
-        lines: Sequence[Line],
+        lines: Sequence[NewEvent],
         claim: Claim | None,
-        key: Key | None = None,
+        key: KeyRecord | None = None,
         *,
-        bill: Bill | None = None,
+        charge: QuotaCharge | None = None,
         room: int | None = None,
-    ) -> Earlier | Spent | None:
+    ) -> IdempotencyMatch | QuotaUsage | None:
         """Insert a new generation with the first lines of its log; without a claim any process may take it.
 
         With a bill, which is of the generation's owner, its candidates are charged in the same transaction. The
         transaction that makes the generation final charges it for what it has `delivered` instead, as long as the
         window lasts. Nothing is written or charged when an earlier generation has the key, which is then returned, or
-        when the bill is not granted. Raises NoRoom when more than `room` candidates would then be waiting for a claim.
+        when the bill is not granted. Raises QueueFull when more than `room` candidates would then be waiting for a
+        claim.
         """
         ...
 
-    async def save(self, generation: Generation, lines: Sequence[Line], claim: Claim) -> bool:
+    async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """Replace the record, append to its log and prolong the claim, or end it when the generation is final.
 
         False, and nothing is written, when it was forgotten or is no longer claimed by that token.
         """
         ...
 
-    async def append(self, generation_id: str, lines: Sequence[Line], claim: Claim) -> bool:
+    async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """Append to the log and prolong the claim, leaving the record alone; False as for `save`."""
         ...
 
@@ -121,7 +119,9 @@ class Records(Protocol):
         """Replace the record and give the claim back: any process may have it now; False as for `save`."""
         ...
 
-    async def settle(self, generation: Generation, lines: Sequence[Line], *, unattended_s: float | None = None) -> bool:
+    async def settle(
+        self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
+    ) -> bool:
         """Make it final whoever has claimed it; False when it was forgotten or is final already.
 
         With `unattended_s` only if no client has followed it for so long.
@@ -136,23 +136,24 @@ class Records(Protocol):
         """Ids of open `attended` generations that no client has followed for `span_s`, at first since `create`."""
         ...
 
-    async def first(self, model: str, scorer: str, most: int, lease_s: float) -> Waiting | None:
-        """The oldest of at most `most` candidates that `claim` could give.
+    async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
+        """The oldest of at most `max_candidates` candidates that `claim` could give.
 
         `lease_s` is the length of claims that do not tell their own.
         """
         ...
 
     async def claim(
-        self, model: str, scorer: str, room: int, claim: Claim, *, most: int | None = None
+        self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
         """Claim the oldest open generation for these models that nobody has, or whose claim has lapsed.
 
-        None when there is none, or when it has more than `room` candidates. Those of more than `most` are passed over.
+        None when there is none, or when it has more than `room` candidates. Those of more than `max_candidates` are
+        passed over.
         """
         ...
 
-    async def earlier(self, owner: str, key: str) -> Earlier | None:
+    async def find_idempotent(self, owner: str, key: str) -> IdempotencyMatch | None:
         """The generation that has this owner's key."""
         ...
 
@@ -189,12 +190,12 @@ class Records(Protocol):
         ...
 
     @property
-    def telling(self) -> bool:
+    def notifies(self) -> bool:
         """Whether `listen` hears of every write at this moment; else look again and again."""
         ...
 
-    async def listen(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the id of each generation that any process writes, "" when something may be claimed.
+    async def listen(self, notify: Callable[[str], None]) -> None:
+        """Call `notify` with the id of each generation that any process writes, "" when something may be claimed.
 
         Runs until cancelled, through lost connections; returns at once when the database tells nothing.
         """
@@ -225,31 +226,30 @@ class ProfileCaps:
     size: int = 64 * 2**20
 
 
+@dataclass
 class OverCap(Exception):
     """What is to be written would make `stored` of what `caps` allow."""
 
-    def __init__(self, stored: ProfileCaps, caps: ProfileCaps) -> None:
-        super().__init__()
-        self.stored = stored
-        self.caps = caps
+    stored: ProfileCaps
+    caps: ProfileCaps
 
 
-class Votes(Protocol):
+class VoteStore(Protocol):
     """Profiles of taste, by owner and name. Every method is one transaction. Raises StoreUnavailable.
 
     What would take an owner over the store's `ProfileCaps` raises OverCap, and nothing is written. Replicas never pass
     them together.
     """
 
-    async def names(self, owner: str) -> list[str]:
+    async def list_profiles(self, owner: str) -> list[str]:
         """The owner's profiles, sorted."""
         ...
 
-    async def stamp(self, owner: str, profile: str) -> str | None:
+    async def version(self, owner: str, profile: str) -> str | None:
         """Another text whenever the profile has changed; None when there is none."""
         ...
 
-    async def read(self, owner: str, profile: str) -> Profile | None:
+    async def read(self, owner: str, profile: str) -> TasteProfile | None:
         """The profile with its votes in the order they were cast."""
         ...
 
@@ -257,20 +257,20 @@ class Votes(Protocol):
         self,
         owner: str,
         profile: str,
-        kept: Profile,
+        contents: TasteProfile,
         new: Sequence[Vote],
-        gone: Sequence[Vote],
+        removed: Sequence[Vote],
         *,
-        known: Profile | None,
+        known: TasteProfile | None,
     ) -> bool:
-        """Write the head of `kept`, add the `new` votes and forget those that are `gone`.
+        """Write the head of `contents`, add the `new` votes and forget those that are `removed`.
 
         False, and nothing written, when the profile is no longer as it was `known`.
         """
         ...
 
-    async def put(self, owner: str, profile: str, kept: Profile) -> None:
-        """Write `kept` in place of what is there."""
+    async def replace(self, owner: str, profile: str, contents: TasteProfile) -> None:
+        """Write `contents` in place of what is there."""
         ...
 
     async def delete(self, owner: str, profile: str) -> bool:
@@ -278,7 +278,7 @@ class Votes(Protocol):
         ...
 
 
-class Right(StrEnum):
+class Permission(StrEnum):
     """What a key allows. `ADMIN` is all of it, on everybody's generations."""
 
     GENERATE = "generate"
@@ -298,7 +298,7 @@ class ApiKey:
     id: str
     name: str
     digest: bytes = field(repr=False)
-    rights: frozenset[Right]
+    permissions: frozenset[Permission]
     quota: int | None
     window_s: int
     secret: str = field(repr=False)
@@ -306,10 +306,10 @@ class ApiKey:
     revoked: float | None = None
 
 
-class Keys(Protocol):
+class ApiKeyStore(Protocol):
     """API keys. Every method is one transaction. Raises StoreUnavailable."""
 
-    async def keys(self) -> list[ApiKey]:
+    async def list_keys(self) -> list[ApiKey]:
         """All of them, oldest first, revoked ones too."""
         ...
 
@@ -323,7 +323,7 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class PendingDelivery:
     """A webhook whose time has come: its generation, the attempts that were made, and the host that it goes to."""
 
     generation: Generation
@@ -345,32 +345,32 @@ class Attempts:
     to_host: int
 
 
-class Hooks(Protocol):
-    """The outbox of webhooks. `Records.create` puts in what a generation asks for. Raises StoreUnavailable."""
+class WebhookOutbox(Protocol):
+    """The outbox of webhooks. `GenerationStore.create` puts in what a generation asks for. Raises StoreUnavailable."""
 
-    async def take(
+    async def lease_due(
         self, now: float, lease_s: float, limits: Attempts, under_way: Sequence[tuple[str, str]]
-    ) -> list[Due]:
+    ) -> list[PendingDelivery]:
         """Webhooks of ended generations that are due; no other process gets them for `lease_s`.
 
         `under_way` holds owner and host of each attempt of this process. Owners and hosts with the fewest come first.
         """
         ...
 
-    async def postpone(self, generation_id: str, due: float, attempts: int) -> None:
+    async def reschedule(self, generation_id: str, due: float, attempts: int) -> None:
         """It is due again then, after that many attempts."""
         ...
 
-    async def done(self, generation_id: str) -> None:
+    async def remove(self, generation_id: str) -> None:
         """It was delivered, or never will be."""
         ...
 
-    async def waiting(self) -> int:
+    async def count_pending(self) -> int:
         """Webhooks of ended generations that are not yet delivered."""
         ...
 
 
-class Blobs(Protocol):
+class BlobStore(Protocol):
     """Files by key (`generations/<id>/...`). Raises StoreUnavailable when the store is out of reach or full."""
 
     async def put(self, key: str, data: bytes) -> None:
@@ -393,6 +393,6 @@ class Blobs(Protocol):
         """Delete every key that starts with `prefix`, how many there were. What killed writers left there goes too."""
         ...
 
-    async def tidy(self, folder: str) -> None:
+    async def delete_unfinished(self, folder: str) -> None:
         """Delete what writers that were killed have left of unfinished files in `folder`, which ends with `/`."""
         ...

@@ -8,106 +8,116 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from app.domain import Profile, Vote, VoteKind
+from app.domain import TasteProfile, Vote, VoteKind
 from app.stores.connections import Connections, inserting
 from app.stores.protocols import OverCap, ProfileCaps
 from app.stores.schema import taste_profiles as profiles
 from app.stores.schema import taste_votes as votes
 
 _OWNER_LOCK = 465_032
-_AT_ONCE = 500
+_DELETE_BATCH = 500
 """Votes that one statement forgets."""
 
 
-class VoteStore:
-    """`Votes` over the connections of the `Database`, which closes them."""
+class SqlVoteStore:
+    """`SqlVoteStore` over the connections of the `SqlGenerationStore`, which closes them."""
 
     def __init__(self, connections: Connections, caps: ProfileCaps | None = None) -> None:
         self._connections = connections
         self._caps = caps or ProfileCaps()
 
-    async def names(self, owner: str) -> list[str]:
-        """See Votes."""
+    async def list_profiles(self, owner: str) -> list[str]:
+        """See VoteStore."""
         query = select(profiles.c.profile).where(profiles.c.owner == owner).order_by(profiles.c.profile)
         return [row.profile for row in await self._read(query)]
 
-    async def stamp(self, owner: str, profile: str) -> str | None:
-        """See Votes."""
+    async def version(self, owner: str, profile: str) -> str | None:
+        """See VoteStore."""
         newest = select(func.max(votes.c.seq)).where(votes.c.owner == owner, votes.c.profile == profile)
         query = select(profiles.c.fields, profiles.c.centre, newest.scalar_subquery().label("newest")).where(
-            *_named(owner, profile)
+            *_profile_filter(owner, profile)
         )
         rows = await self._read(query)
         if not rows:
             return None
         return f"{rows[0].fields} {rows[0].newest} {hashlib.sha256(rows[0].centre).hexdigest()}"
 
-    async def read(self, owner: str, profile: str) -> Profile | None:
-        """See Votes."""
-        found = await self._read(select(profiles).where(*_named(owner, profile)))
+    async def read(self, owner: str, profile: str) -> TasteProfile | None:
+        """See VoteStore."""
+        found = await self._read(select(profiles).where(*_profile_filter(owner, profile)))
         if not found:
             return None
         query = select(votes).where(votes.c.owner == owner, votes.c.profile == profile).order_by(votes.c.seq)
         cast = tuple(
             Vote(VoteKind(v.kind), v.generation_id, v.candidate, v.over, v.direction) for v in await self._read(query)
         )
-        return Profile(found[0].scorer, found[0].revision, found[0].centre, found[0].fields, cast)
+        return TasteProfile(found[0].scorer, found[0].revision, found[0].centre, found[0].fields, cast)
 
     async def add(
         self,
         owner: str,
         profile: str,
-        kept: Profile,
+        contents: TasteProfile,
         new: Sequence[Vote],
-        gone: Sequence[Vote],
+        removed: Sequence[Vote],
         *,
-        known: Profile | None,
+        known: TasteProfile | None,
     ) -> bool:
-        """See Votes."""
+        """See VoteStore."""
 
         def write(connection: Connection) -> bool:
             _take_turns(connection, owner)
             if known is None:
-                row = {"owner": owner, "profile": profile, **_head(kept)}
+                row = {"owner": owner, "profile": profile, **_profile_columns(contents)}
                 made = connection.execute(inserting(connection, profiles).values(row).on_conflict_do_nothing())
                 if made.rowcount == 0:
                     return False
             else:
-                head = connection.execute(select(profiles).where(*_named(owner, profile)).with_for_update()).first()
-                cast = _places(connection, owner, profile)
+                head = connection.execute(
+                    select(profiles).where(*_profile_filter(owner, profile)).with_for_update()
+                ).first()
+                cast = _vote_positions(connection, owner, profile)
                 if head is None or (head.fields, head.centre) != (known.fields, known.centre):
                     return False
                 if [key for key, _ in cast] != [vote.key for vote in known.votes]:
                     return False
-                connection.execute(update(profiles).where(*_named(owner, profile)).values(_head(kept)))
-                taken_back = {vote.key for vote in gone}
-                _forget(connection, [seq for key, seq in cast if key in taken_back])
-            _cast(connection, owner, profile, new)
+                connection.execute(
+                    update(profiles).where(*_profile_filter(owner, profile)).values(_profile_columns(contents))
+                )
+                removed_keys = {vote.key for vote in removed}
+                _delete_votes(connection, [seq for key, seq in cast if key in removed_keys])
+            _insert_votes(connection, owner, profile, new)
             _check(connection, owner, self._caps)
             return True
 
         return await self._connections.write(write)
 
-    async def put(self, owner: str, profile: str, kept: Profile) -> None:
-        """See Votes."""
+    async def replace(self, owner: str, profile: str, contents: TasteProfile) -> None:
+        """See VoteStore."""
 
         def write(connection: Connection) -> None:
             _take_turns(connection, owner)
-            row = inserting(connection, profiles).values({"owner": owner, "profile": profile, **_head(kept)})
-            connection.execute(row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_head(kept)))
-            before = [seq for _, seq in _places(connection, owner, profile)]
-            _cast(connection, owner, profile, kept.votes)  # before the others go: no place is taken twice, see `stamp`
-            _forget(connection, before)
+            row = inserting(connection, profiles).values(
+                {"owner": owner, "profile": profile, **_profile_columns(contents)}
+            )
+            connection.execute(
+                row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_profile_columns(contents))
+            )
+            before = [seq for _, seq in _vote_positions(connection, owner, profile)]
+            _insert_votes(
+                connection, owner, profile, contents.votes
+            )  # before the others go: no place is taken twice, see `version`
+            _delete_votes(connection, before)
             _check(connection, owner, self._caps)
 
         await self._connections.write(write)
 
     async def delete(self, owner: str, profile: str) -> bool:
-        """See Votes."""
+        """See VoteStore."""
 
         def forget(connection: Connection) -> bool:
             connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
-            return connection.execute(delete(profiles).where(*_named(owner, profile))).rowcount > 0
+            return connection.execute(delete(profiles).where(*_profile_filter(owner, profile))).rowcount > 0
 
         return await self._connections.write(forget)
 
@@ -134,27 +144,32 @@ def _check(connection: Connection, owner: str, caps: ProfileCaps) -> None:
         raise OverCap(ProfileCaps(count, int(size)), caps)
 
 
-def _named(owner: str, profile: str) -> tuple[Any, Any]:
+def _profile_filter(owner: str, profile: str) -> tuple[Any, Any]:
     return profiles.c.owner == owner, profiles.c.profile == profile
 
 
-def _places(connection: Connection, owner: str, profile: str) -> list[tuple[tuple[object, ...], int]]:
+def _vote_positions(connection: Connection, owner: str, profile: str) -> list[tuple[tuple[object, ...], int]]:
     """What makes each vote of a profile its own, and where it lies, in the order they were cast."""
     own = votes.c.seq, votes.c.kind, votes.c.generation_id, votes.c.candidate, votes.c.over
     query = select(*own).where(votes.c.owner == owner, votes.c.profile == profile).order_by(votes.c.seq)
     return [((kind, *rest), seq) for seq, kind, *rest in connection.execute(query)]
 
 
-def _forget(connection: Connection, places: Sequence[int]) -> None:
-    for start in range(0, len(places), _AT_ONCE):
-        connection.execute(delete(votes).where(votes.c.seq.in_(places[start : start + _AT_ONCE])))
+def _delete_votes(connection: Connection, places: Sequence[int]) -> None:
+    for start in range(0, len(places), _DELETE_BATCH):
+        connection.execute(delete(votes).where(votes.c.seq.in_(places[start : start + _DELETE_BATCH])))
 
 
-def _head(kept: Profile) -> dict[str, Any]:
-    return {"scorer": kept.scorer, "revision": kept.revision, "centre": kept.centre, "fields": kept.fields}
+def _profile_columns(contents: TasteProfile) -> dict[str, Any]:
+    return {
+        "scorer": contents.scorer,
+        "revision": contents.revision,
+        "centre": contents.centre,
+        "fields": contents.fields,
+    }
 
 
-def _cast(connection: Connection, owner: str, profile: str, new: Sequence[Vote]) -> None:
+def _insert_votes(connection: Connection, owner: str, profile: str, new: Sequence[Vote]) -> None:
     rows = [
         {
             "owner": owner,

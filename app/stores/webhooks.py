@@ -12,7 +12,7 @@ from sqlalchemy import Column, Connection, Row, ScalarSelect, Select, delete, fu
 from app.domain import Status, Webhook
 from app.stores import codec
 from app.stores.connections import Connections
-from app.stores.protocols import Attempts, Due
+from app.stores.protocols import Attempts, PendingDelivery
 from app.stores.schema import generations, webhooks
 
 
@@ -21,7 +21,7 @@ def _of_its_generation(column: Column[Any]) -> ScalarSelect[Any]:
     return select(column).where(generations.c.id == webhooks.c.generation_id).scalar_subquery()
 
 
-_ENDED = _of_its_generation(generations.c.status).in_([status.value for status in Status if status.final])
+_ENDED = _of_its_generation(generations.c.status).in_([status.value for status in Status if status.is_final])
 
 
 def entry(generation_id: str, webhook: Webhook) -> dict[str, Any]:
@@ -30,20 +30,20 @@ def entry(generation_id: str, webhook: Webhook) -> dict[str, Any]:
     return {"generation_id": generation_id, "attempts": 0, "due": 0.0, "host": host}
 
 
-class HookStore:
-    """`Hooks` over the connections of the `Database`, which closes them."""
+class SqlWebhookOutbox:
+    """`WebhookOutbox` over the connections of the `SqlGenerationStore`, which closes them."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    async def take(
+    async def lease_due(
         self, now: float, lease_s: float, limits: Attempts, under_way: Sequence[tuple[str, str]]
-    ) -> list[Due]:
-        """See Hooks."""
+    ) -> list[PendingDelivery]:
+        """See WebhookOutbox."""
         first = _first_of_each(now, limits, under_way)
         record = _of_its_generation(generations.c.record)
 
-        def lease(connection: Connection) -> list[Due]:
+        def lease(connection: Connection) -> list[PendingDelivery]:
             names = _in_turn(connection.execute(first).all(), limits, under_way)
             ready = (
                 select(webhooks, record.label("record"))
@@ -53,22 +53,22 @@ class HookStore:
             rows = {row.generation_id: row for row in connection.execute(ready)}
             connection.execute(update(webhooks).where(webhooks.c.generation_id.in_(rows)).values(due=now + lease_s))
             taken = (rows[name] for name in names if name in rows)
-            return [Due(codec.decode(row.record), row.attempts, row.host) for row in taken]
+            return [PendingDelivery(codec.decode(row.record), row.attempts, row.host) for row in taken]
 
         return await self._connections.write(lease)
 
-    async def postpone(self, generation_id: str, due: float, attempts: int) -> None:
-        """See Hooks."""
+    async def reschedule(self, generation_id: str, due: float, attempts: int) -> None:
+        """See WebhookOutbox."""
         change = update(webhooks).where(webhooks.c.generation_id == generation_id).values(due=due, attempts=attempts)
         await self._connections.write(lambda connection: connection.execute(change))
 
-    async def done(self, generation_id: str) -> None:
-        """See Hooks."""
+    async def remove(self, generation_id: str) -> None:
+        """See WebhookOutbox."""
         gone = delete(webhooks).where(webhooks.c.generation_id == generation_id)
         await self._connections.write(lambda connection: connection.execute(gone))
 
-    async def waiting(self) -> int:
-        """See Hooks."""
+    async def count_pending(self) -> int:
+        """See WebhookOutbox."""
         ended = select(func.count()).select_from(webhooks).where(_ENDED)
         return await self._connections.read(lambda connection: int(connection.execute(ended).scalar_one()))
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import diffusers
 
-from models.errors import ModelNotFound, ModelUnsupported, host_is_full
-from models.runtime.placement import FILE_ERRORS, Placement, TextEncoder, silence
+from models.errors import ModelNotFound, ModelUnsupported, is_host_out_of_memory
+from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, quiet_libraries
 
 NATIVE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipeline classes that have a native loop."""
@@ -41,7 +41,7 @@ def fetch(hub_id: str) -> Path | str:
 
     Raises ModelUnsupported, before anything large is fetched, or OSError.
     """
-    with silence():
+    with quiet_libraries():
         try:
             kind = diffusers.DiffusionPipeline.load_config(hub_id)["_class_name"]
         except OSError:
@@ -106,7 +106,7 @@ def _a(kind: str) -> str:
     return f"{'an' if kind[0] in 'AEIO' else 'a'} {kind}"
 
 
-def load(source: Path | str, placement: Placement, text_encoder: TextEncoder | None = None) -> Any:
+def load(source: Path | str, placement: DevicePlacement, text_encoder: TextEncoder | None = None) -> Any:
     """The stock pipeline of a local folder, or a modular one, ready on its device without a safety checker.
 
     A given text encoder replaces its own. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
@@ -115,7 +115,7 @@ def load(source: Path | str, placement: Placement, text_encoder: TextEncoder | N
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
     if isinstance(source, Path) and kind != "ModularPipeline":
         _complete(source, own)
-    with silence(), _explained(placement):
+    with quiet_libraries(), _explained(placement):
         if kind == "ModularPipeline":
             pipe = diffusers.ModularPipeline.from_pretrained(source, local_files_only=isinstance(source, Path))
             pipe.load_components(dtype=placement.dtype)
@@ -129,15 +129,15 @@ def load(source: Path | str, placement: Placement, text_encoder: TextEncoder | N
     return pipe
 
 
-def load_preview_decoder(name: str, placement: Placement) -> Any:
+def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
     """An AutoencoderTiny from a folder or a hub id, on its device. Raises OSError where there is none."""
-    with silence():
+    with quiet_libraries():
         decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
     return decoder.to(placement.device).eval()
 
 
 @contextmanager
-def _explained(placement: Placement) -> Iterator[None]:
+def _explained(placement: DevicePlacement) -> Iterator[None]:
     """Say in a sentence what the libraries raise for packages that are missing and for memory that is full."""
     import torch
 
@@ -146,7 +146,7 @@ def _explained(placement: Placement) -> Iterator[None]:
     except ImportError as error:
         raise ModelUnsupported(f"a part of the model needs a package that is not installed: {error}") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or host_is_full(error):
+        if isinstance(error, torch.OutOfMemoryError) or is_host_out_of_memory(error):
             raise ModelUnsupported(f"the model does not fit into the memory of {placement.device}") from error
         raise
     except FILE_ERRORS:

@@ -28,7 +28,7 @@ class TextState:
     pooled: Any | None
 
 
-class TextConditioner:
+class PromptEncoder:
     """Encodes one text at a time, so that no bit of it depends on company, and remembers the last few hundred."""
 
     def __init__(self, pipe: Any, device: Any, dtype: Any) -> None:
@@ -53,5 +53,5 @@ class TextConditioner:
             pooled = encoded[2][0].to(self._dtype) if self._xl else None
             if self._xl and not text and self._pipe.config.force_zeros_for_empty_prompt:
                 hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
-        cuts = [tokenization.of_transformers(each, text, self.token_limit) for each in self._tokenizers]
+        cuts = [tokenization.transformers_truncation(each, text, self.token_limit) for each in self._tokenizers]
         return Conditioning(TextState(hidden, pooled), hidden.shape[0], next((cut for cut in cuts if cut), None))

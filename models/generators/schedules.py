@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.errors import ModelUnsupported
-from models.generators.solver_tables import Stepped, Vector, probe, quadratic_times
+from models.generators.solver_tables import SolverStep, Vector, probe, quadratic_times
 from models.protocols import QUADRATIC, Schedule
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class DiffusersSolver:
         """What a finished latent and unit noise are multiplied with to make a state before `step`."""
         return self._entries[step]
 
-    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+    def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
         """One step. The model output is float64 so that the scheduler computes, and draws its noise, in float64."""
         after = self._scheduler.step(
             torch.from_numpy(output),
@@ -94,7 +94,7 @@ class DiffusersSolver:
         if self._ancestral:
             same = torch.Generator().manual_seed(step)
             noise = torch.randn(state.shape, generator=same, dtype=torch.float64).numpy()
-        return Stepped(np.asarray(after.prev_sample, np.float64), np.asarray(x0, np.float64), noise)
+        return SolverStep(np.asarray(after.prev_sample, np.float64), np.asarray(x0, np.float64), noise)
 
     def _enter(self, step: int) -> tuple[float, float]:
         """Watch the scheduler mix, as it does for its image-to-image pipelines. Before any step is made."""
@@ -120,7 +120,7 @@ class DiffusersSchedules:
         self.prediction_type = str(self._config.get("prediction_type", "epsilon"))
         self.max_steps = int(self._config.get("num_train_timesteps", 1000))
         self._table = lru_cache(_CACHED_TABLES)(self._probe)
-        self.samplers = tuple(name for name in _CLASSES if self._works(name))
+        self.samplers = tuple(name for name in _CLASSES if self._is_supported(name))
         own = type(scheduler).__name__
         if _NEAREST.get(own) not in self.samplers:
             raise ModelUnsupported(f"no sampler here is near the model's own {own}")
@@ -140,7 +140,7 @@ class DiffusersSchedules:
         times = quadratic_times(steps, self.max_steps) if sampler == QUADRATIC else None
         return probe(sampler, lambda: DiffusersSolver(scheduler.from_config(config), steps, times))
 
-    def _works(self, sampler: str) -> bool:
+    def _is_supported(self, sampler: str) -> bool:
         try:
             self._table(sampler, _TRIAL_STEPS)
         except (ValueError, NotImplementedError) as error:

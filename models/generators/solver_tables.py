@@ -26,7 +26,7 @@ _AMPLITUDE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class SolverStep:
     """What one solver step gave: the next state, the x0 estimate it used, and the noise it drew (zeros for none)."""
 
     state: Vector
@@ -55,7 +55,7 @@ class Solver(Protocol):
         """What a finished latent and unit noise are multiplied with to make a state before `step`."""
         ...
 
-    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+    def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
         """The next state, given this one and what the denoiser made of it."""
         ...
 
@@ -77,7 +77,7 @@ def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
     table = np.zeros((len(solver.times), len(Schedule.COLUMNS)))
     with np.errstate(all="ignore"):
         for step in range(len(table)):
-            table[step] = _read(solver, step, table[step - 1] if step else None)
+            table[step] = _read_row(solver, step, table[step - 1] if step else None)
     entry = np.asarray([solver.entry(step) for step in range(len(table))], np.float64).reshape(len(table), 2)
     schedule = Schedule(sampler, float(solver.noise_scale), table, entry)
     if (
@@ -87,11 +87,11 @@ def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
         or not np.isfinite(schedule.noise_scale)
     ):
         raise ValueError(f"sampler {sampler!r} has no finite table at {len(table)} steps")
-    _prove(schedule, start())
+    _verify(schedule, start())
     return schedule
 
 
-def _read(solver: Solver, step: int, before: Vector | None) -> Vector:
+def _read_row(solver: Solver, step: int, before: Vector | None) -> Vector:
     """One row of the table.
 
     State and output sit on two of four components and change places with the other two at every step, so that what
@@ -114,7 +114,7 @@ def _history(x0_before: Vector, seen: Vector) -> float:
     return float(seen[larger] / x0_before[larger])
 
 
-def _prove(schedule: Schedule, solver: Solver) -> None:
+def _verify(schedule: Schedule, solver: Solver) -> None:
     """Run a fresh solver on large random states and compare it with the table: clipping and memory show here."""
     random = np.random.default_rng(0)
     x0_before = np.zeros(WIDTH)

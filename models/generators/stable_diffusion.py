@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import ModelUnsupported
-from models.generators.prompt_encoding import TextConditioner
+from models.generators.prompt_encoding import PromptEncoder
 from models.generators.schedules import DiffusersSchedules
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
-from models.runtime.placement import Placement, fingerprint, memory_guard
+from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
 
 _SIZE_MULTIPLE = 8
 _STEPS = 30
@@ -29,20 +29,20 @@ _GUIDANCE = {"StableDiffusionPipeline": 7.5, "StableDiffusionXLPipeline": 5.0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchLatent:
-    """A candidate between two steps: `x` and `x0` float32 (C, h, w), `gap` of guidance (), on the device."""
+    """A candidate between two steps: `x` and `x0` float32 (C, h, w), `guidance_gap` of guidance (), on the device."""
 
     x: Any
     x0: Any | None = None
-    gap: Any | None = None
+    guidance_gap: Any | None = None
 
 
-class DiffusersGenerator:
+class StableDiffusionGenerator:
     """A latent diffusion pipeline whose rows may be at different steps, samplers, prompts and guidance."""
 
     def __init__(
         self,
         pipe: Any,
-        placement: Placement,
+        placement: DevicePlacement,
         *,
         id: str,
         revision: str | None = None,
@@ -54,7 +54,7 @@ class DiffusersGenerator:
         `defaults` may hold `steps`, `guidance_scale` and `sampler`; `preview_decoder` is an AutoencoderTiny of the
         same latent space. Raises ModelUnsupported for a pipeline that cannot be run row by row.
         """
-        _check(pipe)
+        _check_pipeline(pipe)
         if placement.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):
             pipe.vae.to(torch.float32)
         self._placement = placement
@@ -62,14 +62,14 @@ class DiffusersGenerator:
         for module in (pipe.unet, pipe.vae, tiny):
             module.to(memory_format=torch.channels_last).requires_grad_(False)
         self._unet, self._vae, self._preview_decoder = pipe.unet, pipe.vae, tiny
-        self._output = placement.recorded(partial(_output, pipe.unet))
-        self._decoded = placement.recorded(partial(_decoded, pipe.vae))
+        self._denoiser = placement.traced(partial(_denoiser_output, pipe.unet))
+        self._decoded = placement.traced(partial(_decoded, pipe.vae))
         self._encoded = partial(_mode, pipe.vae)
-        self._previewed = placement.recorded(partial(_decoded, tiny)) if preview_decoder else self._decoded
+        self._previewed = placement.traced(partial(_decoded, tiny)) if preview_decoder else self._decoded
         self._xl = type(pipe).__name__ == "StableDiffusionXLPipeline"
         self._factor = int(pipe.vae_scale_factor)
         self._schedules = DiffusersSchedules(pipe.scheduler)
-        self._texts = TextConditioner(pipe, placement.device, placement.dtype)
+        self._texts = PromptEncoder(pipe, placement.device, placement.dtype)
         self._info = self._describe(pipe, id, revision, defaults or {})
 
     @property
@@ -94,7 +94,7 @@ class DiffusersGenerator:
         unit = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         return TorchLatent((unit * schedule.noise_scale).to(self._placement.device))
 
-    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
+    def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
         """What the stock image-to-image pipeline mixes from these latents and a CPU generator of this seed."""
         signal, scale = (float(weight) for weight in schedule.entry[start])
         unit = torch.randn(array.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
@@ -105,7 +105,7 @@ class DiffusersGenerator:
         """Pictures as finished latents, the mode of what the encoder says. Raises `OutOfMemory`."""
         with memory_guard():
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
-            mode = self._placement.share(self._encoded, image / 127.5 - 1.0)
+            mode = self._placement.parallel(self._encoded, image / 127.5 - 1.0)
             return np.asarray(_scale(self._vae.config, mode.float()).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
@@ -130,10 +130,10 @@ class DiffusersGenerator:
                 after = after + _column(s) * _ancestral_noise(padded, table[:, 7]).to(x.device)
             return [TorchLatent(after[i], x0[i], gaps[i]) for i in range(len(rows))]
 
-    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+    def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
         """How far guidance pulled at the last step: root mean square, float32 (B,); zero where nothing did."""
         still = torch.zeros((), device=self._placement.device)
-        pulled = torch.stack([still if latent.gap is None else latent.gap for latent in latents])
+        pulled = torch.stack([still if latent.guidance_gap is None else latent.guidance_gap for latent in latents])
         return np.asarray(pulled.cpu().numpy())
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
@@ -145,7 +145,7 @@ class DiffusersGenerator:
         with memory_guard():
             scaled = _unscale(vae.config, torch.stack([_side(latent, preview) for latent in latents]))
             decoded = self._previewed if preview else self._decoded
-            image = self._placement.share(decoded, scaled.to(vae.dtype)).float()
+            image = self._placement.parallel(decoded, scaled.to(vae.dtype)).float()
             levels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round()
             return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -166,8 +166,8 @@ class DiffusersGenerator:
         guided = [index for index, row in enumerate(rows) if row.negative is not None]
         texts = [row.prompt.state for row in rows] + [row.negative.state for row in rows if row.negative is not None]
         x = torch.cat([scaled, scaled[guided]]) if guided else scaled
-        output = self._placement.share(
-            self._output,
+        output = self._placement.parallel(
+            self._denoiser,
             x.to(self._placement.dtype),
             torch.cat([t, t[guided]]) if guided else t,
             torch.stack([text.hidden for text in texts]),
@@ -220,7 +220,7 @@ class DiffusersGenerator:
         return made if self._preview_decoder is pipe.vae else f"{made}+{fingerprint(self._preview_decoder)}"
 
 
-def _check(pipe: Any) -> None:
+def _check_pipeline(pipe: Any) -> None:
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ModelUnsupported("the denoiser wants more than latents: an inpainting or editing model")
     if pipe.unet.config.time_cond_proj_dim is not None:
@@ -236,7 +236,7 @@ def _column(values: Any) -> Any:
     return values[:, None, None, None]
 
 
-def _output(unet: Any, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
+def _denoiser_output(unet: Any, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
     """The denoiser's output for entries of a batch, (B, C, h, w); `added` are SDXL's further conditions."""
     further = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
     return unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=further, return_dict=False)[0]

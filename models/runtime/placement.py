@@ -20,11 +20,11 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from models.errors import ModelUnsupported, host_is_full
+from models.errors import ModelUnsupported, is_host_out_of_memory
 from models.pack import Pack
 from models.protocols import OutOfMemory
-from models.runtime.row_parallel import Sharing
-from models.runtime.traced_calls import Recorded
+from models.runtime.row_parallel import RowParallel
+from models.runtime.traced_calls import TracedCall
 
 FILE_ERRORS = (OSError, ValueError, SafetensorError)
 """What the libraries raise for a model that is missing, partial or unreadable."""
@@ -34,21 +34,21 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class DevicePlacement:
     """Where a model runs, in which floating-point type, and who shares its work."""
 
     device: Any
     dtype: Any
-    share: Sharing
+    parallel: RowParallel
 
     @property
     def on_cpu(self) -> bool:
         """Whether the model runs in host memory."""
         return bool(self.device.type == "cpu")
 
-    def recorded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def traced(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call as it is made here: on the host recorded, elsewhere as it is."""
-        return Recorded(call) if self.on_cpu else call
+        return TracedCall(call) if self.on_cpu else call
 
     @property
     def dtype_name(self) -> str:
@@ -56,7 +56,7 @@ class Placement:
         return str(self.dtype).removeprefix("torch.")
 
 
-def place(device: str) -> Placement:
+def select_device(device: str) -> DevicePlacement:
     """`auto` is CUDA where there is one. float32 on CPU, where halves are slow; on CUDA bf16, or fp16 before Ampere.
 
     Raises ModelUnsupported for a device that is not here.
@@ -69,9 +69,9 @@ def place(device: str) -> Placement:
         raise ModelUnsupported(f"device {device!r} is not available") from error
     where = torch.device(device)
     if where.type != "cuda":
-        return Placement(where, torch.float32, Sharing(torch.get_num_threads() if where.type == "cpu" else 1))
+        return DevicePlacement(where, torch.float32, RowParallel(torch.get_num_threads() if where.type == "cpu" else 1))
     ampere = torch.cuda.get_device_capability(where) >= (8, 0)
-    return Placement(where, torch.bfloat16 if ampere else torch.float16, Sharing(1))
+    return DevicePlacement(where, torch.bfloat16 if ampere else torch.float16, RowParallel(1))
 
 
 def prepare_process() -> None:
@@ -80,7 +80,7 @@ def prepare_process() -> None:
     Products of numpy get one thread: the others of its own pool would wait awake on the cores that torch's need.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(_cores())
+        torch.set_num_threads(_available_cores())
     threadpoolctl.threadpool_limits(1, user_api="blas")
     with contextlib.suppress(RuntimeError):  # only the first call in a process can set it
         torch.set_num_interop_threads(1)
@@ -90,7 +90,7 @@ def prepare_process() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _cores() -> int:
+def _available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = _CGROUP_QUOTA.read_text().split()
@@ -99,7 +99,7 @@ def _cores() -> int:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' notices of coming changes out of the caller's warnings while models are loaded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -118,7 +118,7 @@ def memory_guard() -> Iterator[None]:
         torch.cuda.empty_cache()
         raise OutOfMemory("the device is out of memory") from error
     except (RuntimeError, MemoryError) as error:
-        if not host_is_full(error):
+        if not is_host_out_of_memory(error):
             raise
         raise OutOfMemory("the host is out of memory") from error
 
@@ -144,7 +144,7 @@ class TextEncoder:
     folder: Path
 
 
-def load_text_encoder(pack: Pack, placement: Placement) -> TextEncoder:
+def load_text_encoder(pack: Pack, placement: DevicePlacement) -> TextEncoder:
     """The packaged text encoder, for generator and scorer alike."""
     folder = pack.text_encoder_folder()
     model = transformers.BertModel.from_pretrained(folder, local_files_only=True)

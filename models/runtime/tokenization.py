@@ -8,7 +8,9 @@ from typing import Any
 from models.protocols import Truncation
 
 
-def measure(ids: list[int], special: int, limit: int, decode: Callable[[list[int]], str]) -> Truncation | None:
+def measure_truncation(
+    ids: list[int], special: int, limit: int, decode: Callable[[list[int]], str]
+) -> Truncation | None:
     """What is lost of a text of these ids when `special` more are added and `limit` are kept; None for nothing."""
     room = limit - special
     if len(ids) <= room:
@@ -16,10 +18,12 @@ def measure(ids: list[int], special: int, limit: int, decode: Callable[[list[int
     return Truncation(tokens=len(ids) + special, limit=limit, dropped=decode(ids[room:]).strip())
 
 
-def of_transformers(tokenizer: Any, text: str, limit: int, special: int | None = None) -> Truncation | None:
+def transformers_truncation(tokenizer: Any, text: str, limit: int, special: int | None = None) -> Truncation | None:
     """The same for a transformers tokenizer, which knows its own special tokens."""
     ids = _ids(tokenizer, text)
-    return measure(ids, tokenizer.num_special_tokens_to_add() if special is None else special, limit, tokenizer.decode)
+    return measure_truncation(
+        ids, tokenizer.num_special_tokens_to_add() if special is None else special, limit, tokenizer.decode
+    )
 
 
 def recognised(tokenizer: Any, text: str) -> bool:

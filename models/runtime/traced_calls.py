@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.errors import host_is_full
+from models.errors import is_host_out_of_memory
 from models.runtime.deferred_imports import deferred_imports
 
 log = logging.getLogger(__name__)
@@ -25,18 +25,18 @@ HEAVY = 50_000_000
 """Floating-point operations that an average operation of a call has where Python starts it quickly enough: a core needs
 a millisecond or more for it, Python some 30 microseconds. Recording would cost as much as five such calls."""
 
-KNOWN = 256
+MAX_MEASURED_CALLS = 256
 """Calls, each with rows of one shape, whose operations are remembered."""
 
-KEPT = 32
+MAX_GRAPHS = 32
 """Recordings of one call, each of one shape of rows. Torch never frees one, so further shapes go through Python."""
 
 
-class Recorded:
+class TracedCall:
     """A call on tensors (B, ...) that goes through no branch but by the shapes of its rows; any thread may make it."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
-        self.plain = call
+        self.untraced = call
         self._graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._grains: dict[tuple[Any, ...], float] = {}
         self._lock = threading.Lock()
@@ -49,13 +49,13 @@ class Recorded:
         shape = _shape(inputs)
         with self._lock:
             graph = self._graphs.get(shape)
-            if graph is None and len(self._graphs) < KEPT:
+            if graph is None and len(self._graphs) < MAX_GRAPHS:
                 grain, made = self._counted(shape, inputs)
                 if grain < HEAVY:
-                    graph = self._graphs[shape] = _record(self.plain, inputs)
+                    graph = self._graphs[shape] = _trace(self.untraced, inputs)
                 elif made is not None:
                     return made
-        return (graph or self.plain)(*inputs)
+        return (graph or self.untraced)(*inputs)
 
     def grain(self, *inputs: Any) -> tuple[float, Any | None]:
         """Floating-point operations of an average operation for one row, and perhaps what the call gives.
@@ -70,13 +70,13 @@ class Recorded:
     def _counted(self, shape: tuple[Any, ...], inputs: tuple[Any, ...]) -> tuple[float, Any | None]:
         made = None
         if shape not in self._grains:
-            if len(self._grains) == KNOWN:
+            if len(self._grains) == MAX_MEASURED_CALLS:
                 del self._grains[next(iter(self._grains))]
-            self._grains[shape], made = counted(self.plain, [each[:1] for each in inputs])
+            self._grains[shape], made = counted(self.untraced, [each[:1] for each in inputs])
         return self._grains[shape], made if len(inputs[0]) == 1 else None
 
 
-class _Operations(TorchDispatchMode):
+class _OperationCounter(TorchDispatchMode):
     """Counts the operations of this thread."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ def counted(call: Callable[..., Any], row: Sequence[Any]) -> tuple[float, Any]:
         deferred_imports(),
         torch.inference_mode(),
         FlopCounterMode(display=False) as flops,
-        _Operations() as operations,
+        _OperationCounter() as operations,
     ):
         made = call(*row)
     return float(flops.get_total_flops() / max(operations.count, 1)), made
@@ -107,7 +107,7 @@ def _shape(inputs: Sequence[Any]) -> tuple[Any, ...]:
     return tuple((each.shape[1:], each.dtype) for each in inputs)
 
 
-def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:
+def _trace(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:
     """The call as a graph, or as it is where that gives something else for these rows, or for random ones.
 
     So is a branch by values found. Torch calls its tracer deprecated and has nothing else that needs no compiler;
@@ -122,26 +122,29 @@ def _record(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., 
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         example = tuple(torch.ones(1, *each.shape[1:], dtype=each.dtype) for each in inputs)
         draw = torch.Generator().manual_seed(0)
-        drawn = [torch.randn(each.shape, generator=draw).to(each.dtype) for each in inputs]
+        random_inputs = [torch.randn(each.shape, generator=draw).to(each.dtype) for each in inputs]
         try:
-            recorded: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
-            given = [each.clone() for each in inputs]
-            same = all(_alike(recorded(*trial), call(*trial)) for trial in map(_several, (drawn, given)))
+            traced: Callable[..., Any] = tracer(lambda *each: call(*each), example, check_trace=False)
+            given_inputs = [each.clone() for each in inputs]
+            same = all(
+                _all_close(traced(*trial), call(*trial))
+                for trial in map(_at_least_two_rows, (random_inputs, given_inputs))
+            )
         except RuntimeError as error:
-            if host_is_full(error):
+            if is_host_out_of_memory(error):
                 raise
             log.warning("a model call cannot be recorded: it goes through Python and is slower", exc_info=error)
             return call
     if same:
-        return recorded
+        return traced
     log.warning("a recorded model call gives something else than the call: it goes through Python and is slower")
     return call
 
 
-def _several(trial: list[Any]) -> list[Any]:
+def _at_least_two_rows(trial: list[Any]) -> list[Any]:
     """The rows of a trial, a lone one twice: a recording of one row may have taken their number for granted."""
     return trial if len(trial[0]) > 1 else [torch.cat([each, each]) for each in trial]
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _all_close(one: Any, other: Any) -> bool:
     return bool(torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True))

@@ -20,11 +20,11 @@ from models.errors import ModelUnsupported
 
 _MODES = ("squash", "shortest", "longest")
 _WEIGHT_BITS = 22
-_SUMS = 2**22
+_MAX_SUMS = 2**22
 _INTERPOLATIONS = {"bicubic": vision.InterpolationMode.BICUBIC, "bilinear": vision.InterpolationMode.BILINEAR}
 
 
-class Preprocess:
+class ImageTransform:
     """open_clip's inference transform for batches of one size."""
 
     def __init__(self, config: Mapping[str, Any], device: Any) -> None:
@@ -88,7 +88,7 @@ def resample(images: Any, size: tuple[int, int], interpolation: str, rows_first:
     for axis, taps in zip((2, 3), both, strict=True):
         images = images.narrow(axis, taps.start, taps.length)
     for place in (0, 1) if rows_first else (1, 0):
-        images = _pass(images, 2 + place, both[place])
+        images = _resample_axis(images, 2 + place, both[place])
     return images
 
 
@@ -122,12 +122,12 @@ def _taps(before: int, after: int, crop: int, interpolation: str) -> _Taps:
     return _Taps(start, stop - start, torch.from_numpy(places), torch.from_numpy(weights))
 
 
-def _pass(images: Any, axis: int, taps: _Taps) -> Any:
+def _resample_axis(images: Any, axis: int, taps: _Taps) -> Any:
     """One pass along `axis`, a few lines at a time, so that the sums stay small beside the images."""
     places, weights = taps.places.to(images.device), taps.weights.to(images.device)
     lines = images.movedim(axis, -1)
     done = []
-    for some in lines.reshape(-1, lines.shape[-1]).split(max(1, _SUMS // weights.shape[1])):
+    for some in lines.reshape(-1, lines.shape[-1]).split(max(1, _MAX_SUMS // weights.shape[1])):
         sums = torch.zeros(len(some), weights.shape[1], dtype=torch.float64, device=images.device)
         for place, weight in zip(places, weights, strict=True):
             sums += some[:, place] * weight

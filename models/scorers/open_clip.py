@@ -22,12 +22,19 @@ from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import Pack
 from models.protocols import Embeddings, Pixels, ScorerInfo, TextEmbedding, Truncation
 from models.runtime import tokenization
-from models.runtime.placement import FILE_ERRORS, Placement, TextEncoder, fingerprint, memory_guard, silence
+from models.runtime.placement import (
+    FILE_ERRORS,
+    DevicePlacement,
+    TextEncoder,
+    fingerprint,
+    memory_guard,
+    quiet_libraries,
+)
 from models.scorers import patch_embeddings
-from models.scorers.image_transforms import Preprocess
+from models.scorers.image_transforms import ImageTransform
 
 _BATCH = 32
-_FEWEST = 4
+_MIN_ROWS = 4
 """Rows of a part of a batch: among two, the embedding of the embedded model's tower told the first from the second."""
 
 _CACHED_TEXTS = 1024
@@ -42,7 +49,7 @@ class OpenClipScorer:
         model: Any,
         tokenizer: Any,
         preprocess: Mapping[str, Any],
-        placement: Placement,
+        placement: DevicePlacement,
         *,
         id: str,
         revision: str | None = None,
@@ -55,8 +62,8 @@ class OpenClipScorer:
         self._model = model.to(placement.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._placement = placement
-        self._preprocess = Preprocess(preprocess, placement.device)
-        self._embedded = placement.recorded(partial(self._model.encode_image, normalize=True))
+        self._preprocess = ImageTransform(preprocess, placement.device)
+        self._embedded = placement.traced(partial(self._model.encode_image, normalize=True))
         self._cached = lru_cache(_CACHED_TEXTS)(self._embed_text)
         null = null or {}
         self._info = ScorerInfo(
@@ -84,7 +91,7 @@ class OpenClipScorer:
         images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         with memory_guard(), self._arithmetic():
             embedded = [
-                self._placement.share(self._embed, part.to(self._placement.device), fewest=_FEWEST)
+                self._placement.parallel(self._embed, part.to(self._placement.device), min_rows=_MIN_ROWS)
                 for part in images.split(_BATCH)
             ]
             return np.asarray(torch.cat(embedded).float().cpu().numpy())
@@ -96,7 +103,7 @@ class OpenClipScorer:
         """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""
         with memory_guard(), self._arithmetic():
             pixels = self._preprocess(torch.from_numpy(image[None]).to(self._placement.device))
-            parts = patch_embeddings.patches(self._model.visual, pixels)
+            parts = patch_embeddings.patch_embeddings(self._model.visual, pixels)
             return None if parts is None else np.asarray(parts.float().cpu().numpy())
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
@@ -105,7 +112,7 @@ class OpenClipScorer:
 
     def _embed_text(self, text: str) -> TextEmbedding:
         with memory_guard(), self._arithmetic():
-            tokens = patch_embeddings.unpadded(self._model, self._tokenizer([text])).to(self._placement.device)
+            tokens = patch_embeddings.strip_padding(self._model, self._tokenizer([text])).to(self._placement.device)
             vector = self._model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
         return TextEmbedding(vector, _truncation(self._tokenizer, text), _recognised(self._tokenizer, text))
 
@@ -115,14 +122,14 @@ class OpenClipScorer:
         return torch.autocast(self._placement.device.type, dtype=self._placement.dtype)
 
 
-def load_named(name: str, label: str, placement: Placement) -> OpenClipScorer:
+def load_open_clip(name: str, label: str, placement: DevicePlacement) -> OpenClipScorer:
     """A model by open_clip's names: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:...` or `local-dir:...`.
 
     `label` is what it is called in answers and errors. Raises ModelNotFound and ModelUnsupported.
     """
     schema, _ = open_clip.factory.parse_model_name(name)
     model_name, pretrained = (name, None) if schema else _split(name, label)
-    with silence():
+    with quiet_libraries():
         try:
             model = open_clip.create_model_from_pretrained(model_name, pretrained, return_transform=False)
             tokenizer = open_clip.get_tokenizer(model_name)
@@ -131,7 +138,7 @@ def load_named(name: str, label: str, placement: Placement) -> OpenClipScorer:
     return OpenClipScorer(model, tokenizer, model.visual.preprocess_cfg, placement, id=label)
 
 
-def load_pack(pack: Pack, text_encoder: TextEncoder, placement: Placement) -> OpenClipScorer:
+def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement) -> OpenClipScorer:
     """The scorer of a pack, round the given text encoder. Raises PackCorrupt when its weights do not fit."""
     config = json.loads((pack.scorer / "open_clip_config.json").read_text())
     text_config = config["model_cfg"]["text_cfg"]
@@ -171,9 +178,9 @@ def _truncation(tokenizer: Any, text: str) -> Truncation | None:
     limit = int(tokenizer.context_length)
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
-        return tokenization.measure(tokenizer.encode(text), 2, limit, tokenizer.decode)
+        return tokenization.measure_truncation(tokenizer.encode(text), 2, limit, tokenizer.decode)
     special = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else None
-    return tokenization.of_transformers(inner, _clean(tokenizer, text), limit, special)
+    return tokenization.transformers_truncation(inner, _clean(tokenizer, text), limit, special)
 
 
 def _recognised(tokenizer: Any, text: str) -> bool:

@@ -10,7 +10,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
 
-def patches(tower: Any, pixels: Any) -> Any | None:
+def patch_embeddings(tower: Any, pixels: Any) -> Any | None:
     """Unit vectors (h, w, D) of the parts of one preprocessed image (1, 3, H, W); None when there are none."""
     if isinstance(tower, VisionTransformer):
         parts = _of_transformer(tower, pixels)
@@ -21,7 +21,7 @@ def patches(tower: Any, pixels: Any) -> Any | None:
     return None if parts is None else torch.nn.functional.normalize(parts, dim=-1)
 
 
-def unpadded(model: Any, tokens: Any) -> Any:
+def strip_padding(model: Any, tokens: Any) -> Any:
     """Tokens (1, T) of one text without the padding after it, where the text tower masks that out anyway."""
     tower = getattr(model, "text", None)
     if not isinstance(tower, HFTextEncoder):

@@ -61,11 +61,11 @@ _BRIGHTEST = 0.998
 
 @dataclass(frozen=True, slots=True)
 class FakeLatent:
-    """A candidate between two steps: `x` and `x0` float32 (3, height / 8, width / 8), `gap` of guidance."""
+    """A candidate between two steps: `x` and `x0` float32 (3, height / 8, width / 8), `guidance_gap` of guidance."""
 
     x: NDArray[np.float32]
     x0: NDArray[np.float32] | None = None
-    gap: float = 0.0
+    guidance_gap: float = 0.0
 
 
 class FakeGenerator:
@@ -117,7 +117,7 @@ class FakeGenerator:
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
         """Texts as their thumbnails, float64 (3, 2, 2); the empty text is grey."""
         limit = self._info.token_limit
-        return [Conditioning(_thumbnail(_kept(text, limit)), limit, _truncation(text, limit)) for text in texts]
+        return [Conditioning(_thumbnail(_truncate(text, limit)), limit, _truncation(text, limit)) for text in texts]
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
         """The table of a sampler. Raises ValueError for a name not in `SAMPLERS` or steps outside 1..1000."""
@@ -127,7 +127,7 @@ class FakeGenerator:
         """The first state: normal noise of the seed alone, times the schedule's scale."""
         return FakeLatent((schedule.noise_scale * _normal((seed,), width, height)).astype(np.float32))
 
-    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
+    def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
         """The picture with the seed's own noise, as the schedule mixes them before step `start`."""
         signal, scale = schedule.entry[start]
         unit = _normal((seed,), array.shape[2] * _FACTOR, array.shape[1] * _FACTOR)
@@ -144,11 +144,11 @@ class FakeGenerator:
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One counted call. Raises `OutOfMemory` above `max_rows`, RuntimeError at `fail_on_call`."""
         self._enter(len(rows), size)
-        return [_stepped(row, self._info.prediction_type) for row in rows]
+        return [_step_latent(row, self._info.prediction_type) for row in rows]
 
-    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+    def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
         """How far guidance pulled at the last step: root mean square, float32 (B,)."""
-        return np.asarray([latent.gap for latent in latents], np.float32)
+        return np.asarray([latent.guidance_gap for latent in latents], np.float32)
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Images:
         """Latents of one shape as pixels, eight to a latent cell. Raises `OutOfMemory` above `max_rows`."""
@@ -226,7 +226,7 @@ class FakeScorer:
         limit = self._info.token_limit
         return [
             TextEmbedding(
-                _unit(_thumbnail(_kept(text, limit))[None])[0],
+                _unit(_thumbnail(_truncate(text, limit))[None])[0],
                 _truncation(text, limit),
                 recognised=re.search(r"\w", text) is not None,
             )
@@ -238,7 +238,7 @@ def _side(latent: FakeLatent, preview: bool) -> NDArray[np.float32]:
     return latent.x0 if preview and latent.x0 is not None else latent.x
 
 
-def _kept(text: str, limit: int) -> str:
+def _truncate(text: str, limit: int) -> str:
     return " ".join(text.split()[: limit - 2])
 
 
@@ -287,21 +287,21 @@ def _denoise(z: Array, t: float, thumbnail: Array, prediction_type: str) -> Arra
     return {"epsilon": epsilon, "v_prediction": alpha * epsilon - sigma * x0, "sample": x0}[prediction_type]
 
 
-def _stepped(row: StepRow, prediction_type: str) -> FakeLatent:
+def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
     t, c_in, a, b, c, d, h, s = row.schedule.table[row.step]
     x = row.latent.x.astype(np.float64)
     output = _denoise(c_in * x, t, row.prompt.state, prediction_type)
-    gap = 0.0
+    guidance_gap = 0.0
     if row.negative is not None:
         away = _denoise(c_in * x, t, row.negative.state, prediction_type)
-        gap = float(np.sqrt(np.mean((output - away) ** 2)))
+        guidance_gap = float(np.sqrt(np.mean((output - away) ** 2)))
         output = away + row.guidance_scale * (output - away)
     after, x0 = a * x + b * output, c * x + d * output
     if h:
         after = after + h * (x0 if row.latent.x0 is None else row.latent.x0)
     if s:
         after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
-    return FakeLatent(after.astype(np.float32), x0.astype(np.float32), gap)
+    return FakeLatent(after.astype(np.float32), x0.astype(np.float32), guidance_gap)
 
 
 def _quarters(images: Images) -> Array:

@@ -200,7 +200,7 @@ FAKES = """
             if "die" in texts:
                 raise SystemExit("gone")
             return super().encode(texts, **role)
-    registry.load = lambda *_, **__: protocols.Models(Generator(delay_s=0.05), fakes.FakeScorer())
+    registry.load_models = lambda *_, **__: protocols.Models(Generator(delay_s=0.05), fakes.FakeScorer())
 """
 
 
@@ -236,7 +236,10 @@ def test_what_does_not_end_in_time_is_handed_back(tmp_path: Path) -> None:
 
 
 def test_models_that_do_not_load_end_the_process(tmp_path: Path) -> None:
-    with _served(tmp_path, "from models import registry\nregistry.load = lambda *_, **__: [][0]") as (process, _):
+    with _served(tmp_path, "from models import registry\nregistry.load_models = lambda *_, **__: [][0]") as (
+        process,
+        _,
+    ):
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert output.splitlines()[-1] == "frontrunner: the engine died: list index out of range"

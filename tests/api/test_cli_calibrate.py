@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.engine.core import EngineCore
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 from app.main import create_app
-from app.service.generations.pruning_policy import DIVERSE
+from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR
 from app.settings import Settings
 from models import calibration_io, registry
 from models.protocols import Calibration
@@ -38,10 +38,10 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     code, told = calibrate("--prompts", prompts, "--candidates", "8", "--out", out)
     assert code == 0, told
     assert "8/8" in told
-    models = registry.load("fake", "fake", calibration=out)
-    known = calibration_io.read(out)
+    models = registry.load_models("fake", "fake", calibration=out)
+    known = calibration_io.read_calibration(out)
     assert models.calibration == known
-    assert known.fits(models.generator.info, models.scorer.info)
+    assert known.matches(models.generator.info, models.scorer.info)
     assert known.steps == 8
     assert known.spearman[-1] == pytest.approx(1.0)
     settings = Settings(generator="fake", scorer="fake", calibration=out, data_dir=tmp_path / "data")
@@ -56,7 +56,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
 @pytest.fixture
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose steps cost ten times what its previews do, however busy this machine is."""
-    costs = Costs.of({1: 0.01, 16: 0.16}, {1: 0.001}, {1: 0.001})
+    costs = CostModel.from_measurements({1: 0.01, 16: 0.16}, {1: 0.001}, {1: 0.001})
     monkeypatch.setattr(EngineCore, "measure", lambda core, report: setattr(core, "costs", costs))
 
 
@@ -65,7 +65,7 @@ def foretelling(tmp_path: Path, generator: str = "1") -> Path:
     known = (0.5, *[0.99] * 7)
     path = tmp_path / f"calibration-{generator}.json"
     made = Calibration(generator, "1", "ddim", 8, 2.0, known, known, (1.0,) * 8, (0.0,) * 8)
-    path.write_text(json.dumps(calibration_io.dump(made)))
+    path.write_text(json.dumps(calibration_io.to_json(made)))
     return path
 
 
@@ -98,7 +98,7 @@ def test_auto_leaves_diversity_something_to_choose_from_and_prunes_near_the_cali
                 ("elsewhere", {"guidance_scale": 9.0}),
             )
         }
-    assert finished(made["plain"]) < DIVERSE * 2 <= finished(made["diverse"]) < 16
+    assert finished(made["plain"]) < DIVERSITY_POOL_FACTOR * 2 <= finished(made["diverse"]) < 16
     assert finished(made["elsewhere"]) == 16
     assert [w["code"] for w in made["elsewhere"]["warnings"]] == ["pruning_uncalibrated"]
     assert not made["plain"]["warnings"]

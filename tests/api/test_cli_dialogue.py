@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.cli import client as remote
-from app.cli.client import Complaint
-from app.cli.interactive import Dialogue
+from app.cli.client import CliError
+from app.cli.interactive import InteractiveSession
 from tests.api.kit import House, running
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_refinement_keeps_the_words_it_came_from(house: House, tmp_path: Path)
     ]  # fmt: skip
     assert (child["prompt"], child["strength"], leaf["strength"]) == ("green", 0.5, 0.3)
     assert child["parent"]["index"] == next(c["index"] for c in reranked["candidates"] if c["rank"] == 1)
-    third = remote.standing(child)[2][1]["index"]
+    third = remote.ordered_candidates(child)[2][1]["index"]
     assert leaf["parent"]["index"] == third
 
 
@@ -160,19 +160,19 @@ def test_a_service_that_goes_away_ends_it_with_a_complaint(tmp_path: Path) -> No
             stack.close()
             yield "best 2"
 
-        with pytest.raises(Complaint, match=r"no service listens|the connection"), remote.connect(house.url) as client:
-            Dialogue(client, house.made(), tmp_path, None, (console, console)).run(lines())
+        with pytest.raises(CliError, match=r"no service listens|the connection"), remote.connect(house.url) as client:
+            InteractiveSession(client, house.made(), tmp_path, None, (console, console)).run(lines())
 
 
 def test_what_came_back_after_pruning_stands_where_it_is_ranked(house: House, tmp_path: Path) -> None:
     made = house.made(n_candidates=6, n=2, pruning=[{"at": 2, "keep": 2}])
     asked = {"ranking": {"prompt": "green"}, "n": 3, "include_pruned": True}
     done = house.post(f"/v1/generations/{made['id']}/rerank", json=asked).json()
-    places = remote.standing(done)
+    places = remote.ordered_candidates(done)
     assert [c["rank"] for _, c in places[:3]] == [1, 2, 3]
     assert any(c["pruned_at_step"] for _, c in places[:3])
     with remote.connect(house.url) as client:
-        for path in remote.save(client, done, tmp_path)[:3]:
+        for path in remote.save_images(client, done, tmp_path)[:3]:
             rank = int(path.stem.partition("-")[2])
             told = next(image for image in done["data"] if image["rank"] == rank)
             assert path.read_bytes() == house.client.get(told["url"]).content
@@ -185,7 +185,7 @@ def test_refine_samples_from_a_place_or_a_picture(house: House, tmp_path: Path) 
     assert found.exit_code == 0, found.output
     name = next(word for word in found.stdout.split() if word.startswith("gen_"))
     child = house.client.get(f"/v1/generations/{name}").json()
-    index = remote.index_at(made, 2)
+    index = remote.index_at_place(made, 2)
     assert child["parent"] == {"kind": "refine", "generation": made["id"], "index": index}
     assert [child[f] for f in ("prompt", "negative_prompt", "n_candidates", "n", "seed", "strength")] == [
         "a green apple", "red", 4, 3, 9, 0.5,

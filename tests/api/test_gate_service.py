@@ -31,12 +31,12 @@ class Served:
     def load(self) -> Models:
         """On the engine's thread."""
         from models.generators.gate.generator import PipelineGate
-        from models.runtime.placement import place
+        from models.runtime.placement import select_device
         from tests.contract.families import FAMILIES
 
         self.pipe = FAMILIES["flux"].build("flux")
         defaults = {"width": SIZE, "height": SIZE, "steps": 4}
-        return Models(PipelineGate(self.pipe, place("cpu"), id="tiny-flux", defaults=defaults), FakeScorer())
+        return Models(PipelineGate(self.pipe, select_device("cpu"), id="tiny-flux", defaults=defaults), FakeScorer())
 
     def stock(self, prompt: str, seed: int, steps: int) -> Any:
         import torch

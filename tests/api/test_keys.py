@@ -19,38 +19,40 @@ from typer.testing import CliRunner
 from app.api.middleware import auth as auth_middleware
 from app.cli import app as commands
 from app.errors import StoreUnavailable
-from app.service import ApiKey, Right, auth
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
-from app.stores.protocols import Bill, Earlier, Key, Spent
+from app.service import ApiKey, Permission, auth
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import IdempotencyMatch, KeyRecord, QuotaCharge, QuotaUsage
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import generation
 
 T = TypeVar("T")
-ALL = (Right.GENERATE, Right.RANK, Right.READ)
+ALL = (Permission.GENERATE, Permission.RANK, Permission.READ)
 
 
-def _with_store(url: str, use: Callable[[KeyStore], Awaitable[T]]) -> T:
+def _with_store(url: str, use: Callable[[SqlApiKeyStore], Awaitable[T]]) -> T:
     async def run() -> T:
-        database = await Database.open(url)
+        database = await SqlGenerationStore.open(url)
         try:
-            return await use(KeyStore(database.connections))
+            return await use(SqlApiKeyStore(database.connections))
         finally:
             await database.close()
 
     return asyncio.run(run())
 
 
-def _add(folder: Path, *rights: Right, quota: int | None = None, name: str = "test") -> tuple[ApiKey, dict[str, str]]:
-    key, told = auth.new_key(name, rights or ALL, quota, 3600)
+def _add(
+    folder: Path, *rights: Permission, quota: int | None = None, name: str = "test"
+) -> tuple[ApiKey, dict[str, str]]:
+    key, told = auth.create_api_key(name, rights or ALL, quota, 3600)
     _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.add(key))
     return key, {"authorization": f"Bearer {told}"}
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Path]]:
-    monkeypatch.setattr(auth, "FRESH_S", 0.0)
+    monkeypatch.setattr(auth, "KEY_CACHE_TTL_S", 0.0)
     with running(tmp_path) as house:
         yield house, tmp_path / "data"
 
@@ -80,15 +82,15 @@ def test_the_first_key_closes_the_door(guarded: tuple[House, Path]) -> None:
 
 def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, reader = _add(folder, Right.READ)
-    _, ranker = _add(folder, Right.RANK)
+    _, reader = _add(folder, Permission.READ)
+    _, ranker = _add(folder, Permission.RANK)
     assert house.client.get("/v1/models", headers=reader).status_code == 200
     is_problem(house.post(json=PROMPT, headers=reader), 403, "forbidden")
     is_problem(house.post("/v1/images/generations", json=PROMPT, headers=reader), 403, "forbidden")
     is_problem(house.post("/v1/rank", json={}, headers=reader), 403, "forbidden")
     is_problem(house.client.get("/v1/models", headers=ranker), 403, "forbidden")
     is_problem(house.post("/v1/rank", json={}, headers=ranker), 422, "invalid_request")
-    _, admin = _add(folder, Right.ADMIN)
+    _, admin = _add(folder, Permission.ADMIN)
     assert house.post(json=PROMPT, headers=admin).status_code == 200
 
 
@@ -153,7 +155,7 @@ def test_a_key_that_stays_good_is_looked_at_and_nothing_changes(
 
 def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    (_, mine), (_, theirs), (_, admin) = _add(folder), _add(folder), _add(folder, Right.ADMIN)
+    (_, mine), (_, theirs), (_, admin) = _add(folder), _add(folder), _add(folder, Permission.ADMIN)
     made = house.post(json=PROMPT, headers={**mine, "idempotency-key": "once"}).json()
     path = f"/v1/generations/{made['id']}"
     for method, where, body in (
@@ -272,25 +274,27 @@ def test_a_ranking_that_is_stored_again_with_its_key_is_stored_and_charged_once(
 
 
 def test_replicas_share_a_quota_that_counts_what_was_entered(tmp_path: Path, postgresql: PostgreSQL) -> None:
-    key, _ = auth.new_key("both", ALL, 50, 3600)
+    key, _ = auth.create_api_key("both", ALL, 50, 3600)
 
     async def race(url: str) -> int:
-        one, two = replicas = [await Database.open(url) for _ in range(2)]
-        await KeyStore(one.connections).add(key)
+        one, two = replicas = [await SqlGenerationStore.open(url) for _ in range(2)]
+        await SqlApiKeyStore(one.connections).add(key)
 
-        async def enter(store: Database, name: str, window: int = 7, once: str = "") -> Spent | Earlier | None:
-            mine = Key(key.id, once, "print") if once else None
-            bill = Bill(key.id, window, 2, 50)
-            return await store.create(generation(name), [], None, mine, bill=bill)
+        async def enter(
+            store: SqlGenerationStore, name: str, window: int = 7, once: str = ""
+        ) -> QuotaUsage | IdempotencyMatch | None:
+            mine = KeyRecord(key.id, once, "print") if once else None
+            bill = QuotaCharge(key.id, window, 2, 50)
+            return await store.create(generation(name), [], None, mine, charge=bill)
 
         entries = [enter(replicas[i % 2], f"gen_{i}", once=str(i % 40)) for i in range(80)]
         answers = await asyncio.gather(*entries)
-        granted = [a for a in answers if isinstance(a, Spent) and a.granted]
-        refused = [a for a in answers if a == Spent(False, 50)]
-        assert len(granted) + len(refused) + sum(isinstance(a, Earlier) for a in answers) == 80
+        granted = [a for a in answers if isinstance(a, QuotaUsage) and a.granted]
+        refused = [a for a in answers if a == QuotaUsage(False, 50)]
+        assert len(granted) + len(refused) + sum(isinstance(a, IdempotencyMatch) for a in answers) == 80
         assert [await one.get(f"gen_{i}") is not None for i in range(80)].count(True) == len(granted)
-        assert await enter(two, "gen_next", 8) == Spent(True, 2)
-        assert await enter(one, "gen_behind", 7) == Spent(True, 4), "a clock that is behind opens no older window"
+        assert await enter(two, "gen_next", 8) == QuotaUsage(True, 2)
+        assert await enter(one, "gen_behind", 7) == QuotaUsage(True, 4), "a clock that is behind opens no older window"
         for replica in replicas:
             await replica.close()
         return len(granted)
@@ -329,7 +333,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.soak
 def test_schemathesis_finds_nothing_with_keys_on(tmp_path: Path) -> None:
     with running(tmp_path, max_candidates=16, max_steps=20, max_body_mib=2) as house:
-        _, bearer = _add(tmp_path / "data", *Right)
+        _, bearer = _add(tmp_path / "data", *Permission)
         found = subprocess.run(
             [
                 Path(sys.executable).parent / "st", "run", f"{house.url}/openapi.json", "-n", "4",
@@ -345,7 +349,7 @@ def test_those_who_wait_for_keys_that_cannot_be_read_share_one_failure() -> None
     class Away:
         asked = 0
 
-        async def keys(self) -> list[ApiKey]:
+        async def list_keys(self) -> list[ApiKey]:
             self.asked += 1
             await asyncio.sleep(0.02)
             raise StoreUnavailable("gone")
@@ -353,8 +357,10 @@ def test_those_who_wait_for_keys_that_cannot_be_read_share_one_failure() -> None
     store = Away()
 
     async def crowd() -> None:
-        ring = auth.Keyring(store, time.time)  # type: ignore[arg-type]
-        told = await asyncio.gather(*(ring.caller(None, Right.READ) for _ in range(20)), return_exceptions=True)
+        ring = auth.ApiKeyAuthenticator(store, time.time)  # type: ignore[arg-type]
+        told = await asyncio.gather(
+            *(ring.authenticate(None, Permission.READ) for _ in range(20)), return_exceptions=True
+        )
         assert {type(error) for error in told} == {StoreUnavailable}
 
     asyncio.run(crowd())

@@ -80,8 +80,8 @@ def test_deleting_ends_every_waiter(house: House) -> None:
         ask = partial(house.post, json=LONG, headers={"accept": accept})
         waiting = threading.Thread(target=lambda ask=ask: answers.append(ask()))
         waiting.start()
-        until(lambda: house.live == 16 and len([held.id for held in house.app.state.face.service._works]) == 1)
-        (generation_id,) = [held.id for held in house.app.state.face.service._works]
+        until(lambda: house.live == 16 and len([held.id for held in house.app.state.services.generations._worker]) == 1)
+        (generation_id,) = [held.id for held in house.app.state.services.generations._worker]
         assert house.client.delete(f"/v1/generations/{generation_id}").status_code == 204
         waiting.join(10)
         assert house.live == 0
@@ -187,7 +187,7 @@ def test_draining_refuses_new_work_and_finishes_old(house: House) -> None:
 def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "LAST_WAIT_S", 0.2)
+    monkeypatch.setattr(service, "HANDOVER_WAIT_S", 0.2)
     answers: dict[tuple[str, str], httpx.Response] = {}
 
     def ask(path: str, accept: str) -> None:
@@ -199,9 +199,9 @@ def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
     waiting = [threading.Thread(target=ask, args=one) for one in asked]
     for thread in waiting:
         thread.start()
-    until(lambda: len(list(house.app.state.face.service._works)) == len(asked))
+    until(lambda: len(list(house.app.state.services.generations._worker)) == len(asked))
     house.app.state.engine.drain()
-    handing = house.app.state.face.service.hand_back()
+    handing = house.app.state.services.generations.release_claims()
     asyncio.run_coroutine_threadsafe(handing, house.app.state.engine._loop).result(10)
     for thread in waiting:
         thread.join(10)
@@ -243,7 +243,7 @@ def test_files_that_are_gone_are_told_as_missing(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_error_names_its_request(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.Service, "get", lambda *_: 1 / 0)
+    monkeypatch.setattr(service.GenerationService, "get", lambda *_: 1 / 0)
     answer = house.client.get(
         "/v1/generations/gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH", headers={"x-request-id": "lost-and-found"}
     )

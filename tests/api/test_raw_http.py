@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.middleware import http
-from app.api.middleware.http import FREE_BYTES, BodyGuard
+from app.api.middleware.http import FREE_BYTES, BodyLimitMiddleware
 from app.cli import http_protocol
 from app.cli.http_protocol import MOST_HEADERS, MOST_PIPELINED, OVERHEAD_BYTES, RESERVED, Crowd
 from tests.api.kit import House, running, until
@@ -206,7 +206,7 @@ def test_slow_headers_do_not_prolong_it(house: House, monkeypatch: pytest.Monkey
 
 
 def test_the_rest_of_a_refused_body_is_dropped(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "LINGER_S", 0.2)
+    monkeypatch.setattr(http, "REFUSED_BODY_DRAIN_S", 0.2)
     with _connected(house) as raw:
         answer = _flood(raw, POST + b"content-length: 100000000\r\n\r\n", b"x")
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -286,7 +286,7 @@ def test_a_budget_is_given_back() -> None:
         pass
 
     async def run() -> None:
-        guard = BodyGuard(reads, max_bytes=size, total_bytes=2500, timeout_s=10)
+        guard = BodyLimitMiddleware(reads, max_bytes=size, total_bytes=2500, timeout_s=10)
         scope: Scope = {"type": "http", "headers": []}
         for _ in range(3):
             gate.clear()

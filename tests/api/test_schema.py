@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from app.api import openapi
-from app.api.problems import MEDIA_TYPE
+from app.api.problems import PROBLEM_MEDIA_TYPE
 from tests.api.kit import House, running
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def test_every_error_has_its_form_and_an_example(house: House) -> None:
         for status, answer in operation["responses"].items():
             if status >= "400":
                 (media_type,) = answer["content"]
-                assert media_type == MEDIA_TYPE, (method, path, status)
+                assert media_type == PROBLEM_MEDIA_TYPE, (method, path, status)
                 assert answer["content"][media_type]["example"]["status"] == int(status)
 
 
@@ -136,7 +136,7 @@ def test_the_examples_work(small: House) -> None:
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         examples = [e["value"] for e in content.get("examples", {}).values()]
         for example in examples + ([content["example"]] if "example" in content else []):
-            body = json.loads(json.dumps(example).replace(openapi.GENERATION, made))
+            body = json.loads(json.dumps(example).replace(openapi.EXAMPLE_GENERATION_ID, made))
             answer = small.client.request(method, path.format(generation_id=made, profile="mine"), json=body)
             assert answer.status_code in {200, 201}, answer.text
             tried += 1

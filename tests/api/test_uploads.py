@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from app.api.uploads import UPLOADERS_AT_ONCE, UPLOADERS_WAITING, Sent, Uploads
+from app.api.uploads import MAX_CONCURRENT_UPLOADS, MAX_WAITING_UPLOADS, Sent, UploadLimiter
 from app.errors import Overloaded
 from app.imaging import DecoderPool, Upload
 from tests.api.kit import PROMPT, House, is_problem, running
@@ -143,28 +143,28 @@ def test_uploads_take_turns_and_large_ones_hold_no_small_ones_back() -> None:
 
     async def crowd() -> None:
         pool, gone, inside = DecoderPool(), asyncio.Event(), Counter[str]()
-        uploads = Uploads(pool, 10**8, 10**8)
+        uploads = UploadLimiter(pool, 10**8, 10**8)
 
         async def one(sent: Sent, name: str) -> None:
-            async with uploads.reading([sent]) as batches:
+            async with uploads.reader([sent]) as batches:
                 assert [len(batch) async for batch in batches] == [1]
                 inside[name] += 1
                 await gone.wait()
 
         async with asyncio.TaskGroup() as group:
             for name, sent in (("large", large), ("small", small)):
-                for _ in range(UPLOADERS_WAITING // 2):
+                for _ in range(MAX_WAITING_UPLOADS // 2):
                     group.create_task(one(sent, name))
-            while inside != {"large": 1, "small": UPLOADERS_AT_ONCE}:
+            while inside != {"large": 1, "small": MAX_CONCURRENT_UPLOADS}:
                 await asyncio.sleep(0.01)
-            assert uploads._waiting == UPLOADERS_WAITING - 1 - UPLOADERS_AT_ONCE
-            for _ in range(1 + UPLOADERS_AT_ONCE):
+            assert uploads._waiting == MAX_WAITING_UPLOADS - 1 - MAX_CONCURRENT_UPLOADS
+            for _ in range(1 + MAX_CONCURRENT_UPLOADS):
                 group.create_task(one(small, "small"))
             await asyncio.sleep(0)
             with pytest.raises(Overloaded):
                 await one(small, "small")
             gone.set()
-        assert inside.total() == 1 + UPLOADERS_AT_ONCE + UPLOADERS_WAITING
+        assert inside.total() == 1 + MAX_CONCURRENT_UPLOADS + MAX_WAITING_UPLOADS
         await pool.close()
 
     asyncio.run(crowd())
@@ -176,7 +176,7 @@ def test_large_images_are_passed_on_one_by_one() -> None:
 
     async def sizes() -> list[list[int]]:
         pool = DecoderPool(1)
-        async with Uploads(pool, 10**8, 10**8).reading(sent) as batches:
+        async with UploadLimiter(pool, 10**8, 10**8).reader(sent) as batches:
             found = [[len(image) for image in batch] async for batch in batches]
         await pool.close()
         return found
@@ -192,7 +192,7 @@ def test_nothing_is_left_of_an_upload_whose_client_hung_up(tmp_path: Path) -> No
         "/v1/images/generations": {"prompt": "x", "ranking": {"references": [{"image": uri}]}},
     }
     with running(tmp_path, decoders=1, decode_timeout_s=600) as it:
-        pool = it.app.state.face.uploads._pool
+        pool = it.app.state.services.uploads._pool
         for path, body in bodies.items():
             assert it.post("/v1/rank", json=bodies["/v1/rank"]).status_code == 200
             child = pool._slots[0]._child

@@ -18,13 +18,13 @@ import trustme
 from standardwebhooks import Webhook as Verifier
 
 from app.domain import Status, Webhook
-from app.errors import Invalid
-from app.service import Courier, HookPolicy, Poster
+from app.errors import InvalidRequest
+from app.service import WebhookClient, WebhookDispatcher, WebhookPolicy
 from app.service.webhooks import dispatcher
-from app.service.webhooks.http_client import Undelivered, public
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
-from app.stores.webhooks import HookStore
+from app.service.webhooks.http_client import DeliveryError, is_public_address
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
+from app.stores.webhooks import SqlWebhookOutbox
 from tests.api.kit import House, is_problem, running, until
 from tests.servers import PATIENCE_S, PostgreSQL, free_port
 from tests.unit.store_kit import MINE, generation
@@ -82,7 +82,7 @@ def listening(*statuses: int, delay_s: float = 0.0, location: str = "", port: in
 
 @pytest.fixture
 def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(dispatcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.05)
     with running(tmp_path, webhook_secret=SECRET, webhook_private=True) as house:
         yield house
 
@@ -165,10 +165,10 @@ def test_without_a_secret_or_with_plain_http(house: House) -> None:
 
 @pytest.mark.parametrize("host", ["[fec0::1]", "168.63.129.16", "127.0.0.1", "[::ffff:10.0.0.1]"])
 def test_literal_addresses_inside_are_refused_at_once(host: str) -> None:
-    hook = Webhook(f"https://{host}/", dispatcher.EVENTS)
-    with pytest.raises(Invalid, match="public internet"):
-        HookPolicy(SECRET).check(hook)
-    HookPolicy(SECRET, private=True).check(hook)
+    hook = Webhook(f"https://{host}/", dispatcher.WEBHOOK_EVENTS)
+    with pytest.raises(InvalidRequest, match="public internet"):
+        WebhookPolicy(SECRET).check(hook)
+    WebhookPolicy(SECRET, allow_private=True).check(hook)
 
 
 @pytest.mark.parametrize(
@@ -185,26 +185,26 @@ def test_literal_addresses_inside_are_refused_at_once(host: str) -> None:
     ],
 )  # fmt: skip
 def test_addresses_inside(address: str) -> None:
-    assert not public(address)
+    assert not is_public_address(address)
 
 
 @pytest.mark.parametrize(
     "address", ["8.8.8.8", "168.63.129.17", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 )
 def test_addresses_outside(address: str) -> None:
-    assert public(address)
+    assert is_public_address(address)
 
 
-def _posted(poster: Poster, url: str) -> str:
+def _posted(webhook_client: WebhookClient, url: str) -> str:
     """Why it was not taken; "" when it was."""
 
     async def post() -> str:
         try:
-            await poster.post(url, b"{}", {})
-        except Undelivered as reason:
+            await webhook_client.post(url, b"{}", {})
+        except DeliveryError as reason:
             return str(reason)
         finally:
-            await poster.close()
+            await webhook_client.close()
         return ""
 
     return asyncio.run(post())
@@ -219,11 +219,11 @@ def test_names_that_lead_inside_are_not_followed() -> None:
 
     with listening() as receiver:
         for _ in range(2):
-            told = _posted(Poster(resolver=lying), f"http://innocent.example:{receiver.server_port}/")
+            told = _posted(WebhookClient(resolver=lying), f"http://innocent.example:{receiver.server_port}/")
             assert "not one of the public internet" in told
-        assert "not one" in _posted(Poster(), f"http://localhost:{receiver.server_port}/")
-        assert "not one" in _posted(Poster(), f"http://[::ffff:127.0.0.1]:{receiver.server_port}/")
-        assert "not one" in _posted(Poster(), f"http://2130706433:{receiver.server_port}/")
+        assert "not one" in _posted(WebhookClient(), f"http://localhost:{receiver.server_port}/")
+        assert "not one" in _posted(WebhookClient(), f"http://[::ffff:127.0.0.1]:{receiver.server_port}/")
+        assert "not one" in _posted(WebhookClient(), f"http://2130706433:{receiver.server_port}/")
     assert receiver.got == []
 
 
@@ -234,7 +234,7 @@ def test_the_checked_address_is_the_one_that_is_connected_to() -> None:
 
     with listening() as receiver:
         url = f"http://innocent.example:{receiver.server_port}/hook"
-        assert _posted(Poster(private=True, resolver=once), url) == ""
+        assert _posted(WebhookClient(allow_private=True, resolver=once), url) == ""
     assert receiver.got[0][0]["host"] == f"innocent.example:{receiver.server_port}"
 
 
@@ -257,7 +257,7 @@ def _posted_securely(receiver: Receiver, by: trustme.CA, certified: str, host: s
     async def here(*_: object) -> list[str]:
         return ["127.0.0.1"]
 
-    told = _posted(Poster(private=True, resolver=here), f"https://{host}:{receiver.server_port}/hook")
+    told = _posted(WebhookClient(allow_private=True, resolver=here), f"https://{host}:{receiver.server_port}/hook")
     return told, greeted
 
 
@@ -289,39 +289,41 @@ def test_a_certificate_of_an_unknown_authority_is_not_taken(authority: trustme.C
 
 def test_redirects_are_not_followed() -> None:
     with listening() as inner, listening(302, location=inner.url) as outer:
-        assert _posted(Poster(private=True), outer.url) == "the receiver answered 302"
+        assert _posted(WebhookClient(allow_private=True), outer.url) == "the receiver answered 302"
     assert inner.got == []
 
 
 def test_a_receiver_that_never_answers_is_left() -> None:
     with listening(delay_s=1.0) as receiver:
-        assert "too long" in _posted(Poster(private=True, timeout_s=0.2), receiver.url)
+        assert "too long" in _posted(WebhookClient(allow_private=True, timeout_s=0.2), receiver.url)
 
 
 @asynccontextmanager
-async def _working(url: str, retries_s: tuple[float, ...] = (0.05,) * 4) -> AsyncGenerator[tuple[Database, Courier]]:
-    database = await Database.open(url)
-    poster = Poster(private=True)
-    courier = Courier(
-        HookStore(database.connections),
-        KeyStore(database.connections),
-        poster,
-        HookPolicy(SECRET, private=True),
+async def _working(
+    url: str, retries_s: tuple[float, ...] = (0.05,) * 4
+) -> AsyncGenerator[tuple[SqlGenerationStore, WebhookDispatcher]]:
+    database = await SqlGenerationStore.open(url)
+    webhook_client = WebhookClient(allow_private=True)
+    sender = WebhookDispatcher(
+        SqlWebhookOutbox(database.connections),
+        SqlApiKeyStore(database.connections),
+        webhook_client,
+        WebhookPolicy(SECRET, allow_private=True),
         database.clock,
-        retries_s=retries_s,
+        retry_delays_s=retries_s,
     )
-    task = asyncio.create_task(courier.run())
+    task = asyncio.create_task(sender.run())
     try:
-        yield database, courier
+        yield database, sender
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await poster.close()
+        await webhook_client.close()
         await database.close()
 
 
-async def _end(database: Database, url: str, name: str) -> None:
-    asked = replace(generation(name), webhook=Webhook(url, dispatcher.EVENTS))
+async def _end(database: SqlGenerationStore, url: str, name: str) -> None:
+    asked = replace(generation(name), webhook=Webhook(url, dispatcher.WEBHOOK_EVENTS))
     await database.create(asked, [], MINE)
     await database.save(replace(asked, status=Status.FAILED), [], MINE)
 
@@ -337,20 +339,20 @@ async def _until(holds: object) -> None:
 def test_tried_again_until_it_is_taken_also_after_a_restart(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(dispatcher, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.02)
     postgresql: PostgreSQL | None = request.getfixturevalue("postgresql") if where == "postgresql" else None
     database_url = postgresql.database() if postgresql else f"sqlite:///{tmp_path}/f.db"
     port = free_port()
 
     async def down() -> None:
-        async with _working(database_url) as (database, courier):
+        async with _working(database_url) as (database, sender):
             await _end(database, f"http://127.0.0.1:{port}/", "gen_a")
-            await _until(lambda: courier.outcomes()["failed"] >= 1)
+            await _until(lambda: sender.outcomes()["failed"] >= 1)
 
     async def up() -> None:
         async with _working(database_url) as (_, first), _working(database_url) as (_, second):
             await _until(lambda: first.outcomes()["delivered"] + second.outcomes()["delivered"] == 1)
-            await _until(lambda: first.waiting == 0)
+            await _until(lambda: first.pending == 0)
 
     asyncio.run(down())
     with listening(500, 204, port=port) as receiver:
@@ -361,14 +363,14 @@ def test_tried_again_until_it_is_taken_also_after_a_restart(
 
 
 def test_given_up_in_the_end_and_at_once_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.02)
 
     async def run(url: str, name: str) -> dict[str, int]:
-        async with _working(f"sqlite:///{tmp_path}/f.db", (0.01, 0.01)) as (database, courier):
+        async with _working(f"sqlite:///{tmp_path}/f.db", (0.01, 0.01)) as (database, sender):
             await _end(database, url, name)
-            await _until(lambda: courier.outcomes()["given_up"] == 1)
-            await _until(lambda: courier.waiting == 0)
-            return dict(courier.outcomes())
+            await _until(lambda: sender.outcomes()["given_up"] == 1)
+            await _until(lambda: sender.pending == 0)
+            return dict(sender.outcomes())
 
     with listening(500) as broken, listening(410) as gone:
         assert asyncio.run(run(broken.url, "gen_a")) == {"delivered": 0, "failed": 2, "given_up": 1}
@@ -379,14 +381,19 @@ def test_given_up_in_the_end_and_at_once_when_it_is_gone(tmp_path: Path, monkeyp
 @pytest.mark.anyio
 async def test_without_a_secret_an_attempt_fails_and_is_counted(tmp_path: Path) -> None:
     with listening() as receiver:
-        database = await Database.open(f"sqlite:///{tmp_path}/hooks.db")
-        store, keys = HookStore(database.connections), KeyStore(database.connections)
-        courier = Courier(
-            store, keys, Poster(private=True), HookPolicy("", private=True), database.clock, retries_s=(60.0,)
+        database = await SqlGenerationStore.open(f"sqlite:///{tmp_path}/hooks.db")
+        store, keys = SqlWebhookOutbox(database.connections), SqlApiKeyStore(database.connections)
+        sender = WebhookDispatcher(
+            store,
+            keys,
+            WebhookClient(allow_private=True),
+            WebhookPolicy("", allow_private=True),
+            database.clock,
+            retry_delays_s=(60.0,),
         )
         await _end(database, receiver.url, "gen_a")
-        task = asyncio.create_task(courier.run())
-        await _until(lambda: courier.outcomes()["failed"] == 1)
+        task = asyncio.create_task(sender.run())
+        await _until(lambda: sender.outcomes()["failed"] == 1)
         task.cancel()
         await asyncio.wait([task])
         await database.close()

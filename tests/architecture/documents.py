@@ -18,7 +18,7 @@ from app.api import problems
 from app.errors import FrontrunnerError
 from app.main import create_app
 from app.metrics import COUNTERS, GAUGES, HTTP
-from app.settings import PREFIX, Settings
+from app.settings import ENV_PREFIX, Settings
 from tests.contract.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "") else f"`{field.default}`"
-        rows.append((f"`{PREFIX}{name.upper()}`", default, str(field.description)))
+        rows.append((f"`{ENV_PREFIX}{name.upper()}`", default, str(field.description)))
     return _table(("setting", "default", "meaning"), rows)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     here, stored = machine(), asked.runs >= FEWEST_RUNS and asked.prompts >= FEWEST_PROMPTS
     if not stored:
         print(f"a look, not to be stored: that takes {FEWEST_RUNS} runs and {FEWEST_PROMPTS} prompts", flush=True)
-    models = registry.load("pictogram", "pictogram")
+    models = registry.load_models("pictogram", "pictogram")
     script = Straight()
     figures: list[Figure] = []
     curve = None

@@ -33,19 +33,19 @@ def kept(models: Models) -> Iterator[Calls]:
     pictures: list[tuple[Any, dict[str, Any]]] = []
 
     def sampled(work: Any, *inputs: Any, **settings: Any) -> Any:
-        part = calls["denoiser" if work is generator._output else "decoder"]
-        part.append(partial(placed[0].share, work, *inputs, **settings))
-        return placed[0].share(work, *inputs, **settings)
+        part = calls["denoiser" if work is generator._denoiser else "decoder"]
+        part.append(partial(placed[0].parallel, work, *inputs, **settings))
+        return placed[0].parallel(work, *inputs, **settings)
 
     def scored(work: Any, images: Any, **settings: Any) -> Any:
         pictures.append((images, settings))
-        return placed[1].share(work, images, **settings)
+        return placed[1].parallel(work, images, **settings)
 
     def read(module: Any, inputs: Any, settings: Any) -> None:
         calls["text encoder"].append(partial(module, *inputs, **settings))
 
     placed = generator._placement, scorer._placement
-    generator._placement, scorer._placement = replace(placed[0], share=sampled), replace(placed[1], share=scored)
+    generator._placement, scorer._placement = replace(placed[0], parallel=sampled), replace(placed[1], parallel=scored)
     encoders = {id(each): each for each in (generator._texts._pipe.text_encoder, scorer._model.text.transformer)}
     hooks = [each.register_forward_pre_hook(read, with_kwargs=True) for each in encoders.values()]
     try:
@@ -56,12 +56,12 @@ def kept(models: Models) -> Iterator[Calls]:
         generator._placement, scorer._placement = placed
     with torch.inference_mode():
         ready = [(scorer._preprocess(images), settings) for images, settings in pictures]
-    calls["image tower"] += [partial(_tower, scorer, placed[1].share, *each) for each in ready]
+    calls["image tower"] += [partial(_tower, scorer, placed[1].parallel, *each) for each in ready]
 
 
-def _tower(scorer: Any, share: Any, pixels: Any, settings: dict[str, Any]) -> Any:
+def _tower(scorer: Any, parallel: Any, pixels: Any, settings: dict[str, Any]) -> Any:
     with scorer._arithmetic():
-        return share(scorer._embedded, pixels, **settings)
+        return parallel(scorer._embedded, pixels, **settings)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 from models.protocols import GeneratorInfo, Models, Pixels
 from tests.bench import bare, server
 from tests.bench.kit import Figure, paired, seconds
@@ -30,7 +30,7 @@ from models import registry
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-models = registry.load("pictogram", "pictogram")
+models = registry.load_models("pictogram", "pictogram")
 core, info = EngineCore(models, EngineConfig()), models.generator.info
 core.measure()
 shape = info.width, info.height
@@ -44,7 +44,7 @@ for _ in sys.stdin:
 """One step of one candidate for every line that comes in; the seconds it took go out."""
 
 
-def costs(models: Models) -> Costs:
+def costs(models: Models) -> CostModel:
     """What device work costs here and now."""
     core = EngineCore(models, EngineConfig())
     core.measure()
@@ -86,7 +86,7 @@ def _generate(core: EngineCore, info: GeneratorInfo, run: int) -> None:
 def machine_share(models: Models, runs: int) -> Figure:
     """FLOP a second of the denoiser at 16 guided rows, against a large matrix product."""
     generator = cast(Any, models.generator)
-    unet, share = generator._unet, generator._placement.share
+    unet, parallel = generator._unet, generator._placement.parallel
     config, rows = unet.config, 32
     x = torch.randn(rows, config.in_channels, config.sample_size, config.sample_size)
     text = torch.randn(rows, 24, config.cross_attention_dim)
@@ -96,7 +96,7 @@ def machine_share(models: Models, runs: int) -> Figure:
         return unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
 
     def denoise() -> None:
-        share(call, x, t, text)
+        parallel(call, x, t, text)
 
     with FlopCounterMode(display=False) as counter:  # sees its own thread only
         call(x, t, text)

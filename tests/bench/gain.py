@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 from app.engine.pruning import calibration, planner
 from app.engine.pruning import checkpoints as pruning
-from app.engine.trajectories import Watched, watch
+from app.engine.trajectories import RecordedGeneration, record_trajectories
 from models.protocols import Calibration, Models
 from tests.bench.kit import Figure
 
@@ -51,12 +51,16 @@ def watched(
     """Races of the bench's prompts, every candidate finished."""
     core = EngineCore(models, EngineConfig())
     texts = PROMPTS.read_text().splitlines()[:prompts]
-    races = watch(core, models.generator.info, texts, n_candidates=n_candidates, seed=50_000, progress=progress)
+    races = record_trajectories(
+        core, models.generator.info, texts, n_candidates=n_candidates, seed=50_000, progress=progress
+    )
     return [_race(w, judge) for w in races]
 
 
-def _race(seen: Watched, judge: Judge) -> Race:
-    return Race(seen.trace.previews, seen.trace.gaps, seen.trace.finals, judge(seen.prompt, seen.images))
+def _race(seen: RecordedGeneration, judge: Judge) -> Race:
+    return Race(
+        seen.trajectory.previews, seen.trajectory.guidance_gaps, seen.trajectory.finals, judge(seen.prompt, seen.images)
+    )
 
 
 def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration) -> list[int]:
@@ -65,8 +69,8 @@ def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration)
     live = list(range(len(race.finals)))
     for cut in checkpoints:
         previews, gaps = race.previews[cut.at - 1], race.gaps[cut.at - 1]
-        worth = [calibration.estimate(known, previews[i], gaps[i], known.sampler, cut.at, steps) for i in live]
-        live = [live[place] for place in pruning.keep(worth, cut)]
+        worth = [calibration.predict_score(known, previews[i], gaps[i], known.sampler, cut.at, steps) for i in live]
+        live = [live[place] for place in pruning.select_survivors(worth, cut)]
     return live
 
 
@@ -82,7 +86,7 @@ def _gains(race: Race, scores: Array, left: list[int]) -> tuple[float, float]:
     return float(scores[winner] - scores.mean()), float(scores[best] - scores.mean())
 
 
-def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[list[Figure], list[dict[str, float]]]:
+def figures(races: Sequence[Race], known: Calibration, costs: CostModel) -> tuple[list[Figure], list[dict[str, float]]]:
     """The gain kept at 16 and 64, and the curve of gain against work for all sizes up to the races'."""
     made, curve = [], []
     largest = len(races[0].finals)
@@ -91,15 +95,15 @@ def figures(races: Sequence[Race], known: Calibration, costs: Costs) -> tuple[li
             break
         fields = [race.first(n) for race in races]
         steps = len(races[0].previews)
-        plan = planner.Race(n, 1, steps, calibration.correlations(known, known.sampler, steps), costs)
-        cuts = planner.plan(plan, QUALITY)
+        plan = planner.PlanInput(n, 1, steps, calibration.correlations_by_step(known, known.sampler, steps), costs)
+        cuts = planner.plan_checkpoints(plan, QUALITY)
         ours = kept(fields, cuts, known, "finals")
         gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))
-        work = {"work": plan.work(cuts), "unpruned": plan.work(())}
+        work = {"work": plan.device_seconds(cuts), "unpruned": plan.device_seconds(())}
         curve.append({"n": n, "prompts": len(races), "kept": ours, **work, "gain": gain})
         if n not in (16, 64):
             continue
-        share = round(plan.work(cuts) / plan.work(()), 3)
+        share = round(plan.device_seconds(cuts) / plan.device_seconds(()), 3)
         detail = {"cuts": [[c.at, c.keep] for c in cuts], "work": share, "prompts": len(races)}
         made.append(Figure(f"best of {n}, pruned: gain kept", ours, "unpruned", at_least=0.97, detail=detail))
         made.append(_second_opinion(n, fields, cuts, known))

@@ -18,7 +18,7 @@ from models import registry
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-models = registry.load("pictogram", "pictogram")
+models = registry.load_models("pictogram", "pictogram")
 core, info = EngineCore(models, EngineConfig(buckets=(16,))), models.generator.info
 shape, previewed = (info.width, info.height), (Checkpoint(1),)
 def make(name, count):

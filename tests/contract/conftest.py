@@ -45,7 +45,7 @@ class Workshop:
         """The embedded pack, through the registry."""
         from models import registry
 
-        self._pack = self._pack or registry.load("pictogram", "pictogram", "cpu")
+        self._pack = self._pack or registry.load_models("pictogram", "pictogram", "cpu")
         return self._pack
 
     def pipe(self, name: str) -> Any:
@@ -68,10 +68,10 @@ class Workshop:
         if name == "pictogram":
             from models.generators.pipelines import load
             from models.pack import packs
-            from models.runtime.placement import load_text_encoder, place, prepare_process
+            from models.runtime.placement import load_text_encoder, prepare_process, select_device
 
             prepare_process()
-            pack, placement = packs()[name], place("cpu")
+            pack, placement = packs()[name], select_device("cpu")
             return load(pack.generator, placement, load_text_encoder(pack, placement))
         from tests.contract import tiny
 
@@ -85,9 +85,9 @@ class Workshop:
         if name == "pictogram":
             return self.pack.generator
         if name not in self._made:
-            from models.generators.stable_diffusion import DiffusersGenerator
+            from models.generators.stable_diffusion import StableDiffusionGenerator
 
-            self._made[name] = DiffusersGenerator(self.pipe(name), self._shared(), id=name)
+            self._made[name] = StableDiffusionGenerator(self.pipe(name), self._shared(), id=name)
         made: Generator = self._made[name]
         return made
 
@@ -98,20 +98,20 @@ class Workshop:
         if name == "pictogram":
             return self.pack.scorer
         if name not in self._made:
-            from models.scorers.open_clip import load_named
+            from models.scorers.open_clip import load_open_clip
             from tests.contract import tiny
 
-            self._made[name] = load_named(tiny.clip(self.clip_folder), "tiny", self._shared())
+            self._made[name] = load_open_clip(tiny.clip(self.clip_folder), "tiny", self._shared())
         made: Scorer = self._made[name]
         return made
 
     def _shared(self) -> Any:
         """The host, its calls shared by two threads; the pack's are made on one."""
-        from models.runtime.placement import place, prepare_process
-        from models.runtime.row_parallel import Sharing
+        from models.runtime.placement import prepare_process, select_device
+        from models.runtime.row_parallel import RowParallel
 
         prepare_process()
-        return replace(place("cpu"), share=Sharing(2))
+        return replace(select_device("cpu"), parallel=RowParallel(2))
 
     @property
     def clip_folder(self) -> Path:

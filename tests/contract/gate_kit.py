@@ -43,7 +43,7 @@ class Gated:
 
     def __init__(self, name: str, change: Callable[[Any], None] = lambda _: None) -> None:
         from models.generators.gate.generator import PipelineGate
-        from models.runtime.placement import place, prepare_process
+        from models.runtime.placement import prepare_process, select_device
 
         prepare_process()
         self.name = name
@@ -52,7 +52,7 @@ class Gated:
         change(self.pipe)
         defaults = {"width": self.family.size, "height": self.family.size}
         self.gate = PipelineGate(
-            self.pipe, place("cpu"), id=name, defaults=defaults, arguments=dict(self.family.arguments)
+            self.pipe, select_device("cpu"), id=name, defaults=defaults, arguments=dict(self.family.arguments)
         )
         self.generator: Generator = self.gate
         self._stock: dict[Job, Made] = {}

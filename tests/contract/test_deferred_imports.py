@@ -28,7 +28,7 @@ def test_the_embedded_model_is_loaded_timed_and_run_without_the_compiler_and_sci
         from app.engine.config import EngineConfig
         from app.engine.core import EngineCore
         from models import registry
-        models = registry.load("pictogram", "pictogram", "cpu")
+        models = registry.load_models("pictogram", "pictogram", "cpu")
         core = EngineCore(models, EngineConfig())
         core.measure()
         models.scorer.embed_patches(models.generator.decode(models.generator.load(models.generator.dump(
@@ -44,7 +44,7 @@ def test_what_was_kept_out_is_the_real_thing_as_soon_as_it_is_used() -> None:
     run("""
         import sys
         from models import registry
-        registry.load("pictogram", "fake", "cpu")
+        registry.load_models("pictogram", "fake", "cpu")
         import torch, torchvision, diffusers
         from diffusers.utils.torch_utils import is_compiled_module
         from torchvision.ops.roi_align import is_compile_supported

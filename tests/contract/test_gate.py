@@ -169,11 +169,11 @@ def test_a_picture_survives_its_way_through_the_loop(gated: Gated) -> None:
     schedule = gated.generator.schedule(info.sampler, 8, size, size)
     if not gated.family.from_pictures:
         with pytest.raises(ValueError, match="cannot begin at a picture"):
-            gated.generator.renoise(picture, 5, schedule, 1)
+            gated.generator.add_noise(picture, 5, schedule, 1)
         return
     ends = []
     for start in (1, 7):
-        latent = gated.generator.renoise(picture, 5, schedule, start)
+        latent = gated.generator.add_noise(picture, 5, schedule, start)
         row = replace(gated.row(Job(steps=8, seed=5)), latent=latent, schedule=schedule, step=start)
         (end,) = gated.finish([row])
         ends.append(float(np.abs(gated.generator.dump([end])[0].astype(float) - picture).mean()))

@@ -46,7 +46,7 @@ def test_from_a_picture_equals_the_stock_pipeline(name: str) -> None:
     job = Job(steps=STEPS, seed=5)
     picture = gated.generator.dump(gated.finish([gated.row(Job(seed=9))]))[0]
     schedule = gated.generator.schedule(info.sampler, STEPS, size, size)
-    latent = gated.generator.renoise(picture, job.seed, schedule, STEPS // 2)
+    latent = gated.generator.add_noise(picture, job.seed, schedule, STEPS // 2)
     (ours,) = gated.finish([replace(gated.row(job), latent=latent, schedule=schedule, step=STEPS // 2)])
 
     parts = {**gated.pipe.components, "scheduler": recording(gated.pipe.scheduler, seen)}

@@ -209,7 +209,7 @@ def test_gaps_tell_how_far_guidance_pulled(generator: Generator) -> None:
         for guidance, negative in ((3.0, "blue"), (1.0, "blue"), (3.0, "blue"), (3.0, "a red apple"))
     )
     step(generator, [plain, guided, aimless])
-    gaps = generator.gaps([each.row.latent for each in (fresh, plain, guided, aimless)])
+    gaps = generator.guidance_gaps([each.row.latent for each in (fresh, plain, guided, aimless)])
     assert gaps.dtype == np.float32
     assert gaps[0] == gaps[1] == 0
     assert gaps[2] > 10 * gaps[3]
@@ -225,7 +225,7 @@ def test_a_picture_enters_between_noise_and_itself(generator: Generator) -> None
         assert (np.diff(noise / signal) < 0).all()
         unit = values(generator.noise(7, info.width, info.height, schedule)) / schedule.noise_scale
         for step_ in (0, 5, 11):
-            state = values(generator.renoise(picture, 7, schedule, step_))
+            state = values(generator.add_noise(picture, 7, schedule, step_))
             mixed_ = signal[step_] * picture.astype(np.float64) + noise[step_] * unit
             np.testing.assert_allclose(state, mixed_, atol=1e-4 * max(1.0, float(noise[step_])))
 
@@ -236,7 +236,7 @@ def test_the_less_noise_the_nearer_to_the_picture(generator: Generator) -> None:
         away = []
         for step_ in (2, 10, 19):
             row = start(generator, 7, sampler=sampler, steps=20).row
-            again = generator.renoise(picture, 7, row.schedule, step_)
+            again = generator.add_noise(picture, 7, row.schedule, step_)
             (end,) = finish(generator, [Candidate(replace(row, latent=again, step=step_))])
             assert np.isfinite(values(end)).all()
             away.append(float(np.abs(values(end) - picture).mean()))

@@ -185,13 +185,13 @@ def test_where_the_stock_pipeline_rounds_the_loop_is_exact(workshop: Workshop, s
 def test_from_a_picture_equals_the_stock_pipeline(
     workshop: Workshop, name: str, sampler: str, strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.domain import Start
+    from app.domain import InitImage
 
     generator, steps = workshop.generator(name), 8
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0].astype(np.float32)
     row = start(generator, 3, prompt=PROMPT, negative=NEGATIVE, guidance=4.0, sampler=sampler, steps=steps).row
-    step = steps - Start(strength, (), "").steps_made(sampler, steps)
-    begun = replace(row, latent=generator.renoise(picture, 3, row.schedule, step), step=step)
+    step = steps - InitImage(strength, (), "").steps_made(sampler, steps)
+    begun = replace(row, latent=generator.add_noise(picture, 3, row.schedule, step), step=step)
     (latent,) = finish(generator, [Candidate(begun)])
     monkeypatch.setattr("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img.randn_tensor", _drawn)
     wanted, truth = (

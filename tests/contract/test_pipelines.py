@@ -41,16 +41,19 @@ def kind(generator: Any) -> str:
 
 
 def test_a_family_without_a_native_loop_is_gated(folder: Path) -> None:
-    info = registry.load(str(folder), "fake", "cpu").generator.info
+    info = registry.load_models(str(folder), "fake", "cpu").generator.info
     assert (info.id, info.guidance, info.prediction_type) == ("sd3", "cfg", "flow")
     assert (info.width, info.height, info.steps, info.guidance_scale) == (16, 16, 28, 7.0)
     with pytest.raises(ModelUnsupported, match="'sd3': a StableDiffusion3Pipeline has no native loop; set"):
-        registry.load(str(folder), "fake", "cpu", mode="native")
+        registry.load_models(str(folder), "fake", "cpu", mode="native")
 
 
 def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Path) -> None:
     workshop.pipe("sd-epsilon").save_pretrained(tmp_path / "sd")
-    made = {mode: registry.load(str(tmp_path / "sd"), "fake", "cpu", mode=mode) for mode in ("auto", "native", "gate")}
+    made = {
+        mode: registry.load_models(str(tmp_path / "sd"), "fake", "cpu", mode=mode)
+        for mode in ("auto", "native", "gate")
+    }
     kinds = {mode: kind(models.generator) for mode, models in made.items()}
     assert kinds == {"auto": "DiffusersGenerator", "native": "DiffusersGenerator", "gate": "PipelineGate"}
 
@@ -58,14 +61,14 @@ def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Pa
 def test_a_consistency_model_goes_through_the_gate(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from models.runtime.placement import silence
+    from models.runtime.placement import quiet_libraries
 
     pipe = FAMILIES["latent_consistency"].build("latent_consistency")
-    with silence():
+    with quiet_libraries():
         StableDiffusionPipeline(**pipe.components, requires_safety_checker=False).save_pretrained(tmp_path / "lcm")
-    assert kind(registry.load(str(tmp_path / "lcm"), "fake", "cpu").generator) == "PipelineGate"
+    assert kind(registry.load_models(str(tmp_path / "lcm"), "fake", "cpu").generator) == "PipelineGate"
     with pytest.raises(ModelUnsupported, match="consistency model"):
-        registry.load(str(tmp_path / "lcm"), "fake", "cpu", mode="native")
+        registry.load_models(str(tmp_path / "lcm"), "fake", "cpu", mode="native")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_a_consistency_model_goes_through_the_gate(tmp_path: Path) -> None:
 )
 def test_what_cannot_run_row_by_row_is_refused_by_a_sentence(tmp_path: Path, name: Any, why: str) -> None:
     with pytest.raises(ModelUnsupported, match=why) as error:
-        registry.load(str(index(tmp_path, name)), "fake", "cpu")
+        registry.load_models(str(index(tmp_path, name)), "fake", "cpu")
     assert str(tmp_path) not in str(error.value)
 
 
@@ -113,21 +116,21 @@ def test_every_text_to_image_pipeline_is_taken_or_refused() -> None:
 
 def test_a_folder_without_an_index_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"holds no pipeline of diffusers: it has no model_index.json"):
-        registry.load(str(tmp_path), "fake", "cpu")
+        registry.load_models(str(tmp_path), "fake", "cpu")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_an_unreadable_index_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model_index.json").write_text(text)
     with pytest.raises(ModelNotFound, match=r"model_index.json cannot be read"):
-        registry.load(str(tmp_path), "fake", "cpu")
+        registry.load_models(str(tmp_path), "fake", "cpu")
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "tokenizer_3", "text_encoder_2", "vae", "scheduler"])
 def test_a_missing_part_is_named(copied: Path, part: str) -> None:
     shutil.rmtree(copied / part)
     with pytest.raises(ModelNotFound, match=f"'sd3': the folder of the StableDiffusion3Pipeline lacks {part}"):
-        registry.load(str(copied), "fake", "cpu")
+        registry.load_models(str(copied), "fake", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_a_missing_part_is_named(copied: Path, part: str) -> None:
 def test_a_broken_part_is_refused(copied: Path, file: str) -> None:
     (copied / file).write_bytes(b"\0" * 50)
     with pytest.raises(ModelError, match="'sd3'") as error:
-        registry.load(str(copied), "fake", "cpu")
+        registry.load_models(str(copied), "fake", "cpu")
     assert str(copied) not in str(error.value)
 
 
@@ -148,11 +151,11 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(folder: Path, monkeypa
 
     monkeypatch.setattr(diffusers.StableDiffusion3Pipeline, "to", full)
     with pytest.raises(ModelUnsupported, match="does not fit into the memory of cpu"):
-        registry.load(str(folder), "fake", "cpu")
+        registry.load_models(str(folder), "fake", "cpu")
 
 
 def test_sizes_and_steps_that_a_model_cannot_make(folder: Path) -> None:
-    generator = registry.load(str(folder), "fake", "cpu").generator
+    generator = registry.load_models(str(folder), "fake", "cpu").generator
     sampler = generator.info.sampler
     assert generator.schedule(sampler, 3, 32, 16).steps == 3
     for asked in ((sampler, 0, 16, 16), ("ddim", 3, 16, 16), (sampler, 3, 4096, 16)):
@@ -187,7 +190,7 @@ def test_gated_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_
     diffusers.AutoencoderTiny(**blocks, **counts).save_pretrained(tmp_path / "tiny")
     workshop.pipe("sdxl").save_pretrained(tmp_path / "sdxl")
     made = [
-        registry.load(str(tmp_path / "sdxl"), "fake", "cpu", decoder, mode="gate").generator
+        registry.load_models(str(tmp_path / "sdxl"), "fake", "cpu", decoder, mode="gate").generator
         for decoder in (None, str(tmp_path / "tiny"))
     ]
     pictures = []

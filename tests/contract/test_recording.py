@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from models.runtime import traced_calls  # noqa: E402
-from models.runtime.placement import Placement, place  # noqa: E402
-from models.runtime.row_parallel import Sharing  # noqa: E402
-from models.runtime.traced_calls import Recorded  # noqa: E402
+from models.runtime.placement import DevicePlacement, select_device  # noqa: E402
+from models.runtime.row_parallel import RowParallel  # noqa: E402
+from models.runtime.traced_calls import TracedCall  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -45,7 +45,7 @@ def inputs(rows: int, side: int = 8) -> tuple[Any, Any]:
 @torch.inference_mode()
 def test_a_recording_gives_the_bits_of_the_call_for_any_number_of_rows() -> None:
     call = Counted()
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
     for rows in (1, 5, 2, 16, 5):
         for _ in range(3):
             given = inputs(rows)
@@ -56,26 +56,26 @@ def test_a_recording_gives_the_bits_of_the_call_for_any_number_of_rows() -> None
 @torch.inference_mode()
 def test_every_shape_of_rows_has_its_own_and_those_beyond_the_bound_none() -> None:
     call = Counted()
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
     for side in (4, 6, 4):
         assert recorded(*inputs(2, side)).shape == (2, 8 * side * side)
     assert call.times == 2 * RECORDED
-    for side in range(8, 6 + traced_calls.KEPT):
+    for side in range(8, 6 + traced_calls.MAX_GRAPHS):
         recorded(*inputs(1, side))
     recorded(*inputs(1, 8))
-    assert call.times == traced_calls.KEPT * RECORDED
+    assert call.times == traced_calls.MAX_GRAPHS * RECORDED
     for _ in range(2):
         recorded(*inputs(1, 5))
-    assert call.times == traced_calls.KEPT * RECORDED + 2
+    assert call.times == traced_calls.MAX_GRAPHS * RECORDED + 2
     recorded(*inputs(1, 4))
-    assert call.times == traced_calls.KEPT * RECORDED + 2
+    assert call.times == traced_calls.MAX_GRAPHS * RECORDED + 2
 
 
 def test_a_recording_that_took_one_row_for_granted_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     def call(x: Any) -> Any:
         return torch.cat([row[None] * 2 for row in x])
 
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 8)).shape == (1, 8)
         assert recorded(torch.ones(3, 8)).shape == (3, 8)
@@ -98,8 +98,8 @@ class Large:
 def test_a_call_of_large_operations_is_not_recorded_and_never_made_twice_at_first() -> None:
     call = Large(4000)
     x = torch.randn(1, 4, 4000)
-    for share in (Sharing(1), Sharing(2)):
-        recorded = Recorded(call)
+    for share in (RowParallel(1), RowParallel(2)):
+        recorded = TracedCall(call)
         with torch.inference_mode():
             first = share(recorded, x)
         assert call.rows == [1], "what was made to count the operations is what the call gives"
@@ -111,13 +111,13 @@ def test_a_call_of_large_operations_is_not_recorded_and_never_made_twice_at_firs
         call.rows.clear()
     small = Large(400)
     with torch.inference_mode():
-        Sharing(2)(Recorded(small), torch.randn(1, 4, 400))
+        RowParallel(2)(TracedCall(small), torch.randn(1, 4, 400))
     assert len(small.rows) == RECORDED
 
 
 def test_threads_that_come_at_once_record_once() -> None:
     call, given = Counted(), [inputs(4) for _ in range(8)]
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
 
     @torch.inference_mode()
     def work(each: tuple[Any, Any]) -> Any:
@@ -135,7 +135,7 @@ def test_a_torch_that_records_nothing_says_so(
     monkeypatch.delattr(torch.jit, "trace")
     call = Counted()
     with caplog.at_level(logging.WARNING), torch.inference_mode():
-        assert Recorded(call)(*inputs(3)).shape == (3, 512)
+        assert TracedCall(call)(*inputs(3)).shape == (3, 512)
     assert call.times == 2
     assert "go through Python" in caplog.text
 
@@ -144,7 +144,7 @@ def test_a_call_that_branches_by_values_is_made_as_it_is(caplog: pytest.LogCaptu
     def call(x: Any) -> Any:
         return x * 2 if x.min() >= 0 else x
 
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 8)).tolist() == [[2.0] * 8]
         assert recorded(-torch.ones(1, 8)).tolist() == [[-1.0] * 8]
@@ -155,7 +155,7 @@ def test_a_call_that_branches_by_times_is_made_as_it_is(caplog: pytest.LogCaptur
     def call(x: Any, t: Any) -> Any:
         return x * 2 if t.max() > 500 else x
 
-    recorded = Recorded(call)
+    recorded = TracedCall(call)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 2), torch.tensor([999.0])).tolist() == [[2.0, 2.0]]
         assert recorded(torch.ones(1, 2), torch.tensor([9.0])).tolist() == [[1.0, 1.0]]
@@ -170,11 +170,11 @@ def test_a_call_that_the_tracer_refuses_is_made_as_it_is(caplog: pytest.LogCaptu
         raise RuntimeError("this cannot be traced")
 
     with caplog.at_level(logging.WARNING), torch.inference_mode():
-        assert Recorded(call)(torch.ones(2, 1)).tolist() == [[3.0], [3.0]]
+        assert TracedCall(call)(torch.ones(2, 1)).tolist() == [[3.0], [3.0]]
     assert "cannot be recorded" in caplog.text
 
 
 def test_only_the_host_records() -> None:
     call = Counted()
-    assert isinstance(place("cpu").recorded(call), Recorded)
-    assert Placement(torch.device("meta"), torch.float32, Sharing(1)).recorded(call) is call
+    assert isinstance(select_device("cpu").traced(call), TracedCall)
+    assert DevicePlacement(torch.device("meta"), torch.float32, RowParallel(1)).traced(call) is call

@@ -23,7 +23,8 @@ needs_torch = pytest.mark.torch
 
 
 def test_fakes_need_no_torch() -> None:
-    script = "import sys; from models import registry; registry.load('fake', 'fake'); assert 'torch' not in sys.modules"
+    load = "from models import registry; registry.load_models('fake', 'fake')"
+    script = f"import sys; {load}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
 
 
@@ -58,7 +59,7 @@ def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
     (gc.enable if collects else gc.disable)()
     try:
         with pytest.raises(ModelUnsupported):
-            registry.load("pictogram", "pictogram")
+            registry.load_models("pictogram", "pictogram")
         assert (seen, gc.isenabled()) == ([False], collects)
     finally:
         (gc.enable if was else gc.disable)()
@@ -89,7 +90,7 @@ def test_numpy_keeps_no_threads_awake_beside_the_models(workshop: Workshop) -> N
 def test_a_pack_in_a_folder_brings_its_calibration(tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(PACKS / "pictogram", folder)
-    models = registry.load(str(folder), str(folder), "cpu")
+    models = registry.load_models(str(folder), str(folder), "cpu")
     assert models.calibration is not None
     assert models.calibration.generator == models.generator.info.revision
 
@@ -103,19 +104,19 @@ def test_a_given_calibration_of_other_weights_does_not_displace_that_of_the_pack
     changes = {"guidance_scale": 7.0} if own else {"generator": "2"}
     given = tmp_path / "given.json"
     given.write_text(json.dumps(data | changes))
-    models = registry.load("pictogram", "pictogram", "cpu", calibration=given)
+    models = registry.load_models("pictogram", "pictogram", "cpu", calibration=given)
     assert models.calibration is not None
     assert models.calibration.guidance_scale == (7.0 if own else data["guidance_scale"])
-    assert models.calibration.fits(models.generator.info, models.scorer.info)
+    assert models.calibration.matches(models.generator.info, models.scorer.info)
     assert ("measured with other weights" in caplog.text) is not own
 
 
 @needs_torch
 def test_real_and_fake_may_be_mixed() -> None:
-    models = registry.load("fake", "pictogram", "cpu")
+    models = registry.load_models("fake", "pictogram", "cpu")
     assert isinstance(models.generator, FakeGenerator)
     assert models.scorer.info.id == "pictogram"
-    assert isinstance(registry.load("fake", "fake", "nowhere").scorer, FakeScorer)
+    assert isinstance(registry.load_models("fake", "fake", "nowhere").scorer, FakeScorer)
 
 
 @needs_torch
@@ -130,7 +131,7 @@ def test_a_corrupt_pack_is_refused_by_both(tmp_path: Path, broken: str) -> None:
     (folder / broken).write_bytes(content)
     for names in ((str(folder), "fake"), ("fake", str(folder))):
         with pytest.raises(PackCorrupt, match=f"{broken} does not match") as error:
-            registry.load(*names, "cpu")
+            registry.load_models(*names, "cpu")
         assert str(tmp_path) not in str(error.value)
 
 
@@ -138,7 +139,7 @@ def test_a_corrupt_pack_is_refused_by_both(tmp_path: Path, broken: str) -> None:
 def test_a_folder_is_called_by_its_name(workshop: Workshop, tmp_path: Path) -> None:
     workshop.pipe("sd-epsilon").save_pretrained(tmp_path / "mine", safe_serialization=True)
     workshop.scorer("tiny")
-    models = registry.load(str(tmp_path / "mine"), str(workshop.clip_folder), "cpu")
+    models = registry.load_models(str(tmp_path / "mine"), str(workshop.clip_folder), "cpu")
     assert (models.generator.info.id, models.scorer.info.id) == ("mine", "clip")
     assert models.generator.info.revision == workshop.generator("sd-epsilon").info.revision
 
@@ -160,7 +161,7 @@ def test_unknown_names_are_named(names: tuple[str, str], message: str, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     logging.disable()
     with pytest.raises(ModelNotFound, match=message) as error:
-        registry.load(*names, "cpu")
+        registry.load_models(*names, "cpu")
     logging.disable(logging.NOTSET)
     assert "/no/such" not in str(error.value)
 
@@ -175,11 +176,11 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(
     workshop.pipe("sdxl").save_pretrained(cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    info = registry.load("owner/model", "fake", "cpu").generator.info
+    info = registry.load_models("owner/model", "fake", "cpu").generator.info
     assert (info.id, info.revision) == ("owner/model", workshop.generator("sdxl").info.revision)
     (cached / "snapshots" / commit / "model_index.json").write_text(json.dumps({"_class_name": "IFPipeline"}))
     with pytest.raises(ModelUnsupported, match="IFPipeline"):
-        registry.load("owner/model", "fake", "cpu")
+        registry.load_models("owner/model", "fake", "cpu")
 
 
 @needs_torch
@@ -189,20 +190,20 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ModelNotFound, match="generator 'half': the folder of the StableDiffusionPipeline lacks"
     ) as error:
-        registry.load(str(tmp_path / "half"), "fake", "cpu")
+        registry.load_models(str(tmp_path / "half"), "fake", "cpu")
     assert str(tmp_path) not in str(error.value)
 
 
 @needs_torch
 def test_a_scorer_with_another_activation_is_refused() -> None:
     with pytest.raises(ModelUnsupported, match="ViT-B-32-quickgelu/openai"):
-        registry.load("fake", "ViT-B-32/openai", "cpu")
+        registry.load_models("fake", "ViT-B-32/openai", "cpu")
 
 
 @needs_torch
 def test_an_absent_device_is_refused() -> None:
     with pytest.raises(ModelUnsupported, match="device 'xpu:7'"):
-        registry.load("fake", "pictogram", "xpu:7")
+        registry.load_models("fake", "pictogram", "xpu:7")
 
 
 @needs_torch
@@ -253,7 +254,7 @@ def test_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: 
     counts = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
     diffusers.AutoencoderTiny(**blocks, **counts).save_pretrained(tmp_path / "tiny")
     workshop.pipe("sdxl").save_pretrained(tmp_path / "sdxl")
-    generator = registry.load(str(tmp_path / "sdxl"), "fake", "cpu", str(tmp_path / "tiny")).generator
+    generator = registry.load_models(str(tmp_path / "sdxl"), "fake", "cpu", str(tmp_path / "tiny")).generator
     latents = finish(generator, [start(generator, 0, steps=1)])
     image, preview = (to_host(generator.decode(latents, preview=kind)) for kind in (False, True))
     assert image.shape == preview.shape == (1, 32, 32, 3)

@@ -146,7 +146,7 @@ def test_padding_is_not_encoded(workshop: Workshop, text: str, tokens: int) -> N
 def test_resizing_is_within_a_grey_level(mode: str, interpolation: str, size: Any, shape: tuple[int, int]) -> None:
     import torch
 
-    from models.scorers.image_transforms import Preprocess
+    from models.scorers.image_transforms import ImageTransform
 
     config = {"size": size, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
     config |= {"resize_mode": mode, "fill_color": 37}
@@ -156,7 +156,7 @@ def test_resizing_is_within_a_grey_level(mode: str, interpolation: str, size: An
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3))
     images = np.stack([checks, smooth, noise]).astype(np.uint8)
     wanted = torch.stack([transform(config)(Image.fromarray(image)) for image in images]) * 255
-    found = Preprocess(config, "cpu")(torch.from_numpy(images)) * 255
+    found = ImageTransform(config, "cpu")(torch.from_numpy(images)) * 255
     assert found.shape == wanted.shape
     assert float((found - wanted).abs().max()) <= 1.001
 
@@ -182,14 +182,14 @@ def test_without_the_byte_kernels_resizing_is_pillows_to_the_bit() -> None:
 def test_of_a_strip_only_the_middle_is_made(interpolation: str, shape: tuple[int, int]) -> None:
     import torch
 
-    from models.scorers.image_transforms import Preprocess
+    from models.scorers.image_transforms import ImageTransform
 
     config = {"size": 96, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
     config |= {"resize_mode": "shortest", "fill_color": 0}
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     wanted = transform(config)(Image.fromarray(image)) * 255
     tracemalloc.start()
-    found = Preprocess(config, "cpu")(torch.from_numpy(image[None]))[0] * 255
+    found = ImageTransform(config, "cpu")(torch.from_numpy(image[None]))[0] * 255
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert float((found - wanted).abs().max()) <= 1.001

@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
-from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
-from app.errors import BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia
+from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate
+from app.errors import BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
 from app.imaging import DecoderPool, Upload, parse_data_uri
 from tests.api.kit import House, running
 
@@ -22,7 +22,7 @@ BOUNDARY = "frontier"
 LIMIT = 1_000_000
 PATIENCE_S, MEMORY_MIB = 20.0, 256
 OFFERS = (JSON, EVENTS, *IMAGES)
-REFUSALS = (BadImage, Invalid, TooComplex, TooLarge, UnsupportedMedia)
+REFUSALS = (BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia)
 
 Target = Callable[[bytes], None]
 
@@ -67,11 +67,11 @@ def _data_uri(data: bytes) -> None:
 
 
 def _accept(data: bytes) -> None:
-    assert choose(data.decode("latin-1"), OFFERS) in {*OFFERS, None}
+    assert negotiate(data.decode("latin-1"), OFFERS) in {*OFFERS, None}
 
 
 def _prefer(data: bytes) -> None:
-    assert prefers(data.decode("latin-1"), "respond-async") in {True, False}
+    assert has_preference(data.decode("latin-1"), "respond-async") in {True, False}
 
 
 def _range(house: House, path: str, data: bytes) -> None:

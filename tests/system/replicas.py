@@ -34,7 +34,7 @@ class Generator(fakes.FakeGenerator):
             time.sleep(0.5)
             os._exit(9)
         return super().step(*given)
-registry.load = lambda *_: protocols.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
+registry.load_models = lambda *_: protocols.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
 """
 
 SERVE = """

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.metrics import NAMES
-from app.settings import PREFIX, Settings
+from app.settings import ENV_PREFIX, Settings
 from tests.servers import end, free_port, listens, until
 from tests.system import replicas
 
@@ -61,7 +61,7 @@ def test_nginx_takes_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_setting_that_is_named_exists(file: str) -> None:
-    named = set(re.findall(rf"\b{PREFIX}([A-Z][A-Z0-9_]*)\b", (ROOT / file).read_text()))
+    named = set(re.findall(rf"\b{ENV_PREFIX}([A-Z][A-Z0-9_]*)\b", (ROOT / file).read_text()))
     assert named <= {name.upper() for name in Settings.model_fields}
 
 
@@ -96,7 +96,7 @@ def test_it_needs_to_write_nowhere_but_in_its_data_folder(tmp_path: Path) -> Non
         served = subprocess.Popen(
             ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", tmp_path, sys.executable, "-c", FAKES, "serve"],
             cwd=ROOT,
-            env=os.environ | {f"{PREFIX}{name}": value for name, value in settings.items()},
+            env=os.environ | {f"{ENV_PREFIX}{name}": value for name, value in settings.items()},
             stdout=output,
             stderr=output,
         )

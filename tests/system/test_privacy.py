@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from app.stores import privacy
-from app.stores.blobs import BlobStore
-from app.stores.generations import Database
+from app.stores.blobs import ObjectBlobStore
+from app.stores.generations import SqlGenerationStore
 from tests.system.replicas import asked, replicas
 
 DATABASE = ("frontrunner.db", "frontrunner.db-wal", "frontrunner.db-shm")
@@ -61,8 +61,8 @@ async def test_stores_outside_the_data_folder_are_closed_too(tmp_path: Path) -> 
     (files / "generations" / "gen_a" / "0.png").write_bytes(b"x")
     (files / "mine.txt").write_text("another's, as far as the service knows")
     (base / "frontrunner.db").touch()
-    BlobStore.open(files.as_uri())
-    store = await Database.open(f"sqlite:///{base}/frontrunner.db")
+    ObjectBlobStore.open(files.as_uri())
+    store = await SqlGenerationStore.open(f"sqlite:///{base}/frontrunner.db")
     assert [_mode(base / name) for name in DATABASE] == [0o600] * 3
     await store.close()
     assert (_mode(base), _mode(files), _mode(files / "mine.txt")) == (0o755, 0o700, 0o644)

@@ -17,9 +17,9 @@ import obstore
 import pytest
 from obstore.store import LocalStore, S3Store
 
-from app.service import Right, new_key
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
+from app.service import Permission, create_api_key
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
 from tests.proxies import running_haproxy
 from tests.servers import PATIENCE_S, S3, PostgreSQL
 from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replicas
@@ -54,10 +54,10 @@ class Stores:
 
     async def key(self) -> dict[str, str]:
         """Headers with a new key, whose quota nobody uses up."""
-        key, told = new_key("load", list(Right), 10**9, 10**9)
+        key, told = create_api_key("load", list(Permission), 10**9, 10**9)
         url = self.database if self.database.startswith("postgresql:") else f"sqlite:///{self.database}"
-        database = await Database.open(url)
-        await KeyStore(database.connections).add(key)
+        database = await SqlGenerationStore.open(url)
+        await SqlApiKeyStore(database.connections).add(key)
         await database.close()
         return {"authorization": f"Bearer {told}"}
 

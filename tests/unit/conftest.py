@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.stores.generations import Database
+from app.stores.generations import SqlGenerationStore
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import opened
 
@@ -29,7 +29,7 @@ def any_url(request: pytest.FixtureRequest, file_url: str) -> str:
 
 
 @pytest.fixture
-async def records(any_url: str, anyio_backend: str) -> AsyncIterator[Database]:
+async def records(any_url: str, anyio_backend: str) -> AsyncIterator[SqlGenerationStore]:
     async with opened(any_url) as store:
         yield store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +35,14 @@ def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
 
 
 class Bench:
-    """A core on fakes, with every update by generation. Its clock stands still, so that no cost is learnt."""
+    """A core on fakes, with every update by generation. By default its clock stands still: no cost is learnt."""
 
-    def __init__(self, config: EngineConfig | None = None, **fake: Any) -> None:
+    def __init__(
+        self, config: EngineConfig | None = None, clock: Callable[[], float] = lambda: 0.0, **fake: Any
+    ) -> None:
         self.generator = FakeGenerator(**fake)
         self.scorer = FakeScorer()
-        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig(), clock=lambda: 0.0)
+        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig(), clock=clock)
         self.updates: dict[str, list[Update]] = {}
         self.ticks = 0
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
-from app.service import Draft, Limits, Service
-from app.stores.blobs import BlobStore
-from app.stores.generations import Database
+from app.service import GenerationParams, GenerationService, Limits
+from app.stores.blobs import ObjectBlobStore
+from app.stores.generations import SqlGenerationStore
 from models.protocols import Models
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 
@@ -20,14 +20,18 @@ from models.synthetic.fakes import FakeGenerator, FakeScorer
 class House:
     """A service with everything it stands on."""
 
-    def __init__(self, service: Service, records: Database, blobs: BlobStore, generator: FakeGenerator) -> None:
+    def __init__(
+        self, service: GenerationService, records: SqlGenerationStore, blobs: ObjectBlobStore, generator: FakeGenerator
+    ) -> None:
         self.service = service
         self.records = records
         self.blobs = blobs
         self.generator = generator
 
-    async def made(self, **draft: Any) -> str:
-        generation = await self.service.submit(Draft(**{"prompt": "a red apple", "seed": 7, "steps": 4, **draft}))
+    async def made(self, **params: Any) -> str:
+        generation = await self.service.submit(
+            GenerationParams(**{"prompt": "a red apple", "seed": 7, "steps": 4, **params})
+        )
         return (await self.service.wait(generation.id)).id
 
 
@@ -35,9 +39,9 @@ class House:
 async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **service: Any) -> AsyncIterator[House]:
     generator = FakeGenerator(delay_s=delay_s)
     engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
-    records = await Database.open(url or f"sqlite:///{tmp_path}/records.db")
-    blobs = BlobStore.open(f"file://{tmp_path}/blobs")
-    made = Service(engine, records, blobs, Limits(), **service)
+    records = await SqlGenerationStore.open(url or f"sqlite:///{tmp_path}/records.db")
+    blobs = ObjectBlobStore.open(f"file://{tmp_path}/blobs")
+    made = GenerationService(engine, records, blobs, Limits(), **service)
     engine.start()
     while not engine.stats().ready:
         await asyncio.sleep(0.005)

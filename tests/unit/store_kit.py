@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from app.domain import EventKind, Generation, GenerationSpec, Status
-from app.stores.generations import Database
-from app.stores.protocols import Claim, Line
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import Claim, NewEvent
 
 MINE = Claim("mine", 60.0)
 THEIRS = Claim("theirs", 60.0)
-STEP = Line(EventKind.STEP, {"step": 1, "steps": 20, "live": 16})
+STEP = NewEvent(EventKind.STEP, {"step": 1, "steps": 20, "live": 16})
 
 
 def generation(id: str = "gen_a", status: Status = Status.RUNNING, created: float = 100.0) -> Generation:
@@ -20,8 +20,8 @@ def generation(id: str = "gen_a", status: Status = Status.RUNNING, created: floa
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Database]:
-    store = await Database.open(url)
+async def opened(url: str) -> AsyncGenerator[SqlGenerationStore]:
+    store = await SqlGenerationStore.open(url)
     try:
         yield store
     finally:

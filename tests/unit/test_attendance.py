@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from app.domain import Event, Status
 from app.errors import StoreUnavailable
-from app.service import Draft
+from app.service import GenerationParams
 from app.service.generations.attendance import Attendance
-from app.stores.generations import Database
+from app.stores.generations import SqlGenerationStore
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import MINE, generation, opened
 
@@ -25,7 +25,7 @@ LONG_AGO = text("UPDATE generations SET attended = 0 WHERE attended IS NOT NULL"
 EARLIER_BOOT = text("UPDATE generations SET attended = attended + 1e9 WHERE attended IS NOT NULL")
 
 
-async def execute(records: Database, statement: object) -> None:
+async def execute(records: SqlGenerationStore, statement: object) -> None:
     await records.connections.write(lambda connection: connection.execute(statement))  # type: ignore[call-overload]
 
 
@@ -53,7 +53,7 @@ async def test_what_no_client_follows_is_found_until_one_is_back(url: str) -> No
 @asynccontextmanager
 async def working(there: House) -> AsyncIterator[None]:
     """What a replica does beside requests."""
-    task = asyncio.create_task(there.service.work())
+    task = asyncio.create_task(there.service.run_worker())
     try:
         yield
     finally:
@@ -81,11 +81,11 @@ async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatc
 
         monkeypatch.setattr(two.records, "attend", noted)
         async with working(one), working(two):
-            running = await one.service.submit(Draft("x", n_candidates=1, steps=150), attended=True)
+            running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=150), attended=True)
             stream = one.service.watch(running.id)
             first = await anext(stream)
             await closed(stream)
-            assert not await two.service.told(running.id, first.seq)
+            assert not await two.service.log_is_complete(running.id, first.seq)
             rest = [event async for event in two.service.watch(running.id, first.seq)]
         assert rest[0].seq == first.seq + 1
         assert rest[-1].kind == "succeeded"
@@ -94,7 +94,7 @@ async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatc
 
 async def test_a_stream_that_stays_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house(tmp_path, delay_s=0.05, stream_grace_s=1.0) as h, working(h):
-        running = await h.service.submit(Draft("x", n_candidates=1, steps=150), attended=True)
+        running = await h.service.submit(GenerationParams("x", n_candidates=1, steps=150), attended=True)
         leaves, stays = h.service.watch(running.id), h.service.watch(running.id)
         await anext(leaves)
         notes = 0
@@ -119,11 +119,11 @@ async def _last(stream: AsyncIterator[Event]) -> Event:
 
 async def test_a_stream_that_nobody_resumes_is_cancelled_on_any_replica(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.05) as one, house(tmp_path, stream_grace_s=0.1) as two, working(two):
-        running = await one.service.submit(Draft("x", n_candidates=1, steps=150), attended=True)
-        other = await one.service.submit(Draft("x", n_candidates=1, steps=20))
+        running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=150), attended=True)
+        other = await one.service.submit(GenerationParams("x", n_candidates=1, steps=20))
         assert (await two.service.wait(running.id)).status is Status.CANCELLED
         assert (await one.service.wait(other.id)).status is Status.SUCCEEDED
-        while list(one.service._works):
+        while list(one.service._worker):
             await asyncio.sleep(0.01)
         assert one.service.stats().rows_stepped < 150
 

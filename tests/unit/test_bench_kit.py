@@ -101,7 +101,7 @@ def test_bare_calls_are_the_networks_alone() -> None:
     from models import registry
     from tests.bench import bare
 
-    models = registry.load("pictogram", "pictogram", "cpu")
+    models = registry.load_models("pictogram", "pictogram", "cpu")
     core, info = EngineCore(models, EngineConfig(buckets=(4,))), models.generator.info
     parts: list[Any] = [models.generator, models.scorer]
     placed = [part._placement for part in parts]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.pruning import calibration, early_stopping
-from app.engine.pruning.calibration import Trace
+from app.engine.pruning.calibration import Trajectory
 from models import calibration_io
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 
@@ -18,7 +18,7 @@ GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
 
 def traces(
     noise: tuple[float, ...] = (1.0, 0.3, 0.05), gap_share: float = 0.0, prompts: int = 40, seed: int = 3
-) -> list[Trace]:
+) -> list[Trajectory]:
     """Fields whose previews are the final score with less noise at each step; the gap tells of that noise."""
     draw = np.random.default_rng(seed)
     made = []
@@ -26,17 +26,17 @@ def traces(
         finals = draw.normal(0.3 + 0.1 * prompt, 1.0, 16)
         errors = [draw.normal(0, s, 16) for s in noise]
         gaps = [gap_share * e + draw.normal(0, 0.01, 16) for e in errors]
-        made.append(Trace(np.stack([finals + e for e in errors]), np.stack(gaps), finals))
+        made.append(Trajectory(np.stack([finals + e for e in errors]), np.stack(gaps), finals))
     return made
 
 
 def test_later_previews_know_more() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
+    made = calibration.fit_calibration(traces(), GENERATOR, SCORER)
     assert made.steps == 3
     assert list(made.spearman) == sorted(made.spearman)
     assert made.spearman[0] == pytest.approx(0.69, abs=0.06)
     assert made.correlation == pytest.approx((0.63, 0.95, 0.999), abs=0.07)
-    assert made.fits(GENERATOR, SCORER)
+    assert made.matches(GENERATOR, SCORER)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
     true = 1 / np.sqrt(1 + 1.0**2)
 
     def known(prompts: int, seed: int) -> float:
-        return calibration.fit(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER).correlation[0]
+        return calibration.fit_calibration(traces((1.0,), prompts=prompts, seed=seed), GENERATOR, SCORER).correlation[0]
 
     few = np.array([known(24, seed) for seed in range(20)])
     assert (few > true).mean() < 0.4
@@ -52,43 +52,43 @@ def test_few_prompts_are_trusted_less_and_many_for_what_they_say() -> None:
 
 
 def test_a_gap_that_tells_of_the_error_corrects_it() -> None:
-    plain = calibration.fit(traces(), GENERATOR, SCORER)
-    told = calibration.fit(traces(gap_share=1.0), GENERATOR, SCORER)
+    plain = calibration.fit_calibration(traces(), GENERATOR, SCORER)
+    told = calibration.fit_calibration(traces(gap_share=1.0), GENERATOR, SCORER)
     assert told.correlation[0] > plain.correlation[0] + 0.2
     assert told.gap_weight[0] < -0.5
-    low, high = (calibration.estimate(told, 0.5, gap, "ddim", 1, 3) for gap in (0.2, 0.0))
+    low, high = (calibration.predict_score(told, 0.5, gap, "ddim", 1, 3) for gap in (0.2, 0.0))
     assert low < high
 
 
 def test_other_schedules_are_read_by_the_share_that_is_done() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
-    assert calibration.correlations(made, "ddim", 3) == pytest.approx(made.correlation, abs=2e-4)
-    twelve = calibration.correlations(made, "ddim", 12)
+    made = calibration.fit_calibration(traces(), GENERATOR, SCORER)
+    assert calibration.correlations_by_step(made, "ddim", 3) == pytest.approx(made.correlation, abs=2e-4)
+    twelve = calibration.correlations_by_step(made, "ddim", 12)
     assert len(twelve) == 12
     assert twelve[7] == pytest.approx(made.correlation[1])
     assert list(twelve) == sorted(twelve)
-    assert calibration.correlations(made, "euler", 1) == pytest.approx((made.correlation[2],), abs=2e-4)
+    assert calibration.correlations_by_step(made, "euler", 1) == pytest.approx((made.correlation[2],), abs=2e-4)
 
 
 def test_samplers_that_space_their_steps_otherwise_are_read_by_the_time_that_is_done() -> None:
     noise = tuple(1 / (step + 1) for step in range(16))
-    made = calibration.fit(traces(noise), GENERATOR, SCORER)
-    even, quadratic = (calibration.correlations(made, sampler, 16) for sampler in ("ddim", "ddim_quadratic"))
+    made = calibration.fit_calibration(traces(noise), GENERATOR, SCORER)
+    even, quadratic = (calibration.correlations_by_step(made, sampler, 16) for sampler in ("ddim", "ddim_quadratic"))
     assert quadratic[7] == pytest.approx(even[11], abs=1e-4)
     assert quadratic[15] == even[15]
     assert all(q >= e for q, e in zip(quadratic, even, strict=True))
-    back = calibration.correlations(replace(made, sampler="ddim_quadratic"), "ddim_quadratic", 16)
+    back = calibration.correlations_by_step(replace(made, sampler="ddim_quadratic"), "ddim_quadratic", 16)
     assert back == pytest.approx(even, abs=1e-4)
 
 
 def test_without_a_calibration_the_preview_stands() -> None:
-    assert calibration.estimate(None, 0.3, 9.0, "ddim", 1, 8) == 0.3
+    assert calibration.predict_score(None, 0.3, 9.0, "ddim", 1, 8) == 0.3
 
 
 def test_json_round_trip_and_refusal() -> None:
-    made = calibration.fit(traces(), GENERATOR, SCORER)
-    stored = json.loads(json.dumps(calibration_io.dump(made)))
-    assert calibration_io.load(stored) == made
+    made = calibration.fit_calibration(traces(), GENERATOR, SCORER)
+    stored = json.loads(json.dumps(calibration_io.to_json(made)))
+    assert calibration_io.from_json(stored) == made
     for broken in (
         {},
         {**stored, "format": 9},
@@ -101,19 +101,19 @@ def test_json_round_trip_and_refusal() -> None:
         {**stored, "spearman": "x"},
     ):
         with pytest.raises(ValueError, match="calibration"):
-            calibration_io.load(broken)
+            calibration_io.from_json(broken)
 
 
 def test_too_little_to_fit_from() -> None:
     with pytest.raises(ValueError, match="two prompts"):
-        calibration.fit(traces(prompts=1), GENERATOR, SCORER)
+        calibration.fit_calibration(traces(prompts=1), GENERATOR, SCORER)
     with pytest.raises(ValueError, match="equal numbers"):
-        calibration.fit([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER)
+        calibration.fit_calibration([*traces(prompts=2), *traces(noise=(1.0,), prompts=1)], GENERATOR, SCORER)
 
 
 def test_fields_without_any_spread_are_not_cut() -> None:
-    alike = [Trace(np.zeros((3, 16)), np.zeros((3, 16)), np.zeros(16)) for _ in range(8)]
-    assert calibration.fit(alike, GENERATOR, SCORER).correlation == (0.0, 0.0, 0.0)
+    alike = [Trajectory(np.zeros((3, 16)), np.zeros((3, 16)), np.zeros(16)) for _ in range(8)]
+    assert calibration.fit_calibration(alike, GENERATOR, SCORER).correlation == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("n", [1, 3])

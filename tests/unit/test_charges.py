@@ -16,10 +16,10 @@ from sqlalchemy import text
 from app.domain import Candidate, Checkpoint, Generation, Status
 from app.engine.pruning import early_stopping
 from app.errors import QuotaExceeded
-from app.service import ApiKey, Draft, Right, Terms, auth
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
-from app.stores.protocols import Bill, Claim, Spent
+from app.service import ApiKey, GenerationParams, LeasePolicy, Permission, auth
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import Claim, QuotaCharge, QuotaUsage
 from tests.unit.service_kit import house
 from tests.unit.store_kit import generation, opened
 
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.anyio
 WINDOW = 7
 
 
-async def key_in(store: Database, quota: int = 1000) -> ApiKey:
-    key, _ = auth.new_key("test", list(Right), quota, 10**9)
-    await KeyStore(store.connections).add(key)
+async def key_in(store: SqlGenerationStore, quota: int = 1000) -> ApiKey:
+    key, _ = auth.create_api_key("test", list(Permission), quota, 10**9)
+    await SqlApiKeyStore(store.connections).add(key)
     return key
 
 
@@ -53,7 +53,7 @@ class Story:
     charged: int
     cost: int | None = None
 
-    async def end(self, store: Database, how: str, delivered: int) -> None:
+    async def end(self, store: SqlGenerationStore, how: str, delivered: int) -> None:
         """One way to end it; the first that the store lets through decides."""
         if how == "deliver":
             if await store.save(ended(Status.SUCCEEDED, self.owned, delivered), [], self.claim):
@@ -89,9 +89,9 @@ async def test_the_sum_of_charges_is_the_sum_of_what_was_delivered(url: str) -> 
             async def lived(number: int, dice: random.Random = dice, key: ApiKey = key, seed: int = seed) -> Story:
                 owned, claim = owned_by(key, f"gen_{seed}_{number}"), Claim(f"{seed} {number}", 60.0)
                 story = Story(owned, claim, dice.randint(1, 9))
-                bill = Bill(key.id, WINDOW, story.charged, 1000)
-                entered = await dice.choice([one, two]).create(owned, [], claim, bill=bill)
-                assert isinstance(entered, Spent)
+                bill = QuotaCharge(key.id, WINDOW, story.charged, 1000)
+                entered = await dice.choice([one, two]).create(owned, [], claim, charge=bill)
+                assert isinstance(entered, QuotaUsage)
                 assert entered.granted
                 chosen = [(dice.choice([one, two]), how) for how in dice.sample(ENDINGS, dice.randint(1, 4))]
                 await asyncio.gather(*(story.end(s, how, dice.randint(0, story.charged)) for s, how in chosen))
@@ -106,12 +106,12 @@ async def test_a_window_that_is_over_gives_nothing_back(url: str) -> None:
     async with opened(url) as store:
         key = await key_in(store, quota=9)
         first, second = owned_by(key, "gen_a"), owned_by(key, "gen_b")
-        await store.create(first, [], Claim("a", 60.0), bill=Bill(key.id, WINDOW, 5, 9))
-        await store.create(second, [], Claim("b", 60.0), bill=Bill(key.id, WINDOW + 1, 6, 9))
+        await store.create(first, [], Claim("a", 60.0), charge=QuotaCharge(key.id, WINDOW, 5, 9))
+        await store.create(second, [], Claim("b", 60.0), charge=QuotaCharge(key.id, WINDOW + 1, 6, 9))
         assert await store.settle(ended(Status.CANCELLED, first), [])
         assert await store.used(key.id, WINDOW + 1) == 6
         late = owned_by(key, "gen_c")
-        await store.create(late, [], Claim("c", 60.0), bill=Bill(key.id, WINDOW, 2, 9))
+        await store.create(late, [], Claim("c", 60.0), charge=QuotaCharge(key.id, WINDOW, 2, 9))
         assert await store.settle(ended(Status.CANCELLED, late), [])
         assert await store.used(key.id, WINDOW + 1) == 6, "a clock behind was charged in the newer window"
         assert await store.used(key.id, WINDOW + 2) == await store.used("fr_nobody", WINDOW) == 0
@@ -123,7 +123,7 @@ async def test_a_window_that_is_over_gives_nothing_back(url: str) -> None:
 @contextmanager
 def calling(key: ApiKey) -> Iterator[auth.Caller]:
     caller = auth.Caller(key, lambda: 0.0)
-    with auth.acting(caller):
+    with auth.as_caller(caller):
         yield caller
 
 
@@ -131,17 +131,17 @@ async def test_failed_and_cancelled_candidates_are_given_back(tmp_path: Path) ->
     async with house(tmp_path, delay_s=0.01) as h:
         key = await key_in(h.records, quota=64)
         with calling(key):
-            running = await h.service.submit(Draft("x", n_candidates=16, steps=150))
+            running = await h.service.submit(GenerationParams("x", n_candidates=16, steps=150))
             assert await h.records.used(key.id, 0) == 16, "what runs is held against the quota"
-            await h.service.forsake(running.id)
+            await h.service.cancel_on_disconnect(running.id)
             assert await h.records.used(key.id, 0) == 0
             h.generator.fail_on_call = len(h.generator.calls)
-            failed = await h.service.wait((await h.service.submit(Draft("x", n_candidates=8))).id)
+            failed = await h.service.wait((await h.service.submit(GenerationParams("x", n_candidates=8))).id)
             assert (failed.status, await h.records.used(key.id, 0)) == (Status.FAILED, 0)
-            await h.service.forget((await h.service.submit(Draft("x", n_candidates=8, steps=150))).id)
+            await h.service.delete((await h.service.submit(GenerationParams("x", n_candidates=8, steps=150))).id)
             assert await h.records.used(key.id, 0) == 0
-            done = await h.service.wait((await h.service.submit(Draft("x", n_candidates=8))).id)
-            await h.service.forget(done.id)
+            done = await h.service.wait((await h.service.submit(GenerationParams("x", n_candidates=8))).id)
+            await h.service.delete(done.id)
             assert await h.records.used(key.id, 0) == 8, "what was delivered stays charged when it is forgotten"
 
 
@@ -155,36 +155,36 @@ async def test_pruned_candidates_of_a_result_are_charged(tmp_path: Path) -> None
 
 
 async def test_auto_is_charged_for_the_waves_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_stopping, "WORTH", 10.0)
+    monkeypatch.setattr(early_stopping, "MIN_EXPECTED_GAIN", 10.0)
     async with house(tmp_path) as h:
         key = await key_in(h.records, quota=100)
         with calling(key) as caller:
-            queued = await h.service.submit(Draft("a red apple", n_candidates="auto", steps=4, seed=7))
-            assert caller.standing is not None
-            assert caller.standing[0] == 36
+            queued = await h.service.submit(GenerationParams("a red apple", n_candidates="auto", steps=4, seed=7))
+            assert caller.quota_remaining is not None
+            assert caller.quota_remaining[0] == 36
             done = await h.service.wait(queued.id)
             assert (done.stopped, done.delivered) == ("gain", 8)
             assert await h.records.used(key.id, 0) == 8
-            assert caller.standing[0] == 92, "the answer tells what is left in the end"
+            assert caller.quota_remaining[0] == 92, "the answer tells what is left in the end"
 
 
 async def test_what_leaves_the_number_open_keeps_to_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_stopping, "WORTH", 0.0)
+    monkeypatch.setattr(early_stopping, "MIN_EXPECTED_GAIN", 0.0)
     async with house(tmp_path) as h:
         key = await key_in(h.records, quota=20)
         with calling(key):
-            some = await h.service.submit(Draft("x", n_candidates="auto", max_candidates=12, pruning="off"))
+            some = await h.service.submit(GenerationParams("x", n_candidates="auto", max_candidates=12, pruning="off"))
             assert (some.spec.n_candidates, [n.code for n in some.warnings]) == (12, [])
             assert (await h.service.wait(some.id)).delivered == 12
-            rest = await h.service.submit(Draft("x", n_candidates="auto", pruning="off"))
+            rest = await h.service.submit(GenerationParams("x", n_candidates="auto", pruning="off"))
             assert (rest.spec.n_candidates, [n.code for n in rest.warnings]) == (8, ["limited_by_quota"])
             with pytest.raises(QuotaExceeded):
-                await h.service.submit(Draft("x", n_candidates="auto"))
+                await h.service.submit(GenerationParams("x", n_candidates="auto"))
             with pytest.raises(QuotaExceeded):
-                await h.service.submit(Draft("x"))
+                await h.service.submit(GenerationParams("x"))
         small = await key_in(h.records, quota=5)
         with calling(small):
-            assert (await h.service.submit(Draft("x"))).spec.n_candidates == 5
+            assert (await h.service.submit(GenerationParams("x"))).spec.n_candidates == 5
 
 
 async def test_auto_takes_what_a_race_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +195,12 @@ async def test_auto_takes_what_a_race_leaves(tmp_path: Path, monkeypatch: pytest
         async def overtaken(key_id: str, window: int) -> int:
             before = await used(key_id, window)
             if before == 0:
-                await h.records.create(owned_by(key, "gen_a"), [], None, bill=Bill(key.id, 0, 25, 30))
+                await h.records.create(owned_by(key, "gen_a"), [], None, charge=QuotaCharge(key.id, 0, 25, 30))
             return before
 
         monkeypatch.setattr(h.records, "used", overtaken)
         with calling(key):
-            auto = await h.service.submit(Draft("x", n_candidates="auto"))
+            auto = await h.service.submit(GenerationParams("x", n_candidates="auto"))
         assert auto.spec.n_candidates == 5
         assert await used(key.id, 0) == 30
 
@@ -210,14 +210,17 @@ async def test_a_generation_that_is_taken_over_is_charged_once(tmp_path: Path) -
     for attempts, delivered in ((2, 4), (1, 0)):
         place = tmp_path / str(attempts)
         place.mkdir()
-        async with house(place, delay_s=0.02) as one, house(place, terms=Terms(attempts=attempts)) as two:
+        async with (
+            house(place, delay_s=0.02) as one,
+            house(place, lease_policy=LeasePolicy(max_attempts=attempts)) as two,
+        ):
             key = await key_in(one.records)
             with calling(key):
-                running = await one.service.submit(Draft("x", n_candidates=4, steps=100))
+                running = await one.service.submit(GenerationParams("x", n_candidates=4, steps=100))
             while (await two.service.get(running.id)).status is not Status.RUNNING:
                 await asyncio.sleep(0.01)
             await one.records.connections.write(lambda connection: connection.execute(lapse))
-            working = asyncio.create_task(two.service.work())
+            working = asyncio.create_task(two.service.run_worker())
             ended = await two.service.wait(running.id)
             assert ended.delivered == delivered
             assert await two.records.used(key.id, 0) == delivered
@@ -232,13 +235,18 @@ async def test_random_lives_are_charged_for_what_they_delivered(tmp_path: Path) 
 
         async def lived(ways: Sequence[Callable[[str], Awaitable[object]]], after_s: float) -> None:
             asked: Any = dice.choice([dice.randint(1, 9), "auto"])
-            queued = await h.service.submit(Draft("x", n_candidates=asked, steps=12))
+            queued = await h.service.submit(GenerationParams("x", n_candidates=asked, steps=12))
             for way in ways:
                 await asyncio.sleep(after_s)
                 await way(queued.id)
             await h.service.wait(queued.id)
 
-        lives = [(), (h.service.cancel,), (h.service.forsake, h.service.cancel), (h.service.wait, h.service.forsake)]
+        lives = [
+            (),
+            (h.service.cancel,),
+            (h.service.cancel_on_disconnect, h.service.cancel),
+            (h.service.wait, h.service.cancel_on_disconnect),
+        ]
         with calling(key):
             for fails in (False, True, False, True):
                 h.generator.fail_on_call = len(h.generator.calls) + dice.randint(2, 9) if fails else None

@@ -13,10 +13,19 @@ import time_machine
 from sqlalchemy import text
 
 from app.domain import Webhook
-from app.service import Courier, Draft, HookPolicy, Keyring, Poster, Right, acting, new_key
-from app.stores.api_keys import KeyStore
+from app.service import (
+    ApiKeyAuthenticator,
+    GenerationParams,
+    Permission,
+    WebhookClient,
+    WebhookDispatcher,
+    WebhookPolicy,
+    as_caller,
+    create_api_key,
+)
+from app.stores.api_keys import SqlApiKeyStore
 from app.stores.protocols import Attempts
-from app.stores.webhooks import HookStore
+from app.stores.webhooks import SqlWebhookOutbox
 from tests.servers import free_port
 from tests.unit.service_kit import House, house
 
@@ -53,27 +62,27 @@ async def test_a_replica_with_another_clock_forgets_nothing_and_dates_as_the_oth
         name = await one.made(n_candidates=2)
         with clock_off(days) as now:
             async with house(tmp_path, url=url) as other:
-                assert await other.service.sweep(WEEK_S) == 0
+                assert await other.service.purge_expired(WEEK_S) == 0
                 made = await other.made(n_candidates=1)
                 assert all(abs(moment - now) < SLACK_S for moment in await _moments(other))
-        assert await one.service.sweep(WEEK_S) == 0
+        assert await one.service.purge_expired(WEEK_S) == 0
         for kept in (name, made):
             assert (await one.service.image(kept, 0, "png")).data
 
 
 async def test_quotas_and_webhooks_go_by_the_databases_clock(tmp_path: Path, url: str) -> None:
     with clock_off(8) as now:
-        async with house(tmp_path, url=url, hooks=HookPolicy(SECRET, private=True)) as there:
+        async with house(tmp_path, url=url, hooks=WebhookPolicy(SECRET, allow_private=True)) as there:
             await _quota_is_used_in_this_window(there, now)
             await _a_failed_webhook_is_due_soon(there, now)
 
 
 async def _quota_is_used_in_this_window(there: House, now: float) -> None:
-    keys = KeyStore(there.records.connections)
-    key, told = new_key("test", list(Right), 50, int(DAY_S))
+    keys = SqlApiKeyStore(there.records.connections)
+    key, told = create_api_key("test", list(Permission), 50, int(DAY_S))
     await keys.add(key)
-    caller = await Keyring(keys, there.records.clock).caller(told, Right.GENERATE)
-    with acting(caller):
+    caller = await ApiKeyAuthenticator(keys, there.records.clock).authenticate(told, Permission.GENERATE)
+    with as_caller(caller):
         await there.made(n_candidates=2)
     windows = await _rows(there, 'SELECT "window" FROM api_key_usage')
     assert windows[0][0] in {int(now // DAY_S), int((now + SLACK_S) // DAY_S)}
@@ -81,14 +90,16 @@ async def _quota_is_used_in_this_window(there: House, now: float) -> None:
 
 async def _a_failed_webhook_is_due_soon(there: House, now: float) -> None:
     hook = Webhook(f"http://127.0.0.1:{free_port()}/", ("succeeded",))
-    asked = await there.service.submit(Draft("x", n_candidates=1, webhook=hook))
+    asked = await there.service.submit(GenerationParams("x", n_candidates=1, webhook=hook))
     await there.service.wait(asked.id)
-    store, poster = HookStore(there.records.connections), Poster(private=True)
-    policy = HookPolicy(SECRET, private=True)
-    courier = Courier(store, KeyStore(there.records.connections), poster, policy, there.records.clock)
-    (due,) = await store.take(there.records.clock(), 60, Attempts(1, 1, 1), [])
-    await courier._deliver(due, SECRET)
-    await poster.close()
+    store, webhook_client = SqlWebhookOutbox(there.records.connections), WebhookClient(allow_private=True)
+    policy = WebhookPolicy(SECRET, allow_private=True)
+    dispatcher = WebhookDispatcher(
+        store, SqlApiKeyStore(there.records.connections), webhook_client, policy, there.records.clock
+    )
+    (due,) = await store.lease_due(there.records.clock(), 60, Attempts(1, 1, 1), [])
+    await dispatcher._deliver(due, SECRET)
+    await webhook_client.close()
     assert abs((await _rows(there, "SELECT due FROM webhooks"))[0][0] - now) < SLACK_S
 
 

@@ -246,7 +246,7 @@ def test_a_one_off_call_is_made_between_ticks() -> None:
     bench = Bench()
     bench.submit(spec())
     seen: list[int] = []
-    bench.core.call(lambda generator, scorer: seen.append(len(scorer.embed_texts(["red"]))))
+    bench.core.add_call(lambda generator, scorer: seen.append(len(scorer.embed_texts(["red"]))))
     bench.tick()
     assert seen == [1]
     assert not bench.generator.calls
@@ -257,7 +257,7 @@ def test_one_off_calls_and_generations_take_turns() -> None:
     bench.submit(spec(steps=4))
     made: list[int] = []
     for i in range(20):
-        bench.core.call(lambda generator, scorer, i=i: made.append(i))  # type: ignore[misc]
+        bench.core.add_call(lambda generator, scorer, i=i: made.append(i))  # type: ignore[misc]
     while not bench.ends("gen_a"):
         bench.tick()
     assert 0 < len(made) < 20

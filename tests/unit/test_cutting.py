@@ -9,29 +9,29 @@ from typing import cast
 import pytest
 
 from app.domain import Checkpoint
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
-from app.service.generations.pruning_policy import DIVERSE, Cutter, PruningPolicy
-from app.service.generations.spec import Heat
+from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR, PruningPlanner, PruningPolicy
+from app.service.generations.spec import PruningContext
 from models.protocols import Calibration
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
-HEAT = Heat(16, 1, "ddim", 8, guidance_scale=4.0)
+HEAT = PruningContext(16, 1, "ddim", 8, guidance_scale=4.0)
 
 
 def calibrated(generator: str = "1") -> Calibration:
     return Calibration(generator, "1", "ddim", 8, 4.0, KNOWN, KNOWN, (1.0,) * 8, (0.0,) * 8)
 
 
-def cutter(calibration: Calibration | None, **policy: object) -> Cutter:
+def cutter(calibration: Calibration | None, **policy: object) -> PruningPlanner:
     engine = SimpleNamespace(
         calibration=calibration,
         generator=FakeGenerator().info,
         scorer=FakeScorer().info,
-        costs=Costs.of({1: 0.1, 16: 0.8}, preview={1: 0.02}, finish={1: 0.02}),
+        costs=CostModel.from_measurements({1: 0.1, 16: 0.8}, preview={1: 0.02}, finish={1: 0.02}),
     )
-    return Cutter(cast(Engine, engine), PruningPolicy(**policy))  # type: ignore[arg-type]
+    return PruningPlanner(cast(Engine, engine), PruningPolicy(**policy))  # type: ignore[arg-type]
 
 
 def test_auto_cuts_where_there_is_a_calibration() -> None:
@@ -95,16 +95,20 @@ def test_a_calibration_speaks_for_guidance_near_its_own(guidance: float, cut: bo
 
 def test_no_guidance_is_one_kind_of_race_whatever_its_scale() -> None:
     known = replace(calibrated(), guidance_scale=0.0)
-    assert all(known.foretells(scale) for scale in (0.0, 0.5, 1.0, 1.5))
-    assert not known.foretells(2.0)
+    assert all(known.covers_guidance(scale) for scale in (0.0, 0.5, 1.0, 1.5))
+    assert not known.covers_guidance(2.0)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_with_diversity_there_is_something_left_to_choose_from(n: int) -> None:
     heat = replace(HEAT, n=n, diverse=True)
     checkpoints = cutter(calibrated(), quality=0.5)("auto", heat)[0]
-    assert checkpoints[-1].keep == DIVERSE * n
-    assert cutter(calibrated(), quality=0.5)("auto", replace(heat, n_candidates=DIVERSE * n)) == ((), False, ())
+    assert checkpoints[-1].keep == DIVERSITY_POOL_FACTOR * n
+    assert cutter(calibrated(), quality=0.5)("auto", replace(heat, n_candidates=DIVERSITY_POOL_FACTOR * n)) == (
+        (),
+        False,
+        (),
+    )
 
 
 def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
@@ -113,7 +117,7 @@ def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
     engine = cutter(replace(calibrated(), guidance_scale=0.0))._engine
     info = replace(FakeGenerator().info, guidance_scale=0.0)
 
-    def scaled(factor: float) -> Costs:
+    def scaled(factor: float) -> CostModel:
         seen.append(factor)
         return engine.costs
 
@@ -121,5 +125,5 @@ def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
     known = replace(calibrated(), guidance_scale=0.0)
     turbo = SimpleNamespace(calibration=known, generator=info, scorer=engine.scorer, costs=costs)
     for guidance in (0.0, 1.2):
-        Cutter(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=guidance))
+        PruningPlanner(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=guidance))
     assert seen == [1.0, 2.0]

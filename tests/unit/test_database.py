@@ -33,14 +33,14 @@ from app.domain import (
 )
 from app.errors import StoreUnavailable
 from app.stores import connections, schema
-from app.stores.generations import Database
-from app.stores.protocols import Claimed, Line
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import Claimed, NewEvent
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
 
 @pytest.mark.anyio
-async def test_a_new_generation_is_found_with_its_first_lines(records: Database) -> None:
-    await records.create(generation(), [Line(EventKind.QUEUED, {}), STEP], MINE)
+async def test_a_new_generation_is_found_with_its_first_lines(records: SqlGenerationStore) -> None:
+    await records.create(generation(), [NewEvent(EventKind.QUEUED, {}), STEP], MINE)
     assert await records.get("gen_a") == generation()
     assert await records.get("gen_b") is None
     first, second = await records.events("gen_a", 0)
@@ -50,16 +50,16 @@ async def test_a_new_generation_is_found_with_its_first_lines(records: Database)
 
 
 @pytest.mark.anyio
-async def test_saving_replaces_the_record_and_goes_on_with_the_log(records: Database) -> None:
+async def test_saving_replaces_the_record_and_goes_on_with_the_log(records: SqlGenerationStore) -> None:
     await records.create(generation(), [STEP], MINE)
     done = replace(generation(status=Status.SUCCEEDED), finished=120.25, margin=0.1)
-    assert await records.save(done, [STEP, Line(EventKind.SUCCEEDED, {})], MINE)
+    assert await records.save(done, [STEP, NewEvent(EventKind.SUCCEEDED, {})], MINE)
     assert await records.get("gen_a") == done
-    assert [(e.seq, e.kind.final) for e in await records.events("gen_a", 1)] == [(2, False), (3, True)]
+    assert [(e.seq, e.kind.is_final) for e in await records.events("gen_a", 1)] == [(2, False), (3, True)]
 
 
 @pytest.mark.anyio
-async def test_appending_leaves_the_record_alone(records: Database) -> None:
+async def test_appending_leaves_the_record_alone(records: SqlGenerationStore) -> None:
     await records.create(generation(), [], MINE)
     assert await records.append("gen_a", [STEP] * 3, MINE)
     assert await records.append("gen_a", [], MINE)
@@ -68,7 +68,7 @@ async def test_appending_leaves_the_record_alone(records: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_was_forgotten_is_not_written_again(records: Database) -> None:
+async def test_what_was_forgotten_is_not_written_again(records: SqlGenerationStore) -> None:
     await records.create(generation(), [STEP], MINE)
     assert await records.delete("gen_a")
     assert not await records.delete("gen_a")
@@ -79,7 +79,7 @@ async def test_what_was_forgotten_is_not_written_again(records: Database) -> Non
 
 
 @pytest.mark.anyio
-async def test_expired_are_old_and_final(records: Database) -> None:
+async def test_expired_are_old_and_final(records: SqlGenerationStore) -> None:
     for age, status in enumerate(Status):
         await records.create(generation(f"gen_{status}", status, created=10 - age), [], MINE)
     assert await records.expired(9) == ["gen_cancelled", "gen_failed", "gen_succeeded"]
@@ -87,8 +87,8 @@ async def test_expired_are_old_and_final(records: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_number_json_cannot_say_is_null_in_the_log(records: Database) -> None:
-    await records.create(generation(), [Line(EventKind.CANDIDATE, {"score": math.nan, "x": (1, 2)})], MINE)
+async def test_a_number_json_cannot_say_is_null_in_the_log(records: SqlGenerationStore) -> None:
+    await records.create(generation(), [NewEvent(EventKind.CANDIDATE, {"score": math.nan, "x": (1, 2)})], MINE)
     assert (await records.events("gen_a", 0))[0].data == {"score": None, "x": [1, 2]}
 
 
@@ -103,17 +103,17 @@ async def test_numbers_have_no_gaps_when_two_stores_append_at_once(url: str) -> 
 WRITER = """
 import asyncio, sys
 from app.domain import EventKind
-from app.stores.protocols import Line
-from app.stores.generations import Database
+from app.stores.protocols import NewEvent
+from app.stores.generations import SqlGenerationStore
 from tests.unit.store_kit import MINE, generation
 
 async def main(url, name):
-    store = await Database.open(url)
+    store = await SqlGenerationStore.open(url)
     await store.create(generation(name), [], MINE)
     while await store.get("gen_shared") is None:
         await asyncio.sleep(0.01)
     for _ in range(40):
-        await store.append("gen_shared", [Line(EventKind.STEP, {})] * 2, MINE)
+        await store.append("gen_shared", [NewEvent(EventKind.STEP, {})] * 2, MINE)
     await store.close()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -175,7 +175,7 @@ async def test_a_database_of_a_later_release_is_refused(file_url: str) -> None:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
     other.close()
     with pytest.raises(StoreUnavailable, match="later release"):
-        await Database.open(url)
+        await SqlGenerationStore.open(url)
 
 
 @pytest.mark.anyio
@@ -183,7 +183,7 @@ async def test_a_file_that_cannot_be_opened_is_unavailable_and_not_named(tmp_pat
     (tmp_path / "junk.db").write_bytes(b"not a database" * 1000)
     for name in ("missing/records.db", "junk.db"):
         with pytest.raises(StoreUnavailable) as caught:
-            await Database.open(f"sqlite:///{tmp_path}/{name}")
+            await SqlGenerationStore.open(f"sqlite:///{tmp_path}/{name}")
         assert str(tmp_path) not in caught.value.detail
 
 
@@ -195,7 +195,7 @@ async def test_a_full_disk_is_unavailable_and_then_passes(file_url: str) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
             with pytest.raises(StoreUnavailable):
-                await store.append("gen_a", [Line(EventKind.PREVIEW, {"image": "x" * 100_000})], MINE)
+                await store.append("gen_a", [NewEvent(EventKind.PREVIEW, {"image": "x" * 100_000})], MINE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert await store.append("gen_a", [STEP], MINE)
@@ -362,7 +362,7 @@ def test_a_record_comes_back_exactly(original: Generation) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_score_that_is_not_a_number_comes_back(records: Database) -> None:
+async def test_a_score_that_is_not_a_number_comes_back(records: SqlGenerationStore) -> None:
     odd = replace(generation(), candidates=(Candidate(0, 7, Score(math.nan, math.inf, 0.1)),))
     await records.create(odd, [], MINE)
     found = await records.get("gen_a")
@@ -374,7 +374,7 @@ async def test_a_score_that_is_not_a_number_comes_back(records: Database) -> Non
 
 @pytest.mark.anyio
 async def test_who_comes_after_the_closing_is_told_so(tmp_path: Path) -> None:
-    store = await Database.open(f"sqlite:///{tmp_path}/closed.db")
+    store = await SqlGenerationStore.open(f"sqlite:///{tmp_path}/closed.db")
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.get("gen_a")

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engine.core import EngineCore
-from app.engine.latent_codec import pack
+from app.engine.latent_codec import encode_init_latents
 from app.engine.protocols import Failed
-from app.errors import Invalid
+from app.errors import InvalidRequest
 from models.protocols import Conditioning, Models, Schedule
 from models.synthetic.fakes import FakeGenerator, FakeLatent, FakeScorer
 from tests.unit.engine_kit import Bench, spec
@@ -37,7 +37,7 @@ class OddGenerator(FakeGenerator):
             raise ValueError(f"{width} x {height} is not square")
         return super().schedule(sampler, steps, width, height)
 
-    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
+    def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
         raise ValueError("this sampler cannot begin at a picture")
 
 
@@ -68,11 +68,11 @@ def test_negative_prompts_are_encoded_where_they_steer(read: bool) -> None:
 
 def test_a_picture_that_cannot_be_begun_at_fails_its_request_alone() -> None:
     made = bench(OddGenerator())
-    start = pack(np.zeros((3, 8, 8), np.float16), 0.5)
+    start = encode_init_latents(np.zeros((3, 8, 8), np.float16), 0.5)
     made.submit(*(spec(f"gen_{i}", start=start) for i in range(5)), spec("gen_good"))
     made.run()
     ends: list[Any] = [made.ends(f"gen_{i}")[0] for i in range(5)]
-    assert all(isinstance(end.error, Invalid) for end in ends)
+    assert all(isinstance(end.error, InvalidRequest) for end in ends)
     assert made.outcome("gen_good").candidates
 
 
@@ -81,6 +81,6 @@ def test_a_size_that_cannot_be_made_fails_its_request_alone() -> None:
     made.submit(*(spec(f"gen_{i}", width=128) for i in range(5)), spec("gen_good"))
     made.run()
     ends: list[Any] = [made.ends(f"gen_{i}")[0] for i in range(5)]
-    assert all(isinstance(end, Failed) and isinstance(end.error, Invalid) for end in ends)
+    assert all(isinstance(end, Failed) and isinstance(end.error, InvalidRequest) for end in ends)
     assert "not square" in ends[0].error.detail
     assert made.outcome("gen_good").candidates

@@ -12,24 +12,24 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app.domain import Status
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import Attempts
-from app.stores.webhooks import HookStore
+from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
 FEW, MANY = 100, 5000
 
-PERIODIC: dict[str, Callable[[Database], Awaitable[Any]]] = {
-    "webhooks waiting": lambda store: HookStore(store.connections).waiting(),
-    "webhooks due": lambda store: HookStore(store.connections).take(1e9, 60, Attempts(32, 32, 32), []),
-    "the first of the queue": lambda store: store.first("pictogram", "pictogram", 64, 60),
+PERIODIC: dict[str, Callable[[SqlGenerationStore], Awaitable[Any]]] = {
+    "webhooks waiting": lambda store: SqlWebhookOutbox(store.connections).count_pending(),
+    "webhooks due": lambda store: SqlWebhookOutbox(store.connections).lease_due(1e9, 60, Attempts(32, 32, 32), []),
+    "the first of the queue": lambda store: store.next_claimable("pictogram", "pictogram", 64, 60),
     "a claim": lambda store: store.claim("pictogram", "pictogram", 64, MINE),
     "expired, none": lambda store: store.expired(0.5),
     "expired, all": lambda store: store.expired(1e9),
     "abandoned": lambda store: store.abandoned(1e9),
     "ping": lambda store: store.ping(),
-    "keys": lambda store: KeyStore(store.connections).keys(),
+    "keys": lambda store: SqlApiKeyStore(store.connections).list_keys(),
 }
 
 
@@ -53,7 +53,7 @@ def steps_counted() -> Iterator[Callable[[], int]]:
         event.remove(Engine, "connect", connected)
 
 
-async def _store(store: Database, path: Path, stored: int) -> None:
+async def _store(store: SqlGenerationStore, path: Path, stored: int) -> None:
     """`stored` generations that ended, the newest with its webhook still to be told, and one that waits."""
     await store.create(generation("gen_open", Status.QUEUED), [STEP], None)
     ended = generation("gen_0", Status.SUCCEEDED)

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
-from app.imaging import MEDIA_TYPES, Caption, contact_sheet, encode, parse_data_uri, read_upload, resize, thumbnail
+from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_data_uri, resize, thumbnail
 
 Pixels = NDArray[np.uint8]
 
@@ -80,10 +80,10 @@ def test_broken_metadata_does_not_spoil_a_jpeg() -> None:
     jpeg = jpeg[: entry + 2] + struct.pack(">H", 1) + jpeg[entry + 4 :]
     with pytest.raises(UnidentifiedImageError):
         opened(jpeg)
-    assert read_upload(whole, LIMIT).shape == (24, 16, 3)
-    assert read_upload(jpeg, LIMIT).shape == (16, 24, 3)
+    assert decode_upload(whole, LIMIT).shape == (24, 16, 3)
+    assert decode_upload(jpeg, LIMIT).shape == (16, 24, 3)
     with pytest.raises(BadImage):
-        read_upload(b"\xff\xd8" + b"Exif\0\0" * 2000, LIMIT)
+        decode_upload(b"\xff\xd8" + b"Exif\0\0" * 2000, LIMIT)
 
 
 class TestEncode:
@@ -93,11 +93,11 @@ class TestEncode:
     )
     def test_png_and_webp_lose_nothing(self, output_format: str, pixels: Pixels) -> None:
         data = encode(pixels, output_format, {"prompt": "x"})
-        assert np.array_equal(read_upload(data, LIMIT), pixels)
+        assert np.array_equal(decode_upload(data, LIMIT), pixels)
 
     def test_jpeg_stays_close(self) -> None:
         data = encode(picture(), "jpeg")
-        assert np.abs(read_upload(data, LIMIT).astype(int) - picture()).mean() < 4
+        assert np.abs(decode_upload(data, LIMIT).astype(int) - picture()).mean() < 4
 
     @pytest.mark.parametrize("output_format", MEDIA_TYPES)
     def test_the_file_is_of_the_type_it_says(self, output_format: str) -> None:
@@ -155,9 +155,9 @@ class TestSmaller:
         assert np.array_equal(resize(picture(), (640, 480)), picture())
 
     def test_a_thumbnail_is_a_data_uri_that_can_be_read_back(self) -> None:
-        small = read_upload(parse_data_uri(thumbnail(picture(), 16)), LIMIT)
+        small = decode_upload(parse_data_uri(thumbnail(picture(), 16)), LIMIT)
         assert small.shape == (12, 16, 3)
-        assert read_upload(parse_data_uri(thumbnail(picture(), 256)), LIMIT).shape == (48, 64, 3)
+        assert decode_upload(parse_data_uri(thumbnail(picture(), 256)), LIMIT).shape == (48, 64, 3)
 
 
 def colours(pixels: Pixels) -> list[tuple[int, ...]]:
@@ -169,7 +169,7 @@ class TestUploads:
     def test_the_content_decides_not_the_declared_type(self, kind: str) -> None:
         data = saved(Image.new("RGB", (8, 8), RED), kind, **({"lossless": True} if kind == "WEBP" else {}))
         for declared in (None, "image/png", "text/plain", "nonsense"):
-            pixels = read_upload(data, LIMIT, declared)
+            pixels = decode_upload(data, LIMIT, declared)
             assert pixels.shape == (8, 8, 3)
             assert np.abs(pixels.astype(int) - RED).max() <= 2
             assert pixels.flags.writeable
@@ -177,12 +177,12 @@ class TestUploads:
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
     def test_every_mode_of_png_is_read(self, mode: str) -> None:
         image = Image.fromarray(picture()).convert(mode)
-        pixels = read_upload(saved(image, "PNG"), LIMIT)
+        pixels = decode_upload(saved(image, "PNG"), LIMIT)
         assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
 
     @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
     def test_every_mode_of_jpeg_is_read(self, mode: str) -> None:
-        pixels = read_upload(saved(Image.new("RGB", (8, 8), RED).convert(mode), "JPEG"), LIMIT)
+        pixels = decode_upload(saved(Image.new("RGB", (8, 8), RED).convert(mode), "JPEG"), LIMIT)
         expected = (76, 76, 76) if mode == "L" else RED
         assert np.abs(pixels.astype(int) - expected).max() <= 3
 
@@ -195,30 +195,32 @@ class TestUploads:
             for channel in range(channels)
         ]
         rows = b"\0" + struct.pack(f">{len(values)}H", *values)
-        pixels = read_upload(raw_png(4, 1, 16, colour, rows), LIMIT)
+        pixels = decode_upload(raw_png(4, 1, 16, colour, rows), LIMIT)
         assert colours(pixels) == [(v, v, v) for v in (0, 1, 128, 255)]
 
     @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
     def test_transparency_is_laid_on_white(self, kind: str) -> None:
         image = Image.new("RGBA", (2, 1), (*BLACK, 0))
         image.putpixel((1, 0), (*RED, 128))
-        pixels = read_upload(saved(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), LIMIT)
+        pixels = decode_upload(
+            saved(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), LIMIT
+        )
         assert colours(pixels) == [WHITE, (255, 127, 127)]
 
     def test_grey_with_transparency_is_laid_on_white(self) -> None:
-        assert colours(read_upload(saved(Image.new("LA", (1, 1), (0, 0)), "PNG"), LIMIT)) == [WHITE]
+        assert colours(decode_upload(saved(Image.new("LA", (1, 1), (0, 0)), "PNG"), LIMIT)) == [WHITE]
 
     def test_a_palette_with_transparency_is_laid_on_white(self) -> None:
         image = Image.new("P", (3, 1))
         image.putpalette([*RED, *GREEN, *BLUE])
         image.putdata([0, 1, 2])
         by_alpha = saved(image, "PNG", transparency=bytes([0, 128, 255]))
-        assert colours(read_upload(by_alpha, LIMIT)) == [WHITE, (127, 255, 127), BLUE]
+        assert colours(decode_upload(by_alpha, LIMIT)) == [WHITE, (127, 255, 127), BLUE]
         by_index = saved(image, "GIF", transparency=1)
-        assert colours(read_upload(by_index, LIMIT)) == [RED, WHITE, BLUE]
+        assert colours(decode_upload(by_index, LIMIT)) == [RED, WHITE, BLUE]
 
     def test_a_transparent_colour_is_laid_on_white(self) -> None:
-        assert colours(read_upload(raw_png(1, 1, 8, 2, b"\0\1\2\3", png_chunk(b"tRNS", b"\0\1\0\2\0\3")), LIMIT)) == [
+        assert colours(decode_upload(raw_png(1, 1, 8, 2, b"\0\1\2\3", png_chunk(b"tRNS", b"\0\1\0\2\0\3")), LIMIT)) == [
             WHITE
         ]
 
@@ -227,7 +229,7 @@ class TestUploads:
         frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
         assert getattr(opened(data), "n_frames", 1) == 2
-        assert np.abs(read_upload(data, LIMIT).astype(int) - RED).max() <= 3
+        assert np.abs(decode_upload(data, LIMIT).astype(int) - RED).max() <= 3
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -244,7 +246,7 @@ class TestUploads:
         }
         exif = Image.Exif()
         exif[0x0112] = orientation
-        pixels = read_upload(saved(Image.fromarray(picture()), kind, exif=exif), LIMIT)
+        pixels = decode_upload(saved(Image.fromarray(picture()), kind, exif=exif), LIMIT)
         expected = turns[orientation](picture())
         assert pixels.shape == expected.shape
         assert np.abs(pixels.astype(int) - expected).mean() < 5
@@ -253,12 +255,12 @@ class TestUploads:
     def test_an_orientation_out_of_range_is_no_turn(self, value: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = value
-        assert read_upload(saved(Image.fromarray(picture()), "PNG", exif=exif), LIMIT).shape == (48, 64, 3)
+        assert decode_upload(saved(Image.fromarray(picture()), "PNG", exif=exif), LIMIT).shape == (48, 64, 3)
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_broken_exif_does_not_spoil_the_pixels(self) -> None:
         whole = saved(Image.fromarray(picture()), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09broken")
-        assert read_upload(whole, LIMIT).shape == (48, 64, 3)
+        assert decode_upload(whole, LIMIT).shape == (48, 64, 3)
 
 
 WHOLE = saved(Image.fromarray(picture()), "PNG")
@@ -296,7 +298,7 @@ REFUSED: dict[str, tuple[bytes, str | None, type[FrontrunnerError]]] = {
 def test_what_is_refused_says_why(name: str) -> None:
     data, declared, error = REFUSED[name]
     with pytest.raises(FrontrunnerError) as caught:
-        read_upload(data, LIMIT, declared)
+        decode_upload(data, LIMIT, declared)
     assert type(caught.value) is error
     assert len(caught.value.detail.split()) > 3
     assert not {"/usr", "/tmp", "BytesIO", "0x", ".py"} & set(caught.value.detail.split())
@@ -304,7 +306,7 @@ def test_what_is_refused_says_why(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_limit_on_pixels_is_the_only_one() -> None:
-    assert read_upload(saved(Image.new("1", (10_000, 9_500)), "PNG"), 10**8).shape == (9_500, 10_000, 3)
+    assert decode_upload(saved(Image.new("1", (10_000, 9_500)), "PNG"), 10**8).shape == (9_500, 10_000, 3)
 
 
 @pytest.mark.parametrize("output_format", MEDIA_TYPES)
@@ -314,7 +316,7 @@ def test_a_damaged_file_is_read_or_refused(output_format: str, data: st.DataObje
     for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=8)):
         whole[place] = data.draw(st.integers(0, 255))
     try:
-        pixels = read_upload(bytes(whole[: data.draw(st.integers(1, len(whole)))]), LIMIT)
+        pixels = decode_upload(bytes(whole[: data.draw(st.integers(1, len(whole)))]), LIMIT)
     except (BadImage, TooLarge, UnsupportedMedia):
         return
     assert pixels.dtype == np.uint8
@@ -325,7 +327,7 @@ def test_a_damaged_file_is_read_or_refused(output_format: str, data: st.DataObje
 @given(st.binary(max_size=200), st.none() | st.text(max_size=20))
 def test_any_bytes_are_refused(data: bytes, declared: str | None) -> None:
     with pytest.raises((BadImage, UnsupportedMedia)):
-        read_upload(data, LIMIT, declared)
+        decode_upload(data, LIMIT, declared)
 
 
 class TestDataUris:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.api.negotiation import EVENTS, IMAGES, JSON, choose, prefers
+from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate
 
 OFFERS = [JSON, EVENTS, *IMAGES]
 PNG, WEBP, JPEG = IMAGES
@@ -36,7 +36,7 @@ PNG, WEBP, JPEG = IMAGES
     ],
 )
 def test_choose(accept: str | None, chosen: str | None) -> None:
-    assert choose(accept, OFFERS) == chosen
+    assert negotiate(accept, OFFERS) == chosen
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_choose(accept: str | None, chosen: str | None) -> None:
     ],
 )
 def test_prefers(prefer: str, holds: bool) -> None:
-    assert prefers(prefer, "respond-async") is holds
+    assert has_preference(prefer, "respond-async") is holds

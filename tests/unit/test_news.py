@@ -9,8 +9,8 @@ import pytest
 
 from app.domain import Event, EventKind
 from app.errors import StoreUnavailable
-from app.service.generations.event_log import Logs, News
-from app.stores.protocols import Records
+from app.service.generations.event_log import EventLogReader, Notifier
+from app.stores.protocols import GenerationStore
 
 pytestmark = pytest.mark.anyio
 
@@ -32,10 +32,10 @@ class Counted:
 
 
 async def test_who_waits_for_the_same_lines_shares_a_reading() -> None:
-    store, news = Counted(), News()
-    logs = Logs(cast(Records, store))
-    pulse = news.pulse("gen_a")
-    readers = [asyncio.create_task(logs.read("gen_a", seq, pulse)) for seq in (4, 4, 4, 7)]
+    store, notifier = Counted(), Notifier()
+    logs = EventLogReader(cast(GenerationStore, store))
+    changed = notifier.subscribe("gen_a")
+    readers = [asyncio.create_task(logs.read("gen_a", seq, changed)) for seq in (4, 4, 4, 7)]
     await asyncio.sleep(0)
     store.allowed.set()
     assert [lines[0].seq for lines in await asyncio.gather(*readers)] == [5, 5, 5, 8]
@@ -43,12 +43,12 @@ async def test_who_waits_for_the_same_lines_shares_a_reading() -> None:
 
 
 async def test_who_comes_after_the_news_reads_anew() -> None:
-    store, news = Counted(), News()
-    logs = Logs(cast(Records, store))
-    early = asyncio.create_task(logs.read("gen_a", 0, news.pulse("gen_a")))
+    store, notifier = Counted(), Notifier()
+    logs = EventLogReader(cast(GenerationStore, store))
+    early = asyncio.create_task(logs.read("gen_a", 0, notifier.subscribe("gen_a")))
     await asyncio.sleep(0)
-    news.tell("gen_a")
-    late = asyncio.create_task(logs.read("gen_a", 0, news.pulse("gen_a")))
+    notifier.notify("gen_a")
+    late = asyncio.create_task(logs.read("gen_a", 0, notifier.subscribe("gen_a")))
     await asyncio.sleep(0)
     store.allowed.set()
     await asyncio.gather(early, late)
@@ -56,10 +56,10 @@ async def test_who_comes_after_the_news_reads_anew() -> None:
 
 
 async def test_one_who_leaves_takes_nothing_from_the_others() -> None:
-    store, news = Counted(), News()
-    logs = Logs(cast(Records, store))
-    pulse = news.pulse("gen_a")
-    first, second = (asyncio.create_task(logs.read("gen_a", 0, pulse)) for _ in range(2))
+    store, notifier = Counted(), Notifier()
+    logs = EventLogReader(cast(GenerationStore, store))
+    changed = notifier.subscribe("gen_a")
+    first, second = (asyncio.create_task(logs.read("gen_a", 0, changed)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     store.allowed.set()
@@ -69,10 +69,10 @@ async def test_one_who_leaves_takes_nothing_from_the_others() -> None:
 
 
 async def test_all_hear_of_a_store_that_is_out_of_reach() -> None:
-    store, news = Counted(), News()
+    store, notifier = Counted(), Notifier()
     store.error = StoreUnavailable("away")
     store.allowed.set()
-    logs = Logs(cast(Records, store))
-    pulse = news.pulse("gen_a")
-    heard = await asyncio.gather(*(logs.read("gen_a", 0, pulse) for _ in range(2)), return_exceptions=True)
+    logs = EventLogReader(cast(GenerationStore, store))
+    changed = notifier.subscribe("gen_a")
+    heard = await asyncio.gather(*(logs.read("gen_a", 0, changed) for _ in range(2)), return_exceptions=True)
     assert [type(each) for each in heard] == [StoreUnavailable, StoreUnavailable]

@@ -6,16 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain import Checkpoint
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 from app.engine.pruning import checkpoints, planner
-from app.engine.pruning.planner import Race, plan
+from app.engine.pruning.planner import PlanInput, plan_checkpoints
 
 KNOWN = (0.17, 0.27, 0.39, 0.5, 0.63, 0.74, 0.81, 0.87, 0.9, 0.93, 0.945, 0.96, 0.97, 0.98, 0.99, 0.995)
-BATCHED = Costs.of({1: 0.07, 2: 0.1, 4: 0.17, 8: 0.3, 16: 0.56}, preview={1: 0.012}, finish={1: 0.014})
+BATCHED = CostModel.from_measurements(
+    {1: 0.07, 2: 0.1, 4: 0.17, 8: 0.3, 16: 0.56}, preview={1: 0.012}, finish={1: 0.014}
+)
 
 
-def race(n_candidates: int = 16, n: int = 1, known: tuple[float, ...] = KNOWN, costs: Costs = BATCHED) -> Race:
-    return Race(n_candidates, n, len(known), known, costs)
+def race(n_candidates: int = 16, n: int = 1, known: tuple[float, ...] = KNOWN, costs: CostModel = BATCHED) -> PlanInput:
+    return PlanInput(n_candidates, n, len(known), known, costs)
 
 
 def test_costs_of_a_step_follow_the_calls_that_would_be_made() -> None:
@@ -26,14 +28,14 @@ def test_costs_of_a_step_follow_the_calls_that_would_be_made() -> None:
 
 
 def test_work_adds_up() -> None:
-    flat = Costs.of({1: 1.0}, preview={1: 0.5}, finish={1: 2.0})
-    assert race(8, costs=flat).work(()) == 8 * 16 + 8 * 2
+    flat = CostModel.from_measurements({1: 1.0}, preview={1: 0.5}, finish={1: 2.0})
+    assert race(8, costs=flat).device_seconds(()) == 8 * 16 + 8 * 2
     cut = (Checkpoint(4, 3), Checkpoint(8, 2))
-    assert race(8, costs=flat).work(cut) == 8 * 4 + 8 * 0.5 + 3 * 4 + 3 * 0.5 + 2 * 8 + 2 * 2
+    assert race(8, costs=flat).device_seconds(cut) == 8 * 4 + 8 * 0.5 + 3 * 4 + 3 * 0.5 + 2 * 8 + 2 * 2
 
 
 def test_a_large_field_is_cut_harder_than_a_small_one() -> None:
-    shares = [race(n).work(plan(race(n), 0.97)) / race(n).work(()) for n in (4, 16, 64)]
+    shares = [race(n).device_seconds(plan_checkpoints(race(n), 0.97)) / race(n).device_seconds(()) for n in (4, 16, 64)]
     assert shares[0] > shares[1] > shares[2]
     assert shares[2] < 0.5
 
@@ -45,21 +47,26 @@ def test_a_large_field_is_cut_harder_than_a_small_one() -> None:
         pytest.param(race(1), id="one candidate"),
         pytest.param(race(16, known=(0.9,)), id="one step"),
         pytest.param(race(16, known=(0.0,) * 16), id="previews know nothing"),
-        pytest.param(race(16, costs=Costs.of({1: 0.01}, {1: 9.0}, {1: 0.01})), id="previews cost more than steps"),
+        pytest.param(
+            race(16, costs=CostModel.from_measurements({1: 0.01}, {1: 9.0}, {1: 0.01})),
+            id="previews cost more than steps",
+        ),
     ],
 )
-def test_nothing_is_cut_where_nothing_is_gained(one: Race) -> None:
-    assert plan(one, 0.97) == ()
+def test_nothing_is_cut_where_nothing_is_gained(one: PlanInput) -> None:
+    assert plan_checkpoints(one, 0.97) == ()
 
 
 RACES = st.builds(
-    Race,
+    PlanInput,
     n_candidates=st.integers(1, 24),
     n=st.integers(1, 6),
     steps=st.just(12),
     correlations=st.lists(st.floats(0, 0.999), min_size=12, max_size=12).map(lambda v: tuple(sorted(v))),
     costs=st.builds(
-        lambda unit, batch, preview, finish: Costs.of({1: unit, 8: unit * batch}, {1: preview}, {1: finish}),
+        lambda unit, batch, preview, finish: CostModel.from_measurements(
+            {1: unit, 8: unit * batch}, {1: preview}, {1: finish}
+        ),
         st.floats(0.001, 1),
         st.floats(1, 8),
         st.floats(0, 3),
@@ -68,7 +75,7 @@ RACES = st.builds(
 )
 
 
-def kept(one: Race, cuts: tuple[Checkpoint, ...], fields: int = 20_000) -> float:
+def kept(one: PlanInput, cuts: tuple[Checkpoint, ...], fields: int = 20_000) -> float:
     """Share of the gain that is kept, by the model that the planner states, drawn anew."""
     draw = np.random.default_rng(77)
     finals = draw.standard_normal((fields, one.n_candidates))
@@ -88,14 +95,14 @@ def kept(one: Race, cuts: tuple[Checkpoint, ...], fields: int = 20_000) -> float
 @pytest.mark.parametrize(("n_candidates", "n"), [(4, 1), (8, 1), (8, 2), (16, 1), (16, 4), (32, 1)])
 def test_plans_keep_the_quality_on_fields_that_they_were_not_chosen_by(n_candidates: int, n: int) -> None:
     one = race(n_candidates, n)
-    cuts = plan(one, 0.97)
+    cuts = plan_checkpoints(one, 0.97)
     assert cuts
     assert kept(one, cuts) > 0.968
 
 
 def test_a_quality_is_less_than_its_estimate_by_the_standard_error() -> None:
-    field = planner._Field(race(16))
-    keep, kept = next(iter(field.cut(8, 4)))
+    field = planner._SimulatedFields(race(16))
+    keep, kept = next(iter(field.prune(8, 4)))
     finals = np.take_along_axis(field._finals, kept, axis=1).max(axis=1)
     shares = [
         finals[part].mean() / field._finals[part].max(axis=1).mean() for part in np.array_split(np.arange(8192), 64)
@@ -106,21 +113,22 @@ def test_a_quality_is_less_than_its_estimate_by_the_standard_error() -> None:
 
 
 def test_fewer_than_are_to_be_left_never_finish() -> None:
-    some = Race(16, 2, len(KNOWN), KNOWN, BATCHED, leave=6)
-    assert [c.keep for c in plan(some, 0.5)][-1] == 6
-    assert plan(Race(6, 2, len(KNOWN), KNOWN, BATCHED, leave=6), 0.5) == ()
+    some = PlanInput(16, 2, len(KNOWN), KNOWN, BATCHED, min_survivors=6)
+    assert [c.keep for c in plan_checkpoints(some, 0.5)][-1] == 6
+    assert plan_checkpoints(PlanInput(6, 2, len(KNOWN), KNOWN, BATCHED, min_survivors=6), 0.5) == ()
 
 
 @settings(max_examples=40, deadline=None)
 @given(RACES, st.floats(0.5, 0.999), st.floats(0.5, 0.999))
-def test_plans_keep_their_promises(one: Race, some: float, other: float) -> None:
+def test_plans_keep_their_promises(one: PlanInput, some: float, other: float) -> None:
     low, high = sorted((some, other))
-    plans = [plan(one, low), plan(one, high)]
-    assert one.work(plans[0]) <= one.work(plans[1]) <= one.work(())
+    plans = [plan_checkpoints(one, low), plan_checkpoints(one, high)]
+    assert one.device_seconds(plans[0]) <= one.device_seconds(plans[1]) <= one.device_seconds(())
     for cuts in plans:
         assert len(cuts) <= 2
         assert (
-            checkpoints.problem(cuts, steps=12, n_candidates=one.n_candidates, n=min(one.n, one.n_candidates)) is None
+            checkpoints.find_problem(cuts, steps=12, n_candidates=one.n_candidates, n=min(one.n, one.n_candidates))
+            is None
         )
         assert all(c.keep is not None and c.keep >= one.n for c in cuts)
         assert all(c.at >= 0.2 * 12 for c in cuts)
@@ -128,6 +136,6 @@ def test_plans_keep_their_promises(one: Race, some: float, other: float) -> None
 
 
 def test_the_same_question_has_the_same_answer() -> None:
-    first = plan(race(12), 0.95)
-    plan.cache_clear()
-    assert plan(race(12), 0.95) == first
+    first = plan_checkpoints(race(12), 0.95)
+    plan_checkpoints.cache_clear()
+    assert plan_checkpoints(race(12), 0.95) == first

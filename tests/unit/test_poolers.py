@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.domain import Status
-from app.service import Draft
+from app.service import GenerationParams
 from app.stores import connections
-from app.stores.generations import Database
+from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import Claim
 from tests.servers import PostgreSQL, running_pgbouncer
 from tests.unit.service_kit import House, house
@@ -36,7 +36,7 @@ async def _until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _life(store: Database, name: str) -> None:
+async def _life(store: SqlGenerationStore, name: str) -> None:
     await store.create(generation(name), [STEP], Claim(name, 60))
     assert await store.append(name, [STEP] * 2, Claim(name, 60))
     assert await store.save(generation(name, Status.SUCCEEDED), [STEP], Claim(name, 60))
@@ -69,14 +69,14 @@ async def test_what_no_notification_reaches_is_polled_and_says_what_to_set(
         _working(two),
     ):
         await _until(lambda: "pool_mode = session" in caplog.text)
-        assert not two.records.telling
-        running = await one.service.submit(Draft("x", n_candidates=2, steps=4))
+        assert not two.records.notifies
+        running = await one.service.submit(GenerationParams("x", n_candidates=2, steps=4))
         assert (await two.service.wait(running.id)).status is Status.SUCCEEDED
 
 
 @asynccontextmanager
 async def _working(there: House) -> AsyncIterator[None]:
-    task = asyncio.create_task(there.service.work())
+    task = asyncio.create_task(there.service.run_worker())
     try:
         yield
     finally:
@@ -88,9 +88,9 @@ async def test_a_pooler_that_leaves_a_session_its_connection_passes_them_on(post
     async with pooled(postgresql, "session", 30) as url, opened(url) as one, opened(url) as two:
         told: asyncio.Queue[str] = asyncio.Queue()
         listening = asyncio.create_task(two.listen(told.put_nowait))
-        await _until(lambda: two.telling)
+        await _until(lambda: two.notifies)
         await one.create(generation(), [STEP], MINE)
         assert [await asyncio.wait_for(told.get(), 30) for _ in range(2)] == ["", "gen_a"]
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        assert not two.telling
+        assert not two.notifies

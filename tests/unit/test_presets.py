@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.service.presets import OWN, Aspect, Presets, phrases
+from app.service.presets import DEFAULT_PRESETS_PATH, Aspect, Presets, split_phrases
 from app.settings import Settings
 
 
@@ -25,11 +25,11 @@ from app.settings import Settings
     ],
 )
 def test_a_prompt_is_cut_at_commas_conjunctions_and_its_background(prompt: str, parts: list[str]) -> None:
-    assert phrases(prompt) == parts
+    assert split_phrases(prompt) == parts
 
 
 def test_phrases_are_told_apart_by_the_words_of_presets() -> None:
-    presets = Presets.read(OWN)
+    presets = Presets.read(DEFAULT_PRESETS_PATH)
     assert presets.aspect("Golden Hour") is Aspect.STYLE
     assert presets.aspect("extreme close-up shot") is Aspect.COMPOSITION
     assert presets.aspect("an apple") is Aspect.CONTENT

@@ -10,7 +10,7 @@ from app.engine.pruning import checkpoints as pruning
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(1, 40) | st.none())
 def test_keep_is_the_best_and_never_empty(scores: list[float], keep: int | None) -> None:
-    kept = pruning.keep(scores, Checkpoint(3, keep))
+    kept = pruning.select_survivors(scores, Checkpoint(3, keep))
     assert kept == sorted(kept)
     assert len(kept) == min(keep or len(scores), len(scores))
     lost = set(range(len(scores))) - set(kept)
@@ -18,7 +18,7 @@ def test_keep_is_the_best_and_never_empty(scores: list[float], keep: int | None)
 
 
 def test_a_score_that_is_not_a_number_goes_first() -> None:
-    assert pruning.keep([float("nan"), -0.9, 0.2], Checkpoint(2, 2)) == [1, 2]
+    assert pruning.select_survivors([float("nan"), -0.9, 0.2], Checkpoint(2, 2)) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -34,17 +34,19 @@ def test_a_score_that_is_not_a_number_goes_first() -> None:
     ],
 )
 def test_bad_checkpoints_are_named(checkpoints: list[Checkpoint], place: int, word: str) -> None:
-    found = pruning.problem(checkpoints, steps=10, n_candidates=8, n=2)
+    found = pruning.find_problem(checkpoints, steps=10, n_candidates=8, n=2)
     assert found is not None
     assert found[0] == place
     assert word in found[1]
 
 
 def test_good_checkpoints_pass() -> None:
-    assert pruning.problem([Checkpoint(3), Checkpoint(4, 8), Checkpoint(6, 2)], steps=10, n_candidates=8, n=2) is None
+    assert (
+        pruning.find_problem([Checkpoint(3), Checkpoint(4, 8), Checkpoint(6, 2)], steps=10, n_candidates=8, n=2) is None
+    )
 
 
 def test_looks_are_spread_evenly_and_never_replace_a_pruning() -> None:
-    assert pruning.partial(3, 16, ()) == (Checkpoint(4), Checkpoint(8), Checkpoint(12))
-    assert pruning.partial(1, 16, (Checkpoint(8, 2),)) == (Checkpoint(8, 2),)
-    assert pruning.partial(3, 1, ()) == ()
+    assert pruning.with_preview_rounds(3, 16, ()) == (Checkpoint(4), Checkpoint(8), Checkpoint(12))
+    assert pruning.with_preview_rounds(1, 16, (Checkpoint(8, 2),)) == (Checkpoint(8, 2),)
+    assert pruning.with_preview_rounds(3, 1, ()) == ()

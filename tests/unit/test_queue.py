@@ -9,14 +9,14 @@ from sqlalchemy import text
 
 from app.domain import EventKind, Status
 from app.errors import StoreUnavailable
-from app.stores.generations import Database
-from app.stores.protocols import Claim, Claimed, Earlier, Key, Line, NoRoom
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import Claim, Claimed, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
 
 
 @pytest.mark.anyio
-async def test_only_who_has_the_claim_writes(records: Database) -> None:
+async def test_only_who_has_the_claim_writes(records: SqlGenerationStore) -> None:
     await records.create(generation(), [STEP], MINE)
     assert not await records.append("gen_a", [STEP], THEIRS)
     assert not await records.save(generation(status=Status.FAILED), [STEP], THEIRS)
@@ -30,7 +30,7 @@ async def test_only_who_has_the_claim_writes(records: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) -> None:
+async def test_the_oldest_that_nobody_has_is_claimed_first(records: SqlGenerationStore) -> None:
     await records.create(generation("gen_mine", created=1), [], MINE)
     await records.create(generation("gen_new", created=3), [], None)
     await records.create(generation("gen_old", created=2), [], None)
@@ -47,7 +47,7 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: Database) ->
 
 
 @pytest.mark.anyio
-async def test_a_claim_that_lapsed_is_taken_over(records: Database) -> None:
+async def test_a_claim_that_lapsed_is_taken_over(records: SqlGenerationStore) -> None:
     await records.create(generation(), [STEP], MINE)
     assert await records.claim("pictogram", "pictogram", 9, THEIRS) is None
     assert await records.append("gen_a", [], Claim("mine", 0.0))
@@ -58,7 +58,7 @@ async def test_a_claim_that_lapsed_is_taken_over(records: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_live_claim_is_safe_from_replicas_with_shorter_ones(records: Database) -> None:
+async def test_a_live_claim_is_safe_from_replicas_with_shorter_ones(records: SqlGenerationStore) -> None:
     await records.create(generation(), [STEP], Claim("mine", 3600))
     assert await records.claim("pictogram", "pictogram", 9, Claim("theirs", 1)) is None
     assert await records.append("gen_a", [], Claim("mine", 3600))
@@ -67,33 +67,33 @@ async def test_a_live_claim_is_safe_from_replicas_with_shorter_ones(records: Dat
 
 @pytest.mark.anyio
 async def test_a_claim_of_before_its_length_was_kept_lapses_too(file_url: str) -> None:
-    store = await Database.open(file_url, ticks=lambda: 1e6)
+    store = await SqlGenerationStore.open(file_url, monotonic=lambda: 1e6)
     await store.create(generation(), [], MINE)
     await store.connections.write(lambda connection: connection.execute(text("UPDATE generations SET lease_s = NULL")))
     assert await store.claim("pictogram", "pictogram", 9, THEIRS) is None
     await store.close()
-    store = await Database.open(file_url, ticks=lambda: 5.0)
+    store = await SqlGenerationStore.open(file_url, monotonic=lambda: 5.0)
     assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
     await store.close()
 
 
 @pytest.mark.anyio
 async def test_a_claim_of_an_earlier_boot_has_lapsed(file_url: str) -> None:
-    store = await Database.open(file_url, ticks=lambda: 1e6)
+    store = await SqlGenerationStore.open(file_url, monotonic=lambda: 1e6)
     await store.create(generation(), [], MINE)
     await store.close()
-    store = await Database.open(file_url, ticks=lambda: 5.0)
+    store = await SqlGenerationStore.open(file_url, monotonic=lambda: 5.0)
     assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
     assert await store.claim("pictogram", "pictogram", 9, MINE) is None
     await store.close()
 
 
 @pytest.mark.anyio
-async def test_what_is_settled_stays_so(records: Database) -> None:
+async def test_what_is_settled_stays_so(records: SqlGenerationStore) -> None:
     await records.create(generation(), [], MINE)
     gone = generation(status=Status.CANCELLED)
-    assert await records.settle(gone, [Line(EventKind.CANCELLED, {})])
-    assert not await records.settle(gone, [Line(EventKind.CANCELLED, {})])
+    assert await records.settle(gone, [NewEvent(EventKind.CANCELLED, {})])
+    assert not await records.settle(gone, [NewEvent(EventKind.CANCELLED, {})])
     assert not await records.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
     assert await records.get("gen_a") == gone
     assert not await records.settle(generation("gen_b"), [])
@@ -111,7 +111,7 @@ async def test_no_more_wait_than_there_is_room_for(url: str) -> None:
         ]
         answers = await asyncio.gather(*submits, return_exceptions=True)
         assert sum(answer is None for answer in answers) == 5, "two candidates each"
-        assert sum(isinstance(answer, NoRoom) for answer in answers) == 35
+        assert sum(isinstance(answer, QueueFull) for answer in answers) == 35
         assert await one.claim("pictogram", "pictogram", 9, MINE) is not None
         assert await two.create(generation("gen_next"), [], None, room=11) is None
         assert await one.get("gen_next") is not None
@@ -123,7 +123,7 @@ async def test_each_is_claimed_once_by_many(url: str) -> None:
         for place in range(30):
             await one.create(generation(f"gen_{place}", created=place), [], None)
 
-        async def worker(store: Database, name: str) -> list[str]:
+        async def worker(store: SqlGenerationStore, name: str) -> list[str]:
             mine = []
             while (found := await store.claim("pictogram", "pictogram", 9, Claim(name, 60))) is not None:
                 mine.append(found.generation.id)
@@ -137,22 +137,22 @@ async def test_each_is_claimed_once_by_many(url: str) -> None:
 async def test_the_first_with_a_key_has_it(url: str) -> None:
     async with opened(url) as one, opened(url) as two:
         submits = [
-            store.create(generation(f"gen_{turn}_{key}"), [STEP], MINE, Key("me", str(key), "print"))
+            store.create(generation(f"gen_{turn}_{key}"), [STEP], MINE, KeyRecord("me", str(key), "print"))
             for turn, store in enumerate((one, two) * 2)
             for key in range(50)
         ]
         answers = await asyncio.gather(*submits)
         assert sum(earlier is None for earlier in answers) == 50
         assert await one.claim("pictogram", "pictogram", 9, THEIRS) is None
-        first = await one.earlier("me", "7")
+        first = await one.find_idempotent("me", "7")
         assert first is not None
         assert first.fingerprint == "print"
-        assert await two.create(generation("gen_x"), [], MINE, Key("me", "7", "other")) == first
+        assert await two.create(generation("gen_x"), [], MINE, KeyRecord("me", "7", "other")) == first
         assert await two.get("gen_x") is None
-        assert await two.create(generation("gen_x"), [], MINE, Key("you", "7", "other")) is None
-        assert await one.earlier("you", "7") == Earlier("gen_x", "other")
+        assert await two.create(generation("gen_x"), [], MINE, KeyRecord("you", "7", "other")) is None
+        assert await one.find_idempotent("you", "7") == IdempotencyMatch("gen_x", "other")
         assert await one.delete("gen_x")
-        assert await one.earlier("you", "7") is None
+        assert await one.find_idempotent("you", "7") is None
 
 
 @pytest.mark.anyio
@@ -162,7 +162,7 @@ async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
         told: asyncio.Queue[str] = asyncio.Queue()
         listening = asyncio.create_task(two.listen(told.put_nowait))
         assert await asyncio.wait_for(told.get(), 5) == ""
-        assert two.telling
+        assert two.notifies
         await one.create(generation(), [STEP], None)
         await one.claim("pictogram", "pictogram", 9, MINE)
         await one.append("gen_a", [], MINE)
@@ -172,7 +172,7 @@ async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
         assert [await asyncio.wait_for(told.get(), 5) for _ in range(4)] == ["", "gen_a", "", "gen_a"]
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        assert not two.telling
+        assert not two.notifies
 
 
 @pytest.mark.anyio
@@ -182,4 +182,4 @@ async def test_an_address_is_read_as_postgresqls_own_tools_read_it(postgresql: P
         await store.create(generation(), [STEP], None)
         assert await store.get("gen_a") is not None
     with pytest.raises(StoreUnavailable):
-        await Database.open(f"{url}?sslmode=require")
+        await SqlGenerationStore.open(f"{url}?sslmode=require")

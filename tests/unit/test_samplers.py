@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import Start
-from models.generators.solver_tables import Stepped, Vector, probe, quadratic_times
+from app.domain import InitImage
+from models.generators.solver_tables import SolverStep, Vector, probe, quadratic_times
 from models.protocols import QUADRATIC, Schedule, steps_left, time_done
 from models.synthetic.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
 
@@ -39,7 +39,7 @@ class TableSolver:
     def entry(self, step: int) -> tuple[float, float]:
         return float(self.entries[step, 0]), float(self.entries[step, 1])
 
-    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+    def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
         _, _, a, b, c, d, h, s = self.table[step]
         x0 = c * state + d * output
         if self.clip is not None:
@@ -48,7 +48,7 @@ class TableSolver:
         memory = h * self.x0 if self.x0 is not None else 0.0
         after = a * state + b * output + memory + s * noise
         self.x0 = x0
-        return Stepped(np.asarray(after), np.asarray(x0), noise)
+        return SolverStep(np.asarray(after), np.asarray(x0), noise)
 
 
 class LongMemory(TableSolver):
@@ -58,11 +58,11 @@ class LongMemory(TableSolver):
         super().__init__(schedule)
         self.older: list[Vector] = []
 
-    def step(self, step: int, state: Vector, output: Vector) -> Stepped:
+    def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
         stepped = super().step(step, state, output)
         older = self.older[-2] if len(self.older) > 1 else np.zeros_like(state)
         self.older.append(stepped.x0)
-        return Stepped(stepped.state + 0.1 * older, stepped.x0, stepped.noise)
+        return SolverStep(stepped.state + 0.1 * older, stepped.x0, stepped.noise)
 
 
 def random_schedule(steps: int, seed: int) -> Schedule:
@@ -138,6 +138,6 @@ def test_steps_left_reads_time_done_backwards(sampler: str, time: float) -> None
     [("ddim", 0.5, 8), ("ddim", 0.01, 1), ("ddim", 0, 0), (QUADRATIC, 0.5, 11), (QUADRATIC, 1, 16), (QUADRATIC, 0, 0)],
 )
 def test_a_strength_is_a_share_of_the_time_not_of_the_steps(sampler: str, strength: float, made: int) -> None:
-    assert Start(strength, (1,), "").steps_made(sampler, 16) == made
+    assert InitImage(strength, (1,), "").steps_made(sampler, 16) == made
     if 0 < made < 16:
         assert FakeGenerator().schedule(sampler, 16, 64, 64).table[16 - made, 0] <= max(1000 * strength, 62.5)

@@ -8,14 +8,14 @@ import pytest
 
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.config import EngineConfig
-from app.engine.scheduler import RETRY_CALLS, SLOWDOWN, Kind, Plan, Scheduler
-from app.engine.state import Row, Run
+from app.engine.scheduler import CEILING_RETRY_CALLS, MAX_SLOWDOWN, CallKind, CallPlan, Scheduler
+from app.engine.state import ActiveGeneration, Row
 from tests.unit.engine_kit import Bench, spec
 
 
 def linear(bench: Bench, overhead: float = 0.0) -> None:
     """Costs of a device whose calls cost `overhead` rows more than their rows."""
-    bench.core._scheduler.learn({b: overhead + b for b in (1, 2, 4, 8, 16, 32)})
+    bench.core._scheduler.set_costs({b: overhead + b for b in (1, 2, 4, 8, 16, 32)})
 
 
 def steps(bench: Bench) -> list[Counter[str]]:
@@ -23,10 +23,10 @@ def steps(bench: Bench) -> list[Counter[str]]:
     seen: list[Counter[str]] = []
     plan = bench.core._scheduler.plan
 
-    def watched() -> Plan | None:
+    def watched() -> CallPlan | None:
         found = plan()
-        if found is not None and found.kind is Kind.STEP:
-            seen.append(Counter(r.run.spec.id for r in found.rows))
+        if found is not None and found.kind is CallKind.STEP:
+            seen.append(Counter(r.generation.spec.id for r in found.rows))
         return found
 
     bench.core._scheduler.plan = watched  # type: ignore[method-assign]
@@ -45,26 +45,26 @@ def steps(bench: Bench) -> list[Counter[str]]:
 )
 def test_bucket_has_the_fewest_seconds_per_useful_row(seconds: dict[int, float], rows: int, expected: int) -> None:
     scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
-    scheduler.learn(seconds)
+    scheduler.set_costs(seconds)
     assert scheduler.bucket(rows) == expected
 
 
 def test_buckets_that_were_not_timed_cost_what_the_two_largest_that_were_foretell() -> None:
     scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
-    scheduler.learn({1: 1.0, 2: 1.5})
+    scheduler.set_costs({1: 1.0, 2: 1.5})
     assert scheduler.seconds == {1: 1.0, 2: 1.5, 4: 2.5, 8: 4.5}
-    scheduler.learn({1: 1.0, 2: 2.5})
+    scheduler.set_costs({1: 1.0, 2: 2.5})
     assert scheduler.seconds == {1: 1.0, 2: 2.5, 4: 5.0, 8: 10.0}, "never more than in proportion"
 
 
 def test_a_larger_call_than_any_that_was_timed_is_tried_once_and_kept_where_it_pays() -> None:
     for doubled, chosen in ((1.2, 4), (2.0, 1)):
         scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
-        scheduler.learn({1: 1.0})
+        scheduler.set_costs({1: 1.0})
         assert scheduler.bucket(4) == 2
-        scheduler.note(Kind.STEP, 2, 30.0)
+        scheduler.note(CallKind.STEP, 2, 30.0)
         assert scheduler.bucket(4) == 2, "the first call of a size also builds what it needs"
-        scheduler.note(Kind.STEP, 2, doubled)
+        scheduler.note(CallKind.STEP, 2, doubled)
         assert scheduler.bucket(4) == chosen
 
 
@@ -85,11 +85,11 @@ def test_a_small_request_is_not_held_back_by_a_large_one() -> None:
 def test_no_call_takes_much_longer_than_the_small_one_alone_would() -> None:
     bench = Bench()
     costs = {1: 10.5, 2: 15.8, 4: 23.1, 8: 42.0, 16: 67.6, 32: 127.4}
-    bench.core._scheduler.learn(costs)
+    bench.core._scheduler.set_costs(costs)
     bench.submit(spec("large", n_candidates=64, steps=6), spec("small", n_candidates=1, steps=6))
     both = [sum(c.values()) for c in steps(bench) if c["small"]]
     assert len(both) == 6
-    assert max(costs[min(b for b in costs if b >= rows)] for rows in both) <= SLOWDOWN * costs[1]
+    assert max(costs[min(b for b in costs if b >= rows)] for rows in both) <= MAX_SLOWDOWN * costs[1]
     assert min(both[1:]) > 2, "and the large one goes on beside it"
 
 
@@ -178,7 +178,7 @@ def test_one_that_runs_alone_waits_for_those_before_it_and_all_others_for_it() -
     bench = Bench()
     bench.submit(spec("before", n_candidates=3))
     bench.tick()
-    bench.core.submit(spec("suspect", n_candidates=2), 0.0, alone=True)
+    bench.core.submit(spec("suspect", n_candidates=2), 0.0, exclusive=True)
     bench.submit(spec("after", n_candidates=1))
     while not bench.ends("suspect"):
         bench.tick()
@@ -186,7 +186,7 @@ def test_one_that_runs_alone_waits_for_those_before_it_and_all_others_for_it() -
         assert not bench.updates.get("after")
     bench.run()
     assert bench.outcome("after").candidates
-    bench.core.submit(spec("called_off", n_candidates=2), 0.0, alone=True)
+    bench.core.submit(spec("called_off", n_candidates=2), 0.0, exclusive=True)
     bench.submit(spec("last", n_candidates=1))
     bench.core.cancel("called_off")
     bench.run()
@@ -195,16 +195,16 @@ def test_one_that_runs_alone_waits_for_those_before_it_and_all_others_for_it() -
 
 def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
     scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
-    large, small = (Run(spec(n, n_candidates=8, width=w), 0.0) for n, w in (("large", 64), ("small", 32)))
+    large, small = (ActiveGeneration(spec(n, n_candidates=8, width=w), 0.0) for n, w in (("large", 64), ("small", 32)))
     for run in (large, small):
         run.rows = [Row(run, i, i) for i in range(8)]
-    assert scheduler.shrink(Plan(Kind.STEP, tuple(large.rows), size=8))
-    assert scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows)))
-    assert scheduler._ceiling(False, large.key) == 4
-    assert not scheduler.shrink(Plan(Kind.FINISH, tuple(large.rows[:1])))
-    assert not scheduler.shrink(Plan(Kind.ENCODE, run=large))
-    assert scheduler.bucket(8, scheduler._ceiling(True, large.key)) == 4
-    assert scheduler._ceiling(True, small.key) == 8
+    assert scheduler.lower_ceiling(CallPlan(CallKind.STEP, tuple(large.rows), size=8))
+    assert scheduler.lower_ceiling(CallPlan(CallKind.FINISH, tuple(large.rows)))
+    assert scheduler._ceiling(False, large.batch_key) == 4
+    assert not scheduler.lower_ceiling(CallPlan(CallKind.FINISH, tuple(large.rows[:1])))
+    assert not scheduler.lower_ceiling(CallPlan(CallKind.ENCODE, generation=large))
+    assert scheduler.bucket(8, scheduler._ceiling(True, large.batch_key)) == 4
+    assert scheduler._ceiling(True, small.batch_key) == 8
 
 
 def test_after_many_calls_that_fitted_larger_ones_are_tried_again() -> None:
@@ -214,10 +214,10 @@ def test_after_many_calls_that_fitted_larger_ones_are_tried_again() -> None:
     bench.run()
     assert max(bench.generator.sizes) == 4
     bench.generator.max_rows = 8
-    bench.submit(*(spec(f"still{i}", n_candidates=8, steps=6) for i in range(RETRY_CALLS // 6 // 2)))
+    bench.submit(*(spec(f"still{i}", n_candidates=8, steps=6) for i in range(CEILING_RETRY_CALLS // 6 // 2)))
     bench.run()
     assert max(bench.generator.sizes) == 8
-    assert bench.generator.sizes.index(8) >= RETRY_CALLS
+    assert bench.generator.sizes.index(8) >= CEILING_RETRY_CALLS
 
 
 def previews(bench: Bench, name: str) -> list[int]:
@@ -225,8 +225,8 @@ def previews(bench: Bench, name: str) -> list[int]:
     seen: list[int] = []
     make = bench.core._preview
 
-    def watched(plan: Plan) -> None:
-        seen.append(sum(r.run.spec.id == name for r in plan.rows))
+    def watched(plan: CallPlan) -> None:
+        seen.append(sum(r.generation.spec.id == name for r in plan.rows))
         make(plan)
 
     bench.core._preview = watched  # type: ignore[method-assign]
@@ -245,14 +245,14 @@ def test_previews_of_a_generation_share_calls_though_others_slow_its_rows() -> N
 def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
     bench = Bench()
     costs = {b: 0.010 + b / 1000 for b in (1, 2, 4, 8, 16, 32)}
-    bench.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
+    bench.core._scheduler.set_costs(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     bench.submit(spec("large", n_candidates=32, steps=2))
-    while not bench.core._scheduler.runs[0].rows or bench.core._scheduler.runs[0].ready():
+    while not bench.core._scheduler.generations[0].rows or bench.core._scheduler.generations[0].steppable_rows():
         bench.tick()
     kinds: list[str] = []
     plan = bench.core._scheduler.plan
 
-    def watched() -> Plan | None:
+    def watched() -> CallPlan | None:
         found = plan()
         kinds.append("" if found is None else found.kind)
         return found
@@ -261,8 +261,8 @@ def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
     bench.submit(spec("small", n_candidates=1, steps=4))
     while not bench.ends("small"):
         bench.tick()
-    before = kinds[: kinds.index(Kind.STEP)]
-    assert before.count(Kind.FINISH) <= 1, "one call at most was made before its first step"
+    before = kinds[: kinds.index(CallKind.STEP)]
+    assert before.count(CallKind.FINISH) <= 1, "one call at most was made before its first step"
     assert not bench.ends("large")
     bench.run()
     assert bench.ends("large")
@@ -271,22 +271,22 @@ def test_a_small_request_steps_between_the_pictures_of_a_large_one() -> None:
 def test_a_small_request_does_not_wait_long_for_the_pictures_of_a_large_one() -> None:
     bench = Bench()
     costs = {b: 0.010 + b / 1000 for b in (1, 2, 4, 8, 16, 32)}
-    bench.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
+    bench.core._scheduler.set_costs(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     bench.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
     bench.submit(spec("small", n_candidates=1, steps=40))
-    most = int(SLOWDOWN * costs[1] / 0.005)
+    most = int(MAX_SLOWDOWN * costs[1] / 0.005)
     calls = previews(bench, "large")
     assert max(calls) == most
     assert sum(calls) == 32
     alone = Bench()
-    alone.core._scheduler.learn(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
+    alone.core._scheduler.set_costs(costs, preview={1: 0.005, 8: 0.040}, finish={1: 0.005, 8: 0.040})
     alone.submit(spec("large", n_candidates=32, steps=6, checkpoints=(Checkpoint(2, 4),)))
     assert previews(alone, "large") == [32]
 
 
 def test_a_call_for_pixels_is_split_where_it_would_take_long() -> None:
     bench = Bench()
-    bench.core._scheduler.learn({1: 4.0}, preview={1: 20.0}, finish={1: 20.0})
+    bench.core._scheduler.set_costs({1: 4.0}, preview={1: 20.0}, finish={1: 20.0})
     bench.submit(spec("slow", n_candidates=4, steps=1))
     bench.run()
     assert bench.scorer.calls == [1] * 4
@@ -295,11 +295,11 @@ def test_a_call_for_pixels_is_split_where_it_would_take_long() -> None:
 
 def test_a_call_is_never_smaller_than_its_rows_whatever_was_measured() -> None:
     bench = Bench()
-    bench.core._scheduler.learn({1: 1.06, 2: 2.06, 4: 3.0, 8: 60.0, 16: 120.0, 32: 240.0})
+    bench.core._scheduler.set_costs({1: 1.06, 2: 2.06, 4: 3.0, 8: 60.0, 16: 120.0, 32: 240.0})
     assert [bench.core._scheduler.bucket(rows) for rows in (3, 2)] == [2, 1], "the costs that make it hard"
     bench.submit(spec("odd", n_candidates=3, steps=4))
     bench.tick()
     plan = bench.core._scheduler.plan()
     assert plan is not None
-    assert plan.kind is Kind.STEP
+    assert plan.kind is CallKind.STEP
     assert (len(plan.rows), plan.size) == (2, 2)

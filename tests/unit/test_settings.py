@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import PREFIX, Settings, complaints
+from app.settings import ENV_PREFIX, Settings, format_errors
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
-        monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
+        monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -61,7 +61,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: s
     monkeypatch.setenv(f"FRONTRUNNER_{name}", value)
     with pytest.raises(ValidationError) as refused:
         Settings()
-    (line,) = complaints(refused.value)
+    (line,) = format_errors(refused.value)
     assert line.startswith(f"FRONTRUNNER_{name}: ")
     assert says in line
 
@@ -76,6 +76,6 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: s
 def test_contradictions(given: dict[str, int], says: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(**given)  # type: ignore[arg-type]
-    (line,) = complaints(refused.value)
+    (line,) = format_errors(refused.value)
     assert line.startswith("settings: ")
     assert says in line

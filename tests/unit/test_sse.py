@@ -14,7 +14,7 @@ from app.errors import StoreUnavailable
 
 def chunks(events: Callable[[], AsyncIterator[bytes]], life_s: float = 60.0) -> list[bytes]:
     async def read() -> list[bytes]:
-        return [bytes(c) async for c in sse.EventStream("g", events(), life_s=life_s).body_iterator]  # type: ignore[arg-type]
+        return [bytes(c) async for c in sse.EventStreamResponse("g", events(), lifetime_s=life_s).body_iterator]  # type: ignore[arg-type]
 
     return asyncio.run(read())
 
@@ -39,11 +39,11 @@ def test_a_slow_client_holds_up_the_reading() -> None:
             yield b"x"
 
     async def read() -> None:
-        body = aiter(sse.EventStream("g", events()).body_iterator)
-        assert len(await anext(body)) == sse.HELD
+        body = aiter(sse.EventStreamResponse("g", events()).body_iterator)
+        assert len(await anext(body)) == sse.MAX_BUFFERED_EVENTS
         await asyncio.sleep(0.01)
-        assert sse.HELD < made <= 2 * sse.HELD + 2
-        assert sum([len(chunk) async for chunk in body]) == 1000 - sse.HELD
+        assert sse.MAX_BUFFERED_EVENTS < made <= 2 * sse.MAX_BUFFERED_EVENTS + 2
+        assert sum([len(chunk) async for chunk in body]) == 1000 - sse.MAX_BUFFERED_EVENTS
 
     asyncio.run(read())
 

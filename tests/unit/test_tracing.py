@@ -6,7 +6,7 @@ import pytest
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.pruning import calibration
-from app.engine.trajectories import watch
+from app.engine.trajectories import record_trajectories
 from app.errors import EngineFailed
 from models.protocols import Models
 from models.synthetic.fakes import FakeGenerator, FakeScorer
@@ -18,15 +18,17 @@ def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None
     core = EngineCore(Models(generator, scorer), EngineConfig())
     told: list[int] = []
     races = list(
-        watch(core, generator.info, ["a red apple", "a blue boat", "grass"], n_candidates=8, progress=told.append)
+        record_trajectories(
+            core, generator.info, ["a red apple", "a blue boat", "grass"], n_candidates=8, progress=told.append
+        )
     )
     assert told == [1, 2, 3]
     for race in races:
-        assert race.trace.previews.shape == race.trace.gaps.shape == (8, 8)
+        assert race.trajectory.previews.shape == race.trajectory.guidance_gaps.shape == (8, 8)
         assert race.images.shape == (8, 64, 64, 3)
-        assert np.abs(race.trace.previews[-1] - race.trace.finals).max() == 0
-        assert (race.trace.gaps[:-1] > 0).all()
-    made = calibration.fit([r.trace for r in races], generator.info, scorer.info)
+        assert np.abs(race.trajectory.previews[-1] - race.trajectory.finals).max() == 0
+        assert (race.trajectory.guidance_gaps[:-1] > 0).all()
+    made = calibration.fit_calibration([r.trajectory for r in races], generator.info, scorer.info)
     assert made.spearman[-1] == pytest.approx(1.0)
     assert made.spearman[0] < 1.0
 
@@ -35,11 +37,11 @@ def test_a_race_that_fails_says_so() -> None:
     generator = FakeGenerator(fail_on_call=3)
     core = EngineCore(Models(generator, FakeScorer()), EngineConfig())
     with pytest.raises(EngineFailed):
-        list(watch(core, generator.info, ["x"], n_candidates=2))
+        list(record_trajectories(core, generator.info, ["x"], n_candidates=2))
 
 
 def test_a_score_that_is_not_a_number_calibrates_nothing() -> None:
     generator = FakeGenerator()
     core = EngineCore(Models(generator, BlindScorer(1)), EngineConfig())
     with pytest.raises(EngineFailed, match="no score"):
-        list(watch(core, generator.info, ["x"], n_candidates=2))
+        list(record_trajectories(core, generator.info, ["x"], n_candidates=2))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.domain import Checkpoint, Score, Stop
+from app.domain import Checkpoint, Score, StopReason
 from app.engine.protocols import Previewed
-from app.engine.scheduler import Plan
-from app.engine.state import Phase, Row, Run
+from app.engine.scheduler import CallPlan
+from app.engine.state import ActiveGeneration, Phase, Row
 from models.protocols import Pixels
 from tests.unit.engine_kit import Bench, alone, spec
 
@@ -34,15 +34,15 @@ def test_a_shadow_whose_survivors_cannot_fill_the_answer_has_lost_all(n: int) ->
     bench.submit(spec(n_candidates=4, n=n, checkpoints=(Checkpoint(1, n),), shadow=True))
     while not any(isinstance(u, Previewed) for u in bench.updates.get("gen_a", [])):
         bench.tick()
-    (run,) = bench.core._scheduler.runs
+    (run,) = bench.core._scheduler.generations
     bench.tick()
     while not all(r.phase is Phase.FINISH for r in run.rows):
         bench.tick()
     scores = bench.core._score
 
-    def blind(plan: Plan, *, preview: bool) -> Pixels:
+    def blind(plan: CallPlan, *, preview: bool) -> Pixels:
         pixels = scores(plan, preview=preview)
-        first = next(r for r in plan.rows if not r.shadowed)
+        first = next(r for r in plan.rows if not r.shadow_pruned)
         assert first.score is not None
         first.score = replace(first.score, score=float("nan"))
         return pixels
@@ -57,7 +57,7 @@ def test_waves_stop_when_little_is_to_be_gained() -> None:
     made = len(outcome.candidates)
     assert made % 8 == 0
     assert 8 <= made < 200
-    assert outcome.stopped is Stop.GAIN
+    assert outcome.stopped is StopReason.GAIN
     assert outcome.work.rows_unpruned == made * 6
     whole = alone(spec(n_candidates=made))
     assert [c.score for c in outcome.candidates] == [c.score for c in whole.candidates]
@@ -65,17 +65,17 @@ def test_waves_stop_when_little_is_to_be_gained() -> None:
 
 def test_waves_stop_at_the_cap() -> None:
     ends = {(len(o.candidates), o.stopped) for o in (alone(spec(n_candidates=10, wave=8, seed=s)) for s in range(40))}
-    assert ends == {(10, Stop.CAP), (8, Stop.GAIN)}
-    assert alone(spec(n_candidates=8, wave=8)).stopped is Stop.CAP
+    assert ends == {(10, StopReason.CAP), (8, StopReason.GAIN)}
+    assert alone(spec(n_candidates=8, wave=8)).stopped is StopReason.CAP
 
 
-def raced(n: int, *rows: tuple[float, float | None]) -> Run:
+def raced(n: int, *rows: tuple[float, float | None]) -> ActiveGeneration:
     """A wave of 8 that is over: by row the final score, or that of a preview at step 3; foretold .1 less than it."""
-    run = Run(spec(n_candidates=64, wave=8, n=n, checkpoints=(Checkpoint(3, 2),)), 0.0)
+    run = ActiveGeneration(spec(n_candidates=64, wave=8, n=n, checkpoints=(Checkpoint(3, 2),)), 0.0)
     for index, (value, pruned) in enumerate(rows):
         row = Row(run, index, index, phase=Phase.DONE if pruned is None else Phase.PRUNED)
         row.score = Score(value, value, 0.0)
-        row.foretold = {3: value - 0.1 if pruned is None else pruned}
+        row.predicted_scores = {3: value - 0.1 if pruned is None else pruned}
         row.pruned_at = None if pruned is None else 3
         run.rows.append(row)
     return run
@@ -83,20 +83,22 @@ def raced(n: int, *rows: tuple[float, float | None]) -> Run:
 
 def test_a_preview_that_flatters_is_not_the_best_so_far() -> None:
     rows = [(0.30, None), (0.31, None), *((9.0, 0.2 + 0.01 * i) for i in range(6))]
-    assert raced(1, *rows).wants_more(), "the best that finished is a middling one, whatever a preview scored"
-    assert not raced(1, (0.9, None), *rows[1:]).wants_more()
+    assert raced(1, *rows).needs_wave(), "the best that finished is a middling one, whatever a preview scored"
+    assert not raced(1, (0.9, None), *rows[1:]).needs_wave()
 
 
 def test_the_pruned_are_brought_to_the_level_of_those_who_finished() -> None:
     run = raced(1, (0.3, None), (0.5, None), (9.0, 0.15), (9.0, 0.05))
-    assert run._pruned(run.rows[:2]) == [pytest.approx((0.25, 0.0)), pytest.approx((0.15, 0.0))]
-    run.rows[0].foretold = {3: 0.0}
-    assert run._pruned(run.rows[:2])[0] == pytest.approx((0.35, 0.2 / np.sqrt(2)))
-    run.rows[1].foretold = {3: float("nan")}
-    assert run._pruned(run.rows[:2])[0] == pytest.approx((0.45, 0.0)), "a preview that has no score tells nothing"
+    assert run._predicted_finals(run.rows[:2]) == [pytest.approx((0.25, 0.0)), pytest.approx((0.15, 0.0))]
+    run.rows[0].predicted_scores = {3: 0.0}
+    assert run._predicted_finals(run.rows[:2])[0] == pytest.approx((0.35, 0.2 / np.sqrt(2)))
+    run.rows[1].predicted_scores = {3: float("nan")}
+    assert run._predicted_finals(run.rows[:2])[0] == pytest.approx((0.45, 0.0)), (
+        "a preview that has no score tells nothing"
+    )
 
 
 def test_waves_weigh_the_mean_of_all_that_are_returned() -> None:
     rows = [(0.9, None), (0.2, None), *((9.0, 0.1 * i) for i in range(4))]
-    assert not raced(1, *rows).wants_more()
-    assert raced(2, *rows).wants_more()
+    assert not raced(1, *rows).needs_wave()
+    assert raced(2, *rows).needs_wave()

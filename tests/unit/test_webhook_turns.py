@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.domain import Status, Webhook
-from app.service import Courier, HookPolicy, Poster
+from app.service import WebhookClient, WebhookDispatcher, WebhookPolicy
 from app.service.webhooks import dispatcher
-from app.stores.api_keys import KeyStore
-from app.stores.generations import Database
+from app.stores.api_keys import SqlApiKeyStore
+from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import Attempts
-from app.stores.webhooks import HookStore
+from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, generation
 
 pytestmark = pytest.mark.anyio
@@ -27,31 +27,33 @@ TARPIT, GOOD = "http://tarpit.example/", "http://good.example/"
 FEW = Attempts(in_all=6, of_owner=4, to_host=2)
 
 
-async def _ended(database: Database, name: str, owner: str, url: str) -> None:
+async def _ended(database: SqlGenerationStore, name: str, owner: str, url: str) -> None:
     made = generation(name)
     asked = replace(made, spec=replace(made.spec, owner=owner), webhook=Webhook(url, ("failed",)))
     await database.create(asked, [], MINE)
     await database.save(replace(asked, status=Status.FAILED), [], MINE)
 
 
-async def _taken(store: HookStore, now: float, under_way: list[tuple[str, str]], limits: Attempts = FEW) -> list[str]:
-    return [due.generation.id for due in await store.take(now, 60.0, limits, under_way)]
+async def _taken(
+    store: SqlWebhookOutbox, now: float, under_way: list[tuple[str, str]], limits: Attempts = FEW
+) -> list[str]:
+    return [due.generation.id for due in await store.lease_due(now, 60.0, limits, under_way)]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: object) -> AsyncGenerator[Database]:
+async def database(request: pytest.FixtureRequest, tmp_path: object) -> AsyncGenerator[SqlGenerationStore]:
     url = f"sqlite:///{tmp_path}/f.db"
     if request.param == "postgresql":
         url = await asyncio.to_thread(request.getfixturevalue("postgresql").database)
-    store = await Database.open(url)
+    store = await SqlGenerationStore.open(url)
     try:
         yield store
     finally:
         await store.close()
 
 
-async def test_owners_and_hosts_take_turns(database: Database) -> None:
-    store = HookStore(database.connections)
+async def test_owners_and_hosts_take_turns(database: SqlGenerationStore) -> None:
+    store = SqlWebhookOutbox(database.connections)
     for number in range(20):
         await _ended(database, f"gen_a{number:02}", "one", TARPIT)
     await _ended(database, "gen_b", "one", GOOD)
@@ -65,8 +67,8 @@ async def test_owners_and_hosts_take_turns(database: Database) -> None:
     assert await _taken(store, 1.0, others) == [], "four of one owner at once"
 
 
-async def test_the_owner_with_the_fewest_attempts_comes_first(database: Database) -> None:
-    store = HookStore(database.connections)
+async def test_the_owner_with_the_fewest_attempts_comes_first(database: SqlGenerationStore) -> None:
+    store = SqlWebhookOutbox(database.connections)
     for number in range(4):
         await _ended(database, f"gen_a{number}", "one", f"http://{number}.example/")
     await _ended(database, "gen_z", "two", GOOD)
@@ -74,11 +76,11 @@ async def test_the_owner_with_the_fewest_attempts_comes_first(database: Database
     assert await _taken(store, 1.0, under_way) == ["gen_z"], "there is room for one"
 
 
-class Slow(Poster):
+class Slow(WebhookClient):
     """Answers for a tarpit only when `answers` is set."""
 
     def __init__(self) -> None:
-        super().__init__(private=True)
+        super().__init__(allow_private=True)
         self.answers = asyncio.Event()
         self.asked: Counter[str] = Counter()
         self.posted: Counter[str] = Counter()
@@ -92,48 +94,54 @@ class Slow(Poster):
 
 
 @asynccontextmanager
-async def _delivering(database: Database) -> AsyncGenerator[Slow]:
-    poster = Slow()
-    policy = HookPolicy(SECRET, private=True)
-    courier = Courier(HookStore(database.connections), KeyStore(database.connections), poster, policy, database.clock)
-    task = asyncio.create_task(courier.run())
+async def _delivering(database: SqlGenerationStore) -> AsyncGenerator[Slow]:
+    webhook_client = Slow()
+    policy = WebhookPolicy(SECRET, allow_private=True)
+    dispatcher = WebhookDispatcher(
+        SqlWebhookOutbox(database.connections),
+        SqlApiKeyStore(database.connections),
+        webhook_client,
+        policy,
+        database.clock,
+    )
+    task = asyncio.create_task(dispatcher.run())
     try:
-        yield poster
+        yield webhook_client
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await poster.close()
+        await webhook_client.close()
 
 
-async def _until(poster: Slow, host: str, count: int) -> None:
+async def _until(webhook_client: Slow, host: str, count: int) -> None:
     async with asyncio.timeout(30):
-        while poster.posted[host] < count:
+        while webhook_client.posted[host] < count:
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("owner", ["one", "two"])
 async def test_a_tarpit_does_not_delay_the_webhooks_to_others(
-    database: Database, owner: str, monkeypatch: pytest.MonkeyPatch
+    database: SqlGenerationStore, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.05)
     for number in range(40):
         await _ended(database, f"gen_a{number:03}", "one", TARPIT)
     for number in range(12):
         await _ended(database, f"gen_z{number:02}", owner, GOOD)
-    async with _delivering(database) as poster:
-        await _until(poster, "good.example", 12)
-        assert poster.asked["tarpit.example"] == dispatcher.ATTEMPTS.to_host
-        poster.answers.set()
-        await _until(poster, "tarpit.example", 40)
+    async with _delivering(database) as webhook_client:
+        await _until(webhook_client, "good.example", 12)
+        assert webhook_client.asked["tarpit.example"] == dispatcher.ATTEMPTS.to_host
+        webhook_client.answers.set()
+        await _until(webhook_client, "tarpit.example", 40)
 
 
 async def test_an_owner_of_many_tarpits_does_not_delay_another_owner(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: SqlGenerationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.05)
     for number in range(40):
         await _ended(database, f"gen_a{number:03}", "one", f"http://tarpit{number}.example/")
     await _ended(database, "gen_z", "two", GOOD)
-    async with _delivering(database) as poster:
-        await _until(poster, "good.example", 1)
-        assert len(poster.asked) == dispatcher.ATTEMPTS.of_owner + 1
+    async with _delivering(database) as webhook_client:
+        await _until(webhook_client, "good.example", 1)
+        assert len(webhook_client.asked) == dispatcher.ATTEMPTS.of_owner + 1

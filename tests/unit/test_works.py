@@ -13,9 +13,9 @@ import pytest
 import time_machine
 from sqlalchemy import text
 
-from app.domain import EventKind, Generation, Ranking, Reference, Start, Status
+from app.domain import EventKind, Generation, InitImage, Ranking, Reference, Status
 from app.errors import NotFound, Overloaded
-from app.service import Dialogue, Draft, Fields, Limits, Once, Terms
+from app.service import CandidateArrays, GenerationParams, IdempotencyKey, LeasePolicy, Limits, RankingService
 from app.service.generations import recorder
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
@@ -33,14 +33,17 @@ async def counted(there: House) -> Mapping[str, int]:
 
 @pytest.mark.slow
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
-    terms = Terms(lease_s=10.0)
-    async with house(tmp_path, delay_s=0.1, terms=terms) as one, house(tmp_path, terms=terms) as two:
-        working = asyncio.create_task(two.service.work())
-        running = await one.service.submit(Draft("x", steps=60, n_candidates=2))
+    lease_policy = LeasePolicy(lease_s=10.0)
+    async with (
+        house(tmp_path, delay_s=0.1, lease_policy=lease_policy) as one,
+        house(tmp_path, lease_policy=lease_policy) as two,
+    ):
+        working = asyncio.create_task(two.service.run_worker())
+        running = await one.service.submit(GenerationParams("x", steps=60, n_candidates=2))
         for hours in (1, -1):
             with time_machine.travel(time.time() + hours * 3600, tick=True):
                 await asyncio.sleep(1.5)
-                assert not (await two.service.get(running.id)).status.final
+                assert not (await two.service.get(running.id)).status.is_final
         done = await one.service.wait(running.id)
         assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
         assert two.service.stats().rows_stepped == 0
@@ -58,9 +61,11 @@ async def test_a_ranking_that_two_replicas_store_with_one_key_is_stored_once(tmp
                 await met.wait()
                 return source, source
 
-            arrays = Fields(there.service._engine, there.blobs)
-            ranking = Dialogue(there.service._engine, there.records, there.blobs, arrays, Limits(), there.service.get)
-            return await ranking.keep(made, Once("key", "print"))
+            arrays = CandidateArrays(there.service._engine, there.blobs)
+            ranking = RankingService(
+                there.service._engine, there.records, there.blobs, arrays, Limits(), there.service.get
+            )
+            return await ranking.save(made, IdempotencyKey("key", "print"))
 
         first, second = await asyncio.gather(kept(one), kept(two))
         assert first == second
@@ -69,13 +74,13 @@ async def test_a_ranking_that_two_replicas_store_with_one_key_is_stored_once(tmp
 
 
 async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, terms=Terms(attempts=1)) as two:
-        running = await one.service.submit(Draft("x", n_candidates=1, steps=100))
+    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, lease_policy=LeasePolicy(max_attempts=1)) as two:
+        running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=100))
         while (await two.service.get(running.id)).status is not Status.RUNNING:
             await asyncio.sleep(0.01)
         lapse = text("UPDATE generations SET lease_until = 0, claim = 'gone'")
         await one.records.connections.write(lambda connection: connection.execute(lapse))
-        working = asyncio.create_task(two.service.work())
+        working = asyncio.create_task(two.service.run_worker())
         failed = await two.service.wait(running.id)
         assert failed.failure is not None
         assert (failed.status, failed.failure.code) == (Status.FAILED, "interrupted")
@@ -86,25 +91,25 @@ async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -
 
 async def test_who_left_stops_what_was_handed_back(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.2) as one, house(tmp_path) as two:
-        running = await one.service.submit(Draft("x", n_candidates=1, steps=50))
-        await one.service.hand_back()
-        await one.service.forsake(running.id)
+        running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=50))
+        await one.service.release_claims()
+        await one.service.cancel_on_disconnect(running.id)
         assert (await two.service.get(running.id)).status is Status.CANCELLED
         assert one.service.outcomes() == {"cancelled": 1}
-        await one.service.forsake("gen_nobody")
+        await one.service.cancel_on_disconnect("gen_nobody")
 
 
 async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: Path) -> None:
     async with house(tmp_path) as alone:
         expected = await alone.service.get(await alone.made(n_candidates=3, steps=30))
     async with house(tmp_path, delay_s=0.3) as one, house(tmp_path) as two:
-        running = await one.service.submit(Draft("a red apple", n_candidates=3, seed=7, steps=30))
+        running = await one.service.submit(GenerationParams("a red apple", n_candidates=3, seed=7, steps=30))
         waiting = asyncio.create_task(one.service.wait(running.id))
         while (await two.service.get(running.id)).status is not Status.RUNNING:
             await asyncio.sleep(0.01)
-        await one.service.hand_back()
+        await one.service.release_claims()
         assert (await two.service.get(running.id)).status is Status.QUEUED
-        working = asyncio.create_task(two.service.work())
+        working = asyncio.create_task(two.service.run_worker())
         done = await waiting
         assert done.attempts == 1
         assert [c.score for c in done.candidates] == pytest.approx([c.score for c in expected.candidates])
@@ -115,23 +120,23 @@ async def test_what_is_handed_back_is_taken_over_with_the_same_result(tmp_path: 
 
 
 async def test_what_ends_at_once_costs_two_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "STARTED_S", 10.0)
+    monkeypatch.setattr(recorder, "STARTED_WRITE_DELAY_S", 10.0)
     async with house(tmp_path) as there:
         await there.made(n_candidates=1, steps=1)
-        before = there.records.connections.watch.calls["database_write"]
+        before = there.records.connections.instruments.calls["database_write"]
         await there.made(n_candidates=1, steps=1)
-        assert there.records.connections.watch.calls["database_write"] - before == 2, "its entry and its end"
+        assert there.records.connections.instruments.calls["database_write"] - before == 2, "its entry and its end"
 
 
 @pytest.mark.slow
 async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path) -> None:
     async with house(tmp_path, delay_s=0.02) as one, house(tmp_path) as two:
         for _ in range(8):
-            await one.service.submit(Draft("x", n_candidates=64, steps=150))
+            await one.service.submit(GenerationParams("x", n_candidates=64, steps=150))
         with pytest.raises(Overloaded):
-            await one.service.submit(Draft("x", n_candidates=64))
-        left = await one.service.submit(Draft("x", n_candidates=64, steps=2), patient=True)
-        working = asyncio.create_task(two.service.work())
+            await one.service.submit(GenerationParams("x", n_candidates=64))
+        left = await one.service.submit(GenerationParams("x", n_candidates=64, steps=2), queue_if_full=True)
+        working = asyncio.create_task(two.service.run_worker())
         assert (await one.service.wait(left.id)).status is Status.SUCCEEDED
         assert await counted(two) == {"succeeded": 1}
         working.cancel()
@@ -142,16 +147,19 @@ async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path
 async def test_what_waits_in_the_queue_and_what_callers_bring_come_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.service.generations.worker.OVERDUE_S", 0.05)
-    monkeypatch.setattr("app.service.generations.worker.LOOK_S", 0.02)
+    monkeypatch.setattr("app.service.generations.worker.QUEUE_OVERDUE_S", 0.05)
+    monkeypatch.setattr("app.service.generations.worker.QUEUE_POLL_INTERVAL_S", 0.02)
     async with house(tmp_path, delay_s=0.005) as h:
-        working = asyncio.create_task(h.service.work())
-        held = [await h.service.submit(Draft("x", n_candidates=64, steps=2)) for _ in range(8)]
-        left = [await h.service.submit(Draft("x", n_candidates=64, steps=2), patient=True) for _ in range(4)]
+        working = asyncio.create_task(h.service.run_worker())
+        held = [await h.service.submit(GenerationParams("x", n_candidates=64, steps=2)) for _ in range(8)]
+        left = [
+            await h.service.submit(GenerationParams("x", n_candidates=64, steps=2), queue_if_full=True)
+            for _ in range(4)
+        ]
         brought = 0
-        while any([not (await h.service.get(one.id)).status.final for one in left]):
+        while any([not (await h.service.get(one.id)).status.is_final for one in left]):
             try:
-                held.append(await h.service.submit(Draft("x", n_candidates=64, steps=2)))
+                held.append(await h.service.submit(GenerationParams("x", n_candidates=64, steps=2)))
                 brought += 1
             except Overloaded:
                 await asyncio.sleep(0.005)
@@ -172,7 +180,7 @@ async def test_what_is_larger_than_a_replica_holds_up_nobody(tmp_path: Path) -> 
     async with house(tmp_path) as h:
         await h.records.create(_waiting("gen_large", 1.0, n_candidates=100_000), [], None)
         await h.records.create(_waiting("gen_left", 2.0), [], None)
-        working = asyncio.create_task(h.service.work())
+        working = asyncio.create_task(h.service.run_worker())
         assert (await h.service.wait("gen_left")).status is Status.SUCCEEDED
         assert await h.made()
         assert (await h.service.get("gen_large")).status is Status.QUEUED
@@ -185,9 +193,9 @@ async def test_what_was_accepted_under_other_weights_is_ranked_by_those_of_here(
         pulled = Ranking(references=(Reference(1.0, (1.0, 0.0)),))
         await h.records.create(_waiting("gen_old", revision="old"), [], None)
         await h.records.create(_waiting("gen_pulled", revision="old", ranking=pulled), [], None)
-        begun = _waiting("gen_begun", start=Start(0.5, (3, 8, 8), ""))
+        begun = _waiting("gen_begun", start=InitImage(0.5, (3, 8, 8), ""))
         await h.records.create(replace(begun, model_revision="old"), [], None)
-        working = asyncio.create_task(h.service.work())
+        working = asyncio.create_task(h.service.run_worker())
         assert (await h.service.wait("gen_old")).scorer_revision == h.service.models()[1].revision
         failed = (await h.service.wait("gen_pulled")).failure
         assert failed is not None
@@ -203,12 +211,12 @@ async def test_what_nobody_can_make_fails_after_a_day_and_is_then_forgotten(tmp_
     async with house(tmp_path) as h:
         await h.records.create(replace(_waiting("gen_stranger"), model="gone"), [], None)
         await h.records.create(replace(_waiting("gen_waits", time.time() - 3600), model="gone"), [], None)
-        assert await h.service.sweep(60) == 0
+        assert await h.service.purge_expired(60) == 0
         failure = (await h.service.get("gen_stranger")).failure
         assert failure is not None
         assert failure.code == "interrupted"
         assert [e.kind async for e in h.service.watch("gen_stranger")][-1] is EventKind.FAILED
-        assert await h.service.sweep(60) == 1
+        assert await h.service.purge_expired(60) == 1
         with pytest.raises(NotFound):
             await h.service.get("gen_stranger")
         assert (await h.service.get("gen_waits")).status is Status.QUEUED

@@ -16,24 +16,32 @@ from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi, sse
-from app.api.dependencies import Face, FaceDep, IdempotencyKey, JsonBody, finished, once, succeeded
-from app.api.generation_response import expect_some, result
+from app.api.dependencies import (
+    IdempotencyKeyHeader,
+    JsonBody,
+    Services,
+    ServicesDep,
+    build_idempotency_key,
+    require_succeeded,
+    wait_for_result,
+)
+from app.api.generation_response import generation_response, require_images
 from app.api.hosts import Hosts
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
-from app.api.schemas.requests import ImageFormat, ResponseFormat, Sampling
-from app.api.schemas.responses import Answer, ImageOut, NegativeOut, WarningOut
+from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
+from app.api.schemas.responses import ImageOutput, NegativeOutput, ResponseModel, WarningOutput
 from app.domain import Event, EventKind, Generation
-from app.errors import about
-from app.service import Draft, Service
+from app.errors import error_context
+from app.service import GenerationParams, GenerationService
 
 router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=JsonRoute)
 
 
-PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+PARTIAL_EVENT, COMPLETED_EVENT = "image_generation.partial_image", "image_generation.completed"
 
 
-class ImagesRequest(Sampling):
+class ImagesRequest(SamplingRequest):
     """OpenAI's request with our fields beside its own."""
 
     n: int | None = Field(None, ge=1, le=1024, description="Images that are returned, best first; default 1.")
@@ -51,16 +59,16 @@ class ImagesRequest(Sampling):
     user: str | None = None
     output_compression: int | None = Field(None, ge=0, le=100)
 
-    def to_domain(self) -> Draft:
+    def to_domain(self) -> GenerationParams:
         """As the service takes it."""
-        return self.draft(
+        return self.build_params(
             n=self.n or 1,
             size=None if self.size == "auto" else self.size,
             previews=(self.partial_images or 0) if self.stream else 0,
             output_format=self.output_format or "png",
         )
 
-    def without_effect(self) -> list[WarningOut]:
+    def unsupported_warnings(self) -> list[WarningOutput]:
         """A warning for every field that asked for something this service does not do."""
         harmless: dict[str, set[object]] = {
             "quality": {"auto", "standard"},
@@ -74,12 +82,12 @@ class ImagesRequest(Sampling):
         if self.stream and self.response_format == "url":
             ignored.append("response_format")
         return [
-            WarningOut(code="unsupported_parameter", detail=f"{name} has no effect here", param=name)
+            WarningOutput(code="unsupported_parameter", detail=f"{name} has no effect here", param=name)
             for name in ignored
         ]
 
 
-class ImageItem(Answer):
+class ImageItem(ResponseModel):
     """One image: OpenAI's members first, then ours. Exactly one of `b64_json` and `url` is present."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
@@ -91,17 +99,17 @@ class ImageItem(Answer):
     score: float
     similarity: float
     penalty: float
-    negatives: list[NegativeOut]
+    negatives: list[NegativeOutput]
 
 
-class TokenDetails(Answer):
+class TokenDetails(ResponseModel):
     """Tokens by kind; nothing is metered."""
 
     text_tokens: int = 0
     image_tokens: int = 0
 
 
-class Usage(Answer):
+class Usage(ResponseModel):
     """There because clients read it; nothing is metered, so it counts 0."""
 
     total_tokens: int = 0
@@ -110,7 +118,7 @@ class Usage(Answer):
     input_tokens_details: TokenDetails = TokenDetails()
 
 
-class ImagesOut(Answer):
+class ImagesResponse(ResponseModel):
     """OpenAI's answer; `id` names the generation behind it."""
 
     created: int
@@ -121,7 +129,7 @@ class ImagesOut(Answer):
     usage: Usage = Usage()
     id: str
     model: str
-    warnings: list[WarningOut]
+    warnings: list[WarningOutput]
 
 
 @router.post(
@@ -131,56 +139,58 @@ class ImagesOut(Answer):
     response_model=None,
     responses={
         200: {
-            "model": ImagesOut,
+            "model": ImagesResponse,
             "description": "The images, or with `stream` their events.",
-            "content": openapi.events([PARTIAL, COMPLETED]),
+            "content": openapi.event_stream_content([PARTIAL_EVENT, COMPLETED_EVENT]),
         },
-        **openapi.errors(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
+        **openapi.error_responses(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
     },
 )
-async def create(
+async def create_images(
     request: Request,
-    asked: Annotated[ImagesRequest, Body(openapi_examples=cast(Any, openapi.OPENAI_REQUESTS))],
-    face: FaceDep,
-    idempotency_key: IdempotencyKey = None,
+    body: Annotated[ImagesRequest, Body(openapi_examples=cast(Any, openapi.OPENAI_REQUESTS))],
+    services: ServicesDep,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Works with the openai package as it is; ours go into its `extra_body`."""
-    service, key = face.service, once(idempotency_key, router.prefix, asked)
-    generation = await service.submit(partial(_draft, request, face, asked), once=key, watched=bool(asked.stream))
-    if asked.stream:
-        on_gone = partial(service.forsake, generation.id) if key is None else None
-        return sse.EventStream(
-            generation.id, _events(service, generation, asked), life_s=service.limits.stream_s, on_gone=on_gone
+    service, key = services.generations, build_idempotency_key(idempotency_key, router.prefix, body)
+    generation = await service.submit(
+        partial(_build_params, request, services, body), idempotency=key, previews=bool(body.stream)
+    )
+    if body.stream:
+        on_gone = partial(service.cancel_on_disconnect, generation.id) if key is None else None
+        return sse.EventStreamResponse(
+            generation.id, _events(service, generation, body), lifetime_s=service.limits.stream_s, on_disconnect=on_gone
         )
-    with about(generation.id):
-        done = await finished(request, service, generation.id, keep=key is not None)
-        answer = await result(service, done, asked.response_format or "url")
-        expect_some(answer.data)  # clients take the first image for granted
+    with error_context(generation.id):
+        done = await wait_for_result(request, service, generation.id, keep=key is not None)
+        response = await generation_response(service, done, body.response_format or "url")
+        require_images(response.data)  # clients take the first image for granted
     hosts: Hosts = request.app.state.hosts
     base = hosts.base(request.scope)
-    images = ImagesOut(
-        created=answer.created,
-        data=[_item(image, base) for image in answer.data],
-        output_format=answer.output_format,
-        size=answer.size,
-        id=answer.id,
-        model=answer.model,
-        warnings=[*answer.warnings, *asked.without_effect()],
+    images = ImagesResponse(
+        created=response.created,
+        data=[_item(image, base) for image in response.data],
+        output_format=response.output_format,
+        size=response.size,
+        id=response.id,
+        model=response.model,
+        warnings=[*response.warnings, *body.unsupported_warnings()],
     )
     return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-async def _draft(request: Request, face: Face, asked: ImagesRequest) -> Draft:
-    draft = asked.to_domain()
-    return replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
+async def _build_params(request: Request, services: Services, body: ImagesRequest) -> GenerationParams:
+    params = body.to_domain()
+    return replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
 
 
-def _item(image: ImageOut, base: str) -> ImageItem:
+def _item(image: ImageOutput, base: str) -> ImageItem:
     kept = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
     return ImageItem(**kept, url=f"{base}{image.url}" if image.url else None)
 
 
-async def _events(service: Service, generation: Generation, asked: ImagesRequest) -> AsyncIterator[bytes]:
+async def _events(service: GenerationService, generation: Generation, body: ImagesRequest) -> AsyncIterator[bytes]:
     """The best previews of the first rounds, as many as asked, then every returned image, best first.
 
     Pruning may look at more rounds than were asked for. Raises NothingAboveMinScore for no image.
@@ -192,38 +202,38 @@ async def _events(service: Service, generation: Generation, asked: ImagesRequest
         "quality": "auto",
         "background": "opaque",
     }
-    rounds, wanted = 0, asked.partial_images or 0
-    async for preview in _rounds(service.watch(generation.id)):
+    rounds, wanted = 0, body.partial_images or 0
+    async for preview in _best_previews(service.watch(generation.id)):
         if rounds == wanted:
             continue
         head, _, data = preview.partition(";base64,")
         own = {"b64_json": data, "partial_image_index": rounds, "output_format": head.removeprefix("data:image/")}
-        yield sse.event(PARTIAL, {"type": PARTIAL, **own, **common})
+        yield sse.encode_event(PARTIAL_EVENT, {"type": PARTIAL_EVENT, **own, **common})
         rounds += 1
-    done = succeeded(await service.get(generation.id))
-    answer = await result(service, done, "b64_json")
-    expect_some(answer.data)
-    warnings = [warning.model_dump(mode="json") for warning in (*answer.warnings, *asked.without_effect())]
-    for image in answer.data:
+    done = require_succeeded(await service.get(generation.id))
+    response = await generation_response(service, done, "b64_json")
+    require_images(response.data)
+    warnings = [warning.model_dump(mode="json") for warning in (*response.warnings, *body.unsupported_warnings())]
+    for image in response.data:
         own = image.model_dump(include=set(ImageItem.model_fields) - {"url"}, exclude_none=True)
         usage = Usage().model_dump()
         made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
-        yield sse.event(COMPLETED, {"type": COMPLETED, **own, **made, **common})
+        yield sse.encode_event(COMPLETED_EVENT, {"type": COMPLETED_EVENT, **own, **made, **common})
 
 
-async def _rounds(log: AsyncIterator[Event]) -> AsyncIterator[str]:
+async def _best_previews(log: AsyncIterator[Event]) -> AsyncIterator[str]:
     """The best preview of every round, as a data URI: one a step, told when the log goes on with something else."""
     best: Mapping[str, Any] | None = None
-    told = 0
+    last_step = 0
     async for line in log:
         preview = line.data if line.kind is EventKind.PREVIEW else None
         if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
-            told, best = best["step"], None
-        if preview is not None and preview["step"] > told:
-            best = preview if best is None else max(best, preview, key=_worth)
+            last_step, best = best["step"], None
+        if preview is not None and preview["step"] > last_step:
+            best = preview if best is None else max(best, preview, key=_preview_score)
 
 
-def _worth(preview: Mapping[str, Any]) -> float:
+def _preview_score(preview: Mapping[str, Any]) -> float:
     score = preview["score"]
     return float("-inf") if score is None else float(score)

@@ -14,7 +14,7 @@ CROWDED = "frontrunner.crowded"
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 """Routes of operators, who ask by addresses and when a server is in trouble."""
 
-_CLOSE = {"connection": "close"}
+_CLOSE_HEADERS = {"connection": "close"}
 
 
 class Admission:
@@ -30,8 +30,8 @@ class Admission:
             await self._app(scope, receive, send)
         elif scope.get("state", {}).get(CROWDED):
             crowded = Unavailable("every connection that the server may hold is busy")
-            await from_error(crowded, instance(scope), _CLOSE)(scope, receive, send)
+            await from_error(crowded, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
         elif (fault := self._hosts.fault(scope)) is not None:
-            await from_http(400, fault, instance(scope), _CLOSE)(scope, receive, send)
+            await from_http(400, fault, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -13,19 +13,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import from_error, instance
-from app.api.sse import error_event
+from app.api.sse import encode_error_event
 from app.errors import FrontrunnerError, StoreUnavailable
-from app.service import Caller, Keyring, Right, acting
+from app.service import ApiKeyAuthenticator, Caller, Permission, as_caller
 
-GUARDED = "/v1/"
+PROTECTED_PREFIX = "/v1/"
 
 RECHECK_S = 2.0
 """How often the key of a request that lasts is looked at again."""
 
-_RANKING = ("/v1/rank", "/v1/taste/")
+_RANKING_PATHS = ("/v1/rank", "/v1/taste/")
 
 
-class Guarded:
+class ApiKeyMiddleware:
     """Lets a request pass with the right key, or without one as long as there are none (`app.state.keyring`)."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,18 +33,22 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED_PREFIX):
             await self._app(scope, receive, send)
             return
-        keyring: Keyring = scope["app"].state.keyring
-        check = partial(keyring.caller, _presented(Headers(scope=scope)), needed(scope["method"], scope["path"]))
+        authenticator: ApiKeyAuthenticator = scope["app"].state.authenticator
+        check = partial(
+            authenticator.authenticate,
+            _presented_key(Headers(scope=scope)),
+            required_permission(scope["method"], scope["path"]),
+        )
         try:
             caller = await check()
         except FrontrunnerError as error:
             await from_error(error, instance(scope))(scope, receive, send)
             return
         if caller is None:
-            with acting(None):
+            with as_caller(None):
                 await self._app(scope, receive, send)
         else:
             await _Admitted(self._app, caller, check)(scope, receive, send)
@@ -66,14 +70,14 @@ class _Admitted:
         """See ASGI."""
         watching = asyncio.create_task(self._watch())
         try:
-            with acting(self._caller):
+            with as_caller(self._caller):
                 await self._app(scope, partial(self._receive, receive), partial(self._send, send))
         finally:
             watching.cancel()
         if self._refusal is not None and not self._started:
             await from_error(self._refusal, instance(scope))(scope, receive, send)
         elif self._refusal is not None and not self._ended:
-            await send({"type": "http.response.body", "body": error_event(self._refusal)})
+            await send({"type": "http.response.body", "body": encode_error_event(self._refusal)})
 
     async def _watch(self) -> None:
         while self._refusal is None:
@@ -101,30 +105,30 @@ class _Admitted:
             return
         if message["type"] == "http.response.start":
             self._started = True
-            MutableHeaders(scope=message).update(_limits(self._caller))
+            MutableHeaders(scope=message).update(_rate_limit_headers(self._caller))
         else:
             self._ended = not message.get("more_body", False)
         await send(message)
 
 
-def needed(method: str, path: str) -> Right:
+def required_permission(method: str, path: str) -> Permission:
     """The right that a request takes: sampling is `GENERATE`, comparing and voting `RANK`, looking `READ`."""
     if method in {"GET", "HEAD", "OPTIONS"}:
-        return Right.READ
-    if path.startswith(_RANKING) or path.endswith("/rerank"):
-        return Right.RANK
-    return Right.GENERATE
+        return Permission.READ
+    if path.startswith(_RANKING_PATHS) or path.endswith("/rerank"):
+        return Permission.RANK
+    return Permission.GENERATE
 
 
-def _presented(headers: Headers) -> str | None:
+def _presented_key(headers: Headers) -> str | None:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     return bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 
 
-def _limits(caller: Caller) -> dict[str, str]:
+def _rate_limit_headers(caller: Caller) -> dict[str, str]:
     """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10), once something was charged."""
-    if caller.standing is None:
+    if caller.quota_remaining is None:
         return {}
-    left, pause = caller.standing
+    remaining, reset_s = caller.quota_remaining
     policy = f'"candidates";q={caller.key.quota};qu="candidates";w={caller.key.window_s}'
-    return {"ratelimit-policy": policy, "ratelimit": f'"candidates";r={left};t={pause}'}
+    return {"ratelimit-policy": policy, "ratelimit": f'"candidates";r={remaining};t={reset_s}'}

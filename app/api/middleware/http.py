@@ -18,11 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.middleware.admission import HEALTH
-from app.api.problems import REQUEST_ID, from_http, instance
+from app.api.problems import REQUEST_ID_KEY, from_http, instance
 
-GENERATIONS = "/v1/generations/"
+GENERATIONS_PATH = "/v1/generations/"
 
-LINGER_S = 2.0
+REFUSED_BODY_DRAIN_S = 2.0
 """How long the rest of a refused body is read and dropped, so that its sender gets to read the refusal."""
 
 FREE_BYTES = 65_536
@@ -31,12 +31,12 @@ FREE_BYTES = 65_536
 RETRY_S = 5
 """How soon a body may be sent again that was one too many."""
 
-_GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 log = logging.getLogger("frontrunner.access")
 
 
-class Observed:
+class AccessLogMiddleware:
     """Names each request (`X-Request-Id`, taken over when it is a sane one), logs and counts its answer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,38 +47,38 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
-        scope[REQUEST_ID] = request_id
-        status, made = 500, ""
+        client_request_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_request_id if _REQUEST_ID_PATTERN.fullmatch(client_request_id) else uuid.uuid4().hex
+        scope[REQUEST_ID_KEY] = request_id
+        status, created_id = 500, ""
 
-        async def named(message: Message) -> None:
-            nonlocal status, made
+        async def send_with_request_id(message: Message) -> None:
+            nonlocal status, created_id
             if message["type"] == "http.response.start":
                 status, headers = message["status"], MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                made = headers.get("location", "").removeprefix(GENERATIONS)
+                created_id = headers.get("location", "").removeprefix(GENERATIONS_PATH)
             await send(message)
 
         start = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, named)
+                await self._app(scope, receive, send_with_request_id)
             finally:
-                _note(scope, status, time.perf_counter() - start, made)
+                _log_access(scope, status, time.perf_counter() - start, created_id)
 
 
-def _note(scope: Scope, status: int, seconds: float, made: str) -> None:
+def _log_access(scope: Scope, status: int, seconds: float, created_id: str) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
-    scope["app"].state.face.metrics.answered(scope["method"], route, status, seconds)
-    told = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
-    generation = made or scope.get("path_params", {}).get("generation_id")
+    scope["app"].state.services.metrics.observe_response(scope["method"], route, status, seconds)
+    fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+    generation = created_id or scope.get("path_params", {}).get("generation_id")
     if generation and status < 400:
-        told["generation"] = generation
-    log.log(logging.DEBUG if route in HEALTH else logging.INFO, "answered", extra=told)
+        fields["generation"] = generation
+    log.log(logging.DEBUG if route in HEALTH else logging.INFO, "answered", extra=fields)
 
 
-class BodyGuard:
+class BodyLimitMiddleware:
     """Refuses a body that is larger than `max_bytes` (413, also when its length is not declared) or slow (408).
 
     Also one (503) that would make all bodies of requests in progress hold more than `total_bytes`; the first
@@ -99,7 +99,7 @@ class BodyGuard:
             return
         body = _Body(self, receive, send)
         try:
-            if _declared(scope) > self.max_bytes:
+            if _content_length(scope) > self.max_bytes:
                 refusal = body.refusal(413, self.too_large)
                 await from_http(413, refusal.detail, instance(scope), refusal.headers)(scope, receive, body.send)
             else:
@@ -117,7 +117,7 @@ class BodyGuard:
 class _Body:
     """The body of one request. What is still to come of a refused one is dropped, so that its sender reads why."""
 
-    def __init__(self, guard: BodyGuard, receive: Receive, send: Send) -> None:
+    def __init__(self, guard: BodyLimitMiddleware, receive: Receive, send: Send) -> None:
         self.counted = 0
         self._guard = guard
         self._receive = receive
@@ -162,16 +162,16 @@ class _Body:
         await self._send({**message, "more_body": True} if held_open else message)
 
     async def drop(self) -> None:
-        """Read what is still to come of a refused body for `LINGER_S`, then end the answer."""
+        """Read what is still to come of a refused body for `REFUSED_BODY_DRAIN_S`, then end the answer."""
         if not self._refused:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(REFUSED_BODY_DRAIN_S):
                 while (await self._receive()).get("more_body", False):
                     pass
         await self._send({"type": "http.response.body", "body": b""})
 
 
-def _declared(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int:
     length = Headers(scope=scope).get("content-length", "0")
     return int(length) if length.isdecimal() else 0

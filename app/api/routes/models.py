@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 
 from app.api import openapi
-from app.api.dependencies import ServiceDep
-from app.api.schemas.responses import Answer
+from app.api.dependencies import GenerationServiceDep
+from app.api.schemas.responses import ResponseModel
 from app.errors import NotFound
-from app.service import Service
+from app.service import GenerationService
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-class GeneratorOut(Answer):
+class GeneratorOutput(ResponseModel):
     """A generator's defaults and limits. Sizes in pixels, multiples of `size_multiple`.
 
     `guidance`: `cfg` weighs two predictions, `embedded` is an input of the denoiser.
@@ -39,7 +39,7 @@ class GeneratorOut(Answer):
     negative_prompts: bool
 
 
-class ScorerOut(Answer):
+class ScorerOutput(ResponseModel):
     """A scorer. `null_mean`, `null_std`: cosines of images with texts that do not belong together, where measured."""
 
     revision: str
@@ -52,7 +52,7 @@ class ScorerOut(Answer):
     null_std: float | None
 
 
-class CalibrationOut(Answer):
+class CalibrationOutput(ResponseModel):
     """How well previews after each step rank like final images. Measured with these revisions, good for no others."""
 
     generator: str
@@ -66,19 +66,19 @@ class CalibrationOut(Answer):
     gap_weight: list[float]
 
 
-class ModelOut(Answer):
+class ModelResponse(ResponseModel):
     """One name; a pack is generator and scorer at once. `created` is OpenAI's and not known: 0."""
 
     id: str
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: Literal["frontrunner"] = "frontrunner"
-    generator: GeneratorOut | None = None
-    scorer: ScorerOut | None = None
-    calibration: CalibrationOut | None = None
+    generator: GeneratorOutput | None = None
+    scorer: ScorerOutput | None = None
+    calibration: CalibrationOutput | None = None
 
 
-class LimitsOut(Answer):
+class LimitsOutput(ResponseModel):
     """What a request may ask of this server."""
 
     candidates: int
@@ -91,27 +91,27 @@ class LimitsOut(Answer):
     references: int
 
 
-class ModelsOut(Answer):
+class ModelListResponse(ResponseModel):
     """What is loaded."""
 
     object: Literal["list"] = "list"
-    data: list[ModelOut]
-    limits: LimitsOut
+    data: list[ModelResponse]
+    limits: LimitsOutput
 
 
-@router.get("", summary="What is loaded", responses=openapi.errors(503))
+@router.get("", summary="What is loaded", responses=openapi.error_responses(503))
 @router.head("", include_in_schema=False)
-async def list_models(service: ServiceDep) -> ModelsOut:
+async def list_models(service: GenerationServiceDep) -> ModelListResponse:
     """The generator, the scorer, and what a request may ask for."""
-    return ModelsOut(data=_models(service), limits=LimitsOut(**asdict(service.limits)))
+    return ModelListResponse(data=_models(service), limits=LimitsOutput(**asdict(service.limits)))
 
 
-@router.get("/{model_id:path}", summary="One of them", responses=openapi.errors(404, 503))
+@router.get("/{model_id:path}", summary="One of them", responses=openapi.error_responses(404, 503))
 @router.head("/{model_id:path}", include_in_schema=False)
 async def read_model(
     model_id: Annotated[str, Path(description="May hold slashes, as hub ids do.", examples=["pictogram"])],
-    service: ServiceDep,
-) -> ModelOut:
+    service: GenerationServiceDep,
+) -> ModelResponse:
     """By the name that a request's `model` takes."""
     for model in _models(service):
         if model.id == model_id:
@@ -119,7 +119,7 @@ async def read_model(
     raise NotFound("no model of that name is loaded, see GET /v1/models")
 
 
-def _models(service: Service) -> list[ModelOut]:
+def _models(service: GenerationService) -> list[ModelResponse]:
     generator, scorer = service.models()
     known, parts = service.calibration(), dict[str, dict[str, Any]]()
     for kind, info in (("generator", generator), ("scorer", scorer)):
@@ -127,4 +127,4 @@ def _models(service: Service) -> list[ModelOut]:
         parts.setdefault(details.pop("id"), {})[kind] = details
     if known is not None:
         parts[generator.id]["calibration"] = asdict(known)
-    return [ModelOut(id=name, **kinds) for name, kinds in parts.items()]
+    return [ModelResponse(id=name, **kinds) for name, kinds in parts.items()]

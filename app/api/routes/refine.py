@@ -6,25 +6,31 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Response
-from fastapi import Request as Asking
+from fastapi import APIRouter, Body, Header, Request, Response
 from pydantic import Field, model_validator
 
 from app.api import openapi
-from app.api.dependencies import Face, FaceDep, GenerationId, IdempotencyKey, JsonBody, once
-from app.api.generation_response import ANSWERS, respond
+from app.api.dependencies import (
+    GenerationId,
+    IdempotencyKeyHeader,
+    JsonBody,
+    Services,
+    ServicesDep,
+    build_idempotency_key,
+)
+from app.api.generation_response import RESPONSES, submit_and_respond
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import (
-    Float,
+    FiniteFloat,
     ImageFormat,
+    NonBlankText,
     ResponseFormat,
     SamplingOptions,
-    Words,
-    checkpoints,
+    to_pruning,
 )
 from app.domain import Generation
-from app.service import Draft
+from app.service import GenerationParams
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
 
@@ -42,8 +48,10 @@ class RefineRequest(SamplingOptions):
 
     index: int | None = Field(None, ge=0, lt=2**31, description="The candidate to begin as.")
     image: str | None = Field(None, description="In its place: data: URI of a picture or a sketch.")
-    strength: Float = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
-    prompt: Words | None = Field(None, description="What the images should show; default: what was last asked of it.")
+    strength: FiniteFloat = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
+    prompt: NonBlankText | None = Field(
+        None, description="What the images should show; default: what was last asked of it."
+    )
     n: int | None = Field(None, ge=1, le=1024)
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     deterministic: bool | None = Field(None, description="One fixed batch size; default: as in the generation.")
@@ -51,12 +59,12 @@ class RefineRequest(SamplingOptions):
     output_format: ImageFormat | None = Field(None, description="File format; default: that of the generation.")
 
     @model_validator(mode="after")
-    def _one_start(self) -> RefineRequest:
+    def _check_one_source(self) -> RefineRequest:
         if (self.index is None) == (self.image is None):
             raise ValueError("either index or image is wanted")
         return self
 
-    def to_domain(self, source: Generation) -> Draft:
+    def to_domain(self, source: Generation) -> GenerationParams:
         """As the service takes it, without its start and with the source's ranking.
 
         A new prompt is also the text to compare with. The source's negative prompt counts only where it is kept.
@@ -66,8 +74,8 @@ class RefineRequest(SamplingOptions):
         n_candidates = self.n_candidates or ("auto" if waves else spec.n_candidates)
         cap = (self.max_candidates or spec.n_candidates) if waves else self.max_candidates
         most = n_candidates if isinstance(n_candidates, int) else cap
-        return Draft(
-            prompt=self.prompt or spec.question,
+        return GenerationParams(
+            prompt=self.prompt or spec.ranking_prompt,
             negative_prompt=spec.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             n_candidates=n_candidates,
             max_candidates=cap,
@@ -77,7 +85,7 @@ class RefineRequest(SamplingOptions):
             sampler=self.sampler or spec.sampler,
             seed=self.seed,
             ranking=replace(spec.ranking.without_negative_prompt(spec.negative_prompt), prompt=None),
-            pruning=checkpoints(self.pruning),
+            pruning=to_pruning(self.pruning),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
             deterministic=spec.deterministic if self.deterministic is None else self.deterministic,
@@ -90,27 +98,29 @@ class RefineRequest(SamplingOptions):
     summary="Go on from a candidate",
     dependencies=[JsonBody],
     response_model=None,
-    responses={**ANSWERS, **openapi.errors(400, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504)},
+    responses={**RESPONSES, **openapi.error_responses(400, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504)},
 )
-async def refine(
-    request: Asking,
+async def refine_generation(
+    request: Request,
     generation_id: GenerationId,
-    asked: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
-    face: FaceDep,
+    body: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
+    services: ServicesDep,
     prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
-    key = once(idempotency_key, request.url.path, asked)
-    draft = partial(_draft, request, face, generation_id, asked)
-    forms = asked.response_format, asked.output_format or "png"
-    return await respond(request, face.service, draft, forms, prefer, key)
+    key = build_idempotency_key(idempotency_key, request.url.path, body)
+    params = partial(_build_params, request, services, generation_id, body)
+    forms = body.response_format, body.output_format or "png"
+    return await submit_and_respond(request, services.generations, params, forms, prefer, key)
 
 
-async def _draft(request: Asking, face: Face, generation_id: str, asked: RefineRequest) -> Draft:
-    source = await face.service.get(generation_id)
-    draft = asked.to_domain(source)
-    draft = replace(draft, ranking=await resolve_ranking(request, face, asked.ranking, draft.ranking))
-    if asked.image is None:
-        return await face.refiner.candidate(draft, source, asked.index or 0, asked.strength)
-    return await with_init_image(request, face, draft, asked.image, asked.strength, source)
+async def _build_params(
+    request: Request, services: Services, generation_id: str, body: RefineRequest
+) -> GenerationParams:
+    source = await services.generations.get(generation_id)
+    params = body.to_domain(source)
+    params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
+    if body.image is None:
+        return await services.img2img.from_candidate(params, source, body.index or 0, body.strength)
+    return await with_init_image(request, services, params, body.image, body.strength, source)

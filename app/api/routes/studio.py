@@ -14,7 +14,7 @@ import app.studio
 
 router = APIRouter(include_in_schema=False)
 
-POLICY = "; ".join(
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -30,13 +30,13 @@ POLICY = "; ".join(
 """No inline script or style, nothing from elsewhere, no page around it."""
 
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "cache-control": "no-cache",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 
-_KINDS = {
+_MEDIA_TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
     ".css": "text/css",
@@ -53,31 +53,31 @@ class _File:
     etag: str
 
 
-def _read(path: Path) -> _File:
+def _load_file(path: Path) -> _File:
     data = path.read_bytes()
-    return _File(data, _KINDS[path.suffix], f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+    return _File(data, _MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
 
-_FILES = {path.name: _read(path) for path in sorted((Path(app.studio.__file__).parent / "dist").iterdir())}
+_FILES = {path.name: _load_file(path) for path in sorted((Path(app.studio.__file__).parent / "dist").iterdir())}
 
 
 @router.get("/")
 @router.head("/")
-async def page(if_none_match: Annotated[str, Header()] = "") -> Response:
+async def read_page(if_none_match: Annotated[str, Header()] = "") -> Response:
     """The page itself."""
-    return _answer(_FILES["index.html"], if_none_match)
+    return _file_response(_FILES["index.html"], if_none_match)
 
 
 @router.get("/studio/{name}")
 @router.head("/studio/{name}")
-async def file(name: str, if_none_match: Annotated[str, Header()] = "") -> Response:
+async def read_file(name: str, if_none_match: Annotated[str, Header()] = "") -> Response:
     """A file of the page."""
     if name not in _FILES:
         raise HTTPException(404)
-    return _answer(_FILES[name], if_none_match)
+    return _file_response(_FILES[name], if_none_match)
 
 
-def _answer(found: _File, if_none_match: str) -> Response:
+def _file_response(found: _File, if_none_match: str) -> Response:
     headers = {**HEADERS, "etag": found.etag}
     held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
     if found.etag in held:

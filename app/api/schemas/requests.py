@@ -22,18 +22,18 @@ from pydantic import (
 )
 
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
-from app.service import Draft
+from app.service import GenerationParams
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 
-_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
-PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
-PROFILE = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-SIZE = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
+_INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+SIZE_PATTERN = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
 
-def _without_controls(text: str) -> str:
+def _reject_control_characters(text: str) -> str:
     kinds = {unicodedata.category(c) for c in set(text) - set("\t\n\r")}
     if "Cc" in kinds:
         raise ValueError("control characters other than tabs and line breaks are not taken")
@@ -42,96 +42,98 @@ def _without_controls(text: str) -> str:
     return text
 
 
-def _with_words(text: str) -> str:
-    if all(unicodedata.category(c) in _UNSEEN or c.isspace() for c in set(text)):
+def _reject_blank(text: str) -> str:
+    if all(unicodedata.category(c) in _INVISIBLE_CATEGORIES or c.isspace() for c in set(text)):
         raise ValueError("the text is empty")
     return text
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(_without_controls), Field(json_schema_extra={"pattern": PRINTABLE})]
-Words: TypeAlias = Annotated[Text, AfterValidator(_with_words), Field(min_length=1)]
-Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE)]
-Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-Profile: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE)]
-Float: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Text: TypeAlias = Annotated[
+    str, AfterValidator(_reject_control_characters), Field(json_schema_extra={"pattern": PRINTABLE_PATTERN})
+]
+NonBlankText: TypeAlias = Annotated[Text, AfterValidator(_reject_blank), Field(min_length=1)]
+Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE_PATTERN)]
+ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
+FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
-MOST_MEMBERS = 64
+MAX_MEMBERS = 64
 """Of one object, whatever they are called: more than any schema here has."""
 
-MOST_ITEMS = 1024
+MAX_ITEMS = 1024
 """Of one list, before the server's own limits are looked at."""
 
 
-class Request(BaseModel):
+class RequestModel(BaseModel):
     """Base of what callers send."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _few_members(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > MOST_MEMBERS:
-            raise ValueError(f"an object of more than {MOST_MEMBERS} members")
+    def _check_member_count(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_MEMBERS:
+            raise ValueError(f"an object of more than {MAX_MEMBERS} members")
         return data
 
 
-class NegativeIn(Request):
+class NegativeInput(RequestModel):
     """A text that candidates are marked down for."""
 
-    text: Words
-    weight: Float = Field(1.0, ge=0.001, le=100, description="Relative to the other negatives.")
+    text: NonBlankText
+    weight: FiniteFloat = Field(1.0, ge=0.001, le=100, description="Relative to the other negatives.")
 
     def to_domain(self) -> Negative:
         """As the ranking knows it."""
         return Negative(self.text, self.weight)
 
 
-class ReferenceIn(Request):
+class ReferenceInput(RequestModel):
     """A picture that images should look like, or with a weight below 0 should not: an upload or a candidate."""
 
     image: str | None = Field(None, description="data: URI of an image, in base64.")
     generation: str | None = Field(None, max_length=64, description="Whose candidate it is.")
     index: int | None = Field(None, ge=0, lt=2**31, description="Of the candidate.")
-    weight: Float = Field(0.5, ge=-10, le=10, description="Beside the prompt, which has weight 1; not 0.")
+    weight: FiniteFloat = Field(0.5, ge=-10, le=10, description="Beside the prompt, which has weight 1; not 0.")
 
     @model_validator(mode="after")
-    def _one_picture(self) -> ReferenceIn:
+    def _check_one_source(self) -> ReferenceInput:
         if (self.image is None) == (self.generation is None) or (self.index is None) != (self.generation is None):
             raise ValueError("either image, or generation and index are wanted")
         return self
 
 
-class TasteIn(Request):
+class TasteInput(RequestModel):
     """A profile of likes that joins the score."""
 
-    profile: Profile
-    weight: Float = Field(1.0, ge=0, le=1, description="1 is as much as a taste may ever count.")
+    profile: ProfileName
+    weight: FiniteFloat = Field(1.0, ge=0, le=1, description="1 is as much as a taste may ever count.")
 
 
-class RankingIn(Request):
+class RankingInput(RequestModel):
     """How candidates are compared: score = similarity - negative_weight * penalty + taste.
 
     Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
     else the default. `null` resets a field to its default.
     """
 
-    prompt: Words | None = Field(None, description="Text to compare with. Default: the prompt that was sampled.")
-    negatives: list[NegativeIn] | None = Field(
+    prompt: NonBlankText | None = Field(None, description="Text to compare with. Default: the prompt that was sampled.")
+    negatives: list[NegativeInput] | None = Field(
         None,
-        max_length=MOST_ITEMS,
+        max_length=MAX_ITEMS,
         fail_fast=True,
         description="Texts that the penalty counts; they do not steer sampling. Default: none.",
     )
-    negative_weight: Float | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
-    references: list[ReferenceIn] | None = Field(
-        None, max_length=MOST_ITEMS, fail_fast=True, description="Pictures to be like, or unlike. Default: none."
+    negative_weight: FiniteFloat | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
+    references: list[ReferenceInput] | None = Field(
+        None, max_length=MAX_ITEMS, fail_fast=True, description="Pictures to be like, or unlike. Default: none."
     )
-    taste: TasteIn | None = Field(None, description="Profile whose taste joins the score. Default: none.")
-    diversity: Float | None = Field(
+    taste: TasteInput | None = Field(None, description="Profile whose taste joins the score. Default: none.")
+    diversity: FiniteFloat | None = Field(
         None, ge=0, le=1, description="Above 0, returned images are also kept apart from each other. Default: 0."
     )
-    min_score: Float | None = Field(
+    min_score: FiniteFloat | None = Field(
         None, ge=-20, le=1, description="Candidates below it are not returned. Default: no limit."
     )
 
@@ -150,14 +152,14 @@ class RankingIn(Request):
 _DEFAULT = Ranking()
 
 
-class CheckpointIn(Request):
+class CheckpointInput(RequestModel):
     """After step `at`, of those that are made, the best `keep` candidates go on."""
 
     at: int = Field(ge=1, le=1000)
     keep: int | None = Field(None, ge=1, le=1024)
 
 
-class WebhookIn(Request):
+class WebhookInput(RequestModel):
     """Who is told how it ended: a signed POST, as Standard Webhooks has it, tried again until it is taken."""
 
     url: Annotated[str, StringConstraints(max_length=2000)] = Field(
@@ -173,10 +175,10 @@ class WebhookIn(Request):
         return Webhook(self.url, tuple(self.events))
 
 
-Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointIn], Field(max_length=16)]
+Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointInput], Field(max_length=16)]
 
 
-class SamplingOptions(Request):
+class SamplingOptions(RequestModel):
     """What every request for a generation may say; null is the model's, the server's or the source's default."""
 
     negative_prompt: Text | None = Field(None, description="Steers sampling away and counts as a negative of weight 1.")
@@ -185,25 +187,25 @@ class SamplingOptions(Request):
     )
     max_candidates: int | None = Field(None, ge=1, le=1024, description="Cap of n_candidates auto.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
-    guidance_scale: Float | None = Field(None, ge=0, le=100, description="1 or less samples without guidance.")
-    sampler: Name | None = Field(None, description="One of the model's samplers, see GET /v1/models.")
+    guidance_scale: FiniteFloat | None = Field(None, ge=0, le=100, description="1 or less samples without guidance.")
+    sampler: ModelName | None = Field(None, description="One of the model's samplers, see GET /v1/models.")
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="Of candidate 0; candidate i has seed + i.")
-    ranking: RankingIn = RankingIn()
+    ranking: RankingInput = RankingInput()
     pruning: Pruning | None = Field(None, description="Whether weak candidates are dropped on the way, or where.")
-    webhook: WebhookIn | None = Field(None, description="Where the end of the generation is announced.")
+    webhook: WebhookInput | None = Field(None, description="Where the end of the generation is announced.")
 
 
-class Sampling(SamplingOptions):
+class SamplingRequest(SamplingOptions):
     """A generation from noise or from an uploaded image."""
 
-    prompt: Words = Field(description="What the images should show.")
-    model: Name | None = Field(None, description="The generator that is loaded, see GET /v1/models.")
+    prompt: NonBlankText = Field(description="What the images should show.")
+    model: ModelName | None = Field(None, description="The generator that is loaded, see GET /v1/models.")
     deterministic: bool = Field(False, description="One fixed batch size: the pixels do not depend on other requests.")
 
-    def draft(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> Draft:
+    def build_params(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> GenerationParams:
         """As the service takes it, without the ranking, which `ranking_inputs.resolve_ranking` looks up."""
         width, height = parse_size(size) if size else (None, None)
-        return Draft(
+        return GenerationParams(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt or "",
             n_candidates=self.n_candidates,
@@ -216,7 +218,7 @@ class Sampling(SamplingOptions):
             sampler=self.sampler,
             seed=self.seed,
             model=self.model,
-            pruning=checkpoints(self.pruning),
+            pruning=to_pruning(self.pruning),
             partial_images=previews,
             deterministic=self.deterministic,
             output_format=output_format,
@@ -224,7 +226,7 @@ class Sampling(SamplingOptions):
         )
 
 
-class GenerationRequest(Sampling):
+class GenerationRequest(SamplingRequest):
     """A generation: sample `n_candidates`, rank them, return the best `n`."""
 
     n: int = Field(1, ge=1, le=1024, description="Images that are returned, best first.")
@@ -233,31 +235,31 @@ class GenerationRequest(Sampling):
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or the images themselves.")
     output_format: ImageFormat = Field("png", description="File format of the images.")
     image: str | None = Field(None, description="data: URI of a picture or a sketch that the candidates begin as.")
-    strength: Float | None = Field(
+    strength: FiniteFloat | None = Field(
         None, ge=0, le=1, description="Of an image: 0 leaves it, 1 forgets it; default 0.75."
     )
 
     @field_validator("strength")
     @classmethod
-    def _of_an_image(cls, strength: float | None, info: ValidationInfo) -> float | None:
+    def _check_strength(cls, strength: float | None, info: ValidationInfo) -> float | None:
         if strength is not None and info.data.get("image") is None:
             raise ValueError("strength goes with image")
         return strength
 
-    def to_domain(self) -> Draft:
+    def to_domain(self) -> GenerationParams:
         """As the service takes it, without image and ranking."""
-        return self.draft(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
+        return self.build_params(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
 
 
-class RankForm(Request):
+class RankForm(RequestModel):
     """Images to compare with a prompt, as files of a form."""
 
-    prompt: Words = Field(description="What the images are compared with.")
+    prompt: NonBlankText = Field(description="What the images are compared with.")
     negative_prompt: Text | None = Field(None, description="Counts as a negative of weight 1.")
-    ranking: RankingIn = Field(RankingIn(), description="In a form: as JSON.")
+    ranking: RankingInput = Field(RankingInput(), description="In a form: as JSON.")
     images: list[str] = Field(
         min_length=1,
-        max_length=MOST_ITEMS,
+        max_length=MAX_ITEMS,
         description="Image files.",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
@@ -266,15 +268,15 @@ class RankForm(Request):
 class RankRequest(RankForm):
     """Images to compare with a prompt, as data URIs."""
 
-    images: list[str] = Field(min_length=1, max_length=MOST_ITEMS, description="data: URIs of images, in base64.")
+    images: list[str] = Field(min_length=1, max_length=MAX_ITEMS, description="data: URIs of images, in base64.")
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Width and height of a text that matches `SIZE`."""
+    """Width and height of a text that matches `SIZE_PATTERN`."""
     width, _, height = size.partition("x")
     return int(width), int(height)
 
 
-def checkpoints(asked: Pruning | None) -> str | tuple[Checkpoint, ...] | None:
+def to_pruning(body: Pruning | None) -> str | tuple[Checkpoint, ...] | None:
     """Pruning as the service takes it."""
-    return tuple(Checkpoint(c.at, c.keep) for c in asked) if isinstance(asked, list) else asked
+    return tuple(Checkpoint(c.at, c.keep) for c in body) if isinstance(body, list) else body

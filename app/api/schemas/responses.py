@@ -9,16 +9,16 @@ from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score
-from app.service import QueuePlace, RankedImage, RankResult
+from app.service import QueuePosition, RankedImage, RankResult
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """Base of what callers get."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
-class NegativeOut(Answer):
+class NegativeOutput(ResponseModel):
     """A negative and how much an image looks like it."""
 
     text: str
@@ -26,7 +26,7 @@ class NegativeOut(Answer):
     similarity: float
 
 
-class ReferenceOut(Answer):
+class ReferenceOutput(ResponseModel):
     """A reference and how much an image looks like it; `generation` is null for an upload."""
 
     generation: str | None
@@ -35,7 +35,7 @@ class ReferenceOut(Answer):
     similarity: float
 
 
-class ScoreOut(Answer):
+class ScoreOutput(ResponseModel):
     """A score and all it is made of. `prompt_similarity` is the prompt's alone, `similarity` that of the liked mix."""
 
     score: float
@@ -43,11 +43,11 @@ class ScoreOut(Answer):
     penalty: float
     taste: float
     prompt_similarity: float
-    negatives: list[NegativeOut]
-    references: list[ReferenceOut]
+    negatives: list[NegativeOutput]
+    references: list[ReferenceOutput]
 
 
-class ImageOut(ScoreOut):
+class ImageOutput(ScoreOutput):
     """A returned image. `seed` makes it again alone; `duplicate_of` is a better one that is nearly the same.
 
     `score_is_preview` marks one that was pruned and came back in a re-ranking: its image is its last preview.
@@ -64,7 +64,7 @@ class ImageOut(ScoreOut):
     b64_json: str | None
 
 
-class CandidateOut(Answer):
+class CandidateOutput(ResponseModel):
     """One of the N. A candidate that was pruned has the score of its last preview."""
 
     index: int
@@ -79,14 +79,14 @@ class CandidateOut(Answer):
     duplicate_of: int | None
 
 
-class NegativeAsked(Answer):
+class RankingNegative(ResponseModel):
     """A negative."""
 
     text: str
     weight: float
 
 
-class ReferenceAsked(Answer):
+class RankingReference(ResponseModel):
     """A reference; `generation` is null for an upload, of which only its embedding is kept."""
 
     generation: str | None
@@ -94,7 +94,7 @@ class ReferenceAsked(Answer):
     weight: float
 
 
-class TasteAsked(Answer):
+class RankingTaste(ResponseModel):
     """A taste; it adds at most `bound` to a score, or takes as much away."""
 
     profile: str
@@ -102,19 +102,19 @@ class TasteAsked(Answer):
     bound: float
 
 
-class RankingOut(Answer):
+class RankingOutput(ResponseModel):
     """How candidates were compared: with `prompt`, which a re-ranking may have changed, and all the rest."""
 
     prompt: str
     negative_weight: float
-    negatives: list[NegativeAsked]
+    negatives: list[RankingNegative]
     diversity: float
     min_score: float | None
-    references: list[ReferenceAsked]
-    taste: TasteAsked | None
+    references: list[RankingReference]
+    taste: RankingTaste | None
 
 
-class ParentOut(Answer):
+class ParentOutput(ResponseModel):
     """What a generation was made from; `generation` and `index` are null for an upload that was refined."""
 
     kind: Literal["rerank", "refine"]
@@ -122,7 +122,7 @@ class ParentOut(Answer):
     index: int | None
 
 
-class WarningOut(Answer):
+class WarningOutput(ResponseModel):
     """Something to know about an answer that is good all the same; further members depend on `code`."""
 
     model_config = ConfigDict(extra="allow")
@@ -130,7 +130,7 @@ class WarningOut(Answer):
     detail: str
 
 
-class TimingsOut(Answer):
+class TimingsOutput(ResponseModel):
     """Where the time went, milliseconds."""
 
     queue_ms: float
@@ -141,7 +141,7 @@ class TimingsOut(Answer):
     total_ms: float
 
 
-class WorkOut(Answer):
+class WorkOutput(ResponseModel):
     """What was computed."""
 
     rows_stepped: int
@@ -150,14 +150,14 @@ class WorkOut(Answer):
     decodes: int
 
 
-class FailureOut(Answer):
+class FailureOutput(ResponseModel):
     """Why a generation failed."""
 
     code: str
     message: str
 
 
-class GenerationOut(Answer):
+class GenerationResponse(ResponseModel):
     """A generation as it stands, with the parameters that were really used.
 
     `stopped` says why candidates in waves came to an end: the cap was reached, or little more was to be gained.
@@ -180,29 +180,33 @@ class GenerationOut(Answer):
     steps: int
     guidance_scale: float
     sampler: str
-    ranking: RankingOut
+    ranking: RankingOutput
     checkpoints: list[dict[str, int | None]]
     deterministic: bool
     output_format: ImageFormat
-    parent: ParentOut | None
+    parent: ParentOutput | None
     strength: float | None
     queue_position: int | None
     eta_seconds: float | None
-    data: list[ImageOut]
-    candidates: list[CandidateOut]
+    data: list[ImageOutput]
+    candidates: list[CandidateOutput]
     margin: float | None
     low_confidence: bool
     stopped: Literal["cap", "gain"] | None
-    warnings: list[WarningOut]
-    timings: TimingsOut
-    work: WorkOut
-    error: FailureOut | None
+    warnings: list[WarningOutput]
+    timings: TimingsOutput
+    work: WorkOutput
+    error: FailureOutput | None
 
     @classmethod
     def from_domain(
-        cls, generation: Generation, *, place: QueuePlace | None = None, files: Mapping[int, str] | None = None
-    ) -> GenerationOut:
-        """`place` for one that is not final; `files` are base64 images by index, in place of links."""
+        cls,
+        generation: Generation,
+        *,
+        queue_position: QueuePosition | None = None,
+        files: Mapping[int, str] | None = None,
+    ) -> GenerationResponse:
+        """`queue_position` for one that is not final; `files` are base64 images by index, in place of links."""
         spec, failure = generation.spec, generation.failure
         return cls(
             id=generation.id,
@@ -221,27 +225,27 @@ class GenerationOut(Answer):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
-            ranking=_ranking(spec.prompt, spec.ranking),
+            ranking=_ranking_output(spec.prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,
-            parent=ParentOut.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
+            parent=ParentOutput.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
             strength=spec.start.strength if spec.start else None,
-            queue_position=place.position if place else None,
-            eta_seconds=place.eta_seconds if place else None,
-            data=[_image(spec, c, c.score, files) for c in generation.best if c.score is not None],
-            candidates=[_candidate(c) for c in generation.candidates],
+            queue_position=queue_position.position if queue_position else None,
+            eta_seconds=queue_position.eta_seconds if queue_position else None,
+            data=[_image_output(spec, c, c.score, files) for c in generation.best if c.score is not None],
+            candidates=[_candidate_output(c) for c in generation.candidates],
             margin=generation.margin,
             low_confidence=generation.low_confidence,
             stopped=generation.stopped.value if generation.stopped else None,
-            warnings=warnings(generation.warnings),
-            timings=TimingsOut.model_validate(generation.timings, from_attributes=True),
-            work=WorkOut.model_validate(generation.work, from_attributes=True),
-            error=FailureOut(code=failure.code, message=failure.detail) if failure else None,
+            warnings=warning_outputs(generation.warnings),
+            timings=TimingsOutput.model_validate(generation.timings, from_attributes=True),
+            work=WorkOutput.model_validate(generation.work, from_attributes=True),
+            error=FailureOutput(code=failure.code, message=failure.detail) if failure else None,
         )
 
 
-class RankedOut(ScoreOut):
+class RankedImageOutput(ScoreOutput):
     """An uploaded image; `index` is its place in the upload, `duplicate_of` that of a better one nearly the same."""
 
     rank: int
@@ -251,29 +255,29 @@ class RankedOut(ScoreOut):
     z_score: float | None
 
 
-class RankOut(Answer):
+class RankResponse(ResponseModel):
     """Uploaded images, best first."""
 
     object: Literal["rank"] = "rank"
     scorer: str
     prompt: str
-    ranking: RankingOut
-    data: list[RankedOut]
+    ranking: RankingOutput
+    data: list[RankedImageOutput]
     margin: float | None
     low_confidence: bool
-    warnings: list[WarningOut]
+    warnings: list[WarningOutput]
 
     @classmethod
-    def from_domain(cls, result: RankResult) -> RankOut:
+    def from_domain(cls, result: RankResult) -> RankResponse:
         """As callers get it."""
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
-            ranking=_ranking(result.prompt, result.ranking),
-            data=[_ranked(image, result.ranking) for image in result.images],
+            ranking=_ranking_output(result.prompt, result.ranking),
+            data=[_ranked_image_output(image, result.ranking) for image in result.images],
             margin=result.margin,
             low_confidence=result.low_confidence,
-            warnings=warnings(result.warnings),
+            warnings=warning_outputs(result.warnings),
         )
 
 
@@ -282,34 +286,36 @@ def image_url(generation_id: str, index: int) -> str:
     return f"/v1/generations/{generation_id}/images/{index}"
 
 
-def warnings(notices: Sequence[Notice]) -> list[WarningOut]:
+def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
     """Notices as callers get them."""
-    return [WarningOut(code=n.code, detail=n.detail, **n.data) for n in notices]
+    return [WarningOutput(code=n.code, detail=n.detail, **n.data) for n in notices]
 
 
-def _ranking(prompt: str, ranking: Ranking) -> RankingOut:
+def _ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
     taste = ranking.taste
-    return RankingOut(
+    return RankingOutput(
         prompt=prompt if ranking.prompt is None else ranking.prompt,
         negative_weight=ranking.negative_weight,
-        negatives=[NegativeAsked(text=n.text, weight=n.weight) for n in ranking.negatives],
+        negatives=[RankingNegative(text=n.text, weight=n.weight) for n in ranking.negatives],
         diversity=ranking.diversity,
         min_score=ranking.min_score,
         references=[
-            ReferenceAsked(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
+            RankingReference(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
         ],
-        taste=TasteAsked(profile=taste.profile, weight=taste.weight, bound=taste.bound) if taste else None,
+        taste=RankingTaste(profile=taste.profile, weight=taste.weight, bound=taste.bound) if taste else None,
     )
 
 
-def _image(spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapping[int, str] | None) -> ImageOut:
-    return ImageOut(
+def _image_output(
+    spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapping[int, str] | None
+) -> ImageOutput:
+    return ImageOutput(
         rank=candidate.rank or 0,
         index=candidate.index,
         seed=candidate.seed,
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
-        **_cosines(score, spec.ranking.negatives, spec.ranking.references),
+        **_score_fields(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
         url=None if files else image_url(spec.id, candidate.index),
@@ -317,9 +323,9 @@ def _image(spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapp
     )
 
 
-def _candidate(candidate: Candidate) -> CandidateOut:
+def _candidate_output(candidate: Candidate) -> CandidateOutput:
     score = candidate.score
-    return CandidateOut(
+    return CandidateOutput(
         index=candidate.index,
         seed=candidate.seed,
         rank=candidate.rank,
@@ -333,9 +339,9 @@ def _candidate(candidate: Candidate) -> CandidateOut:
     )
 
 
-def _ranked(image: RankedImage, ranking: Ranking) -> RankedOut:
-    cosines = _cosines(image.score, ranking.negatives, ranking.references)
-    return RankedOut(
+def _ranked_image_output(image: RankedImage, ranking: Ranking) -> RankedImageOutput:
+    cosines = _score_fields(image.score, ranking.negatives, ranking.references)
+    return RankedImageOutput(
         rank=image.rank,
         index=image.index,
         duplicate_of=image.duplicate_of,
@@ -345,19 +351,19 @@ def _ranked(image: RankedImage, ranking: Ranking) -> RankedOut:
     )
 
 
-def _cosines(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
+def _score_fields(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
     return {
         "score": score.score,
         "similarity": score.similarity,
         "penalty": score.penalty,
         "taste": score.taste,
-        "prompt_similarity": score.text,
+        "prompt_similarity": score.prompt_similarity,
         "negatives": [
-            NegativeOut(text=n.text, weight=n.weight, similarity=s)
+            NegativeOutput(text=n.text, weight=n.weight, similarity=s)
             for n, s in zip(negatives, score.negatives, strict=True)
         ],
         "references": [
-            ReferenceOut(generation=r.generation, index=r.index, weight=r.weight, similarity=s)
+            ReferenceOutput(generation=r.generation, index=r.index, weight=r.weight, similarity=s)
             for r, s in zip(references, score.references, strict=True)
         ],
     }

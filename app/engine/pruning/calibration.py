@@ -15,16 +15,16 @@ from models.protocols import Calibration, GeneratorInfo, ScorerInfo, time_done
 
 Array = NDArray[np.float64]
 
-SATURATED = 0.99
+SATURATED_SHARE = 0.99
 """Cuts that keep this share of the best's lead do not distinguish correlations."""
 
-MODEL_DRAWS = 4000
+SIMULATED_DRAWS = 4000
 """Simulated fields for the inversion from a kept gain to a correlation."""
 
 RESAMPLES = 400
 """Bootstrap resamples of the prompts (Efron 1979) for each correlation."""
 
-CAUTION = 0.25
+CONFIDENCE_QUANTILE = 0.25
 """Quantile of the resampled correlations that is used.
 
 It is conservative, because a plan picks steps that look good partly by chance.
@@ -32,33 +32,35 @@ It is conservative, because a plan picks steps that look good partly by chance.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trace:
+class Trajectory:
     """The unpruned field of one prompt.
 
-    `previews` and `gaps` (steps, N) after every step, `finals` (N,).
+    `previews` and `guidance_gaps` (steps, N) after every step, `finals` (N,).
     """
 
     previews: Array
-    gaps: Array
+    guidance_gaps: Array
     finals: Array
 
 
-def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
+def fit_calibration(trajectories: Sequence[Trajectory], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
     """Fit a calibration from traces with the generator's default sampler and guidance.
 
     Raises ValueError for fewer than two traces or different numbers of steps.
     """
-    counts = {len(t.previews) for t in traces}
-    if len(traces) < 2 or len(counts) != 1:
+    counts = {len(t.previews) for t in trajectories}
+    if len(trajectories) < 2 or len(counts) != 1:
         raise ValueError("traces must come from at least two prompts and have equal numbers of steps")
-    finals = np.concatenate([_centred(t.finals) for t in traces])
+    finals = np.concatenate([_centred(t.finals) for t in trajectories])
     columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
-    model = _Model(min(len(t.finals) for t in traces))
+    model = _GainModel(min(len(t.finals) for t in trajectories))
     for step in range(counts.pop()):
-        known = np.stack([np.concatenate([_centred(part[step]) for part in parts]) for parts in _parts(traces)], axis=1)
+        known = np.stack(
+            [np.concatenate([_centred(part[step]) for part in parts]) for parts in _parts(trajectories)], axis=1
+        )
         weights = np.linalg.lstsq(known, finals, rcond=None)[0]
-        fields = [(weights[0] * t.previews[step] + weights[1] * t.gaps[step], t.finals) for t in traces]
-        columns["spearman"].append(float(np.mean([_spearman(t.previews[step], t.finals) for t in traces])))
+        fields = [(weights[0] * t.previews[step] + weights[1] * t.guidance_gaps[step], t.finals) for t in trajectories]
+        columns["spearman"].append(float(np.mean([_spearman(t.previews[step], t.finals) for t in trajectories])))
         columns["correlation"].append(model.correlation(fields))
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
@@ -67,7 +69,7 @@ def fit(traces: Sequence[Trace], generator: GeneratorInfo, scorer: ScorerInfo) -
     return Calibration(*of, spearman, correlation, preview, gap)
 
 
-class _Model:
+class _GainModel:
     """The planner's model of n normal scores, inverted: kept gain to correlation.
 
     Pearson's correlation is too optimistic: previews distinguish the best of a field, which matter for pruning, less
@@ -77,7 +79,7 @@ class _Model:
 
     def __init__(self, n: int) -> None:
         draw = np.random.default_rng(0)
-        finals, noise = draw.standard_normal((2, MODEL_DRAWS, n))
+        finals, noise = draw.standard_normal((2, SIMULATED_DRAWS, n))
         self._n = n
         self._keeps = sorted({1, *(max(1, n // part) for part in (8, 4, 2))})
         self._grid = np.linspace(0.0, 1.0, 101)
@@ -94,46 +96,48 @@ class _Model:
         share = np.full(len(leads), 1 / len(leads))
         drawn = np.random.default_rng(0).multinomial(len(leads), share, RESAMPLES) @ leads
         kept = drawn / np.where(drawn[:, -1:] > 0, drawn[:, -1:], np.nan)
-        spoken = [self._spoken(keep, kept[:, keep - 1]) for keep in self._keeps]
-        return float(np.quantile(np.nan_to_num(np.min(spoken, axis=0), nan=0.0), CAUTION))
+        implied = [self._implied_correlations(keep, kept[:, keep - 1]) for keep in self._keeps]
+        return float(np.quantile(np.nan_to_num(np.min(implied, axis=0), nan=0.0), CONFIDENCE_QUANTILE))
 
-    def _spoken(self, keep: int, kept: Array) -> Array:
+    def _implied_correlations(self, keep: int, kept: Array) -> Array:
         """Return the correlations implied by cuts to `keep`, from the kept shares."""
         read = np.interp(kept, self._kept[:, keep - 1], self._grid)
-        return read if keep == 1 else np.where(kept < SATURATED, read, 1.0)
+        return read if keep == 1 else np.where(kept < SATURATED_SHARE, read, 1.0)
 
 
-def _leads(told: Array, finals: Array) -> Array:
+def _leads(predicted: Array, finals: Array) -> Array:
     """Return the best's lead over the mean among the first 1, 2, ... by prediction.
 
     Fields (F, n) -> (F, n).
     """
-    ranked = np.take_along_axis(finals, np.argsort(-told, axis=1, kind="stable"), axis=1)
+    ranked = np.take_along_axis(finals, np.argsort(-predicted, axis=1, kind="stable"), axis=1)
     return np.asarray(np.maximum.accumulate(ranked, axis=1) - finals.mean(axis=1, keepdims=True))
 
 
-def estimate(calibration: Calibration | None, preview: float, gap: float, sampler: str, step: int, steps: int) -> float:
+def predict_score(
+    calibration: Calibration | None, preview: float, guidance_gap: float, sampler: str, step: int, steps: int
+) -> float:
     """Return the final score predicted by a preview, up to a constant of the step."""
     if calibration is None:
         return preview
     share = time_done(sampler, step / steps)
-    return _at(calibration, calibration.preview_weight, share) * preview + (
-        _at(calibration, calibration.gap_weight, share) * gap
+    return _interpolate(calibration, calibration.preview_weight, share) * preview + (
+        _interpolate(calibration, calibration.gap_weight, share) * guidance_gap
     )
 
 
-def correlations(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
+def correlations_by_step(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
     """Return the correlation of previews after each of `steps`, never decreasing."""
     shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
-    known = [_at(calibration, (0.0, *calibration.correlation), share) for share in shares]
+    known = [_interpolate(calibration, (0.0, *calibration.correlation), share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
 
 
-def _parts(traces: Sequence[Trace]) -> tuple[list[Array], list[Array]]:
-    return [t.previews for t in traces], [t.gaps for t in traces]
+def _parts(trajectories: Sequence[Trajectory]) -> tuple[list[Array], list[Array]]:
+    return [t.previews for t in trajectories], [t.guidance_gaps for t in trajectories]
 
 
-def _at(calibration: Calibration, values: Sequence[float], share: float) -> float:
+def _interpolate(calibration: Calibration, values: Sequence[float], share: float) -> float:
     """Interpolate `values` at a share of the schedule's time.
 
     `values` holds one value per step, optionally preceded by one for the start.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.domain import Checkpoint
-from app.engine.ranking.scoring import order
+from app.engine.ranking.scoring import rank_order
 
 
-def keep(scores: Sequence[float], checkpoint: Checkpoint) -> list[int]:
+def select_survivors(scores: Sequence[float], checkpoint: Checkpoint) -> list[int]:
     """Return the survivors' places, ascending: the best `checkpoint.keep`, or all."""
     if checkpoint.keep is None or checkpoint.keep >= len(scores):
         return list(range(len(scores)))
-    return sorted(order(scores)[: checkpoint.keep])
+    return sorted(rank_order(scores)[: checkpoint.keep])
 
 
-def problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates: int, n: int) -> tuple[int, str] | None:
+def find_problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates: int, n: int) -> tuple[int, str] | None:
     """Validate checkpoints; return the first bad place and a message, or None."""
     last, live = 0, n_candidates
     for place, checkpoint in enumerate(checkpoints):
@@ -34,9 +34,9 @@ def problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates: int,
     return None
 
 
-def partial(rounds: int, steps: int, checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+def with_preview_rounds(rounds: int, steps: int, checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
     """Add `rounds` evenly spaced preview-only checkpoints where pruning has none."""
     taken = {c.at for c in checkpoints}
-    looks = {round(steps * (i + 1) / (rounds + 1)) for i in range(rounds)}
-    extra = [Checkpoint(at) for at in sorted(looks) if 0 < at < steps and at not in taken]
+    steps_wanted = {round(steps * (i + 1) / (rounds + 1)) for i in range(rounds)}
+    extra = [Checkpoint(at) for at in sorted(steps_wanted) if 0 < at < steps and at not in taken]
     return tuple(sorted([*checkpoints, *extra], key=lambda c: c.at))

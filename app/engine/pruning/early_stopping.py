@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WORTH = 0.1
+MIN_EXPECTED_GAIN = 0.1
 """Minimum expected gain for another wave.
 
 The gain of the mean of the n best, in standard deviations of the field.
 """
 
-DRAWS = 2000
+SIMULATED_WAVES = 2000
 """Simulated waves; the error of an expected gain is about 0.01."""
 
 
@@ -31,7 +31,7 @@ def expected_gain(finished: Sequence[float], pruned: Sequence[tuple[float, float
     deviation = float(np.sqrt(field.var(ddof=1) + np.square(errors).mean()))
     if deviation == 0:
         return 0.0
-    drawn = field.mean() + deviation * np.random.default_rng(0).standard_normal((wave, DRAWS))
-    joined = np.concatenate([np.repeat(best[:, None], DRAWS, axis=1), drawn])
+    drawn = field.mean() + deviation * np.random.default_rng(0).standard_normal((wave, SIMULATED_WAVES))
+    joined = np.concatenate([np.repeat(best[:, None], SIMULATED_WAVES, axis=1), drawn])
     gains = np.partition(joined, -n, axis=0)[-n:].mean(axis=0) - best.mean()
     return float(gains.mean()) / deviation

@@ -19,31 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Checkpoint
-from app.engine.cost_model import Costs
+from app.engine.cost_model import CostModel
 
 Array = NDArray[np.float64]
 
-NUMBERS = 2**17
+SIMULATED_SCORES = 2**17
 """Simulated candidates of all fields together; limits the planning time."""
 
-FIELDS = (512, 8192)
+SIMULATED_FIELDS = (512, 8192)
 """Minimum and maximum of simulated fields; the standard error is about 0.002."""
 
-EARLIEST = 0.2
+EARLIEST_SHARE = 0.2
 """Earliest checkpoint as a share of the steps; earlier previews are unreliable."""
 
-HALFWAY = 0.5
+HALFWAY_SHARE = 0.5
 """Share of the steps before which at least max(n, 2) candidates are kept."""
 
-MOST_STEPS = 12
+MAX_STEPS_CONSIDERED = 12
 """Number of evenly spaced steps considered as checkpoints; limits the search."""
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class PlanInput:
     """The input of a plan.
 
-    `correlations`: Pearson correlation of preview and final score after step 1, 2, ... At least max(n, `leave`)
+    `correlations`: Pearson correlation of preview and final score after step 1, 2, ... At least max(n, `min_survivors`)
     candidates finish, where there are as many.
     """
 
@@ -51,15 +51,15 @@ class Race:
     n: int
     steps: int
     correlations: tuple[float, ...]
-    costs: Costs
-    leave: int = 1
+    costs: CostModel
+    min_survivors: int = 1
 
     @property
-    def floor(self) -> int:
+    def min_finishers(self) -> int:
         """The minimum number of candidates that finish."""
-        return max(self.n, self.leave)
+        return max(self.n, self.min_survivors)
 
-    def work(self, checkpoints: Sequence[Checkpoint]) -> float:
+    def device_seconds(self, checkpoints: Sequence[Checkpoint]) -> float:
         """Return the expected device seconds with these checkpoints."""
         live, last, total = self.n_candidates, 0, 0.0
         for checkpoint in checkpoints:
@@ -69,68 +69,70 @@ class Race:
 
 
 @lru_cache(maxsize=256)
-def plan(race: Race, quality: float) -> tuple[Checkpoint, ...]:
+def plan_checkpoints(plan_input: PlanInput, quality: float) -> tuple[Checkpoint, ...]:
     """Return at most two checkpoints, none if pruning does not pay.
 
     Pruning does not pay if it saves no work or costs too much quality. Takes one or two seconds of a core at most.
     """
-    if race.n_candidates <= race.floor:
+    if plan_input.n_candidates <= plan_input.min_finishers:
         return ()
-    return _Search(race, quality).run()
+    return _Search(plan_input, quality).run()
 
 
 class _Search:
     """Exhaustive search that skips plans which cannot improve on the best so far."""
 
-    def __init__(self, race: Race, quality: float) -> None:
-        self._race = race
+    def __init__(self, plan_input: PlanInput, quality: float) -> None:
+        self._input = plan_input
         self._quality = quality
-        self._field = _Field(race)
+        self._field = _SimulatedFields(plan_input)
         self._best: tuple[Checkpoint, ...] = ()
-        self._least = race.work(())
+        self._least = plan_input.device_seconds(())
 
     def run(self) -> tuple[Checkpoint, ...]:
         """Return the plan with the least work at the required quality."""
-        places = _places(self._race.steps)
+        places = _checkpoint_steps(self._input.steps)
         for i, at in enumerate(places):
-            for cut, kept in self._cuts(at):
-                self._offer((cut,))
+            for cut, kept in self._prunings(at):
+                self._consider((cut,))
                 for later in places[i + 1 :]:
-                    self._second(cut, kept, later)
+                    self._search_second(cut, kept, later)
         return self._best
 
-    def _second(self, first: Checkpoint, kept: NDArray[np.intp], at: int) -> None:
-        cheapest = (first, Checkpoint(at, _floor(self._race, at)))
-        if self._race.work(cheapest) < self._least:
-            for cut, _ in self._cuts(at, kept):
-                self._offer((first, cut))
+    def _search_second(self, first: Checkpoint, kept: NDArray[np.intp], at: int) -> None:
+        cheapest = (first, Checkpoint(at, _min_kept(self._input, at)))
+        if self._input.device_seconds(cheapest) < self._least:
+            for cut, _ in self._prunings(at, kept):
+                self._consider((first, cut))
 
-    def _cuts(self, at: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[Checkpoint, NDArray[np.intp]]]:
+    def _prunings(
+        self, at: int, among: NDArray[np.intp] | None = None
+    ) -> Iterator[tuple[Checkpoint, NDArray[np.intp]]]:
         """Yield ever harder cuts at a step, with survivors, while the quality suffices."""
-        for keep, kept in self._field.cut(at, _floor(self._race, at), among):
+        for keep, kept in self._field.prune(at, _min_kept(self._input, at), among):
             if self._field.quality(kept) < self._quality:
                 return
             yield Checkpoint(at, keep), kept
 
-    def _offer(self, checkpoints: tuple[Checkpoint, ...]) -> None:
-        work = self._race.work(checkpoints)
+    def _consider(self, checkpoints: tuple[Checkpoint, ...]) -> None:
+        work = self._input.device_seconds(checkpoints)
         if work < self._least:
             self._best, self._least = checkpoints, work
 
 
-def _places(steps: int) -> list[int]:
+def _checkpoint_steps(steps: int) -> list[int]:
     """Return the steps considered as checkpoints."""
-    lowest = max(1, int(np.ceil(EARLIEST * steps)))
+    lowest = max(1, int(np.ceil(EARLIEST_SHARE * steps)))
     if lowest >= steps:
         return []
-    return sorted({round(at) for at in np.linspace(lowest, steps - 1, min(MOST_STEPS, steps - lowest))})
+    return sorted({round(at) for at in np.linspace(lowest, steps - 1, min(MAX_STEPS_CONSIDERED, steps - lowest))})
 
 
-def _floor(race: Race, at: int) -> int:
-    return max(race.floor, 2) if at < HALFWAY * race.steps else race.floor
+def _min_kept(plan_input: PlanInput, at: int) -> int:
+    return max(plan_input.min_finishers, 2) if at < HALFWAY_SHARE * plan_input.steps else plan_input.min_finishers
 
 
-def _keeps(live: int, floor: int) -> list[int]:
+def _survivor_counts(live: int, floor: int) -> list[int]:
     """Return the numbers of survivors considered, descending.
 
     Every small number is included; large ones are about 10 % apart.
@@ -142,38 +144,40 @@ def _keeps(live: int, floor: int) -> list[int]:
     return [*keeps, floor] if floor < live and floor not in keeps else keeps
 
 
-class _Field:
+class _SimulatedFields:
     """Simulated fields: final scores (F, N), and previews correlated as calibrated."""
 
-    def __init__(self, race: Race) -> None:
+    def __init__(self, plan_input: PlanInput) -> None:
         draw = np.random.default_rng(0)
-        fields = min(max(NUMBERS // race.n_candidates, FIELDS[0]), FIELDS[1])
-        shape = (fields, race.n_candidates)
-        self._n = race.n
+        fields = min(max(SIMULATED_SCORES // plan_input.n_candidates, SIMULATED_FIELDS[0]), SIMULATED_FIELDS[1])
+        shape = (fields, plan_input.n_candidates)
+        self._n = plan_input.n
         self._finals = draw.standard_normal(shape)
-        self._whole = self._gains(self._finals)
+        self._unpruned_gains = self._gains(self._finals)
         self._previews: dict[int, Array] = {}
         later, known = self._finals, 1.0
-        for at in reversed(_places(race.steps)):
-            correlation = min(known, max(0.0, race.correlations[at - 1]))
+        for at in reversed(_checkpoint_steps(plan_input.steps)):
+            correlation = min(known, max(0.0, plan_input.correlations[at - 1]))
             link = correlation / known if known > 0 else 0.0
             later = link * later + np.sqrt(1 - link**2) * draw.standard_normal(shape)
             self._previews[at], known = later, correlation
 
-    def cut(self, at: int, floor: int, among: NDArray[np.intp] | None = None) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    def prune(
+        self, at: int, floor: int, among: NDArray[np.intp] | None = None
+    ) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Yield the survivors (F, keep) of a cut at a step, for every number considered."""
         fields, n_candidates = self._finals.shape
         places = np.tile(np.arange(n_candidates), (fields, 1)) if among is None else among
         previews = np.take_along_axis(self._previews[at], places, axis=1)
         ranked = np.take_along_axis(places, np.argsort(-previews, axis=1), axis=1)
-        for keep in _keeps(places.shape[1], floor):
+        for keep in _survivor_counts(places.shape[1], floor):
             yield keep, ranked[:, :keep]
 
     def quality(self, kept: NDArray[np.intp]) -> float:
         """Return the share of the gain that survivors keep, minus its standard error."""
-        gains, whole = self._gains(np.take_along_axis(self._finals, kept, axis=1)), float(self._whole.mean())
+        gains, whole = self._gains(np.take_along_axis(self._finals, kept, axis=1)), float(self._unpruned_gains.mean())
         share = float(gains.mean()) / whole
-        error = (gains - share * self._whole).std() / (whole * np.sqrt(len(gains)))
+        error = (gains - share * self._unpruned_gains).std() / (whole * np.sqrt(len(gains)))
         return share - float(error)
 
     def _gains(self, finals: Array) -> Array:

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from models.protocols import Embeddings
 
-NEAR_DUPLICATE = 0.97
+NEAR_DUPLICATE_COSINE = 0.97
 """Minimum cosine of the embeddings of near-duplicates; the relation is transitive."""
 
 
-def groups(images: Embeddings) -> list[int]:
+def duplicate_groups(images: Embeddings) -> list[int]:
     """Return the first place of the group of each image (B, D).
 
     Groups are connected components of near-duplicates.
     """
-    alike = images @ images.T >= NEAR_DUPLICATE
+    alike = images @ images.T >= NEAR_DUPLICATE_COSINE
     found = list(range(len(images)))
     seen = np.zeros(len(images), bool)
     for place in np.flatnonzero(alike.sum(axis=1) > 1):
@@ -30,16 +30,16 @@ def groups(images: Embeddings) -> list[int]:
     return found
 
 
-def duplicates(images: Embeddings, best_first: Sequence[int]) -> dict[int, int]:
+def find_duplicates(images: Embeddings, best_first: Sequence[int]) -> dict[int, int]:
     """Map each near-duplicate to the best of its group; omit the best themselves.
 
     `best_first` holds every place once, best first.
     """
-    own = groups(images)
-    heads: dict[int, int] = {}
+    own = duplicate_groups(images)
+    best_of: dict[int, int] = {}
     for place in best_first:
-        heads.setdefault(own[place], place)
-    return {place: heads[own[place]] for place in range(len(images)) if heads[own[place]] != place}
+        best_of.setdefault(own[place], place)
+    return {place: best_of[own[place]] for place in range(len(images)) if best_of[own[place]] != place}
 
 
 def _component(alike: NDArray[np.bool_], start: int) -> list[int]:

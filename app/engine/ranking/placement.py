@@ -14,7 +14,7 @@ from models.protocols import Embeddings, ScorerInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """The placement of one image; the fields are those of `Candidate`."""
 
     rank: int | None
@@ -22,7 +22,7 @@ class Place:
     z_score: float | None
     duplicate_of: int | None
 
-    def given_to(self, candidate: Candidate, score: Score | None) -> Candidate:
+    def apply_to(self, candidate: Candidate, score: Score | None) -> Candidate:
         """Return the candidate with this score and placement."""
         return replace(
             candidate,
@@ -35,56 +35,58 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Placements:
     """Places of all images, returned indices (best first), statistics of the field."""
 
-    places: tuple[Place, ...]
+    placements: tuple[Placement, ...]
     returned: tuple[int, ...]
     margin: float | None
     low_confidence: bool
 
 
-def stand(
+def place_candidates(
     scores: Sequence[Score | None],
     embeddings: Embeddings,
     pool: Sequence[int],
-    asked: Ranking,
+    ranking_params: Ranking,
     n: int,
     scorer: ScorerInfo,
-) -> Standing:
+) -> Placements:
     """Place the images when the best `n` of the `pool` are returned.
 
     A score of None means not a number. `embeddings` (N, D) cover all images. Images outside the pool are not ranked;
     they only count as near-duplicates, behind the others.
     """
-    values = [_value(s) for s in scores]
-    racing = [values[i] for i in pool]
-    places = scoring.select(racing, embeddings[pool], n, diversity=asked.diversity, min_score=asked.min_score)
+    values = [_sort_score(s) for s in scores]
+    pool_scores = [values[i] for i in pool]
+    places = scoring.select_best(
+        pool_scores, embeddings[pool], n, diversity=ranking_params.diversity, min_score=ranking_params.min_score
+    )
     returned = tuple(pool[p] for p in places)
-    share = dict(zip(pool, scoring.softmax(racing, scorer.logit_scale), strict=True))
+    share = dict(zip(pool, scoring.softmax(pool_scores, scorer.logit_scale), strict=True))
     rank = {index: place + 1 for place, index in enumerate(returned)}
-    alike = duplicates.duplicates(embeddings, _best_first(values, pool))
-    best = scores[pool[scoring.order(racing)[0]]] if racing else None
-    return Standing(
-        places=tuple(
-            Place(
+    alike = duplicates.find_duplicates(embeddings, _best_first(values, pool))
+    best = scores[pool[scoring.rank_order(pool_scores)[0]]] if pool_scores else None
+    return Placements(
+        placements=tuple(
+            Placement(
                 rank=rank.get(i),
                 softmax=share.get(i),
-                z_score=scoring.z_score(s.text, scorer) if s is not None else None,
+                z_score=scoring.z_score(s.prompt_similarity, scorer) if s is not None else None,
                 duplicate_of=alike.get(i),
             )
             for i, s in enumerate(scores)
         ),
         returned=returned,
-        margin=scoring.margin(racing),
-        low_confidence=scoring.low_confidence(best, racing, scorer),
+        margin=scoring.margin(pool_scores),
+        low_confidence=scoring.low_confidence(best, pool_scores, scorer),
     )
 
 
 def _best_first(values: Sequence[float], pool: Collection[int]) -> list[int]:
     inside = set(pool)
-    return sorted(scoring.order(values), key=lambda i: i not in inside)
+    return sorted(scoring.rank_order(values), key=lambda i: i not in inside)
 
 
-def _value(score: Score | None) -> float:
+def _sort_score(score: Score | None) -> float:
     return score.score if score is not None else float("nan")

@@ -23,18 +23,18 @@ from app.domain import Ranking, Score
 from app.engine.ranking import duplicates
 from models.protocols import Embeddings, ScorerInfo
 
-CHANCE_Z = 2.0
+CHANCE_Z_SCORE = 2.0
 """Minimum z-score of a winner; below it the match is no better than chance."""
 
 NOISE_SHARE = 0.25
 """Minimum spread of a field, in standard deviations of the null distribution."""
 
-FAR = 4.0
+DUPLICATE_PENALTY = 4.0
 """Penalty that exceeds any gain of marginal relevance, which lies in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taste:
+class TasteTerm:
     """A fitted profile: `vector` (D,); `bound`, the maximum effect on the score."""
 
     vector: NDArray[np.float32]
@@ -56,43 +56,47 @@ class Query:
     negative_weight: float
     references: Embeddings | None = None
     reference_weights: NDArray[np.float32] | None = None
-    taste: Taste | None = None
+    taste: TasteTerm | None = None
 
 
-def query(ranking: Ranking, prompt: NDArray[np.float32], negatives: Embeddings, weights: Sequence[float]) -> Query:
+def build_query(
+    ranking: Ranking, prompt: NDArray[np.float32], negatives: Embeddings, weights: Sequence[float]
+) -> Query:
     """Build the query of a ranking from its embedded texts.
 
     `prompt` (D,), `negatives` (K, D), and the `weights` of the negatives (K,).
     """
-    asked, taste = ranking.references, ranking.taste
+    references, taste = ranking.references, ranking.taste
     return Query(
         prompt,
         negatives,
         np.asarray(weights, np.float32),
         ranking.negative_weight,
-        np.asarray([r.vector for r in asked], np.float32) if asked else None,
-        np.asarray([r.weight for r in asked], np.float32) if asked else None,
-        Taste(np.asarray(taste.vector, np.float32), taste.offset, taste.bound) if taste is not None else None,
+        np.asarray([r.vector for r in references], np.float32) if references else None,
+        np.asarray([r.weight for r in references], np.float32) if references else None,
+        TasteTerm(np.asarray(taste.vector, np.float32), taste.offset, taste.bound) if taste is not None else None,
     )
 
 
-def score(images: Embeddings, query: Query) -> list[Score]:
+def score_images(images: Embeddings, query: Query) -> list[Score]:
     """Score images (B, D), in order; the bits do not depend on the other images."""
-    text = _dots(images, query.prompt[None])[:, 0]
-    negatives = _dots(images, query.negatives)
-    references, pulls = np.zeros((len(images), 0), np.float32), np.zeros(0, np.float32)
+    text = _cosines(images, query.prompt[None])[:, 0]
+    negatives = _cosines(images, query.negatives)
+    references, signed_weights = np.zeros((len(images), 0), np.float32), np.zeros(0, np.float32)
     if query.references is not None and query.reference_weights is not None:
-        references, pulls = _dots(images, query.references), query.reference_weights
-    liked, unwanted = pulls > 0, pulls < 0
+        references, signed_weights = _cosines(images, query.references), query.reference_weights
+    liked, unwanted = signed_weights > 0, signed_weights < 0
     similarity = text
     if liked.any():
-        similarity = (text + _weighed(references[:, liked], pulls[liked])) / (1 + pulls[liked].sum())
-    hostile = np.concatenate([negatives, references[:, unwanted]], axis=1)
-    weights = np.concatenate([query.weights, -pulls[unwanted]])
+        similarity = (text + _weighted_sum(references[:, liked], signed_weights[liked])) / (
+            1 + signed_weights[liked].sum()
+        )
+    unwanted_cosines = np.concatenate([negatives, references[:, unwanted]], axis=1)
+    weights = np.concatenate([query.weights, -signed_weights[unwanted]])
     penalty = np.zeros(len(images), np.float32)
     if len(weights):
-        penalty = _weighed(np.maximum(hostile, 0), weights) / weights.sum()
-    taste = _taste(images, query.taste)
+        penalty = _weighted_sum(np.maximum(unwanted_cosines, 0), weights) / weights.sum()
+    taste = _taste_scores(images, query.taste)
     total = similarity - query.negative_weight * penalty + taste
     columns = (
         total.tolist(),
@@ -106,7 +110,7 @@ def score(images: Embeddings, query: Query) -> list[Score]:
     return [Score(*row) for row in zip(*columns, strict=True)]
 
 
-def _dots(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
+def _cosines(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
     """Return cosines (B, K), summed row by row.
 
     The rounding of a matrix product would depend on the number of rows.
@@ -115,24 +119,24 @@ def _dots(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
     return np.stack(columns, axis=1) if columns else np.zeros((len(images), 0), np.float32)
 
 
-def _weighed(cosines: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+def _weighted_sum(cosines: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.multiply(cosines, weights).sum(axis=1), np.float32)
 
 
-def _taste(images: Embeddings, taste: Taste | None) -> NDArray[np.float32]:
+def _taste_scores(images: Embeddings, taste: TasteTerm | None) -> NDArray[np.float32]:
     if taste is None:
         return np.zeros(len(images), np.float32)
-    return np.asarray(taste.bound * np.tanh(_dots(images, taste.vector[None])[:, 0] - taste.offset), np.float32)
+    return np.asarray(taste.bound * np.tanh(_cosines(images, taste.vector[None])[:, 0] - taste.offset), np.float32)
 
 
-def order(scores: Sequence[float]) -> list[int]:
+def rank_order(scores: Sequence[float]) -> list[int]:
     """Return the places by descending score; ties by place, NaN last."""
     values = np.asarray(scores, np.float64)
     places: list[int] = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable").tolist()
     return places
 
 
-def select(
+def select_best(
     scores: Sequence[float], embeddings: Embeddings, n: int, *, diversity: float = 0.0, min_score: float | None = None
 ) -> list[int]:
     """Return at most `n` places, best first; none below `min_score` or NaN.
@@ -142,7 +146,7 @@ def select(
     Above 0, near-duplicates of a pick are picked only when nothing else remains. The picks are sorted by score.
     """
     floor = -np.inf if min_score is None else min_score
-    field = [i for i in order(scores) if not math.isnan(scores[i]) and scores[i] >= floor]
+    field = [i for i in rank_order(scores) if not math.isnan(scores[i]) and scores[i] >= floor]
     if diversity <= 0 or len(field) <= n:
         return field[:n]
     picks = _marginal_relevance(np.asarray([scores[i] for i in field]), embeddings[field], n, diversity)
@@ -151,18 +155,18 @@ def select(
 
 def _marginal_relevance(scores: NDArray[np.float64], images: Embeddings, n: int, diversity: float) -> list[int]:
     """Return the places of `n` picks in a field sorted by score."""
-    groups = np.asarray(duplicates.groups(images))
-    worth, closeness = _unit(scores), _unit(images @ images.T)
+    groups = np.asarray(duplicates.duplicate_groups(images))
+    worth, closeness = _min_max_scaled(scores), _min_max_scaled(images @ images.T)
     picks = [0]
     while len(picks) < n:
         gain = (1 - diversity) * worth - diversity * closeness[:, picks].max(axis=1)
-        gain[np.isin(groups, groups[picks])] -= FAR
+        gain[np.isin(groups, groups[picks])] -= DUPLICATE_PENALTY
         gain[picks] = -np.inf
         picks.append(int(np.argmax(gain)))
     return picks
 
 
-def _unit(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def _min_max_scaled(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Scale values to [0, 1]; zeros when all are equal."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / (high - low) if high > low else values * 0.0, np.float64)
@@ -187,7 +191,7 @@ def z_score(similarity: float, scorer: ScorerInfo) -> float | None:
 
 def margin(scores: Sequence[float]) -> float | None:
     """Return the winner's lead over the runner-up; None with fewer than two scores."""
-    best = [scores[i] for i in order(scores)[:2]]
+    best = [scores[i] for i in rank_order(scores)[:2]]
     return best[0] - best[1] if len(best) == 2 and not np.isnan(best).any() else None
 
 
@@ -195,9 +199,9 @@ def low_confidence(best: Score | None, scores: Sequence[float], scorer: ScorerIn
     """Whether the field is within noise: winner at chance level, or little spread."""
     if best is None or math.isnan(best.score):
         return True
-    z = z_score(best.text, scorer)
+    z = z_score(best.prompt_similarity, scorer)
     if z is None or scorer.null_std is None:
         return False
     finite = [s for s in scores if not math.isnan(s)]
     alike = len(finite) > 1 and max(finite) - min(finite) < NOISE_SHARE * scorer.null_std
-    return z < CHANCE_Z or alike
+    return z < CHANCE_Z_SCORE or alike

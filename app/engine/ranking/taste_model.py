@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from models.protocols import ScorerInfo
 
-RIDGE = 1.0
+RIDGE_WEIGHT = 1.0
 """Regularisation weight of the squared norm, in votes."""
 
-BOUND = 0.5
+BOUND_STDS = 0.5
 """Maximum effect of taste, in standard deviations of the null distribution.
 
 So taste cannot reverse a lead of one standard deviation: the prompt always counts.
 """
 
-UNKNOWN_STD = 0.05
+DEFAULT_NULL_STD = 0.05
 """Default of that deviation: about the spread of CLIP's unrelated pairs."""
 
 _STEPS = 30
@@ -31,7 +31,7 @@ _SMALL = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class TasteModel:
     """A fit, `vector` float64 (D,): odds of a like exp(2 * (vector . x - offset))."""
 
     vector: NDArray[np.float64]
@@ -42,12 +42,12 @@ class Head:
         return float(np.mean(directions @ self.vector > 0))
 
 
-def bound(scorer: ScorerInfo) -> float:
+def score_bound(scorer: ScorerInfo) -> float:
     """Return the maximum effect of taste with this scorer, in units of the score."""
-    return BOUND * (scorer.null_std or UNKNOWN_STD)
+    return BOUND_STDS * (scorer.null_std or DEFAULT_NULL_STD)
 
 
-def fit(directions: NDArray[np.float32], centre: NDArray[np.float32]) -> Head:
+def fit_taste(directions: NDArray[np.float32], centre: NDArray[np.float32]) -> TasteModel:
     """Fit votes (V, D), V > 0, from fields centred on `centre` (D,).
 
     Newton's method; takes milliseconds.
@@ -55,10 +55,10 @@ def fit(directions: NDArray[np.float32], centre: NDArray[np.float32]) -> Head:
     votes = directions.astype(np.float64)
     length = float(np.sqrt(np.mean(np.sum(votes**2, axis=1))))
     if length < _SMALL:
-        return Head(np.zeros(votes.shape[1]), 0.0)
+        return TasteModel(np.zeros(votes.shape[1]), 0.0)
     basis = np.linalg.qr(votes.T)[0] if len(votes) < votes.shape[1] else np.eye(votes.shape[1])
     vector = basis @ _newton(votes @ basis / length) / (2 * length)
-    return Head(vector, float(vector @ centre))
+    return TasteModel(vector, float(vector @ centre))
 
 
 def _newton(votes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,8 +66,8 @@ def _newton(votes: NDArray[np.float64]) -> NDArray[np.float64]:
     w = np.zeros(votes.shape[1])
     for _ in range(_STEPS):
         share = 1 / (1 + np.exp(votes @ w))
-        slope = RIDGE * w - votes.T @ share
-        curve = RIDGE * np.eye(len(w)) + (votes * (share * (1 - share))[:, None]).T @ votes
+        slope = RIDGE_WEIGHT * w - votes.T @ share
+        curve = RIDGE_WEIGHT * np.eye(len(w)) + (votes * (share * (1 - share))[:, None]).T @ votes
         step = np.linalg.solve(curve, slope)
         w -= step
         if np.abs(step).max() < _SMALL:

@@ -13,21 +13,21 @@ from app import imaging
 from app.domain import Generation
 from app.engine.protocols import Engine
 from app.engine.ranking import scoring
-from app.errors import NoPatches
-from app.service.candidates.arrays import Fields, check_index
-from app.service.candidates.images import Gallery
-from app.service.presets import Aspect, Presets, phrases
-from app.service.types import ImageFile, Limits, file_of
+from app.errors import PatchesUnsupported
+from app.service.candidates.arrays import CandidateArrays, check_index
+from app.service.candidates.images import CandidateImages
+from app.service.presets import Aspect, Presets, split_phrases
+from app.service.types import ImageFile, Limits, image_file
 from app.service.validation import check_text
-from app.stores.protocols import Blobs, Records
+from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import Embeddings
 
-LONGEST = 32
+MAX_PHRASES = 32
 """Phrases that are looked at, from the first on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PhraseScore:
     """What a text says of one candidate: its cosine, and its `rank` by it among the field, 1 is the most like it."""
 
     text: str
@@ -37,71 +37,80 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
-    """A candidate, told phrase by phrase. `of` counts the field; pruned ones are in it by their last preview."""
+class Explanation:
+    """A candidate, phrase by phrase. `n_candidates` counts the field, pruned ones with their last preview."""
 
     index: int
-    of: int
-    phrases: tuple[Told, ...]
-    negatives: tuple[Told, ...]
+    n_candidates: int
+    phrases: tuple[PhraseScore, ...]
+    negatives: tuple[PhraseScore, ...]
 
 
 class Explainer:
     """See the module."""
 
     def __init__(
-        self, engine: Engine, records: Records, blobs: Blobs, fields: Fields, presets: Presets, limits: Limits
+        self,
+        engine: Engine,
+        records: GenerationStore,
+        blobs: BlobStore,
+        fields: CandidateArrays,
+        presets: Presets,
+        limits: Limits,
     ) -> None:
         self._engine = engine
         self._fields = fields
         self._presets = presets
         self._limits = limits
-        self._gallery = Gallery(engine, records, blobs)
+        self._images = CandidateImages(engine, records, blobs)
 
     @property
     def presets(self) -> Presets:
         """Words worth trying."""
         return self._presets
 
-    async def why(self, generation: Generation, index: int, prompt: str | None = None) -> Why:
-        """`prompt` None explains by what the generation was compared with. Raises NotFound, NotReady, Invalid."""
+    async def explain(self, generation: Generation, index: int, prompt: str | None = None) -> Explanation:
+        """`prompt` None explains by the ranking's own prompt. Raises NotFound, NotReady, InvalidRequest."""
         embeddings = await self._fields.embeddings(generation)
         check_index(generation, index)
-        question = generation.spec.question if prompt is None else prompt
-        check_text(question, "#/prompt", self._limits, empty=False)
-        said = phrases(question)[:LONGEST]
+        ranking_prompt = generation.spec.ranking_prompt if prompt is None else prompt
+        check_text(ranking_prompt, "#/prompt", self._limits, allow_empty=False)
+        positives = split_phrases(ranking_prompt)[:MAX_PHRASES]
         negatives = [n.text for n in generation.spec.ranking.negatives]
-        vectors = await self._engine.embed_texts([*said, *negatives])
-        told = [
-            Told(text, self._presets.aspect(text), *_place(embeddings, vector.vector, index))
-            for text, vector in zip([*said, *negatives], vectors, strict=True)
+        vectors = await self._engine.embed_texts([*positives, *negatives])
+        scores = [
+            PhraseScore(text, self._presets.aspect(text), *_cosine_and_rank(embeddings, vector.vector, index))
+            for text, vector in zip([*positives, *negatives], vectors, strict=True)
         ]
-        return Why(index, len(embeddings), tuple(told[: len(said)]), tuple(told[len(said) :]))
+        return Explanation(index, len(embeddings), tuple(scores[: len(positives)]), tuple(scores[len(positives) :]))
 
-    async def heat(self, generation: Generation, index: int, text: str) -> ImageFile:
+    async def heat_map(self, generation: Generation, index: int, text: str) -> ImageFile:
         """Where a text is found in a candidate's picture, as a PNG of its size: the warmer, the more alike.
 
-        Raises NotFound, NotReady, Invalid, and NoPatches when the scorer does not see parts of a picture.
+        Raises NotFound, NotReady, InvalidRequest, and PatchesUnsupported when the scorer does not see parts of a
+        picture.
         """
         await self._fields.embeddings(generation)
         check_index(generation, index)
-        check_text(text, "#/text", self._limits, empty=False)
-        file = await self._gallery.image(generation, index, "png", None)
+        check_text(text, "#/text", self._limits, allow_empty=False)
+        file = await self._images.image(generation, index, "png", None)
         spec = generation.spec
-        pixels = await asyncio.to_thread(imaging.read_upload, file.data, spec.width * spec.height)
+        pixels = await asyncio.to_thread(imaging.decode_upload, file.data, spec.width * spec.height)
         patches = await self._engine.embed_patches(pixels)
         if patches is None:
-            raise NoPatches(f"the scorer {generation.scorer!r} gives one embedding a picture and none of its parts")
+            raise PatchesUnsupported(
+                f"the scorer {generation.scorer!r} gives one embedding a picture and none of its parts"
+            )
         vector = (await self._engine.embed_texts([text]))[0].vector
-        return file_of(await asyncio.to_thread(_drawn, pixels, patches @ vector), "png")
+        return image_file(await asyncio.to_thread(_encode_heat_map, pixels, patches @ vector), "png")
 
 
-def _place(embeddings: Embeddings, vector: NDArray[np.float32], index: int) -> tuple[float, int]:
+def _cosine_and_rank(embeddings: Embeddings, vector: NDArray[np.float32], index: int) -> tuple[float, int]:
     """The cosine of candidate `index` with a text, and its rank among all; ties share the better one."""
     query = scoring.Query(vector, np.zeros((0, len(vector)), np.float32), np.zeros(0, np.float32), 0.0)
-    cosines: Sequence[float] = [s.similarity for s in scoring.score(embeddings, query)]
+    cosines: Sequence[float] = [s.similarity for s in scoring.score_images(embeddings, query)]
     return cosines[index], 1 + sum(c > cosines[index] for c in cosines)
 
 
-def _drawn(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
+def _encode_heat_map(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
     return imaging.encode(imaging.heat_map(pixels, heat), "png")

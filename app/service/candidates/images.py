@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.protocols import Engine
-from app.errors import Invalid, NotFound, StoreUnavailable
-from app.service.candidates.keys import field_key, folder, image_key, parameters
-from app.service.types import ImageFile, file_of
-from app.stores.protocols import Blobs, Records
+from app.errors import InvalidRequest, NotFound, StoreUnavailable
+from app.service.candidates.keys import arrays_key, blob_prefix, image_key, image_metadata
+from app.service.types import ImageFile, image_file
+from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import GeneratorInfo
 
-LOSSLESS = frozenset({"png", "webp"})
+LOSSLESS_FORMATS = frozenset({"png", "webp"})
 """Stored formats that another format may be made from."""
 
 
@@ -28,10 +28,10 @@ def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
     return made == (generator.id, generator.revision)
 
 
-class Gallery:
+class CandidateImages:
     """Pictures of generations that succeeded."""
 
-    def __init__(self, engine: Engine, records: Records, blobs: Blobs) -> None:
+    def __init__(self, engine: Engine, records: GenerationStore, blobs: BlobStore) -> None:
         self._engine = engine
         self._records = records
         self._blobs = blobs
@@ -39,17 +39,17 @@ class Gallery:
     async def image(
         self, generation: Generation, index: int, output_format: str, size: tuple[int, int] | None
     ) -> ImageFile:
-        """The picture of candidate `index`, made smaller to fit `size`. Raises NotFound and Invalid."""
+        """The picture of candidate `index`, made smaller to fit `size`. Raises NotFound and InvalidRequest."""
         if not 0 <= index < len(generation.candidates):
             raise NotFound(f"the generation has {len(generation.candidates)} candidates, counted from 0")
         spec = generation.spec
         if size is not None and (size[0] > spec.width or size[1] > spec.height):
-            raise Invalid(f"the image is {spec.width}x{spec.height} and is never enlarged", pointer="#/size")
+            raise InvalidRequest(f"the image is {spec.width}x{spec.height} and is never enlarged", pointer="#/size")
         if size in (None, (spec.width, spec.height)):
-            return file_of(await self._encoded(generation, index, output_format), output_format)
+            return image_file(await self._encoded(generation, index, output_format), output_format)
         pixels = await self._pixels(generation, index)
-        data = await asyncio.to_thread(_shrunk, pixels, size, output_format)
-        return file_of(data, output_format)
+        data = await asyncio.to_thread(_encode_resized, pixels, size, output_format)
+        return image_file(data, output_format)
 
     async def _encoded(self, generation: Generation, index: int, output_format: str) -> bytes:
         key = image_key(generation.id, index, output_format)
@@ -58,38 +58,38 @@ class Gallery:
             return stored
         candidate = generation.candidates[index]
         pixels = await self._pixels(generation, index)
-        data = await asyncio.to_thread(imaging.encode, pixels, output_format, parameters(generation, candidate))
+        data = await asyncio.to_thread(imaging.encode, pixels, output_format, image_metadata(generation, candidate))
         with suppress(StoreUnavailable):  # what cannot be kept can be given all the same
             await self._blobs.put(key, data)
         if not await self._records.known([generation.id]):
-            await self._blobs.delete_prefix(folder(generation.id))
+            await self._blobs.delete_prefix(blob_prefix(generation.id))
             raise NotFound("the generation was forgotten")
         return data
 
     async def _pixels(self, generation: Generation, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3): from the stored file where it lost nothing, else decoded from the stored latents."""
         candidate: Candidate = generation.candidates[index]
-        if candidate.rank is not None and generation.output_format in LOSSLESS:
+        if candidate.rank is not None and generation.output_format in LOSSLESS_FORMATS:
             stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
             if stored is not None:
                 side = generation.spec.width * generation.spec.height
-                return await asyncio.to_thread(imaging.read_upload, stored, side, None)
+                return await asyncio.to_thread(imaging.decode_upload, stored, side, None)
         if not made_by(self._engine.generator, generation):
             raise NotFound(
                 f"this image was not kept, and {generation.model!r}, with the weights that could make it, is not loaded"
             )
-        field = await self._blobs.get(field_key(generation.id))
+        field = await self._blobs.get(arrays_key(generation.id))
         if field is None:
             raise NotFound("the files of this generation are gone")
-        latents = await asyncio.to_thread(_latents, field)
+        latents = await asyncio.to_thread(_load_latents, field)
         decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
         return decoded
 
 
-def _latents(field: bytes) -> NDArray[np.float16]:
+def _load_latents(field: bytes) -> NDArray[np.float16]:
     with np.load(io.BytesIO(field), allow_pickle=False) as arrays:
         return np.asarray(arrays["latents"])
 
 
-def _shrunk(pixels: NDArray[np.uint8], size: tuple[int, int], output_format: str) -> bytes:
+def _encode_resized(pixels: NDArray[np.uint8], size: tuple[int, int], output_format: str) -> bytes:
     return imaging.encode(imaging.resize(pixels, size), output_format, None)

@@ -11,22 +11,22 @@ FILES = "generations/"
 """Prefix of the files of all generations."""
 
 
-def folder(generation_id: str) -> str:
+def blob_prefix(generation_id: str) -> str:
     """Prefix of every file of a generation."""
     return f"{FILES}{generation_id}/"
 
 
 def image_key(generation_id: str, index: int, output_format: str) -> str:
     """Where a candidate's encoded image lives."""
-    return f"{folder(generation_id)}{index}.{output_format}"
+    return f"{blob_prefix(generation_id)}{index}.{output_format}"
 
 
-def field_key(generation_id: str) -> str:
+def arrays_key(generation_id: str) -> str:
     """Where embeddings (float32 (N, D)) and latents (float16 (N, C, h, w)) of all candidates live, as .npz."""
-    return f"{folder(generation_id)}field.npz"
+    return f"{blob_prefix(generation_id)}field.npz"
 
 
-def parameters(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
+def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
     """What an image file says of how it was made: enough to make it again."""
     spec = generation.spec
     return {

@@ -11,14 +11,14 @@ from app.domain import EventKind, Generation, Status
 from app.engine.protocols import Engine
 from app.errors import Draining, Overloaded, QuotaExceeded
 from app.service import auth
-from app.service.auth import owner
-from app.service.generations.pruning_policy import Cutter
-from app.service.generations.spec import resolve
-from app.service.generations.worker import Works
+from app.service.auth import current_owner
+from app.service.generations.pruning_policy import PruningPlanner
+from app.service.generations.spec import build_spec
+from app.service.generations.worker import Worker
 from app.service.idempotency import Idempotency
-from app.service.types import Draft, Limits, MakeDraft, Manner, Once
-from app.service.webhooks.dispatcher import HookPolicy
-from app.stores.protocols import Claim, Earlier, Key, Line, NoRoom, Records
+from app.service.types import GenerationParams, IdempotencyKey, Limits, Manner, ParamsFactory
+from app.service.webhooks.dispatcher import WebhookPolicy
+from app.stores.protocols import Claim, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 
 
 class Admission:
@@ -27,72 +27,78 @@ class Admission:
     def __init__(
         self,
         engine: Engine,
-        records: Records,
-        works: Works,
+        records: GenerationStore,
+        worker: Worker,
         limits: Limits,
-        cut: Cutter,
-        hooks: HookPolicy,
+        cut: PruningPlanner,
+        hooks: WebhookPolicy,
         get: Callable[[str], Awaitable[Generation]],
     ) -> None:
         self._engine = engine
         self._records = records
-        self._works = works
+        self._worker = worker
         self._limits = limits
         self._cut = cut
         self._hooks = hooks
         self._idempotency = Idempotency(records, get)
 
-    async def run(self, draft: Draft | MakeDraft, once: Once | None, manner: Manner) -> Generation:
-        """See `Service.submit`."""
-        return await self._idempotency.run(once, partial(self._admit, draft, manner))
+    async def run(
+        self, params: GenerationParams | ParamsFactory, once: IdempotencyKey | None, manner: Manner
+    ) -> Generation:
+        """See `GenerationService.submit`."""
+        return await self._idempotency.run(once, partial(self._admit, params, manner))
 
-    async def _admit(self, asked: Draft | MakeDraft, manner: Manner, key: Key | None) -> Generation | Earlier:
+    async def _admit(
+        self, asked: GenerationParams | ParamsFactory, manner: Manner, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
         """Make what was asked for as large as the caller's quota has room for, where the request leaves that open."""
-        draft = asked if isinstance(asked, Draft) else await asked()
-        if draft.n_candidates is None:
-            draft = replace(draft, affordable=auth.quota())
-        elif draft.n_candidates == "auto":
-            draft = replace(draft, affordable=await auth.left(self._records.used))
+        params = asked if isinstance(asked, GenerationParams) else await asked()
+        if params.n_candidates is None:
+            params = replace(params, affordable=auth.quota())
+        elif params.n_candidates == "auto":
+            params = replace(params, affordable=await auth.left(self._records.used))
         while True:
             try:
-                return await self._begin(replace(draft, owner=owner()), manner, key)
+                return await self._begin(replace(params, owner=current_owner()), manner, key)
             except QuotaExceeded as refusal:  # others may have been charged since
-                if draft.n_candidates != "auto" or not draft.n <= refusal.left < (draft.affordable or 0):
+                if params.n_candidates != "auto" or not params.n <= refusal.left < (params.affordable or 0):
                     raise
-                draft = replace(draft, affordable=refusal.left)
+                params = replace(params, affordable=refusal.left)
 
-    async def _begin(self, draft: Draft, manner: Manner, key: Key | None) -> Generation | Earlier:
+    async def _begin(
+        self, params: GenerationParams, manner: Manner, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
         generator, scorer = self._engine.generator, self._engine.scorer
-        self._hooks.check(draft.webhook)
+        self._hooks.check(params.webhook)
         if not manner.patient:
-            n_candidates = draft.n_candidates if isinstance(draft.n_candidates, int) else 1
-            self._works.check(min(n_candidates, self._limits.candidates))
-        spec, notices = await asyncio.to_thread(resolve, draft, generator, self._limits, self._cut)
+            n_candidates = params.n_candidates if isinstance(params.n_candidates, int) else 1
+            self._worker.check_capacity(min(n_candidates, self._limits.candidates))
+        spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
         generation = Generation(
             spec,
             Status.QUEUED,
             self._records.clock(),
             generator.id,
             scorer.id,
-            draft.output_format,
+            params.output_format,
             warnings=notices,
             scorer_revision=scorer.revision,
             model_revision=generator.revision,
-            webhook=draft.webhook,
+            webhook=params.webhook,
             attended=manner.attended,
         )
-        claim = self._works.new_claim()
+        claim = self._worker.new_claim()
         durable = manner.patient or key is not None
-        pictured = durable or manner.watched or draft.partial_images > 0
-        follower = self._works.follower(generation, claim, durable=durable, pictured=pictured)
+        pictured = durable or manner.watched or params.partial_images > 0
+        recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=pictured)
         try:
-            self._works.submit(spec, follower.sink)
+            self._worker.submit(spec, recorder.put_updates)
         except (Overloaded, Draining) as refusal:
             if not manner.patient:
                 raise
             try:
                 return await self._enter(generation, None, key)
-            except NoRoom:
+            except QueueFull:
                 raise refusal from None
         try:
             entered = await self._enter(generation, claim, key)
@@ -100,19 +106,21 @@ class Admission:
             self._engine.cancel(spec.id)
             raise
         if isinstance(entered, Generation):
-            self._works.follow(follower)
+            self._worker.record(recorder)
         else:
             self._engine.cancel(spec.id)
         return entered
 
-    async def _enter(self, generation: Generation, claim: Claim | None, key: Key | None) -> Generation | Earlier:
-        """Record it and charge the caller's quota; the earlier one where that has the key. Raises NoRoom."""
+    async def _enter(
+        self, generation: Generation, claim: Claim | None, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
+        """Record it and charge the caller's quota; the earlier one where that has the key. Raises QueueFull."""
         n_candidates = generation.spec.n_candidates
-        bill = auth.bill(n_candidates, "#/n_candidates")
-        line = Line(EventKind.QUEUED, {"n_candidates": n_candidates})
+        bill = auth.quota_charge(n_candidates, "#/n_candidates")
+        line = NewEvent(EventKind.QUEUED, {"n_candidates": n_candidates})
         room = self._engine.stats().capacity if claim is None else None
-        entered = await self._records.create(generation, [line], claim, key, bill=bill, room=room)
-        if isinstance(entered, Earlier):
+        entered = await self._records.create(generation, [line], claim, key, charge=bill, room=room)
+        if isinstance(entered, IdempotencyMatch):
             return entered
-        auth.charged(bill, entered)
+        auth.record_usage(bill, entered)
         return generation

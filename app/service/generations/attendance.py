@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from app.domain import Generation
 from app.errors import StoreUnavailable
-from app.stores.protocols import Records
+from app.stores.protocols import GenerationStore
 
 NOTES = 5
 """Notes within one grace period."""
@@ -21,7 +21,9 @@ NOTES = 5
 class Attendance:
     """See the module. `cancel` ends one that is still unattended after `span_s`."""
 
-    def __init__(self, records: Records, grace_s: float, cancel: Callable[[str, float], Awaitable[None]]) -> None:
+    def __init__(
+        self, records: GenerationStore, grace_s: float, cancel: Callable[[str, float], Awaitable[None]]
+    ) -> None:
         self._records = records
         self._cancel = cancel
         self._pause_s = grace_s / NOTES
@@ -30,7 +32,7 @@ class Attendance:
     @contextmanager
     def following(self, generation: Generation) -> Iterator[None]:
         """Note that a client follows it for as long as this block lasts."""
-        if not generation.attended or generation.status.final:
+        if not generation.attended or generation.status.is_final:
             yield
             return
         noting = asyncio.create_task(self._note(generation.id), name=f"attend {generation.id}")

@@ -10,8 +10,8 @@ import math
 import time
 from collections.abc import Callable, Collection
 
-from app.service.candidates.keys import FILES, folder
-from app.stores.protocols import Blobs, Records
+from app.service.candidates.keys import FILES, blob_prefix
+from app.stores.protocols import BlobStore, GenerationStore
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MARK = "database"
 class Orphans:
     """Finds and deletes them. Times are of `ticks`, which never jumps; a new process waits anew."""
 
-    def __init__(self, records: Records, blobs: Blobs, ticks: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, records: GenerationStore, blobs: BlobStore, ticks: Callable[[], float] = time.monotonic) -> None:
         self._records = records
         self._blobs = blobs
         self._ticks = ticks
@@ -50,7 +50,7 @@ class Orphans:
         gone = [name for name, since in self._since.items() if now - since >= PATIENCE_S]
         deleted = 0
         for name in gone:
-            deleted += await self._blobs.delete_prefix(folder(name)) > 0
+            deleted += await self._blobs.delete_prefix(blob_prefix(name)) > 0
             del self._since[name]
         if deleted:
             log.info("the files of %d forgotten generations were deleted", deleted)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from app.domain import Checkpoint, Notice
 from app.engine.protocols import Engine
 from app.engine.pruning import calibration, planner
-from app.service.generations.spec import Heat
+from app.service.generations.spec import PruningContext
 
-DIVERSE = 3
+DIVERSITY_POOL_FACTOR = 3
 """With diversity, so many times the n to be returned are left to choose them from."""
 
 
@@ -26,33 +26,40 @@ class PruningPolicy:
     shadow_share: float = 0.0
 
 
-class Cutter:
+class PruningPlanner:
     """Plans for one engine. Its calls are pure but for the draw of the shadow, and may take a second."""
 
     def __init__(self, engine: Engine, policy: PruningPolicy) -> None:
         self._engine = engine
         self._policy = policy
 
-    def __call__(self, asked: str | None, heat: Heat) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
+    def __call__(
+        self, mode: str | None, context: PruningContext
+    ) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
         """Checkpoints for a heat, whether they are only noted, and a notice when "auto" cannot be followed."""
-        if (asked or self._policy.default) == "off" or heat.n_candidates == heat.n:
+        if (mode or self._policy.default) == "off" or context.n_candidates == context.n:
             return (), False, ()
         known = self._engine.calibration
         if known is None:
-            return (), False, (_uncalibrated("this model has no calibration"),)
-        if not known.fits(self._engine.generator, self._engine.scorer):
-            return (), False, (_uncalibrated("the calibration was measured with other weights"),)
-        if not known.foretells(heat.guidance_scale):
-            far = f"the calibration was measured at guidance {known.guidance_scale:g}, far from {heat.guidance_scale:g}"
-            return (), False, (_uncalibrated(far),)
+            return (), False, (_uncalibrated_notice("this model has no calibration"),)
+        if not known.matches(self._engine.generator, self._engine.scorer):
+            return (), False, (_uncalibrated_notice("the calibration was measured with other weights"),)
+        if not known.covers_guidance(context.guidance_scale):
+            far = (
+                f"the calibration was measured at guidance {known.guidance_scale:g}, "
+                f"far from {context.guidance_scale:g}"
+            )
+            return (), False, (_uncalibrated_notice(far),)
         measured = self._engine.generator.guidance_scale > 1
-        costs = self._engine.costs.scaled((1 + heat.guided) / (1 + measured))
-        known_at = calibration.correlations(known, heat.sampler, heat.steps)
-        leave = DIVERSE * heat.n if heat.diverse else heat.n
-        race = planner.Race(heat.n_candidates, heat.n, heat.steps, known_at, costs, leave)
-        checkpoints = planner.plan(race, self._policy.quality)
+        costs = self._engine.costs.scaled((1 + context.guided) / (1 + measured))
+        correlations = calibration.correlations_by_step(known, context.sampler, context.steps)
+        min_survivors = DIVERSITY_POOL_FACTOR * context.n if context.diverse else context.n
+        plan_input = planner.PlanInput(
+            context.n_candidates, context.n, context.steps, correlations, costs, min_survivors
+        )
+        checkpoints = planner.plan_checkpoints(plan_input, self._policy.quality)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 
 
-def _uncalibrated(why: str) -> Notice:
+def _uncalibrated_notice(why: str) -> Notice:
     return Notice("pruning_uncalibrated", f"{why}, so nothing was pruned")

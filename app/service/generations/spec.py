@@ -12,22 +12,22 @@ from typing import TypeAlias
 
 from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice
 from app.engine.pruning import checkpoints as pruning
-from app.errors import Invalid, NotFound
+from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
-from app.service.types import Draft, Limits
-from app.service.validation import bound, check_ranking, check_size, check_text
+from app.service.types import GenerationParams, Limits
+from app.service.validation import check_range, check_ranking, check_size, check_text
 from models.protocols import GeneratorInfo
 
-WAVE = 8
+DEFAULT_WAVE_SIZE = 8
 """Candidates in a wave, unless more are to be returned."""
 
-_UNMEASURED = Notice(
+_INIT_IMAGE_UNCALIBRATED = Notice(
     "pruning_uncalibrated", "previews of candidates that begin as a picture are not calibrated, so nothing was pruned"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Heat:
+class PruningContext:
     """A race as the planner wants to know it: candidates that start together, the steps they make, and how.
 
     `diverse` says that the n are not simply the best, so that there must be some to choose from.
@@ -46,105 +46,111 @@ class Heat:
         return self.guidance_scale > 1
 
 
-Cut: TypeAlias = Callable[[str | None, Heat], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
+PlanPruning: TypeAlias = Callable[[str | None, PruningContext], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
 """From "auto", "off" or None (the server's default): checkpoints, whether in shadow, notices."""
 
 
-def resolve(
-    draft: Draft, generator: GeneratorInfo, limits: Limits, cut: Cut
+def build_spec(
+    params: GenerationParams, generator: GeneratorInfo, limits: Limits, plan_pruning: PlanPruning
 ) -> tuple[GenerationSpec, tuple[Notice, ...]]:
-    """The spec of a draft, and what the caller should know of how it was read. Raises Invalid and NotFound.
+    """The spec of a draft, and what the caller should know of how it was read. Raises InvalidRequest and NotFound.
 
-    `cut` plans the pruning that "auto" stands for; it may take a second.
+    `plan_pruning` plans the pruning that "auto" stands for; it may take a second.
     """
-    if draft.model not in (None, generator.id):
-        raise NotFound(f"model {draft.model!r} is not loaded here; {generator.id!r} is", pointer="#/model")
-    check_text(draft.prompt, "#/prompt", limits, empty=False)
-    check_text(draft.negative_prompt, "#/negative_prompt", limits)
-    check_ranking(draft.ranking, limits)
-    n_candidates, wave = _field(draft, limits)
-    fitted = _fitted(n_candidates, draft, limits)
-    steps = generator.steps if draft.steps is None else draft.steps
-    bound(steps, 1, limits.steps, "#/steps")
-    guidance = generator.guidance_scale if draft.guidance_scale is None else draft.guidance_scale
-    bound(guidance, 0, limits.guidance_scale, "#/guidance_scale")
-    seed = secrets.randbelow(SEED_LIMIT) if draft.seed is None else draft.seed
-    bound(seed, 0, SEED_LIMIT - 1, "#/seed")
-    width, height = draft.width or generator.width, draft.height or generator.height
+    if params.model not in (None, generator.id):
+        raise NotFound(f"model {params.model!r} is not loaded here; {generator.id!r} is", pointer="#/model")
+    check_text(params.prompt, "#/prompt", limits, allow_empty=False)
+    check_text(params.negative_prompt, "#/negative_prompt", limits)
+    check_ranking(params.ranking, limits)
+    n_candidates, wave = _candidate_counts(params, limits)
+    fitted = _fitted(n_candidates, params, limits)
+    steps = generator.steps if params.steps is None else params.steps
+    check_range(steps, 1, limits.steps, "#/steps")
+    guidance = generator.guidance_scale if params.guidance_scale is None else params.guidance_scale
+    check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")
+    seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
+    check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
+    width, height = params.width or generator.width, params.height or generator.height
     check_size(width, height, generator)
-    sampler = _sampler(draft.sampler, generator)
-    made = steps if draft.start is None else draft.start.steps_made(sampler, steps)
-    heat = Heat(wave or n_candidates, draft.n, sampler, made, guidance, draft.ranking.diversity > 0)
-    checkpoints, shadow, notices = _checkpoints(draft, heat, cut)
+    sampler = _check_sampler(params.sampler, generator)
+    executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)
+    context = PruningContext(
+        wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0
+    )
+    checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
     spec = GenerationSpec(
         id=new_id(),
-        prompt=draft.prompt,
-        negative_prompt=draft.negative_prompt,
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
         n_candidates=n_candidates,
-        n=draft.n,
+        n=params.n,
         width=width,
         height=height,
         steps=steps,
         guidance_scale=guidance,
         sampler=sampler,
         seed=seed,
-        ranking=draft.ranking.with_negative_prompt(draft.negative_prompt),
-        checkpoints=pruning.partial(draft.partial_images, made, checkpoints),
+        ranking=params.ranking.with_negative_prompt(params.negative_prompt),
+        checkpoints=pruning.with_preview_rounds(params.partial_images, executed_steps, checkpoints),
         wave=wave,
         shadow=shadow,
-        deterministic=draft.deterministic,
-        owner=draft.owner,
-        parent=draft.parent,
-        start=draft.start,
+        deterministic=params.deterministic,
+        owner=params.owner,
+        parent=params.parent,
+        start=params.start,
     )
     return spec, (*fitted, *notices)
 
 
-def _sampler(asked: str | None, generator: GeneratorInfo) -> str:
-    if asked is not None and asked not in generator.samplers:
-        raise Invalid(f"sampler {asked!r} is not one of {', '.join(generator.samplers)}", pointer="#/sampler")
-    return asked or generator.sampler
+def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:
+    if sampler is not None and sampler not in generator.samplers:
+        raise InvalidRequest(f"sampler {sampler!r} is not one of {', '.join(generator.samplers)}", pointer="#/sampler")
+    return sampler or generator.sampler
 
 
-def _field(draft: Draft, limits: Limits) -> tuple[int, int | None]:
+def _candidate_counts(params: GenerationParams, limits: Limits) -> tuple[int, int | None]:
     """How many candidates there may be, and how many come in a wave (None: all at once)."""
-    if draft.max_candidates is not None and draft.n_candidates != "auto":
-        raise Invalid('max_candidates goes with n_candidates "auto"', pointer="#/max_candidates")
-    if draft.n_candidates == "auto":
-        cap = limits.candidates if draft.max_candidates is None else draft.max_candidates
-        bound(cap, 1, limits.candidates, "#/max_candidates")
-        bound(draft.n, 1, cap, "#/n")
-        cap = _affordable(cap, draft)
-        return cap, min(cap, max(WAVE, draft.n))
-    if draft.n_candidates is None:
-        bound(draft.n, 1, limits.candidates, "#/n")
-        return _affordable(max(limits.default_candidates, draft.n), draft), None
-    bound(draft.n_candidates, 1, limits.candidates, "#/n_candidates")
-    bound(draft.n, 1, draft.n_candidates, "#/n")
-    return draft.n_candidates, None
+    if params.max_candidates is not None and params.n_candidates != "auto":
+        raise InvalidRequest('max_candidates goes with n_candidates "auto"', pointer="#/max_candidates")
+    if params.n_candidates == "auto":
+        cap = limits.candidates if params.max_candidates is None else params.max_candidates
+        check_range(cap, 1, limits.candidates, "#/max_candidates")
+        check_range(params.n, 1, cap, "#/n")
+        cap = _affordable(cap, params)
+        return cap, min(cap, max(DEFAULT_WAVE_SIZE, params.n))
+    if params.n_candidates is None:
+        check_range(params.n, 1, limits.candidates, "#/n")
+        return _affordable(max(limits.default_candidates, params.n), params), None
+    check_range(params.n_candidates, 1, limits.candidates, "#/n_candidates")
+    check_range(params.n, 1, params.n_candidates, "#/n")
+    return params.n_candidates, None
 
 
-def _affordable(n_candidates: int, draft: Draft) -> int:
+def _affordable(n_candidates: int, params: GenerationParams) -> int:
     """As many as the quota has room for, and never fewer than are to be returned: those the store then refuses."""
-    return n_candidates if draft.affordable is None else max(draft.n, min(n_candidates, draft.affordable))
+    return n_candidates if params.affordable is None else max(params.n, min(n_candidates, params.affordable))
 
 
-def _fitted(n_candidates: int, draft: Draft, limits: Limits) -> tuple[Notice, ...]:
+def _fitted(n_candidates: int, params: GenerationParams, limits: Limits) -> tuple[Notice, ...]:
     """A notice when a quota made it fewer candidates."""
-    usual, _ = _field(replace(draft, affordable=None), limits)
+    usual, _ = _candidate_counts(replace(params, affordable=None), limits)
     if n_candidates == usual:
         return ()
     detail = f"at most {n_candidates} candidates, not {usual}: this is what the key's quota has room for"
     return (Notice("limited_by_quota", detail, {"n_candidates": n_candidates, "usual": usual}),)
 
 
-def _checkpoints(draft: Draft, heat: Heat, cut: Cut) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
+def _checkpoints(
+    params: GenerationParams, context: PruningContext, plan_pruning: PlanPruning
+) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
     """Where candidates are pruned, whether in shadow only, and a notice when `auto` could not be followed."""
-    if isinstance(draft.pruning, tuple):
-        wrong = pruning.problem(draft.pruning, steps=heat.steps, n_candidates=heat.n_candidates, n=heat.n)
-        if wrong is not None:
-            raise Invalid(wrong[1], pointer=f"#/pruning/{wrong[0]}")
-        return draft.pruning, False, ()
-    if draft.start is not None:
-        return (), False, (_UNMEASURED,) if draft.pruning == "auto" else ()
-    return cut(draft.pruning, heat)
+    if isinstance(params.pruning, tuple):
+        problem = pruning.find_problem(
+            params.pruning, steps=context.steps, n_candidates=context.n_candidates, n=context.n
+        )
+        if problem is not None:
+            raise InvalidRequest(problem[1], pointer=f"#/pruning/{problem[0]}")
+        return params.pruning, False, ()
+    if params.start is not None:
+        return (), False, (_INIT_IMAGE_UNCALIBRATED,) if params.pruning == "auto" else ()
+    return plan_pruning(params.pruning, context)

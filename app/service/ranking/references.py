@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from app.domain import Generation, Reference
 from app.engine.protocols import Engine
-from app.errors import FrontrunnerError, Invalid
-from app.service.candidates.arrays import Fields, check_index
+from app.errors import FrontrunnerError, InvalidRequest
+from app.service.candidates.arrays import CandidateArrays, check_index
 from app.service.types import Limits
 
-LARGEST_WEIGHT = 10.0
+MAX_WEIGHT = 10.0
 """The prompt has weight 1: beyond this it would count for nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AskedReference:
+class UnresolvedReference:
     """A picture and how much it counts: an upload (H, W, 3), or candidate `index` of `generation`."""
 
     weight: float
@@ -29,42 +29,42 @@ class AskedReference:
     index: int = 0
 
 
-class References:
+class ReferenceResolver:
     """Looks references up. `get` gives a generation that the caller may see, or raises NotFound."""
 
     def __init__(
-        self, engine: Engine, fields: Fields, limits: Limits, get: Callable[[str], Awaitable[Generation]]
+        self, engine: Engine, fields: CandidateArrays, limits: Limits, get: Callable[[str], Awaitable[Generation]]
     ) -> None:
         self._engine = engine
         self._fields = fields
         self._limits = limits
         self._get = get
 
-    async def __call__(self, asked: Sequence[AskedReference], base: str) -> tuple[Reference, ...]:
+    async def __call__(self, references: Sequence[UnresolvedReference], base: str) -> tuple[Reference, ...]:
         """References in order; uploads are embedded together. `base` points at the list in the body.
 
-        Raises Invalid, and NotFound, NotReady or OtherScorer with a pointer to the one that cannot be had.
+        Raises InvalidRequest, and NotFound, NotReady or ScorerMismatch with a pointer to the one that cannot be had.
         """
-        if len(asked) > self._limits.references:
-            raise Invalid(f"at most {self._limits.references} references are taken", pointer=base)
-        for place, one in enumerate(asked):
-            if one.weight == 0 or not math.isfinite(one.weight) or abs(one.weight) > LARGEST_WEIGHT:
-                raise Invalid(
-                    f"a weight lies between -{LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:g} and is not 0",
+        if len(references) > self._limits.references:
+            raise InvalidRequest(f"at most {self._limits.references} references are taken", pointer=base)
+        for place, reference in enumerate(references):
+            if reference.weight == 0 or not math.isfinite(reference.weight) or abs(reference.weight) > MAX_WEIGHT:
+                raise InvalidRequest(
+                    f"a weight lies between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g} and is not 0",
                     pointer=f"{base}/{place}/weight",
                 )
-        uploads = [one.image for one in asked if one.image is not None]
+        uploads = [one.image for one in references if one.image is not None]
         embedded = iter(await self._engine.embed_images(uploads) if uploads else ())
         return tuple(
             [
                 Reference(one.weight, _tuple(next(embedded)))
                 if one.image is not None
                 else await self._candidate(one, f"{base}/{place}")
-                for place, one in enumerate(asked)
+                for place, one in enumerate(references)
             ]
         )
 
-    async def _candidate(self, one: AskedReference, pointer: str) -> Reference:
+    async def _candidate(self, one: UnresolvedReference, pointer: str) -> Reference:
         assert one.generation is not None
         try:
             generation = await self._get(one.generation)

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Generation, Profile, Taste, Vote, VoteKind
+from app.domain import Generation, Taste, TasteProfile, Vote, VoteKind
 from app.engine.protocols import Engine
 from app.engine.ranking import taste_model
-from app.errors import FrontrunnerError, Invalid, NotFound, OtherScorer, ProfileLimit
-from app.service.candidates.arrays import Fields, check_index
-from app.stores.protocols import OverCap, Votes
+from app.errors import FrontrunnerError, InvalidRequest, NotFound, ProfileLimit, ScorerMismatch
+from app.service.candidates.arrays import CandidateArrays, check_index
+from app.stores.protocols import OverCap, VoteStore
 from models.protocols import Embeddings
 
-MOST_VOTES = 10_000
+MAX_VOTES = 10_000
 """Votes of one profile."""
 
-HELD_HEADS = 256
+MAX_CACHED_MODELS = 256
 """Fits held in memory."""
 
 
@@ -40,7 +40,7 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TasteSummary:
     """A profile in short. `agreement` is the share of its votes that its own fit would cast the same way."""
 
     profile: str
@@ -51,110 +51,116 @@ class Summary:
     bound: float
 
 
-class Tastes:
+class TasteService:
     """See the module. `get` gives a generation that the caller may see, or raises NotFound."""
 
     def __init__(
-        self, engine: Engine, votes: Votes, fields: Fields, get: Callable[[str], Awaitable[Generation]]
+        self, engine: Engine, votes: VoteStore, fields: CandidateArrays, get: Callable[[str], Awaitable[Generation]]
     ) -> None:
         self._engine = engine
         self._votes = votes
         self._fields = fields
         self._get = get
-        self._heads: OrderedDict[tuple[str, str], tuple[str, taste_model.Head]] = OrderedDict()
-        self._casting = asyncio.Lock()
+        self._models: OrderedDict[tuple[str, str], tuple[str, taste_model.TasteModel]] = OrderedDict()
+        self._vote_lock = asyncio.Lock()
 
-    async def names(self, owner: str) -> list[str]:
+    async def list_profiles(self, owner: str) -> list[str]:
         """The caller's profiles."""
-        return await self._votes.names(owner)
+        return await self._votes.list_profiles(owner)
 
-    async def vote(self, owner: str, profile: str, ballot: Ballot) -> Summary:
+    async def cast_votes(self, owner: str, profile: str, ballot: Ballot) -> TasteSummary:
         """Add votes; one cast before counts once, and takes the place of the contrary one.
 
-        Raises Invalid, NotFound, NotReady, OtherScorer, ProfileLimit.
+        Raises InvalidRequest, NotFound, NotReady, ScorerMismatch, ProfileLimit.
         """
         if not (ballot.liked or ballot.disliked or ballot.preferred):
-            raise Invalid("there is no vote in it", pointer="#")
+            raise InvalidRequest("there is no vote in it", pointer="#")
         generation = await self._generation(ballot.generation)
         embeddings = await self._fields.embeddings(generation)
         _check(ballot, generation)
-        async with self._casting:  # of this process; another replica's votes are seen when they have come first
+        async with self._vote_lock:  # of this process; another replica's votes are seen when they have come first
             while True:
                 known = await self._votes.read(owner, profile)
-                kept, new, gone = self._with(known, ballot, embeddings)
-                if known is not None and not (new or gone):  # sent again: it is not another look at the field
+                merged, new, removed = self._merge_votes(known, ballot, embeddings)
+                if known is not None and not (new or removed):  # sent again: it is not another look at the field
                     return await self._summary(profile, known)
                 with _capped():
-                    if await self._votes.add(owner, profile, kept, new, gone, known=known):
+                    if await self._votes.add(owner, profile, merged, new, removed, known=known):
                         break
-        return await self._summary(profile, kept)
+        return await self._summary(profile, merged)
 
-    def _with(
-        self, known: Profile | None, ballot: Ballot, embeddings: Embeddings
-    ) -> tuple[Profile, list[Vote], list[Vote]]:
+    def _merge_votes(
+        self, known: TasteProfile | None, ballot: Ballot, embeddings: Embeddings
+    ) -> tuple[TasteProfile, list[Vote], list[Vote]]:
         """The profile after the ballot, the votes that it adds, and those that it takes back."""
-        before = known or self._fresh(embeddings)
-        self._check_scorer(before, "#/generation")
-        cast = {v.key for v in before.votes}
-        asked = _votes(ballot, embeddings)
-        new = [v for v in asked if v.key not in cast]
-        contrary = {_contrary(v) for v in asked}
-        gone = [v for v in before.votes if v.key in contrary]
-        votes = (*(v for v in before.votes if v.key not in contrary), *new)
-        if len(votes) > MOST_VOTES:
-            raise Invalid(f"a profile holds at most {MOST_VOTES} votes", pointer="#")
-        return replace(before, centre=_shifted(before, embeddings), fields=before.fields + 1, votes=votes), new, gone
+        current = known or self._new_profile(embeddings)
+        self._check_scorer(current, "#/generation")
+        known_keys = {v.key for v in current.votes}
+        requested = _votes(ballot, embeddings)
+        new = [v for v in requested if v.key not in known_keys]
+        opposite = {_opposite_key(v) for v in requested}
+        removed = [v for v in current.votes if v.key in opposite]
+        votes = (*(v for v in current.votes if v.key not in opposite), *new)
+        if len(votes) > MAX_VOTES:
+            raise InvalidRequest(f"a profile holds at most {MAX_VOTES} votes", pointer="#")
+        return (
+            replace(current, centre=_updated_centre(current, embeddings), fields=current.fields + 1, votes=votes),
+            new,
+            removed,
+        )
 
-    async def read(self, owner: str, profile: str) -> Summary:
+    async def read_summary(self, owner: str, profile: str) -> TasteSummary:
         """What is known of a profile. Raises NotFound."""
-        return await self._summary(profile, await self.export(owner, profile))
+        return await self._summary(profile, await self.export_profile(owner, profile))
 
-    async def export(self, owner: str, profile: str) -> Profile:
+    async def export_profile(self, owner: str, profile: str) -> TasteProfile:
         """All of a profile. Raises NotFound."""
         known = await self._votes.read(owner, profile)
         if known is None:
             raise NotFound("there is no such taste profile")
         return known
 
-    async def take_in(self, owner: str, profile: str, given: Profile) -> Summary:
+    async def import_profile(self, owner: str, profile: str, given: TasteProfile) -> TasteSummary:
         """Put a profile that was exported in place of what is there, each vote once.
 
-        Raises Invalid, OtherScorer and ProfileLimit.
+        Raises InvalidRequest, ScorerMismatch and ProfileLimit.
         """
         self._check_scorer(given, "#/scorer")
-        if not 1 <= len(given.votes) <= MOST_VOTES:
-            raise Invalid(f"between 1 and {MOST_VOTES} votes are taken", pointer="#/votes")
+        if not 1 <= len(given.votes) <= MAX_VOTES:
+            raise InvalidRequest(f"between 1 and {MAX_VOTES} votes are taken", pointer="#/votes")
         width = self._engine.scorer.dimensions
         if len(given.centre) != 4 * width or not np.isfinite(_centre(given)).all():
-            raise Invalid(f"the centre must be {width} finite float32", pointer="#/centre")
+            raise InvalidRequest(f"the centre must be {width} finite float32", pointer="#/centre")
         for place, vote in enumerate(given.votes):
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
-                raise Invalid(f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction")
-        kept = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
+                raise InvalidRequest(
+                    f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction"
+                )
+        deduplicated = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
         with _capped():
-            await self._votes.put(owner, profile, kept)
-        return await self._summary(profile, kept)
+            await self._votes.replace(owner, profile, deduplicated)
+        return await self._summary(profile, deduplicated)
 
-    async def forget(self, owner: str, profile: str) -> None:
+    async def delete_profile(self, owner: str, profile: str) -> None:
         """Delete a profile and its votes. Raises NotFound."""
         if not await self._votes.delete(owner, profile):
             raise NotFound("there is no such taste profile")
 
-    async def taste(self, owner: str, profile: str, weight: float, pointer: str) -> Taste:
-        """A profile for a ranking. Raises NotFound and OtherScorer, pointing at it."""
-        stamp = await self._votes.stamp(owner, profile)
+    async def resolve(self, owner: str, profile: str, weight: float, pointer: str) -> Taste:
+        """A profile for a ranking. Raises NotFound and ScorerMismatch, pointing at it."""
+        version = await self._votes.version(owner, profile)
         key = owner, profile
-        if stamp is None:
+        if version is None:
             raise NotFound("there is no such taste profile", pointer=pointer)
-        if key not in self._heads or self._heads[key][0] != stamp:
-            known = await self.export(owner, profile)
+        if key not in self._models or self._models[key][0] != version:
+            known = await self.export_profile(owner, profile)
             self._check_scorer(known, pointer)
-            self._heads[key] = stamp, await asyncio.to_thread(_fit, known)
-        self._heads.move_to_end(key)
-        while len(self._heads) > HELD_HEADS:
-            self._heads.popitem(last=False)
-        head, bound = self._heads[key][1], weight * taste_model.bound(self._engine.scorer)
-        return Taste(profile, weight, bound, head.offset, tuple(head.vector.astype(np.float32).tolist()))
+            self._models[key] = version, await asyncio.to_thread(_fit, known)
+        self._models.move_to_end(key)
+        while len(self._models) > MAX_CACHED_MODELS:
+            self._models.popitem(last=False)
+        model, bound = self._models[key][1], weight * taste_model.score_bound(self._engine.scorer)
+        return Taste(profile, weight, bound, model.offset, tuple(model.vector.astype(np.float32).tolist()))
 
     async def _generation(self, generation_id: str) -> Generation:
         try:
@@ -163,20 +169,22 @@ class Tastes:
             error.pointer = "#/generation"
             raise
 
-    async def _summary(self, profile: str, known: Profile) -> Summary:
-        head = await asyncio.to_thread(_fit, known)
+    async def _summary(self, profile: str, known: TasteProfile) -> TasteSummary:
+        model = await asyncio.to_thread(_fit, known)
         counts = {kind: sum(v.kind is kind for v in known.votes) for kind in VoteKind}
-        agreement = head.agreement(_directions(known)) if known.votes else 0.0
-        return Summary(profile, known.scorer, known.revision, counts, agreement, taste_model.bound(self._engine.scorer))
+        agreement = model.agreement(_directions(known)) if known.votes else 0.0
+        return TasteSummary(
+            profile, known.scorer, known.revision, counts, agreement, taste_model.score_bound(self._engine.scorer)
+        )
 
-    def _fresh(self, embeddings: Embeddings) -> Profile:
+    def _new_profile(self, embeddings: Embeddings) -> TasteProfile:
         scorer = self._engine.scorer
-        return Profile(scorer.id, scorer.revision, np.zeros(embeddings.shape[1], "<f4").tobytes(), 0, ())
+        return TasteProfile(scorer.id, scorer.revision, np.zeros(embeddings.shape[1], "<f4").tobytes(), 0, ())
 
-    def _check_scorer(self, known: Profile, pointer: str) -> None:
+    def _check_scorer(self, known: TasteProfile, pointer: str) -> None:
         scorer = self._engine.scorer
         if (known.scorer, known.revision) != (scorer.id, scorer.revision):
-            raise OtherScorer(
+            raise ScorerMismatch(
                 f"the profile was made with {known.scorer!r}, of other weights than here", pointer=pointer
             )
 
@@ -202,12 +210,12 @@ def _check(ballot: Ballot, generation: Generation) -> None:
     liked, preferred = set(ballot.liked), set(ballot.preferred)
     for place, index in enumerate(ballot.disliked):
         if index in liked:
-            raise Invalid("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
+            raise InvalidRequest("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
     for place, pair in enumerate(ballot.preferred):
         if pair[0] == pair[1]:
-            raise Invalid("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
+            raise InvalidRequest("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
         if pair[::-1] in preferred:
-            raise Invalid("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
+            raise InvalidRequest("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
         for side, index in enumerate(pair):
             check_index(generation, index, f"#/preferred/{place}/{side}")
 
@@ -225,24 +233,24 @@ def _votes(ballot: Ballot, embeddings: Embeddings) -> list[Vote]:
     return list({v.key: v for v in votes}.values())
 
 
-def _shifted(known: Profile, embeddings: Embeddings) -> bytes:
+def _updated_centre(known: TasteProfile, embeddings: Embeddings) -> bytes:
     """The mean of the fields' means, with one field more."""
     centre = _centre(known) + (embeddings.mean(axis=0) - _centre(known)) / (known.fields + 1)
     data: bytes = np.asarray(centre, "<f4").tobytes()
     return data
 
 
-_OPPOSITE = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LIKE}
+_OPPOSITE_KIND = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LIKE}
 
 
-def _contrary(vote: Vote) -> tuple[object, ...]:
+def _opposite_key(vote: Vote) -> tuple[object, ...]:
     """The key of the vote that says the contrary."""
     if vote.over is not None:
         return vote.kind, vote.generation, vote.over, vote.index
-    return _OPPOSITE[vote.kind], vote.generation, vote.index, None
+    return _OPPOSITE_KIND[vote.kind], vote.generation, vote.index, None
 
 
-def _centre(known: Profile) -> NDArray[np.float32]:
+def _centre(known: TasteProfile) -> NDArray[np.float32]:
     return np.frombuffer(known.centre, "<f4").astype(np.float32)
 
 
@@ -250,9 +258,9 @@ def _direction(vote: Vote) -> NDArray[np.float32]:
     return np.frombuffer(vote.direction, "<f2").astype(np.float32)
 
 
-def _directions(known: Profile) -> NDArray[np.float32]:
+def _directions(known: TasteProfile) -> NDArray[np.float32]:
     return np.stack([_direction(v) for v in known.votes])
 
 
-def _fit(known: Profile) -> taste_model.Head:
-    return taste_model.fit(_directions(known), _centre(known))
+def _fit(known: TasteProfile) -> taste_model.TasteModel:
+    return taste_model.fit_taste(_directions(known), _centre(known))

@@ -23,20 +23,20 @@ from datetime import UTC, datetime
 import httpx
 
 from app.domain import Generation, Status, Webhook
-from app.errors import Invalid, StoreUnavailable
-from app.service.auth import current
-from app.service.webhooks.http_client import Poster, Undelivered, public
-from app.stores.protocols import Attempts, Due, Hooks, Keys
+from app.errors import InvalidRequest, StoreUnavailable
+from app.service.auth import current_caller
+from app.service.webhooks.http_client import DeliveryError, WebhookClient, is_public_address
+from app.stores.protocols import ApiKeyStore, Attempts, PendingDelivery, WebhookOutbox
 
 log = logging.getLogger(__name__)
 
-RETRIES_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+RETRY_DELAYS_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Waits between attempts, as Standard Webhooks proposes them; each is stretched by up to a fifth."""
 
-LOOK_S = 1.0
+OUTBOX_POLL_INTERVAL_S = 1.0
 """How often the outbox is looked at."""
 
-LEASE_S = 60.0
+DELIVERY_LEASE_S = 60.0
 """After this an attempt of a replica that died is made again by another one."""
 
 ATTEMPTS = Attempts(in_all=64, of_owner=32, to_host=8)
@@ -45,7 +45,7 @@ ATTEMPTS = Attempts(in_all=64, of_owner=32, to_host=8)
 PAUSE_S = 0.05
 """The least time between two looks, while attempts end and more webhooks are due."""
 
-PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"
 
 _HOST = re.compile(
     r"(?=.{1,253}\.?$)\w[\w-]{0,62}(?:\.[\w-]{1,63})*\.?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?", re.ASCII
@@ -54,29 +54,29 @@ _HOST = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class HookPolicy:
-    """`secret` signs where the caller has no key of its own; `private` allows addresses inside and plain HTTP."""
+class WebhookPolicy:
+    """`secret` signs where the caller has no key of its own; `allow_private` allows addresses inside and plain HTTP."""
 
     secret: str = ""
-    private: bool = False
+    allow_private: bool = False
 
-    def check(self, hook: Webhook | None) -> None:
-        """Raises Invalid for a webhook that could never be delivered."""
-        if hook is None:
+    def check(self, webhook: Webhook | None) -> None:
+        """Raises InvalidRequest for a webhook that could never be delivered."""
+        if webhook is None:
             return
-        schemes = {"https", "http"} if self.private else {"https"}
-        if (fault := _fault(hook.url, schemes)) is not None:
-            raise Invalid(fault, pointer="#/webhook/url")
-        if not self.private and _inside(hook.url):
-            raise Invalid("the address must belong to the public internet", pointer="#/webhook/url")
-        if current() is None and not self.secret:
-            raise Invalid(
+        schemes = {"https", "http"} if self.allow_private else {"https"}
+        if (fault := _url_problem(webhook.url, schemes)) is not None:
+            raise InvalidRequest(fault, pointer="#/webhook/url")
+        if not self.allow_private and _inside(webhook.url):
+            raise InvalidRequest("the address must belong to the public internet", pointer="#/webhook/url")
+        if current_caller() is None and not self.secret:
+            raise InvalidRequest(
                 "webhooks are signed: use an API key, or set FRONTRUNNER_WEBHOOK_SECRET on the server",
                 pointer="#/webhook",
             )
 
 
-def _fault(address: str, schemes: set[str]) -> str | None:
+def _url_problem(address: str, schemes: set[str]) -> str | None:
     """Why nothing can be posted there, None if something can."""
     try:
         url = httpx.URL(address)
@@ -95,34 +95,34 @@ def _fault(address: str, schemes: set[str]) -> str | None:
 def _inside(address: str) -> bool:
     """Whether the host is an IP address outside the public internet; names are resolved at delivery only."""
     try:
-        return not public(httpx.URL(address).host)
+        return not is_public_address(httpx.URL(address).host)
     except ValueError:
         return False
 
 
-class Courier:
-    """Delivers what is due, from `run` until it is cancelled. `clock` is `Records.clock`."""
+class WebhookDispatcher:
+    """Delivers what is due, from `run` until it is cancelled. `clock` is `GenerationStore.clock`."""
 
     def __init__(
         self,
-        hooks: Hooks,
-        keys: Keys,
-        poster: Poster,
-        policy: HookPolicy,
+        outbox: WebhookOutbox,
+        keys: ApiKeyStore,
+        webhook_client: WebhookClient,
+        policy: WebhookPolicy,
         clock: Callable[[], float],
         *,
-        retries_s: Sequence[float] = RETRIES_S,
+        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
     ) -> None:
-        self._hooks = hooks
+        self._outbox = outbox
         self._keys = keys
-        self._poster = poster
+        self._client = webhook_client
         self._policy = policy
-        self._retries_s = retries_s
+        self._retry_delays_s = retry_delays_s
         self._clock = clock
-        self._under_way: dict[asyncio.Task[None], tuple[str, str]] = {}
+        self._active_deliveries: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._freed = asyncio.Event()
         self._outcomes = {"delivered": 0, "failed": 0, "given_up": 0}
-        self.waiting = 0
+        self.pending = 0
 
     def outcomes(self) -> Mapping[str, int]:
         """Attempts of this process by outcome; one that failed is made again, unless it was given up."""
@@ -134,69 +134,71 @@ class Courier:
             while True:
                 self._freed.clear()
                 try:
-                    await self._look()
+                    await self._dispatch_due()
                 except StoreUnavailable:
                     log.debug("no webhook can be seen: the store is out of reach")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._freed.wait(), LOOK_S)
-                    await asyncio.sleep(min(PAUSE_S, LOOK_S))
+                    await asyncio.wait_for(self._freed.wait(), OUTBOX_POLL_INTERVAL_S)
+                    await asyncio.sleep(min(PAUSE_S, OUTBOX_POLL_INTERVAL_S))
         finally:
-            for task in self._under_way:
+            for task in self._active_deliveries:
                 task.cancel()
 
-    async def _look(self) -> None:
-        self.waiting = await self._hooks.waiting()
-        if self.waiting <= len(self._under_way) or len(self._under_way) >= ATTEMPTS.in_all:
+    async def _dispatch_due(self) -> None:
+        self.pending = await self._outbox.count_pending()
+        if self.pending <= len(self._active_deliveries) or len(self._active_deliveries) >= ATTEMPTS.in_all:
             return
-        due = await self._hooks.take(self._clock(), LEASE_S, ATTEMPTS, list(self._under_way.values()))
-        secrets = {key.id: key.secret for key in await self._keys.keys()} if due else {}
-        for one in due:
-            secret = secrets.get(one.generation.spec.owner, self._policy.secret)
-            task = asyncio.create_task(self._deliver(one, secret), name=f"webhook {one.generation.id}")
-            self._under_way[task] = one.lane
+        due = await self._outbox.lease_due(
+            self._clock(), DELIVERY_LEASE_S, ATTEMPTS, list(self._active_deliveries.values())
+        )
+        secrets = {key.id: key.secret for key in await self._keys.list_keys()} if due else {}
+        for delivery in due:
+            secret = secrets.get(delivery.generation.spec.owner, self._policy.secret)
+            task = asyncio.create_task(self._deliver(delivery, secret), name=f"webhook {delivery.generation.id}")
+            self._active_deliveries[task] = delivery.lane
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
+        del self._active_deliveries[task]
         self._freed.set()
 
-    async def _deliver(self, due: Due, secret: str) -> None:
+    async def _deliver(self, due: PendingDelivery, secret: str) -> None:
         generation, hook = due.generation, due.generation.webhook
         try:
             if hook is None or str(generation.status) not in hook.events:
-                await self._hooks.done(generation.id)
+                await self._outbox.remove(generation.id)
                 return
-            body = message(generation)
+            body = build_payload(generation)
             try:
-                await self._poster.post(hook.url, body, self._signed(generation.id, body, secret))
-            except Undelivered as reason:
-                await self._failed(due, reason)
+                await self._client.post(hook.url, body, self._sign(generation.id, body, secret))
+            except DeliveryError as error:
+                await self._record_failure(due, error)
             else:
                 self._outcomes["delivered"] += 1
-                await self._hooks.done(generation.id)
+                await self._outbox.remove(generation.id)
         except StoreUnavailable:
             log.warning("a webhook's outcome was not noted: it may come twice", extra={"generation": generation.id})
 
-    def _signed(self, generation_id: str, body: bytes, secret: str) -> dict[str, str]:
+    def _sign(self, generation_id: str, body: bytes, secret: str) -> dict[str, str]:
         try:
-            return signed(generation_id, int(self._clock()), body, secret)
+            return sign(generation_id, int(self._clock()), body, secret)
         except ValueError:
-            raise Undelivered("there is no secret to sign it with") from None
+            raise DeliveryError("there is no secret to sign it with") from None
 
-    async def _failed(self, due: Due, reason: Undelivered) -> None:
+    async def _record_failure(self, due: PendingDelivery, error: DeliveryError) -> None:
         name = due.generation.id
-        if reason.final or due.attempts >= len(self._retries_s):
+        if error.final or due.attempts >= len(self._retry_delays_s):
             self._outcomes["given_up"] += 1
-            log.warning("a webhook was given up: %s", reason, extra={"generation": name})
-            await self._hooks.done(name)
+            log.warning("a webhook was given up: %s", error, extra={"generation": name})
+            await self._outbox.remove(name)
             return
-        pause = self._retries_s[due.attempts] * random.uniform(1.0, 1.2)
-        log.info("a webhook was not taken: %s", reason, extra={"generation": name, "again_s": round(pause, 1)})
-        await self._hooks.postpone(name, self._clock() + pause, due.attempts + 1)
+        delay_s = self._retry_delays_s[due.attempts] * random.uniform(1.0, 1.2)
+        log.info("a webhook was not taken: %s", error, extra={"generation": name, "again_s": round(delay_s, 1)})
+        await self._outbox.reschedule(name, self._clock() + delay_s, due.attempts + 1)
         self._outcomes["failed"] += 1
 
 
-def message(generation: Generation) -> bytes:
+def build_payload(generation: Generation) -> bytes:
     """What the receiver gets: how it ended and where the result is, the same at every attempt."""
     ended = datetime.fromtimestamp(generation.finished or generation.created, UTC)
     data = {
@@ -216,28 +218,28 @@ def message(generation: Generation) -> bytes:
         ],
         "error": {"code": generation.failure.code, "detail": generation.failure.detail} if generation.failure else None,
     }
-    told = {"type": f"generation.{generation.status}", "timestamp": ended.isoformat(), "data": data}
-    return json.dumps(told, allow_nan=False).encode()
+    payload = {"type": f"generation.{generation.status}", "timestamp": ended.isoformat(), "data": data}
+    return json.dumps(payload, allow_nan=False).encode()
 
 
-def signed(generation_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:
+def sign(generation_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:
     """Standard Webhooks' headers. The id is the same at every attempt, so that receivers can tell repeats."""
     name = f"msg_{generation_id}"
-    told = f"{name}.{timestamp}.".encode() + body
-    mac = base64.b64encode(hmac.digest(key_of(secret), told, hashlib.sha256)).decode("ascii")
+    signed_content = f"{name}.{timestamp}.".encode() + body
+    mac = base64.b64encode(hmac.digest(decode_secret(secret), signed_content, hashlib.sha256)).decode("ascii")
     return {"webhook-id": name, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{mac}"}
 
 
-def key_of(secret: str) -> bytes:
+def decode_secret(secret: str) -> bytes:
     """The bytes of a secret, `whsec_` and base64. Raises ValueError when it is none, or shorter than 24 bytes."""
     try:
-        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except binascii.Error:
         key = b""
-    if not secret.startswith(PREFIX) or len(key) < 24:
+    if not secret.startswith(SECRET_PREFIX) or len(key) < 24:
         raise ValueError("must be whsec_ and at least 24 random bytes in base64")
     return key
 
 
-EVENTS = tuple(str(status) for status in Status if status.final)
+WEBHOOK_EVENTS = tuple(str(status) for status in Status if status.is_final)
 """What a webhook can be told of."""

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import httpx
 
-TIMEOUT_S = 15.0
+DELIVERY_TIMEOUT_S = 15.0
 """For all of it: the name, the connection, the answer's first line."""
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
@@ -65,7 +65,7 @@ _IPV6_REFUSED = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Undelivered(Exception):
+class DeliveryError(Exception):
     """The receiver has not taken it; `final` when another attempt would be in vain."""
 
     def __init__(self, reason: str, *, final: bool = False) -> None:
@@ -73,17 +73,19 @@ class Undelivered(Exception):
         self.final = final
 
 
-async def resolve(host: str, port: int) -> list[str]:
+async def resolve_host(host: str, port: int) -> list[str]:
     """As the machine resolves."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Poster:
-    """`private` allows addresses that are not the public internet's."""
+class WebhookClient:
+    """`allow_private` allows addresses that are not the public internet's."""
 
-    def __init__(self, *, private: bool = False, resolver: Resolver = resolve, timeout_s: float = TIMEOUT_S) -> None:
-        self._private = private
+    def __init__(
+        self, *, allow_private: bool = False, resolver: Resolver = resolve_host, timeout_s: float = DELIVERY_TIMEOUT_S
+    ) -> None:
+        self._allow_private = allow_private
         self._resolver = resolver
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
@@ -91,23 +93,23 @@ class Poster:
         )
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Return when the receiver has answered 2xx. Raises Undelivered."""
+        """Return when the receiver has answered 2xx. Raises DeliveryError."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 status = await self._post(httpx.URL(url), body, headers)
         except TimeoutError:
-            raise Undelivered("the receiver takes too long") from None
+            raise DeliveryError("the receiver takes too long") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            raise Undelivered(f"the receiver cannot be reached ({type(error).__name__})") from None
+            raise DeliveryError(f"the receiver cannot be reached ({type(error).__name__})") from None
         if not 200 <= status < 300:
-            raise Undelivered(f"the receiver answered {status}", final=status == httpx.codes.GONE)
+            raise DeliveryError(f"the receiver answered {status}", final=status == httpx.codes.GONE)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
 
     async def _post(self, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> int:
-        address = await self._checked(url)
+        address = await self._validated_address(url)
         request = self._client.build_request(
             "POST",
             url.copy_with(host=address),
@@ -126,17 +128,17 @@ class Poster:
         await answer.aclose()
         return answer.status_code
 
-    async def _checked(self, url: httpx.URL) -> str:
+    async def _validated_address(self, url: httpx.URL) -> str:
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await self._resolver(url.host, port)
         if not addresses:
-            raise Undelivered("the receiver's name has no address")
-        if not self._private and not all(public(address) for address in addresses):
-            raise Undelivered("the receiver's address is not one of the public internet")
+            raise DeliveryError("the receiver's name has no address")
+        if not self._allow_private and not all(is_public_address(address) for address in addresses):
+            raise DeliveryError("the receiver's address is not one of the public internet")
         return addresses[0]
 
 
-def public(address: str) -> bool:
+def is_public_address(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
     IPv4 inside IPv6 (mapped, or by the well-known NAT64 prefix) is judged as IPv4. The tables are kept here because

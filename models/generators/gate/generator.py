@@ -25,7 +25,7 @@ from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_o
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.gate.texts import Reader
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
-from models.runtime.placement import Placement, memory_guard
+from models.runtime.placement import DevicePlacement, memory_guard
 
 _CACHED = 128
 _CACHED_TEXTS = 256
@@ -38,7 +38,7 @@ class PipelineGate:
     def __init__(
         self,
         pipe: Any,
-        placement: Placement,
+        placement: DevicePlacement,
         *,
         id: str,
         revision: str | None = None,
@@ -111,7 +111,7 @@ class PipelineGate:
         """A candidate that the pipeline will draw itself from a CPU generator of this seed, when it is stepped."""
         return GateLatent(width, height, seed)
 
-    def renoise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> GateLatent:
+    def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> GateLatent:
         """A candidate that begins as a picture, mixed by the pipeline's scheduler when it is stepped.
 
         Raises ValueError where the pipeline cannot begin at a picture.
@@ -152,9 +152,11 @@ class PipelineGate:
                     stepped[id(attempt)] = self._stepped(row, attempt)
             return [stepped[id(attempt)] for attempt in taken]
 
-    def gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
+    def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
         """How far the two predictions of the last step lay apart: root mean square, float32 (B,); zero for one."""
-        return np.asarray([0.0 if each.gap is None else float(each.gap) for each in latents], np.float32)
+        return np.asarray(
+            [0.0 if each.guidance_gap is None else float(each.guidance_gap) for each in latents], np.float32
+        )
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
         """Latents of one size as the pipeline's own pictures, uint8 (B, H, W, 3), their decoder calls merged."""
@@ -257,7 +259,9 @@ class PipelineGate:
         latent, made = row.latent, attempt.made
         assert made is not None
         assert isinstance(row.schedule, GateSchedule)
-        after = GateLatent(latent.width, latent.height, latent.seed, row.step + 1, made.x, made.x0, attempt.gap)
+        after = GateLatent(
+            latent.width, latent.height, latent.seed, row.step + 1, made.x, made.x0, attempt.guidance_gap
+        )
         latent.attempt = None
         if after.step < row.schedule.steps:
             request, _ = attempt.key

@@ -46,7 +46,7 @@ class GateLatent:
     step: int = 0
     x: Any | None = None
     x0: Any | None = None
-    gap: Any | None = None
+    guidance_gap: Any | None = None
     memory: Memory | None = None
     picture: NDArray[np.float16] | None = None
     z: Any | None = None
@@ -65,7 +65,7 @@ class Attempt:
     key: tuple[Request, int]
     target: int
     made: Stepped | None = None
-    gap: Any | None = None
+    guidance_gap: Any | None = None
     complete: bool = False
     _outputs: list[Any] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class Attempt:
 
     def _follow(self, event: Any) -> None:
         while isinstance(event, Stepped):
-            self.made, self.gap = event, _gap(self._outputs)
+            self.made, self.guidance_gap = event, _gap(self._outputs)
             self._outputs = []
             if self.run.scheduler.done >= self.target:
                 self.complete = True

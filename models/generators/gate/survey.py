@@ -21,7 +21,7 @@ from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler import Stepped
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of
 from models.protocols import GeneratorInfo, Guidance
-from models.runtime.placement import Placement, fingerprint
+from models.runtime.placement import DevicePlacement, fingerprint
 
 Drive: TypeAlias = Callable[[CandidateRun], Call | Finished]
 Made: TypeAlias = Callable[[Sequence[CandidateRun]], list[tuple[CandidateRun, Any]]]
@@ -88,7 +88,9 @@ class Survey:
             raise ModelUnsupported(f"the model cannot make its own size of {self.width} x {self.height}")
         self.guidance_kind: Guidance = "cfg" if entries > 1 else self._embedded()
 
-    def describe(self, placement: Placement, revision: str | None, limit: int, preview: Any | None) -> GeneratorInfo:
+    def describe(
+        self, placement: DevicePlacement, revision: str | None, limit: int, preview: Any | None
+    ) -> GeneratorInfo:
         """The generator's name, limits and defaults. `limit` is what it reads of a text, in tokens."""
         config = self._stage.components["scheduler"].config
         flow = "Flow" in type(self._stage.components["scheduler"]).__name__ or config.get("use_flow_sigmas")

@@ -28,7 +28,7 @@ class Reader:
         """What is lost of this text."""
         if self._tokenizer is None:
             return None
-        return tokenization.of_transformers(self._tokenizer, text, self.limit)
+        return tokenization.transformers_truncation(self._tokenizer, text, self.limit)
 
     @staticmethod
     def _limit(tokenizer: Any, asked: Any) -> int:

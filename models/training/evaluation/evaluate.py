@@ -39,7 +39,7 @@ import sys, time
 import torch
 started = time.perf_counter()
 from models import registry
-registry.load(sys.argv[1], sys.argv[1], "cpu")
+registry.load_models(sys.argv[1], sys.argv[1], "cpu")
 print(time.perf_counter() - started)
 """
 """Loads both models, in a process of its own: seconds above importing torch."""
