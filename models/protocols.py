@@ -1,6 +1,6 @@
 """What the engine asks of a neural model, said without torch.
 
-Owns the protocols `Generator` and `Scorer` and the plain values that cross them. Tensors stay behind the
+Owns the protocols `StepwiseGenerator` and `Embedder` and the plain values that cross them. Tensors stay behind the
 border: the engine carries `Latent` and `Pixels` as opaque handles and never looks inside. Every method here is
 called from one thread only, the engine's.
 """
@@ -183,8 +183,9 @@ class Calibration:
     of those runs.
     The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
     final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
-    preview score and the guidance gap (see `Generator.guidance_gaps`); `correlation`, that of normal scores with which
-    a cut by that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled prompts.
+    preview score and the guidance gap (see `StepwiseGenerator.guidance_gaps`); `correlation`, that of normal scores
+    with which a cut by that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled
+    prompts.
     """
 
     generator: str
@@ -207,7 +208,7 @@ class Calibration:
         return far <= MAX_GUIDANCE_RATIO * near
 
 
-class Generator(Protocol):
+class StepwiseGenerator(Protocol):
     """A latent diffusion model whose denoiser takes one timestep a row."""
 
     @property
@@ -276,7 +277,7 @@ class Generator(Protocol):
         ...
 
 
-class Scorer(Protocol):
+class Embedder(Protocol):
     """A joint image and text embedder (CLIP)."""
 
     @property
@@ -304,8 +305,8 @@ class Scorer(Protocol):
 class Models:
     """What one process serves; belongs to one thread once it is in use."""
 
-    generator: Generator
-    scorer: Scorer
+    generator: StepwiseGenerator
+    scorer: Embedder
     calibration: Calibration | None = None
 
 

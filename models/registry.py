@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 from models import calibration_io
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import MANIFEST, Pack, packs
-from models.protocols import Calibration, Generator, Models, Scorer
+from models.protocols import Calibration, Embedder, Models, StepwiseGenerator
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class _Loader:
         self._mode = mode
         self._text_encoders: dict[Path, Any] = {}
 
-    def generator(self, name: str, preview_decoder: str | None) -> Generator:
+    def generator(self, name: str, preview_decoder: str | None) -> StepwiseGenerator:
         """A generator by name, with a decoder for its previews or without."""
         if name == FAKE:
             return FakeGenerator()
@@ -170,7 +170,7 @@ class _Loader:
             pipe = pipelines.load(source, self._placement, self._text_encoder(pack) if pack else None)
             return self._stepped(pipe, native, known)
 
-    def _stepped(self, pipe: Any, native: bool, known: dict[str, Any]) -> Generator:
+    def _stepped(self, pipe: Any, native: bool, known: dict[str, Any]) -> StepwiseGenerator:
         """A pipeline as a generator, by the loop that the mode asks for."""
         if native and self._mode != "gate":
             from models.generators.stable_diffusion import StableDiffusionGenerator
@@ -194,7 +194,7 @@ class _Loader:
         except ValueError as error:
             raise PackCorrupt(f"pack {generator!r}: {error}") from error
 
-    def scorer(self, name: str) -> Scorer:
+    def scorer(self, name: str) -> Embedder:
         """A scorer by name."""
         if name == FAKE:
             return FakeScorer()

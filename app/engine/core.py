@@ -25,11 +25,11 @@ from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, ap
 from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
-from models.protocols import Generator, Models, OutOfMemory, Pixels, Schedule, Scorer, StepRow, to_host
+from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepRow, StepwiseGenerator, to_host
 
 log = logging.getLogger(__name__)
 
-OneOffCall: TypeAlias = Callable[[Generator, Scorer], None]
+OneOffCall: TypeAlias = Callable[[StepwiseGenerator, Embedder], None]
 """A one-off device call; it delivers its own result or error."""
 
 SMOOTHING = 0.3

@@ -29,14 +29,14 @@ from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Upda
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
 from models.protocols import (
     Calibration,
+    Embedder,
     Embeddings,
-    Generator,
     GeneratorInfo,
     Images,
     Models,
     OutOfMemory,
-    Scorer,
     ScorerInfo,
+    StepwiseGenerator,
     TextEmbedding,
     to_host,
 )
@@ -244,7 +244,7 @@ class LocalEngine:
         if self._draining:
             raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
 
-    async def _call_device(self, call: Callable[[Generator, Scorer], T]) -> T:
+    async def _call_device(self, call: Callable[[StepwiseGenerator, Embedder], T]) -> T:
         """Make a one-off device call; return its result."""
         self._loaded()
         loop = asyncio.get_running_loop()
@@ -256,7 +256,7 @@ class LocalEngine:
             if not future.done():
                 future.set_result(result) if error is None else future.set_exception(error)
 
-        def work(generator: Generator, scorer: Scorer) -> None:
+        def work(generator: StepwiseGenerator, scorer: Embedder) -> None:
             try:
                 result = call(generator, scorer)
             except OutOfMemory:
@@ -337,7 +337,7 @@ class LocalEngine:
             message(core)
 
 
-def _embed(images: Sequence[NDArray[np.uint8]], _: Generator, scorer: Scorer) -> Embeddings:
+def _embed(images: Sequence[NDArray[np.uint8]], _: StepwiseGenerator, scorer: Embedder) -> Embeddings:
     """Embed on the engine's thread: stacking large images would block the event loop.
 
     A single image is not copied.

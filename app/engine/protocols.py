@@ -188,7 +188,7 @@ class Engine(Protocol):
         ...
 
     async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
-        """Embed patches of one host image (`Scorer.embed_patches`), between two ticks."""
+        """Embed patches of one host image (`Embedder.embed_patches`), between two ticks."""
         ...
 
     async def decode(self, latents: NDArray[np.float16]) -> Images:

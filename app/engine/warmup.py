@@ -13,7 +13,7 @@ from app.engine.config import EngineConfig
 from app.engine.cost_model import CallSeconds
 from app.engine.scheduler import CallKind
 from app.errors import OutOfDeviceMemory
-from models.protocols import Generator, Latent, OutOfMemory, Scorer, StepRow
+from models.protocols import Embedder, Latent, OutOfMemory, StepRow, StepwiseGenerator
 
 Report: TypeAlias = Callable[[str], None]
 """Receives the name of the start-up part that begins. Any thread."""
@@ -35,8 +35,8 @@ class Warmup:
 
     def __init__(
         self,
-        generator: Generator,
-        scorer: Scorer,
+        generator: StepwiseGenerator,
+        scorer: Embedder,
         config: EngineConfig,
         clock: Callable[[], float],
         report: Report,

@@ -1,4 +1,4 @@
-"""Stable Diffusion and SDXL pipelines as a `Generator`: diffusers loads, encodes and decodes, the loop is ours.
+"""Stable Diffusion and SDXL pipelines as a `StepwiseGenerator`: diffusers loads, encodes and decodes, the loop is ours.
 
 Owns the batch of one denoiser call, the update of its rows, and decoding. Tables come from `diffusers_samplers`,
 texts from `conditioning`; safety checker and watermark are left out.

@@ -1,4 +1,4 @@
-"""Any open_clip model as a `Scorer`.
+"""Any open_clip model as an `Embedder`.
 
 Owns batching, the cache of text embeddings and the loading of named models and packs. Images are resized by
 `preprocess`; what the cosines mean is the product's business.

@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
 
-from models.protocols import Generator, Models, Scorer
+from models.protocols import Embedder, Models, StepwiseGenerator
 from models.synthetic.fakes import FakeGenerator, FakeScorer
 
 FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
@@ -78,7 +78,7 @@ class Workshop:
         kind, _, prediction = name.partition("-")
         return tiny.sdxl(self._folder / name) if kind == "sdxl" else tiny.sd(self._folder / name, prediction)
 
-    def generator(self, name: str) -> Generator:
+    def generator(self, name: str) -> StepwiseGenerator:
         """A generator by the names above."""
         if name.startswith("fake-"):
             return FakeGenerator(prediction_type=name.removeprefix("fake-"), token_limit=16)
@@ -88,10 +88,10 @@ class Workshop:
             from models.generators.stable_diffusion import StableDiffusionGenerator
 
             self._made[name] = StableDiffusionGenerator(self.pipe(name), self._shared(), id=name)
-        made: Generator = self._made[name]
+        made: StepwiseGenerator = self._made[name]
         return made
 
-    def scorer(self, name: str) -> Scorer:
+    def scorer(self, name: str) -> Embedder:
         """`fake`, `tiny` or `pictogram`."""
         if name == "fake":
             return FakeScorer()
@@ -102,7 +102,7 @@ class Workshop:
             from tests.contract import tiny
 
             self._made[name] = load_open_clip(tiny.clip(self.clip_folder), "tiny", self._shared())
-        made: Scorer = self._made[name]
+        made: Embedder = self._made[name]
         return made
 
     def _shared(self) -> Any:
@@ -125,7 +125,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture(params=[*FAKES, *_torch(REAL)])
-def generator(request: pytest.FixtureRequest, workshop: Workshop) -> Generator:
+def generator(request: pytest.FixtureRequest, workshop: Workshop) -> StepwiseGenerator:
     """Any generator."""
     return workshop.generator(request.param)
 
@@ -137,6 +137,6 @@ def real(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["fake", *_torch(["tiny", "pictogram"])])
-def scorer(request: pytest.FixtureRequest, workshop: Workshop) -> Scorer:
+def scorer(request: pytest.FixtureRequest, workshop: Workshop) -> Embedder:
     """Any scorer."""
     return workshop.scorer(request.param)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.protocols import Generator, Latent, StepRow, to_host
+from models.protocols import Latent, StepRow, StepwiseGenerator, to_host
 from tests.contract.families import FAMILIES, Family
 
 GUIDERS = ("guider", "ocr_guider")
@@ -54,7 +54,7 @@ class Gated:
         self.gate = PipelineGate(
             self.pipe, select_device("cpu"), id=name, defaults=defaults, arguments=dict(self.family.arguments)
         )
-        self.generator: Generator = self.gate
+        self.generator: StepwiseGenerator = self.gate
         self._stock: dict[Job, Made] = {}
 
     def row(self, job: Job) -> StepRow:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.protocols import Generator, Latent, StepRow
+from models.protocols import Latent, StepRow, StepwiseGenerator
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Candidate:
 
 
 def start(
-    generator: Generator,
+    generator: StepwiseGenerator,
     seed: int,
     *,
     prompt: str = "a red apple",
@@ -51,13 +51,13 @@ def start(
     )
 
 
-def step(generator: Generator, candidates: Sequence[Candidate], size: int | None = None) -> None:
+def step(generator: StepwiseGenerator, candidates: Sequence[Candidate], size: int | None = None) -> None:
     latents = generator.step([each.row for each in candidates], size or len(candidates))
     for each, latent in zip(candidates, latents, strict=True):
         each.row = replace(each.row, latent=latent, step=each.row.step + 1)
 
 
-def finish(generator: Generator, candidates: Sequence[Candidate], size: int | None = None) -> list[Latent]:
+def finish(generator: StepwiseGenerator, candidates: Sequence[Candidate], size: int | None = None) -> list[Latent]:
     """Step until all are done; those that need more steps go on without the others."""
     while live := [each for each in candidates if not each.done]:
         step(generator, live, size)

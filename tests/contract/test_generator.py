@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.protocols import Generator, Schedule, to_host
+from models.protocols import Schedule, StepwiseGenerator, to_host
 from tests.contract.loop import Candidate, difference, finish, levels, start, step, values
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 """The same of x0, which is read off latents, as a share of its values."""
 
 
-def mixed(generator: Generator) -> list[Candidate]:
+def mixed(generator: StepwiseGenerator) -> list[Candidate]:
     """Candidates of unlike samplers, steps, texts and guidance, each advanced by another number of steps."""
     texts = itertools.cycle(["a red apple", "two green cars", "dog"])
     made = [
@@ -44,7 +44,7 @@ def readout(candidate: Candidate) -> float:
     return max(1.0, abs(float(row.schedule.table[row.step - 1, row.schedule.COLUMNS.index("d")])))
 
 
-def test_info_is_coherent(generator: Generator) -> None:
+def test_info_is_coherent(generator: StepwiseGenerator) -> None:
     info = generator.info
     assert info.sampler in info.samplers
     assert set(info.samplers) <= {"euler", "ddim", "ddim_quadratic", "dpmpp_2m", "euler_ancestral"}
@@ -55,7 +55,7 @@ def test_info_is_coherent(generator: Generator) -> None:
     assert (info.device, info.dtype) == ("cpu", "float32")
 
 
-def test_schedules_are_finite_tables_of_their_steps(generator: Generator) -> None:
+def test_schedules_are_finite_tables_of_their_steps(generator: StepwiseGenerator) -> None:
     for sampler, steps in itertools.product(generator.info.samplers, (1, 2, 3, 7, 20)):
         schedule = generator.schedule(sampler, steps, generator.info.width, generator.info.height)
         assert (schedule.sampler, schedule.steps) == (sampler, steps)
@@ -67,12 +67,12 @@ def test_schedules_are_finite_tables_of_their_steps(generator: Generator) -> Non
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("plms", 5), ("", 5), ("ddim", 0), ("ddim", -1), ("ddim", 100_000)])
-def test_other_schedules_are_refused(generator: Generator, sampler: str, steps: int) -> None:
+def test_other_schedules_are_refused(generator: StepwiseGenerator, sampler: str, steps: int) -> None:
     with pytest.raises(ValueError, match=r"sampler|steps"):
         generator.schedule(sampler, steps, generator.info.width, generator.info.height)
 
 
-def test_noise_depends_on_seed_and_size_only(generator: Generator) -> None:
+def test_noise_depends_on_seed_and_size_only(generator: StepwiseGenerator) -> None:
     info, (one, other) = generator.info, generator.info.samplers[:2]
     schedule = generator.schedule(one, 5, generator.info.width, generator.info.height)
     first = values(generator.noise(7, info.width, info.height, schedule))
@@ -85,11 +85,11 @@ def test_noise_depends_on_seed_and_size_only(generator: Generator) -> None:
     assert abs(scaled.std() - 1) < 0.15
 
 
-def test_largest_seed(generator: Generator) -> None:
+def test_largest_seed(generator: StepwiseGenerator) -> None:
     finish(generator, [start(generator, 2**32 - 1, sampler=generator.info.samplers[-1], steps=2)])
 
 
-def test_equal_texts_share_their_encoding(generator: Generator) -> None:
+def test_equal_texts_share_their_encoding(generator: StepwiseGenerator) -> None:
     one, other, again, empty = generator.encode(["a red apple", "dog", "a red apple", ""])
     assert one.state is again.state
     assert one.state is not other.state
@@ -98,7 +98,7 @@ def test_equal_texts_share_their_encoding(generator: Generator) -> None:
     assert generator.encode([]) == []
 
 
-def test_truncation_names_what_is_lost(generator: Generator) -> None:
+def test_truncation_names_what_is_lost(generator: StepwiseGenerator) -> None:
     limit = generator.info.token_limit
     fitting, long = generator.encode([" ".join(["x"] * (limit - 2)), " ".join(["x"] * (limit - 2) + ["y", "z"])])
     assert fitting.truncation is None
@@ -109,12 +109,12 @@ def test_truncation_names_what_is_lost(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize("text", ["\u202eolleh \u0000 \U0001f34e\U0001f697", "x" * 10_000, " ", "\n"])
-def test_any_text_can_be_encoded(generator: Generator, text: str) -> None:
+def test_any_text_can_be_encoded(generator: StepwiseGenerator, text: str) -> None:
     (encoded,) = generator.encode([text])
     assert encoded.length == generator.encode(["dog"])[0].length
 
 
-def test_rows_of_unlike_generations_are_what_they_are_alone(generator: Generator) -> None:
+def test_rows_of_unlike_generations_are_what_they_are_alone(generator: StepwiseGenerator) -> None:
     together, alone = mixed(generator), mixed(generator)
     step(generator, together)
     for one, other in zip(together, alone, strict=True):
@@ -124,7 +124,7 @@ def test_rows_of_unlike_generations_are_what_they_are_alone(generator: Generator
         np.testing.assert_allclose(ours, wanted, rtol=ROUNDING, atol=LATENTS * readout(one))
 
 
-def test_mixed_candidates_end_as_they_do_alone(generator: Generator) -> None:
+def test_mixed_candidates_end_as_they_do_alone(generator: StepwiseGenerator) -> None:
     together = finish(generator, mixed(generator))
     alone = [finish(generator, [each])[0] for each in mixed(generator)]
     for one, other in zip(together, alone, strict=True):
@@ -132,7 +132,7 @@ def test_mixed_candidates_end_as_they_do_alone(generator: Generator) -> None:
     assert levels(to_host(generator.decode(together)), to_host(generator.decode(alone))) <= LEVELS
 
 
-def test_one_size_gives_the_same_bits_in_any_company(generator: Generator) -> None:
+def test_one_size_gives_the_same_bits_in_any_company(generator: StepwiseGenerator) -> None:
     alone = finish(generator, [start(generator, 5, prompt="two green cars", steps=3)], size=4)[0]
     for place in range(4):
         company = [start(generator, 20 + each, prompt="dog", steps=3) for each in range(3)]
@@ -140,7 +140,7 @@ def test_one_size_gives_the_same_bits_in_any_company(generator: Generator) -> No
         np.testing.assert_array_equal(values(finish(generator, batch, size=4)[place]), values(alone))
 
 
-def test_padding_comes_back_to_nobody(generator: Generator) -> None:
+def test_padding_comes_back_to_nobody(generator: StepwiseGenerator) -> None:
     rows = [start(generator, seed).row for seed in range(3)]
     assert len(generator.step(rows, 8)) == 3
     for refused in ([], rows):
@@ -148,7 +148,7 @@ def test_padding_comes_back_to_nobody(generator: Generator) -> None:
             generator.step(refused, 2)
 
 
-def test_a_candidate_alone_is_the_one_of_sixteen(generator: Generator) -> None:
+def test_a_candidate_alone_is_the_one_of_sixteen(generator: StepwiseGenerator) -> None:
     steps = 4
     sixteen = finish(generator, [start(generator, seed, steps=steps) for seed in range(16)])
     alone = finish(generator, [start(generator, 11, steps=steps)])
@@ -157,7 +157,7 @@ def test_a_candidate_alone_is_the_one_of_sixteen(generator: Generator) -> None:
     assert levels(pixels[0], pixels[1]) > LEVELS
 
 
-def test_pixels_are_bytes_of_the_asked_size(generator: Generator) -> None:
+def test_pixels_are_bytes_of_the_asked_size(generator: StepwiseGenerator) -> None:
     width, height = generator.info.width + 8, generator.info.height
     latents = finish(generator, [start(generator, seed, steps=2, size=(width, height)) for seed in range(2)])
     pixels = to_host(generator.decode(latents))
@@ -166,7 +166,7 @@ def test_pixels_are_bytes_of_the_asked_size(generator: Generator) -> None:
     assert pixels.flags.c_contiguous
 
 
-def test_a_preview_shows_the_estimate(generator: Generator) -> None:
+def test_a_preview_shows_the_estimate(generator: StepwiseGenerator) -> None:
     candidate = start(generator, 3)
     step(generator, [candidate])
     latents = [candidate.row.latent]
@@ -176,7 +176,7 @@ def test_a_preview_shows_the_estimate(generator: Generator) -> None:
     assert levels(shown, state) > LEVELS
 
 
-def test_latents_survive_storage(generator: Generator) -> None:
+def test_latents_survive_storage(generator: StepwiseGenerator) -> None:
     latents = finish(generator, [start(generator, seed) for seed in range(2)])
     stored = generator.dump(latents)
     assert stored.dtype == np.float16
@@ -187,14 +187,14 @@ def test_latents_survive_storage(generator: Generator) -> None:
     np.testing.assert_array_equal(generator.dump(again), stored)
 
 
-def test_previews_are_stored_as_estimates(generator: Generator) -> None:
+def test_previews_are_stored_as_estimates(generator: StepwiseGenerator) -> None:
     candidate = start(generator, 0)
     step(generator, [candidate])
     stored = generator.dump([candidate.row.latent], preview=True)
     np.testing.assert_allclose(stored[0], np.array(candidate.row.latent.x0), rtol=1e-3, atol=1e-3)
 
 
-def test_guidance_and_negative_text_matter(generator: Generator) -> None:
+def test_guidance_and_negative_text_matter(generator: StepwiseGenerator) -> None:
     plain, guided, other = (
         finish(generator, [start(generator, 1, guidance=guidance, negative=negative)])[0]
         for guidance, negative in ((1.0, ""), (3.0, ""), (3.0, "two green cars"))
@@ -203,7 +203,7 @@ def test_guidance_and_negative_text_matter(generator: Generator) -> None:
     assert difference(guided, other) > 1e-4
 
 
-def test_gaps_tell_how_far_guidance_pulled(generator: Generator) -> None:
+def test_gaps_tell_how_far_guidance_pulled(generator: StepwiseGenerator) -> None:
     fresh, plain, guided, aimless = (
         start(generator, 1, guidance=guidance, negative=negative)
         for guidance, negative in ((3.0, "blue"), (1.0, "blue"), (3.0, "blue"), (3.0, "a red apple"))
@@ -215,7 +215,7 @@ def test_gaps_tell_how_far_guidance_pulled(generator: Generator) -> None:
     assert gaps[2] > 10 * gaps[3]
 
 
-def test_a_picture_enters_between_noise_and_itself(generator: Generator) -> None:
+def test_a_picture_enters_between_noise_and_itself(generator: StepwiseGenerator) -> None:
     info = generator.info
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
     for sampler in info.samplers:
@@ -230,7 +230,7 @@ def test_a_picture_enters_between_noise_and_itself(generator: Generator) -> None
             np.testing.assert_allclose(state, mixed_, atol=1e-4 * max(1.0, float(noise[step_])))
 
 
-def test_the_less_noise_the_nearer_to_the_picture(generator: Generator) -> None:
+def test_the_less_noise_the_nearer_to_the_picture(generator: StepwiseGenerator) -> None:
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
     for sampler in generator.info.samplers:
         away = []
@@ -243,7 +243,7 @@ def test_the_less_noise_the_nearer_to_the_picture(generator: Generator) -> None:
         assert away[2] < away[0]
 
 
-def test_a_picture_survives_encoding(generator: Generator) -> None:
+def test_a_picture_survives_encoding(generator: StepwiseGenerator) -> None:
     (latent,) = finish(generator, [start(generator, 5)])
     seen = to_host(generator.decode([latent]))
     array = generator.encode_image(seen)

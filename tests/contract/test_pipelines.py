@@ -55,7 +55,7 @@ def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Pa
         for mode in ("auto", "native", "gate")
     }
     kinds = {mode: kind(models.generator) for mode, models in made.items()}
-    assert kinds == {"auto": "DiffusersGenerator", "native": "DiffusersGenerator", "gate": "PipelineGate"}
+    assert kinds == {"auto": "StableDiffusionGenerator", "native": "StableDiffusionGenerator", "gate": "PipelineGate"}
 
 
 def test_a_consistency_model_goes_through_the_gate(tmp_path: Path) -> None:

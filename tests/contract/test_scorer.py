@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.protocols import Scorer
+from models.protocols import Embedder
 from tests.contract.conftest import Workshop
 
 TEXTS = ["a red apple", "blue", "two green cars", "x y z"]
@@ -24,11 +24,11 @@ def pictures(count: int, height: int = 40, width: int = 40) -> NDArray[np.uint8]
     return np.asarray((flat + random.integers(0, 256, (count, height, width, 3))) // 2, np.uint8)
 
 
-def vectors(scorer: Scorer, texts: list[str]) -> NDArray[np.float32]:
+def vectors(scorer: Embedder, texts: list[str]) -> NDArray[np.float32]:
     return np.stack([each.vector for each in scorer.embed_texts(texts)])
 
 
-def test_embeddings_are_unit_vectors_in_order(scorer: Scorer) -> None:
+def test_embeddings_are_unit_vectors_in_order(scorer: Embedder) -> None:
     images = pictures(3)
     embedded, texts = scorer.embed_images(images), vectors(scorer, TEXTS)
     for each, count in ((embedded, 3), (texts, len(TEXTS))):
@@ -39,24 +39,24 @@ def test_embeddings_are_unit_vectors_in_order(scorer: Scorer) -> None:
     np.testing.assert_array_equal(vectors(scorer, TEXTS[::-1]), texts[::-1])
 
 
-def test_an_image_scores_the_same_in_any_batch(scorer: Scorer) -> None:
+def test_an_image_scores_the_same_in_any_batch(scorer: Embedder) -> None:
     images = pictures(70)
     together = scorer.embed_images(images)
     np.testing.assert_allclose(scorer.embed_images(images[65:66]), together[65:66], atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (8, 64), (100, 30), (256, 256)])
-def test_any_size_can_be_scored(scorer: Scorer, height: int, width: int) -> None:
+def test_any_size_can_be_scored(scorer: Embedder, height: int, width: int) -> None:
     assert np.isfinite(scorer.embed_images(pictures(2, height, width))).all()
 
 
-def test_a_text_of_unknown_signs_is_said_to_be_unknown(scorer: Scorer) -> None:
+def test_a_text_of_unknown_signs_is_said_to_be_unknown(scorer: Embedder) -> None:
     spelt = scorer.info.id == "tiny"  # in bytes, so that no sign is unknown
     texts = ["\N{RED APPLE}" * 4000, "\N{RED APPLE} \N{DUCK}", "a red apple", "\N{RED APPLE} on white"]
     assert [each.recognised for each in scorer.embed_texts(texts)] == [spelt, spelt, True, True]
 
 
-def test_truncation_names_what_is_lost(scorer: Scorer) -> None:
+def test_truncation_names_what_is_lost(scorer: Embedder) -> None:
     limit = scorer.info.token_limit
     fitting, long = scorer.embed_texts([" ".join(["x"] * (limit - 2)), " ".join(["x"] * (limit - 2) + ["y", "z"])])
     assert fitting.truncation is None
@@ -66,7 +66,7 @@ def test_truncation_names_what_is_lost(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\u202eolleh \u0000 \U0001f34e", "x" * 10_000])
-def test_any_text_can_be_embedded(scorer: Scorer, text: str) -> None:
+def test_any_text_can_be_embedded(scorer: Embedder, text: str) -> None:
     assert np.isfinite(vectors(scorer, [text])).all()
 
 
@@ -89,7 +89,7 @@ def reference(model: Any, tokenizer: Any, config: dict[str, Any], images: NDArra
         )
 
 
-def agree(scorer: Scorer, images: NDArray[np.uint8], wanted: tuple[Any, Any]) -> None:
+def agree(scorer: Embedder, images: NDArray[np.uint8], wanted: tuple[Any, Any]) -> None:
     embedded, texts = scorer.embed_images(images), vectors(scorer, TEXTS)
     np.testing.assert_allclose(texts, wanted[1], atol=1e-5)
     assert np.abs(embedded @ texts.T - wanted[0] @ wanted[1].T).max() <= 2e-3
@@ -196,7 +196,7 @@ def test_of_a_strip_only_the_middle_is_made(interpolation: str, shape: tuple[int
     assert most < 200e6
 
 
-def test_parts_of_a_picture_are_unit_vectors_in_the_same_space(scorer: Scorer) -> None:
+def test_parts_of_a_picture_are_unit_vectors_in_the_same_space(scorer: Embedder) -> None:
     (picture,) = pictures(1, 64, 64)
     parts = scorer.embed_patches(picture)
     assert parts is not None
@@ -206,7 +206,7 @@ def test_parts_of_a_picture_are_unit_vectors_in_the_same_space(scorer: Scorer) -
     np.testing.assert_allclose(np.linalg.norm(parts, axis=2), 1, atol=1e-5)
 
 
-def test_a_part_follows_its_place(scorer: Scorer) -> None:
+def test_a_part_follows_its_place(scorer: Embedder) -> None:
     picture = np.full((64, 64, 3), 255, np.uint8)
     picture[:32, :32] = (220, 20, 20)
     parts, turned = scorer.embed_patches(picture), scorer.embed_patches(picture[::-1, ::-1].copy())

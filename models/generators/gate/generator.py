@@ -1,4 +1,4 @@
-"""Any text-to-image pipeline of diffusers as a `Generator`: its own loop, a greenlet a candidate, calls merged.
+"""Any text-to-image pipeline of diffusers as a `StepwiseGenerator`: its own loop, a greenlet a candidate, calls merged.
 
 Owns what is answered to parked pipelines, and the contract. Runs and proxies are in `runs`, arguments in
 `stage`, merging in `calls`; loading is in `pipelines`.
@@ -33,7 +33,7 @@ _FORMS = 64
 
 
 class PipelineGate:
-    """A pipeline whose rows may be of any requests and at any steps. See `models.protocols.Generator`."""
+    """A pipeline whose rows may be of any requests and at any steps. See `models.protocols.StepwiseGenerator`."""
 
     def __init__(
         self,
