@@ -1,4 +1,4 @@
-"""What is refused whatever it asks for: requests beyond the limit of connections, and hosts that are not this one."""
+"""Refuse requests over the connection limit, and requests for unknown hosts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from app.api.problems import from_error, from_http, instance
 from app.errors import Unavailable
 
 CROWDED = "frontrunner.crowded"
-"""Set in a request's state when its connection is one too many."""
+"""State key: the request's connection exceeds the connection limit."""
 
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Routes of operators, who ask by addresses and when a server is in trouble."""
+"""Routes exempt from both checks: probes use IP addresses, also under overload."""
 
 _CLOSE_HEADERS = {"connection": "close"}
 
 
 class Admission:
-    """Health is told always; anything else to hosts that are served here, over as many connections as are allowed."""
+    """Pass health routes always, other routes for allowed hosts within the limit."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
@@ -29,9 +29,9 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in HEALTH:
             await self._app(scope, receive, send)
         elif scope.get("state", {}).get(CROWDED):
-            crowded = Unavailable("every connection that the server may hold is busy")
-            await from_error(crowded, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
-        elif (fault := self._hosts.fault(scope)) is not None:
-            await from_http(400, fault, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
+            error = Unavailable("the server is at its connection limit: retry after the interval in `Retry-After`")
+            await from_error(error, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
+        elif (refusal := self._hosts.fault(scope)) is not None:
+            await from_http(400, refusal, instance(scope), _CLOSE_HEADERS)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -1,6 +1,6 @@
-"""Who may come in: the key of each request to /v1 is looked at before its route is, and before its body is read.
+"""Authenticate `/v1` requests by API key, before routing and reading the body.
 
-Health, metrics, the documents and the page at / are for everybody. Which key may do what is `app.service.auth`'.
+Health, metrics, API documents and the studio need no key. `app.service.auth` defines what a key permits.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from app.service import ApiKeyAuthenticator, Caller, Permission, as_caller
 PROTECTED_PREFIX = "/v1/"
 
 RECHECK_S = 2.0
-"""How often the key of a request that lasts is looked at again."""
+"""Interval at which the key of a long request is checked again."""
 
 _RANKING_PATHS = ("/v1/rank", "/v1/taste/")
 
 
 class ApiKeyMiddleware:
-    """Lets a request pass with the right key, or without one as long as there are none (`app.state.keyring`)."""
+    """Require a valid key for `/v1`, unless the server has no keys.
+
+    The authenticator is `app.state.authenticator`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,11 +54,14 @@ class ApiKeyMiddleware:
             with as_caller(None):
                 await self._app(scope, receive, send)
         else:
-            await _Admitted(self._app, caller, check)(scope, receive, send)
+            await _AuthenticatedRequest(self._app, caller, check)(scope, receive, send)
 
 
-class _Admitted:
-    """One request under a key. When the key is revoked, the app sees the client leave, and the client an error."""
+class _AuthenticatedRequest:
+    """One request with a key.
+
+    When the key is revoked, the app receives a disconnect and the client an error.
+    """
 
     def __init__(self, app: ASGIApp, caller: Caller, check: Callable[[], Awaitable[object]]) -> None:
         self._app = app
@@ -112,7 +118,10 @@ class _Admitted:
 
 
 def required_permission(method: str, path: str) -> Permission:
-    """The right that a request takes: sampling is `GENERATE`, comparing and voting `RANK`, looking `READ`."""
+    """The permission that a request requires.
+
+    Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`.
+    """
     if method in {"GET", "HEAD", "OPTIONS"}:
         return Permission.READ
     if path.startswith(_RANKING_PATHS) or path.endswith("/rerank"):
@@ -126,7 +135,7 @@ def _presented_key(headers: Headers) -> str | None:
 
 
 def _rate_limit_headers(caller: Caller) -> dict[str, str]:
-    """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10), once something was charged."""
+    """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10), once charged."""
     if caller.quota_remaining is None:
         return {}
     remaining, reset_s = caller.quota_remaining

@@ -1,6 +1,6 @@
-"""What happens to every request before and after its route: a name, a log line, a count, and bounds on its body.
+"""Middleware for every request: request id, access log, metrics, body limits.
 
-Plain ASGI. Nothing here reads a body, and nothing of a body, a query or a header is logged.
+Plain ASGI. Bodies are measured, not parsed. Bodies, queries and headers are never logged.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ from app.api.problems import REQUEST_ID_KEY, from_http, instance
 GENERATIONS_PATH = "/v1/generations/"
 
 REFUSED_BODY_DRAIN_S = 2.0
-"""How long the rest of a refused body is read and dropped, so that its sender gets to read the refusal."""
+"""Seconds for which the rest of a refused body is drained.
+
+The client can then read the error.
+"""
 
 FREE_BYTES = 65_536
-"""Of each body, which do not count towards the limit of all: requests without pictures pass while others fill it."""
+"""Bytes of each body that do not count towards the total limit.
+
+Requests without images thus pass while large ones use up the total.
+"""
 
 RETRY_S = 5
-"""How soon a body may be sent again that was one too many."""
+"""Seconds in `Retry-After` when the total limit is reached."""
 
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -37,7 +43,10 @@ log = logging.getLogger("frontrunner.access")
 
 
 class AccessLogMiddleware:
-    """Names each request (`X-Request-Id`, taken over when it is a sane one), logs and counts its answer."""
+    """Assign a request id, log the response and count it.
+
+    A valid `X-Request-Id` of the client is kept.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,10 +88,11 @@ def _log_access(scope: Scope, status: int, seconds: float, created_id: str) -> N
 
 
 class BodyLimitMiddleware:
-    """Refuses a body that is larger than `max_bytes` (413, also when its length is not declared) or slow (408).
+    """Refuse bodies that are too large (413), too slow (408), or too many (503).
 
-    Also one (503) that would make all bodies of requests in progress hold more than `total_bytes`; the first
-    `FREE_BYTES` of each do not count. Starlette's own limit answers in plain text; here it is always a problem.
+    413: more than `max_bytes`, declared or received. 408: not complete within `timeout_s`. 503: the bodies of all
+    requests in progress would exceed `total_bytes`; the first `FREE_BYTES` of each do not count. Unlike Starlette's
+    own limit, every refusal is a problem document.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, total_bytes: int, timeout_s: float) -> None:
@@ -110,59 +120,61 @@ class BodyLimitMiddleware:
 
     @property
     def too_large(self) -> str:
-        """What is wrong with a body that is larger than the limit."""
-        return f"the body is larger than the limit of {self.max_bytes} bytes"
+        """Error text for a body over the limit."""
+        return f"the body exceeds the limit of {self.max_bytes} bytes: send a smaller one"
 
 
 class _Body:
-    """The body of one request. What is still to come of a refused one is dropped, so that its sender reads why."""
+    """The body of one request; the rest of a refused body is drained."""
 
-    def __init__(self, guard: BodyLimitMiddleware, receive: Receive, send: Send) -> None:
+    def __init__(self, limits: BodyLimitMiddleware, receive: Receive, send: Send) -> None:
         self.counted = 0
-        self._guard = guard
+        self._limits = limits
         self._receive = receive
         self._send = send
-        self._deadline = asyncio.get_running_loop().time() + guard.timeout_s
+        self._deadline = asyncio.get_running_loop().time() + limits.timeout_s
         self._read = 0
         self._reading = True
         self._refused = False
 
     def refusal(self, status: int, detail: str) -> HTTPException:
-        """The error to raise, once no more of the body is taken."""
+        """Mark the body as refused and return the error to raise."""
         self._refused = True
-        pause = {"retry-after": str(RETRY_S)} if status == 503 else {}
-        return HTTPException(status, detail, {"connection": "close", **pause})
+        retry_after = {"retry-after": str(RETRY_S)} if status == 503 else {}
+        return HTTPException(status, detail, {"connection": "close", **retry_after})
 
     async def receive(self) -> Message:
-        """See ASGI. Raises HTTPException where a limit is passed."""
+        """See ASGI. Raises HTTPException when a limit is exceeded."""
         if not self._reading:
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            raise self.refusal(408, "the body took too long to arrive") from None
+            raise self.refusal(
+                408, f"the body did not arrive within {self._limits.timeout_s:g} s: send it again"
+            ) from None
         self._reading = message.get("more_body", False)
         self._read += len(message.get("body", b""))
-        if self._read > self._guard.max_bytes:
-            raise self.refusal(413, self._guard.too_large)
+        if self._read > self._limits.max_bytes:
+            raise self.refusal(413, self._limits.too_large)
         self._count()
         return message
 
     def _count(self) -> None:
-        more = max(0, self._read - FREE_BYTES) - self.counted
-        if self._guard.held + more > self._guard.total_bytes:
-            raise self.refusal(503, "the server holds as many bytes of request bodies as it may: try again later")
-        self.counted += more
-        self._guard.held += more
+        added = max(0, self._read - FREE_BYTES) - self.counted
+        if self._limits.held + added > self._limits.total_bytes:
+            raise self.refusal(503, "too many request bodies at once: retry after the interval in `Retry-After`")
+        self.counted += added
+        self._limits.held += added
 
     async def send(self, message: Message) -> None:
-        """See ASGI. The answer to a refused body stays open until `drop`."""
+        """See ASGI. The response to a refused body stays open until `drop`."""
         held_open = self._refused and message["type"] == "http.response.body"
         await self._send({**message, "more_body": True} if held_open else message)
 
     async def drop(self) -> None:
-        """Read what is still to come of a refused body for `REFUSED_BODY_DRAIN_S`, then end the answer."""
+        """Drain a refused body for at most `REFUSED_BODY_DRAIN_S`, then end the response."""
         if not self._refused:
             return
         with suppress(TimeoutError):
