@@ -21,6 +21,9 @@ from tests.api.kit import House, running
 
 pytestmark = pytest.mark.slow
 
+WITHOUT_NULLS = {"POST /v1/images/generations"}
+"""Routes whose responses omit members without a value."""
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
@@ -56,7 +59,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 
 def test_every_error_has_its_form_and_an_example(house: House) -> None:
     document = house.client.get("/openapi.json").json()
-    assert {"Problem", "GenerationOut", "ErrorMember"} <= set(document["components"]["schemas"])
+    assert {"Problem", "GenerationResponse", "ErrorMember"} <= set(document["components"]["schemas"])
     for path, method, operation in _operations(document):
         assert operation["summary"], (method, path)
         for status, answer in operation["responses"].items():
@@ -116,7 +119,8 @@ def test_examples_are_what_is_answered(house: House, route: str, status: str, ex
     answer = house.client.get("/openapi.json").json()["paths"][path][method.lower()]["responses"][status]
     name = answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2].removesuffix("-Output")
     model = {model.__name__: model for model in _models()}[name]
-    assert model.model_validate(example).model_dump(mode="json") == example
+    sparse = route in WITHOUT_NULLS
+    assert model.model_validate(example).model_dump(mode="json", exclude_none=sparse) == example
 
 
 def test_the_form_of_a_ranking_works(small: House) -> None:
