@@ -1,1 +1,1 @@
-"""The HTTP face: parses requests into domain values, renders answers. Knows no engine, no store."""
+"""HTTP API: parses requests, renders responses; imports no engine and no store."""

@@ -1,4 +1,4 @@
-"""What routes share: the service, a checked id, a JSON body, and waiting for a result while the client is there."""
+"""Dependencies of routes: services, id and JSON checks, waiting for results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes work with, at `app.state.face`."""
+    """The services that routes use, at `app.state.services`."""
 
     generations: GenerationService
     ranking: RankingService
@@ -51,8 +51,8 @@ class Services:
 
 def get_services(request: Request) -> Services:
     """The app's `Services`."""
-    found: Services = request.app.state.services
-    return found
+    services: Services = request.app.state.services
+    return services
 
 
 def _generation_service(request: Request) -> GenerationService:
@@ -60,22 +60,24 @@ def _generation_service(request: Request) -> GenerationService:
 
 
 def _generation_id(
-    generation_id: Annotated[str, Path(description="As given by POST.", examples=[openapi.EXAMPLE_GENERATION_ID])],
+    generation_id: Annotated[
+        str, Path(description="Id in the response to POST.", examples=[openapi.EXAMPLE_GENERATION_ID])
+    ],
 ) -> str:
     if not _ID.fullmatch(generation_id):
-        raise NotFound("there is no such generation: an id is gen_ and 26 letters and digits")
+        raise NotFound("no generation has this id: an id is `gen_` and 26 Crockford base32 characters")
     return generation_id
 
 
 def media_type(request: Request) -> str:
-    """The body's media type in lower case, without parameters; "" when the request names none."""
+    """The body's media type in lower case, without parameters; "" if absent."""
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
     return header.get_content_type() if request.headers.get("content-type") else ""
 
 
 def json_body(request: Request) -> None:
-    """Refuse a body that does not call itself JSON. Raises UnsupportedMedia."""
+    """Refuse a body without a JSON media type. Raises UnsupportedMedia."""
     kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
@@ -91,13 +93,16 @@ IdempotencyKeyHeader: TypeAlias = Annotated[
     str | None,
     Header(
         pattern=r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
-        description="The same key and body again get the first one's generation, on any replica; quoted or bare.",
+        description="A repeat with this key and body returns the first generation, on any replica. Quoted or bare.",
     ),
 ]
 
 
 def build_idempotency_key(key: str | None, path: str, body: BaseModel) -> IdempotencyKey | None:
-    """What makes a request the same as an earlier one: its key, its address, and the fields that it set."""
+    """The key with a hash of the path and of the fields that were set.
+
+    None without a key.
+    """
     if key is None:
         return None
     content = f"{path} {body.model_dump_json(exclude_unset=True)}"
@@ -107,9 +112,10 @@ def build_idempotency_key(key: str | None, path: str, body: BaseModel) -> Idempo
 async def wait_for_result(
     request: Request, service: GenerationService, generation_id: str, *, keep: bool = False
 ) -> Generation:
-    """The generation once it has succeeded; unless it is to be kept it is cancelled when the client leaves first.
+    """Wait until the generation has succeeded, and return it.
 
-    Raises ClientDisconnected, what it failed with, or NotReady when somebody cancelled it.
+    Unless `keep` is set, a disconnect of the client cancels it. Raises ClientDisconnected, the generation's own error,
+    or NotReady when it was cancelled.
     """
     waiting = asyncio.create_task(service.wait(generation_id))
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
@@ -128,9 +134,9 @@ async def wait_for_result(
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled when the client leaves first. The body must have been read.
+    """Run `work` and return its result; a disconnect of the client cancels it.
 
-    Raises ClientDisconnected, and what `work` raises.
+    The body must have been read. Raises ClientDisconnected, and the errors of `work`.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_wait_for_disconnect(request))
     try:
@@ -145,22 +151,22 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _wait_for_disconnect(request: Request) -> None:
-    """Returns when the client has gone away."""
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def require_succeeded(generation: Generation) -> Generation:
-    """The generation, if it went well. Raises what it failed with, or NotReady."""
+    """The generation, if it succeeded. Raises its own error, or NotReady."""
     if generation.failure is not None:
         raise to_error(generation.failure)
     if generation.status is not Status.SUCCEEDED:
-        raise NotReady(f"the generation is {generation.status}")
+        raise NotReady(f"the generation is {generation.status} and has no result: submit it again")
     return generation
 
 
 def to_error(failure: Failure) -> FrontrunnerError:
-    """The error of the tree that a stored failure was made from; one of EngineFailed's kind where there is none."""
+    """The error with the code of a stored failure; EngineFailed for an unknown code."""
     found = _errors_by_code(FrontrunnerError).get(failure.code)
     return found(failure.detail) if found else EngineFailed(failure.detail)
 

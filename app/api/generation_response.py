@@ -1,4 +1,4 @@
-"""A generation in the form that the request's headers ask for: JSON, event stream, image bytes, or 202."""
+"""Responses of a generation: JSON, event stream, image bytes, or 202."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ PREFIX = "/v1/generations"
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": GenerationResponse,
-        "description": "The result, in the form that `Accept` asks for.",
+        "description": "The result, in the format that `Accept` selects.",
         "content": {**openapi.event_stream_content(list(EventKind)), **openapi.image_content()},
         "headers": openapi.header_docs(
-            Location="The generation.",
-            X_Frontrunner_Id="The generation, with an image.",
-            X_Frontrunner_Seed="What makes this image again, with an image.",
-            X_Frontrunner_Score="similarity - negative_weight * penalty, with an image.",
+            Location="URL of the generation.",
+            X_Frontrunner_Id="Id of the generation; only with an image.",
+            X_Frontrunner_Seed="Seed that reproduces this image; only with an image.",
+            X_Frontrunner_Score="similarity - negative_weight * penalty + taste; only with an image.",
         ),
     },
     202: {
         "model": GenerationResponse,
         "description": "Queued, for `Prefer: respond-async`.",
-        "headers": openapi.header_docs(Location="Where to look for the result.", Preference_Applied="respond-async"),
+        "headers": openapi.header_docs(Location="URL to poll for the result.", Preference_Applied="respond-async"),
     },
 }
 
@@ -53,15 +53,18 @@ async def submit_and_respond(
     prefer: str,
     key: IdempotencyKey | None,
 ) -> Response:
-    """Submit a draft and answer in the manner that the request's headers ask for.
+    """Submit a generation and respond in the format that the headers select.
 
-    `formats` tells how JSON holds the images, and in which format files are kept.
+    `formats`: how JSON holds the images, and the format of stored files. Raises HTTPException 406,
+    NothingAboveMinScore, and the errors of `params` and `wait_for_result`.
     """
     response_format, output_format = formats
-    media_types = sorted(IMAGES, key=lambda kind: kind != f"image/{output_format}")
+    media_types = sorted(IMAGES, key=lambda image_type: image_type != f"image/{output_format}")
     media_type = negotiate(request.headers.get("accept"), [JSON, EVENTS, *media_types])
     if media_type is None:
-        raise HTTPException(406, f"Accept must allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}")
+        raise HTTPException(
+            406, f"no media type in `Accept` is available: allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}"
+        )
     if media_type == EVENTS:
         return await _stream_response(service, params, response_format, key)
     if media_type in IMAGES:
@@ -89,7 +92,7 @@ async def _with_output_format(output_format: ImageFormat, params: ParamsFactory)
 async def generation_response(
     service: GenerationService, generation: Generation, response_format: ResponseFormat
 ) -> GenerationResponse:
-    """A generation that succeeded, with links or with the images themselves."""
+    """A succeeded generation with image links, or with images in base64."""
     if response_format == "url":
         return GenerationResponse.from_domain(generation)
     return GenerationResponse.from_domain(generation, files=await images_as_base64(service, generation))
@@ -117,25 +120,27 @@ async def _stream_response(
 async def encode_event_log(
     service: GenerationService, generation_id: str, after: int, response_format: ResponseFormat
 ) -> AsyncIterator[bytes]:
-    """The log as bytes. The closing line holds the generation, as GET would give it."""
-    async for line in service.watch(generation_id, after):
-        if not line.kind.is_final:
-            yield sse.encode_event(line.kind, line.data, line.seq)
+    """The event log as bytes; its final event holds the generation, as GET returns it."""
+    async for event in service.watch(generation_id, after):
+        if not event.kind.is_final:
+            yield sse.encode_event(event.kind, event.data, event.seq)
             continue
         generation = await service.get(generation_id)
-        with_files = line.kind is EventKind.SUCCEEDED and response_format == "b64_json"
+        with_files = event.kind is EventKind.SUCCEEDED and response_format == "b64_json"
         response = await generation_response(service, generation, "b64_json" if with_files else "url")
-        yield sse.encode_event(line.kind, response, line.seq)
+        yield sse.encode_event(event.kind, response, event.seq)
 
 
 def require_images(images: Sequence[object]) -> None:
-    """Where the first image is the answer there must be one. Raises NothingAboveMinScore."""
+    """Require at least one image. Raises NothingAboveMinScore."""
     if not images:
-        raise NothingAboveMinScore("no candidate reached min_score", pointer="#/ranking/min_score")
+        raise NothingAboveMinScore(
+            "no candidate reached `min_score`: lower it or raise `n_candidates`", pointer="#/ranking/min_score"
+        )
 
 
 async def _image_response(service: GenerationService, generation: Generation, output_format: str) -> Response:
-    """The winner's bytes."""
+    """The bytes of the best image."""
     require_images(generation.best)
     best = generation.best[0]
     file: ImageFile = await service.image(generation.id, best.index, output_format)
@@ -170,7 +175,7 @@ def _accepted_response(service: GenerationService, generation: Generation) -> Re
 
 
 def status_response(service: GenerationService, generation: Generation) -> GenerationResponse:
-    """A generation as it is now, with its place in the queue while it is not final."""
+    """The current state of a generation, with its queue position until it is final."""
     queue_position = None if generation.status.is_final else service.queue_position(generation)
     return GenerationResponse.from_domain(generation, queue_position=queue_position)
 

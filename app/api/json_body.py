@@ -1,7 +1,7 @@
-"""Reading JSON bodies at a bounded cost: the event loop parses them, so their size and shape are checked first.
+"""JSON bodies, parsed at a bounded cost: size and shape are checked first.
 
-Pictures travel as data URIs and may be large; all other text is small. What parses slowly is many values, which
-pictures do not have. A member that comes twice in one object is refused: parsers disagree about which one counts.
+The event loop parses them. Images are data URIs and may be large; all other text is small. Parsing time grows with
+the number of values, which images do not add to. A repeated member is refused: parsers disagree about which one counts.
 """
 
 from __future__ import annotations
@@ -17,40 +17,44 @@ from starlette.exceptions import HTTPException
 from app.api.problems import InvalidJson
 
 TEXT_BYTES = 2 * 2**20
-"""Most bytes of a body outside of its pictures."""
+"""Maximum bytes of a body outside its data URIs."""
 
-MOST_VALUES = 100_000
-"""Most values of a body: they are counted by commas and opening brackets, inside texts too. Parsed in about 50 ms."""
+MAX_VALUES = 100_000
+"""Maximum values of a body, which parse in about 50 ms.
 
-_PICTURES = 2048
-"""Data URIs that are looked for; what follows them counts as text."""
+Commas and opening brackets are counted, also inside strings.
+"""
 
-_DIGITS = 32
-"""Longest integer that is read; converting one takes time that grows with the square of its digits."""
+_MAX_DATA_URIS = 2048
+"""Maximum data URIs that are recognized; later ones count as text."""
+
+_MAX_DIGITS = 32
+"""Maximum digits of an integer: conversion time is quadratic in the digits."""
 
 _URI = b'"data:'
 
 
 def parse(data: bytes, text_bytes: int | None = TEXT_BYTES) -> Any:
-    """The value of a JSON document in UTF-8. `text_bytes` bounds what is not a picture; None is for no bound.
+    """Parse a JSON document in UTF-8.
 
-    Raises InvalidJson, and HTTPException 413: only such errors pass FastAPI unwrapped, and free the body at once.
+    `text_bytes` bounds the bytes outside data URIs; None means no bound. Raises InvalidJson, or HTTPException 413.
+    Only these pass FastAPI unwrapped, which frees the body at once.
     """
-    text = data if text_bytes is None else _without_pictures(data)
+    text = data if text_bytes is None else _without_data_uris(data)
     if text_bytes is not None and len(text) > text_bytes:
-        raise HTTPException(413, f"the body is larger than {text_bytes} bytes without its data URIs")
-    if sum(map(text.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise HTTPException(413, f"the body holds more than {MOST_VALUES} values")
+        raise HTTPException(413, f"the body exceeds {text_bytes} bytes outside its data URIs: send a smaller one")
+    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise HTTPException(413, f"the body has more than {MAX_VALUES} values: send fewer")
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_int=_integer)
-    except _Duplicate as error:
-        raise InvalidJson(f"the member {error.name!r} comes twice in one object") from None
+    except _DuplicateMember as error:
+        raise InvalidJson(f"the member {error.name!r} is repeated in one object: send it once") from None
     except (ValueError, RecursionError):
-        raise InvalidJson("the body cannot be read as JSON") from None
+        raise InvalidJson("the body is not valid JSON: send one JSON document in UTF-8") from None
 
 
 class JsonRoute(APIRoute):
-    """A route that reads its JSON body with `parse`."""
+    """A route that parses its JSON body with `parse`."""
 
     text_bytes: int | None = TEXT_BYTES
 
@@ -59,14 +63,14 @@ class JsonRoute(APIRoute):
         handler, text_bytes = super().get_route_handler(), self.text_bytes
 
         async def bounded(request: Request) -> Response:
-            answer: Response = await handler(_Bounded(request, text_bytes))
-            return answer
+            response: Response = await handler(_Bounded(request, text_bytes))
+            return response
 
         return bounded
 
 
 class LongJsonRoute(JsonRoute):
-    """A `JsonRoute` whose text may be as large as the body."""
+    """A `JsonRoute` without a bound on text; the limit of the body applies."""
 
     text_bytes = None
 
@@ -78,13 +82,13 @@ class _Bounded(Request):
         self._text_bytes = text_bytes
 
     async def body(self) -> bytes:
-        return await self._request.body()  # kept there, where handlers of errors look for it
+        return await self._request.body()  # cached on the request that error handlers read
 
     async def json(self) -> Any:
         return parse(await self.body(), self._text_bytes)
 
 
-class _Duplicate(Exception):
+class _DuplicateMember(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name[:64]
@@ -94,20 +98,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         names: set[str] = set()
-        raise _Duplicate(next(name for name, _ in pairs if name in names or names.add(name)))  # type: ignore[func-returns-value]
+        raise _DuplicateMember(next(name for name, _ in pairs if name in names or names.add(name)))  # type: ignore[func-returns-value]
     return members
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
-        raise ValueError("an integer of too many digits")
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer has more than {_MAX_DIGITS} digits")
     return int(digits)
 
 
-def _without_pictures(data: bytes) -> bytes:
-    """`data` less the contents of its data URIs: plain ASCII, in which at most slashes are escaped."""
+def _without_data_uris(data: bytes) -> bytes:
+    """`data` without the contents of its data URIs.
+
+    Contents are kept unless they are plain ASCII without escapes other than `\\/`.
+    """
     kept, end = [], 0
-    for _ in range(_PICTURES):
+    for _ in range(_MAX_DATA_URIS):
         start = data.find(_URI, end)
         close = data.find(b'"', start + len(_URI)) if start >= 0 else -1
         if close < 0:

@@ -1,4 +1,7 @@
-"""Which of its manners a caller asked for: `Accept` with q-values (RFC 9110) and `Prefer` (RFC 7240). Pure."""
+"""Content negotiation: `Accept` with q-values (RFC 9110), `Prefer` (RFC 7240).
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ _Q = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 def negotiate(accept: str | None, offers: Sequence[str]) -> str | None:
-    """The offer that `accept` likes best, None when it takes none of them.
+    """The offer that `accept` prefers; None if it accepts none.
 
-    Of equally liked offers the one that was named more exactly wins, then the earlier one.
+    Among equal q-values the offer with the more specific media range wins, then the earlier one.
     """
     ranges = _parse_accept(accept or "*/*")
     ranked = [(*_quality(offer, ranges), -place) for place, offer in enumerate(offers)]
@@ -24,12 +27,18 @@ def negotiate(accept: str | None, offers: Sequence[str]) -> str | None:
 
 
 def has_preference(prefer: str, word: str) -> bool:
-    """Whether a `Prefer` header holds a preference, such as `respond-async`; unknown ones are passed over."""
+    """Whether a `Prefer` header contains a preference, such as `respond-async`.
+
+    Unknown preferences are ignored.
+    """
     return word in (part.partition(";")[0].strip().lower() for part in prefer.split(","))
 
 
 def _parse_accept(accept: str) -> list[tuple[str, float]]:
-    """Media ranges with their q; parameters other than q are left aside, a q that is none counts as 0."""
+    """Media ranges with their q-values; an invalid q counts as 0.
+
+    Other parameters are ignored.
+    """
     ranges = []
     for part in accept.split(","):
         name, *parameters = (p.strip().lower() for p in part.split(";"))
@@ -40,8 +49,8 @@ def _parse_accept(accept: str) -> list[tuple[str, float]]:
 
 
 def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
-    """The q of the most exact range that holds the offer, and how exact that is."""
-    exactness = {"*/*": 1, f"{offer.partition('/')[0]}/*": 2, offer: 3}
-    held = [(exactness[name], quality) for name, quality in ranges if name in exactness]
-    exact, quality = max(held, default=(0, 0.0))
+    """The q-value of the most specific range that matches, and its specificity."""
+    specificity = {"*/*": 1, f"{offer.partition('/')[0]}/*": 2, offer: 3}
+    matching = [(specificity[name], quality) for name, quality in ranges if name in specificity]
+    exact, quality = max(matching, default=(0, 0.0))
     return quality, exact

@@ -1,9 +1,10 @@
-"""What the OpenAPI document says beyond the types: examples that were real, and every error of every route."""
+"""The OpenAPI document beyond the types: recorded examples, errors, security."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -11,20 +12,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api import problems
-from app.api.negotiation import EVENTS, IMAGES
+from app.api.negotiation import EVENTS, IMAGES, JSON
 from app.errors import FrontrunnerError
 
 DESCRIPTION = """\
-Generate many, keep the best: N candidate images are sampled for a prompt, compared with it by CLIP, and the best come
-back in order of `similarity - negative_weight * penalty`. One address, four manners: plain JSON, `Prefer:
-respond-async`, `Accept: text/event-stream`, `Accept: image/png`.
+Generate many, keep the best. The service samples N candidate images for a prompt, scores each with CLIP, and returns
+the best in order of `similarity - negative_weight * penalty + taste`. `POST /v1/generations` has four response forms:
+plain JSON, `Prefer: respond-async`, `Accept: text/event-stream`, `Accept: image/png`.
 """
 
 EXAMPLE_PROMPT = {"prompt": "a red apple on a white background"}
 REQUESTS = {
     "smallest": {"summary": "Only a prompt", "value": EXAMPLE_PROMPT},
     "best three of sixteen": {
-        "summary": "Sixteen candidates, three returned, marked down for text",
+        "summary": "Sixteen candidates, three returned, with negatives",
         "value": {
             **EXAMPLE_PROMPT,
             "negative_prompt": "blurry, text, watermark",
@@ -50,8 +51,8 @@ REQUESTS = {
 }
 OPENAI_REQUESTS = {
     "smallest": {"summary": "Only a prompt", "value": EXAMPLE_PROMPT},
-    "with ours": {
-        "summary": "What the openai package sends with extra_body",
+    "extra fields": {
+        "summary": "Request of the openai package with extra_body",
         "value": {
             **EXAMPLE_PROMPT,
             "n": 2,
@@ -78,18 +79,33 @@ RANK_FORM = {
     "images": ["one.png", "two.jpg"],
 }
 EXAMPLE_GENERATION_ID = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
-"""Stands for the caller's own in examples."""
+"""Placeholder in examples for the id of your generation."""
 
 _ERROR_EXAMPLES = {
-    400: ("invalid_json", "The body is not JSON", "the body cannot be read as JSON", None),
-    401: ("unauthorized", "A key is needed", "there is no such key, or it was revoked", None),
-    403: ("forbidden", "The key does not allow it", "this key has no right to generate", None),
+    400: ("invalid_json", "The body is not JSON", "the body is not valid JSON: send one JSON document in UTF-8", None),
+    401: ("unauthorized", "An API key is required", "there is no such key, or it was revoked", None),
+    403: ("forbidden", "The key lacks the permission", "this key has no right to generate", None),
     404: ("not_found", "Not found", "there is no such generation, or it was forgotten", None),
-    406: ("not_acceptable", "Not Acceptable", "none of the media types in Accept can be made here", None),
-    408: ("request_timeout", "Request Timeout", "the body took too long to arrive", None),
+    406: (
+        "not_acceptable",
+        "Not Acceptable",
+        f"no media type in `Accept` is available: allow one of {JSON}, {EVENTS}, {', '.join(IMAGES)}",
+        None,
+    ),
+    408: ("request_timeout", "Request Timeout", "the body did not arrive within 60 s: send it again", None),
     409: ("not_ready", "Not ready", "the generation is running", None),
-    413: ("too_large", "Content Too Large", "the body is larger than the limit of 33554432 bytes", None),
-    415: ("unsupported_media", "Unsupported media type", "the body must be JSON", None),
+    413: (
+        "too_large",
+        HTTPStatus(413).phrase,
+        "the body exceeds the limit of 33554432 bytes: send a smaller one",
+        None,
+    ),
+    415: (
+        "unsupported_media",
+        "Unsupported media type",
+        "the body must be JSON: send the header 'Content-Type: application/json'",
+        None,
+    ),
     422: ("invalid_request", "The request is not valid", "24 is not between 1 and 16", "#/n"),
     429: (
         "quota_exceeded",
@@ -98,31 +114,42 @@ _ERROR_EXAMPLES = {
         None,
     ),
     500: ("engine_failed", "The engine failed", "the device call failed (RuntimeError)", None),
-    503: ("queue_full", "The queue is full", "512 candidates are held and 16 more would pass the limit of 512", None),
-    504: ("draining", "Shutting down", "this replica is shutting down", None),
+    503: (
+        "queue_full",
+        "The queue is full",
+        "server busy: 512 candidates are held, and 16 more exceed the limit of 512; "
+        "retry after the interval in `Retry-After`",
+        None,
+    ),
+    504: (
+        "draining",
+        "Shutting down",
+        "this replica is shutting down: retry after the interval in `Retry-After`",
+        None,
+    ),
 }
 _DESCRIPTIONS = {
     400: "The body is not JSON, or an image cannot be read.",
-    401: "No API key, or one that is not good; only where there are keys.",
-    403: "The key has no right to do this.",
-    404: "No such generation, candidate or model, or another key's.",
-    406: "No media type in `Accept` can be made here.",
-    408: "The body took too long to arrive.",
+    401: "The API key is missing or invalid. Only on servers that have keys.",
+    403: "The key lacks the permission.",
+    404: "The generation, candidate or model does not exist, or belongs to another key.",
+    406: "No media type in `Accept` is available.",
+    408: "The body did not arrive in time.",
     409: "The generation has no result yet, or ended without one.",
-    413: "The body or an image is larger than the limit.",
-    415: "The media type of the body or of an image is not one of those taken.",
+    413: "The body or an image exceeds the limit.",
+    415: "The media type of the body or of an image is not supported.",
     422: "A field is unknown, out of range or contradicts another; `errors` points at it.",
-    429: "The key has used its quota; `Retry-After` says when its next window begins.",
+    429: "The key's quota is used up; its next window begins after `Retry-After`.",
     500: "The engine failed; `x-should-retry: false`.",
-    503: "Loading, full, draining, dead, or a store is out of reach. Nothing was accepted; `Retry-After` says when to "
-    "send the request again.",
-    504: "Accepted, but this replica cannot wait for the result. Ask at `Location`, after `Retry-After`; "
+    503: "Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after "
+    "`Retry-After`.",
+    504: "Accepted, but this replica cannot wait for the result. Poll `Location` after `Retry-After`; "
     "`x-should-retry: false`.",
 }
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer with these errors."""
+    """The `responses` of a route that can return these errors."""
     return {status: _error_response(status) for status in statuses}
 
 
@@ -140,35 +167,37 @@ def _error_response(status: int) -> dict[str, Any]:
     if fields:
         example["errors"] = [f.model_dump(exclude_none=True) for f in fields]
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
-    answer: dict[str, Any] = {"description": _DESCRIPTIONS[status], "content": {problems.PROBLEM_MEDIA_TYPE: content}}
+    response: dict[str, Any] = {"description": _DESCRIPTIONS[status], "content": {problems.PROBLEM_MEDIA_TYPE: content}}
     if status in {503, 504}:
-        pause = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
-        place = header_docs(Location="The generation, which another replica continues.") if status == 504 else {}
-        answer["headers"] = pause | place
-    return answer
+        retry_after = {"Retry-After": {"description": "Seconds, at most 120.", "schema": {"type": "integer"}}}
+        location = (
+            header_docs(Location="URL of the generation, which another replica continues.") if status == 504 else {}
+        )
+        response["headers"] = retry_after | location
+    return response
 
 
 def image_content() -> dict[str, Any]:
-    """The `content` of an image, in each of the formats."""
+    """The `content` of an image response, in every format."""
     return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGES}
 
 
 def event_stream_content(kinds: Sequence[str]) -> dict[str, Any]:
-    """The `content` of an event stream: `data` is JSON, on one line."""
+    """The `content` of an event stream; `data` is JSON on one line."""
     data = {"type": "string", "contentMediaType": "application/json"}
     event = {"type": "string", "enum": [*kinds, "error"]}
-    number, pause = {"type": "string"}, {"type": "integer", "minimum": 0}
-    properties = {"event": event, "data": data, "id": number, "retry": pause}
+    event_id, retry = {"type": "string"}, {"type": "integer", "minimum": 0}
+    properties = {"event": event, "data": data, "id": event_id, "retry": retry}
     return {EVENTS: {"itemSchema": {"type": "object", "properties": properties, "required": ["event", "data"]}}}
 
 
 def header_docs(**described: str) -> dict[str, Any]:
-    """Documented answer headers; underscores stand for hyphens."""
+    """Descriptions of response headers; underscores in names become hyphens."""
     return {k.replace("_", "-"): {"description": v, "schema": {"type": "string"}} for k, v in described.items()}
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Give `app` its OpenAPI document, made once, with the schema that all errors share."""
+    """Install the OpenAPI document of `app`, built once, with the error schema."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -191,7 +220,10 @@ def install_openapi(app: FastAPI) -> None:
 
 
 def _drop_default_errors(document: dict[str, Any]) -> None:
-    """Drop the 422 that FastAPI adds wherever a route has a parameter: the real ones are documented by hand."""
+    """Drop the 422 that FastAPI adds to routes with parameters.
+
+    `error_responses` documents the real ones.
+    """
     for methods in document["paths"].values():
         for operation in methods.values():
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
@@ -201,9 +233,9 @@ def _drop_default_errors(document: dict[str, Any]) -> None:
 
 
 def _add_security(document: dict[str, Any]) -> None:
-    """What the guard does to every route behind it."""
+    """Document API keys and their errors on every `/v1` route."""
     document["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where there are keys."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, on servers that have keys."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     for path, methods in document["paths"].items():
@@ -215,18 +247,21 @@ def _add_security(document: dict[str, Any]) -> None:
 
 
 def _add_response_examples(document: dict[str, Any]) -> None:
-    """Real answers of the embedded model, kept as a server gave them, beside the schemas; long data is cut short."""
-    kept = json.loads(files("app.api").joinpath("examples.json").read_text())
+    """Add recorded responses of the embedded model; long data is truncated."""
+    recorded = json.loads(files("app.api").joinpath("examples.json").read_text())
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            for status, by_kind in kept.get(f"{method.upper()} {path}", {}).items():
+            for status, by_kind in recorded.get(f"{method.upper()} {path}", {}).items():
                 content = operation["responses"][status].setdefault("content", {})
                 for kind, example in by_kind.items():
                     content.setdefault(kind, {})["example"] = example
 
 
 def request_body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> dict[str, Any]:
-    """An `openapi_extra` for a body that its route reads by hand: media type, model and example of each form."""
+    """The `openapi_extra` of a route that parses its body itself.
+
+    Each item is media type, model and example.
+    """
     content = {}
     for kind, model, example in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -241,7 +276,7 @@ def _schemas(model: type[problems.Problem]) -> dict[str, Any]:
 
 
 def error_codes(root: type[FrontrunnerError] = FrontrunnerError) -> Sequence[str]:
-    """Every code that an error can have, from the tree and from HTTP."""
+    """Every error code, sorted: of the error classes and of HTTP errors."""
     found = {root.code, *problems.HTTP_CODES.values(), "invalid_json"}
     for kind in root.__subclasses__():
         found |= set(error_codes(kind))

@@ -1,7 +1,7 @@
-"""Every error as one document: RFC 9457 problem details with an `error` member that OpenAI clients read.
+"""Error responses: RFC 9457 problem details, readable by OpenAI clients.
 
-Owns the shape, the JSON Pointers and the exception handlers. Which error it is, is `app.errors`; what only HTTP knows
-(405, 406, 408, a body that is no JSON) has its code here. Nothing the caller sent is repeated but the names of fields.
+Owns the format, the JSON Pointers and the exception handlers. `app.errors` defines the errors of the service. Errors of
+HTTP alone (405, 406, 408, invalid JSON) have their codes here. Of the request, responses repeat only field names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HTTP_CODES = {
     500: "internal_error",
     503: "unavailable",
 }
-"""Codes of errors that only HTTP knows, by status."""
+"""Codes of errors outside `app.errors`, by HTTP status."""
 
 _OPENAI_ERROR_TYPES = {
     401: "authentication_error",
@@ -48,32 +48,35 @@ _OPENAI_ERROR_TYPES = {
     503: "overloaded_error",
     504: "overloaded_error",
 }
-"""What OpenAI's clients call errors of these statuses."""
+"""OpenAI's error types by HTTP status."""
 
 
 _MESSAGES = {
-    "extra_forbidden": "there is no such field",
+    "extra_forbidden": "unknown field: remove it or check its spelling",
     "missing": "the field is required",
-    "string_unicode": "the text is no valid Unicode",
-    "model_type": "an object is wanted",
-    "model_attributes_type": "an object is wanted",
+    "string_unicode": "the text must be valid Unicode",
+    "model_type": "the value must be an object",
+    "model_attributes_type": "the value must be an object",
 }
-"""Clearer words than pydantic's, by its type of error."""
+"""Messages that replace pydantic's, by its error type."""
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection before its answer was ready; nobody reads the 499 but the log."""
+    """The client disconnected before the response was ready.
+
+    The status 499 appears only in the log.
+    """
 
 
 class InvalidJson(HTTPException):
-    """The body, or a part of it, is not a JSON document that is taken here."""
+    """The body, or a field of it, is not an accepted JSON document."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(400, detail)
 
 
 class ErrorMember(BaseModel):
-    """The error as OpenAI clients expect it."""
+    """The error in the format of OpenAI clients."""
 
     message: str
     type: str
@@ -82,14 +85,14 @@ class ErrorMember(BaseModel):
 
 
 REQUEST_ID_KEY = "frontrunner.request_id"
-"""Where the scope of a request keeps its name."""
+"""Key of the request id in the ASGI scope."""
 
 MAX_ERRORS = 50
-"""Errors that one answer lists."""
+"""Maximum errors in one response."""
 
 
 class FieldError(BaseModel):
-    """One field that was refused: `pointer` (JSON Pointer) in the body, or the name of a `parameter` elsewhere."""
+    """An invalid field: a JSON Pointer into the body, or the name of a parameter."""
 
     detail: str
     pointer: str | None = None
@@ -97,7 +100,10 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; `error` says it again for OpenAI clients, `errors` names the fields at fault."""
+    """RFC 9457 problem details.
+
+    `error` repeats the error for OpenAI clients; `errors` lists the invalid fields.
+    """
 
     model_config = ConfigDict(extra="allow")
     type: str
@@ -119,7 +125,10 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer for an error. 409, 500 and 504 say `x-should-retry: false`: a repetition fails, or makes it twice."""
+    """The response for an error.
+
+    409, 500 and 504 carry `x-should-retry: false`: a retry would fail, or sample twice.
+    """
     body: dict[str, Any] = {
         "type": f"urn:frontrunner:problem:{code}",
         "title": title,
@@ -131,7 +140,7 @@ def problem_response(
     if errors:
         body["errors"] = [e.model_dump(exclude_none=True) for e in errors]
     extra = {"x-should-retry": "false"} if status in {409, 500, 504} else {}
-    # ASCII only: a field's name may hold halves of surrogate pairs, which no UTF-8 can say.
+    # ASCII only: a field name may contain lone surrogates, which UTF-8 cannot encode.
     return Response(
         json.dumps(body),
         status,
@@ -141,15 +150,15 @@ def problem_response(
 
 
 def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
-    """The `error` member, also used inside event streams."""
-    kind = _OPENAI_ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    """The `error` member, also used in event streams."""
+    error_type = _OPENAI_ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     first = next(iter(errors), None)
     param = (first.parameter or _dotted(first.pointer or "")) if first else None
-    return {"message": detail, "type": kind, "param": param or None, "code": code}
+    return {"message": detail, "type": error_type, "param": param or None, "code": code}
 
 
 def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer for an error of the tree."""
+    """The response for an error of the service."""
     headers = dict(headers or {})
     if isinstance(error, Unavailable | QuotaExceeded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
@@ -163,40 +172,46 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
 
 
 def status_of(error: FrontrunnerError) -> int:
-    """504 in place of 503 once a generation was accepted: proxies may send a request again after 503, not after 504."""
+    """The HTTP status: 504 instead of 503 once a generation was accepted.
+
+    Proxies may retry a request after 503, but not after 504.
+    """
     return 504 if isinstance(error, Unavailable) and error.generation_id is not None else error.status
 
 
 def generation_url(generation_id: str) -> str:
-    """Where a generation is."""
+    """Path of a generation."""
     return f"/v1/generations/{generation_id}"
 
 
 def field_errors(error: FrontrunnerError) -> list[FieldError]:
-    """The field an error points at, if it does."""
+    """The field that an error points at, if any."""
     return [FieldError(detail=error.detail, pointer=error.pointer)] if error.pointer else []
 
 
 def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer for an error that only HTTP knows."""
+    """The response for an error outside `app.errors`."""
     code = HTTP_CODES.get(status, "http_error")
     return problem_response(status, code, HTTPStatus(status).phrase, detail, instance, headers=headers)
 
 
 def from_validation(error: RequestValidationError, instance: str) -> Response:
-    """The answer for a request that does not fit its schema."""
+    """The response for a request that does not match its schema."""
     problems = error.errors()
     errors = _select_errors(problems, error.body)
     detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
     return problem_response(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
 
 
-def _not_json(instance: str, detail: str = "the body cannot be read as JSON") -> Response:
+def _not_json(instance: str, detail: str = "the body is not valid JSON: send one JSON document in UTF-8") -> Response:
     return problem_response(400, "invalid_json", "The body is not JSON", detail, instance)
 
 
 def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
-    """One error for each field, at most `MAX_ERRORS`. Of a union every member complains: the right type's is heard."""
+    """One error per field, at most `MAX_ERRORS`.
+
+    Every member of a union reports an error; that of the member with the matching type is kept.
+    """
     fields: dict[tuple[str | None, str | None], FieldError] = {}
     holders: set[str] = set()
     for found in sorted(problems, key=_is_mismatch):
@@ -211,7 +226,7 @@ def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[Fie
 
 
 def _ancestors(pointer: str) -> Iterator[str]:
-    """The pointers of all that holds what this one points at."""
+    """Pointers of all containers of the field."""
     while (end := pointer.rfind("/")) > 0:
         pointer = pointer[:end]
         yield pointer
@@ -230,7 +245,7 @@ def _field_error(found: Mapping[str, Any], body: Any) -> FieldError:
 
 
 def _pointer(path: Sequence[str | int], body: Any, *, missing: bool) -> str:
-    """A JSON Pointer as a URI fragment; parts that pydantic put in for union members are left out."""
+    """A JSON Pointer as a URI fragment, without pydantic's parts for union members."""
     parts = []
     for place, part in enumerate(path):
         if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
@@ -250,7 +265,7 @@ def _dotted(pointer: str) -> str:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Render every error of `app`, foreseen or not, as a problem."""
+    """Render every error of `app`, expected or not, as a problem."""
 
     async def on_error(request: Request, error: FrontrunnerError) -> Response:
         return from_error(error, instance(request.scope))
@@ -264,21 +279,23 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> Response:
         if isinstance(error, InvalidJson):
             return _not_json(instance(request.scope), error.detail)
-        headers, sentence = error.headers, str(error.detail)
+        headers, detail = error.headers, str(error.detail)
         if error.status_code == 404:
-            sentence = "there is nothing at this address"
+            detail = "no route has this path: see /docs for all routes"
         if error.status_code == 405:
             headers = {"allow": _allowed(request)}
-            sentence = f"this address takes {headers['allow']}"
-        return from_http(error.status_code, sentence, instance(request.scope), headers)
+            detail = f"the method is not allowed here: use {headers['allow']}"
+        return from_http(error.status_code, detail, instance(request.scope), headers)
 
     async def on_disconnect(*_: object) -> Response:
         return Response(status_code=499)
 
     async def on_bug(request: Request, _: Exception) -> Response:
-        """Answers outside of the middleware that names requests, so it says the name itself."""
+        """Set `X-Request-Id` here: this runs outside the middleware that sets it."""
         headers = {"x-request-id": str(request.scope.get(REQUEST_ID_KEY, ""))}
-        return from_http(500, "an unforeseen error; the log tells more", instance(request.scope), headers)
+        return from_http(
+            500, "an unexpected error: report `X-Request-Id` to the operator", instance(request.scope), headers
+        )
 
     app.add_exception_handler(FrontrunnerError, on_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_validation)  # type: ignore[arg-type]
@@ -288,13 +305,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def instance(scope: Scope) -> str:
-    """The address that was asked, as a URI reference."""
+    """The path of the request as a URI reference."""
     return quote(scope["path"], errors="replace")
 
 
 def _allowed(request: Request) -> str:
-    """Every method that the address takes; a route knows only its own."""
+    """Every method that the path allows, over all routes that match it."""
     routes = request.app.router.routes
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    taken = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
-    return ", ".join(taken)
+    allowed = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    return ", ".join(allowed)

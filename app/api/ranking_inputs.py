@@ -1,4 +1,4 @@
-"""What a ranking asks for that has to be looked up first: the pictures it refers to, and whose taste joins in."""
+"""Inputs of a ranking that need a lookup: references, taste and the initial image."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from app.service import GenerationParams, UnresolvedReference, current_owner
 
 
 async def resolve_ranking(request: Request, services: Services, body: RankingInput, base: Ranking) -> Ranking:
-    """`base` with what was `asked` for; references and the taste profile are looked up.
+    """`base` with the fields of `body`; references and taste are looked up.
 
-    Raises what is wrong with a picture, a generation or a profile, with a pointer to it.
+    Raises the error of an invalid image, generation or profile, with a pointer to it.
     """
     ranking = body.to_domain(base)
     if "references" in body.model_fields_set:
-        looked = await _resolve_references(request, services, body.references or (), "#/ranking/references")
-        ranking = replace(ranking, references=looked)
+        references = await _resolve_references(request, services, body.references or (), "#/ranking/references")
+        ranking = replace(ranking, references=references)
     if "taste" in body.model_fields_set:
         ranking = replace(ranking, taste=await _resolve_taste(services, body.taste, "#/ranking/taste"))
     return ranking
 
 
 async def _resolve_taste(services: Services, body: TasteInput | None, base: str) -> Taste | None:
-    """The profile that was asked for, as it is now."""
+    """The requested profile in its current state."""
     if body is None:
         return None
     return await services.taste.resolve(current_owner(), body.profile, body.weight, f"{base}/profile")
@@ -39,34 +39,34 @@ async def _resolve_taste(services: Services, body: TasteInput | None, base: str)
 async def _resolve_references(
     request: Request, services: Services, body: Sequence[ReferenceInput], base: str
 ) -> tuple[Reference, ...]:
-    """References looked up, in order; uploads among them are read only while the client is there.
+    """Resolve references in order; a disconnect of the client cancels reading uploads.
 
-    Not to be called by a request that reads uploads already. Raises what is wrong with one, and ClientDisconnected.
+    A request that is reading uploads must not call it. Raises the error of an invalid reference, or ClientDisconnected.
     """
     body = body[: services.generations.limits.references + 1]
-    sent = [Sent(Upload(one.image), f"{base}/{i}/image") for i, one in enumerate(body) if one.image is not None]
+    sent = [Sent(Upload(item.image), f"{base}/{i}/image") for i, item in enumerate(body) if item.image is not None]
     if not sent:
-        return await _looked_up(services, body, [], base)
+        return await _resolve_decoded(services, body, [], base)
 
     async def read() -> tuple[Reference, ...]:
         async with services.uploads.read(sent) as images:
-            return await _looked_up(services, body, images, base)
+            return await _resolve_decoded(services, body, images, base)
 
     return await unless_gone(request, read())
 
 
-async def _looked_up(
+async def _resolve_decoded(
     services: Services, body: Sequence[ReferenceInput], images: Sequence[Pixels], base: str
 ) -> tuple[Reference, ...]:
-    """`images` are those of the references that have one."""
+    """Resolve references; `images` (H, W, 3) are the decoded uploads, in order."""
     uploads = iter(images)
-    looked = [
+    references = [
         UnresolvedReference(
-            one.weight, next(uploads) if one.image is not None else None, one.generation, one.index or 0
+            item.weight, next(uploads) if item.image is not None else None, item.generation, item.index or 0
         )
-        for one in body
+        for item in body
     ]
-    return await services.references(looked, base)
+    return await services.references(references, base)
 
 
 async def with_init_image(
@@ -77,9 +77,10 @@ async def with_init_image(
     strength: float,
     source: Generation | None = None,
 ) -> GenerationParams:
-    """The draft, with the picture of a data URI as its start, which is read only while the client is there.
+    """`params` with the image of the data URI `uri` as the initial image.
 
-    Raises what `Img2ImgService.from_upload` does, what is wrong with the picture, and ClientDisconnected.
+    A disconnect of the client cancels reading it. Raises the errors of `Img2ImgService.from_upload`, the error of an
+    invalid image, or ClientDisconnected.
     """
 
     async def read() -> GenerationParams:

@@ -1,4 +1,7 @@
-"""Server-sent events: a generation's log as bytes, with heartbeats and resumption. Reads the log, never the engine."""
+"""Server-sent events: a generation's event log with heartbeats and resumption.
+
+Reads the log, never the engine.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,19 @@ from app.errors import FrontrunnerError, error_context
 SSE_MEDIA_TYPE = "text/event-stream"
 
 HEARTBEAT_S = 15.0
-"""Longest silence: proxies close connections that look dead after 30 to 60 s."""
+"""Maximum silence in seconds: proxies close idle connections after 30 to 60 s."""
 
 MAX_BUFFERED_EVENTS = 64
-"""Events that wait for a slow client before its reading of the log is held up."""
+"""Events buffered for a slow client before reading of the log pauses."""
 
 RETRY_MS = 2000
-"""How soon a browser comes back when the stream breaks."""
+"""Milliseconds after which a browser reconnects to a broken stream."""
 
 
 class EventStreamResponse(StreamingResponse):
-    """An answer that is a stream of a generation's events, for at most `lifetime_s`: clients come back and go on.
+    """Stream a generation's events for at most `lifetime_s` seconds.
 
-    `on_disconnect` runs when the client has left before the end; it must not raise.
+    Clients reconnect to continue. `on_disconnect` runs when the client disconnects before the end; it must not raise.
     """
 
     media_type = SSE_MEDIA_TYPE
@@ -46,9 +49,11 @@ class EventStreamResponse(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         on_disconnect: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        plain = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        closed = _with_error_event(generation_id, events)
-        super().__init__(self._mark_end(_with_heartbeats(closed, lifetime_s)), headers={**plain, **(headers or {})})
+        defaults = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        with_error = _with_error_event(generation_id, events)
+        super().__init__(
+            self._mark_end(_with_heartbeats(with_error, lifetime_s)), headers={**defaults, **(headers or {})}
+        )
         self._on_disconnect = on_disconnect
         self._ended = False
 
@@ -68,7 +73,7 @@ class EventStreamResponse(StreamingResponse):
 
 
 def encode_event(kind: str, data: BaseModel | Mapping[str, Any], seq: int | None = None) -> bytes:
-    """One event. The first one of a log also says how soon to come back."""
+    """One event as bytes; the first of a log also sets the reconnection delay."""
     text = data.model_dump_json() if isinstance(data, BaseModel) else json.dumps(data)
     return format_sse_event(
         event=kind,
@@ -79,9 +84,9 @@ def encode_event(kind: str, data: BaseModel | Mapping[str, Any], seq: int | None
 
 
 def encode_error_event(error: FrontrunnerError) -> bytes:
-    """The event that ends a stream which cannot go on, in the form OpenAI clients raise from.
+    """The event that ends a failed stream, in the form OpenAI clients raise from.
 
-    `location` is the generation's, which may well go on.
+    `location` is the URL of the generation, which may still be running.
     """
     data: dict[str, Any] = {"error": error_member(status_of(error), error.code, error.detail, field_errors(error))}
     if error.generation_id is not None:
@@ -90,7 +95,7 @@ def encode_error_event(error: FrontrunnerError) -> bytes:
 
 
 async def _with_error_event(generation_id: str, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events, and what went wrong as the last of them."""
+    """The events; an error of the service becomes the last one."""
     try:
         with error_context(generation_id):
             async for chunk in events:
@@ -100,13 +105,13 @@ async def _with_error_event(generation_id: str, events: AsyncIterator[bytes]) ->
 
 
 async def _with_heartbeats(events: AsyncIterator[bytes], lifetime_s: float) -> AsyncIterator[bytes]:
-    """The events that come within `lifetime_s`, those that are there at once in one chunk; comments in silences."""
+    """Events within `lifetime_s`, joined when several are ready, and heartbeats."""
     loop, buffer = asyncio.get_running_loop(), asyncio.Queue[bytes | None](MAX_BUFFERED_EVENTS)
     until, pump = loop.time() + lifetime_s, asyncio.create_task(_pump(events, buffer))
     try:
-        while (left := until - loop.time()) > 0:
+        while (remaining_s := until - loop.time()) > 0:
             try:
-                async with asyncio.timeout(min(HEARTBEAT_S, left)):
+                async with asyncio.timeout(min(HEARTBEAT_S, remaining_s)):
                     chunk = await buffer.get()
             except TimeoutError:
                 yield KEEPALIVE_COMMENT
@@ -122,7 +127,7 @@ async def _with_heartbeats(events: AsyncIterator[bytes], lifetime_s: float) -> A
 
 
 async def _pump(events: AsyncIterator[bytes], buffer: asyncio.Queue[bytes | None]) -> None:
-    """Put the events, then None, into a queue, which holds up a reader that is ahead of its client."""
+    """Put the events, then None, into a bounded queue, which applies backpressure."""
     try:
         async for chunk in events:
             await buffer.put(chunk)

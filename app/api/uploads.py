@@ -1,8 +1,8 @@
-"""How much memory the uploads of callers may take: a budget of pixels for a request, and lanes.
+"""Memory limits of uploads: a pixel limit per request, and concurrency limits.
 
-A file of a few KB can hold tens of millions of pixels, so the bound on the body says nothing about them. The images of
-a request are measured first, which decodes nothing. Requests with many pixels are then read one at a time, so that they
-neither add up nor hold back requests with few.
+A file of a few KB can hold tens of millions of pixels, so the body limit does not bound them. The images of a request
+are measured first, without decoding. Large requests are then decoded one at a time, separately from small ones. Their
+memory therefore does not add up, and small requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from app.imaging import DecoderPool, Upload
 Pixels: TypeAlias = NDArray[np.uint8]
 
 SMALL_PIXELS = 8_000_000
-"""A request with more pixels than these is a large one. Also the most that are held before they are passed on."""
+"""Maximum pixels of a small request, and of one batch of several images."""
 
 MAX_CONCURRENT_UPLOADS = 2
-"""Small requests: one on the device while the next is decoded; more would only hold pixels and wait."""
+"""Small requests decoded at once: one is on the device while the next is decoded."""
 
 MAX_WAITING_UPLOADS = 32
-"""Beyond these, a request is told to come back."""
+"""Maximum requests that wait; further ones get a 503 with `Retry-After`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An upload, and the JSON Pointer to where it came in the request."""
+    """An upload and the JSON Pointer to it in the request."""
 
     upload: Upload
     pointer: str
 
 
 class UploadLimiter:
-    """The limits. `image_pixels` bounds one image, `total_pixels` all of one request. `pool` is closed by its owner."""
+    """Limits of uploads: `image_pixels` for one image, `total_pixels` for a request.
+
+    `pool` is closed by its owner.
+    """
 
     def __init__(self, pool: DecoderPool, image_pixels: int, total_pixels: int) -> None:
         self._pool = pool
@@ -52,58 +55,60 @@ class UploadLimiter:
 
     @asynccontextmanager
     async def reader(self, sent: Sequence[Sent]) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
-        """Inside, the images (H, W, 3) of a request in order, a few at a time: drop them before you take the next.
+        """Yield the images (H, W, 3) of a request in order, in batches.
 
-        Raises Overloaded when too many requests wait, and what is wrong with an image, pointing at it. Not to be
-        entered by a request that is inside already.
+        Release a batch before you take the next one. A request must not enter twice. Raises Overloaded when too many
+        requests wait, and the error of an invalid image with a pointer to it.
         """
         if self._waiting >= MAX_WAITING_UPLOADS:
-            raise Overloaded(f"{self._waiting} requests with uploads wait for their turn")
+            raise Overloaded(
+                f"{self._waiting} requests with uploads are waiting: retry after the interval in `Retry-After`"
+            )
         self._waiting += 1
         try:
             sizes = await self._measured(sent)
-            lane = self._small if sum(sizes) <= SMALL_PIXELS else self._large
-            await lane.acquire()
+            semaphore = self._small if sum(sizes) <= SMALL_PIXELS else self._large
+            await semaphore.acquire()
         finally:
             self._waiting -= 1
         try:
             yield self._batches(sent, sizes)
         finally:
-            lane.release()
+            semaphore.release()
 
     @asynccontextmanager
     async def read(self, sent: Sequence[Sent]) -> AsyncIterator[list[Pixels]]:
-        """Inside, all images of a request together, where they are needed so."""
+        """Yield all images (H, W, 3) of a request at once. Raises as `reader`."""
         async with self.reader(sent) as batches:
             yield [image async for batch in batches for image in batch]
 
     async def _measured(self, sent: Sequence[Sent]) -> list[int]:
         """Pixels of each image."""
         sizes: list[int] = []
-        for one in sent:
-            left = self._total_pixels - sum(sizes)
+        for item in sent:
+            remaining = self._total_pixels - sum(sizes)
             try:
-                width, height = await self._pool.measure(one.upload, min(self._image_pixels, left))
+                width, height = await self._pool.measure(item.upload, min(self._image_pixels, remaining))
             except FrontrunnerError as error:
-                error.pointer = one.pointer
-                if type(error) is TooLarge and left < self._image_pixels:
-                    error.detail = f"with this image there are more than the {self._total_pixels} pixels allowed"
+                error.pointer = item.pointer
+                if type(error) is TooLarge and remaining < self._image_pixels:
+                    error.detail = f"the images exceed {self._total_pixels} pixels in total: send fewer or smaller ones"
                 raise
             sizes.append(width * height)
         return sizes
 
     async def _batches(self, sent: Sequence[Sent], sizes: Sequence[int]) -> AsyncIterator[list[Pixels]]:
-        held: list[Pixels] = []
+        batch: list[Pixels] = []
         pixels = 0
-        for one, size in zip(sent, sizes, strict=True):
-            if held and pixels + size > SMALL_PIXELS:
-                yield held
-                held, pixels = [], 0
+        for item, size in zip(sent, sizes, strict=True):
+            if batch and pixels + size > SMALL_PIXELS:
+                yield batch
+                batch, pixels = [], 0
             try:
-                held.append(await self._pool.decode(one.upload, size))
+                batch.append(await self._pool.decode(item.upload, size))
             except FrontrunnerError as error:
-                error.pointer = one.pointer
+                error.pointer = item.pointer
                 raise
             pixels += size
-        if held:
-            yield held
+        if batch:
+            yield batch

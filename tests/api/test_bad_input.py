@@ -40,7 +40,10 @@ JSON = {"content-type": "application/json"}
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/rank"])
 def test_what_is_not_json(house: House, path: str, body: bytes) -> None:
     answer = house.post(path, content=body, headers=JSON)
-    assert is_problem(answer, 400, "invalid_json")["detail"] == "the body cannot be read as JSON"
+    assert (
+        is_problem(answer, 400, "invalid_json")["detail"]
+        == "the body is not valid JSON: send one JSON document in UTF-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_what_is_not_json(house: House, path: str, body: bytes) -> None:
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/rank"])
 def test_a_member_that_comes_twice(house: House, path: str, body: str, name: str) -> None:
     told = is_problem(house.post(path, content=body, headers=JSON), 400, "invalid_json")
-    assert told["detail"] == f"the member {name!r} comes twice in one object"
+    assert told["detail"] == f"the member {name!r} is repeated in one object: send it once"
 
 
 def test_a_member_that_comes_twice_in_a_form(house: House) -> None:

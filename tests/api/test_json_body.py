@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
-from app.api.json_body import MOST_VALUES, TEXT_BYTES, parse
+from app.api.json_body import MAX_VALUES, TEXT_BYTES, parse
 from app.api.problems import InvalidJson
 from tests.api.kit import House, is_problem
 
@@ -32,8 +32,8 @@ BASE64 = "iVBORw0KGgo/+AAA" * 200_000
         pytest.param(b'["' + b'"data:",' * (4 * MIB) + b'""]', id="many-data-uris"),
         pytest.param(b'["data:' + b"\\u0041" * (5 * MIB) + b'"]', id="escapes-in-a-data-uri"),
         pytest.param(b'["data:' + "\N{RED APPLE}".encode() * (7 * MIB) + b'"]', id="emoji-in-a-data-uri"),
-        pytest.param(b"[" + b"1," * (MOST_VALUES + 1) + b"1]", id="one-too-many"),
-        pytest.param(b'"' + b"," * (MOST_VALUES + 1) + b'"', id="commas-in-a-text"),
+        pytest.param(b"[" + b"1," * (MAX_VALUES + 1) + b"1]", id="one-too-many"),
+        pytest.param(b'"' + b"," * (MAX_VALUES + 1) + b'"', id="commas-in-a-text"),
     ],
 )
 def test_nothing_large_is_parsed_but_pictures(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
@@ -73,7 +73,7 @@ def test_what_is_no_json(text: bytes) -> None:
 
 
 def test_it_is_refused_on_every_way_in(house: House) -> None:
-    wide = b'{"prompt": "x", "negatives": [' + b"1," * MOST_VALUES + b"1]}"
+    wide = b'{"prompt": "x", "negatives": [' + b"1," * MAX_VALUES + b"1]}"
     made = house.made()["id"]
     for path in ("", f"/{made}/rerank", f"/{made}/refine"):
         is_problem(house.post(f"/v1/generations{path}", content=wide, headers=JSON), 413, "too_large")
