@@ -1,4 +1,4 @@
-"""What callers get from the native routes, made from the domain."""
+"""Response types of the native routes, converted from the domain."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from app.service import QueuePosition, RankedImage, RankResult
 
 
 class ResponseModel(BaseModel):
-    """Base of what callers get."""
+    """Base of all response types."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
 class NegativeOutput(ResponseModel):
-    """A negative and how much an image looks like it."""
+    """A negative and the image's cosine with it."""
 
     text: str
     weight: float
@@ -27,7 +27,10 @@ class NegativeOutput(ResponseModel):
 
 
 class ReferenceOutput(ResponseModel):
-    """A reference and how much an image looks like it; `generation` is null for an upload."""
+    """A reference and the image's cosine with it.
+
+    `generation` and `index` are null for an upload.
+    """
 
     generation: str | None
     index: int | None
@@ -36,7 +39,10 @@ class ReferenceOutput(ResponseModel):
 
 
 class ScoreOutput(ResponseModel):
-    """A score and all it is made of. `prompt_similarity` is the prompt's alone, `similarity` that of the liked mix."""
+    """A score and its parts: score = similarity - negative_weight * penalty + taste.
+
+    `similarity` is the weighted mean over prompt and positive references, `prompt_similarity` that of the prompt alone.
+    """
 
     score: float
     similarity: float
@@ -48,9 +54,10 @@ class ScoreOutput(ResponseModel):
 
 
 class ImageOutput(ScoreOutput):
-    """A returned image. `seed` makes it again alone; `duplicate_of` is a better one that is nearly the same.
+    """A returned image.
 
-    `score_is_preview` marks one that was pruned and came back in a re-ranking: its image is its last preview.
+    `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
+    pruned candidate that a re-ranking returned: its image is its last preview.
     """
 
     rank: int
@@ -65,7 +72,7 @@ class ImageOutput(ScoreOutput):
 
 
 class CandidateOutput(ResponseModel):
-    """One of the N. A candidate that was pruned has the score of its last preview."""
+    """One of the N candidates; a pruned one has the score of its last preview."""
 
     index: int
     seed: int
@@ -80,14 +87,17 @@ class CandidateOutput(ResponseModel):
 
 
 class RankingNegative(ResponseModel):
-    """A negative."""
+    """A negative of a ranking."""
 
     text: str
     weight: float
 
 
 class RankingReference(ResponseModel):
-    """A reference; `generation` is null for an upload, of which only its embedding is kept."""
+    """A reference of a ranking.
+
+    `generation` and `index` are null for an upload, of which only the embedding is stored.
+    """
 
     generation: str | None
     index: int | None
@@ -95,7 +105,7 @@ class RankingReference(ResponseModel):
 
 
 class RankingTaste(ResponseModel):
-    """A taste; it adds at most `bound` to a score, or takes as much away."""
+    """A taste of a ranking; it changes a score by at most `bound`."""
 
     profile: str
     weight: float
@@ -103,7 +113,7 @@ class RankingTaste(ResponseModel):
 
 
 class RankingOutput(ResponseModel):
-    """How candidates were compared: with `prompt`, which a re-ranking may have changed, and all the rest."""
+    """The ranking that was used; a re-ranking may have changed `prompt`."""
 
     prompt: str
     negative_weight: float
@@ -115,7 +125,10 @@ class RankingOutput(ResponseModel):
 
 
 class ParentOutput(ResponseModel):
-    """What a generation was made from; `generation` and `index` are null for an upload that was refined."""
+    """The source of a re-ranked or refined generation.
+
+    `generation` and `index` are null for a refined upload.
+    """
 
     kind: Literal["rerank", "refine"]
     generation: str | None
@@ -123,7 +136,7 @@ class ParentOutput(ResponseModel):
 
 
 class WarningOutput(ResponseModel):
-    """Something to know about an answer that is good all the same; further members depend on `code`."""
+    """A notice about a successful response; further members depend on `code`."""
 
     model_config = ConfigDict(extra="allow")
     code: str
@@ -131,7 +144,7 @@ class WarningOutput(ResponseModel):
 
 
 class TimingsOutput(ResponseModel):
-    """Where the time went, milliseconds."""
+    """Time per phase in milliseconds."""
 
     queue_ms: float
     encode_ms: float
@@ -142,7 +155,7 @@ class TimingsOutput(ResponseModel):
 
 
 class WorkOutput(ResponseModel):
-    """What was computed."""
+    """Number of computations."""
 
     rows_stepped: int
     rows_unpruned: int
@@ -158,9 +171,9 @@ class FailureOutput(ResponseModel):
 
 
 class GenerationResponse(ResponseModel):
-    """A generation as it stands, with the parameters that were really used.
+    """The current state of a generation, with the parameters that were used.
 
-    `stopped` says why candidates in waves came to an end: the cap was reached, or little more was to be gained.
+    `stopped`: why sampling in waves ended: `cap` is the maximum, `gain` means another wave would gain little.
     """
 
     id: str
@@ -206,7 +219,10 @@ class GenerationResponse(ResponseModel):
         queue_position: QueuePosition | None = None,
         files: Mapping[int, str] | None = None,
     ) -> GenerationResponse:
-        """`queue_position` for one that is not final; `files` are base64 images by index, in place of links."""
+        """Convert from the domain.
+
+        `queue_position` is for a generation that is not final. `files` are base64 images by index, instead of links.
+        """
         spec, failure = generation.spec, generation.failure
         return cls(
             id=generation.id,
@@ -246,7 +262,10 @@ class GenerationResponse(ResponseModel):
 
 
 class RankedImageOutput(ScoreOutput):
-    """An uploaded image; `index` is its place in the upload, `duplicate_of` that of a better one nearly the same."""
+    """A ranked upload.
+
+    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+    """
 
     rank: int
     index: int
@@ -256,7 +275,7 @@ class RankedImageOutput(ScoreOutput):
 
 
 class RankResponse(ResponseModel):
-    """Uploaded images, best first."""
+    """Ranked uploads, best first."""
 
     object: Literal["rank"] = "rank"
     scorer: str
@@ -269,7 +288,7 @@ class RankResponse(ResponseModel):
 
     @classmethod
     def from_domain(cls, result: RankResult) -> RankResponse:
-        """As callers get it."""
+        """Convert from the domain."""
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
@@ -282,12 +301,12 @@ class RankResponse(ResponseModel):
 
 
 def image_url(generation_id: str, index: int) -> str:
-    """Where a candidate's image is found, relative to the server."""
+    """Path of a candidate's image."""
     return f"/v1/generations/{generation_id}/images/{index}"
 
 
 def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
-    """Notices as callers get them."""
+    """Convert notices to warnings."""
     return [WarningOutput(code=n.code, detail=n.detail, **n.data) for n in notices]
 
 
@@ -340,12 +359,12 @@ def _candidate_output(candidate: Candidate) -> CandidateOutput:
 
 
 def _ranked_image_output(image: RankedImage, ranking: Ranking) -> RankedImageOutput:
-    cosines = _score_fields(image.score, ranking.negatives, ranking.references)
+    score_fields = _score_fields(image.score, ranking.negatives, ranking.references)
     return RankedImageOutput(
         rank=image.rank,
         index=image.index,
         duplicate_of=image.duplicate_of,
-        **cosines,
+        **score_fields,
         softmax=image.softmax,
         z_score=image.z_score,
     )
