@@ -1,7 +1,7 @@
-"""POST /v1/images/generations: OpenAI's Images shape over the same generations, so that its clients work unchanged.
+"""POST /v1/images/generations: the OpenAI Images API over the same generations.
 
-Our own fields come in beside theirs (`extra_body` in the openai package) and go out as further members. A field of
-theirs that has no meaning here is answered with an entry in `warnings`, never with silence.
+OpenAI clients work unchanged. Frontrunner's fields are accepted too (`extra_body` in the openai package), and responses
+contain further members. An OpenAI field without effect here adds an entry to `warnings`.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ PARTIAL_EVENT, COMPLETED_EVENT = "image_generation.partial_image", "image_genera
 
 
 class ImagesRequest(SamplingRequest):
-    """OpenAI's request with our fields beside its own."""
+    """The request of OpenAI's API with additional fields of Frontrunner."""
 
-    n: int | None = Field(None, ge=1, le=1024, description="Images that are returned, best first; default 1.")
+    n: int | None = Field(None, ge=1, le=1024, description="Images to return, best first. Default: 1.")
     size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = Field(
-        None, description="WIDTHxHEIGHT or auto, which is the model's own."
+        None, description="WIDTHxHEIGHT in pixels, or auto for the model's default."
     )
-    response_format: ResponseFormat | None = Field(None, description="url, the default, or b64_json.")
-    output_format: ImageFormat | None = Field(None, description="File format of the images; default png.")
-    stream: bool | None = Field(None, description="Server-sent events in place of one answer.")
-    partial_images: int | None = Field(None, ge=0, le=3, description="At most so many previews in the stream.")
+    response_format: ResponseFormat | None = Field(None, description="url or b64_json. Default: url.")
+    output_format: ImageFormat | None = Field(None, description="File format of the images. Default: png.")
+    stream: bool | None = Field(None, description="Respond with server-sent events.")
+    partial_images: int | None = Field(None, ge=0, le=3, description="Maximum previews in the stream.")
     quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = None
     background: Literal["transparent", "opaque", "auto"] | None = None
     style: Literal["vivid", "natural"] | None = None
@@ -60,7 +60,7 @@ class ImagesRequest(SamplingRequest):
     output_compression: int | None = Field(None, ge=0, le=100)
 
     def to_domain(self) -> GenerationParams:
-        """As the service takes it."""
+        """Convert to service parameters."""
         return self.build_params(
             n=self.n or 1,
             size=None if self.size == "auto" else self.size,
@@ -69,8 +69,8 @@ class ImagesRequest(SamplingRequest):
         )
 
     def unsupported_warnings(self) -> list[WarningOutput]:
-        """A warning for every field that asked for something this service does not do."""
-        harmless: dict[str, set[object]] = {
+        """A warning for every field whose value has no effect."""
+        supported_values: dict[str, set[object]] = {
             "quality": {"auto", "standard"},
             "background": {"opaque", "auto"},
             "style": set(),
@@ -78,17 +78,22 @@ class ImagesRequest(SamplingRequest):
             "user": set(),
             "output_compression": {100},
         }
-        ignored = [name for name, fine in harmless.items() if getattr(self, name) not in {None, *fine}]
+        ignored = [
+            name for name, supported in supported_values.items() if getattr(self, name) not in {None, *supported}
+        ]
         if self.stream and self.response_format == "url":
             ignored.append("response_format")
         return [
-            WarningOutput(code="unsupported_parameter", detail=f"{name} has no effect here", param=name)
+            WarningOutput(code="unsupported_parameter", detail=f"`{name}` has no effect: omit it", param=name)
             for name in ignored
         ]
 
 
 class ImageItem(ResponseModel):
-    """One image: OpenAI's members first, then ours. Exactly one of `b64_json` and `url` is present."""
+    """One image: OpenAI's members first, then Frontrunner's.
+
+    Exactly one of `b64_json` and `url` is present.
+    """
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
     b64_json: str | SkipJsonSchema[None] = None
@@ -103,14 +108,14 @@ class ImageItem(ResponseModel):
 
 
 class TokenDetails(ResponseModel):
-    """Tokens by kind; nothing is metered."""
+    """Tokens by kind; always 0, since tokens are not metered."""
 
     text_tokens: int = 0
     image_tokens: int = 0
 
 
 class Usage(ResponseModel):
-    """There because clients read it; nothing is metered, so it counts 0."""
+    """Token usage, which clients expect; always 0, since tokens are not metered."""
 
     total_tokens: int = 0
     input_tokens: int = 0
@@ -119,7 +124,7 @@ class Usage(ResponseModel):
 
 
 class ImagesResponse(ResponseModel):
-    """OpenAI's answer; `id` names the generation behind it."""
+    """The response of OpenAI's API; `id` is the id of the generation."""
 
     created: int
     data: list[ImageItem]
@@ -134,7 +139,7 @@ class ImagesResponse(ResponseModel):
 
 @router.post(
     "/generations",
-    summary="OpenAI's image generation",
+    summary="Generate images (OpenAI API)",
     dependencies=[JsonBody],
     response_model=None,
     responses={
@@ -152,20 +157,26 @@ async def create_images(
     services: ServicesDep,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
-    """Works with the openai package as it is; ours go into its `extra_body`."""
+    """Works with the unchanged openai package.
+
+    Fields that OpenAI's API lacks go into its `extra_body`.
+    """
     service, key = services.generations, build_idempotency_key(idempotency_key, router.prefix, body)
     generation = await service.submit(
         partial(_build_params, request, services, body), idempotency=key, previews=bool(body.stream)
     )
     if body.stream:
-        on_gone = partial(service.cancel_on_disconnect, generation.id) if key is None else None
+        on_disconnect = partial(service.cancel_on_disconnect, generation.id) if key is None else None
         return sse.EventStreamResponse(
-            generation.id, _events(service, generation, body), lifetime_s=service.limits.stream_s, on_disconnect=on_gone
+            generation.id,
+            _events(service, generation, body),
+            lifetime_s=service.limits.stream_s,
+            on_disconnect=on_disconnect,
         )
     with error_context(generation.id):
         done = await wait_for_result(request, service, generation.id, keep=key is not None)
         response = await generation_response(service, done, body.response_format or "url")
-        require_images(response.data)  # clients take the first image for granted
+        require_images(response.data)  # clients expect at least one image
     hosts: Hosts = request.app.state.hosts
     base = hosts.base(request.scope)
     images = ImagesResponse(
@@ -186,14 +197,14 @@ async def _build_params(request: Request, services: Services, body: ImagesReques
 
 
 def _item(image: ImageOutput, base: str) -> ImageItem:
-    kept = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
-    return ImageItem(**kept, url=f"{base}{image.url}" if image.url else None)
+    members = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
+    return ImageItem(**members, url=f"{base}{image.url}" if image.url else None)
 
 
 async def _events(service: GenerationService, generation: Generation, body: ImagesRequest) -> AsyncIterator[bytes]:
-    """The best previews of the first rounds, as many as asked, then every returned image, best first.
+    """The best preview of each requested round, then every returned image, best first.
 
-    Pruning may look at more rounds than were asked for. Raises NothingAboveMinScore for no image.
+    Pruning may use more preview rounds than requested. Raises NothingAboveMinScore without an image.
     """
     spec = generation.spec
     common = {
@@ -206,27 +217,30 @@ async def _events(service: GenerationService, generation: Generation, body: Imag
     async for preview in _best_previews(service.watch(generation.id)):
         if rounds == wanted:
             continue
-        head, _, data = preview.partition(";base64,")
-        own = {"b64_json": data, "partial_image_index": rounds, "output_format": head.removeprefix("data:image/")}
-        yield sse.encode_event(PARTIAL_EVENT, {"type": PARTIAL_EVENT, **own, **common})
+        header, _, data = preview.partition(";base64,")
+        members = {"b64_json": data, "partial_image_index": rounds, "output_format": header.removeprefix("data:image/")}
+        yield sse.encode_event(PARTIAL_EVENT, {"type": PARTIAL_EVENT, **members, **common})
         rounds += 1
     done = require_succeeded(await service.get(generation.id))
     response = await generation_response(service, done, "b64_json")
     require_images(response.data)
     warnings = [warning.model_dump(mode="json") for warning in (*response.warnings, *body.unsupported_warnings())]
     for image in response.data:
-        own = image.model_dump(include=set(ImageItem.model_fields) - {"url"}, exclude_none=True)
+        members = image.model_dump(include=set(ImageItem.model_fields) - {"url"}, exclude_none=True)
         usage = Usage().model_dump()
-        made = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
-        yield sse.encode_event(COMPLETED_EVENT, {"type": COMPLETED_EVENT, **own, **made, **common})
+        result = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
+        yield sse.encode_event(COMPLETED_EVENT, {"type": COMPLETED_EVENT, **members, **result, **common})
 
 
 async def _best_previews(log: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """The best preview of every round, as a data URI: one a step, told when the log goes on with something else."""
+    """The best preview of every round, as a data URI.
+
+    A round is one step; its best preview follows when the log continues with another step or event.
+    """
     best: Mapping[str, Any] | None = None
     last_step = 0
-    async for line in log:
-        preview = line.data if line.kind is EventKind.PREVIEW else None
+    async for event in log:
+        preview = event.data if event.kind is EventKind.PREVIEW else None
         if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
             last_step, best = best["step"], None

@@ -1,4 +1,4 @@
-"""Why a candidate stands where it stands, where in the picture, and words worth trying."""
+"""Explanations of scores, heat maps and prompt presets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from app.service import PhraseScore
 
 router = APIRouter(prefix="/v1", tags=["dialogue"])
 
-CandidateIndex: TypeAlias = Annotated[int, Path(ge=0, lt=2**31, description="The candidate's, 0 to N-1.")]
+CandidateIndex: TypeAlias = Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")]
 
 
 class PhraseScoreOutput(ResponseModel):
-    """A phrase: the candidate's cosine with it, and its rank by that cosine among all candidates."""
+    """A phrase, the candidate's cosine with it, and its rank by that cosine.
+
+    The rank is among all candidates. `heat_map` is the path of the heat map.
+    """
 
     text: str
     aspect: Literal["content", "style", "composition"]
@@ -28,7 +31,7 @@ class PhraseScoreOutput(ResponseModel):
 
     @classmethod
     def from_domain(cls, phrase: PhraseScore, heat_map_url: str) -> PhraseScoreOutput:
-        """`heat_map_url` is the address of heat maps of this candidate."""
+        """Convert from the domain; `heat_map_url` is the path of the heat map route."""
         link = f"{heat_map_url}?{urlencode({'text': phrase.text})}"
         return cls(
             text=phrase.text, aspect=phrase.aspect.value, similarity=phrase.similarity, rank=phrase.rank, heat_map=link
@@ -36,7 +39,7 @@ class PhraseScoreOutput(ResponseModel):
 
 
 class ExplanationResponse(ResponseModel):
-    """A candidate, phrase by phrase. `of` is the number of candidates that a rank counts."""
+    """A candidate's scores by phrase; `of` is the number of ranked candidates."""
 
     object: Literal["why"] = "why"
     generation: str
@@ -57,7 +60,7 @@ class PresetOutput(ResponseModel):
 
 
 class PresetListResponse(ResponseModel):
-    """All presets, in the order of their file."""
+    """All presets, in the order of the file."""
 
     object: Literal["list"] = "list"
     data: list[PresetOutput]
@@ -65,7 +68,7 @@ class PresetListResponse(ResponseModel):
 
 @router.get(
     "/generations/{generation_id}/candidates/{index}/why",
-    summary="Why this one",
+    summary="Explain a candidate's score by phrase",
     responses=openapi.error_responses(404, 409, 422, 500, 503),
 )
 @router.head("/generations/{generation_id}/candidates/{index}/why", include_in_schema=False)
@@ -73,11 +76,11 @@ async def explain_candidate(
     generation_id: GenerationId,
     index: CandidateIndex,
     services: ServicesDep,
-    prompt: Annotated[str | None, Query(description="In place of what the candidates were compared with.")] = None,
+    prompt: Annotated[str | None, Query(description="Text to explain. Default: the text of the ranking.")] = None,
 ) -> ExplanationResponse:
-    """The prompt is cut at commas, conjunctions and before its background.
+    """Splits the prompt at commas, at conjunctions and before its background.
 
-    Style and composition are told by the words of the presets.
+    The presets identify phrases of style and composition.
     """
     explanation = await services.explainer.explain(await services.generations.get(generation_id), index, prompt)
     heat_map_url = f"{router.prefix}/generations/{generation_id}/candidates/{index}/heat"
@@ -92,7 +95,7 @@ async def explain_candidate(
 
 @router.get(
     "/generations/{generation_id}/candidates/{index}/heat",
-    summary="Where in the picture",
+    summary="Heat map of a text in a candidate",
     response_class=Response,
     responses={
         200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
@@ -104,17 +107,20 @@ async def read_heat_map(
     generation_id: GenerationId,
     index: CandidateIndex,
     services: ServicesDep,
-    text: Annotated[str, Query(description="What is looked for.")],
+    text: Annotated[str, Query(description="Text to locate in the image.")],
 ) -> Response:
-    """A PNG of the image's size, the warmer the more alike; 422 `no_patches` with scorers that see no parts."""
+    """A PNG of the image's size; warmer colours mean higher similarity.
+
+    422 `no_patches` when the scorer has no patch embeddings.
+    """
     file = await services.explainer.heat_map(await services.generations.get(generation_id), index, text)
     return Response(file.data, media_type=file.media_type, headers={"etag": file.etag})
 
 
-@router.get("/presets", summary="Words worth trying")
+@router.get("/presets", summary="List prompt presets")
 @router.head("/presets", include_in_schema=False)
 async def list_presets(services: ServicesDep) -> PresetListResponse:
-    """Light, mood, framing and medium, from a file that the operator may replace."""
+    """Presets for light, mood, framing and medium; the operator can replace the file."""
     return PresetListResponse(
         data=[
             PresetOutput(group=p.group, aspect=p.aspect.value, name=p.name, prompt=p.prompt, negative=p.negative)

@@ -1,4 +1,4 @@
-"""/v1/generations: one address in four manners, and what is left of a generation. Rules are the service's."""
+"""Routes under /v1/generations: submit, read, follow, fetch images, delete."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from app.service import GenerationParams
 router = APIRouter(prefix=PREFIX, tags=["generations"], route_class=JsonRoute)
 
 IMAGE_CACHE_CONTROL = "private, max-age=86400, immutable"
-"""A candidate's image never changes; it only goes when its generation is forgotten."""
+"""A candidate's image never changes until its generation is deleted."""
 
 DEFAULT_STRENGTH = 0.75
-"""How far candidates may go from an image, if the request does not say."""
+"""Strength of image to image when the request omits it, 0 to 1."""
 
 
 @router.post(
@@ -46,13 +46,13 @@ async def create_generation(
     request: Request,
     body: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, openapi.REQUESTS))],
     services: ServicesDep,
-    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    prefer: Annotated[str, Header(description="`respond-async` returns 202 at once.")] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
-    """A plain request waits for the result; its generation is cancelled when the client disconnects.
+    """A plain request waits for the result; a disconnect cancels the generation.
 
-    When an event stream breaks, the generation goes on for a grace period (30 s by default). `GET .../events` with
-    `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation goes on without its client.
+    When an event stream breaks, the generation continues for a grace period (30 s by default). `GET .../events` with
+    `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation continues without its client.
     """
     key = build_idempotency_key(idempotency_key, router.prefix, body)
     params = partial(_build_params, request, services, body)
@@ -62,7 +62,7 @@ async def create_generation(
 
 
 async def _build_params(request: Request, services: Services, body: GenerationRequest) -> GenerationParams:
-    """What was asked for, with all that it names looked up."""
+    """Service parameters with the ranking and the initial image resolved."""
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
     if body.image is None:
@@ -71,31 +71,37 @@ async def _build_params(request: Request, services: Services, body: GenerationRe
     return await with_init_image(request, services, params, body.image, strength)
 
 
-@router.get("/{generation_id}", summary="A generation as it stands", responses=openapi.error_responses(404, 503))
+@router.get("/{generation_id}", summary="Read a generation", responses=openapi.error_responses(404, 503))
 @router.head("/{generation_id}", include_in_schema=False)
 async def read_generation(generation_id: GenerationId, service: GenerationServiceDep) -> GenerationResponse:
-    """Any replica knows it; `queue_position` and `eta_seconds` are this one's guess while it is not done."""
+    """Works on every replica.
+
+    Until the generation ends, `queue_position` and `eta_seconds` are estimates of this replica.
+    """
     return status_response(service, await service.get(generation_id))
 
 
 @router.get(
     "/{generation_id}/events",
-    summary="A generation's log, as server-sent events",
+    summary="Follow a generation by server-sent events",
     response_class=Response,
     responses={
         200: {"content": openapi.event_stream_content(list(EventKind))},
-        204: {"description": "`Last-Event-ID` is the closing line; an EventSource does not come back after this."},
+        204: {"description": "`Last-Event-ID` is the final event; an EventSource stops reconnecting."},
         **openapi.error_responses(404, 422, 503),
     },
 )
 async def stream_events(
     generation_id: GenerationId,
     service: GenerationServiceDep,
-    last_event_id: Annotated[int, Header(ge=0, lt=2**31, description="Lines up to this one are left out.")] = 0,
+    last_event_id: Annotated[
+        int, Header(ge=0, lt=2**31, description="Number of the last received event; earlier ones are skipped.")
+    ] = 0,
 ) -> Response:
-    """From the first line, or the one after `Last-Event-ID`, to the closing one, which holds the generation.
+    """All events, or those after `Last-Event-ID`.
 
-    `image` of a preview is null where the generation was waited for and previews were not asked for.
+    The final event holds the generation. `image` of a preview is null when the request waited for the result without
+    asking for previews.
     """
     if await service.log_is_complete(generation_id, last_event_id):
         return Response(status_code=204)
@@ -105,34 +111,37 @@ async def stream_events(
 
 @router.get(
     "/{generation_id}/images/{index}",
-    summary="A candidate's image",
+    summary="Read a candidate's image",
     response_class=Response,
     responses={
         200: {
             "content": openapi.image_content(),
-            "headers": openapi.header_docs(ETag="Of these bytes.", Cache_Control=IMAGE_CACHE_CONTROL),
+            "headers": openapi.header_docs(ETag="Identifies these bytes.", Cache_Control=IMAGE_CACHE_CONTROL),
         },
-        304: {"description": "The caller has these bytes already."},
+        304: {"description": "`If-None-Match` names the current bytes."},
         **openapi.error_responses(404, 409, 422, 500, 503),
     },
 )
 @router.head("/{generation_id}/images/{index}", include_in_schema=False)
 async def read_image(
     generation_id: GenerationId,
-    index: Annotated[int, Path(ge=0, lt=2**31, description="The candidate's, 0 to N-1.")],
+    index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
     service: GenerationServiceDep,
-    form: Annotated[
-        ImageFormat | None, Query(alias="format", description="Default: what the generation asked.")
+    output_format: Annotated[
+        ImageFormat | None, Query(alias="format", description="File format. Default: that of the generation.")
     ] = None,
     size: Annotated[
-        str | None, Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT to fit in; never enlarged.")
+        str | None, Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; never enlarged.")
     ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Of any of the N; those not returned are made from what was stored when first asked for."""
+    """The image of any of the N candidates.
+
+    Images that were not returned are decoded from stored data at the first request.
+    """
     generation = await service.get(generation_id)
     box = parse_size(size) if size else None
-    file = await service.image(generation_id, index, form or generation.output_format, box)
+    file = await service.image(generation_id, index, output_format or generation.output_format, box)
     headers = {"etag": file.etag, "cache-control": IMAGE_CACHE_CONTROL}
     if _etag_matches(if_none_match, file.etag):
         return Response(status_code=304, headers=headers)
@@ -140,14 +149,17 @@ async def read_image(
 
 
 @router.delete(
-    "/{generation_id}", summary="Cancel and forget", status_code=204, responses=openapi.error_responses(404, 503)
+    "/{generation_id}",
+    summary="Cancel and delete a generation",
+    status_code=204,
+    responses=openapi.error_responses(404, 503),
 )
 async def delete_generation(generation_id: GenerationId, service: GenerationServiceDep) -> None:
-    """Stops it if it runs, then deletes its record, its log and its files."""
+    """Cancels a running generation, then deletes its record, log and files."""
     await service.delete(generation_id)
 
 
 def _etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether the caller's `If-None-Match` names this ETag; weak ones count, as RFC 9110 wants it."""
+    """Whether `If-None-Match` names this ETag, by weak comparison (RFC 9110)."""
     known_tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
     return bool(known_tags & {etag, "*"})

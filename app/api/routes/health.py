@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics: for balancers and scrapers, never behind a key."""
+"""Health and metrics routes for load balancers and scrapers; no key is needed."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _UNREADY_ERRORS = {
-    "dead": EngineDead("the engine died and the process is about to end"),
-    "draining": Draining("this replica is shutting down"),
-    "full": Overloaded("the queue holds its limit of candidates"),
-    "store": StoreUnavailable("the database does not answer, or a store takes no writes"),
+    "dead": EngineDead("the engine died and the process is ending: use another replica"),
+    "draining": Draining("this replica is shutting down: use another replica"),
+    "full": Overloaded("the queue is full: retry after the interval in `Retry-After`"),
+    "store": StoreUnavailable("the database or a store is unavailable: retry after the interval in `Retry-After`"),
 }
 
 
 class LivenessResponse(ResponseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
 class ReadinessResponse(ResponseModel):
-    """Requests are welcome."""
+    """The replica accepts requests."""
 
     status: Literal["ready"] = "ready"
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get("/healthz", summary="Liveness")
 @router.head("/healthz", include_in_schema=False)
 async def healthz() -> LivenessResponse:
-    """200 from the first moment, also while the models load: restart the process only when this does not answer."""
+    """200 from the start, also while models load.
+
+    Restart the process only when this does not respond.
+    """
     return LivenessResponse()
 
 
-@router.get("/readyz", summary="Whether requests are welcome", responses=openapi.error_responses(503))
+@router.get("/readyz", summary="Readiness", responses=openapi.error_responses(503))
 @router.head("/readyz", include_in_schema=False)
 async def readyz(service: GenerationServiceDep) -> ReadinessResponse:
-    """503 while loading, full, draining or dead, or with a store out of reach: send requests elsewhere.
+    """503 while loading, full, draining or dead, or when a store is unavailable.
 
-    While loading, `detail` names the part under way, such as `timing a decode`.
+    Send requests to another replica then. While loading, `detail` names the current step, such as `timing a decode`.
     """
     reason = await service.unready_reason()
     if reason == "loading":
@@ -59,11 +62,11 @@ async def readyz(service: GenerationServiceDep) -> ReadinessResponse:
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Prometheus metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 @router.head("/metrics", include_in_schema=False)
 async def metrics(services: ServicesDep) -> Response:
-    """In Prometheus' text format."""
+    """Metrics in Prometheus' text format."""
     return Response(services.metrics.render(), media_type=METRICS_TYPE)

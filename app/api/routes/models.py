@@ -1,4 +1,4 @@
-"""GET /v1/models: what is loaded, its limits and its calibration, in OpenAI's list shape."""
+"""Loaded models, limits and calibration at /v1/models, as an OpenAI model list."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 class GeneratorOutput(ResponseModel):
-    """A generator's defaults and limits. Sizes in pixels, multiples of `size_multiple`.
+    """Defaults and limits of a generator.
 
-    `guidance`: `cfg` weighs two predictions, `embedded` is an input of the denoiser.
+    Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
+    input of the denoiser.
     """
 
     revision: str
@@ -40,7 +41,10 @@ class GeneratorOutput(ResponseModel):
 
 
 class ScorerOutput(ResponseModel):
-    """A scorer. `null_mean`, `null_std`: cosines of images with texts that do not belong together, where measured."""
+    """A scorer.
+
+    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured.
+    """
 
     revision: str
     dimensions: int
@@ -53,7 +57,10 @@ class ScorerOutput(ResponseModel):
 
 
 class CalibrationOutput(ResponseModel):
-    """How well previews after each step rank like final images. Measured with these revisions, good for no others."""
+    """How well previews after each step predict the ranking of final images.
+
+    Valid only for the revisions, sampler, steps and guidance scale it names.
+    """
 
     generator: str
     scorer: str
@@ -67,7 +74,10 @@ class CalibrationOutput(ResponseModel):
 
 
 class ModelResponse(ResponseModel):
-    """One name; a pack is generator and scorer at once. `created` is OpenAI's and not known: 0."""
+    """A model; a pack is generator and scorer under one id.
+
+    `created` is always 0: OpenAI clients expect it, and the time is unknown.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -79,7 +89,7 @@ class ModelResponse(ResponseModel):
 
 
 class LimitsOutput(ResponseModel):
-    """What a request may ask of this server."""
+    """Limits and defaults of requests on this server."""
 
     candidates: int
     default_candidates: int
@@ -92,39 +102,41 @@ class LimitsOutput(ResponseModel):
 
 
 class ModelListResponse(ResponseModel):
-    """What is loaded."""
+    """The loaded models and the limits of requests."""
 
     object: Literal["list"] = "list"
     data: list[ModelResponse]
     limits: LimitsOutput
 
 
-@router.get("", summary="What is loaded", responses=openapi.error_responses(503))
+@router.get("", summary="List the loaded models", responses=openapi.error_responses(503))
 @router.head("", include_in_schema=False)
 async def list_models(service: GenerationServiceDep) -> ModelListResponse:
-    """The generator, the scorer, and what a request may ask for."""
+    """The generator, the scorer, and the limits of requests."""
     return ModelListResponse(data=_models(service), limits=LimitsOutput(**asdict(service.limits)))
 
 
-@router.get("/{model_id:path}", summary="One of them", responses=openapi.error_responses(404, 503))
+@router.get("/{model_id:path}", summary="Read a loaded model", responses=openapi.error_responses(404, 503))
 @router.head("/{model_id:path}", include_in_schema=False)
 async def read_model(
-    model_id: Annotated[str, Path(description="May hold slashes, as hub ids do.", examples=["pictogram"])],
+    model_id: Annotated[
+        str, Path(description="Id of the model; may contain slashes, as hub ids do.", examples=["pictogram"])
+    ],
     service: GenerationServiceDep,
 ) -> ModelResponse:
-    """By the name that a request's `model` takes."""
+    """The id is the value of `model` in requests."""
     for model in _models(service):
         if model.id == model_id:
             return model
-    raise NotFound("no model of that name is loaded, see GET /v1/models")
+    raise NotFound("no loaded model has this id: use one of GET /v1/models")
 
 
 def _models(service: GenerationService) -> list[ModelResponse]:
     generator, scorer = service.models()
-    known, parts = service.calibration(), dict[str, dict[str, Any]]()
+    calibration, parts = service.calibration(), dict[str, dict[str, Any]]()
     for kind, info in (("generator", generator), ("scorer", scorer)):
         details = asdict(info)
         parts.setdefault(details.pop("id"), {})[kind] = details
-    if known is not None:
-        parts[generator.id]["calibration"] = asdict(known)
+    if calibration is not None:
+        parts[generator.id]["calibration"] = asdict(calibration)
     return [ModelResponse(id=name, **kinds) for name, kinds in parts.items()]

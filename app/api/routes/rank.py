@@ -1,4 +1,4 @@
-"""POST /v1/rank: images made elsewhere, compared with a prompt: files of a form, or data URIs in JSON."""
+"""POST /v1/rank: rank uploaded images, as form files or as data URIs in JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FormT = TypeVar("FormT", bound=RankForm)
 FORM_MEDIA_TYPE = "multipart/form-data"
 MAX_TEXT_FIELDS = 16
 MAX_TEXT_FIELD_BYTES = 1024 * 1024
-"""Most text fields of a form, and the longest one."""
+"""Maximum number of text fields in a form, and maximum bytes of each."""
 
 
 @router.post(
@@ -41,18 +41,23 @@ MAX_TEXT_FIELD_BYTES = 1024 * 1024
     responses=openapi.error_responses(400, 404, 408, 409, 413, 415, 422, 500, 503),
 )
 async def rank_images(request: Request, services: ServicesDep) -> RankResponse:
-    """No sampling. Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON)."""
+    """Ranks without sampling.
+
+    Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON).
+    """
     kind = media_type(request)
     if kind == FORM_MEDIA_TYPE:
         body, uploads = await _from_form(request, services)
     elif kind == "application/json" or kind.endswith("+json"):
         body, uploads = await _from_json(request, services)
     else:
-        raise UnsupportedMedia("the body must be multipart/form-data with files, or JSON with data URIs")
-    return await unless_gone(request, _ranked(request, services, body, uploads))
+        raise UnsupportedMedia(
+            "set `Content-Type` to multipart/form-data with files, or to application/json with data URIs"
+        )
+    return await unless_gone(request, _rank(request, services, body, uploads))
 
 
-async def _ranked(
+async def _rank(
     request: Request, services: Services, body: RankForm | RankRequest, uploads: Sequence[Upload]
 ) -> RankResponse:
     ranking = await resolve_ranking(request, services, body.ranking, Ranking())
@@ -78,26 +83,36 @@ async def _from_form(request: Request, services: Services) -> tuple[RankForm, li
             body = _validate(RankForm, {**_text_fields(form), "images": [file.filename or "" for file in files]})
             _check_image_count(len(files), services)
             uploads = [Upload(await file.read(), file.content_type) for file in files]
-    except HTTPException as error:  # of starlette, which tells its limits apart by words only
+    except HTTPException as error:  # Starlette distinguishes its limits only by message
         if "Too many files" in error.detail:
-            raise InvalidRequest(f"more files than the limit of {limit} images", pointer="#/images") from error
+            raise InvalidRequest(
+                f"`images` has more files than the limit of {limit}: send fewer", pointer="#/images"
+            ) from error
         if "Too many fields" in error.detail:
-            raise InvalidRequest(f"more than {MAX_TEXT_FIELDS} text fields", pointer="#") from error
+            raise InvalidRequest(
+                f"the form has more than {MAX_TEXT_FIELDS} text fields: send fewer", pointer="#"
+            ) from error
         if "exceeded maximum size" in error.detail:
-            raise TooLarge(f"a text field is larger than the limit of {MAX_TEXT_FIELD_BYTES} bytes") from error
+            raise TooLarge(
+                f"a text field exceeds the limit of {MAX_TEXT_FIELD_BYTES} bytes: send a shorter one"
+            ) from error
         raise
     return body, uploads
 
 
 def _text_fields(form: FormData) -> dict[str, Any]:
-    """The text fields; `ranking` is JSON, and a field that came twice is refused."""
+    """The text fields of a form, with `ranking` parsed from JSON.
+
+    Raises InvalidRequest for a repeated field, and for a file outside `images`.
+    """
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile) and name in {"images", "images[]"}:
             continue
         if name in fields or isinstance(value, UploadFile):
             raise InvalidRequest(
-                "one text is wanted" if name in fields else "a file is not wanted here", pointer=f"#/{name}"
+                "the field is repeated: send it once" if name in fields else "the field must be text, not a file",
+                pointer=f"#/{name}",
             )
         fields[name] = value
     if "ranking" in fields:
@@ -109,7 +124,7 @@ def _parse_json(text: str, pointer: str) -> Any:
     try:
         return json_body.parse(text.encode())
     except (InvalidJson, UnicodeError):
-        raise InvalidRequest("the field must be JSON in which no member comes twice", pointer=pointer) from None
+        raise InvalidRequest("the field must be valid JSON without repeated members", pointer=pointer) from None
 
 
 def _validate(form: type[FormT], fields: Any) -> FormT:
@@ -123,4 +138,4 @@ def _validate(form: type[FormT], fields: Any) -> FormT:
 def _check_image_count(images: int, services: Services) -> None:
     limit = services.generations.limits.images
     if images > limit:
-        raise InvalidRequest(f"more than the limit of {limit} images", pointer="#/images")
+        raise InvalidRequest(f"{images} images exceed the limit of {limit}: send fewer", pointer="#/images")

@@ -1,4 +1,4 @@
-"""POST /v1/generations/{id}/refine: new candidates that begin as an earlier one, or as a picture drawn over it."""
+"""POST /v1/generations/{id}/refine: image to image from a candidate or an upload."""
 
 from __future__ import annotations
 
@@ -35,39 +35,45 @@ from app.service import GenerationParams
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
 
 _EXAMPLES: Any = {
-    "the winner again": {
+    "variations": {
         "summary": "Eight variations of candidate 3",
         "value": {"index": 3, "n_candidates": 8, "n": 4},
     },
-    "with a change": {"summary": "Other words", "value": {"index": 3, "strength": 0.6, "prompt": "a green apple"}},
+    "new prompt": {
+        "summary": "Candidate 3 with another prompt",
+        "value": {"index": 3, "strength": 0.6, "prompt": "a green apple"},
+    },
 }
 
 
 class RefineRequest(SamplingOptions):
-    """New candidates from an old one. Omitted fields are as in the generation, but for `seed`, which is drawn."""
+    """New candidates from an earlier one.
 
-    index: int | None = Field(None, ge=0, lt=2**31, description="The candidate to begin as.")
-    image: str | None = Field(None, description="In its place: data: URI of a picture or a sketch.")
-    strength: FiniteFloat = Field(0.5, ge=0, le=1, description="0 leaves the picture as it is, 1 forgets it.")
+    Omitted fields keep the generation's values, except `seed`, which is random.
+    """
+
+    index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate to start from.")
+    image: str | None = Field(None, description="Instead of index: data: URI of an image, such as a sketch.")
+    strength: FiniteFloat = Field(0.5, ge=0, le=1, description="0 keeps the initial image, 1 ignores it.")
     prompt: NonBlankText | None = Field(
-        None, description="What the images should show; default: what was last asked of it."
+        None, description="What the images should show. Default: the prompt of the last ranking."
     )
     n: int | None = Field(None, ge=1, le=1024)
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
-    deterministic: bool | None = Field(None, description="One fixed batch size; default: as in the generation.")
+    deterministic: bool | None = Field(None, description="Use a fixed batch size. Default: as in the generation.")
     response_format: ResponseFormat = "url"
-    output_format: ImageFormat | None = Field(None, description="File format; default: that of the generation.")
+    output_format: ImageFormat | None = Field(None, description="File format. Default: that of the generation.")
 
     @model_validator(mode="after")
     def _check_one_source(self) -> RefineRequest:
         if (self.index is None) == (self.image is None):
-            raise ValueError("either index or image is wanted")
+            raise ValueError("send exactly one of `index` and `image`")
         return self
 
     def to_domain(self, source: Generation) -> GenerationParams:
-        """As the service takes it, without its start and with the source's ranking.
+        """Convert to service parameters with the source's ranking, without initial image.
 
-        A new prompt is also the text to compare with. The source's negative prompt counts only where it is kept.
+        A new prompt also replaces the text to score against. The source's negative prompt counts only if it is kept.
         """
         spec = source.spec
         waves = spec.wave is not None and self.n_candidates in (None, "auto")
@@ -95,7 +101,7 @@ class RefineRequest(SamplingOptions):
 
 @router.post(
     "/{generation_id}/refine",
-    summary="Go on from a candidate",
+    summary="Refine a candidate (image to image)",
     dependencies=[JsonBody],
     response_model=None,
     responses={**RESPONSES, **openapi.error_responses(400, 404, 406, 408, 409, 413, 415, 422, 500, 503, 504)},
@@ -105,14 +111,17 @@ async def refine_generation(
     generation_id: GenerationId,
     body: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
     services: ServicesDep,
-    prefer: Annotated[str, Header(description="`respond-async` answers 202 at once.")] = "",
+    prefer: Annotated[str, Header(description="`respond-async` returns 202 at once.")] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
-    """Image to image, in the four manners of POST /v1/generations; what comes of it has this generation as parent."""
+    """Image to image, with the response forms of POST /v1/generations.
+
+    The new generation has this one as `parent`.
+    """
     key = build_idempotency_key(idempotency_key, request.url.path, body)
     params = partial(_build_params, request, services, generation_id, body)
-    forms = body.response_format, body.output_format or "png"
-    return await submit_and_respond(request, services.generations, params, forms, prefer, key)
+    formats = body.response_format, body.output_format or "png"
+    return await submit_and_respond(request, services.generations, params, formats, prefer, key)
 
 
 async def _build_params(

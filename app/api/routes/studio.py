@@ -1,4 +1,7 @@
-"""The studio's files: the page at `/` and what it loads from `/studio/`. Read once; nothing else is ever served."""
+"""Static files of the studio: the page at `/`, its assets under `/studio/`.
+
+All files are read once, at import; no other file is ever served.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""No inline script or style, nothing from elsewhere, no page around it."""
+"""No inline scripts or styles, no other origins, no framing."""
 
 HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -64,22 +67,22 @@ _FILES = {path.name: _load_file(path) for path in sorted((Path(app.studio.__file
 @router.get("/")
 @router.head("/")
 async def read_page(if_none_match: Annotated[str, Header()] = "") -> Response:
-    """The page itself."""
+    """The page of the studio."""
     return _file_response(_FILES["index.html"], if_none_match)
 
 
 @router.get("/studio/{name}")
 @router.head("/studio/{name}")
 async def read_file(name: str, if_none_match: Annotated[str, Header()] = "") -> Response:
-    """A file of the page."""
+    """An asset of the page. Raises HTTPException 404."""
     if name not in _FILES:
         raise HTTPException(404)
     return _file_response(_FILES[name], if_none_match)
 
 
-def _file_response(found: _File, if_none_match: str) -> Response:
-    headers = {**HEADERS, "etag": found.etag}
-    held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    if found.etag in held:
+def _file_response(file: _File, if_none_match: str) -> Response:
+    headers = {**HEADERS, "etag": file.etag}
+    known_tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    if file.etag in known_tags:
         return Response(status_code=304, headers=headers)
-    return Response(found.data, media_type=found.media_type, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)

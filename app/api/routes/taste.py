@@ -1,4 +1,7 @@
-"""/v1/taste: votes on candidates, by profile. A ranking that names the profile counts them, no other one does."""
+"""Taste profiles at /v1/taste: votes on candidates.
+
+Only rankings that name a profile use it.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +26,49 @@ router = APIRouter(prefix="/v1/taste", tags=["taste"], route_class=LongJsonRoute
 
 _EXAMPLES: Any = {
     "likes": {
-        "summary": "Two that are liked, one that is not",
+        "summary": "Two liked, one disliked",
         "value": {"generation": openapi.EXAMPLE_GENERATION_ID, "liked": [3, 11], "disliked": [0]},
     },
     "preference": {
-        "summary": "Candidate 3 over candidate 5",
+        "summary": "Candidate 3 preferred over candidate 5",
         "value": {"generation": openapi.EXAMPLE_GENERATION_ID, "preferred": [[3, 5]]},
     },
 }
 
 ProfilePath: TypeAlias = Annotated[
-    str, Path(pattern=PROFILE_PATTERN, description="Letters, digits, '.', '_' and '-'; at most 64.")
+    str,
+    Path(
+        pattern=PROFILE_PATTERN,
+        description="1 to 64 letters, digits, '.', '_' and '-'; starts with a letter or digit.",
+    ),
 ]
 VoteIndex: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class VotesRequest(RequestModel):
-    """Votes on the candidates of one generation. The same vote cast again counts once, the contrary one replaces it."""
+    """Votes on the candidates of one generation.
+
+    A repeated vote counts once; an opposite vote replaces the earlier one.
+    """
 
     generation: str = Field(max_length=64)
     liked: list[VoteIndex] = Field([], max_length=1024)
     disliked: list[VoteIndex] = Field([], max_length=1024)
     preferred: list[Annotated[list[VoteIndex], Field(min_length=2, max_length=2)]] = Field(
-        [], max_length=4096, description="Pairs: this index over that one."
+        [], max_length=4096, description="Pairs of indices: the first is preferred over the second."
     )
 
     def to_domain(self) -> Ballot:
-        """As the service takes it."""
+        """Convert to the domain."""
         pairs = tuple((pair[0], pair[1]) for pair in self.preferred)
         return Ballot(self.generation, tuple(self.liked), tuple(self.disliked), pairs)
 
 
 class TasteProfileResponse(ResponseModel):
-    """A profile in short. `agreement` is the share of votes that the fit would cast alike, `bound` its most."""
+    """A summary of a profile.
+
+    `agreement` is the fraction of votes that the fitted model reproduces. `bound` is the largest change of a score.
+    """
 
     object: Literal["taste"] = "taste"
     profile: str
@@ -68,17 +81,17 @@ class TasteProfileResponse(ResponseModel):
     bound: float
 
     @classmethod
-    def from_domain(cls, known: TasteSummary) -> TasteProfileResponse:
-        """As callers get it."""
+    def from_domain(cls, summary: TasteSummary) -> TasteProfileResponse:
+        """Convert from the domain."""
         return cls(
-            profile=known.profile,
-            scorer=known.scorer,
-            revision=known.revision,
-            liked=known.counts[VoteKind.LIKE],
-            disliked=known.counts[VoteKind.DISLIKE],
-            preferred=known.counts[VoteKind.PREFER],
-            agreement=known.agreement,
-            bound=known.bound,
+            profile=summary.profile,
+            scorer=summary.scorer,
+            revision=summary.revision,
+            liked=summary.counts[VoteKind.LIKE],
+            disliked=summary.counts[VoteKind.DISLIKE],
+            preferred=summary.counts[VoteKind.PREFER],
+            agreement=summary.agreement,
+            bound=summary.bound,
         )
 
 
@@ -90,7 +103,10 @@ class TasteProfileListResponse(ResponseModel):
 
 
 class VoteDocument(RequestModel):
-    """A vote: `direction` is float16, little-endian, in base64; the rest tells where it comes from."""
+    """A vote with its source.
+
+    `direction` is a float16 vector, little-endian, in base64. `over` is the index of the rejected candidate.
+    """
 
     kind: Literal["like", "dislike", "prefer"]
     generation: str = Field(max_length=64)
@@ -101,12 +117,15 @@ class VoteDocument(RequestModel):
     @model_validator(mode="after")
     def _check_over(self) -> VoteDocument:
         if (self.kind == "prefer") != (self.over is not None):
-            raise ValueError("over goes with prefer, and with nothing else")
+            raise ValueError("`over` is required for kind prefer and not allowed for others")
         return self
 
 
 class TasteProfileDocument(RequestModel):
-    """A whole profile, to keep or to carry to another service with the same scorer. `centre` is float32."""
+    """A complete profile, for backup or import on a server with the same scorer.
+
+    `centre` is a float32 vector, little-endian, in base64.
+    """
 
     object: Literal["taste_profile"] = "taste_profile"
     scorer: str = Field(max_length=300)
@@ -116,8 +135,8 @@ class TasteProfileDocument(RequestModel):
     votes: list[VoteDocument] = Field(max_length=MAX_VOTES, fail_fast=True)
 
     @classmethod
-    def from_domain(cls, known: TasteProfile) -> TasteProfileDocument:
-        """As callers get it."""
+    def from_domain(cls, profile: TasteProfile) -> TasteProfileDocument:
+        """Convert from the domain."""
         votes = [
             VoteDocument(
                 kind=v.kind.value,
@@ -126,18 +145,18 @@ class TasteProfileDocument(RequestModel):
                 over=v.over,
                 direction=_encode_base64(v.direction),
             )
-            for v in known.votes
+            for v in profile.votes
         ]
         return cls(
-            scorer=known.scorer,
-            revision=known.revision,
-            centre=_encode_base64(known.centre),
-            fields=known.fields,
+            scorer=profile.scorer,
+            revision=profile.revision,
+            centre=_encode_base64(profile.centre),
+            fields=profile.fields,
             votes=votes,
         )
 
     def to_domain(self) -> TasteProfile:
-        """As the service takes it. Raises InvalidRequest for what is no base64."""
+        """Convert to the domain. Raises InvalidRequest for invalid base64."""
         votes = tuple(
             Vote(
                 VoteKind(v.kind),
@@ -151,45 +170,45 @@ class TasteProfileDocument(RequestModel):
         return TasteProfile(self.scorer, self.revision, _decode_base64(self.centre, "#/centre"), self.fields, votes)
 
 
-@router.get("", summary="The profiles", responses=openapi.error_responses(503))
+@router.get("", summary="List taste profiles", responses=openapi.error_responses(503))
 @router.head("", include_in_schema=False)
 async def list_profiles(services: ServicesDep) -> TasteProfileListResponse:
-    """By name."""
+    """The names of your profiles, sorted."""
     return TasteProfileListResponse(data=await services.taste.list_profiles(current_owner()))
 
 
 @router.post(
     "/{profile}/votes",
-    summary="Vote",
+    summary="Vote on candidates",
     dependencies=[JsonBody],
     responses=openapi.error_responses(400, 404, 409, 413, 415, 422, 503),
 )
 async def cast_votes(
     profile: ProfilePath, body: Annotated[VotesRequest, Body(openapi_examples=_EXAMPLES)], services: ServicesDep
 ) -> TasteProfileResponse:
-    """Makes the profile if there is none."""
+    """Creates the profile if it does not exist."""
     return TasteProfileResponse.from_domain(await services.taste.cast_votes(current_owner(), profile, body.to_domain()))
 
 
-@router.get("/{profile}", summary="What is known of a profile", responses=openapi.error_responses(404, 422, 503))
+@router.get("/{profile}", summary="Read a summary of a profile", responses=openapi.error_responses(404, 422, 503))
 @router.head("/{profile}", include_in_schema=False)
 async def read_profile(profile: ProfilePath, services: ServicesDep) -> TasteProfileResponse:
-    """How many votes of each kind, and how well they fit together."""
+    """The number of votes of each kind, and how consistent they are."""
     return TasteProfileResponse.from_domain(await services.taste.read_summary(current_owner(), profile))
 
 
 @router.delete(
-    "/{profile}", summary="Forget a profile", status_code=204, responses=openapi.error_responses(404, 422, 503)
+    "/{profile}", summary="Delete a profile", status_code=204, responses=openapi.error_responses(404, 422, 503)
 )
 async def delete_profile(profile: ProfilePath, services: ServicesDep) -> None:
-    """And all its votes."""
+    """Deletes the profile and all its votes."""
     await services.taste.delete_profile(current_owner(), profile)
 
 
-@router.get("/{profile}/export", summary="A whole profile", responses=openapi.error_responses(404, 422, 503))
+@router.get("/{profile}/export", summary="Export a profile", responses=openapi.error_responses(404, 422, 503))
 @router.head("/{profile}/export", include_in_schema=False)
 async def export_profile(profile: ProfilePath, services: ServicesDep) -> TasteProfileDocument:
-    """What PUT takes."""
+    """Returns a document that PUT accepts."""
     return TasteProfileDocument.from_domain(await services.taste.export_profile(current_owner(), profile))
 
 
@@ -202,7 +221,7 @@ async def export_profile(profile: ProfilePath, services: ServicesDep) -> TastePr
 async def import_profile(
     profile: ProfilePath, body: TasteProfileDocument, services: ServicesDep
 ) -> TasteProfileResponse:
-    """In place of what is there; refused when it was made with another scorer."""
+    """Replaces an existing profile; refuses one of another scorer."""
     return TasteProfileResponse.from_domain(
         await services.taste.import_profile(current_owner(), profile, body.to_domain())
     )
@@ -216,4 +235,4 @@ def _decode_base64(text: str, pointer: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("not base64", pointer=pointer) from None
+        raise InvalidRequest("the field must be valid base64", pointer=pointer) from None
