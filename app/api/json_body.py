@@ -113,16 +113,16 @@ def _without_data_uris(data: bytes) -> bytes:
 
     Contents are kept unless they are plain ASCII without escapes other than `\\/`.
     """
-    kept, end = [], 0
+    parts, end = [], 0
     for _ in range(_MAX_DATA_URIS):
         start = data.find(_URI, end)
         close = data.find(b'"', start + len(_URI)) if start >= 0 else -1
         if close < 0:
             break
-        kept.append(data[end : start + len(_URI)])
+        parts.append(data[end : start + len(_URI)])
         uri = data[start + len(_URI) : close]
         if not uri.isascii() or uri.count(b"\\") != uri.count(b"\\/"):
-            kept.append(uri)
+            parts.append(uri)
         end = close
-    kept.append(data[end:])
-    return b"".join(kept)
+    parts.append(data[end:])
+    return b"".join(parts)

@@ -213,9 +213,9 @@ async def _events(service: GenerationService, generation: Generation, body: Imag
         "quality": "auto",
         "background": "opaque",
     }
-    rounds, wanted = 0, body.partial_images or 0
+    rounds, requested = 0, body.partial_images or 0
     async for preview in _best_previews(service.watch(generation.id)):
-        if rounds == wanted:
+        if rounds == requested:
             continue
         header, _, data = preview.partition(";base64,")
         members = {"b64_json": data, "partial_image_index": rounds, "output_format": header.removeprefix("data:image/")}
