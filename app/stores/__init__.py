@@ -1,1 +1,1 @@
-"""Where generations, their logs and their files are kept; the same code for one process and for many."""
+"""Stores of generations, event logs and files, for one process or many replicas."""

@@ -1,4 +1,7 @@
-"""API keys in the SQL database, and one counter each, which all replicas share. Of a key only its digest is kept."""
+"""API keys in the SQL database, with one usage counter per key for all replicas.
+
+Of a key's secret part only the digest is stored.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, case, insert, or_, select, update
 
-from app.stores.connections import Connections, inserting
+from app.stores.connections import Connections, dialect_insert
 from app.stores.protocols import ApiKey, Permission, QuotaCharge, QuotaUsage
 from app.stores.schema import api_key_usage as usage
 from app.stores.schema import api_keys, generations
 
 
 class SqlApiKeyStore:
-    """`ApiKeyStore` over the connections of the `SqlGenerationStore`, which closes them."""
+    """`ApiKeyStore` over the connections of `SqlGenerationStore`, which closes them."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -41,33 +44,33 @@ class SqlApiKeyStore:
 
     async def revoke(self, key_id: str, now: float) -> bool:
         """See ApiKeyStore."""
-        good = api_keys.c.id == key_id, api_keys.c.revoked.is_(None)
-        change = update(api_keys).where(*good).values(revoked=now)
+        active = api_keys.c.id == key_id, api_keys.c.revoked.is_(None)
+        change = update(api_keys).where(*active).values(revoked=now)
         return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
 
 
-CHARGE = generations.c.id, generations.c.owner, generations.c.charged, generations.c.charged_window
-"""What `give_back` wants to know of a generation."""
+CHARGE_COLUMNS = generations.c.id, generations.c.owner, generations.c.charged, generations.c.charged_window
+"""Columns of a generation that `refund_quota` reads."""
 
 
-class Refused(Exception):
-    """The key's quota is used up; ends the transaction."""
+class QuotaRefused(Exception):
+    """The key's quota is exhausted; rolls the transaction back."""
 
-    def __init__(self, spent: QuotaUsage) -> None:
+    def __init__(self, quota_usage: QuotaUsage) -> None:
         super().__init__()
-        self.spent = spent
+        self.usage = quota_usage
 
 
 def charge_quota(connection: Connection, generation_id: str, charge: QuotaCharge) -> QuotaUsage:
-    """Add to what the key has used, and note in the generation's row what was added, and in which window.
+    """Add to the key's usage, and record amount and window in the generation's row.
 
-    The sum is made by the database, so replicas never pass the quota together. Raises Refused.
+    The database adds up, so concurrent replicas never exceed the quota together. Raises QuotaRefused.
     """
-    open_window = inserting(connection, usage).values(key_id=charge.key_id, window=charge.window, used=0)
+    open_window = dialect_insert(connection, usage).values(key_id=charge.key_id, window=charge.window, used=0)
     open_window = open_window.on_conflict_do_update(
         index_elements=[usage.c.key_id],
         set_={"used": 0, "window": charge.window},
-        # A replica whose clock is a little behind goes on in the window that another one has opened.
+        # A replica whose clock lags slightly keeps using the window that another one opened.
         where=or_(usage.c.window < charge.window, usage.c.window > charge.window + 1),
     )
     mine, after = usage.c.key_id == charge.key_id, usage.c.used + charge.candidates
@@ -75,25 +78,28 @@ def charge_quota(connection: Connection, generation_id: str, charge: QuotaCharge
     granted = connection.execute(update(usage).where(mine, after <= charge.quota).values(used=after)).rowcount > 0
     found = connection.execute(select(usage.c.used, usage.c.window).where(mine)).one()
     if not granted:
-        raise Refused(QuotaUsage(False, found.used))
+        raise QuotaRefused(QuotaUsage(False, found.used))
     note = update(generations).where(generations.c.id == generation_id)
     connection.execute(note.values(charged=charge.candidates, charged_window=found.window))
     return QuotaUsage(True, found.used)
 
 
-def give_back(connection: Connection, generation: Row[*tuple[Any, ...]], due: int) -> None:
-    """Charge a generation, of which `CHARGE` is given, for `due` candidates only, while its window lasts."""
-    rest = generation.charged - due
-    if rest <= 0:
+def refund_quota(connection: Connection, generation: Row[*tuple[Any, ...]], delivered: int) -> None:
+    """Reduce a generation's charge to `delivered` candidates while its window lasts.
+
+    `generation` holds `CHARGE_COLUMNS`.
+    """
+    refund = generation.charged - delivered
+    if refund <= 0:
         return
-    same = usage.c.key_id == generation.owner, usage.c.window == generation.charged_window
-    left = case((usage.c.used > rest, usage.c.used - rest), else_=0)
-    connection.execute(update(usage).where(*same).values(used=left))
-    connection.execute(update(generations).where(generations.c.id == generation.id).values(charged=due))
+    window = usage.c.key_id == generation.owner, usage.c.window == generation.charged_window
+    remaining = case((usage.c.used > refund, usage.c.used - refund), else_=0)
+    connection.execute(update(usage).where(*window).values(used=remaining))
+    connection.execute(update(generations).where(generations.c.id == generation.id).values(charged=delivered))
 
 
-def used(connection: Connection, key_id: str, window: int) -> int:
-    """What `charge_quota` would add to in this window."""
+def quota_used(connection: Connection, key_id: str, window: int) -> int:
+    """Usage in this window, as `charge_quota` would see it."""
     found = connection.execute(select(usage.c.used, usage.c.window).where(usage.c.key_id == key_id)).first()
     return found.used if found is not None and window <= found.window <= window + 1 else 0
 

@@ -1,6 +1,7 @@
-"""Files by key in a folder, in memory or in a bucket. Owns the rules for keys; what the bytes mean is the service's.
+"""Blob store over obstore: files by key in a folder, in memory or in a bucket.
 
-obstore does the work, and the URL alone decides: `file:///folder`, `memory://`, `s3://bucket/prefix`.
+The URL selects the backend: `file:///folder`, `memory://` or `s3://bucket/prefix`. This module owns the key format; the
+service owns what the bytes mean.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from app.stores.instrumentation import StoreInstruments
 from app.stores.privacy import private_folder
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
-"""How long a bucket's server may take to accept a connection."""
+"""Timeout for connecting to a bucket's server."""
 
 REQUEST_TIMEOUT = timedelta(seconds=20)
-"""How long one request to a bucket may take."""
+"""Timeout of one bucket request."""
 
 MAX_RETRIES = 3
-"""Times a request to a bucket is sent again, within `RETRY_TIMEOUT`."""
+"""Retries of one bucket request, within `RETRY_TIMEOUT`."""
 
 RETRY_TIMEOUT = timedelta(seconds=10)
 
-ATTEMPT_BYTES = 2**18
-"""What is written to see whether there is room again."""
+PROBE_BYTES = 2**18
+"""Bytes that the readiness probe writes to check for free space."""
 
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._-]+(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)*")
 
 
 class ObjectBlobStore:
-    """`ObjectBlobStore` over obstore. Made by `open`; holds no file or connection that needs closing.
+    """`BlobStore` over obstore. Create it with `open`; it needs no closing.
 
-    Keys are segments of letters, digits, `.`, `_` and `-` joined by `/`, none of them `.` or `..`; any other key is
-    a mistake of the caller (ValueError), so that nothing outside the store can be named.
+    Keys are segments of letters, digits, `.`, `_` and `-`, joined by `/`; no segment is `.` or `..`. Any other key
+    raises ValueError, so no key can name a file outside the store.
     """
 
     def __init__(self, store: ObjectStore, root: Path | None = None) -> None:
@@ -55,12 +56,12 @@ class ObjectBlobStore:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """The store behind `url`; a folder is made if needed, for its owner alone.
+        """Open the store behind `url`.
 
-        Empty folders inside it are removed.
+        A missing folder is created with access for its owner only. Empty subfolders are removed.
 
-        A bucket's credentials, region and endpoint come from the usual AWS_... variables. Raises StoreUnavailable
-        when the folder cannot be made, ValueError when it is no URL at all.
+        A bucket's credentials, region and endpoint come from the standard AWS_... variables. Raises StoreUnavailable
+        when the folder cannot be created, ValueError when `url` is not a URL.
         """
         with _translated_errors():
             if url.startswith("file:"):
@@ -85,10 +86,10 @@ class ObjectBlobStore:
 
     async def ping(self) -> None:
         """See BlobStore."""
-        await self.instruments.check("blob_put", self._attempt)
+        await self.instruments.check("blob_put", self._probe_write)
 
-    async def _attempt(self) -> None:
-        for size in (ATTEMPT_BYTES, 0):
+    async def _probe_write(self) -> None:
+        for size in (PROBE_BYTES, 0):
             await self.put("attempt", bytes(size))
 
     async def folders(self, folder: str) -> list[str]:
@@ -99,20 +100,26 @@ class ObjectBlobStore:
         return [path.removesuffix("/").rpartition("/")[2] for path in listed["common_prefixes"]]
 
     async def delete_prefix(self, prefix: str) -> int:
-        """See BlobStore. A prefix that ends with `/` costs one listing of that folder, any other one of its parent."""
+        """See BlobStore.
+
+        A prefix that ends with `/` lists that folder; any other one lists the parent folder.
+        """
         _check_key(prefix.removesuffix("/"))
         found = 0
         with _translated_errors():
             while keys := await self._keys(prefix):
                 found += len(keys)
-                with suppress(FileNotFoundError):  # another process deleted it first: see what is left
+                with suppress(FileNotFoundError):  # another process deleted it first: list again
                     await obstore.delete_async(self._store, keys)
             if self._root is not None and prefix.endswith("/"):
                 await asyncio.to_thread(shutil.rmtree, self._root / prefix, ignore_errors=True)
         return found
 
     async def delete_unfinished(self, folder: str) -> None:
-        """See BlobStore. Only a folder store has any: it writes beside the file, and lists no such name."""
+        """See BlobStore.
+
+        Only folder stores have unfinished files: temporary names beside the target, hidden from listings.
+        """
         _check_key(folder.removesuffix("/"))
         if self._root is not None:
             with _translated_errors():
@@ -148,14 +155,19 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
-        raise ValueError("not a key: segments of letters, digits, '.', '_' and '-', joined by '/'")
+        raise ValueError("invalid key: use segments of letters, digits, '.', '_' and '-', joined by '/'")
     return key
 
 
 @contextmanager
 def _translated_errors() -> Generator[None]:
-    """Errors of obstore and the system as StoreUnavailable; their texts name paths and stay in the cause."""
+    """Translate errors of obstore and the system into StoreUnavailable.
+
+    Their messages contain paths and stay in the cause.
+    """
     try:
         yield
     except (BaseError, OSError) as error:
-        raise StoreUnavailable("the file store cannot be reached or has no room left") from error
+        raise StoreUnavailable(
+            "the file store is unreachable or full; check storage and free space, then retry"
+        ) from error

@@ -1,4 +1,4 @@
-"""The database's clock: what replicas date and compare by, however far their own clocks are apart."""
+"""The database's clock, which all replicas share for dates and comparisons."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.stores.connections import Connections
 
 POSTGRESQL_NOW: ColumnElement[float] = literal_column("extract(epoch FROM statement_timestamp())::float8", Double)
 SQLITE_NOW: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0", Double)
-"""The clock of the machine, which the processes that share a SQLite file have in common."""
+"""The machine's clock, shared by all processes that use one SQLite file."""
 
 
 class DatabaseClock:
-    """The database's answer to the last `ask`, and what has passed since; before the first, this machine's clock.
+    """The database's last answer plus the elapsed time.
 
-    `ticks` counts seconds and never jumps.
+    Before the first answer, this machine's clock. `ticks` is a monotonic clock in seconds.
     """
 
     def __init__(self, connections: Connections, ticks: Callable[[], float] = time.monotonic) -> None:
@@ -30,9 +30,9 @@ class DatabaseClock:
         return self._ticks() + self._ahead
 
     async def ask(self) -> float:
-        """What time the database says it is. Raises StoreUnavailable."""
+        """Query the database's time in seconds since the epoch. Raises StoreUnavailable."""
         query = select(POSTGRESQL_NOW if self._connections.postgresql else SQLITE_NOW)
-        asked = self._ticks()
+        started = self._ticks()
         now = await self._connections.read(lambda connection: float(connection.execute(query).scalar_one()))
-        self._ahead = now - (asked + self._ticks()) / 2
+        self._ahead = now - (started + self._ticks()) / 2
         return now

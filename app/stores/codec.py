@@ -1,7 +1,7 @@
-"""How a generation is stored: versioned JSON, so that the domain may change while old records stay readable.
+"""Versioned JSON records of generations: old records outlive domain changes.
 
-A record is `{"version": N, "generation": {...}}`. Records without a version are of the first form. Each upgrade takes
-the fields of one version to those of the next.
+A record is `{"version": N, "generation": {...}}`; a record without a version has version 1. Each upgrade converts the
+fields of one version to the next.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from app.domain import Generation
 from app.errors import StoreUnavailable
 
 VERSION = 2
-"""The form that is written."""
+"""The version that is written."""
 
 _generation = TypeAdapter(Generation)
 
 
 def encode(generation: Generation) -> str:
-    """The record of a generation. NaN and infinity are stored as strings."""
+    """Encode a generation as a record. NaN and infinity become strings."""
     fields = pydantic_core.to_json(generation, inf_nan_mode="strings").decode()
     return f'{{"version": {VERSION}, "generation": {fields}}}'
 
 
 def decode(record: str) -> Generation:
-    """The generation of a record of any version up to `VERSION`. Raises StoreUnavailable for a later one."""
+    """Decode a record of any version up to `VERSION`.
+
+    Raises StoreUnavailable for a later version.
+    """
     found = pydantic_core.from_json(record)
     version, fields = found.get("version", 1), found.get("generation", found)
     if version > VERSION:
         raise StoreUnavailable(
-            f"the record has form {version} and this release reads up to {VERSION}: deploy the newer release"
+            f"the record has version {version}; this release reads up to {VERSION}: deploy the newer release"
         )
     for upgrade in _UPGRADES[version - 1 :]:
         upgrade(fields)
@@ -41,7 +44,7 @@ def decode(record: str) -> Generation:
 
 
 def columns(generation: Generation) -> dict[str, Any]:
-    """The columns of a generation's row that its record decides."""
+    """The columns of a generation's row that its record determines."""
     return {
         "owner": generation.spec.owner,
         "status": generation.status,
@@ -55,12 +58,15 @@ def columns(generation: Generation) -> dict[str, Any]:
 
 
 def to_json(data: Mapping[str, Any]) -> str:
-    """`data` as JSON; numbers that JSON cannot hold (NaN, infinities) become null."""
+    """Encode `data` as JSON; NaN and infinities become null."""
     return pydantic_core.to_json(data, inf_nan_mode="null").decode()
 
 
 def _fold_negative_prompt(fields: dict[str, Any]) -> None:
-    """Form 1 to 2: the ranking lists every negative; the negative prompt was counted beside the list."""
+    """Version 1 to 2: `ranking.negatives` contains the negative prompt.
+
+    Version 1 added it implicitly.
+    """
     spec = fields["spec"]
     ranking = spec.setdefault("ranking", {})
     if ranking.pop("own_negative", True) and spec["negative_prompt"]:

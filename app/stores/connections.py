@@ -1,12 +1,12 @@
-"""Connections to SQLite and PostgreSQL: pools, time limits, and the driver's errors as ours.
+"""Connection pools for SQLite and PostgreSQL: time limits, translated errors.
 
-A transaction is a plain function of a connection. On SQLite it runs in a thread, whole, since handing each statement
-to a thread costs more than the statement. Writers of one process queue for one connection and take the file's lock at
-once (BEGIN IMMEDIATE); readers never wait for them. A commit survives the death of the process; the last few may be
-lost with the power (synchronous = NORMAL), never the file.
+A transaction is a plain function of a connection. On SQLite the whole function runs in a thread, since one handover per
+statement costs more than the statement. Writers of one process queue for one connection and lock the file at once
+(BEGIN IMMEDIATE); readers never wait for writers. Commits survive a process crash. A power failure may lose the last
+few commits but never corrupts the file (synchronous = NORMAL).
 
-A pooler such as PgBouncer may run each transaction on another server connection. Where one is found, no prepared
-statement outlives its transaction, and replicas poll unless notifications are seen to arrive.
+A pooler such as PgBouncer may run each transaction on another server connection. Behind one, prepared statements do not
+outlive their transaction, and replicas poll unless notifications arrive.
 """
 
 from __future__ import annotations
@@ -33,42 +33,45 @@ from app.stores.privacy import private_file
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a writer waits for the writers of other processes on the same SQLite file."""
+"""Seconds a writer waits for other processes' writers on the same SQLite file."""
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long a PostgreSQL server may take to accept a connection."""
+"""Timeout for connecting to a PostgreSQL server."""
 
 COMMAND_TIMEOUT_S = 15.0
-"""How long one PostgreSQL statement may take, and a connection to come free for it."""
+"""Timeout of one PostgreSQL statement, and of waiting for a free connection."""
 
 MAX_CONNECTIONS = 10
-"""To PostgreSQL, from one process; two more for its listener and as a spare."""
+"""Pooled PostgreSQL connections per process.
+
+Two more serve the listener and as a spare.
+"""
 
 CHANNEL = "frontrunner"
-"""Where PostgreSQL tells of writes: the id of a generation, or nothing when one may be claimed."""
+"""PostgreSQL channel of writes: a generation's id, or empty when one is claimable."""
 
 ECHO = "echo "
-"""Prefix of the notification that a listener sends to itself to check that notifications arrive."""
+"""Prefix of the notification that a listener sends to itself to verify delivery."""
 
 ECHO_S = 5.0
-"""Seconds within which it must arrive."""
+"""Seconds within which the echo must arrive."""
 
 LISTEN_CHECK_S = 30.0
-"""Seconds between two checks."""
+"""Seconds between two echo checks."""
 
 RECONNECT_S = 1.0
-"""Pause before the listener tries to reach the server again."""
+"""Seconds before the listener reconnects."""
 
-DEAF_S = 600.0
-"""Pause before the listener tries again through a pooler that forwards no notifications."""
+POLL_FALLBACK_S = 600.0
+"""Seconds before the listener retries behind a pooler that drops notifications."""
 
-DEAF = (
+NO_NOTIFICATIONS = (
     "PostgreSQL notifications do not arrive, so this replica polls. To receive them through PgBouncer, set "
     "FRONTRUNNER_DATABASE_URL to a database with pool_mode = session and 12 connections per replica, or to the server"
 )
 
 SQLITE_READERS = 4
-"""Of a SQLite file, from one process."""
+"""Reader connections per process to a SQLite file."""
 
 T = TypeVar("T")
 
@@ -82,7 +85,10 @@ class _Pool(Protocol):
 
 
 class Connections:
-    """Pools for reading and for writing: one and the same except for a SQLite file, which has one writer at a time."""
+    """Pools for reading and for writing.
+
+    Only a SQLite file has two: it allows one writer at a time.
+    """
 
     def __init__(self, url: URL) -> None:
         self.instruments = StoreInstruments()
@@ -95,7 +101,7 @@ class Connections:
 
     @classmethod
     async def open(cls, url: URL) -> Self:
-        """The pools of a database. Raises StoreUnavailable when a server cannot be reached."""
+        """Open the pools of a database. Raises StoreUnavailable if unreachable."""
         connections = cls(url)
         if connections.postgresql:
             connections._driver_errors += _asyncpg_errors()
@@ -105,26 +111,31 @@ class Connections:
         else:
             in_memory = url.database in {None, "", ":memory:"}
             if url.database and not in_memory:
-                _close_to_others(url.database)
+                _restrict_to_owner(url.database)
             connections._writer = _SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
             reader = connections._writer if in_memory else _SqlitePool(connections._url, SQLITE_READERS, "BEGIN")
             connections._reader = reader
         return connections
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, of one snapshot; it may run in a thread. Raises StoreUnavailable."""
+        """Run `work` on one snapshot, maybe in a thread. Raises StoreUnavailable."""
         return await self._run("database_read", self._reader, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, once it is committed; rolled back on any error it raises. Raises StoreUnavailable."""
+        """Run `work` in a transaction, and return its result after the commit.
+
+        Any error that `work` raises rolls it back. Raises StoreUnavailable.
+        """
         return await self._run("database_write", self._writer, work)
 
     async def _run(self, operation: str, pool: _Pool, work: Callable[[Connection], T]) -> T:
         try:
             with self.instruments.measure(operation), self._typed():
                 return await pool.run(work)
-        except (DataError, IntegrityError) as error:  # the statement is at fault, and the store as well as before
-            raise StoreUnavailable("the database refuses what was to be written") from error
+        except (DataError, IntegrityError) as error:  # a faulty statement: the store itself is healthy
+            raise StoreUnavailable(
+                "the database rejected the write; check the server's log for the constraint"
+            ) from error
 
     @contextmanager
     def _typed(self) -> Iterator[None]:
@@ -133,12 +144,15 @@ class Connections:
         except (DataError, IntegrityError):
             raise
         except self._driver_errors as error:
-            raise StoreUnavailable("the database cannot be reached or has no room left") from error
+            raise StoreUnavailable(
+                "the database is unreachable or full; check the server and free space, then retry"
+            ) from error
 
     async def _connect(self, *, kept: bool | None = None) -> Any:
-        """A connection of the driver, which reads the address as PostgreSQL's own tools do (`?sslmode=...`).
+        """Open a driver connection.
 
-        Statements are `kept` prepared, unless there is a pooler.
+        The URL takes PostgreSQL's own options (`?sslmode=...`). Prepared statements are `kept` unless a pooler is in
+        between.
         """
         import asyncpg
 
@@ -147,7 +161,7 @@ class Connections:
         return await asyncpg.connect(address, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S, **cache)
 
     async def _find_pooler(self) -> None:
-        """Detect a pooler: it gives clients a process id of its own, which is not the server's."""
+        """Detect a pooler: its process id differs from the server's."""
         with self._typed():
             connection = await self._connect(kept=False)
             try:
@@ -156,52 +170,55 @@ class Connections:
             finally:
                 connection.terminate()
         if self.pooled:
-            log.info("PostgreSQL is reached through a connection pooler: no prepared statements are kept")
+            log.info("connection pooler detected: prepared statements are not kept")
 
     async def listen(self, on_message: Callable[[str], None], on_state: Callable[[bool], None]) -> None:
-        """Call `on_message` with each payload on the channel, `on_state` with whether all of them arrive. PostgreSQL
-        only.
+        """Receive notifications until cancelled. PostgreSQL only.
+
+        `on_message` gets each payload; `on_state` gets whether notifications arrive.
         """
-        troubles: tuple[type[Exception], ...] = (StoreUnavailable, *self._driver_errors)
+        errors: tuple[type[Exception], ...] = (StoreUnavailable, *self._driver_errors)
         while True:
             pause = RECONNECT_S
             try:
                 connection = await self._connect()
                 try:
-                    await self._hear(connection, on_message, on_state)
-                    pause = DEAF_S if self.pooled else RECONNECT_S
+                    await self._receive(connection, on_message, on_state)
+                    pause = POLL_FALLBACK_S if self.pooled else RECONNECT_S
                 finally:
                     on_state(False)
                     connection.terminate()
-            except troubles:
-                log.debug("nothing can be heard from the database")
+            except errors:
+                log.debug("the notification listener lost the database; reconnecting")
             await asyncio.sleep(pause)
 
-    async def _hear(self, connection: Any, heard: Callable[[str], None], ready: Callable[[bool], None]) -> None:
-        """Listen until the connection is lost, or a notification that this process sends on another one is missing."""
-        word, echo, lost = ECHO + secrets.token_hex(8), asyncio.Event(), asyncio.Event()
+    async def _receive(
+        self, connection: Any, on_message: Callable[[str], None], on_state: Callable[[bool], None]
+    ) -> None:
+        """Listen until the connection or an echo from another connection is lost."""
+        echo_payload, echo, lost = ECHO + secrets.token_hex(8), asyncio.Event(), asyncio.Event()
 
-        def received(*given: object) -> None:
-            payload = str(given[-1])
-            if payload == word:
+        def received(*arguments: object) -> None:
+            payload = str(arguments[-1])
+            if payload == echo_payload:
                 echo.set()
             elif not payload.startswith(ECHO):
-                heard(payload)
+                on_message(payload)
 
         connection.add_termination_listener(lambda *_: lost.set())
         await connection.add_listener(CHANNEL, received)
         open_before = False
         while not lost.is_set():
             echo.clear()
-            await self.write(lambda connection: connection.execute(telling(word)))
+            await self.write(lambda connection: connection.execute(notify_statement(echo_payload)))
             if not await _set_within(echo, ECHO_S) and not lost.is_set():
                 await connection.remove_listener(CHANNEL, received)
-                log.warning(DEAF)
+                log.warning(NO_NOTIFICATIONS)
                 return
             if not open_before:
                 open_before = True
-                ready(True)
-                heard("")
+                on_state(True)
+                on_message("")
             await _set_within(lost, LISTEN_CHECK_S)
 
     async def close(self) -> None:
@@ -210,8 +227,8 @@ class Connections:
         await self._writer.close()
 
 
-def telling(payload: str) -> Select[Any]:
-    """Notifies every listener once its transaction is committed. PostgreSQL only."""
+def notify_statement(payload: str) -> Select[Any]:
+    """Statement that notifies all listeners at commit. PostgreSQL only."""
     return select(func.pg_notify(CHANNEL, payload))
 
 
@@ -222,14 +239,14 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-def inserting(connection: Connection, table: Table) -> Any:
-    """An insert that may say what to do on a conflict, in the connection's dialect."""
+def dialect_insert(connection: Connection, table: Table) -> Any:
+    """An INSERT that supports ON CONFLICT, in the connection's dialect."""
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return make(table)
 
 
-def _close_to_others(database: str) -> None:
-    """The file, and those that SQLite keeps beside it, which otherwise are as the file is."""
+def _restrict_to_owner(database: str) -> None:
+    """Restrict the file and SQLite's companion files to their owner."""
     private_file(Path(database))
     for beside in ("-wal", "-shm"):
         if (path := Path(database + beside)).exists():
@@ -240,7 +257,7 @@ def _asyncpg_errors() -> tuple[type[Exception], ...]:
     try:
         import asyncpg
     except ImportError as error:
-        raise StoreUnavailable("PostgreSQL needs another package: pip install 'frontrunner[production]'") from error
+        raise StoreUnavailable("PostgreSQL requires asyncpg: pip install 'frontrunner[production]'") from error
     return asyncpg.PostgresError, asyncpg.InterfaceError
 
 
@@ -249,7 +266,7 @@ async def _no_codec(_: object) -> None:
 
 
 class _PostgresqlPool:
-    """Asynchronous connections; the driver waits where `work` does."""
+    """Asynchronous connections; `work` runs on a greenlet that waits for the driver."""
 
     def __init__(self, url: URL, connect: Callable[[], Awaitable[Any]], *, kept: bool) -> None:
         self._engine = create_async_engine(
@@ -261,7 +278,7 @@ class _PostgresqlPool:
             pool_timeout=COMMAND_TIMEOUT_S,
             connect_args={} if kept else {"prepared_statement_cache_size": 0},
         )
-        # The dialect asks for the types of JSON outside any transaction, which a pooler may tear apart; none is used.
+        # The dialect looks up JSON types outside a transaction, which fails behind a pooler; no JSON type is used.
         self._engine.dialect.setup_asyncpg_json_codec = _no_codec  # type: ignore[attr-defined]
         self._engine.dialect.setup_asyncpg_jsonb_codec = _no_codec  # type: ignore[attr-defined]
 
@@ -274,7 +291,7 @@ class _PostgresqlPool:
 
 
 class _SqlitePool:
-    """As many threads as connections; each transaction begins with `begin`."""
+    """One thread per connection; each transaction starts with the `begin` statement."""
 
     def __init__(self, url: URL, connections: int, begin: str) -> None:
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="sqlite")
@@ -292,7 +309,9 @@ class _SqlitePool:
         try:
             running = self._threads.submit(_transaction, self._engine, work)
         except RuntimeError as error:
-            raise StoreUnavailable("the database was closed, or no thread can be had for it") from error
+            raise StoreUnavailable(
+                "the database is closed, or no thread is available; reopen it or raise the thread limit"
+            ) from error
         return await asyncio.wrap_future(running)
 
     async def close(self) -> None:

@@ -1,11 +1,13 @@
-"""Generations and their event logs in a SQL database. Owns transactions, and no rule of the product.
+"""SQL store of generations and their event logs.
 
-A generation is one row that carries its whole record as JSON beside the few columns that queries need. A log line's
-number comes out of the same statement that locks its generation, so numbers have no gaps however many processes
-append. That statement also asks for the claim's token, so that a process which lost its claim writes nothing.
+It owns the transactions; product rules live in the service.
 
-Claims are timed by PostgreSQL's clock, on SQLite by the machine's monotonic clock: a wall clock that jumps moves no
-claim. Everything else is dated by the database's wall clock, see `clock`.
+A generation is one row: its record as JSON, and the columns that queries need. One statement locks the row, checks the
+claim token and assigns event numbers. Numbers therefore have no gaps under concurrent writers, and a process that lost
+its claim writes nothing.
+
+Leases use PostgreSQL's clock; on SQLite, the machine's monotonic clock, so wall-clock jumps expire no claim. All other
+times come from the database's wall clock, see `clock`.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ from sqlalchemy import (
 
 from app.domain import Event, EventKind, Generation, Status
 from app.stores import codec
-from app.stores.api_keys import CHARGE, Refused, charge_quota, give_back, used
+from app.stores.api_keys import CHARGE_COLUMNS, QuotaRefused, charge_quota, quota_used, refund_quota
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
-from app.stores.connections import Connections, inserting, telling
+from app.stores.connections import Connections, dialect_insert, notify_statement
 from app.stores.migrations import migrate
 from app.stores.protocols import (
     Claim,
@@ -51,7 +53,7 @@ from app.stores.protocols import (
     QuotaUsage,
 )
 from app.stores.schema import events, generations, idempotency, identity, webhooks
-from app.stores.webhooks import entry
+from app.stores.webhooks import outbox_row
 
 _OPEN = [status.value for status in Status if not status.is_final]
 _FINAL = [status.value for status in Status if status.is_final]
@@ -61,11 +63,11 @@ _IDS_PER_STATEMENT = 500
 
 
 class _KeyTaken(Exception):
-    """Another generation has the key; ends the transaction."""
+    """Another generation holds the idempotency key; rolls the transaction back."""
 
 
 class SqlGenerationStore:
-    """`GenerationStore` over SQLAlchemy. Made by `open`; belongs to the event loop it was opened in."""
+    """`GenerationStore` over SQLAlchemy; use it in the event loop that opened it."""
 
     def __init__(self, connections: Connections, monotonic: Callable[[], float]) -> None:
         self._connections = connections
@@ -75,11 +77,11 @@ class SqlGenerationStore:
 
     @classmethod
     async def open(cls, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> Self:
-        """Connect, and bring the tables up to date.
+        """Connect and migrate the tables.
 
-        `sqlite:///folder/file` needs the folder; `sqlite://` lives in memory until it is closed; or
-        `postgresql://user@host/name`. `monotonic` times claims on SQLite. Raises StoreUnavailable, also when the
-        database was made by a later release.
+        `url` is `sqlite:///folder/file` (the folder must exist), `sqlite://` (in memory, until closed) or
+        `postgresql://user@host/name`. `monotonic` times leases on SQLite. Raises StoreUnavailable, also when a later
+        release created the database.
         """
         store = cls(await Connections.open(make_url(url)), monotonic)
         try:
@@ -91,7 +93,7 @@ class SqlGenerationStore:
 
     @property
     def connections(self) -> Connections:
-        """For the other stores in the same database."""
+        """The connections, for other stores in the same database."""
         return self._connections
 
     async def _prepare(self) -> None:
@@ -134,15 +136,15 @@ class SqlGenerationStore:
             if key is not None:
                 self._take_key(connection, key, generation.id)
             if generation.webhook is not None and not generation.status.is_final:
-                connection.execute(insert(webhooks), entry(generation.id, generation.webhook))
+                connection.execute(insert(webhooks), outbox_row(generation.id, generation.webhook))
             self._notify(connection, "" if claim is None else generation.id)
             return charge_quota(connection, generation.id, charge) if charge is not None else None
 
         while True:
             try:
                 return await self._connections.write(insert_all)
-            except Refused as refused:
-                return refused.spent
+            except QuotaRefused as refused:
+                return refused.usage
             except _KeyTaken:
                 assert key is not None
                 earlier = await self.find_idempotent(key.owner, key.key)
@@ -150,7 +152,7 @@ class SqlGenerationStore:
                     return earlier
 
     def _unclaimed(self, connection: Connection) -> int:
-        """Candidates of open generations that nobody has claimed; nobody else adds any before this transaction ends."""
+        """Unclaimed candidates of open generations; locked until the transaction ends."""
         if self._connections.postgresql:
             connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
         waiting = select(func.coalesce(func.sum(generations.c.candidates), 0)).where(
@@ -160,15 +162,15 @@ class SqlGenerationStore:
 
     def _take_key(self, connection: Connection, key: KeyRecord, generation_id: str) -> None:
         row = {"owner": key.owner, "key": key.key, "fingerprint": key.fingerprint, "generation_id": generation_id}
-        taken = connection.execute(inserting(connection, idempotency).values(row).on_conflict_do_nothing())
-        if taken.rowcount == 0:
+        inserted = connection.execute(dialect_insert(connection, idempotency).values(row).on_conflict_do_nothing())
+        if inserted.rowcount == 0:
             raise _KeyTaken
 
     async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """See GenerationStore."""
         columns = codec.columns(generation) | self._lease(None if generation.status.is_final else claim)
-        due = generation.delivered if generation.status.is_final else None
-        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, due=due)
+        delivered = generation.delivered if generation.status.is_final else None
+        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, delivered=delivered)
 
     async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """See GenerationStore."""
@@ -186,7 +188,7 @@ class SqlGenerationStore:
         columns = codec.columns(generation) | self._lease(None)
         lapsed = true() if unattended_s is None else self._unattended(unattended_s)
         allowed = and_(generations.c.status.in_(_OPEN), lapsed)
-        return await self._write(generation.id, columns, lines, allowed, due=generation.delivered)
+        return await self._write(generation.id, columns, lines, allowed, delivered=generation.delivered)
 
     async def _write(
         self,
@@ -195,14 +197,14 @@ class SqlGenerationStore:
         lines: Sequence[NewEvent],
         allowed: ColumnElement[bool],
         notify: str | None = None,
-        due: int | None = None,
+        delivered: int | None = None,
     ) -> bool:
-        """One update of an allowed row and of its log. `due` are the candidates that an end is charged for."""
+        """Update one row if `allowed`, append to its log, and settle the charge if given."""
         advance = (
             update(generations)
             .where(generations.c.id == generation_id, allowed)
             .values(last_seq=generations.c.last_seq + len(lines), **columns)
-            .returning(generations.c.last_seq, *CHARGE)
+            .returning(generations.c.last_seq, *CHARGE_COLUMNS)
         )
 
         def write(connection: Connection) -> bool:
@@ -212,8 +214,8 @@ class SqlGenerationStore:
             self._log(connection, generation_id, row.last_seq - len(lines) + 1, lines)
             if lines or notify is not None:
                 self._notify(connection, generation_id if notify is None else notify)
-            if due is not None:
-                give_back(connection, row, due)
+            if delivered is not None:
+                refund_quota(connection, row, delivered)
             return True
 
         return await self._connections.write(write)
@@ -227,19 +229,19 @@ class SqlGenerationStore:
         if rows:
             connection.execute(insert(events), rows)
 
-    async def attend(self, generation_id: str) -> None:
+    async def record_attendance(self, generation_id: str) -> None:
         """See GenerationStore."""
         row = generations.c
         seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(_OPEN))
         await self._connections.write(lambda connection: connection.execute(seen.values(attended=self._now())))
 
-    async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
+    async def list_unattended(self, span_s: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         query = select(generations.c.id).where(generations.c.status.in_(_OPEN), self._unattended(span_s)).limit(limit)
         return [row.id for row in await self._read(query)]
 
     def _unattended(self, span_s: float) -> ColumnElement[bool]:
-        """Noted too long ago, or by the clock of an earlier boot."""
+        """Last followed too long ago, or dated by the clock of an earlier boot."""
         now = self._now()
         return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
 
@@ -283,24 +285,24 @@ class SqlGenerationStore:
         rows = await self._read(query)
         return IdempotencyMatch(rows[0].generation_id, rows[0].fingerprint) if rows else None
 
-    async def used(self, key_id: str, window: int) -> int:
+    async def quota_used(self, key_id: str, window: int) -> int:
         """See GenerationStore."""
-        return await self._connections.read(lambda connection: used(connection, key_id, window))
+        return await self._connections.read(lambda connection: quota_used(connection, key_id, window))
 
     async def get(self, generation_id: str) -> Generation | None:
         """See GenerationStore."""
         rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
         return codec.decode(rows[0].record) if rows else None
 
-    async def known(self, generation_ids: Collection[str]) -> set[str]:
+    async def existing_ids(self, generation_ids: Collection[str]) -> set[str]:
         """See GenerationStore."""
-        asked, found = list(generation_ids), set[str]()
-        for start in range(0, len(asked), _IDS_PER_STATEMENT):
-            query = select(generations.c.id).where(generations.c.id.in_(asked[start : start + _IDS_PER_STATEMENT]))
+        requested, found = list(generation_ids), set[str]()
+        for start in range(0, len(requested), _IDS_PER_STATEMENT):
+            query = select(generations.c.id).where(generations.c.id.in_(requested[start : start + _IDS_PER_STATEMENT]))
             found |= {row.id for row in await self._read(query)}
         return found
 
-    async def identity(self) -> str:
+    async def database_id(self) -> str:
         """See GenerationStore."""
         return str((await self._read(select(identity.c.id)))[0].id)
 
@@ -315,11 +317,11 @@ class SqlGenerationStore:
         rows = await self._read(query)
         return [Event(row.seq, EventKind(row.kind), pydantic_core.from_json(row.data), row.created) for row in rows]
 
-    async def expired(self, created_before: float, limit: int = 100) -> list[str]:
+    async def list_expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         return await self._older(created_before, generations.c.status.in_(_FINAL), limit)
 
-    async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
+    async def list_abandoned(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         table = generations.c
         idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
@@ -332,16 +334,17 @@ class SqlGenerationStore:
 
     async def delete(self, generation_id: str) -> bool:
         """See GenerationStore."""
-        remove = delete(generations).where(generations.c.id == generation_id).returning(generations.c.status, *CHARGE)
+        row = generations.c
+        remove = delete(generations).where(row.id == generation_id).returning(row.status, *CHARGE_COLUMNS)
 
-        def forget(connection: Connection) -> bool:
-            gone = connection.execute(remove).first()
-            if gone is not None and gone.status in _OPEN:
-                give_back(connection, gone, 0)
+        def remove_row(connection: Connection) -> bool:
+            deleted = connection.execute(remove).first()
+            if deleted is not None and deleted.status in _OPEN:
+                refund_quota(connection, deleted, 0)
             self._notify(connection, generation_id)
-            return gone is not None
+            return deleted is not None
 
-        return await self._connections.write(forget)
+        return await self._connections.write(remove_row)
 
     @property
     def notifies(self) -> bool:
@@ -356,10 +359,10 @@ class SqlGenerationStore:
     async def ping(self) -> None:
         """See GenerationStore."""
         await self._read(text("SELECT 1 FROM alembic_version"))
-        await self._connections.instruments.check("database_write", self._attempt)
+        await self._connections.instruments.check("database_write", self._probe_write)
 
-    async def _attempt(self) -> None:
-        """Write, and leave all as it is. SQLite writes no page that an update does not change."""
+    async def _probe_write(self) -> None:
+        """Write and restore; SQLite skips writing pages without changes."""
 
         def change(connection: Connection) -> None:
             connection.execute(update(identity).values(id=identity.c.id + " "))
@@ -371,13 +374,13 @@ class SqlGenerationStore:
         """See GenerationStore."""
         await self._connections.close()
 
-    def _set_notifying(self, now: bool) -> None:
-        self._notifying = now
+    def _set_notifying(self, notifying: bool) -> None:
+        self._notifying = notifying
 
     def _notify(self, connection: Connection, payload: str) -> None:
-        """Reaches the listeners when the transaction is committed."""
+        """Notify listeners when the transaction commits."""
         if self._connections.postgresql:
-            connection.execute(telling(payload))
+            connection.execute(notify_statement(payload))
 
     def _now(self) -> ColumnElement[float] | float:
         if self._connections.postgresql:

@@ -1,6 +1,6 @@
-"""How long stores take and how often they fail, by operation. Counted where a store is used, told by /metrics.
+"""Durations and failures of store operations, exported by /metrics.
 
-A full disk shows in writes only, and in large ones first: what has failed lately is what readiness asks about.
+A full disk fails only writes, large ones first; readiness therefore checks operations that failed recently.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from time import monotonic, perf_counter
 from app.errors import StoreUnavailable
 
 HOLD_S = 10.0
-"""How long a store counts as failing after an operation has failed: longer than followers wait to try again."""
+"""Seconds a store counts as failing after a failure.
+
+Longer than recorders wait before a retry.
+"""
 
 
 class StoreInstruments:
-    """Totals since the process began, by operation."""
+    """Totals by operation since the process started."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -27,7 +30,7 @@ class StoreInstruments:
 
     @contextmanager
     def measure(self, operation: str) -> Iterator[None]:
-        """Count this block as one call, and as a failure if the store was unavailable."""
+        """Count this block as one call, and as a failure on StoreUnavailable."""
         start = perf_counter()
         try:
             yield
@@ -40,13 +43,13 @@ class StoreInstruments:
             self.seconds[operation] += perf_counter() - start  # type: ignore[assignment]
 
     async def check(self, operation: str, attempt: Callable[[], Awaitable[object]]) -> None:
-        """Return if the operation has not failed lately, nor does it now that it is attempted.
+        """Return if the operation did not fail recently and `attempt` succeeds.
 
-        Raises StoreUnavailable. Costs nothing where all is well.
+        Without a recent failure, `attempt` is not called. Raises StoreUnavailable.
         """
         if operation not in self._failed:
             return
         await attempt()
         if monotonic() - self._failed[operation] < HOLD_S:
-            raise StoreUnavailable("a write has failed a moment ago")
+            raise StoreUnavailable(f"a write failed within the last {HOLD_S:g} s; retry later")
         del self._failed[operation]

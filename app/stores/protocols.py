@@ -1,4 +1,7 @@
-"""Protocols of the stores. SQL modules of this package implement them, `blobs` the image store."""
+"""Protocols of the stores. SQL modules implement them; `blobs` stores files.
+
+Every SQL method is one transaction. Every method raises StoreUnavailable while its store is unreachable or full.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from app.domain import Event, EventKind, Generation, TasteProfile, Vote
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event not yet written: the store gives it its number and time."""
+    """An event to append; the store assigns its number and time."""
 
     kind: EventKind
     data: Mapping[str, Any]
@@ -20,7 +23,10 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to write one generation. `token` is new with each claim; it lapses `lease_s` after the last write."""
+    """The right to write one generation.
+
+    Each claim has a new `token` and expires `lease_s` after the last write.
+    """
 
     token: str
     lease_s: float
@@ -28,7 +34,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A generation that was claimed for the `claims`-th time, from 1 at its submit; claims given back do not count."""
+    """A claimed generation, with the number of its claims so far.
+
+    The claim at submit counts; released claims do not.
+    """
 
     generation: Generation
     claims: int
@@ -36,7 +45,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Claimable:
-    """A generation that any process may claim, and how many candidates it has."""
+    """A generation that any process may claim, and its number of candidates."""
 
     generation_id: str
     candidates: int
@@ -44,7 +53,7 @@ class Claimable:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A caller's idempotency key, and the fingerprint of the request that came with it."""
+    """A caller's idempotency key, with the fingerprint of its request."""
 
     owner: str
     key: str
@@ -53,7 +62,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyMatch:
-    """The generation that took a key first, and the fingerprint of its request."""
+    """The generation that holds a key, with the fingerprint of its request."""
 
     generation_id: str
     fingerprint: str
@@ -61,7 +70,7 @@ class IdempotencyMatch:
 
 @dataclass(frozen=True, slots=True)
 class QuotaCharge:
-    """Candidates to count against the `quota` of a key in one of its windows, which are numbered."""
+    """Candidates to charge to a key's `quota` in one of its numbered windows."""
 
     key_id: str
     window: int
@@ -71,18 +80,18 @@ class QuotaCharge:
 
 @dataclass(frozen=True, slots=True)
 class QuotaUsage:
-    """Whether a bill was within the quota, and what is used of it now."""
+    """Whether the quota covers a charge, and the resulting usage."""
 
     granted: bool
     used: int
 
 
 class QueueFull(Exception):
-    """As many candidates wait to be claimed as may."""
+    """The queue holds the maximum number of unclaimed candidates."""
 
 
 class GenerationStore(Protocol):
-    """Generations and their event logs: the queue. Every method is one transaction. Raises StoreUnavailable."""
+    """Generations and their event logs: the queue."""
 
     async def create(
         self,
@@ -94,164 +103,142 @@ class GenerationStore(Protocol):
         charge: QuotaCharge | None = None,
         room: int | None = None,
     ) -> IdempotencyMatch | QuotaUsage | None:
-        """Insert a new generation with the first lines of its log; without a claim any process may take it.
+        """Insert a generation and its first events; unclaimed, any process may run it.
 
-        With a bill, which is of the generation's owner, its candidates are charged in the same transaction. The
-        transaction that makes the generation final charges it for what it has `delivered` instead, as long as the
-        window lasts. Nothing is written or charged when an earlier generation has the key, which is then returned, or
-        when the bill is not granted. Raises QueueFull when more than `room` candidates would then be waiting for a
-        claim.
+        `charge` is charged to the owner's key in the same transaction. The transaction that ends the generation lowers
+        the charge to what was `delivered`, while the window lasts. Nothing is written when another generation holds the
+        key (returned) or when the quota does not cover the charge. Raises QueueFull when more than `room` candidates
+        would be unclaimed.
         """
-        ...
 
     async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
-        """Replace the record, append to its log and prolong the claim, or end it when the generation is final.
+        """Replace the record, append events, and extend the claim or end it if final.
 
-        False, and nothing is written, when it was forgotten or is no longer claimed by that token.
+        Returns False, and writes nothing, if the generation was deleted or the claim was lost.
         """
-        ...
 
     async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
-        """Append to the log and prolong the claim, leaving the record alone; False as for `save`."""
-        ...
+        """Append events and extend the claim. Returns False as `save` does."""
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
-        """Replace the record and give the claim back: any process may have it now; False as for `save`."""
-        ...
+        """Replace the record and release the claim. Returns False as `save` does."""
 
     async def settle(
         self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
     ) -> bool:
-        """Make it final whoever has claimed it; False when it was forgotten or is final already.
+        """End it, regardless of claims; False if deleted or already final.
 
-        With `unattended_s` only if no client has followed it for so long.
+        With `unattended_s`, only if no client has followed it for that many seconds.
         """
-        ...
 
-    async def attend(self, generation_id: str) -> None:
-        """Note that a client follows an open generation that is `attended`; of others nothing is noted."""
-        ...
+    async def record_attendance(self, generation_id: str) -> None:
+        """Record that a client follows it, if it is open and `attended`."""
 
-    async def unattended(self, span_s: float, limit: int = 100) -> list[str]:
-        """Ids of open `attended` generations that no client has followed for `span_s`, at first since `create`."""
-        ...
+    async def list_unattended(self, span_s: float, limit: int = 100) -> list[str]:
+        """Ids of open `attended` generations that no client has followed for `span_s`.
+
+        The period starts at `create`.
+        """
 
     async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
-        """The oldest of at most `max_candidates` candidates that `claim` could give.
+        """The oldest claimable generation of at most `max_candidates` candidates.
 
-        `lease_s` is the length of claims that do not tell their own.
+        `lease_s` applies to claims stored without a lease.
         """
-        ...
 
     async def claim(
         self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
-        """Claim the oldest open generation for these models that nobody has, or whose claim has lapsed.
+        """Claim the oldest open generation for these models that is unclaimed or expired.
 
-        None when there is none, or when it has more than `room` candidates. Those of more than `max_candidates` are
-        passed over.
+        Returns None if there is none, or if it has more than `room` candidates. Generations with more than
+        `max_candidates` are skipped.
         """
-        ...
 
     async def find_idempotent(self, owner: str, key: str) -> IdempotencyMatch | None:
-        """The generation that has this owner's key."""
-        ...
+        """The generation that holds this owner's key."""
 
-    async def used(self, key_id: str, window: int) -> int:
-        """Candidates that a key is charged for in one of its windows."""
-        ...
+    async def quota_used(self, key_id: str, window: int) -> int:
+        """Candidates charged to a key in one of its windows."""
 
     async def get(self, generation_id: str) -> Generation | None:
         """The record, or None."""
-        ...
 
-    async def known(self, generation_ids: Collection[str]) -> set[str]:
-        """Those of them that have a record."""
-        ...
+    async def existing_ids(self, generation_ids: Collection[str]) -> set[str]:
+        """The given ids that have a record."""
 
-    async def identity(self) -> str:
-        """What tells this database from others, for as long as it lives."""
-        ...
+    async def database_id(self) -> str:
+        """The database's permanent unique id."""
 
     async def events(self, generation_id: str, after: int, limit: int = 500) -> list[Event]:
-        """Lines with `seq` > `after`, oldest first."""
-        ...
+        """Events with `seq` > `after`, oldest first."""
 
-    async def expired(self, created_before: float, limit: int = 100) -> list[str]:
-        """Ids of final generations older than that."""
-        ...
+    async def list_expired(self, created_before: float, limit: int = 100) -> list[str]:
+        """Ids of final generations created before then."""
 
-    async def abandoned(self, created_before: float, limit: int = 100) -> list[str]:
-        """Ids of open generations older than that which nobody works on."""
-        ...
+    async def list_abandoned(self, created_before: float, limit: int = 100) -> list[str]:
+        """Ids of unclaimed open generations created before then."""
 
     async def delete(self, generation_id: str) -> bool:
-        """Forget the record, its log and its key; False when there was none. An open one is charged for nothing."""
-        ...
+        """Delete the record, its log and its key; False if there is none.
+
+        An open generation's charge is refunded.
+        """
 
     @property
     def notifies(self) -> bool:
-        """Whether `listen` hears of every write at this moment; else look again and again."""
-        ...
+        """Whether `listen` currently receives every write; if not, poll."""
 
     async def listen(self, notify: Callable[[str], None]) -> None:
-        """Call `notify` with the id of each generation that any process writes, "" when something may be claimed.
+        """Call `notify` with each written generation's id, or "" when one is claimable.
 
-        Runs until cancelled, through lost connections; returns at once when the database tells nothing.
+        Runs until cancelled and reconnects. Returns at once if the database sends no notifications.
         """
-        ...
 
     def clock(self) -> float:
-        """Seconds since the epoch by the clock that all replicas share, as far as it is known since the last `now`."""
-        ...
+        """Seconds since the epoch by the shared clock, as of the last `now`."""
 
     async def now(self) -> float:
-        """Seconds since the epoch, asked of the database; `clock` goes by the answer from now on."""
-        ...
+        """Query the database's time in seconds since the epoch, and set `clock` by it."""
 
     async def ping(self) -> None:
-        """Return when the database answers, and takes writes if one has failed lately. Raises StoreUnavailable."""
-        ...
+        """Return if the database answers, and accepts writes if one failed recently."""
 
     async def close(self) -> None:
-        """Release connections."""
-        ...
+        """Close the connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileCaps:
-    """What one owner may store: profiles, and the bytes of their vectors together."""
+    """Storage limits per owner: profiles, and bytes of all their vectors."""
 
     profiles: int = 100
     size: int = 64 * 2**20
 
 
 @dataclass
-class OverCap(Exception):
-    """What is to be written would make `stored` of what `caps` allow."""
+class ProfileCapsExceeded(Exception):
+    """The write would take `stored` above `caps`."""
 
     stored: ProfileCaps
     caps: ProfileCaps
 
 
 class VoteStore(Protocol):
-    """Profiles of taste, by owner and name. Every method is one transaction. Raises StoreUnavailable.
+    """Taste profiles by owner and name.
 
-    What would take an owner over the store's `ProfileCaps` raises OverCap, and nothing is written. Replicas never pass
-    them together.
+    A write above the store's `ProfileCaps` raises ProfileCapsExceeded and writes nothing, even with concurrent
+    replicas.
     """
 
     async def list_profiles(self, owner: str) -> list[str]:
-        """The owner's profiles, sorted."""
-        ...
+        """The owner's profile names, sorted."""
 
     async def version(self, owner: str, profile: str) -> str | None:
-        """Another text whenever the profile has changed; None when there is none."""
-        ...
+        """A string that changes with the profile; None if there is no profile."""
 
     async def read(self, owner: str, profile: str) -> TasteProfile | None:
-        """The profile with its votes in the order they were cast."""
-        ...
+        """The profile, with its votes in casting order."""
 
     async def add(
         self,
@@ -263,23 +250,20 @@ class VoteStore(Protocol):
         *,
         known: TasteProfile | None,
     ) -> bool:
-        """Write the head of `contents`, add the `new` votes and forget those that are `removed`.
+        """Write the head of `contents`, add `new` votes and delete `removed` ones.
 
-        False, and nothing written, when the profile is no longer as it was `known`.
+        Returns False, and writes nothing, if the profile no longer equals `known`.
         """
-        ...
 
     async def replace(self, owner: str, profile: str, contents: TasteProfile) -> None:
-        """Write `contents` in place of what is there."""
-        ...
+        """Replace the whole profile with `contents`."""
 
     async def delete(self, owner: str, profile: str) -> bool:
-        """Forget it; False when there was none."""
-        ...
+        """Delete the profile; False if there is none."""
 
 
 class Permission(StrEnum):
-    """What a key allows. `ADMIN` is all of it, on everybody's generations."""
+    """What a key allows. `ADMIN` includes all, on every owner's generations."""
 
     GENERATE = "generate"
     RANK = "rank"
@@ -289,10 +273,10 @@ class Permission(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A caller's key without its secret part: `digest` is that one's SHA-256.
+    """A caller's key without its secret part, of which `digest` is the SHA-256.
 
-    `quota` candidates may be asked for in every window of `window_s` seconds, None is no limit. `secret` signs its
-    webhooks (`whsec_` and base64). `revoked` is when it ceased to be good.
+    `quota` limits candidates per window of `window_s` seconds; None is unlimited. `secret` signs its webhooks (`whsec_`
+    and base64). `revoked` is the time of revocation.
     """
 
     id: str
@@ -307,24 +291,21 @@ class ApiKey:
 
 
 class ApiKeyStore(Protocol):
-    """API keys. Every method is one transaction. Raises StoreUnavailable."""
+    """API keys."""
 
     async def list_keys(self) -> list[ApiKey]:
-        """All of them, oldest first, revoked ones too."""
-        ...
+        """All keys, oldest first, including revoked ones."""
 
     async def add(self, key: ApiKey) -> None:
-        """Keep a new one."""
-        ...
+        """Store a new key."""
 
     async def revoke(self, key_id: str, now: float) -> bool:
-        """From now on it is refused; False when there is none that is good."""
-        ...
+        """Revoke a key; False if there is no active one."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingDelivery:
-    """A webhook whose time has come: its generation, the attempts that were made, and the host that it goes to."""
+    """A due webhook: its generation, past attempts and target host."""
 
     generation: Generation
     attempts: int
@@ -337,62 +318,53 @@ class PendingDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
-    """How many attempts one process makes at once: in all, for one owner, and for one owner to one host."""
+class DeliveryLimits:
+    """Concurrent deliveries per process: total, per owner, per owner and host."""
 
-    in_all: int
-    of_owner: int
-    to_host: int
+    total: int
+    per_owner: int
+    per_host: int
 
 
 class WebhookOutbox(Protocol):
-    """The outbox of webhooks. `GenerationStore.create` puts in what a generation asks for. Raises StoreUnavailable."""
+    """The webhook outbox, filled by `GenerationStore.create`."""
 
     async def lease_due(
-        self, now: float, lease_s: float, limits: Attempts, under_way: Sequence[tuple[str, str]]
+        self, now: float, lease_s: float, limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]
     ) -> list[PendingDelivery]:
-        """Webhooks of ended generations that are due; no other process gets them for `lease_s`.
+        """Lease due webhooks of ended generations for `lease_s`.
 
-        `under_way` holds owner and host of each attempt of this process. Owners and hosts with the fewest come first.
+        `in_flight` holds owner and host of each attempt of this process. Owners and hosts with the fewest come first.
+        Other processes skip leased webhooks.
         """
-        ...
 
     async def reschedule(self, generation_id: str, due: float, attempts: int) -> None:
-        """It is due again then, after that many attempts."""
-        ...
+        """Set when it is due again, and its number of attempts."""
 
     async def remove(self, generation_id: str) -> None:
-        """It was delivered, or never will be."""
-        ...
+        """Remove it, delivered or given up."""
 
     async def count_pending(self) -> int:
-        """Webhooks of ended generations that are not yet delivered."""
-        ...
+        """Undelivered webhooks of ended generations."""
 
 
 class BlobStore(Protocol):
-    """Files by key (`generations/<id>/...`). Raises StoreUnavailable when the store is out of reach or full."""
+    """Files by key (`generations/<id>/...`)."""
 
     async def put(self, key: str, data: bytes) -> None:
-        """Write or overwrite; readers see all of it or nothing."""
-        ...
+        """Write or overwrite atomically."""
 
     async def get(self, key: str) -> bytes | None:
         """The bytes, or None."""
-        ...
 
     async def ping(self) -> None:
-        """Return at once, or when files can be written if that has failed lately. Raises StoreUnavailable."""
-        ...
+        """Return if no write failed recently, or if a test write succeeds."""
 
     async def folders(self, folder: str) -> list[str]:
-        """Names of the folders right inside `folder`, which ends with `/`; some stores name empty ones too."""
-        ...
+        """Names of the subfolders of `folder/`; some stores include empty ones."""
 
     async def delete_prefix(self, prefix: str) -> int:
-        """Delete every key that starts with `prefix`, how many there were. What killed writers left there goes too."""
-        ...
+        """Delete and count keys that start with `prefix`, and delete unfinished files."""
 
     async def delete_unfinished(self, folder: str) -> None:
-        """Delete what writers that were killed have left of unfinished files in `folder`, which ends with `/`."""
-        ...
+        """Delete unfinished files of killed writers in `folder`, which ends with `/`."""

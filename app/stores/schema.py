@@ -1,4 +1,4 @@
-"""The tables as they are now. How older ones become them is `migrations`."""
+"""The current tables. `migrations` upgrades older ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ idempotency = Table(
     Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
 )
 identity = Table("identity", metadata, Column("id", String(64), primary_key=True))
-"""One row."""
+"""One row with the database's id."""
 
 taste_profiles = Table(
     "taste_profiles",

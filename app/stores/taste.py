@@ -1,4 +1,4 @@
-"""Votes in the SQL database, beside the generations they were cast on but not bound to their life."""
+"""Taste votes in the SQL database; they outlive the generations they refer to."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from app.domain import TasteProfile, Vote, VoteKind
-from app.stores.connections import Connections, inserting
-from app.stores.protocols import OverCap, ProfileCaps
+from app.stores.connections import Connections, dialect_insert
+from app.stores.protocols import ProfileCaps, ProfileCapsExceeded
 from app.stores.schema import taste_profiles as profiles
 from app.stores.schema import taste_votes as votes
 
 _OWNER_LOCK = 465_032
 _DELETE_BATCH = 500
-"""Votes that one statement forgets."""
+"""Votes deleted per statement."""
 
 
 class SqlVoteStore:
-    """`SqlVoteStore` over the connections of the `SqlGenerationStore`, which closes them."""
+    """`VoteStore` over the connections of `SqlGenerationStore`, which closes them."""
 
     def __init__(self, connections: Connections, caps: ProfileCaps | None = None) -> None:
         self._connections = connections
@@ -66,11 +66,11 @@ class SqlVoteStore:
         """See VoteStore."""
 
         def write(connection: Connection) -> bool:
-            _take_turns(connection, owner)
+            _lock_owner(connection, owner)
             if known is None:
                 row = {"owner": owner, "profile": profile, **_profile_columns(contents)}
-                made = connection.execute(inserting(connection, profiles).values(row).on_conflict_do_nothing())
-                if made.rowcount == 0:
+                inserted = connection.execute(dialect_insert(connection, profiles).values(row).on_conflict_do_nothing())
+                if inserted.rowcount == 0:
                     return False
             else:
                 head = connection.execute(
@@ -87,7 +87,7 @@ class SqlVoteStore:
                 removed_keys = {vote.key for vote in removed}
                 _delete_votes(connection, [seq for key, seq in cast if key in removed_keys])
             _insert_votes(connection, owner, profile, new)
-            _check(connection, owner, self._caps)
+            _check_caps(connection, owner, self._caps)
             return True
 
         return await self._connections.write(write)
@@ -96,43 +96,45 @@ class SqlVoteStore:
         """See VoteStore."""
 
         def write(connection: Connection) -> None:
-            _take_turns(connection, owner)
-            row = inserting(connection, profiles).values(
+            _lock_owner(connection, owner)
+            row = dialect_insert(connection, profiles).values(
                 {"owner": owner, "profile": profile, **_profile_columns(contents)}
             )
             connection.execute(
                 row.on_conflict_do_update(index_elements=["owner", "profile"], set_=_profile_columns(contents))
             )
             before = [seq for _, seq in _vote_positions(connection, owner, profile)]
-            _insert_votes(
-                connection, owner, profile, contents.votes
-            )  # before the others go: no place is taken twice, see `version`
+            # Insert before deleting, so that no `seq` is reused: `version` depends on the newest.
+            _insert_votes(connection, owner, profile, contents.votes)
             _delete_votes(connection, before)
-            _check(connection, owner, self._caps)
+            _check_caps(connection, owner, self._caps)
 
         await self._connections.write(write)
 
     async def delete(self, owner: str, profile: str) -> bool:
         """See VoteStore."""
 
-        def forget(connection: Connection) -> bool:
+        def remove(connection: Connection) -> bool:
             connection.execute(delete(votes).where(votes.c.owner == owner, votes.c.profile == profile))
             return connection.execute(delete(profiles).where(*_profile_filter(owner, profile))).rowcount > 0
 
-        return await self._connections.write(forget)
+        return await self._connections.write(remove)
 
     async def _read(self, query: Any) -> Sequence[Row[Any]]:
         return await self._connections.read(lambda connection: connection.execute(query).all())
 
 
-def _take_turns(connection: Connection, owner: str) -> None:
-    """Let writers of one owner wait for each other, so that what one counts the other cannot change."""
+def _lock_owner(connection: Connection, owner: str) -> None:
+    """Serialise the writers of one owner, so that counts stay valid until commit."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_OWNER_LOCK, func.hashtext(owner))))
 
 
-def _check(connection: Connection, owner: str, caps: ProfileCaps) -> None:
-    """Raise OverCap when the owner has more. A vote has half the bytes of its profile's centre; no vector is read."""
+def _check_caps(connection: Connection, owner: str, caps: ProfileCaps) -> None:
+    """Raise ProfileCapsExceeded when the owner stores more than `caps`.
+
+    Sizes come from counts: a vote has half the bytes of its profile's centre.
+    """
     mine = votes.c.owner == profiles.c.owner, votes.c.profile == profiles.c.profile
     cast = select(func.count()).where(*mine).scalar_subquery()
     centre = func.length(profiles.c.centre)
@@ -141,7 +143,7 @@ def _check(connection: Connection, owner: str, caps: ProfileCaps) -> None:
     )
     count, size = connection.execute(query).one()
     if count > caps.profiles or size > caps.size:
-        raise OverCap(ProfileCaps(count, int(size)), caps)
+        raise ProfileCapsExceeded(ProfileCaps(count, int(size)), caps)
 
 
 def _profile_filter(owner: str, profile: str) -> tuple[Any, Any]:
@@ -149,15 +151,15 @@ def _profile_filter(owner: str, profile: str) -> tuple[Any, Any]:
 
 
 def _vote_positions(connection: Connection, owner: str, profile: str) -> list[tuple[tuple[object, ...], int]]:
-    """What makes each vote of a profile its own, and where it lies, in the order they were cast."""
+    """Identity and `seq` of each vote of a profile, in casting order."""
     own = votes.c.seq, votes.c.kind, votes.c.generation_id, votes.c.candidate, votes.c.over
     query = select(*own).where(votes.c.owner == owner, votes.c.profile == profile).order_by(votes.c.seq)
     return [((kind, *rest), seq) for seq, kind, *rest in connection.execute(query)]
 
 
-def _delete_votes(connection: Connection, places: Sequence[int]) -> None:
-    for start in range(0, len(places), _DELETE_BATCH):
-        connection.execute(delete(votes).where(votes.c.seq.in_(places[start : start + _DELETE_BATCH])))
+def _delete_votes(connection: Connection, seqs: Sequence[int]) -> None:
+    for start in range(0, len(seqs), _DELETE_BATCH):
+        connection.execute(delete(votes).where(votes.c.seq.in_(seqs[start : start + _DELETE_BATCH])))
 
 
 def _profile_columns(contents: TasteProfile) -> dict[str, Any]:

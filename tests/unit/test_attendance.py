@@ -36,18 +36,18 @@ async def test_what_no_client_follows_is_found_until_one_is_back(url: str) -> No
         await one.create(attended, [], MINE)
         await one.create(generation("gen_b"), [], MINE)
         await one.create(replace(cancelled, spec=replace(attended.spec, id="gen_c")), [], None)
-        assert await two.unattended(10.0) == []
+        assert await two.list_unattended(10.0) == []
         for lapsed in (LONG_AGO, EARLIER_BOOT):
             await execute(one, lapsed)
-            assert await two.unattended(10.0) == ["gen_a"]
-            await one.attend("gen_a")
-            assert await two.unattended(10.0) == []
+            assert await two.list_unattended(10.0) == ["gen_a"]
+            await one.record_attendance("gen_a")
+            assert await two.list_unattended(10.0) == []
         assert not await two.settle(cancelled, [], unattended_s=10.0), "the client came back first"
         await execute(one, LONG_AGO)
         assert await two.settle(cancelled, [], unattended_s=10.0)
-        assert await two.unattended(10.0) == []
-        await one.attend("gen_b")
-        assert await two.unattended(-1.0) == [], "of others nothing is noted"
+        assert await two.list_unattended(10.0) == []
+        await one.record_attendance("gen_b")
+        assert await two.list_unattended(-1.0) == [], "of others nothing is noted"
 
 
 @asynccontextmanager
@@ -70,7 +70,7 @@ async def closed(stream: AsyncIterator[Event]) -> None:
 async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house(tmp_path, delay_s=0.05, stream_grace_s=2.0) as one, house(tmp_path, stream_grace_s=2.0) as two:
         notes = 0
-        attend = two.records.attend
+        attend = two.records.record_attendance
 
         async def noted(generation_id: str) -> None:
             nonlocal notes
@@ -79,7 +79,7 @@ async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatc
             if notes == 10:  # after twice the grace period it may end
                 one.generator.delay_s = 0.0
 
-        monkeypatch.setattr(two.records, "attend", noted)
+        monkeypatch.setattr(two.records, "record_attendance", noted)
         async with working(one), working(two):
             running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=150), attended=True)
             stream = one.service.watch(running.id)
@@ -98,7 +98,7 @@ async def test_a_stream_that_stays_is_enough(tmp_path: Path, monkeypatch: pytest
         leaves, stays = h.service.watch(running.id), h.service.watch(running.id)
         await anext(leaves)
         notes = 0
-        attend = h.records.attend
+        attend = h.records.record_attendance
 
         async def noted(generation_id: str) -> None:
             nonlocal notes
@@ -107,7 +107,7 @@ async def test_a_stream_that_stays_is_enough(tmp_path: Path, monkeypatch: pytest
             if notes == 10:
                 h.generator.delay_s = 0.0
 
-        monkeypatch.setattr(h.records, "attend", noted)
+        monkeypatch.setattr(h.records, "record_attendance", noted)
         ending = asyncio.create_task(_last(stays))
         await closed(leaves)
         assert (await ending).kind == "succeeded"
@@ -133,7 +133,7 @@ async def test_nothing_is_cancelled_while_clients_could_not_be_noted(monkeypatch
     looks = iter([True, False, True, True])
 
     class Store:
-        async def unattended(self, span_s: float) -> list[str]:
+        async def list_unattended(self, span_s: float) -> list[str]:
             if not next(looks):
                 raise StoreUnavailable("gone")
             return []

@@ -103,7 +103,7 @@ async def test_the_sum_of_charges_is_the_sum_of_what_was_delivered(url: str) -> 
                 return story
 
             stories = await asyncio.gather(*(lived(number) for number in range(8)))
-            assert await two.used(key.id, WINDOW) == sum(story.cost for story in stories), (seed, stories)
+            assert await two.quota_used(key.id, WINDOW) == sum(story.cost for story in stories), (seed, stories)
 
 
 async def test_a_window_that_is_over_gives_nothing_back(url: str) -> None:
@@ -113,12 +113,12 @@ async def test_a_window_that_is_over_gives_nothing_back(url: str) -> None:
         await store.create(first, [], Claim("a", 60.0), charge=QuotaCharge(key.id, WINDOW, 5, 9))
         await store.create(second, [], Claim("b", 60.0), charge=QuotaCharge(key.id, WINDOW + 1, 6, 9))
         assert await store.settle(ended(Status.CANCELLED, first), [])
-        assert await store.used(key.id, WINDOW + 1) == 6
+        assert await store.quota_used(key.id, WINDOW + 1) == 6
         late = owned_by(key, "gen_c")
         await store.create(late, [], Claim("c", 60.0), charge=QuotaCharge(key.id, WINDOW, 2, 9))
         assert await store.settle(ended(Status.CANCELLED, late), [])
-        assert await store.used(key.id, WINDOW + 1) == 6, "a clock behind was charged in the newer window"
-        assert await store.used(key.id, WINDOW + 2) == await store.used("fr_nobody", WINDOW) == 0
+        assert await store.quota_used(key.id, WINDOW + 1) == 6, "a clock behind was charged in the newer window"
+        assert await store.quota_used(key.id, WINDOW + 2) == await store.quota_used("fr_nobody", WINDOW) == 0
 
 
 # the service on the fakes
@@ -136,17 +136,17 @@ async def test_failed_and_cancelled_candidates_are_given_back(tmp_path: Path) ->
         key = await key_in(h.records, quota=64)
         with calling(key):
             running = await h.service.submit(GenerationParams("x", n_candidates=16, steps=150))
-            assert await h.records.used(key.id, 0) == 16, "what runs is held against the quota"
+            assert await h.records.quota_used(key.id, 0) == 16, "what runs is held against the quota"
             await h.service.cancel_on_disconnect(running.id)
-            assert await h.records.used(key.id, 0) == 0
+            assert await h.records.quota_used(key.id, 0) == 0
             h.generator.fail_on_call = len(h.generator.calls)
             failed = await h.service.wait((await h.service.submit(GenerationParams("x", n_candidates=8))).id)
-            assert (failed.status, await h.records.used(key.id, 0)) == (Status.FAILED, 0)
+            assert (failed.status, await h.records.quota_used(key.id, 0)) == (Status.FAILED, 0)
             await h.service.delete((await h.service.submit(GenerationParams("x", n_candidates=8, steps=150))).id)
-            assert await h.records.used(key.id, 0) == 0
+            assert await h.records.quota_used(key.id, 0) == 0
             done = await h.service.wait((await h.service.submit(GenerationParams("x", n_candidates=8))).id)
             await h.service.delete(done.id)
-            assert await h.records.used(key.id, 0) == 8, "what was delivered stays charged when it is forgotten"
+            assert await h.records.quota_used(key.id, 0) == 8, "what was delivered stays charged when it is forgotten"
 
 
 async def test_pruned_candidates_of_a_result_are_charged(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_pruned_candidates_of_a_result_are_charged(tmp_path: Path) -> None
         with calling(key):
             done = await h.service.get(await h.made(n_candidates=6, pruning=(Checkpoint(2, 2),)))
             assert sum(c.pruned_at_step is not None for c in done.candidates) == 4
-            assert (done.delivered, await h.records.used(key.id, 0)) == (6, 6)
+            assert (done.delivered, await h.records.quota_used(key.id, 0)) == (6, 6)
 
 
 async def test_auto_is_charged_for_the_waves_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ async def test_auto_is_charged_for_the_waves_it_made(tmp_path: Path, monkeypatch
             assert caller.quota_remaining[0] == 36
             done = await h.service.wait(queued.id)
             assert (done.stopped, done.delivered) == ("gain", 8)
-            assert await h.records.used(key.id, 0) == 8
+            assert await h.records.quota_used(key.id, 0) == 8
             assert caller.quota_remaining[0] == 92, "the answer tells what is left in the end"
 
 
@@ -194,7 +194,7 @@ async def test_what_leaves_the_number_open_keeps_to_the_quota(tmp_path: Path, mo
 async def test_auto_takes_what_a_race_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house(tmp_path, delay_s=0.05) as h:
         key = await key_in(h.records, quota=30)
-        used = h.records.used
+        used = h.records.quota_used
 
         async def overtaken(key_id: str, window: int) -> int:
             before = await used(key_id, window)
@@ -202,7 +202,7 @@ async def test_auto_takes_what_a_race_leaves(tmp_path: Path, monkeypatch: pytest
                 await h.records.create(owned_by(key, "gen_a"), [], None, charge=QuotaCharge(key.id, 0, 25, 30))
             return before
 
-        monkeypatch.setattr(h.records, "used", overtaken)
+        monkeypatch.setattr(h.records, "quota_used", overtaken)
         with calling(key):
             auto = await h.service.submit(GenerationParams("x", n_candidates="auto"))
         assert auto.spec.n_candidates == 5
@@ -227,7 +227,7 @@ async def test_a_generation_that_is_taken_over_is_charged_once(tmp_path: Path) -
             working = asyncio.create_task(two.service.run_worker())
             ended = await two.service.wait(running.id)
             assert ended.delivered == delivered
-            assert await two.records.used(key.id, 0) == delivered
+            assert await two.records.quota_used(key.id, 0) == delivered
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
@@ -259,4 +259,4 @@ async def test_random_lives_are_charged_for_what_they_delivered(tmp_path: Path) 
             names = await h.records.connections.read(lambda connection: connection.execute(every).scalars().all())
             found = [await h.service.get(name) for name in names]
         assert {g.status for g in found} == {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
-        assert await h.records.used(key.id, 0) == sum(g.delivered for g in found) > 0
+        assert await h.records.quota_used(key.id, 0) == sum(g.delivered for g in found) > 0

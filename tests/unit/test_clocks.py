@@ -24,7 +24,7 @@ from app.service import (
     create_api_key,
 )
 from app.stores.api_keys import SqlApiKeyStore
-from app.stores.protocols import Attempts
+from app.stores.protocols import DeliveryLimits
 from app.stores.webhooks import SqlWebhookOutbox
 from tests.servers import free_port
 from tests.unit.service_kit import House, house
@@ -97,7 +97,7 @@ async def _a_failed_webhook_is_due_soon(there: House, now: float) -> None:
     dispatcher = WebhookDispatcher(
         store, SqlApiKeyStore(there.records.connections), webhook_client, policy, there.records.clock
     )
-    (due,) = await store.lease_due(there.records.clock(), 60, Attempts(1, 1, 1), [])
+    (due,) = await store.lease_due(there.records.clock(), 60, DeliveryLimits(1, 1, 1), [])
     await dispatcher._deliver(due, SECRET)
     await webhook_client.close()
     assert abs((await _rows(there, "SELECT due FROM webhooks"))[0][0] - now) < SLACK_S

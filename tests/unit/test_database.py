@@ -82,8 +82,8 @@ async def test_what_was_forgotten_is_not_written_again(records: SqlGenerationSto
 async def test_expired_are_old_and_final(records: SqlGenerationStore) -> None:
     for age, status in enumerate(Status):
         await records.create(generation(f"gen_{status}", status, created=10 - age), [], MINE)
-    assert await records.expired(9) == ["gen_cancelled", "gen_failed", "gen_succeeded"]
-    assert await records.expired(7, limit=1) == ["gen_cancelled"]
+    assert await records.list_expired(9) == ["gen_cancelled", "gen_failed", "gen_succeeded"]
+    assert await records.list_expired(7, limit=1) == ["gen_cancelled"]
 
 
 @pytest.mark.anyio
@@ -206,7 +206,7 @@ async def test_a_full_disk_is_unavailable_and_then_passes(file_url: str) -> None
 async def test_ping_tells_of_writes_that_fail_until_they_do_not(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.stores.instrumentation.HOLD_S", 0.0)
     async with opened(file_url) as store:
-        before = await store.identity()
+        before = await store.database_id()
         await store.create(generation(), [], MINE)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -218,7 +218,7 @@ async def test_ping_tells_of_writes_that_fail_until_they_do_not(file_url: str, m
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         await store.ping()
-        assert await store.identity() == before
+        assert await store.database_id() == before
         with pytest.raises(StoreUnavailable):
             await store.create(generation(), [], MINE)
         monkeypatch.setattr("app.stores.instrumentation.HOLD_S", 1e9)

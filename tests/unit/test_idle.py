@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from app.domain import Status
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.generations import SqlGenerationStore
-from app.stores.protocols import Attempts
+from app.stores.protocols import DeliveryLimits
 from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
@@ -22,12 +22,14 @@ FEW, MANY = 100, 5000
 
 PERIODIC: dict[str, Callable[[SqlGenerationStore], Awaitable[Any]]] = {
     "webhooks waiting": lambda store: SqlWebhookOutbox(store.connections).count_pending(),
-    "webhooks due": lambda store: SqlWebhookOutbox(store.connections).lease_due(1e9, 60, Attempts(32, 32, 32), []),
+    "webhooks due": lambda store: SqlWebhookOutbox(store.connections).lease_due(
+        1e9, 60, DeliveryLimits(32, 32, 32), []
+    ),
     "the first of the queue": lambda store: store.next_claimable("pictogram", "pictogram", 64, 60),
     "a claim": lambda store: store.claim("pictogram", "pictogram", 64, MINE),
-    "expired, none": lambda store: store.expired(0.5),
-    "expired, all": lambda store: store.expired(1e9),
-    "abandoned": lambda store: store.abandoned(1e9),
+    "expired, none": lambda store: store.list_expired(0.5),
+    "expired, all": lambda store: store.list_expired(1e9),
+    "abandoned": lambda store: store.list_abandoned(1e9),
     "ping": lambda store: store.ping(),
     "keys": lambda store: SqlApiKeyStore(store.connections).list_keys(),
 }

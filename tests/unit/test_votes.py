@@ -12,7 +12,7 @@ import pytest
 
 from app.domain import TasteProfile, Vote, VoteKind
 from app.service.ranking.taste import Ballot, TasteService
-from app.stores.protocols import OverCap, ProfileCaps
+from app.stores.protocols import ProfileCaps, ProfileCapsExceeded
 from app.stores.taste import SqlVoteStore
 from models.synthetic.fakes import FakeScorer
 from tests.unit.store_kit import opened
@@ -70,7 +70,7 @@ async def test_an_owner_stores_so_many_profiles_and_bytes_and_no_more(url: str) 
         stores = [SqlVoteStore(records.connections, ProfileCaps(5, 2000)) for records in (one, two)]
         writes = [stores[i % 2].replace("me", f"mine{i}", profile(2)) for i in range(8)]
         ends = await asyncio.gather(*writes, return_exceptions=True)
-        assert [type(end) for end in ends if end is not None] == [OverCap] * 3
+        assert [type(end) for end in ends if end is not None] == [ProfileCapsExceeded] * 3
         names = await stores[0].list_profiles("me")
         assert len(names) == 5
         await stores[1].replace("you", "mine", profile(2))
@@ -79,12 +79,12 @@ async def test_an_owner_stores_so_many_profiles_and_bytes_and_no_more(url: str) 
         grown = replace(
             kept, votes=(*kept.votes, *(replace(LIKE, index=9 + i, direction=bytes(50)) for i in range(21)))
         )
-        with pytest.raises(OverCap) as over:
+        with pytest.raises(ProfileCapsExceeded) as over:
             await stores[1].add("me", names[0], grown, grown.votes[2:], [], known=kept)
         assert over.value.stored == ProfileCaps(5, 5 * 200 + 21 * 50)
         assert await stores[0].read("me", names[0]) == kept
         assert await stores[1].add("me", names[0], grown, grown.votes[3:], [], known=kept)
-        with pytest.raises(OverCap):
+        with pytest.raises(ProfileCapsExceeded):
             await stores[0].add("me", "another", profile(1), profile(1).votes, [], known=None)
         assert await stores[0].delete("me", names[1])
         await stores[1].replace("me", "another", profile(1))

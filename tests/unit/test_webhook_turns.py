@@ -16,7 +16,7 @@ from app.service import WebhookClient, WebhookDispatcher, WebhookPolicy
 from app.service.webhooks import dispatcher
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.generations import SqlGenerationStore
-from app.stores.protocols import Attempts
+from app.stores.protocols import DeliveryLimits
 from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, generation
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXR3ZW50eS1mb3VyLWJ5dGVz"
 TARPIT, GOOD = "http://tarpit.example/", "http://good.example/"
-FEW = Attempts(in_all=6, of_owner=4, to_host=2)
+FEW = DeliveryLimits(total=6, per_owner=4, per_host=2)
 
 
 async def _ended(database: SqlGenerationStore, name: str, owner: str, url: str) -> None:
@@ -35,9 +35,9 @@ async def _ended(database: SqlGenerationStore, name: str, owner: str, url: str) 
 
 
 async def _taken(
-    store: SqlWebhookOutbox, now: float, under_way: list[tuple[str, str]], limits: Attempts = FEW
+    store: SqlWebhookOutbox, now: float, in_flight: list[tuple[str, str]], limits: DeliveryLimits = FEW
 ) -> list[str]:
-    return [due.generation.id for due in await store.lease_due(now, 60.0, limits, under_way)]
+    return [due.generation.id for due in await store.lease_due(now, 60.0, limits, in_flight)]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -72,8 +72,8 @@ async def test_the_owner_with_the_fewest_attempts_comes_first(database: SqlGener
     for number in range(4):
         await _ended(database, f"gen_a{number}", "one", f"http://{number}.example/")
     await _ended(database, "gen_z", "two", GOOD)
-    under_way = [("one", "x.example"), ("one", "y.example"), *[(f"{n}", "z.example") for n in range(3)]]
-    assert await _taken(store, 1.0, under_way) == ["gen_z"], "there is room for one"
+    in_flight = [("one", "x.example"), ("one", "y.example"), *[(f"{n}", "z.example") for n in range(3)]]
+    assert await _taken(store, 1.0, in_flight) == ["gen_z"], "there is room for one"
 
 
 class Slow(WebhookClient):
@@ -130,7 +130,7 @@ async def test_a_tarpit_does_not_delay_the_webhooks_to_others(
         await _ended(database, f"gen_z{number:02}", owner, GOOD)
     async with _delivering(database) as webhook_client:
         await _until(webhook_client, "good.example", 12)
-        assert webhook_client.asked["tarpit.example"] == dispatcher.ATTEMPTS.to_host
+        assert webhook_client.asked["tarpit.example"] == dispatcher.DELIVERY_LIMITS.per_host
         webhook_client.answers.set()
         await _until(webhook_client, "tarpit.example", 40)
 
@@ -144,4 +144,4 @@ async def test_an_owner_of_many_tarpits_does_not_delay_another_owner(
     await _ended(database, "gen_z", "two", GOOD)
     async with _delivering(database) as webhook_client:
         await _until(webhook_client, "good.example", 1)
-        assert len(webhook_client.asked) == dispatcher.ATTEMPTS.of_owner + 1
+        assert len(webhook_client.asked) == dispatcher.DELIVERY_LIMITS.per_owner + 1

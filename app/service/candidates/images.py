@@ -61,7 +61,7 @@ class CandidateImages:
         data = await asyncio.to_thread(imaging.encode, pixels, output_format, image_metadata(generation, candidate))
         with suppress(StoreUnavailable):  # what cannot be kept can be given all the same
             await self._blobs.put(key, data)
-        if not await self._records.known([generation.id]):
+        if not await self._records.existing_ids([generation.id]):
             await self._blobs.delete_prefix(blob_prefix(generation.id))
             raise NotFound("the generation was forgotten")
         return data

@@ -56,7 +56,7 @@ class Admission:
         if params.n_candidates is None:
             params = replace(params, affordable=auth.quota())
         elif params.n_candidates == "auto":
-            params = replace(params, affordable=await auth.left(self._records.used))
+            params = replace(params, affordable=await auth.left(self._records.quota_used))
         while True:
             try:
                 return await self._begin(replace(params, owner=current_owner()), manner, key)

@@ -45,7 +45,7 @@ class Attendance:
         while True:
             await asyncio.sleep(self._pause_s)
             with suppress(StoreUnavailable):
-                await self._records.attend(generation_id)
+                await self._records.record_attendance(generation_id)
 
     async def run(self) -> None:
         """Cancel what nobody follows, until cancelled.
@@ -57,7 +57,7 @@ class Attendance:
             await asyncio.sleep(pause_s)
             pause_s = self._pause_s
             try:
-                for generation_id in await self._records.unattended(self._span_s):
+                for generation_id in await self._records.list_unattended(self._span_s):
                     await self._cancel(generation_id, self._span_s)
             except StoreUnavailable:
                 pause_s = self._span_s

@@ -42,7 +42,7 @@ class Orphans:
         if now < self._next:
             return 0
         named = [name for name in await self._blobs.folders(FILES) if name.startswith("gen_")]
-        known = await self._records.known(named)  # read after the listing: a record is written before its files
+        known = await self._records.existing_ids(named)  # read after the listing: a record is written before its files
         self._next = now + LOOK_S
         if not await self._ours(named, known):
             return 0
@@ -60,7 +60,7 @@ class Orphans:
 
     async def _ours(self, named: Collection[str], known: Collection[str]) -> bool:
         """Whether the store is this database's. One without a mark is claimed if it is empty or holds files of ours."""
-        mine = await self._records.identity()
+        mine = await self._records.database_id()
         mark = await self._blobs.get(MARK)
         if mark is None and (known or not named):
             await self._blobs.put(MARK, mine.encode())

@@ -227,7 +227,7 @@ class GenerationRecorder:
     async def _store(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
         """Write files and record; False when the claim is gone. What was forgotten meanwhile leaves no file."""
         claimed = await self._write(files, lines)
-        if not claimed and not await self._records.known([self.generation.id]):
+        if not claimed and not await self._records.existing_ids([self.generation.id]):
             await self._blobs.delete_prefix(blob_prefix(self.generation.id))
         return claimed
 

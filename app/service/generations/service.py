@@ -202,7 +202,7 @@ class GenerationService:
         if generation.status.is_final:
             return not await self._records.events(generation_id, after, 1)
         if generation.attended:
-            await self._records.attend(generation_id)
+            await self._records.record_attendance(generation_id)
         return False
 
     async def _watch(self, generation_id: str, after: int, handover_wait_s: float) -> AsyncIterator[Event]:
@@ -309,11 +309,11 @@ class GenerationService:
         """
         now = await self._records.now()
         before, purged = now - retention_s, 0
-        while expired := await self._records.expired(before):
+        while expired := await self._records.list_expired(before):
             for generation_id in expired:
                 await self._erase(generation_id)
             purged += len(expired)
-        for generation_id in await self._records.abandoned(now - max(retention_s, MIN_ABANDONED_AGE_S)):
+        for generation_id in await self._records.list_abandoned(now - max(retention_s, MIN_ABANDONED_AGE_S)):
             await self._fail_abandoned(generation_id)
         await self._orphans.sweep()
         return purged

@@ -19,7 +19,7 @@ from app.engine.protocols import Engine
 from app.engine.ranking import taste_model
 from app.errors import FrontrunnerError, InvalidRequest, NotFound, ProfileLimit, ScorerMismatch
 from app.service.candidates.arrays import CandidateArrays, check_index
-from app.stores.protocols import OverCap, VoteStore
+from app.stores.protocols import ProfileCapsExceeded, VoteStore
 from models.protocols import Embeddings
 
 MAX_VOTES = 10_000
@@ -191,10 +191,10 @@ class TasteService:
 
 @contextmanager
 def _capped() -> Iterator[None]:
-    """Raises ProfileLimit for OverCap."""
+    """Raises ProfileLimit for ProfileCapsExceeded."""
     try:
         yield
-    except OverCap as over:
+    except ProfileCapsExceeded as over:
         most, stored = over.caps, over.stored
         raise ProfileLimit(
             f"at most {most.profiles} taste profiles of {most.size} bytes together may be stored, and this would make "

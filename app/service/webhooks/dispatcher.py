@@ -26,7 +26,7 @@ from app.domain import Generation, Status, Webhook
 from app.errors import InvalidRequest, StoreUnavailable
 from app.service.auth import current_caller
 from app.service.webhooks.http_client import DeliveryError, WebhookClient, is_public_address
-from app.stores.protocols import ApiKeyStore, Attempts, PendingDelivery, WebhookOutbox
+from app.stores.protocols import ApiKeyStore, DeliveryLimits, PendingDelivery, WebhookOutbox
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ OUTBOX_POLL_INTERVAL_S = 1.0
 DELIVERY_LEASE_S = 60.0
 """After this an attempt of a replica that died is made again by another one."""
 
-ATTEMPTS = Attempts(in_all=64, of_owner=32, to_host=8)
+DELIVERY_LIMITS = DeliveryLimits(total=64, per_owner=32, per_host=8)
 """Attempts under way in one process: a slow receiver, or an owner of many, leaves the others their share."""
 
 PAUSE_S = 0.05
@@ -146,10 +146,10 @@ class WebhookDispatcher:
 
     async def _dispatch_due(self) -> None:
         self.pending = await self._outbox.count_pending()
-        if self.pending <= len(self._active_deliveries) or len(self._active_deliveries) >= ATTEMPTS.in_all:
+        if self.pending <= len(self._active_deliveries) or len(self._active_deliveries) >= DELIVERY_LIMITS.total:
             return
         due = await self._outbox.lease_due(
-            self._clock(), DELIVERY_LEASE_S, ATTEMPTS, list(self._active_deliveries.values())
+            self._clock(), DELIVERY_LEASE_S, DELIVERY_LIMITS, list(self._active_deliveries.values())
         )
         secrets = {key.id: key.secret for key in await self._keys.list_keys()} if due else {}
         for delivery in due:

@@ -1,6 +1,6 @@
-"""How a database becomes what this release reads: alembic revisions, run when a store is opened.
+"""Database migrations: alembic revisions, run when a store is opened.
 
-Each process asks for them under one lock, so that the first one migrates and the others find it done.
+One lock serialises the processes: the first one migrates, the others find the work done.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sqlalchemy import Connection, inspect
 from app.errors import StoreUnavailable
 
 FIRST = "0001"
-"""What databases are that were made before revisions were counted."""
+"""The revision of databases created before revisions were recorded."""
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the database up to the newest revision, inside the caller's transaction.
+    """Upgrade the database to the newest revision, inside the caller's transaction.
 
-    Raises StoreUnavailable when a later release has made it.
+    Raises StoreUnavailable when a later release created the database.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
@@ -35,5 +35,5 @@ def migrate(connection: Connection) -> None:
     if current is None and inspect(connection).has_table("generations"):
         command.stamp(config, FIRST)
     elif current is not None and current not in {revision.revision for revision in scripts.walk_revisions()}:
-        raise StoreUnavailable(f"the database is at {current}, which this release does not know: start a later release")
+        raise StoreUnavailable(f"the database has revision {current}, unknown to this release: start the later release")
     command.upgrade(config, "head")

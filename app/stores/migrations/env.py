@@ -1,4 +1,4 @@
-"""Run by alembic: the revisions go through the connection that the store has opened."""
+"""Alembic's entry point; revisions use the connection that the store opened."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module a revision, named after it; once released, never edited."""
+"""One module per revision. Never edit a released one."""

@@ -1,4 +1,4 @@
-"""The table of generations becomes the queue; callers' idempotency keys."""
+"""Turn the generations table into a queue; add callers' idempotency keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add who has claimed what, and what a replica must have to take it."""
+    """Add claims, and what a replica needs to run a generation."""
     op.add_column("generations", sa.Column("claim", sa.String(64)))
     op.add_column("generations", sa.Column("claims", sa.Integer, nullable=False, server_default="0"))
     op.add_column("generations", sa.Column("model", sa.Text, nullable=False, server_default=""))
@@ -31,10 +31,10 @@ def upgrade() -> None:
 
 
 def _fill_in(connection: sa.Connection) -> None:
-    """The new columns of generations that have not ended: nobody claims the others."""
+    """Fill the new columns of open generations; others are never claimed."""
     found = connection.execute(sa.text("SELECT id, record FROM generations WHERE status IN ('queued', 'running')"))
     fill = sa.text("UPDATE generations SET model = :model, scorer = :scorer, candidates = :candidates WHERE id = :id")
     for row in found.all():
         record = json.loads(row.record)
-        told = {"model": record["model"], "scorer": record["scorer"], "candidates": record["spec"]["n_candidates"]}
-        connection.execute(fill, {"id": row.id, **told})
+        values = {"model": record["model"], "scorer": record["scorer"], "candidates": record["spec"]["n_candidates"]}
+        connection.execute(fill, {"id": row.id, **values})

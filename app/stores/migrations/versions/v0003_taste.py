@@ -1,4 +1,4 @@
-"""Profiles of taste and the votes in them."""
+"""Taste profiles and their votes."""
 
 from __future__ import annotations
 

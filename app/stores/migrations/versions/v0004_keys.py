@@ -1,4 +1,4 @@
-"""API keys and what they have used."""
+"""API keys and their usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox of webhooks."""
+"""The webhook outbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims tell how long they last without a write."""
+"""Store each claim's lease length."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Add the column; claims of before have none."""
+    """Add the column; earlier claims have none."""
     op.add_column("generations", sa.Column("lease_s", sa.Double))

@@ -1,4 +1,4 @@
-"""A name of the database's own, by which an image store knows whose its files are."""
+"""The database's own id, by which a blob store recognises its database."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add the table and its one row."""
+    """Add the table and its only row."""
     table = op.create_table("identity", sa.Column("id", sa.String(64), primary_key=True))
     op.bulk_insert(table, [{"id": secrets.token_hex(16)}])

@@ -1,4 +1,4 @@
-"""Generations tell what they were charged, so that what was not made can be given back."""
+"""Store each generation's charge, so that undelivered candidates are refunded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add the columns; of generations from before nothing is given back."""
+    """Add the columns; earlier generations get no refund."""
     op.add_column("generations", sa.Column("charged", sa.Integer, nullable=False, server_default="0"))
     op.add_column("generations", sa.Column("charged_window", sa.BigInteger))

@@ -1,4 +1,4 @@
-"""When a client last followed a generation that lives as long as somebody does."""
+"""When a client last followed a generation that needs a client."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add the column; generations from before go on without clients."""
+    """Add the column; earlier generations run without clients."""
     op.add_column("generations", sa.Column("attended", sa.Double))

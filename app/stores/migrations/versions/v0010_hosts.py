@@ -1,4 +1,4 @@
-"""Webhooks name the host that they go to, so that a slow one has its share of the attempts and no more."""
+"""Store each webhook's host, so that a slow one uses only its share of attempts."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    """Add the column; webhooks of before share one empty name."""
+    """Add the column; earlier webhooks share one empty name."""
     op.add_column("webhooks", sa.Column("host", sa.String(255), nullable=False, server_default=""))
