@@ -1,7 +1,7 @@
-"""The use cases: submit, get, wait, watch, image, cancel, forget. The only caller of engine and stores.
+"""Use cases over engine and stores. Only this package calls both.
 
-`RankingService` ranks without sampling, candidates of a generation that is done or uploads; `ReferenceResolver` looks
-up the pictures that a ranking refers to, `Img2ImgService` those that candidates begin as.
+`RankingService` ranks stored candidates or uploads without sampling. `ReferenceResolver` resolves the images a ranking
+refers to; `Img2ImgService`, those that candidates start from.
 """
 
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner

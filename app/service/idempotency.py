@@ -1,4 +1,4 @@
-"""Requests that are sent again: the first one with an idempotency key is done, later ones get what came of it."""
+"""Idempotency: a repeated request returns the generation of the first one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.stores.protocols import GenerationStore, IdempotencyMatch, KeyRecord
 
 
 class Idempotency:
-    """The keys of requests that make generations: a key names one generation, whichever use case made it.
+    """Idempotency keys of all use cases; one key names one generation.
 
-    `get` gives a generation that the caller may see, or raises NotFound.
+    `get` returns a generation that the caller may see, or raises NotFound.
     """
 
     def __init__(self, records: GenerationStore, get: Callable[[str], Awaitable[Generation]]) -> None:
@@ -27,10 +27,10 @@ class Idempotency:
     async def run(
         self, once: IdempotencyKey | None, make: Callable[[KeyRecord | None], Awaitable[Generation | IdempotencyMatch]]
     ) -> Generation:
-        """What `make` makes; with the key of an earlier request, that one's generation as it stands.
+        """Return the result of `make`, or an earlier request's generation.
 
-        `make` writes the key in the transaction that creates the generation; it gives the earlier generation when
-        another replica has used the key since. Raises KeyReused, and what `make` does.
+        `make` stores the key in the transaction that creates the generation. It returns the match when another replica
+        stored the key first. Raises KeyReused, and what `make` raises.
         """
         key = KeyRecord(current_owner(), once.key, once.fingerprint) if once is not None else None
         if key is None:
@@ -44,5 +44,5 @@ class Idempotency:
         if isinstance(made, Generation):
             return made
         if key is None or made.fingerprint != key.fingerprint:
-            raise KeyReused("this Idempotency-Key came with another request before: take a new key for a new request")
+            raise KeyReused("Idempotency-Key was used for a different request: send a new key with a new request")
         return await self._get(made.generation_id)

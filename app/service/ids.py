@@ -1,4 +1,4 @@
-"""Identifiers of generations."""
+"""Generation ids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_id() -> str:
-    """`gen_` and a ULID: 48 bits of milliseconds, then 80 random bits, in Crockford's base 32."""
+    """`gen_` and a ULID: 48 bits of milliseconds, 80 random bits, Crockford base 32."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return "gen_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

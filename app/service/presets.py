@@ -1,4 +1,4 @@
-"""Words worth trying, from a file that users may edit, and what they tell of the phrases of a prompt."""
+"""Prompt presets from an editable file, and the aspect of a prompt's phrases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 DEFAULT_PRESETS_PATH = Path(__file__).with_name("presets.toml")
-"""The file that is read unless a setting names another."""
+"""The default file; a setting can replace it."""
 
 _FRAMING_GROUP = "framing"
 _SEPARATORS = re.compile(
@@ -21,7 +21,7 @@ _SEPARATORS = re.compile(
 
 
 class Aspect(StrEnum):
-    """What a phrase is about."""
+    """The topic of a phrase."""
 
     CONTENT = "content"
     STYLE = "style"
@@ -30,7 +30,7 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Words to add to a prompt and to a negative prompt; `words` recognise its like in other prompts."""
+    """Text for a prompt and a negative prompt; `words` detect the preset in prompts."""
 
     group: str
     name: str
@@ -40,47 +40,52 @@ class Preset:
 
     @property
     def aspect(self) -> Aspect:
-        """What its words are about."""
+        """The topic of the preset's words."""
         return Aspect.COMPOSITION if self.group == _FRAMING_GROUP else Aspect.STYLE
 
 
 @dataclass(frozen=True, slots=True)
 class Presets:
-    """All of them, in the file's order."""
+    """All presets, in file order."""
 
     items: tuple[Preset, ...]
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a TOML file of `[[preset]]` tables. Raises ValueError with a sentence that names what is wrong."""
+        """Read `[[preset]]` tables from a TOML file. Raises ValueError naming the fault."""
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeError) as error:
-            raise ValueError(f"{path.name} cannot be read") from error
+            raise ValueError(
+                f"{path.name} cannot be read: check that the file exists, is readable and is UTF-8"
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path.name} is not TOML: {error}") from error
         tables = found.get("preset", [])
         if not isinstance(tables, list) or set(found) - {"preset"}:
-            raise ValueError(f"{path.name} must hold [[preset]] tables and nothing else")
+            raise ValueError(f"{path.name} must hold only [[preset]] tables: remove other keys")
         return cls(tuple(_preset(table, f"{path.name}, preset {place}") for place, table in enumerate(tables, 1)))
 
     def aspect(self, phrase: str) -> Aspect:
-        """What a phrase is about, by the first preset that has one of its words."""
+        """The topic of a phrase, by the first preset with a matching word."""
         low = phrase.lower()
         return next((p.aspect for p in self.items if any(word.lower() in low for word in p.words)), Aspect.CONTENT)
 
 
 def split_phrases(prompt: str) -> list[str]:
-    """A prompt cut at commas, ends of sentences, conjunctions and before its background; each phrase once, in order."""
+    """Split a prompt at commas, sentence ends, conjunctions and before its background.
+
+    Each phrase appears once, in order.
+    """
     plain = re.sub(r"[^\S\n]+", " ", prompt)
     return list(dict.fromkeys(part for part in (p.strip(" .") for p in _SEPARATORS.split(plain)) if part))
 
 
 def _preset(table: Any, where: str) -> Preset:
     if not isinstance(table, dict) or set(table) - {field.name for field in fields(Preset)}:
-        raise ValueError(f"{where}: only {', '.join(field.name for field in fields(Preset))} are known")
+        raise ValueError(f"{where}: unknown key; use only {', '.join(field.name for field in fields(Preset))}")
     words = table.get("words", [])
     texts = [table.get("group"), table.get("name"), table.get("prompt"), table.get("negative", "")]
     if not isinstance(words, list) or not all(isinstance(text, str) for text in (*texts, *words)) or not all(texts[:3]):
-        raise ValueError(f"{where}: group, name and prompt must be texts, words a list of texts")
+        raise ValueError(f"{where}: group, name and prompt must be strings, words a list of strings")
     return Preset(**{**table, "words": tuple(words)})

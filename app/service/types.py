@@ -1,4 +1,4 @@
-"""What the use cases take and give, where the domain has no word for it."""
+"""Parameters and results of the use cases."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.domain import Checkpoint, InitImage, Notice, Parent, Ranking, Score, We
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may ask for. `prompt_chars` counts one text, `images` the files of one ranking.
+    """Limits of a request: `prompt_chars` per text, `images` per ranking.
 
-    `stream_s` bounds the life of one event stream; who wants more comes back and goes on where it ended.
+    `stream_s` limits one event stream; clients reconnect and resume.
     """
 
     candidates: int = 64
@@ -30,12 +30,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """A generation as asked for; None means the model's or the server's own default.
+    """Requested generation; None selects the model's or the server's default.
 
-    `n_candidates` "auto" makes waves until another is not worth it, at most `max_candidates`.
-    `pruning` "auto", "off" or explicit checkpoints; from a `start` "auto" is off: calibrations are of races from noise.
-    `partial_images` asks for that many rounds of previews. Where the number of candidates is left open, it keeps to
-    the `affordable` ones.
+    `n_candidates` "auto" adds waves while another one pays off, up to `max_candidates`. `pruning` is "auto", "off" or
+    explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise.
+    `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
     """
 
     prompt: str
@@ -63,23 +62,23 @@ class GenerationParams:
 
 
 ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]
-"""Looks up what a request names; called only when the request is new."""
+"""Resolves what a request refers to; called only for new requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a generation's client waits for it: see `GenerationService.submit`."""
+class SubmitOptions:
+    """How the client waits, see `GenerationService.submit`."""
 
-    patient: bool
-    watched: bool
+    queue_if_full: bool
+    previews: bool
     attended: bool
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's wish that a request sent again is not done again.
+    """Makes a repeated request return the earlier result.
 
-    `key` is the caller's own, 1 to 255 characters; `fingerprint` (at most 64) is the same for the same request.
+    `key` is the caller's, 1 to 255 characters; `fingerprint` (at most 64) is equal for equal requests.
     """
 
     key: str
@@ -88,7 +87,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class RankedImage:
-    """An uploaded image in its place: `index` is its place in the upload, the rest as in `Candidate`."""
+    """A ranked upload: `index` is its upload position; the rest as in `Candidate`."""
 
     index: int
     rank: int
@@ -100,7 +99,7 @@ class RankedImage:
 
 @dataclass(frozen=True, slots=True)
 class RankResult:
-    """Uploaded images, best first, compared with one prompt."""
+    """Uploaded images ranked against one prompt, best first."""
 
     scorer: str
     prompt: str
@@ -122,7 +121,7 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Candidates ahead in the queue, and the measured guess of the seconds until the result."""
+    """Candidates ahead in the queue, and the estimated seconds to the result."""
 
     position: int
     eta_seconds: float | None

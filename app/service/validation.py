@@ -1,4 +1,4 @@
-"""Checks that several use cases share. Every error names the field by a JSON Pointer."""
+"""Checks shared by use cases. Every error names its field by a JSON Pointer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ _MIN_SIDE = 8
 
 
 def check_text(text: str, pointer: str, limits: Limits, *, allow_empty: bool = True) -> None:
-    """Refuse a text that is blank where it may not be, too long, or no text at all."""
+    """Reject a text that is blank, too long, or has invalid characters."""
     if not allow_empty and not text.strip():
-        raise InvalidRequest("the text is empty", pointer=pointer)
+        raise InvalidRequest("the text is empty: send at least one character", pointer=pointer)
     if len(text) > limits.prompt_chars:
         raise InvalidRequest(
-            f"{len(text)} characters are more than the limit of {limits.prompt_chars}", pointer=pointer
+            f"the text has {len(text)} characters; send at most {limits.prompt_chars}", pointer=pointer
         )
     if any((ord(c) < 32 and c not in "\n\t\r") or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
-        raise InvalidRequest("the text holds control characters or lone surrogates", pointer=pointer)
+        raise InvalidRequest("the text contains control characters or lone surrogates: remove them", pointer=pointer)
 
 
 def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> None:
-    """Refuse a ranking that no score can be computed from. `base` points at where it is in the body."""
+    """Reject a ranking that cannot be scored. `base` is its pointer in the body."""
     if ranking.prompt is not None:
         check_text(ranking.prompt, f"{base}/prompt", limits, allow_empty=False)
     if len(ranking.negatives) > limits.negatives:
-        raise InvalidRequest(f"at most {limits.negatives} negatives are taken", pointer=f"{base}/negatives")
+        raise InvalidRequest(
+            f"{len(ranking.negatives)} negatives were sent; send at most {limits.negatives}",
+            pointer=f"{base}/negatives",
+        )
     for place, negative in enumerate(ranking.negatives):
         check_text(negative.text, f"{base}/negatives/{place}/text", limits, allow_empty=False)
         if not (math.isfinite(negative.weight) and negative.weight > 0):
-            raise InvalidRequest("a weight must be a number above 0", pointer=f"{base}/negatives/{place}/weight")
+            raise InvalidRequest("weight must be a finite number above 0", pointer=f"{base}/negatives/{place}/weight")
     check_range(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
     check_range(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
@@ -41,14 +44,17 @@ def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
 
 
 def check_range(value: float, low: float, high: float, pointer: str) -> None:
-    """Refuse a number outside [low, high], or none."""
+    """Reject a number outside [low, high], or NaN."""
     if not low <= value <= high:
-        raise InvalidRequest(f"{value} is not between {low} and {high}", pointer=pointer)
+        raise InvalidRequest(f"{value} is out of range; send a value between {low} and {high}", pointer=pointer)
 
 
 def check_size(width: int, height: int, generator: GeneratorInfo) -> None:
-    """Refuse a size that the generator cannot make."""
+    """Reject a size that the generator does not support."""
     for side in (width, height):
         if side % generator.size_multiple:
-            raise InvalidRequest(f"{side} is not a multiple of {generator.size_multiple}", pointer="#/size")
+            raise InvalidRequest(
+                f"{side} is not a multiple of {generator.size_multiple}; send width and height that are",
+                pointer="#/size",
+            )
         check_range(side, max(_MIN_SIDE, generator.size_multiple), generator.max_size, "#/size")

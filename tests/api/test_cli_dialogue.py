@@ -116,7 +116,7 @@ def test_votes_join_the_ranking_and_are_forgotten_unless_they_have_a_name(house:
         ("weight 11", "10"),
         ("diversity 2", "1"),
         ("best 0", "1"),
-        ("best 7", "7 is not between 1 and 6"),
+        ("best 7", "7 is out of range; send a value between 1 and 6"),
         ("best -1", "'-1' is not a whole number"),
         ("like", "like and dislike require places"),
         ("like 7", "place 7 does not exist: use 1 to 6"),
@@ -202,7 +202,7 @@ def test_refine_samples_from_a_place_or_a_picture(house: House, tmp_path: Path) 
     [
         (("gen_x",), "there is no such generation"),
         (("MADE", "--pick", "9"), "place 9 does not exist"),
-        (("MADE", "--best", "7"), "7 is not between 1 and 3"),
+        (("MADE", "--best", "7"), "7 is out of range; send a value between 1 and 3"),
         (("MADE", "--prompt", " "), "empty"),
         (("RUNNING",), "the generation is "),
         (("MADE", "--image", "TEXT"), "image"),

@@ -75,7 +75,7 @@ def test_logs_name_request_and_generation_and_no_prompt(tmp_path: Path) -> None:
     answered = next(line for line in mine if line["event"] == "answered")
     assert ended["generation"] == answered["generation"] == made["id"]
     assert (ended["status"], answered["status"]) == ("succeeded", 200)
-    assert [line for line in told if line["event"].startswith("a webhook was not taken")]
+    assert [line for line in told if line["event"].startswith("webhook delivery failed")]
 
 
 def test_stores_are_timed(house: House) -> None:

@@ -109,15 +109,15 @@ async def test_readers_see_all_or_nothing(blobs: BlobStore) -> None:
     ["", "/", "/etc/passwd", "..", "a/../b", "../a", "a//b", "a/", "a/.", "./a", "a\\b", "a b", "ä", "a\n", "a\0"],
 )
 async def test_a_key_that_might_leave_the_store_is_refused(blobs: BlobStore, key: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
+    with pytest.raises(ValueError, match="invalid key"):
         await blobs.get(key)
-    with pytest.raises(ValueError, match="not a key"):
+    with pytest.raises(ValueError, match="invalid key"):
         await blobs.put(key, b"x")
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "../", "a//", "a/../"])
 async def test_a_prefix_that_might_leave_the_store_is_refused(blobs: BlobStore, prefix: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
+    with pytest.raises(ValueError, match="invalid key"):
         await blobs.delete_prefix(prefix)
 
 
@@ -126,7 +126,7 @@ def test_any_other_key_is_kept_under_its_own_name(segments: list[str]) -> None:
     blobs = ObjectBlobStore.open("memory://")
     key = "/".join(segments)
     if {".", ".."} & set(segments):
-        with pytest.raises(ValueError, match="not a key"):
+        with pytest.raises(ValueError, match="invalid key"):
             asyncio.run(blobs.put(key, b"x"))
     else:
         asyncio.run(blobs.put(key, b"x"))

@@ -1,4 +1,4 @@
-"""What is kept of a generation's candidates: embeddings, from memory where they were asked for lately, and latents."""
+"""Stored arrays of a generation's candidates: cached embeddings, and latents."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from app.stores.protocols import BlobStore
 from models.protocols import Embeddings
 
 CACHE_BYTES = 64 * 2**20
-"""Embeddings held in memory: 64 generations of 256 candidates in 1024 dimensions."""
+"""Embedding cache: 64 generations of 256 candidates in 1024 dimensions."""
 
 
 class CandidateArrays:
-    """The stored fields of generations that succeeded. Belongs to the event loop."""
+    """Stored arrays of succeeded generations. Use in one event loop."""
 
     def __init__(self, engine: Engine, blobs: BlobStore, cache_bytes: int = CACHE_BYTES) -> None:
         self._engine = engine
@@ -31,16 +31,17 @@ class CandidateArrays:
         self._cached: OrderedDict[str, Embeddings] = OrderedDict()
 
     async def embeddings(self, generation: Generation) -> Embeddings:
-        """float32 (N, D), L2-normalised; of pruned candidates from their last preview. Not to be written to.
+        """Read-only float32 (N, D), L2-normalised.
 
-        Raises NotReady, NotFound when they are gone, and ScorerMismatch when they are of another scorer than is loaded.
+        Pruned candidates use their last preview. Raises NotReady, NotFound if the files are gone, and ScorerMismatch if
+        another scorer is loaded.
         """
         if generation.status is not Status.SUCCEEDED:
-            raise NotReady(f"the generation is {generation.status}")
+            raise NotReady(f"the generation is {generation.status}: wait until it has succeeded")
         scorer = self._engine.scorer
         if (generation.scorer, generation.scorer_revision or scorer.revision) != (scorer.id, scorer.revision):
             raise ScorerMismatch(
-                f"the generation was scored by {generation.scorer!r}, of other weights than the one here"
+                f"scorer {generation.scorer!r} with the generation's weights is not loaded: load it or generate again"
             )
         if generation.id not in self._cached:
             file = await self.read_file(generation.id)
@@ -49,31 +50,34 @@ class CandidateArrays:
         return self._cached[generation.id]
 
     async def latents(self, generation: Generation, index: int, pointer: str) -> NDArray[np.float16]:
-        """float16 (C, h, w) of one candidate. Raises NotReady, and NotFound with a `pointer` to the index."""
+        """float16 (C, h, w) of one candidate.
+
+        Raises NotReady, and NotFound with a `pointer` to the index.
+        """
         if generation.status is not Status.SUCCEEDED:
-            raise NotReady(f"the generation is {generation.status}")
+            raise NotReady(f"the generation is {generation.status}: wait until it has succeeded")
         check_index(generation, index, pointer)
         latents = await asyncio.to_thread(_load_array, await self.read_file(generation.id), "latents")
         return np.asarray(latents[index], np.float16)
 
     async def read_file(self, generation_id: str) -> bytes:
-        """The field as it is stored. Raises NotFound when it is gone."""
+        """The stored arrays file. Raises NotFound if it is gone."""
         found = await self._blobs.get(arrays_key(generation_id))
         if found is None:
-            raise NotFound("the files of this generation are gone")
+            raise NotFound("the generation's files are gone: generate again")
         return found
 
     def _cache(self, generation_id: str, embeddings: Embeddings) -> None:
-        """Keep the newest within the bound, and at least this one."""
+        """Cache it, evicting the oldest above the limit; always keeps this one."""
         self._cached[generation_id] = embeddings
         while len(self._cached) > 1 and sum(e.nbytes for e in self._cached.values()) > self._cache_bytes:
             self._cached.popitem(last=False)
 
 
 def check_index(generation: Generation, index: int, pointer: str | None = None) -> None:
-    """Refuse a candidate that the generation does not have."""
+    """Reject a candidate index that the generation does not have."""
     if not 0 <= index < len(generation.candidates):
-        raise NotFound(f"the generation has {len(generation.candidates)} candidates, counted from 0", pointer=pointer)
+        raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}", pointer=pointer)
 
 
 def _load_array(field: bytes, name: str) -> NDArray[Any]:

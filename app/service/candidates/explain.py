@@ -1,4 +1,4 @@
-"""Why one candidate and not another: its cosines phrase by phrase beside the field's, and where in the picture."""
+"""Explain a candidate's score: similarity per phrase, and a heat map."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import Embeddings
 
 MAX_PHRASES = 32
-"""Phrases that are looked at, from the first on."""
+"""Number of leading phrases that are explained."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhraseScore:
-    """What a text says of one candidate: its cosine, and its `rank` by it among the field, 1 is the most like it."""
+    """Cosine of a text with one candidate, and its `rank` (1 is most similar)."""
 
     text: str
     aspect: Aspect
@@ -38,7 +38,10 @@ class PhraseScore:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A candidate, phrase by phrase. `n_candidates` counts the field, pruned ones with their last preview."""
+    """A candidate's score by phrase.
+
+    `n_candidates` includes pruned ones, by their last preview.
+    """
 
     index: int
     n_candidates: int
@@ -66,11 +69,14 @@ class Explainer:
 
     @property
     def presets(self) -> Presets:
-        """Words worth trying."""
+        """The prompt presets."""
         return self._presets
 
     async def explain(self, generation: Generation, index: int, prompt: str | None = None) -> Explanation:
-        """`prompt` None explains by the ranking's own prompt. Raises NotFound, NotReady, InvalidRequest."""
+        """Explain a candidate by `prompt`; None is the ranking's prompt.
+
+        Raises NotFound, NotReady, InvalidRequest.
+        """
         embeddings = await self._fields.embeddings(generation)
         check_index(generation, index)
         ranking_prompt = generation.spec.ranking_prompt if prompt is None else prompt
@@ -85,10 +91,9 @@ class Explainer:
         return Explanation(index, len(embeddings), tuple(scores[: len(positives)]), tuple(scores[len(positives) :]))
 
     async def heat_map(self, generation: Generation, index: int, text: str) -> ImageFile:
-        """Where a text is found in a candidate's picture, as a PNG of its size: the warmer, the more alike.
+        """PNG of the candidate, in its size; warmer regions are more similar to the text.
 
-        Raises NotFound, NotReady, InvalidRequest, and PatchesUnsupported when the scorer does not see parts of a
-        picture.
+        Raises NotFound, NotReady, InvalidRequest, and PatchesUnsupported if the scorer has no patch embeddings.
         """
         await self._fields.embeddings(generation)
         check_index(generation, index)
@@ -99,14 +104,14 @@ class Explainer:
         patches = await self._engine.embed_patches(pixels)
         if patches is None:
             raise PatchesUnsupported(
-                f"the scorer {generation.scorer!r} gives one embedding a picture and none of its parts"
+                f"scorer {generation.scorer!r} has no patch embeddings: heat maps need a scorer that has"
             )
         vector = (await self._engine.embed_texts([text]))[0].vector
         return image_file(await asyncio.to_thread(_encode_heat_map, pixels, patches @ vector), "png")
 
 
 def _cosine_and_rank(embeddings: Embeddings, vector: NDArray[np.float32], index: int) -> tuple[float, int]:
-    """The cosine of candidate `index` with a text, and its rank among all; ties share the better one."""
+    """Cosine of candidate `index` with a text, and its rank; ties share the better."""
     query = scoring.Query(vector, np.zeros((0, len(vector)), np.float32), np.zeros(0, np.float32), 0.0)
     cosines: Sequence[float] = [s.similarity for s in scoring.score_images(embeddings, query)]
     return cosines[index], 1 + sum(c > cosines[index] for c in cosines)

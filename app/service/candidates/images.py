@@ -1,4 +1,4 @@
-"""A candidate's picture as a file: the stored one, another format of it, or one made again from its latents."""
+"""A candidate's image file: stored, converted, or decoded again from latents."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import GeneratorInfo
 
 LOSSLESS_FORMATS = frozenset({"png", "webp"})
-"""Stored formats that another format may be made from."""
+"""Stored formats from which other formats are converted."""
 
 
 def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
-    """Whether this generator, with these weights, made the latents of a generation."""
+    """Whether this generator, with these weights, made the generation's latents."""
     made = generation.model, generation.model_revision or generator.revision
     return made == (generator.id, generator.revision)
 
 
 class CandidateImages:
-    """Pictures of generations that succeeded."""
+    """Images of succeeded generations."""
 
     def __init__(self, engine: Engine, records: GenerationStore, blobs: BlobStore) -> None:
         self._engine = engine
@@ -39,12 +39,17 @@ class CandidateImages:
     async def image(
         self, generation: Generation, index: int, output_format: str, size: tuple[int, int] | None
     ) -> ImageFile:
-        """The picture of candidate `index`, made smaller to fit `size`. Raises NotFound and InvalidRequest."""
+        """Image of candidate `index`, scaled down to fit `size`.
+
+        Raises NotFound and InvalidRequest.
+        """
         if not 0 <= index < len(generation.candidates):
-            raise NotFound(f"the generation has {len(generation.candidates)} candidates, counted from 0")
+            raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}")
         spec = generation.spec
         if size is not None and (size[0] > spec.width or size[1] > spec.height):
-            raise InvalidRequest(f"the image is {spec.width}x{spec.height} and is never enlarged", pointer="#/size")
+            raise InvalidRequest(
+                f"size exceeds the image: request at most {spec.width}x{spec.height}", pointer="#/size"
+            )
         if size in (None, (spec.width, spec.height)):
             return image_file(await self._encoded(generation, index, output_format), output_format)
         pixels = await self._pixels(generation, index)
@@ -59,15 +64,15 @@ class CandidateImages:
         candidate = generation.candidates[index]
         pixels = await self._pixels(generation, index)
         data = await asyncio.to_thread(imaging.encode, pixels, output_format, image_metadata(generation, candidate))
-        with suppress(StoreUnavailable):  # what cannot be kept can be given all the same
+        with suppress(StoreUnavailable):  # the answer does not depend on caching
             await self._blobs.put(key, data)
         if not await self._records.existing_ids([generation.id]):
             await self._blobs.delete_prefix(blob_prefix(generation.id))
-            raise NotFound("the generation was forgotten")
+            raise NotFound("the generation was deleted: generate again")
         return data
 
     async def _pixels(self, generation: Generation, index: int) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3): from the stored file where it lost nothing, else decoded from the stored latents."""
+        """uint8 (H, W, 3), from a lossless stored file or the stored latents."""
         candidate: Candidate = generation.candidates[index]
         if candidate.rank is not None and generation.output_format in LOSSLESS_FORMATS:
             stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
@@ -76,11 +81,11 @@ class CandidateImages:
                 return await asyncio.to_thread(imaging.decode_upload, stored, side, None)
         if not made_by(self._engine.generator, generation):
             raise NotFound(
-                f"this image was not kept, and {generation.model!r}, with the weights that could make it, is not loaded"
+                f"this image was not stored; decoding it needs model {generation.model!r} with the generation's weights"
             )
         field = await self._blobs.get(arrays_key(generation.id))
         if field is None:
-            raise NotFound("the files of this generation are gone")
+            raise NotFound("the generation's files are gone: generate again")
         latents = await asyncio.to_thread(_load_latents, field)
         decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
         return decoded

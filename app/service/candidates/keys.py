@@ -1,4 +1,4 @@
-"""Where the files of a generation live in the blob store, and the parameters that an image file carries."""
+"""Blob keys of a generation's files, and the metadata of an image file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def blob_prefix(generation_id: str) -> str:
 
 
 def image_key(generation_id: str, index: int, output_format: str) -> str:
-    """Where a candidate's encoded image lives."""
+    """Key of a candidate's encoded image."""
     return f"{blob_prefix(generation_id)}{index}.{output_format}"
 
 
 def arrays_key(generation_id: str) -> str:
-    """Where embeddings (float32 (N, D)) and latents (float16 (N, C, h, w)) of all candidates live, as .npz."""
+    """Key of the .npz: embeddings float32 (N, D), latents float16 (N, C, h, w)."""
     return f"{blob_prefix(generation_id)}field.npz"
 
 
 def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
-    """What an image file says of how it was made: enough to make it again."""
+    """The parameters that reproduce an image, embedded in its file."""
     spec = generation.spec
     return {
         "generation": spec.id,

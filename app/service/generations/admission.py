@@ -1,4 +1,4 @@
-"""Admission of a generation: checked, filled in, charged, recorded and handed to the engine, or refused."""
+"""Admission: check, charge, record and submit a generation, or reject it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from app.service.generations.pruning_policy import PruningPlanner
 from app.service.generations.spec import build_spec
 from app.service.generations.worker import Worker
 from app.service.idempotency import Idempotency
-from app.service.types import GenerationParams, IdempotencyKey, Limits, Manner, ParamsFactory
+from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, SubmitOptions
 from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import Claim, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 
 
 class Admission:
-    """See the module. `get` gives a generation that the caller may see."""
+    """See the module. `get` returns a generation that the caller may see."""
 
     def __init__(
         self,
@@ -43,34 +43,34 @@ class Admission:
         self._idempotency = Idempotency(records, get)
 
     async def run(
-        self, params: GenerationParams | ParamsFactory, once: IdempotencyKey | None, manner: Manner
+        self, params: GenerationParams | ParamsFactory, once: IdempotencyKey | None, options: SubmitOptions
     ) -> Generation:
         """See `GenerationService.submit`."""
-        return await self._idempotency.run(once, partial(self._admit, params, manner))
+        return await self._idempotency.run(once, partial(self._admit, params, options))
 
     async def _admit(
-        self, asked: GenerationParams | ParamsFactory, manner: Manner, key: KeyRecord | None
+        self, asked: GenerationParams | ParamsFactory, options: SubmitOptions, key: KeyRecord | None
     ) -> Generation | IdempotencyMatch:
-        """Make what was asked for as large as the caller's quota has room for, where the request leaves that open."""
+        """If the number of candidates is open, fit it to the quota."""
         params = asked if isinstance(asked, GenerationParams) else await asked()
         if params.n_candidates is None:
-            params = replace(params, affordable=auth.quota())
+            params = replace(params, affordable=auth.quota_limit())
         elif params.n_candidates == "auto":
-            params = replace(params, affordable=await auth.left(self._records.quota_used))
+            params = replace(params, affordable=await auth.remaining_quota(self._records.quota_used))
         while True:
             try:
-                return await self._begin(replace(params, owner=current_owner()), manner, key)
-            except QuotaExceeded as refusal:  # others may have been charged since
+                return await self._begin(replace(params, owner=current_owner()), options, key)
+            except QuotaExceeded as refusal:  # concurrent requests were charged since
                 if params.n_candidates != "auto" or not params.n <= refusal.left < (params.affordable or 0):
                     raise
                 params = replace(params, affordable=refusal.left)
 
     async def _begin(
-        self, params: GenerationParams, manner: Manner, key: KeyRecord | None
+        self, params: GenerationParams, options: SubmitOptions, key: KeyRecord | None
     ) -> Generation | IdempotencyMatch:
         generator, scorer = self._engine.generator, self._engine.scorer
         self._hooks.check(params.webhook)
-        if not manner.patient:
+        if not options.queue_if_full:
             n_candidates = params.n_candidates if isinstance(params.n_candidates, int) else 1
             self._worker.check_capacity(min(n_candidates, self._limits.candidates))
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
@@ -85,16 +85,16 @@ class Admission:
             scorer_revision=scorer.revision,
             model_revision=generator.revision,
             webhook=params.webhook,
-            attended=manner.attended,
+            attended=options.attended,
         )
         claim = self._worker.new_claim()
-        durable = manner.patient or key is not None
-        pictured = durable or manner.watched or params.partial_images > 0
-        recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=pictured)
+        durable = options.queue_if_full or key is not None
+        preview_images = durable or options.previews or params.partial_images > 0
+        recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=preview_images)
         try:
             self._worker.submit(spec, recorder.put_updates)
         except (Overloaded, Draining) as refusal:
-            if not manner.patient:
+            if not options.queue_if_full:
                 raise
             try:
                 return await self._enter(generation, None, key)
@@ -114,13 +114,16 @@ class Admission:
     async def _enter(
         self, generation: Generation, claim: Claim | None, key: KeyRecord | None
     ) -> Generation | IdempotencyMatch:
-        """Record it and charge the caller's quota; the earlier one where that has the key. Raises QueueFull."""
+        """Store the generation and charge the caller's quota.
+
+        Returns the match if another one holds the key. Raises QueueFull.
+        """
         n_candidates = generation.spec.n_candidates
-        bill = auth.quota_charge(n_candidates, "#/n_candidates")
+        charge = auth.quota_charge(n_candidates, "#/n_candidates")
         line = NewEvent(EventKind.QUEUED, {"n_candidates": n_candidates})
         room = self._engine.stats().capacity if claim is None else None
-        entered = await self._records.create(generation, [line], claim, key, charge=bill, room=room)
+        entered = await self._records.create(generation, [line], claim, key, charge=charge, room=room)
         if isinstance(entered, IdempotencyMatch):
             return entered
-        auth.record_usage(bill, entered)
+        auth.record_usage(charge, entered)
         return generation

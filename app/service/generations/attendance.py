@@ -1,7 +1,6 @@
-"""Generations that are followed by a stream: they outlive it by a grace period, for the client that comes back.
+"""Attended generations: cancelled when no client follows them for a grace period.
 
-While a client follows the stream, on whatever replica, that replica notes it in the database. Any replica cancels what
-was not followed for longer than the grace period.
+The replica that serves the stream records this in the database; any replica cancels unattended generations.
 """
 
 from __future__ import annotations
@@ -14,43 +13,46 @@ from app.domain import Generation
 from app.errors import StoreUnavailable
 from app.stores.protocols import GenerationStore
 
-NOTES = 5
-"""Notes within one grace period."""
+WRITES_PER_GRACE_PERIOD = 5
+"""Database writes per grace period."""
 
 
 class Attendance:
-    """See the module. `cancel` ends one that is still unattended after `span_s`."""
+    """See the module.
+
+    `cancel` ends a generation that is still unattended after `span_s`.
+    """
 
     def __init__(
         self, records: GenerationStore, grace_s: float, cancel: Callable[[str, float], Awaitable[None]]
     ) -> None:
         self._records = records
         self._cancel = cancel
-        self._pause_s = grace_s / NOTES
+        self._pause_s = grace_s / WRITES_PER_GRACE_PERIOD
         self._span_s = grace_s + self._pause_s
 
     @contextmanager
     def following(self, generation: Generation) -> Iterator[None]:
-        """Note that a client follows it for as long as this block lasts."""
+        """Record that a client follows the generation during this block."""
         if not generation.attended or generation.status.is_final:
             yield
             return
-        noting = asyncio.create_task(self._note(generation.id), name=f"attend {generation.id}")
+        noting = asyncio.create_task(self._record(generation.id), name=f"attend {generation.id}")
         try:
             yield
         finally:
             noting.cancel()
 
-    async def _note(self, generation_id: str) -> None:
+    async def _record(self, generation_id: str) -> None:
         while True:
             await asyncio.sleep(self._pause_s)
             with suppress(StoreUnavailable):
                 await self._records.record_attendance(generation_id)
 
     async def run(self) -> None:
-        """Cancel what nobody follows, until cancelled.
+        """Cancel unattended generations, until cancelled.
 
-        At first, and after the store was out of reach, clients get the whole period: they could not be noted before.
+        After a start or a store outage, clients get a whole period, since their attendance could not be recorded.
         """
         pause_s = self._span_s
         while True:

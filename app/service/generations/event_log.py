@@ -1,6 +1,6 @@
-"""Who waits for news of a generation, or for one to claim, is woken here, and many read a log at the price of one.
+"""In-process notifications: wake log watchers and workers; share log queries.
 
-One event loop only.
+Use in one event loop.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from app.domain import Event
 from app.stores.protocols import GenerationStore
 
 QUEUE_TOPIC = ""
-"""The name under which it is told that a generation may be claimed, or that there is room for one."""
+"""Topic: a generation is claimable, or the engine has room."""
 
 
 class Notifier:
-    """Take the pulse of a name before looking, then wait for it: nothing told in between is missed."""
+    """Subscribe before reading, then wait: no notification is missed."""
 
     def __init__(self) -> None:
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def subscribe(self, name: str) -> asyncio.Event:
-        """What the next news of `name` sets."""
+        """The event that the topic's next notification sets."""
         return self._events.setdefault(name, asyncio.Event())
 
     def notify(self, name: str) -> None:
-        """Wake who waits for `name`."""
+        """Wake the subscribers of `name`."""
         changed = self._events.pop(name, None)
         if changed is not None:
             changed.set()
 
     def notify_all(self) -> None:
-        """Wake everybody."""
+        """Wake all subscribers."""
         for name in list(self._events):
             self.notify(name)
 
 
 class EventLogReader:
-    """Reads logs. Those who were woken by the same news and want the same lines share one reading."""
+    """Reads logs. Concurrent readers woken by one notification share one query."""
 
     def __init__(self, records: GenerationStore) -> None:
         self._records = records
         self._readings: dict[tuple[asyncio.Event, int], asyncio.Task[list[Event]]] = {}
 
     async def read(self, generation_id: str, after: int, changed: asyncio.Event) -> list[Event]:
-        """Lines after `after`, as many as the store gives at once. Raises StoreUnavailable.
+        """Events after `after`, at most one store page. Raises StoreUnavailable.
 
-        A reading begins after its `pulse` was taken, so that whoever shares it and then waits misses nothing.
+        The query starts after `changed` was subscribed, so readers that share it miss nothing.
         """
         key = changed, after
         reading = self._readings.get(key)
@@ -61,11 +61,11 @@ class EventLogReader:
     def _reading_done(self, key: tuple[asyncio.Event, int], done: asyncio.Task[list[Event]]) -> None:
         del self._readings[key]
         if not done.cancelled():
-            done.exception()  # whoever still waits has it
+            done.exception()  # the awaiting readers receive it
 
 
 async def wait_until_set(changed: asyncio.Event, timeout_s: float) -> None:
-    """Return when there is news, or after `timeout_s`."""
-    with suppress(TimeoutError):  # not wait_for, which on Python 3.11 may swallow the cancellation of its task
+    """Return when the event is set, or after `timeout_s`."""
+    with suppress(TimeoutError):  # wait_for may swallow cancellation on Python 3.11
         async with asyncio.timeout(timeout_s):
             await changed.wait()

@@ -1,4 +1,4 @@
-"""Image to image: from a candidate that is there already, or from a picture that a caller sends."""
+"""Image to image, from a stored candidate or an upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from app.service.validation import check_range, check_size
 
 
 class Img2ImgService:
-    """Gives drafts their start. Pointers are into a body with `index`, `image` and `strength`."""
+    """Adds the initial image to parameters.
+
+    Pointers refer to a body with `index`, `image` and `strength`.
+    """
 
     def __init__(self, engine: Engine, fields: CandidateArrays) -> None:
         self._engine = engine
@@ -29,13 +32,15 @@ class Img2ImgService:
     async def from_candidate(
         self, params: GenerationParams, source: Generation, index: int, strength: float
     ) -> GenerationParams:
-        """`draft` begun as candidate `index` of `source`, in its size; of a pruned one as its last preview.
+        """Start from candidate `index` of `source`, in its size.
 
-        Raises NotFound, NotReady and InvalidRequest.
+        A pruned candidate starts from its last preview. Raises NotFound, NotReady and InvalidRequest.
         """
         check_range(strength, 0, 1, "#/strength")
         if not made_by(self._engine.generator, source):
-            raise NotFound(f"{source.model!r}, with the weights that made this generation, is not loaded")
+            raise NotFound(
+                f"model {source.model!r} with the generation's weights is not loaded: load it or use an image"
+            )
         stored = await self._fields.latents(source, index, "#/index")
         parent = Parent(ParentKind.REFINE, source.id, index)
         width, height = source.spec.width, source.spec.height
@@ -46,9 +51,9 @@ class Img2ImgService:
     async def from_upload(
         self, params: GenerationParams, image: NDArray[np.uint8], strength: float, source: Generation | None = None
     ) -> GenerationParams:
-        """`draft` begun as a picture (H, W, 3) of any size, cut and scaled to that of the draft, or of `source`.
+        """Start from an image (H, W, 3) of any size, cropped and scaled.
 
-        Raises InvalidRequest and Loading.
+        The size is that of `params`, or of `source`. Raises InvalidRequest and Loading.
         """
         check_range(strength, 0, 1, "#/strength")
         info = self._engine.generator

@@ -1,6 +1,6 @@
-"""Files without a record: written while their generation was deleted, or by a process that was killed.
+"""Files without a record, left by concurrent deletion or a killed process.
 
-A re-ranking's files are written before its record, so a folder is deleted only after it had no record for a while.
+A re-ranking's files precede its record, so a folder is deleted only after it has lacked one for a while.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from app.stores.protocols import BlobStore, GenerationStore
 log = logging.getLogger(__name__)
 
 LOOK_S = 3600.0
-"""How often all folders are listed."""
+"""Seconds between scans of all folders."""
 
 PATIENCE_S = 600.0
-"""How long a folder may be without a record: far more than storing takes."""
+"""Seconds a folder may lack a record; far longer than storing takes."""
 
 MARK = "database"
-"""Key of the file that names the database of these files. Those of another database are left alone."""
+"""Key of the file that names the database; other databases' files are kept."""
 
 
 class Orphans:
-    """Finds and deletes them. Times are of `ticks`, which never jumps; a new process waits anew."""
+    """Finds and deletes them. `ticks` is monotonic; a new process restarts the wait."""
 
     def __init__(self, records: GenerationStore, blobs: BlobStore, ticks: Callable[[], float] = time.monotonic) -> None:
         self._records = records
@@ -37,12 +37,12 @@ class Orphans:
         self._foreign = False
 
     async def sweep(self) -> int:
-        """Look, if it is time to; how many folders were deleted. Raises StoreUnavailable."""
+        """Scan if due; returns the number of deleted folders. Raises StoreUnavailable."""
         now = self._ticks()
         if now < self._next:
             return 0
         named = [name for name in await self._blobs.folders(FILES) if name.startswith("gen_")]
-        known = await self._records.existing_ids(named)  # read after the listing: a record is written before its files
+        known = await self._records.existing_ids(named)  # read after the listing: a record precedes its files
         self._next = now + LOOK_S
         if not await self._ours(named, known):
             return 0
@@ -53,13 +53,16 @@ class Orphans:
             deleted += await self._blobs.delete_prefix(blob_prefix(name)) > 0
             del self._since[name]
         if deleted:
-            log.info("the files of %d forgotten generations were deleted", deleted)
+            log.info("deleted the files of %d generations without a record", deleted)
         if self._since:
             self._next = min(self._since.values()) + PATIENCE_S
         return deleted
 
     async def _ours(self, named: Collection[str], known: Collection[str]) -> bool:
-        """Whether the store is this database's. One without a mark is claimed if it is empty or holds files of ours."""
+        """Whether the blob store belongs to this database.
+
+        An unmarked store is claimed if it is empty or holds this database's files.
+        """
         mine = await self._records.database_id()
         mark = await self._blobs.get(MARK)
         if mark is None and (known or not named):
@@ -67,6 +70,6 @@ class Orphans:
             return True
         foreign = mark != mine.encode()
         if foreign and not self._foreign:
-            log.warning("the image store holds files of another database: those without a generation are left alone")
+            log.warning("the blob store belongs to another database: files without a record are kept")
         self._foreign = foreign
         return not foreign

@@ -1,4 +1,4 @@
-"""What pruning "auto" means here and now: the planner, fed with this engine's calibration and costs."""
+"""Pruning "auto": the planner with this engine's calibration and costs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from app.engine.pruning import calibration, planner
 from app.service.generations.spec import PruningContext
 
 DIVERSITY_POOL_FACTOR = 3
-"""With diversity, so many times the n to be returned are left to choose them from."""
+"""With diversity, survivors per returned candidate."""
 
 
 @dataclass(frozen=True, slots=True)
 class PruningPolicy:
-    """The server's defaults. `quality` is the share of the best-of-N gain that "auto" keeps, expected, in (0, 1).
+    """The server's defaults.
 
-    `shadow_share` of the generations pruned by "auto" run unpruned instead and report what pruning would have lost.
+    `quality`, in (0, 1), is the expected share of the best-of-N gain that "auto" keeps. `shadow_share` of the
+    generations pruned by "auto" run unpruned and report the loss that pruning would cause.
     """
 
     default: str = "auto"
@@ -27,7 +28,7 @@ class PruningPolicy:
 
 
 class PruningPlanner:
-    """Plans for one engine. Its calls are pure but for the draw of the shadow, and may take a second."""
+    """Plans for one engine; pure but for the shadow draw. May take a second."""
 
     def __init__(self, engine: Engine, policy: PruningPolicy) -> None:
         self._engine = engine
@@ -36,7 +37,7 @@ class PruningPlanner:
     def __call__(
         self, mode: str | None, context: PruningContext
     ) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
-        """Checkpoints for a heat, whether they are only noted, and a notice when "auto" cannot be followed."""
+        """Checkpoints, whether in shadow, and a notice if "auto" is unavailable."""
         if (mode or self._policy.default) == "off" or context.n_candidates == context.n:
             return (), False, ()
         known = self._engine.calibration

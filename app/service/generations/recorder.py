@@ -1,8 +1,8 @@
-"""From the engine's updates to the stores: the life of one generation after it was admitted.
+"""Record one generation from the engine's updates to the stores.
 
-Owns the event log's wording, the files of a generation, and the claim that says this process works on it: prolonged
-with every write and at least every third of its lease, and whoever lost it writes nothing more. One task a
-generation, on the event loop; image files are encoded in worker threads.
+It owns the event log's format, the files and the claim. Each write extends the claim, at least every third of its
+lease; without the claim, nothing is written. One task per generation runs on the event loop; worker threads encode
+images.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 log = logging.getLogger(__name__)
 
 MIN_WRITE_INTERVAL_S = 0.1
-"""Least seconds between two writes of one log, so that progress never costs more than the work it tells of."""
+"""Minimum seconds between log writes, so that progress stays cheap."""
 
 STARTED_WRITE_DELAY_S = 0.05
-"""How soon the log says that a generation was started: whoever finds its claim lapsed counts that.
+"""Maximum seconds until the start is logged; takeovers count started attempts.
 
-What ends sooner is written down once, and no write takes a core from its device calls."""
+Shorter generations are written once, without taking CPU time from device calls.
+"""
 
 MAX_PREVIEW_SIDE = 256
-"""Longest side of the preview pictures in the log, pixels."""
+"""Longest side of logged previews, pixels."""
 
 STORE_RETRY_DELAYS_S = (0.2, 0.5, 1, 2, *[5] * 48)
-"""Waits between attempts to store a result while the store is out of reach."""
+"""Delays between attempts to store a result during an outage."""
 
 STUCK_S = 8.0
-"""Seconds after the first failure until requests that wait for the result get an error."""
+"""Seconds after the first failure until waiting requests get an error."""
 
 
 class GenerationRecorder:
-    """Writes down what the engine says of one generation until it is final, or until another process has it.
+    """Records the engine's updates until the generation is final or taken over.
 
-    `on_write` is called after each write, `stuck` is set when the result cannot be stored for a while. A `durable`
-    generation is left to other processes when the engine dies; any other one fails, for nobody but the caller who waits
-    here knows of it. Previews are told with pictures where `preview_images`: they cost what a returned image costs to
-    encode, and are wasted where nobody watches.
+    `on_write` is called after each write; `stuck` is set while the result cannot be stored. If the engine dies, a
+    `durable` generation is left to other processes; any other one fails, since only its waiting caller knows it.
+    Previews include images only with `preview_images`: encoding costs as much as a returned image.
     """
 
     def __init__(
@@ -97,18 +97,18 @@ class GenerationRecorder:
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
 
     def put_updates(self, updates: Sequence[Update]) -> None:
-        """Where the engine puts its updates."""
+        """The engine's sink of updates."""
         self._updates.put_nowait(updates)
 
     def replace_claim(self, claim: Claim) -> bool:
-        """Go on under a new claim, this process having taken over from itself; False when it has given up already."""
+        """Continue under a new claim; False if this recorder gave up."""
         if not self.claim_lost:
             self._claim = claim
         return not self.claim_lost
 
     async def run(self) -> None:
-        """Follow to the end. The generation is then final in the store, was forgotten, or is another process's."""
-        self._last_write = asyncio.get_running_loop().time()  # the claim was made a moment ago
+        """Record until the generation is final, deleted or taken over."""
+        self._last_write = asyncio.get_running_loop().time()  # the claim is new
         final = False
         while not final:
             updates = await self._next_updates()
@@ -122,7 +122,10 @@ class GenerationRecorder:
             self._on_write(self.generation.id)
 
     async def release_claim(self) -> None:
-        """Let any process take it from now on, and make the same candidates again; not if it is about to end here."""
+        """Release the claim so that any process can repeat it.
+
+        Does nothing while the result is being stored.
+        """
         if self._finishing or self.claim_lost:
             return
         self.claim_lost = True
@@ -131,7 +134,7 @@ class GenerationRecorder:
         await self._release(self.generation.attempts - started)
 
     async def fail(self, error: FrontrunnerError) -> bool:
-        """End it without having run; False when the claim is gone."""
+        """End it without running; False if the claim was lost."""
         failure = Failure(error.code, error.detail)
         self.generation = replace(self.generation, status=Status.FAILED, finished=self._clock(), failure=failure)
         claimed = await self._records.save(self.generation, [closing_line(self.generation)], self._claim)
@@ -143,10 +146,10 @@ class GenerationRecorder:
         try:
             await self._records.release(queued, self._claim)
         except StoreUnavailable:
-            log.warning("not handed back, so its claim must lapse first", extra={"generation": self.generation.id})
+            log.warning("claim not released: it must expire first", extra={"generation": self.generation.id})
 
     async def _next_updates(self) -> list[Update]:
-        """The next updates: all that come within QUIET_S, or none when the claim wants prolonging."""
+        """A batch of updates; empty when the claim is due for extension."""
         clock = asyncio.get_running_loop().time
         updates: list[Update] = []
         until = clock() + self._claim.lease_s / 3
@@ -161,7 +164,7 @@ class GenerationRecorder:
         return updates
 
     async def _append_progress(self, updates: Sequence[Update]) -> bool:
-        """Append progress to the log; False when the claim is gone. A lost line is no lost result."""
+        """Append progress; False if the claim was lost. Outages only lose events."""
         started = any(isinstance(u, Started) for u in updates)
         if started:
             self._start()
@@ -172,7 +175,7 @@ class GenerationRecorder:
             else:
                 claimed = await self._records.append(self.generation.id, lines, self._claim)
         except StoreUnavailable:
-            log.warning("progress was not written: the store is out of reach", extra={"generation": self.generation.id})
+            log.warning("progress not stored: the store is unavailable", extra={"generation": self.generation.id})
             return True
         self._last_write = asyncio.get_running_loop().time()
         return claimed
@@ -182,7 +185,7 @@ class GenerationRecorder:
         self.generation = replace(self.generation, status=Status.RUNNING, started=self._clock(), attempts=attempts)
 
     async def _finish(self, updates: Sequence[Update]) -> bool:
-        """Store the result, trying again while the store is out of reach. Raises StoreUnavailable when it is lost."""
+        """Store the result with retries. Raises StoreUnavailable when they fail."""
         last = updates[-1]
         if isinstance(last, Failed) and isinstance(last.error, EngineDead) and self._durable:
             await self._release(self.generation.attempts)
@@ -202,7 +205,7 @@ class GenerationRecorder:
             await keep_alive
 
     async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
-        """Prolong the claim for as long as storing takes."""
+        """Extend the claim while the result is being stored."""
         while not stored.is_set():
             await wait_until_set(stored, self._claim.lease_s / 3)
             with suppress(StoreUnavailable):
@@ -217,7 +220,10 @@ class GenerationRecorder:
                     return await self._store(files, lines)
                 if stuck is None:
                     stuck = asyncio.get_running_loop().call_later(STUCK_S, self.stuck.set)
-                    log.warning("a result cannot be stored yet", extra={"generation": self.generation.id})
+                    log.warning(
+                        "result not stored yet: the store is unavailable; retrying",
+                        extra={"generation": self.generation.id},
+                    )
                 await asyncio.sleep(wait)
             return await self._store(files, lines)
         finally:
@@ -225,14 +231,17 @@ class GenerationRecorder:
                 stuck.cancel()
 
     async def _store(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
-        """Write files and record; False when the claim is gone. What was forgotten meanwhile leaves no file."""
+        """Write files and record; False if the claim was lost.
+
+        Files of a deleted generation are removed.
+        """
         claimed = await self._write(files, lines)
         if not claimed and not await self._records.existing_ids([self.generation.id]):
             await self._blobs.delete_prefix(blob_prefix(self.generation.id))
         return claimed
 
     async def _write(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
-        """Files first, then the record that makes them known."""
+        """Write the files before the record that refers to them."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._last_write > self._claim.lease_s / 2:
             if not await self._records.append(self.generation.id, (), self._claim):
@@ -247,7 +256,7 @@ class GenerationRecorder:
 def _build_final(
     generation: Generation, updates: Sequence[Update], now: float, preview_images: bool
 ) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
-    """The final record, its files, and the log's last lines."""
+    """The final record, its files, and the last events."""
     generation, files = replace(generation, finished=now, started=generation.started or now), dict[str, bytes]()
     last = updates[-1]
     if isinstance(last, Succeeded):
@@ -285,7 +294,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
 
 
 def closing_line(generation: Generation) -> NewEvent:
-    """The line that closes the log; the result itself is in the record."""
+    """The event that closes the log; the record holds the result."""
     data: dict[str, Any] = {"status": str(generation.status)}
     if generation.failure is not None:
         data["failure"] = {"code": generation.failure.code, "detail": generation.failure.detail}
@@ -293,7 +302,7 @@ def closing_line(generation: Generation) -> NewEvent:
 
 
 def _lines(updates: Sequence[Update], attempt: int, preview_images: bool) -> list[NewEvent]:
-    """Log lines of updates; of several steps only the newest is told. Encodes previews: not for the event loop."""
+    """Events of updates, with the newest step only. Encodes previews: use a thread."""
     newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
     return [_line(u, attempt, preview_images) for u in updates if not isinstance(u, Stepped) or u is newest]
 

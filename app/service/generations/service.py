@@ -1,4 +1,7 @@
-"""The service's use cases over one engine and one pair of stores. Event loop only; every error is of `app.errors`."""
+"""The generation use cases over one engine and its stores.
+
+Use in one event loop; every error is from `app.errors`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,15 @@ from app.service.generations.orphans import Orphans
 from app.service.generations.pruning_policy import PruningPlanner, PruningPolicy
 from app.service.generations.recorder import closing_line
 from app.service.generations.worker import LeasePolicy, Worker
-from app.service.types import GenerationParams, IdempotencyKey, ImageFile, Limits, Manner, ParamsFactory, QueuePosition
+from app.service.types import (
+    GenerationParams,
+    IdempotencyKey,
+    ImageFile,
+    Limits,
+    ParamsFactory,
+    QueuePosition,
+    SubmitOptions,
+)
 from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
@@ -32,25 +43,25 @@ from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""How often a log is looked at when another process writes it and the database tells nothing."""
+"""Seconds between log polls if another process writes without notifications."""
 
 NOTIFIED_POLL_S = 2.0
-"""How often it is looked at all the same when writes are told of."""
+"""Seconds between log polls despite notifications."""
 
 STORE_RETRY_S = 30.0
-"""How long those who watch a log bear with a store that is out of reach."""
+"""Seconds a log watcher retries while the store is unavailable."""
 
 HANDOVER_WAIT_S = 8.0
-"""How long those who wait here for what was handed back may still get it from another replica."""
+"""Seconds that waiting requests may get a released result from another replica."""
 
 CLOSE_TIMEOUT_S = 10.0
-"""How long a closing service waits for results to be stored."""
+"""Seconds a closing service waits for results to be stored."""
 
 MIN_ABANDONED_AGE_S = 86_400.0
-"""How long, at least, a generation may wait for a process that takes it."""
+"""Minimum seconds a generation may wait for a process that claims it."""
 
 PING_TIMEOUT_S = 2.0
-"""How long the stores may take to answer before this replica is not ready."""
+"""Seconds for the stores to answer before this replica is unready."""
 
 
 class GenerationService:
@@ -85,15 +96,15 @@ class GenerationService:
 
     @property
     def limits(self) -> Limits:
-        """What a request may ask for."""
+        """Limits of a request."""
         return self._limits
 
     def models(self) -> tuple[GeneratorInfo, ScorerInfo]:
-        """What is loaded. Raises Loading."""
+        """The loaded models. Raises Loading."""
         return self._engine.generator, self._engine.scorer
 
     def calibration(self) -> Calibration | None:
-        """How well previews foretell scores with these models; None where nobody measured it. Raises Loading."""
+        """How well previews predict scores; None if unmeasured. Raises Loading."""
         known = self._engine.calibration
         return known if known is not None and known.matches(*self.models()) else None
 
@@ -106,11 +117,11 @@ class GenerationService:
         return self._worker.outcomes()
 
     def pruning_regrets(self) -> tuple[int, float]:
-        """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
+        """Number of shadow generations, and the sum of their lost gain shares."""
         return self._worker.pruning_regrets()
 
     async def unready_reason(self) -> str | None:
-        """None when requests are welcome, else one word why not: dead, loading, draining, full, store."""
+        """None if ready, else one of dead, loading, draining, full, store."""
         stats = self._engine.stats()
         for word, applies in (
             ("dead", stats.dead),
@@ -139,26 +150,24 @@ class GenerationService:
         previews: bool = True,
         attended: bool = False,
     ) -> Generation:
-        """Check, fill in defaults, admit, record and hand to the engine. Returns it queued.
+        """Check, complete, admit, record and submit; returns the queued generation.
 
-        With `idempotency` a request that was sent before returns its generation as it stands; a draft that is yet to be
-        made is then not made, for what it names may have gone. With `queue_if_full` it is left in the
-        queue for other replicas where this one has no room or is shutting down. Without `previews` its log
-        need not show its previews. An `attended` one is cancelled once no client has watched it for the grace period.
-        Raises InvalidRequest (with a pointer), KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining,
-        Loading, EngineDead.
+        With `idempotency`, a repeated request returns its generation and resolves no parameters. With `queue_if_full`,
+        it waits for other replicas if this one is full or shutting down. Without `previews`, its log may omit preview
+        images. An `attended` one is cancelled when no client has watched it for the grace period. Raises InvalidRequest
+        (with a pointer), KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
-        return await self._admission.run(params, idempotency, Manner(queue_if_full, previews, attended))
+        return await self._admission.run(params, idempotency, SubmitOptions(queue_if_full, previews, attended))
 
     async def get(self, generation_id: str) -> Generation:
-        """The generation as it stands. Raises NotFound, also when it is not the caller's."""
+        """The current generation. Raises NotFound, also for another owner's."""
         generation = await self._records.get(generation_id)
         if generation is None or not can_view(generation.spec.owner):
-            raise NotFound("there is no such generation, or it was forgotten")
+            raise NotFound("there is no such generation, or it was deleted: check the id")
         return generation
 
     def queue_position(self, generation: Generation) -> QueuePosition:
-        """Candidates that came before it and are still here, and the measured guess of the seconds to its result."""
+        """Earlier candidates still here, and the estimated seconds to the result."""
         usual = self._engine.generator.steps
         ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps_made / usual
         for held in self._worker:
@@ -170,31 +179,30 @@ class GenerationService:
         return QueuePosition(ahead, eta)
 
     async def wait(self, generation_id: str) -> Generation:
-        """The generation once it is final, here or on another replica.
+        """The final generation, from this or another replica.
 
-        Raises NotFound when it is forgotten meanwhile, StoreUnavailable if it is not stored, now or ever, Draining when
-        this replica stops before another one has ended it.
+        Raises NotFound if it is deleted, StoreUnavailable if it is not stored, Draining if this replica stops first.
         """
         generation = await self._worker.wait_ended(generation_id)
         if generation is None:
             async for _ in self._watch(generation_id, 0, HANDOVER_WAIT_S):
                 pass
             generation = await self.get(generation_id)
-        auth.settled(generation.delivered)
+        auth.settle_charge(generation.delivered)
         return generation
 
     async def watch(self, generation_id: str, after: int = 0) -> AsyncIterator[Event]:
-        """The log after line `after`, then new lines as they come, until the closing one.
+        """Events after `after`, then new ones as they come, up to the closing one.
 
-        Empty when `after` is the closing line or one that never was. Raises NotFound, StoreUnavailable, and Draining
-        when this replica stops and the generation is another one's.
+        Empty if `after` is the closing event or does not exist. Raises NotFound, StoreUnavailable, and Draining if this
+        replica stops while another one runs the generation.
         """
         with self._attendance.following(await self.get(generation_id)):
             async for event in self._watch(generation_id, after, 0.0):
                 yield event
 
     async def log_is_complete(self, generation_id: str, after: int) -> bool:
-        """Whether the log has ended with line `after` or before it; if not, its client is back.
+        """Whether the log ends at event `after` or before; if not, record the client.
 
         Raises NotFound, StoreUnavailable.
         """
@@ -206,7 +214,7 @@ class GenerationService:
         return False
 
     async def _watch(self, generation_id: str, after: int, handover_wait_s: float) -> AsyncIterator[Event]:
-        """`watch`; `handover_wait_s` is how long a replica that stops goes on looking at what another one does."""
+        """`watch`; a stopping replica watches another for `handover_wait_s`."""
         ended = (await self.get(generation_id)).status.is_final
         idle, unavailable_since = False, None
         while True:
@@ -233,14 +241,14 @@ class GenerationService:
                 return
             self._worker.check_stored(generation_id)
             if not claimed_here and time.monotonic() > self._released_at + handover_wait_s:
-                raise Draining("this replica stops before the generation has ended; another one goes on with it")
+                raise Draining("this replica is stopping and another one continues the generation: retry")
             ended = idle and await self._is_final(generation_id)
             idle = True
             if not ended:
                 await wait_until_set(changed, NOTIFIED_POLL_S if claimed_here or self._records.notifies else POLL_S)
 
     async def _is_final(self, generation_id: str) -> bool:
-        """Whether it is final; not as long as the store does not say so. Raises NotFound."""
+        """Whether it is final; False in a store outage. Raises NotFound."""
         try:
             return (await self.get(generation_id)).status.is_final
         except StoreUnavailable:
@@ -249,14 +257,17 @@ class GenerationService:
     async def image(
         self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None
     ) -> ImageFile:
-        """A candidate's image; `size` (width, height) never enlarges it. Raises NotFound, NotReady, InvalidRequest."""
+        """A candidate's image; `size` (width, height) never enlarges it.
+
+        Raises NotFound, NotReady, InvalidRequest.
+        """
         generation = await self.get(generation_id)
         if generation.status is not Status.SUCCEEDED:
-            raise NotReady(f"the generation is {generation.status}")
+            raise NotReady(f"the generation is {generation.status}: wait until it has succeeded")
         return await self._images.image(generation, index, output_format, size)
 
     async def cancel(self, generation_id: str) -> Generation:
-        """Stop it, wherever it runs; the record stays. Raises NotFound."""
+        """Cancel it on any replica; the record stays. Raises NotFound."""
         await self.get(generation_id)
         await self._worker.cancel(generation_id)
         generation = await self.get(generation_id)
@@ -273,7 +284,7 @@ class GenerationService:
             self._engine.cancel(generation_id)
 
     async def _settle(self, generation: Generation, *, unattended_s: float | None = None) -> bool:
-        """End it in the store, whoever has claimed it; whether this has ended it."""
+        """End it in the store regardless of claims; whether this call ended it."""
         ended = replace(generation, finished=self._records.clock())
         settled = await self._records.settle(ended, [closing_line(ended)], unattended_s=unattended_s)
         if settled:
@@ -282,7 +293,7 @@ class GenerationService:
         return settled
 
     async def cancel_on_disconnect(self, generation_id: str) -> None:
-        """Nobody waits for it any more: stop it, wherever it runs. Out of reach of the store it may go on."""
+        """Cancel on any replica, without a client; in a store outage it may run on."""
         with suppress(NotFound, StoreUnavailable):
             if await self._worker.cancel(generation_id) is None:
                 await self.cancel(generation_id)
@@ -295,17 +306,17 @@ class GenerationService:
     # upkeep
 
     async def run_worker(self) -> None:
-        """Take from the queue what this replica has room for, and hear what others write, until cancelled."""
+        """Claim queued generations and receive notifications, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._worker.run(), name="claim")
             group.create_task(self._records.listen(self._notifier.notify), name="listen")
             group.create_task(self._attendance.run(), name="attend")
 
     async def purge_expired(self, retention_s: float) -> int:
-        """Forget all generations that are older, how many there were; then fail what nobody has taken for as long.
+        """Delete older generations and return their number.
 
-        That is what no replica can make, for want of the model or of room. A day is the least it may wait. Last go
-        files without a generation.
+        Then fail generations unclaimed for as long (at least a day), for which no replica has the model or room. Last,
+        delete files without a record.
         """
         now = await self._records.now()
         before, purged = now - retention_s, 0
@@ -322,28 +333,29 @@ class GenerationService:
         generation = await self._records.get(generation_id)
         if generation is None:
             return
-        reason = Interrupted("no process has taken it")
+        reason = Interrupted("no process could run it: check that a replica has its models and room, then submit again")
         failure = Failure(reason.code, reason.detail)
         await self._settle(replace(generation, status=Status.FAILED, failure=failure))
 
     def mark_unready(self) -> None:
-        """Tell balancers to send requests elsewhere; those that come are served all the same."""
+        """Report unready so balancers stop; requests are still served."""
         self._unready = True
 
     async def release_claims(self) -> None:
-        """Let other replicas take at once what has not ended here, and send those who watch it to them."""
+        """Release unfinished generations, and send their watchers to other replicas."""
         self._released_at = min(self._released_at, time.monotonic())
         await self._worker.release_claims()
         self._notifier.notify_all()
 
     async def close(self) -> None:
-        """Wait for what is being written down; the engine must be closed first."""
+        """Wait for recorders; close the engine first."""
         await self._worker.close(CLOSE_TIMEOUT_S)
 
     async def _erase(self, generation_id: str) -> None:
-        """Files first: should this process die between, the record is still there to be forgotten again.
+        """Delete files, record, and files again.
 
-        Files again: a reader of the old record may have written one since. Later writers see that the record is gone.
+        If the process dies in between, the record remains for another attempt. A reader of the old record may write a
+        file meanwhile; later writers see that the record is gone.
         """
         await self._blobs.delete_prefix(blob_prefix(generation_id))
         await self._records.delete(generation_id)

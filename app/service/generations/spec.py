@@ -1,6 +1,6 @@
-"""From a draft to a spec: every default filled in, every bound checked, every contradiction named.
+"""Build a spec from parameters: apply defaults, check limits and conflicts.
 
-Pure but for fresh ids and seeds. Pointers are JSON Pointers into the native request body.
+Pure except for new ids and seeds. Pointers are JSON Pointers into the native request body.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from app.service.validation import check_range, check_ranking, check_size, check
 from models.protocols import GeneratorInfo
 
 DEFAULT_WAVE_SIZE = 8
-"""Candidates in a wave, unless more are to be returned."""
+"""Candidates per wave, unless more are to be returned."""
 
 _INIT_IMAGE_UNCALIBRATED = Notice(
-    "pruning_uncalibrated", "previews of candidates that begin as a picture are not calibrated, so nothing was pruned"
+    "pruning_uncalibrated", "calibrations do not cover initial images, so nothing was pruned"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PruningContext:
-    """A race as the planner wants to know it: candidates that start together, the steps they make, and how.
+    """Planner input: candidates that start together, their steps and settings.
 
-    `diverse` says that the n are not simply the best, so that there must be some to choose from.
+    `diverse` means that the n need a larger pool than the best n.
     """
 
     n_candidates: int
@@ -42,28 +42,28 @@ class PruningContext:
 
     @property
     def guided(self) -> bool:
-        """Whether each step of a row is two entries of the denoiser's batch."""
+        """Whether each row takes two entries of the denoiser's batch."""
         return self.guidance_scale > 1
 
 
 PlanPruning: TypeAlias = Callable[[str | None, PruningContext], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
-"""From "auto", "off" or None (the server's default): checkpoints, whether in shadow, notices."""
+"""From "auto", "off" or None (default): checkpoints, whether in shadow, notices."""
 
 
 def build_spec(
     params: GenerationParams, generator: GeneratorInfo, limits: Limits, plan_pruning: PlanPruning
 ) -> tuple[GenerationSpec, tuple[Notice, ...]]:
-    """The spec of a draft, and what the caller should know of how it was read. Raises InvalidRequest and NotFound.
+    """The spec, and notices for the caller. Raises InvalidRequest and NotFound.
 
-    `plan_pruning` plans the pruning that "auto" stands for; it may take a second.
+    `plan_pruning` plans "auto"; it may take a second.
     """
     if params.model not in (None, generator.id):
-        raise NotFound(f"model {params.model!r} is not loaded here; {generator.id!r} is", pointer="#/model")
+        raise NotFound(f"model {params.model!r} is not loaded; use {generator.id!r}", pointer="#/model")
     check_text(params.prompt, "#/prompt", limits, allow_empty=False)
     check_text(params.negative_prompt, "#/negative_prompt", limits)
     check_ranking(params.ranking, limits)
     n_candidates, wave = _candidate_counts(params, limits)
-    fitted = _fitted(n_candidates, params, limits)
+    fitted = _quota_notice(n_candidates, params, limits)
     steps = generator.steps if params.steps is None else params.steps
     check_range(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if params.guidance_scale is None else params.guidance_scale
@@ -104,14 +104,18 @@ def build_spec(
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:
     if sampler is not None and sampler not in generator.samplers:
-        raise InvalidRequest(f"sampler {sampler!r} is not one of {', '.join(generator.samplers)}", pointer="#/sampler")
+        raise InvalidRequest(
+            f"sampler {sampler!r} is unknown; use one of {', '.join(generator.samplers)}", pointer="#/sampler"
+        )
     return sampler or generator.sampler
 
 
 def _candidate_counts(params: GenerationParams, limits: Limits) -> tuple[int, int | None]:
-    """How many candidates there may be, and how many come in a wave (None: all at once)."""
+    """Maximum number of candidates, and wave size (None: one wave)."""
     if params.max_candidates is not None and params.n_candidates != "auto":
-        raise InvalidRequest('max_candidates goes with n_candidates "auto"', pointer="#/max_candidates")
+        raise InvalidRequest(
+            'max_candidates requires n_candidates "auto": set it or omit max_candidates', pointer="#/max_candidates"
+        )
     if params.n_candidates == "auto":
         cap = limits.candidates if params.max_candidates is None else params.max_candidates
         check_range(cap, 1, limits.candidates, "#/max_candidates")
@@ -127,23 +131,26 @@ def _candidate_counts(params: GenerationParams, limits: Limits) -> tuple[int, in
 
 
 def _affordable(n_candidates: int, params: GenerationParams) -> int:
-    """As many as the quota has room for, and never fewer than are to be returned: those the store then refuses."""
+    """Limit to the quota, but never below `n`.
+
+    The store rejects what still exceeds the quota.
+    """
     return n_candidates if params.affordable is None else max(params.n, min(n_candidates, params.affordable))
 
 
-def _fitted(n_candidates: int, params: GenerationParams, limits: Limits) -> tuple[Notice, ...]:
-    """A notice when a quota made it fewer candidates."""
+def _quota_notice(n_candidates: int, params: GenerationParams, limits: Limits) -> tuple[Notice, ...]:
+    """A notice if the quota reduced the candidates."""
     usual, _ = _candidate_counts(replace(params, affordable=None), limits)
     if n_candidates == usual:
         return ()
-    detail = f"at most {n_candidates} candidates, not {usual}: this is what the key's quota has room for"
+    detail = f"the key's quota limits this request to {n_candidates} candidates instead of {usual}"
     return (Notice("limited_by_quota", detail, {"n_candidates": n_candidates, "usual": usual}),)
 
 
 def _checkpoints(
     params: GenerationParams, context: PruningContext, plan_pruning: PlanPruning
 ) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
-    """Where candidates are pruned, whether in shadow only, and a notice when `auto` could not be followed."""
+    """Checkpoints, whether in shadow, and a notice if "auto" is unavailable."""
     if isinstance(params.pruning, tuple):
         problem = pruning.find_problem(
             params.pruning, steps=context.steps, n_candidates=context.n_candidates, n=context.n

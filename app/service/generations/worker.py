@@ -1,8 +1,8 @@
-"""What this process works on: generations it has claimed, at their submit or from the queue that replicas share.
+"""This process's generations, claimed at submit or from the shared queue.
 
-A replica takes from the queue while its device has nothing waiting, so that work goes where there is room. Where all
-are busy, the first in the queue and what callers bring come in turn. What a replica cannot end is handed back; what it
-dies over is claimed by another when the lease has lapsed.
+A replica claims while its device has nothing waiting, so work goes where there is room. When all replicas are busy,
+queue head and new requests alternate. Unfinished work is released; after a crash, another replica claims it when the
+lease expires.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from app.stores.protocols import BlobStore, Claim, Claimable, Claimed, Generatio
 log = logging.getLogger(__name__)
 
 QUEUE_POLL_INTERVAL_S = 1.0
-"""How often the queue is looked at when nobody tells of it."""
+"""Seconds between queue polls without notifications."""
 
 QUEUE_OVERDUE_S = 2.0
-"""How long a busy replica leaves the first in the queue to idle ones."""
+"""Seconds a busy replica leaves the queue head to idle ones."""
 
 MAX_CLAIMS = 5
-"""Replicas that may hold a generation and be lost before they begin with it."""
+"""Claims that may be lost before a generation starts."""
 
 CANCEL_TIMEOUT_S = 5.0
-"""How long an answer waits for the device to drop what was cancelled."""
+"""Seconds to wait for the device to drop a cancelled generation."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeasePolicy:
-    """How work is shared: a claim lapses after `lease_s`; `max_attempts` times a generation may be begun.
+    """Lease length, and the maximum attempts after worker loss.
 
-    From the second time on it runs alone: what killed a replica in company is then told from who was beside it.
+    Retries run exclusively, which isolates a generation that crashes its replica.
     """
 
     lease_s: float = 60.0
@@ -61,7 +61,7 @@ class LeasePolicy:
 
 
 class Worker:
-    """The followed generations of one process, oldest first."""
+    """The recorded generations of one process, oldest first."""
 
     def __init__(
         self,
@@ -94,22 +94,22 @@ class Worker:
         return dict(self._outcomes)
 
     def count_outcome(self, generation_id: str, status: Status) -> None:
-        """Note that this process has ended it."""
+        """Count a generation that this process ended."""
         log.info("generation ended", extra={"generation": generation_id, "status": str(status)})
         self._outcomes[str(status)] = self._outcomes.get(str(status), 0) + 1
 
     def pruning_regrets(self) -> tuple[int, float]:
-        """Generations that ran in shadow, and the sum of the shares of gain that pruning would have lost them."""
+        """Number of shadow generations, and the sum of their lost gain shares."""
         return self._pruning_regrets
 
     def new_claim(self) -> Claim:
-        """A claim that nobody has yet."""
+        """A new claim."""
         return Claim(secrets.token_hex(16), self._lease_policy.lease_s)
 
     def new_recorder(
         self, generation: Generation, claim: Claim, *, durable: bool, preview_images: bool = True
     ) -> GenerationRecorder:
-        """Who will write down the generation, once it is followed."""
+        """The recorder of a generation, to be started by `record`."""
         return GenerationRecorder(
             generation,
             claim,
@@ -123,14 +123,12 @@ class Worker:
         )
 
     def check_capacity(self, n_candidates: int) -> None:
-        """Refuse what a caller brings without room for it. Raises as `Engine.check_capacity`, or when the queue comes
-        first.
-        """
+        """Raises as `Engine.check_capacity`, or Overloaded if the queue is first."""
         self._check_queue_order()
         self._engine.check_capacity(n_candidates)
 
     def submit(self, spec: GenerationSpec, sink: UpdateSink) -> None:
-        """Hand the engine what a caller brings. Raises as `check_capacity`."""
+        """Submit a request to the engine. Raises as `check_capacity`."""
         self._check_queue_order()
         self._engine.submit(spec, sink)
         self._queue_head_overtaken = True
@@ -139,22 +137,28 @@ class Worker:
         if self._queue_overdue:
             stats = self._engine.stats()
             wait = stats.held * stats.seconds_per_candidate
-            raise Overloaded("what was accepted before comes first", retry_after_s=wait or 1.0)
+            raise Overloaded(
+                "server busy: earlier queued generations run first; retry after the interval in `Retry-After`",
+                retry_after_s=wait or 1.0,
+            )
 
     def record(self, recorder: GenerationRecorder) -> None:
-        """Write down what becomes of a generation that the engine has taken and the store knows."""
+        """Record a generation that engine and store have accepted."""
         name = recorder.generation.id
         task = asyncio.create_task(recorder.run(), name=f"follow {name}")
         self._recordings[name] = recorder, task
         task.add_done_callback(partial(self._recording_done, name))
 
     def recorder_for(self, generation_id: str) -> GenerationRecorder | None:
-        """Who writes down this generation, while it is claimed by this process."""
+        """The generation's recorder, while this process holds its claim."""
         recorder, _ = self._recordings.get(generation_id, (None, None))
         return None if recorder is None or recorder.claim_lost else recorder
 
     async def wait_ended(self, generation_id: str, timeout_s: float | None = None) -> Generation | None:
-        """What it ended as, when it ends here. Raises StoreUnavailable when it is not stored, see `check_stored`."""
+        """The final generation if it ends here, else None.
+
+        Raises StoreUnavailable while it is not stored, see `check_stored`.
+        """
         if generation_id not in self._recordings:
             return None
         recorder, task = self._recordings[generation_id]
@@ -171,13 +175,15 @@ class Worker:
         return recorder.generation
 
     def check_stored(self, generation_id: str) -> None:
-        """Raises StoreUnavailable while this process fails to store the result; it retries in the background."""
+        """Raises StoreUnavailable while storing the result fails and is retried."""
         recorder = self.recorder_for(generation_id)
         if recorder is not None and recorder.stuck.is_set():
-            raise StoreUnavailable("the store does not take the result yet; storing it is retried for some minutes")
+            raise StoreUnavailable(
+                "the result is not stored yet; storing is retried for some minutes: request it again later"
+            )
 
     async def cancel(self, generation_id: str) -> Generation | None:
-        """Stop it if it is claimed here; what it ended as."""
+        """Cancel it if claimed here; returns the final generation."""
         if self.recorder_for(generation_id) is None:
             return None
         self._engine.cancel(generation_id)
@@ -186,22 +192,22 @@ class Worker:
         return None
 
     async def run(self) -> None:
-        """Claim what is in the queue while there is room for it, until cancelled."""
+        """Claim queued generations while there is room, until cancelled."""
         while True:
             changed = self._notifier.subscribe(QUEUE_TOPIC)
             try:
                 while await self._claim_next():
                     pass
             except StoreUnavailable:
-                log.debug("the queue cannot be seen: the store is out of reach")
+                log.debug("queue poll failed: the store is unavailable")
             await wait_until_set(changed, QUEUE_POLL_INTERVAL_S * random.uniform(0.8, 1.2))
 
     async def release_claims(self) -> None:
-        """Let other processes take at once what has not ended here."""
+        """Release unfinished generations to other processes at once."""
         await asyncio.gather(*(recorder.release_claim() for recorder, _ in self._recordings.values()))
 
     async def close(self, timeout_s: float) -> None:
-        """Wait for what is being written down; what is not after `timeout_s` is left to others."""
+        """Wait up to `timeout_s` for recorders; leave the rest to other processes."""
         tasks = [task for _, task in self._recordings.values()]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout_s)
@@ -209,7 +215,7 @@ class Worker:
                 task.cancel()
 
     async def _claim_next(self) -> bool:
-        """Claim one; False when there is none, or no room, or when it is left to others."""
+        """Claim one; False if there is none, no room, or others should have it."""
         stats = self._engine.stats()
         if not stats.ready or stats.draining:
             return False
@@ -247,23 +253,23 @@ class Worker:
         return True
 
     def _unrunnable_reason(self, found: Claimed) -> FrontrunnerError | None:
-        """Why a claimed generation cannot be made, if so.
+        """Why a claimed generation cannot run, or None.
 
-        What was accepted under other weights of the scorer is ranked by those of here, unless it refers to vectors.
-        What begins as a picture needs the weights that its latents were encoded by.
+        With other scorer weights it is ranked by the loaded ones, unless it refers to vectors. With an initial image it
+        needs the weights that encoded its latents.
         """
         generation, ranking = found.generation, found.generation.spec.ranking
         if generation.attempts >= self._lease_policy.max_attempts or found.claims - generation.attempts > MAX_CLAIMS:
-            return Interrupted("every process that worked on this generation has died")
+            return Interrupted("every process that ran this generation crashed: submit it again")
         other_weights = generation.scorer_revision not in {"", self._engine.scorer.revision}
         if other_weights and (ranking.references or ranking.taste):
-            return ScorerMismatch("the weights that it was to be ranked by are not here")
+            return ScorerMismatch("the scorer weights of its references are not loaded: load them or submit it again")
         if generation.spec.start is not None and not made_by(self._engine.generator, generation):
-            return NotFound("the weights that its first picture was encoded by are not here")
+            return NotFound("the weights that encoded its initial image are not loaded: load them or submit it again")
         return None
 
     async def _reclaim(self, generation: Generation, claim: Claim) -> bool:
-        """This process's own claim had lapsed, for instance while the store was out of reach: go on with it."""
+        """Continue under a new claim after the own one expired, e.g. in an outage."""
         recorder, _ = self._recordings[generation.id]
         if recorder.replace_claim(claim):
             return True
@@ -271,12 +277,12 @@ class Worker:
         return False
 
     def _recording_done(self, generation_id: str, task: asyncio.Task[None]) -> None:
-        """A generation is no longer followed: it is stored, another process's, or writing it down failed for good."""
+        """A recorder ended: stored, taken over by another process, or failed."""
         recorder, _ = self._recordings.pop(generation_id)
         if task.cancelled() or recorder.claim_lost:
             status = None
         elif task.exception() is not None:
-            log.error("following a generation failed", exc_info=task.exception())
+            log.error("recording a generation failed", exc_info=task.exception())
             status = None
         else:
             status = recorder.generation.status

@@ -1,4 +1,4 @@
-"""From pictures that a request refers to, to references that a ranking can count with."""
+"""Resolve the images that a request refers to into ranking references."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from app.service.candidates.arrays import CandidateArrays, check_index
 from app.service.types import Limits
 
 MAX_WEIGHT = 10.0
-"""The prompt has weight 1: beyond this it would count for nothing."""
+"""Maximum weight; the prompt has weight 1 and would not count beyond."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnresolvedReference:
-    """A picture and how much it counts: an upload (H, W, 3), or candidate `index` of `generation`."""
+    """An upload (H, W, 3) or candidate `index` of `generation`, with its weight."""
 
     weight: float
     image: NDArray[np.uint8] | None = None
@@ -30,7 +30,10 @@ class UnresolvedReference:
 
 
 class ReferenceResolver:
-    """Looks references up. `get` gives a generation that the caller may see, or raises NotFound."""
+    """Resolves references.
+
+    `get` returns a generation that the caller may see, or raises NotFound.
+    """
 
     def __init__(
         self, engine: Engine, fields: CandidateArrays, limits: Limits, get: Callable[[str], Awaitable[Generation]]
@@ -41,16 +44,18 @@ class ReferenceResolver:
         self._get = get
 
     async def __call__(self, references: Sequence[UnresolvedReference], base: str) -> tuple[Reference, ...]:
-        """References in order; uploads are embedded together. `base` points at the list in the body.
+        """References in order; uploads are embedded together. `base` points at the list.
 
-        Raises InvalidRequest, and NotFound, NotReady or ScorerMismatch with a pointer to the one that cannot be had.
+        Raises InvalidRequest. NotFound, NotReady and ScorerMismatch point at the failing reference.
         """
         if len(references) > self._limits.references:
-            raise InvalidRequest(f"at most {self._limits.references} references are taken", pointer=base)
+            raise InvalidRequest(
+                f"{len(references)} references were sent; send at most {self._limits.references}", pointer=base
+            )
         for place, reference in enumerate(references):
             if reference.weight == 0 or not math.isfinite(reference.weight) or abs(reference.weight) > MAX_WEIGHT:
                 raise InvalidRequest(
-                    f"a weight lies between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g} and is not 0",
+                    f"weight must be between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g} and not 0",
                     pointer=f"{base}/{place}/weight",
                 )
         uploads = [one.image for one in references if one.image is not None]

@@ -1,6 +1,6 @@
-"""What needs no sampling: ranking candidates by other words, or pictures made elsewhere, and walking a descent back.
+"""Ranking without sampling: re-rank candidates, rank uploads, list ancestors.
 
-Owns what a re-ranking is made of and what is kept of one. The mathematics is `app.engine.ranking.scoring`'s.
+This module owns how a re-ranking is composed and stored. The formulas are in `app.engine.ranking.scoring`.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ from app.stores.protocols import BlobStore, GenerationStore, IdempotencyMatch, K
 from models.protocols import Embeddings, ScorerInfo
 
 MAX_LINEAGE = 1000
-"""Generations that are walked back; a dialogue is shorter."""
+"""Maximum number of ancestors that are followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RerankParams:
-    """Another question to the same candidates. `n` None returns as many as the generation did.
+    """Another ranking of the same candidates; `n` None keeps the generation's.
 
-    `include_pruned` lets candidates that were pruned compete with the score of their last preview. None lets them
-    when the question has other words or references than the one they were pruned by: to the same question they
-    have lost already, so the same settings give the same order. In a stored re-ranking that let them in they stay in.
+    `include_pruned` lets pruned candidates compete by their last preview's score. None includes them if prompt,
+    negatives or references differ from those they were pruned by, so equal settings give equal order. It also includes
+    them if the stored re-ranking did.
     """
 
     ranking: Ranking
@@ -71,19 +71,25 @@ class RerankParams:
 
 
 MakeReranking: TypeAlias = Callable[[], Awaitable[tuple[Generation, Generation]]]
-"""Gives a generation and its re-ranking; called only when the request is new."""
+"""Returns a generation and its re-ranking; called only for new requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A dialogue, the root first. `missing` is the ancestor that was forgotten, where the walk had to end."""
+    """A generation and its ancestors, the root first.
+
+    `missing` is a deleted ancestor, where the list ends.
+    """
 
     generations: tuple[Generation, ...]
     missing: str | None
 
 
 class RankingService:
-    """See the module. `get` gives a generation that the caller may see, or raises NotFound."""
+    """See the module.
+
+    `get` returns a generation that the caller may see, or raises NotFound.
+    """
 
     def __init__(
         self,
@@ -104,7 +110,7 @@ class RankingService:
         self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:
-        """`source` as it would stand by another ranking; nothing is stored. Timings and work are the re-ranking's.
+        """Re-rank `source` without storing; timings and work are the re-ranking's.
 
         Raises InvalidRequest, NotReady, ScorerMismatch, Loading.
         """
@@ -142,7 +148,7 @@ class RankingService:
         )
 
     async def rank(self, prompt: str, ranking: Ranking, images: AsyncIterable[list[NDArray[np.uint8]]]) -> RankResult:
-        """Compare images (H, W, 3) of any sizes with a prompt; a batch is dropped before the next one is taken.
+        """Rank images (H, W, 3) of any sizes by a prompt, one batch in memory at a time.
 
         Raises InvalidRequest, Loading, EngineDead, and what `images` raises.
         """
@@ -156,7 +162,7 @@ class RankingService:
             batch.clear()
         count = sum(map(len, embedded))
         if not 1 <= count <= self._limits.images:
-            raise InvalidRequest(f"between 1 and {self._limits.images} images are taken", pointer="#/images")
+            raise InvalidRequest(f"{count} images were sent; send 1 to {self._limits.images}", pointer="#/images")
         embeddings, pool, scorer = np.concatenate(embedded), range(count), self._engine.scorer
         compared = await asyncio.to_thread(_score_and_place, embeddings, pool, query, ranking, count, scorer)
         scores, placements = compared
@@ -171,18 +177,18 @@ class RankingService:
         )
 
     async def save(self, make: MakeReranking, once: IdempotencyKey | None = None) -> Generation:
-        """Store a re-ranking as a generation of its own, and its source's child.
+        """Store a re-ranking as a generation whose parent is its source.
 
-        The files are copied, so that either can be forgotten without the other, and counted as its candidates are.
-        With `once` a request that was sent before gets what was stored then, and nothing is made. Raises NotFound when
-        the files are gone, KeyReused, QuotaExceeded, StoreUnavailable, and what `make` does.
+        Files are copied, so either can be deleted alone; its candidates are charged. With `once`, a repeated request
+        returns the stored generation. Raises NotFound if the files are gone, KeyReused, QuotaExceeded,
+        StoreUnavailable, and what `make` raises.
         """
-        return await self._idempotency.run(once, partial(self._kept, make))
+        return await self._idempotency.run(once, partial(self._store, make))
 
-    async def _kept(self, make: MakeReranking, key: KeyRecord | None) -> Generation | IdempotencyMatch:
+    async def _store(self, make: MakeReranking, key: KeyRecord | None) -> Generation | IdempotencyMatch:
         source, reranked = await make()
         now, spec = self._records.clock(), reranked.spec
-        bill = auth.quota_charge(len(reranked.candidates))
+        charge = auth.quota_charge(len(reranked.candidates))
         own = replace(spec, id=new_id(), parent=Parent(ParentKind.RERANK, spec.id))
         kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
         form = kept.output_format
@@ -195,8 +201,8 @@ class RankingService:
                 NewEvent(EventKind.QUEUED, {"n_candidates": own.n_candidates}),
                 NewEvent(EventKind.SUCCEEDED, {"status": str(Status.SUCCEEDED)}),
             ]
-            entered = await self._records.create(kept, lines, None, key, charge=bill)
-            auth.record_usage(bill, entered)
+            entered = await self._records.create(kept, lines, None, key, charge=charge)
+            auth.record_usage(charge, entered)
         except BaseException:
             await self._blobs.delete_prefix(blob_prefix(own.id))
             raise
@@ -206,7 +212,7 @@ class RankingService:
         return entered
 
     async def lineage(self, generation_id: str) -> Lineage:
-        """The generation and all it came from, the root first. Raises NotFound for the generation itself."""
+        """The generation and its ancestors, the root first. Raises NotFound."""
         chain = [await self._get(generation_id)]
         while (parent := chain[-1].spec.parent) is not None and parent.generation is not None:
             try:
@@ -238,20 +244,20 @@ def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None)
 
 
 def _compared_with(spec: GenerationSpec) -> tuple[object, ...]:
-    """What a candidate is compared with, whatever the weights."""
+    """What candidates are compared with, without weights."""
     return spec.ranking_prompt, {n.text for n in spec.ranking.negatives}, {r.vector for r in spec.ranking.references}
 
 
 def _score_and_place(
     embeddings: Embeddings, pool: Sequence[int], query: rank_math.Query, ranking: Ranking, n: int, scorer: ScorerInfo
 ) -> tuple[list[Score | None], Placements]:
-    """Every picture's score, None where it is no number, and how they stand."""
+    """Scores of all images (None for NaN), and their placements."""
     scores = [None if math.isnan(s.score) else s for s in rank_math.score_images(embeddings, query)]
     return scores, place_candidates(scores, embeddings, pool, ranking, n, scorer)
 
 
 def _ranked_image(index: int, score: Score | None, placement: Placement) -> RankedImage:
-    """An image that is returned, so it has a score and a rank."""
+    """A returned image, which has a score and a rank."""
     assert score is not None
     assert placement.rank is not None
     return RankedImage(index, placement.rank, score, placement.softmax, placement.z_score, placement.duplicate_of)

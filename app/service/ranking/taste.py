@@ -1,6 +1,6 @@
-"""Profiles of taste: votes on candidates, kept as directions between embeddings, and the fit that a ranking may name.
+"""Taste profiles: votes on candidates as embedding directions, and a fitted model.
 
-A profile belongs to one scorer. Votes outlive the generations that they were cast on.
+A profile belongs to one scorer. Votes outlive the generations they refer to.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from app.stores.protocols import ProfileCapsExceeded, VoteStore
 from models.protocols import Embeddings
 
 MAX_VOTES = 10_000
-"""Votes of one profile."""
+"""Maximum votes per profile."""
 
 MAX_CACHED_MODELS = 256
-"""Fits held in memory."""
+"""Fitted models kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """Votes on the candidates of one generation. `preferred` holds pairs: this one over that one."""
+    """Votes on one generation; `preferred` holds pairs (winner, loser)."""
 
     generation: str
     liked: tuple[int, ...] = ()
@@ -41,7 +41,10 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class TasteSummary:
-    """A profile in short. `agreement` is the share of its votes that its own fit would cast the same way."""
+    """A profile's summary.
+
+    `agreement` is the share of votes that its own model reproduces.
+    """
 
     profile: str
     scorer: str
@@ -52,7 +55,10 @@ class TasteSummary:
 
 
 class TasteService:
-    """See the module. `get` gives a generation that the caller may see, or raises NotFound."""
+    """See the module.
+
+    `get` returns a generation that the caller may see, or raises NotFound.
+    """
 
     def __init__(
         self, engine: Engine, votes: VoteStore, fields: CandidateArrays, get: Callable[[str], Awaitable[Generation]]
@@ -69,22 +75,24 @@ class TasteService:
         return await self._votes.list_profiles(owner)
 
     async def cast_votes(self, owner: str, profile: str, ballot: Ballot) -> TasteSummary:
-        """Add votes; one cast before counts once, and takes the place of the contrary one.
+        """Add votes; a repeated vote counts once, an opposite one replaces it.
 
         Raises InvalidRequest, NotFound, NotReady, ScorerMismatch, ProfileLimit.
         """
         if not (ballot.liked or ballot.disliked or ballot.preferred):
-            raise InvalidRequest("there is no vote in it", pointer="#")
+            raise InvalidRequest(
+                "the ballot is empty: provide at least one of `liked`, `disliked`, `preferred`", pointer="#"
+            )
         generation = await self._generation(ballot.generation)
         embeddings = await self._fields.embeddings(generation)
-        _check(ballot, generation)
-        async with self._vote_lock:  # of this process; another replica's votes are seen when they have come first
+        _check_ballot(ballot, generation)
+        async with self._vote_lock:  # within this process; `add` detects votes of other replicas
             while True:
                 known = await self._votes.read(owner, profile)
                 merged, new, removed = self._merge_votes(known, ballot, embeddings)
-                if known is not None and not (new or removed):  # sent again: it is not another look at the field
+                if known is not None and not (new or removed):  # a repeated ballot does not count its field again
                     return await self._summary(profile, known)
-                with _capped():
+                with _translated_cap_errors():
                     if await self._votes.add(owner, profile, merged, new, removed, known=known):
                         break
         return await self._summary(profile, merged)
@@ -92,7 +100,7 @@ class TasteService:
     def _merge_votes(
         self, known: TasteProfile | None, ballot: Ballot, embeddings: Embeddings
     ) -> tuple[TasteProfile, list[Vote], list[Vote]]:
-        """The profile after the ballot, the votes that it adds, and those that it takes back."""
+        """The profile after the ballot, the votes added and the votes replaced."""
         current = known or self._new_profile(embeddings)
         self._check_scorer(current, "#/generation")
         known_keys = {v.key for v in current.votes}
@@ -102,7 +110,9 @@ class TasteService:
         removed = [v for v in current.votes if v.key in opposite]
         votes = (*(v for v in current.votes if v.key not in opposite), *new)
         if len(votes) > MAX_VOTES:
-            raise InvalidRequest(f"a profile holds at most {MAX_VOTES} votes", pointer="#")
+            raise InvalidRequest(
+                f"the profile would hold {len(votes)} votes, above {MAX_VOTES}: use another profile", pointer="#"
+            )
         return (
             replace(current, centre=_updated_centre(current, embeddings), fields=current.fields + 1, votes=votes),
             new,
@@ -110,34 +120,34 @@ class TasteService:
         )
 
     async def read_summary(self, owner: str, profile: str) -> TasteSummary:
-        """What is known of a profile. Raises NotFound."""
+        """A profile's summary. Raises NotFound."""
         return await self._summary(profile, await self.export_profile(owner, profile))
 
     async def export_profile(self, owner: str, profile: str) -> TasteProfile:
-        """All of a profile. Raises NotFound."""
+        """The whole profile. Raises NotFound."""
         known = await self._votes.read(owner, profile)
         if known is None:
             raise NotFound("there is no such taste profile")
         return known
 
     async def import_profile(self, owner: str, profile: str, given: TasteProfile) -> TasteSummary:
-        """Put a profile that was exported in place of what is there, each vote once.
+        """Replace a profile by an exported one, without duplicate votes.
 
         Raises InvalidRequest, ScorerMismatch and ProfileLimit.
         """
         self._check_scorer(given, "#/scorer")
         if not 1 <= len(given.votes) <= MAX_VOTES:
-            raise InvalidRequest(f"between 1 and {MAX_VOTES} votes are taken", pointer="#/votes")
+            raise InvalidRequest(f"{len(given.votes)} votes were sent; send 1 to {MAX_VOTES}", pointer="#/votes")
         width = self._engine.scorer.dimensions
         if len(given.centre) != 4 * width or not np.isfinite(_centre(given)).all():
-            raise InvalidRequest(f"the centre must be {width} finite float32", pointer="#/centre")
+            raise InvalidRequest(f"centre must hold {width} finite float32 values", pointer="#/centre")
         for place, vote in enumerate(given.votes):
             if len(vote.direction) != 2 * width or not np.isfinite(_direction(vote)).all():
                 raise InvalidRequest(
-                    f"a direction must be {width} finite float16", pointer=f"#/votes/{place}/direction"
+                    f"direction must hold {width} finite float16 values", pointer=f"#/votes/{place}/direction"
                 )
         deduplicated = replace(given, votes=tuple({v.key: v for v in given.votes}.values()))
-        with _capped():
+        with _translated_cap_errors():
             await self._votes.replace(owner, profile, deduplicated)
         return await self._summary(profile, deduplicated)
 
@@ -147,7 +157,7 @@ class TasteService:
             raise NotFound("there is no such taste profile")
 
     async def resolve(self, owner: str, profile: str, weight: float, pointer: str) -> Taste:
-        """A profile for a ranking. Raises NotFound and ScorerMismatch, pointing at it."""
+        """A profile for a ranking. Raises NotFound and ScorerMismatch at `pointer`."""
         version = await self._votes.version(owner, profile)
         key = owner, profile
         if version is None:
@@ -185,13 +195,14 @@ class TasteService:
         scorer = self._engine.scorer
         if (known.scorer, known.revision) != (scorer.id, scorer.revision):
             raise ScorerMismatch(
-                f"the profile was made with {known.scorer!r}, of other weights than here", pointer=pointer
+                f"the profile needs scorer {known.scorer!r} with its weights: load it or make a new profile",
+                pointer=pointer,
             )
 
 
 @contextmanager
-def _capped() -> Iterator[None]:
-    """Raises ProfileLimit for ProfileCapsExceeded."""
+def _translated_cap_errors() -> Iterator[None]:
+    """Translate ProfileCapsExceeded into ProfileLimit."""
     try:
         yield
     except ProfileCapsExceeded as over:
@@ -203,25 +214,29 @@ def _capped() -> Iterator[None]:
         ) from None
 
 
-def _check(ballot: Ballot, generation: Generation) -> None:
+def _check_ballot(ballot: Ballot, generation: Generation) -> None:
     for name in ("liked", "disliked"):
         for place, index in enumerate(getattr(ballot, name)):
             check_index(generation, index, f"#/{name}/{place}")
     liked, preferred = set(ballot.liked), set(ballot.preferred)
     for place, index in enumerate(ballot.disliked):
         if index in liked:
-            raise InvalidRequest("a candidate is liked or disliked, not both", pointer=f"#/disliked/{place}")
+            raise InvalidRequest(
+                f"candidate {index} is both liked and disliked: keep one vote", pointer=f"#/disliked/{place}"
+            )
     for place, pair in enumerate(ballot.preferred):
         if pair[0] == pair[1]:
-            raise InvalidRequest("a candidate cannot be preferred to itself", pointer=f"#/preferred/{place}")
+            raise InvalidRequest(
+                "a candidate cannot be preferred to itself: send two different indices", pointer=f"#/preferred/{place}"
+            )
         if pair[::-1] in preferred:
-            raise InvalidRequest("of two candidates only one can be preferred", pointer=f"#/preferred/{place}")
+            raise InvalidRequest("two pairs contradict each other: keep one of them", pointer=f"#/preferred/{place}")
         for side, index in enumerate(pair):
             check_index(generation, index, f"#/preferred/{place}/{side}")
 
 
 def _votes(ballot: Ballot, embeddings: Embeddings) -> list[Vote]:
-    """The ballot's votes, each once."""
+    """The ballot's votes without duplicates."""
     centre = embeddings.mean(axis=0)
 
     def vote(kind: VoteKind, index: int, over: int | None, direction: NDArray[np.float32]) -> Vote:
@@ -234,7 +249,7 @@ def _votes(ballot: Ballot, embeddings: Embeddings) -> list[Vote]:
 
 
 def _updated_centre(known: TasteProfile, embeddings: Embeddings) -> bytes:
-    """The mean of the fields' means, with one field more."""
+    """Mean of the fields' means, including one more field."""
     centre = _centre(known) + (embeddings.mean(axis=0) - _centre(known)) / (known.fields + 1)
     data: bytes = np.asarray(centre, "<f4").tobytes()
     return data
@@ -244,7 +259,7 @@ _OPPOSITE_KIND = {VoteKind.LIKE: VoteKind.DISLIKE, VoteKind.DISLIKE: VoteKind.LI
 
 
 def _opposite_key(vote: Vote) -> tuple[object, ...]:
-    """The key of the vote that says the contrary."""
+    """The key of the opposite vote."""
     if vote.over is not None:
         return vote.kind, vote.generation, vote.over, vote.index
     return _OPPOSITE_KIND[vote.kind], vote.generation, vote.index, None

@@ -1,7 +1,7 @@
-"""Webhooks: a caller's address is told how a generation ended, signed as Standard Webhooks has it, until it has heard.
+"""Webhook dispatcher: signed notifications of ended generations, with retries.
 
-The outbox is a table, written with the generation itself; any replica takes from it what is due. Owns the message, the
-signature and the times of the attempts. Runs beside the engine and never waits for it, nor it for this.
+The outbox is a table, written with the generation; any replica delivers from it. This module owns payload, signature
+(Standard Webhooks) and retry schedule. It runs beside the engine; neither waits for the other.
 """
 
 from __future__ import annotations
@@ -31,69 +31,78 @@ from app.stores.protocols import ApiKeyStore, DeliveryLimits, PendingDelivery, W
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Waits between attempts, as Standard Webhooks proposes them; each is stretched by up to a fifth."""
+"""Retry delays of Standard Webhooks; each is extended by up to a fifth."""
 
 OUTBOX_POLL_INTERVAL_S = 1.0
-"""How often the outbox is looked at."""
+"""Seconds between outbox polls."""
 
 DELIVERY_LEASE_S = 60.0
-"""After this an attempt of a replica that died is made again by another one."""
+"""Seconds until another replica repeats an attempt of a dead one."""
 
 DELIVERY_LIMITS = DeliveryLimits(total=64, per_owner=32, per_host=8)
-"""Attempts under way in one process: a slow receiver, or an owner of many, leaves the others their share."""
+"""Concurrent attempts per process.
+
+A slow receiver, or an owner with many webhooks, leaves the others their share.
+"""
 
 PAUSE_S = 0.05
-"""The least time between two looks, while attempts end and more webhooks are due."""
+"""Minimum seconds between polls while attempts end and more webhooks are due."""
 
 SECRET_PREFIX = "whsec_"
 
 _HOST = re.compile(
     r"(?=.{1,253}\.?$)\w[\w-]{0,62}(?:\.[\w-]{1,63})*\.?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?", re.ASCII
 )
-"""A name, or an address of IPv4 or IPv6."""
+"""A host name, or an IPv4 or IPv6 address."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookPolicy:
-    """`secret` signs where the caller has no key of its own; `allow_private` allows addresses inside and plain HTTP."""
+    """`secret` signs webhooks of callers without a key.
+
+    `allow_private` permits private addresses and plain HTTP.
+    """
 
     secret: str = ""
     allow_private: bool = False
 
     def check(self, webhook: Webhook | None) -> None:
-        """Raises InvalidRequest for a webhook that could never be delivered."""
+        """Raises InvalidRequest for a webhook that can never be delivered."""
         if webhook is None:
             return
         schemes = {"https", "http"} if self.allow_private else {"https"}
         if (fault := _url_problem(webhook.url, schemes)) is not None:
             raise InvalidRequest(fault, pointer="#/webhook/url")
         if not self.allow_private and _inside(webhook.url):
-            raise InvalidRequest("the address must belong to the public internet", pointer="#/webhook/url")
+            raise InvalidRequest("url must point to a public internet address", pointer="#/webhook/url")
         if current_caller() is None and not self.secret:
             raise InvalidRequest(
-                "webhooks are signed: use an API key, or set FRONTRUNNER_WEBHOOK_SECRET on the server",
+                "webhooks need a signing secret: use an API key, or set FRONTRUNNER_WEBHOOK_SECRET on the server",
                 pointer="#/webhook",
             )
 
 
 def _url_problem(address: str, schemes: set[str]) -> str | None:
-    """Why nothing can be posted there, None if something can."""
+    """Why the URL cannot receive a POST; None if it can."""
     try:
         url = httpx.URL(address)
         host = url.raw_host.decode("ascii")
     except (httpx.InvalidURL, UnicodeError):
-        return "the address cannot be read as a URL"
+        return "url is not a valid URL: send an absolute URL"
     if url.scheme not in schemes:
-        return f"an address is wanted that begins with {' or '.join(sorted(schemes))}"
+        return f"url has an unsupported scheme: use {' or '.join(sorted(schemes))}"
     if url.userinfo:
-        return "an address without a user name is wanted"
+        return "url contains a user name or password: remove it"
     if not _HOST.fullmatch(host) or not 0 < (1 if url.port is None else url.port) < 65_536:
-        return "the address has no host or port that can be reached"
+        return "url has an invalid host or port: send a host name or IP address and a port from 1 to 65535"
     return None
 
 
 def _inside(address: str) -> bool:
-    """Whether the host is an IP address outside the public internet; names are resolved at delivery only."""
+    """Whether the host is a non-public IP address.
+
+    Names are resolved at delivery only.
+    """
     try:
         return not is_public_address(httpx.URL(address).host)
     except ValueError:
@@ -101,7 +110,10 @@ def _inside(address: str) -> bool:
 
 
 class WebhookDispatcher:
-    """Delivers what is due, from `run` until it is cancelled. `clock` is `GenerationStore.clock`."""
+    """Delivers due webhooks while `run` runs.
+
+    `clock` is `GenerationStore.clock`.
+    """
 
     def __init__(
         self,
@@ -125,18 +137,21 @@ class WebhookDispatcher:
         self.pending = 0
 
     def outcomes(self) -> Mapping[str, int]:
-        """Attempts of this process by outcome; one that failed is made again, unless it was given up."""
+        """Attempts of this process by outcome.
+
+        Failed ones are retried unless given up.
+        """
         return dict(self._outcomes)
 
     async def run(self) -> None:
-        """Look, deliver, look again: after a while, or as soon as an attempt has ended."""
+        """Poll and deliver until cancelled, at intervals or when an attempt ends."""
         try:
             while True:
                 self._freed.clear()
                 try:
                     await self._dispatch_due()
                 except StoreUnavailable:
-                    log.debug("no webhook can be seen: the store is out of reach")
+                    log.debug("webhooks are delayed: the store is unavailable")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._freed.wait(), OUTBOX_POLL_INTERVAL_S)
                     await asyncio.sleep(min(PAUSE_S, OUTBOX_POLL_INTERVAL_S))
@@ -177,29 +192,29 @@ class WebhookDispatcher:
                 self._outcomes["delivered"] += 1
                 await self._outbox.remove(generation.id)
         except StoreUnavailable:
-            log.warning("a webhook's outcome was not noted: it may come twice", extra={"generation": generation.id})
+            log.warning("webhook outcome not stored: it may be delivered twice", extra={"generation": generation.id})
 
     def _sign(self, generation_id: str, body: bytes, secret: str) -> dict[str, str]:
         try:
             return sign(generation_id, int(self._clock()), body, secret)
         except ValueError:
-            raise DeliveryError("there is no secret to sign it with") from None
+            raise DeliveryError("no valid signing secret") from None
 
     async def _record_failure(self, due: PendingDelivery, error: DeliveryError) -> None:
         name = due.generation.id
         if error.final or due.attempts >= len(self._retry_delays_s):
             self._outcomes["given_up"] += 1
-            log.warning("a webhook was given up: %s", error, extra={"generation": name})
+            log.warning("webhook given up: %s", error, extra={"generation": name})
             await self._outbox.remove(name)
             return
         delay_s = self._retry_delays_s[due.attempts] * random.uniform(1.0, 1.2)
-        log.info("a webhook was not taken: %s", error, extra={"generation": name, "again_s": round(delay_s, 1)})
+        log.info("webhook delivery failed: %s", error, extra={"generation": name, "again_s": round(delay_s, 1)})
         await self._outbox.reschedule(name, self._clock() + delay_s, due.attempts + 1)
         self._outcomes["failed"] += 1
 
 
 def build_payload(generation: Generation) -> bytes:
-    """What the receiver gets: how it ended and where the result is, the same at every attempt."""
+    """The payload: status and result URLs, identical at every attempt."""
     ended = datetime.fromtimestamp(generation.finished or generation.created, UTC)
     data = {
         "id": generation.id,
@@ -223,7 +238,10 @@ def build_payload(generation: Generation) -> bytes:
 
 
 def sign(generation_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:
-    """Standard Webhooks' headers. The id is the same at every attempt, so that receivers can tell repeats."""
+    """Headers of Standard Webhooks.
+
+    The id is identical at every attempt, so receivers can deduplicate.
+    """
     name = f"msg_{generation_id}"
     signed_content = f"{name}.{timestamp}.".encode() + body
     mac = base64.b64encode(hmac.digest(decode_secret(secret), signed_content, hashlib.sha256)).decode("ascii")
@@ -231,7 +249,10 @@ def sign(generation_id: str, timestamp: int, body: bytes, secret: str) -> dict[s
 
 
 def decode_secret(secret: str) -> bytes:
-    """The bytes of a secret, `whsec_` and base64. Raises ValueError when it is none, or shorter than 24 bytes."""
+    """Decode `whsec_` and base64.
+
+    Raises ValueError if malformed or shorter than 24 bytes.
+    """
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except binascii.Error:
@@ -242,4 +263,4 @@ def decode_secret(secret: str) -> bytes:
 
 
 WEBHOOK_EVENTS = tuple(str(status) for status in Status if status.is_final)
-"""What a webhook can be told of."""
+"""Events that a webhook can subscribe to."""

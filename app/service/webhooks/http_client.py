@@ -1,8 +1,8 @@
-"""POST to an address that a stranger has chosen, without lending him our place in the network.
+"""SSRF-safe webhook client.
 
-The name is resolved here, every address it has is checked, and the connection goes to a checked one: a name that
-changes its mind between check and connect changes nothing. TLS checks the name all the same; `SSL_CERT_FILE` trusts
-other authorities than the usual ones. No redirect is followed, no proxy asked, no answer read.
+It resolves the host once, rejects non-public addresses and connects to a validated IP, so DNS rebinding has no effect.
+TLS still verifies the name; `SSL_CERT_FILE` replaces the trusted authorities. Redirects, proxies and response bodies
+are ignored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TypeAlias
 import httpx
 
 DELIVERY_TIMEOUT_S = 15.0
-"""For all of it: the name, the connection, the answer's first line."""
+"""Total seconds for name lookup, connection and response status."""
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
-"""From a host and a port to addresses. Raises OSError."""
+"""Resolves host and port to addresses. Raises OSError."""
 
 _IPV4_REFUSED = tuple(
     ipaddress.IPv4Network(block)
@@ -45,10 +45,13 @@ _IPV4_REFUSED = tuple(
         "240.0.0.0/4",  # reserved, and limited broadcast
     )
 )
-"""The IANA special-purpose registry, multicast, and the metadata addresses of clouds."""
+"""IANA special-purpose registry, multicast, and cloud metadata addresses."""
 
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All that is allocated for global unicast; loopback, unique-local, link-local, site-local and others lie outside."""
+"""Global unicast.
+
+Loopback, unique-local, link-local and site-local addresses are outside.
+"""
 
 _IPV6_REFUSED = tuple(
     ipaddress.IPv6Network(block)
@@ -60,13 +63,13 @@ _IPV6_REFUSED = tuple(
         "3fff::/20",  # documentation
     )
 )
-"""The IANA special-purpose registry inside global unicast."""
+"""IANA special-purpose registry inside global unicast."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class DeliveryError(Exception):
-    """The receiver has not taken it; `final` when another attempt would be in vain."""
+    """The delivery failed; `final` if a retry is pointless."""
 
     def __init__(self, reason: str, *, final: bool = False) -> None:
         super().__init__(reason)
@@ -74,13 +77,13 @@ class DeliveryError(Exception):
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """As the machine resolves."""
+    """Resolve with the system resolver."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class WebhookClient:
-    """`allow_private` allows addresses that are not the public internet's."""
+    """`allow_private` permits non-public addresses."""
 
     def __init__(
         self, *, allow_private: bool = False, resolver: Resolver = resolve_host, timeout_s: float = DELIVERY_TIMEOUT_S
@@ -93,19 +96,19 @@ class WebhookClient:
         )
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Return when the receiver has answered 2xx. Raises DeliveryError."""
+        """Return after a 2xx response. Raises DeliveryError."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 status = await self._post(httpx.URL(url), body, headers)
         except TimeoutError:
-            raise DeliveryError("the receiver takes too long") from None
+            raise DeliveryError(f"no response within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise DeliveryError(f"the receiver cannot be reached ({type(error).__name__})") from None
         if not 200 <= status < 300:
             raise DeliveryError(f"the receiver answered {status}", final=status == httpx.codes.GONE)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         await self._client.aclose()
 
     async def _post(self, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> int:
@@ -121,7 +124,7 @@ class WebhookClient:
                 "user-agent": "frontrunner",
                 "connection": "close",
             },
-            # TLS greets and checks the name, though the connection goes to the address.
+            # SNI and certificate check use the name; the connection uses the address.
             extensions={"sni_hostname": url.host},
         )
         answer = await self._client.send(request, stream=True)
@@ -132,17 +135,17 @@ class WebhookClient:
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await self._resolver(url.host, port)
         if not addresses:
-            raise DeliveryError("the receiver's name has no address")
+            raise DeliveryError("the receiver's host name has no address")
         if not self._allow_private and not all(is_public_address(address) for address in addresses):
-            raise DeliveryError("the receiver's address is not one of the public internet")
+            raise DeliveryError("the receiver's address is not public")
         return addresses[0]
 
 
 def is_public_address(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
-    IPv4 inside IPv6 (mapped, or by the well-known NAT64 prefix) is judged as IPv4. The tables are kept here because
-    `ipaddress.is_global` differs between releases of Python and knows no cloud.
+    IPv4 inside IPv6 (mapped, or with the well-known NAT64 prefix) counts as IPv4. The tables are here because
+    `ipaddress.is_global` varies between Python releases and lacks cloud addresses.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
