@@ -83,9 +83,14 @@ EXAMPLE_GENERATION_ID = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
 
 _ERROR_EXAMPLES = {
     400: ("invalid_json", "The body is not JSON", "the body is not valid JSON: send one JSON document in UTF-8", None),
-    401: ("unauthorized", "An API key is required", "there is no such key, or it was revoked", None),
-    403: ("forbidden", "The key lacks the permission", "this key has no right to generate", None),
-    404: ("not_found", "Not found", "there is no such generation, or it was forgotten", None),
+    401: ("unauthorized", "An API key is required", "the API key is unknown or revoked: send a valid key", None),
+    403: (
+        "forbidden",
+        "The key lacks the permission",
+        "this key lacks the permission 'generate': use a key that has it",
+        None,
+    ),
+    404: ("not_found", "Not found", "there is no such generation, or it was deleted: check the id", None),
     406: (
         "not_acceptable",
         "Not Acceptable",
@@ -106,11 +111,11 @@ _ERROR_EXAMPLES = {
         "the body must be JSON: send the header 'Content-Type: application/json'",
         None,
     ),
-    422: ("invalid_request", "The request is not valid", "24 is not between 1 and 16", "#/n"),
+    422: ("invalid_request", "The request is not valid", "24 is out of range; send a value between 1 and 16", "#/n"),
     429: (
         "quota_exceeded",
         "The key's quota is used up",
-        "this key may ask for 500 candidates in 3600 s and has 4 left",
+        "this key allows 500 candidates in 3600 s and has 4 left: request fewer, or retry in 900 s",
         None,
     ),
     500: ("engine_failed", "The engine failed", "the device call failed (RuntimeError)", None),

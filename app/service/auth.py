@@ -184,7 +184,7 @@ class ApiKeyAuthenticator:
             raise Unauthorized("the API key is unknown or revoked: send a valid key")
         caller = Caller(key, self._clock)
         if not caller.has_permission(permission):
-            raise Forbidden(f"this key lacks the permission {permission!r}: use a key that has it")
+            raise Forbidden(f"this key lacks the permission '{permission}': use a key that has it")
         return caller
 
     async def _keys(self) -> dict[str, ApiKey]:
