@@ -21,7 +21,8 @@ from models import calibration_io
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import MANIFEST, Pack, packs
 from models.protocols import Calibration, Embedder, Models, StepwiseGenerator
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 
 log = logging.getLogger(__name__)
 

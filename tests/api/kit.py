@@ -19,9 +19,10 @@ from app.engine.local import LocalEngine
 from app.main import create_app
 from app.settings import Settings
 from models.protocols import Models
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.scorer import FakeScorer
 from tests.servers import PATIENCE_S
 from tests.servers import until as until
+from tests.synthetic_models import InstrumentedGenerator
 
 PROMPT = {"prompt": "a red apple", "n_candidates": 3, "steps": 4, "seed": 7}
 
@@ -29,7 +30,7 @@ PROMPT = {"prompt": "a red apple", "n_candidates": 3, "steps": 4, "seed": 7}
 class House:
     """A service at `url`, its fakes, and a client of it."""
 
-    def __init__(self, url: str, app: FastAPI, generator: FakeGenerator, client: httpx.Client) -> None:
+    def __init__(self, url: str, app: FastAPI, generator: InstrumentedGenerator, client: httpx.Client) -> None:
         self.url = url
         self.app = app
         self.generator = generator
@@ -65,7 +66,7 @@ class House:
 @contextmanager
 def running(
     tmp_path: Path,
-    generator: FakeGenerator | None = None,
+    generator: InstrumentedGenerator | None = None,
     wait: bool = True,
     load: Callable[[], Models] | None = None,
     ready_s: float = PATIENCE_S,
@@ -73,7 +74,7 @@ def running(
     **given: Any,
 ) -> Iterator[House]:
     """A service with these settings; the block starts once it is ready, or at once. `load` makes other models."""
-    generator = generator or FakeGenerator()
+    generator = generator or InstrumentedGenerator()
     settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
     engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0, buckets=buckets)
     engine = LocalEngine(load or (lambda: Models(generator, FakeScorer())), engine_config, lambda _: None)

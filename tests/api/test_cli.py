@@ -193,14 +193,18 @@ def _ready(client: httpx.Client) -> None:
 
 
 FAKES = """
+    import time
     from models import protocols, registry
-    from models.synthetic import fakes
-    class Generator(fakes.FakeGenerator):
+    from models.synthetic import generator, scorer
+    class Generator(generator.FakeGenerator):
+        def step(self, *given):
+            time.sleep(0.05)
+            return super().step(*given)
         def encode(self, texts, **role):
             if "die" in texts:
                 raise SystemExit("gone")
             return super().encode(texts, **role)
-    registry.load_models = lambda *_, **__: protocols.Models(Generator(delay_s=0.05), fakes.FakeScorer())
+    registry.load_models = lambda *_, **__: protocols.Models(Generator(), scorer.FakeScorer())
 """
 
 

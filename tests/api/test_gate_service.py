@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from models.protocols import Models
-from models.synthetic.fakes import FakeScorer
+from models.synthetic.scorer import FakeScorer
 from tests.api.kit import House, running, until
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]

@@ -18,8 +18,8 @@ import pytest
 
 from app.service.generations import service
 from models.protocols import Conditioning, GeneratorInfo
-from models.synthetic.fakes import FakeGenerator
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
+from tests.synthetic_models import InstrumentedGenerator
 
 WEEK_S = 7 * 86_400 + 60
 LONG = {**PROMPT, "n_candidates": 16, "steps": 150}
@@ -90,7 +90,7 @@ def test_deleting_ends_every_waiter(house: House) -> None:
     assert events(stream.text)[-1][0] in {"cancelled", "error"}
 
 
-class Late(FakeGenerator):
+class Late(InstrumentedGenerator):
     """Comes when it is let in."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ def test_a_failing_device_call_is_a_500_that_need_not_be_retried(house: House) -
     assert _outcome(house, "failed") == 2
 
 
-class Mortal(FakeGenerator):
+class Mortal(InstrumentedGenerator):
     """Takes its thread along once `dying` is set."""
 
     dying = False

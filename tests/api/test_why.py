@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.synthetic.fakes import FakeScorer
+from models.synthetic.scorer import FakeScorer
 from tests.api.kit import House, is_problem
 from tests.api.test_rerank import NOWHERE, reranked
 

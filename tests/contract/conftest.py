@@ -13,7 +13,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
 
 from models.protocols import Embedder, Models, StepwiseGenerator
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 
 FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
 REAL = ["sd-epsilon", "sd-v_prediction", "sd-sample", "sdxl", "pictogram"]

@@ -16,7 +16,8 @@ import pytest
 from models import registry
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import PACKS
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 from tests.contract.conftest import Workshop
 
 needs_torch = pytest.mark.torch

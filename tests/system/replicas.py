@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 FAKES = """
 import os, time
 from models import protocols, registry
-from models.synthetic import fakes
-class Generator(fakes.FakeGenerator):
+from models.synthetic import generator, scorer
+class Generator(generator.FakeGenerator):
     poisoned = False
     def encode(self, texts, **role):
         self.poisoned |= any("poison" in text for text in texts)
@@ -33,8 +33,9 @@ class Generator(fakes.FakeGenerator):
         if self.poisoned:
             time.sleep(0.5)
             os._exit(9)
+        time.sleep({delay_s})
         return super().step(*given)
-registry.load_models = lambda *_: protocols.Models(Generator(delay_s={delay_s}), fakes.FakeScorer())
+registry.load_models = lambda *_: protocols.Models(Generator(), scorer.FakeScorer())
 """
 
 SERVE = """

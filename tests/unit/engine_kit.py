@@ -13,7 +13,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Cancelled, Failed, Outcome, Succeeded, Update
 from models.protocols import Embeddings, Models, Pixels
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer
 
 
 def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
@@ -40,8 +40,8 @@ class Bench:
     def __init__(
         self, config: EngineConfig | None = None, clock: Callable[[], float] = lambda: 0.0, **fake: Any
     ) -> None:
-        self.generator = FakeGenerator(**fake)
-        self.scorer = FakeScorer()
+        self.generator = InstrumentedGenerator(**fake)
+        self.scorer = InstrumentedScorer()
         self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig(), clock=clock)
         self.updates: dict[str, list[Update]] = {}
         self.ticks = 0
@@ -76,7 +76,7 @@ def alone(one: GenerationSpec) -> Outcome:
     return bench.outcome(one.id)
 
 
-class BlindScorer(FakeScorer):
+class BlindScorer(InstrumentedScorer):
     """Cannot tell a number for some of the images it is shown."""
 
     def __init__(self, blind: int) -> None:

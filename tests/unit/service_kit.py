@@ -14,14 +14,19 @@ from app.service import GenerationParams, GenerationService, Limits
 from app.stores.blobs import ObjectBlobStore
 from app.stores.generations import SqlGenerationStore
 from models.protocols import Models
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import InstrumentedGenerator
 
 
 class House:
     """A service with everything it stands on."""
 
     def __init__(
-        self, service: GenerationService, records: SqlGenerationStore, blobs: ObjectBlobStore, generator: FakeGenerator
+        self,
+        service: GenerationService,
+        records: SqlGenerationStore,
+        blobs: ObjectBlobStore,
+        generator: InstrumentedGenerator,
     ) -> None:
         self.service = service
         self.records = records
@@ -37,7 +42,7 @@ class House:
 
 @asynccontextmanager
 async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **service: Any) -> AsyncIterator[House]:
-    generator = FakeGenerator(delay_s=delay_s)
+    generator = InstrumentedGenerator(delay_s=delay_s)
     engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
     records = await SqlGenerationStore.open(url or f"sqlite:///{tmp_path}/records.db")
     blobs = ObjectBlobStore.open(f"file://{tmp_path}/blobs")

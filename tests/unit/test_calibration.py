@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from app.engine.pruning import calibration, early_stopping
 from app.engine.pruning.calibration import Trajectory
 from models import calibration_io
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 
 GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
 

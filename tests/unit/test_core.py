@@ -15,7 +15,8 @@ from app.engine.core import EngineCore, TooManyFailures
 from app.engine.protocols import Cancelled, Failed, Finished, Pruned, Started, Stepped, Succeeded
 from app.errors import EngineFailed, OutOfDeviceMemory
 from models.protocols import Calibration, Latent, Models, OutOfMemory, Schedule, StepRow
-from models.synthetic.fakes import FakeGenerator, FakeLatent, FakeScorer
+from models.synthetic.generator import FakeGenerator, FakeLatent
+from models.synthetic.scorer import FakeScorer
 from tests.unit.engine_kit import Bench, BlindScorer, alone, spec
 
 

@@ -14,7 +14,8 @@ from app.engine.protocols import Engine
 from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR, PruningPlanner, PruningPolicy
 from app.service.generations.spec import PruningContext
 from models.protocols import Calibration
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 HEAT = PruningContext(16, 1, "ddim", 8, guidance_scale=4.0)

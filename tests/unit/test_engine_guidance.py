@@ -15,11 +15,13 @@ from app.engine.latent_codec import encode_init_latents
 from app.engine.protocols import Failed
 from app.errors import InvalidRequest
 from models.protocols import Conditioning, Models, Schedule
-from models.synthetic.fakes import FakeGenerator, FakeLatent, FakeScorer
+from models.synthetic.generator import FakeLatent
+from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import Bench, spec
 
 
-class OddGenerator(FakeGenerator):
+class OddGenerator(InstrumentedGenerator):
     """A fake whose texts are as long as their words, and which can make square images only."""
 
     def __init__(self, *, negative_prompts: bool = True) -> None:
@@ -41,7 +43,7 @@ class OddGenerator(FakeGenerator):
         raise ValueError("this sampler cannot begin at a picture")
 
 
-def bench(generator: FakeGenerator) -> Bench:
+def bench(generator: InstrumentedGenerator) -> Bench:
     made = Bench()
     made.generator = generator
     made.core = EngineCore(Models(generator, FakeScorer()), made.core._config)

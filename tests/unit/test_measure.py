@@ -11,7 +11,8 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.errors import OutOfDeviceMemory
 from models.protocols import Images, Latent, Models, StepRow
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import Bench, spec
 
 
@@ -24,7 +25,7 @@ def test_measure_learns_a_cost_for_every_bucket_and_runs_short_of_memory_quietly
         Bench(max_rows=0).core.measure()
 
 
-class Paced(FakeGenerator):
+class Paced(InstrumentedGenerator):
     """Calls take the seconds of their size on a clock of its own, and some of them what else happens to go on."""
 
     def __init__(self, step: float = 0.010, row: float = 0.001, decode: float = 0.0, **more: Any) -> None:

@@ -15,7 +15,7 @@ from app.engine.protocols import Cancelled, Failed, Succeeded, Update
 from app.engine.scheduler import Scheduler
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
 from models.protocols import Embeddings, Images, Latent, Models, Pixels, StepRow
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer
 from tests.unit.engine_kit import spec
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,8 @@ async def engine(
     load: Callable[[], Models] | None = None, drain_s: float = 10, **config: int
 ) -> AsyncIterator[tuple[LocalEngine, list[BaseException]]]:
     deaths: list[BaseException] = []
-    local = LocalEngine(load or (lambda: Models(FakeGenerator(), FakeScorer())), EngineConfig(**config), deaths.append)  # type: ignore[arg-type]
+    load = load or (lambda: Models(InstrumentedGenerator(), InstrumentedScorer()))
+    local = LocalEngine(load, EngineConfig(**config), deaths.append)  # type: ignore[arg-type]
     local.start()
     while not local.stats().ready and not local.stats().dead:
         await asyncio.sleep(0.005)
@@ -54,7 +55,7 @@ async def engine(
 
 
 def slow(delay_s: float = 0.02) -> Models:
-    return Models(FakeGenerator(delay_s=delay_s), FakeScorer())
+    return Models(InstrumentedGenerator(delay_s=delay_s), InstrumentedScorer())
 
 
 async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None:
@@ -101,7 +102,7 @@ async def test_every_part_of_the_start_is_named_while_it_is_under_way(caplog: py
     seen: list[str] = []
     progress = Progress()
 
-    class Watching(FakeGenerator):
+    class Watching(InstrumentedGenerator):
         def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
             seen.append(local.stats().part)
             return super().step(rows, size)
@@ -115,7 +116,7 @@ async def test_every_part_of_the_start_is_named_while_it_is_under_way(caplog: py
         seen.append(local.stats().part)
         with pytest.raises(Loading, match="loading the scorer"):
             local.submit(spec(), Inbox())
-        return Models(Watching(), FakeScorer())
+        return Models(Watching(), InstrumentedScorer())
 
     local = LocalEngine(load, EngineConfig(), lambda _: None, progress)
     with caplog.at_level("INFO"):
@@ -203,7 +204,7 @@ async def test_one_off_calls_are_answered_beside_a_running_generation() -> None:
         images = [np.full((side, side, 3), 10 * i, np.uint8) for i, side in enumerate((8, 16, 8, 4))]
         vectors = await local.embed_images(images)
         for i, image in enumerate(images):
-            np.testing.assert_allclose(vectors[i], FakeScorer().embed_images(image[None])[0], atol=1e-6)
+            np.testing.assert_allclose(vectors[i], InstrumentedScorer().embed_images(image[None])[0], atol=1e-6)
         assert (await local.embed_texts(["red"]))[0].vector.shape == (13,)
         assert not isinstance(inbox.updates[-1] if inbox.updates else None, Succeeded)
         last = await inbox.last()
@@ -213,18 +214,18 @@ async def test_one_off_calls_are_answered_beside_a_running_generation() -> None:
 
 
 async def test_a_failed_one_off_call_is_typed_and_hurts_nobody_else() -> None:
-    class Picky(FakeScorer):
+    class Picky(InstrumentedScorer):
         def embed_images(self, pixels: Pixels) -> Embeddings:
             if pixels.shape[1] == 8:
                 raise ValueError("/secret/path")
             return super().embed_images(pixels)
 
-    async with engine(lambda: Models(FakeGenerator(), Picky())) as (local, deaths):
+    async with engine(lambda: Models(InstrumentedGenerator(), Picky())) as (local, deaths):
         with pytest.raises(EngineFailed) as failed:
             await local.embed_images([np.zeros((8, 8, 3), np.uint8)])
         assert "secret" not in failed.value.detail
         assert len(await local.embed_texts(["red"])) == 1
         assert not deaths
-    async with engine(lambda: Models(FakeGenerator(), FakeScorer(max_rows=8))) as (local, _):
+    async with engine(lambda: Models(InstrumentedGenerator(), InstrumentedScorer(max_rows=8))) as (local, _):
         with pytest.raises(TooLarge):
             await local.embed_images([np.zeros((8, 8, 3), np.uint8)] * 9)

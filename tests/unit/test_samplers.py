@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.domain import InitImage
 from models.generators.solver_tables import SolverStep, Vector, probe, quadratic_times
 from models.protocols import QUADRATIC, Schedule, steps_left, time_done
-from models.synthetic.fakes import PREDICTIONS, SAMPLERS, FakeGenerator
+from models.synthetic.generator import PREDICTIONS, SAMPLERS, FakeGenerator
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
 

@@ -9,12 +9,13 @@ from app.engine.pruning import calibration
 from app.engine.trajectories import record_trajectories
 from app.errors import EngineFailed
 from models.protocols import Models
-from models.synthetic.fakes import FakeGenerator, FakeScorer
+from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import BlindScorer
 
 
 def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None:
-    generator, scorer = FakeGenerator(), FakeScorer()
+    generator, scorer = InstrumentedGenerator(), FakeScorer()
     core = EngineCore(Models(generator, scorer), EngineConfig())
     told: list[int] = []
     races = list(
@@ -34,14 +35,14 @@ def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None
 
 
 def test_a_race_that_fails_says_so() -> None:
-    generator = FakeGenerator(fail_on_call=3)
+    generator = InstrumentedGenerator(fail_on_call=3)
     core = EngineCore(Models(generator, FakeScorer()), EngineConfig())
     with pytest.raises(EngineFailed):
         list(record_trajectories(core, generator.info, ["x"], n_candidates=2))
 
 
 def test_a_score_that_is_not_a_number_calibrates_nothing() -> None:
-    generator = FakeGenerator()
+    generator = InstrumentedGenerator()
     core = EngineCore(Models(generator, BlindScorer(1)), EngineConfig())
     with pytest.raises(EngineFailed, match="no score"):
         list(record_trajectories(core, generator.info, ["x"], n_candidates=2))

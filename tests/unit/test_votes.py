@@ -14,7 +14,7 @@ from app.domain import TasteProfile, Vote, VoteKind
 from app.service.ranking.taste import Ballot, TasteService
 from app.stores.protocols import ProfileCaps, ProfileCapsExceeded
 from app.stores.taste import SqlVoteStore
-from models.synthetic.fakes import FakeScorer
+from models.synthetic.scorer import FakeScorer
 from tests.unit.store_kit import opened
 
 LIKE = Vote(VoteKind.LIKE, "gen_a", 1, None, b"ab")
