@@ -18,9 +18,6 @@ import diffusers
 from models.errors import ModelNotFound, ModelUnsupported, is_host_out_of_memory
 from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, quiet_libraries
 
-NATIVE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""Pipeline classes that have a native loop."""
-
 _INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 _STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|Combined|Prior|Pipeline)")
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from models import registry
+from models import families, registry
 from models.errors import ModelError, ModelNotFound, ModelUnsupported
+from models.protocols import StepwiseGenerator
+from models.synthetic.generator import FakeGenerator
 from tests.contract.conftest import Workshop
 from tests.contract.families import FAMILIES
 
@@ -46,6 +48,18 @@ def test_a_family_without_a_native_loop_is_gated(folder: Path) -> None:
     assert (info.width, info.height, info.steps, info.guidance_scale) == (16, 16, 28, 7.0)
     with pytest.raises(ModelUnsupported, match="'sd3': a StableDiffusion3Pipeline has no native loop; set"):
         registry.load_models(str(folder), "fake", "cpu", mode="native")
+
+
+def test_one_entry_adds_a_native_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def load(pipe: Any, placement: Any, **options: Any) -> StepwiseGenerator:
+        given.update(options, kind=kind(pipe), device=str(placement.device))
+        return FakeGenerator()
+
+    monkeypatch.setattr(families, "NATIVE_LOOPS", {**families.NATIVE_LOOPS, "StableDiffusion3Pipeline": load})
+    assert kind(registry.load_models(str(folder), "fake", "cpu", mode="native").generator) == "FakeGenerator"
+    assert given == {"id": "sd3", "preview_decoder": None, "kind": "StableDiffusion3Pipeline", "device": "cpu"}
 
 
 def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from models import registry
+from models import families, registry
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
+from models.families import Family, Source
 from models.pack import PACKS
+from models.protocols import StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.contract.conftest import Workshop
@@ -27,6 +29,18 @@ def test_fakes_need_no_torch() -> None:
     load = "from models import registry; registry.load_models('fake', 'fake')"
     script = f"import sys; {load}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+
+
+def test_one_entry_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(FakeGenerator):
+        """A generator of another family."""
+
+    family: Family[StepwiseGenerator] = Family(
+        "mine", lambda source: source.name == "mine", lambda *_: Mine(), needs_torch=False
+    )
+    monkeypatch.setattr(families, "GENERATORS", (family, *families.GENERATORS))
+    assert isinstance(registry.load_models("mine", "fake").generator, Mine)
+    assert type(registry.load_models("fake", "fake").generator) is FakeGenerator
 
 
 @pytest.mark.parametrize(
@@ -42,7 +56,7 @@ def test_fakes_need_no_torch() -> None:
     ],
 )
 def test_labels_name_no_place(name: str, called: str) -> None:
-    assert registry.label(name) == called
+    assert Source(name).label == called
 
 
 @pytest.mark.parametrize("collects", [True, False])
@@ -51,11 +65,11 @@ def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
 ) -> None:
     seen = list[bool]()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object) -> StepwiseGenerator:
         seen.append(gc.isenabled())
         raise ModelUnsupported("none of these")
 
-    monkeypatch.setattr(registry, "_Loader", refuse)
+    monkeypatch.setattr(families, "GENERATORS", (Family("refusing", lambda _: True, refuse),))
     was = gc.isenabled()
     (gc.enable if collects else gc.disable)()
     try:
@@ -149,9 +163,12 @@ def test_a_folder_is_called_by_its_name(workshop: Workshop, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("nothing", "fake"), "generator 'nothing' is not a folder, not a hub id and none of fake, pictogram"),
-        (("/no/such/place", "fake"), "generator 'place' is not a folder"),
-        (("no-owner/no-model", "fake"), "generator 'no-owner/no-model': the hub does not give it"),
+        (
+            ("nothing", "fake"),
+            "generator 'nothing' not found; use a folder, a hub id OWNER/NAME or one of fake, pictogram",
+        ),
+        (("/no/such/place", "fake"), "generator 'place' not found; use a folder"),
+        (("no-owner/no-model", "fake"), "generator 'no-owner/no-model': not on the hub, or the hub is unreachable"),
         (("fake", "nothing"), "scorer 'nothing' is not a pack"),
         (("fake", "ViT-B-32/no-such-tag"), "scorer 'ViT-B-32/no-such-tag': no such model"),
         (("fake", "hf-hub:no-owner/no-model"), "scorer 'hf-hub:no-owner/no-model': no such model"),

@@ -1,0 +1,232 @@
+"""Families of models: which names each of them loads, and how. Add a family by one entry in a table.
+
+`GENERATORS` and `SCORERS` are tried in order; the first family that accepts a source loads it. `NATIVE_LOOPS` maps a
+pipeline class of diffusers to the adapter with a loop of its own. Loaders import torch when they are called.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+from models.errors import ModelNotFound, ModelUnsupported
+from models.pack import Pack, packs
+from models.protocols import Embedder, StepwiseGenerator
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
+
+if TYPE_CHECKING:
+    from models.runtime.placement import DevicePlacement
+
+log = logging.getLogger(__name__)
+
+FAKE = "fake"
+"""Name of the synthetic models."""
+
+Mode: TypeAlias = Literal["auto", "native", "gate"]
+"""Who makes the steps: a `native` loop, the stock pipeline behind the `gate`, or `auto`: native if there is one."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model's name and the pack that it refers to, if any. `checksums` ends when the pack's files are verified."""
+
+    name: str
+    pack: Pack | None = None
+    checksums: Future[None] | None = None
+
+    @property
+    def label(self) -> str:
+        """The model's name in answers and errors; of a local path only the last part."""
+        bare = self.name.removeprefix(_LOCAL)
+        if bare != self.name or Path(bare).is_absolute() or Path(bare).is_dir():
+            return Path(bare).name
+        architecture, _, weights = self.name.partition("/")
+        return f"{architecture}/{Path(weights).name}" if weights.startswith("/") else self.name
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of that name, if there is one."""
+        return Path(self.name) if Path(self.name).is_dir() else None
+
+    def verified_pack(self) -> Pack | None:
+        """The pack, once its files match their checksums. Raises PackCorrupt and ModelNotFound."""
+        if self.checksums is not None:
+            self.checksums.result()
+        return self.pack
+
+
+class LoadContext:
+    """What loaders share: device, mode, preview decoder, and the text encoder of each pack, loaded once."""
+
+    def __init__(self, device: str, mode: Mode, preview_decoder: str | None) -> None:
+        self.mode = mode
+        self.preview_decoder = preview_decoder
+        self._device = device
+        self._text_encoders: dict[Path, Any] = {}
+
+    @cached_property
+    def placement(self) -> DevicePlacement:
+        """The device. The first use imports torch and sets the thread counts. Raises ModelUnsupported."""
+        from models.runtime import placement
+
+        placement.prepare_process()
+        return placement.select_device(self._device)
+
+    def text_encoder(self, pack: Pack) -> Any:
+        """The pack's text encoder, which its generator and its scorer share."""
+        from models.runtime.placement import load_text_encoder
+
+        if pack.folder not in self._text_encoders:
+            self._text_encoders[pack.folder] = load_text_encoder(pack, self.placement)
+        return self._text_encoders[pack.folder]
+
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True)
+class Family(Generic[Model]):
+    """A kind of model. `accepts` decides without reading weights; `load` raises the errors of `models.errors`."""
+
+    name: str
+    accepts: Callable[[Source], bool]
+    load: Callable[[LoadContext, Source], Model]
+    needs_torch: bool = True
+
+
+def family_of(families: tuple[Family[Model], ...], source: Source) -> Family[Model]:
+    """The first family that accepts a source. The last family of a table accepts every source."""
+    return next(family for family in families if family.accepts(source))
+
+
+# diffusers
+
+
+def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
+    placement = context.placement
+    from models.generators import pipelines
+
+    decoder = None
+    if context.preview_decoder is not None:
+        preview = Source(context.preview_decoder)
+        with _translated_errors("preview decoder", preview):
+            decoder = pipelines.load_preview_decoder(preview.name, placement)
+    pack = source.verified_pack()
+    options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
+    if pack is not None:
+        options |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
+    folder = pack.generator if pack else source.folder
+    hub_id = "" if folder else _hub_id(source)
+    with _translated_errors("generator", source):
+        place = folder or pipelines.fetch(hub_id)
+        kind = pipelines.kind_of(place)
+        if context.mode == "native" and kind not in NATIVE_LOOPS:
+            raise ModelUnsupported(f"a {kind} has no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
+        pipe = pipelines.load(place, placement, context.text_encoder(pack) if pack else None)
+        return _with_loop(context, kind, pipe, options)
+
+
+def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str, Any]) -> StepwiseGenerator:
+    """The pipeline behind its native loop, or behind the gate, as the mode requires."""
+    if kind in NATIVE_LOOPS and context.mode != "gate":
+        try:
+            return NATIVE_LOOPS[kind](pipe, context.placement, **options)
+        except ModelUnsupported as error:
+            if context.mode == "native":
+                raise
+            log.warning("the generator runs behind the gate: %s", error)
+    from models.generators.gate.generator import PipelineGate
+
+    return PipelineGate(pipe, context.placement, **options)
+
+
+def _stable_diffusion(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGenerator:
+    from models.generators.stable_diffusion import StableDiffusionGenerator
+
+    return StableDiffusionGenerator(pipe, placement, **options)
+
+
+def _hub_id(source: Source) -> str:
+    if not _HUB_ID.fullmatch(source.name):
+        known = ", ".join((FAKE, *packs()))
+        raise ModelNotFound(
+            f"generator {source.label!r} not found; use a folder, a hub id OWNER/NAME or one of {known}"
+        )
+    return source.name
+
+
+@contextmanager
+def _translated_errors(kind: str, source: Source) -> Iterator[None]:
+    """Turn file errors of the libraries into errors that name the model, without local paths."""
+    from models.runtime.placement import FILE_ERRORS
+
+    try:
+        yield
+    except (ModelNotFound, ModelUnsupported) as error:
+        raise type(error)(f"{kind} {source.label!r}: {error}") from error
+    except FILE_ERRORS as error:
+        reason = "a file is missing or unreadable" if source.folder else "not on the hub, or the hub is unreachable"
+        raise ModelNotFound(f"{kind} {source.label!r}: {reason}") from error
+
+
+# open_clip
+
+
+def _load_open_clip(context: LoadContext, source: Source) -> Embedder:
+    placement = context.placement
+    from models.scorers import open_clip
+
+    name = f"{_LOCAL}{source.name}" if source.folder else source.name
+    return open_clip.load_open_clip(name, source.label, placement)
+
+
+def _load_pack_scorer(context: LoadContext, source: Source) -> Embedder:
+    placement, pack = context.placement, source.verified_pack()
+    from models.scorers import open_clip
+
+    assert pack is not None
+    return open_clip.load_pack(pack, context.text_encoder(pack), placement)
+
+
+def _is_fake(source: Source) -> bool:
+    return source.name == FAKE
+
+
+def _is_pack(source: Source) -> bool:
+    return source.pack is not None
+
+
+def _is_any(source: Source) -> bool:  # noqa: ARG001
+    return True
+
+
+NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion,
+}
+"""Native loops by pipeline class: called with pipeline and placement; `id`, `preview_decoder`, and of packs `revision`
+and `defaults` by name. May raise ModelUnsupported; mode `auto` then uses the gate."""
+
+GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
+    Family("synthetic", _is_fake, lambda _context, _source: FakeGenerator(), needs_torch=False),
+    Family("diffusers", _is_any, _load_diffusers),
+)
+"""Families of generators, first match wins."""
+
+SCORERS: tuple[Family[Embedder], ...] = (
+    Family("synthetic", _is_fake, lambda _context, _source: FakeScorer(), needs_torch=False),
+    Family("pack", _is_pack, _load_pack_scorer),
+    Family("open_clip", _is_any, _load_open_clip),
+)
+"""Families of scorers, first match wins."""
