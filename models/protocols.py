@@ -1,8 +1,8 @@
-"""What the engine asks of a neural model, said without torch.
+"""Protocols between the engine and neural models, without torch.
 
-Owns the protocols `StepwiseGenerator` and `Embedder` and the plain values that cross them. Tensors stay behind the
-border: the engine carries `Latent` and `Pixels` as opaque handles and never looks inside. Every method here is
-called from one thread only, the engine's.
+Owns the protocols and the plain values that cross them. `StepwiseGenerator` and `Embedder` are what the engine runs;
+`Generator` and `Scorer` are the narrow ones, for models without steps or embeddings. Tensors stay on the models' side:
+the engine carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread, the engine's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Latent: TypeAlias = Any
-"""A candidate's state between two steps: x and, once stepped, the x0 estimate of the last step."""
+"""A candidate's state between two steps: x, and the last step's x0 estimate."""
 
 Pixels: TypeAlias = Any
-"""uint8 (B, H, W, 3), sRGB: a NumPy array, or a torch tensor on the generator's device. See `to_host`."""
+"""uint8 (B, H, W, 3), sRGB, in host memory or on the generator's device.
+
+A NumPy array or a torch tensor, see `to_host`.
+"""
 
 Images: TypeAlias = NDArray[np.uint8]
 """uint8 (B, H, W, 3), sRGB, in host memory."""
@@ -29,7 +32,10 @@ Embeddings: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """A text that did not fit: `tokens` counted with the special ones, `dropped` is the lost tail in words."""
+    """A text that was cut off at the token limit.
+
+    `tokens` is the length of the whole text with special tokens; `dropped` is the lost tail, as text.
+    """
 
     tokens: int
     limit: int
@@ -38,9 +44,10 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """A text as the denoiser wants it. `state` is opaque and may be shared by any number of rows.
+    """A text, encoded for the denoiser.
 
-    Rows share a denoiser call only when their conditionings have the same `length` (tokens).
+    `state` is opaque and may be shared by any number of rows. Rows share a denoiser call only if their conditionings
+    have the same `length` (tokens).
     """
 
     state: Any
@@ -50,12 +57,15 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
-    """A sampler with a number of steps, as a table: one row a step, see `COLUMNS`.
+    """A sampler with a number of steps, as a table: one row per step, see `COLUMNS`.
 
-    The denoiser is called with `c_in * x` at time `t`; with its output m, the estimate of the finished latent is
-    `x0 = c * x + d * m` and the next state `x' = a * x + b * m + h * x0_of_the_step_before + s * noise`.
-    The first x is `noise_scale` times unit noise. A finished latent enters at a step as
-    `entry[step, 0] * latent + entry[step, 1] * unit noise`, float64 (steps, 2).
+    The denoiser gets `c_in * x` at time `t` and returns m. The estimate of the finished latent and the next state are
+
+        x0 = c * x + d * m
+        x' = a * x + b * m + h * previous_x0 + s * noise
+
+    The first x is `noise_scale` times unit noise. `entry`, float64 (steps, 2), mixes an image's latent into the state
+    before a step: `entry[step, 0] * latent + entry[step, 1] * unit_noise`.
     """
 
     COLUMNS = ("t", "c_in", "a", "b", "c", "d", "h", "s")
@@ -67,25 +77,31 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Number of denoising steps; a sampler may make one more or less than was asked for."""
+        """Number of denoising steps. Some samplers make one more or less than requested."""
         return len(self.table)
 
 
 QUADRATIC = "ddim_quadratic"
-"""Sampler whose times fall as the square of the share of steps left: see `solver_tables.quadratic_times`."""
+"""Sampler with times quadratic in the share of remaining steps.
+
+See `solver_tables.quadratic_times`.
+"""
 
 
 def time_done(sampler: str, share: float) -> float:
-    """Share of the noise schedule's time that lies behind a sampler once `share` of its steps is done, both 0..1.
+    """Share of the noise schedule's time passed after `share` of the steps, both 0..1.
 
-    Most samplers space their steps evenly; `QUADRATIC` goes through the noise in larger steps and
-    spends more of them on what is nearly clean (Song et al., Denoising Diffusion Implicit Models, 2021, appendix D).
+    Most samplers space their steps evenly. `QUADRATIC` takes larger steps through the noise and spends more steps on
+    nearly clean latents (Song et al., Denoising Diffusion Implicit Models, 2021, appendix D).
     """
     return 1.0 - (1.0 - share) ** _power(sampler)
 
 
 def steps_left(sampler: str, time: float) -> float:
-    """Share of a sampler's steps that falls into the last `time` of the noise schedule: `time_done` read backwards."""
+    """Share of a sampler's steps within the last `time` of the noise schedule.
+
+    The inverse of `time_done`.
+    """
     return float(time ** (1 / _power(sampler)))
 
 
@@ -95,7 +111,10 @@ def _power(sampler: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One denoising step of one candidate. `negative` None means unguided: one entry in the batch, else two."""
+    """One denoising step of one candidate.
+
+    `negative` None means unguided: one entry in the denoiser batch, else two.
+    """
 
     latent: Latent
     prompt: Conditioning
@@ -107,19 +126,22 @@ class StepRow:
 
     @property
     def entries(self) -> int:
-        """Denoiser batch entries this row costs."""
+        """Denoiser batch entries of this row."""
         return 1 if self.negative is None else 2
 
 
 Guidance: TypeAlias = Literal["cfg", "embedded", "none"]
-"""What the guidance scale does: weighs two predictions, is an input of the denoiser, or nothing."""
+"""How the guidance scale works.
+
+`cfg`: it weighs two predictions. `embedded`: it is an input of the denoiser. `none`: it has no effect.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorInfo:
-    """A generator's name, limits and defaults. Sizes in pixels; `revision` changes when the weights do.
+    """A generator's name, limits and defaults. Sizes are in pixels.
 
-    `negative_prompts`: whether a negative prompt steers sampling.
+    `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect.
     """
 
     id: str
@@ -144,7 +166,7 @@ class GeneratorInfo:
 class ScorerInfo:
     """A scorer's name and limits.
 
-    `null_mean` and `null_std` are of the cosines of images with texts that do not belong together; None if unknown.
+    `null_mean` and `null_std` describe the cosines of images with unrelated texts; None if unknown.
     """
 
     id: str
@@ -162,8 +184,8 @@ class ScorerInfo:
 class TextEmbedding:
     """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
 
-    `recognised` is False when the vocabulary holds no part of the text: every token stands for something unknown, and
-    the vector says nothing of the text.
+    `recognised` is False if the vocabulary holds no part of the text. All its tokens are then unknown ones, and the
+    vector does not depend on its meaning.
     """
 
     vector: NDArray[np.float32]
@@ -172,20 +194,25 @@ class TextEmbedding:
 
 
 MAX_GUIDANCE_RATIO = 1.5
-"""How far from a calibration's guidance scale its correlations are trusted, as a factor; 1 and less are unguided."""
+"""Largest factor between a calibration's guidance scale and a request's.
+
+Beyond it the calibration is not used. Scales of 1 and less count as 1, unguided.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well previews foretell final scores, for one generator and one scorer, measured over whole runs.
+    """How well previews predict final scores, for one generator and one scorer.
 
-    generator, scorer: the revisions it was measured with; for others it means nothing. sampler, steps, guidance_scale:
-    of those runs.
-    The tuples hold one value a step, the first after step 1: `spearman`, the rank correlation of preview score and
-    final score within a prompt; `preview_weight` and `gap_weight`, the least-squares fit of the final score from the
-    preview score and the guidance gap (see `StepwiseGenerator.guidance_gaps`); `correlation`, that of normal scores
-    with which a cut by that fit would keep as much of the best's lead as it did keep, the lower quartile over resampled
-    prompts.
+    Measured over whole runs. `generator` and `scorer` are the revisions it was measured with; it is invalid for others.
+    `sampler`, `steps` and `guidance_scale` are those of the runs.
+
+    The tuples hold one value per step; the first is the state after step 1. `spearman` is the rank correlation of
+    preview score and final score within a prompt. `preview_weight` and `gap_weight` are the least-squares fit of the
+    final score from the preview score and the guidance gap (see `StepwiseGenerator.guidance_gaps`).
+
+    `correlation` is an effective one. Pruning by the fit keeps as much of the best candidate's lead as it would for
+    normal scores of this correlation. It is the lower quartile over resampled prompts.
     """
 
     generator: str
@@ -199,17 +226,17 @@ class Calibration:
     gap_weight: tuple[float, ...]
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
-        """Whether it was measured with these very weights."""
+        """Whether it was measured with exactly these weights."""
         return (self.generator, self.scorer) == (generator.revision, scorer.revision)
 
     def covers_guidance(self, guidance_scale: float) -> bool:
-        """Whether it says something of races at this guidance: within a factor of `MAX_GUIDANCE_RATIO` of its own."""
+        """Whether it is valid at this guidance scale, see `MAX_GUIDANCE_RATIO`."""
         near, far = sorted(max(1.0, scale) for scale in (self.guidance_scale, guidance_scale))
         return far <= MAX_GUIDANCE_RATIO * near
 
 
 class StepwiseGenerator(Protocol):
-    """A latent diffusion model whose denoiser takes one timestep a row."""
+    """A latent diffusion model whose denoiser takes one timestep per row."""
 
     @property
     def info(self) -> GeneratorInfo:
@@ -217,55 +244,63 @@ class StepwiseGenerator(Protocol):
         ...
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
-        """Texts as the denoiser wants them, in order; the empty text is the unconditional one. May be cached.
+        """Encode texts for the denoiser, in order. May be cached.
 
-        `negative` marks texts to be avoided: some families put an instruction before prompts only.
+        The empty text is the unconditional one. `negative` marks negative prompts: some families put an instruction
+        before positive prompts only.
         """
         ...
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
-        """The steps of a sampler for images of this size in pixels: some families shift their times by it.
+        """The steps of a sampler at an image size in pixels, which shifts some schedules.
 
-        Raises ValueError for a sampler not in `info.samplers`, steps out of reach or a size that cannot be made.
+        Raises ValueError for a sampler not in `info.samplers`, and for unsupported steps or sizes.
         """
         ...
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> Latent:
-        """The first state of a candidate: depends on these arguments only, and is the same on every device."""
+        """The first state of a candidate.
+
+        It depends on these arguments only, and is the same on every device.
+        """
         ...
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
-        """The state before step `start` of a candidate that begins as a picture instead of noise.
+        """The state before step `start` of a candidate that starts from an image.
 
-        `array` (C, h, w) is from `dump` or `encode_image`; the noise is that of `noise` with this seed. Raises
-        ValueError for a generator that cannot begin at a picture.
+        `array` (C, h, w) is from `dump` or `encode_image`. The noise is that of `noise` with this seed. Raises
+        ValueError if the generator does not support image to image.
         """
         ...
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
-        """Pictures of one size as finished latents, for storage and `add_noise`: float16 (B, C, h, w).
+        """Images of one size as finished latents, float16 (B, C, h, w).
 
-        Width and height are multiples of `info.size_multiple`. Raises `OutOfMemory`.
+        For storage and `add_noise`. Width and height are multiples of `info.size_multiple`. Raises `OutOfMemory`.
         """
         ...
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
-        """One denoiser call for rows of equal latent shape and text length, padded to `size` >= len(rows) rows.
+        """One denoiser call for rows of equal latent shape and text length.
 
-        A row's bits depend on `size` and on how many of the rows are guided, on nothing else of its company.
-        Raises `OutOfMemory` when the device cannot hold the batch.
+        The batch is padded to `size` >= len(rows) rows. The bits of a row depend on `size` and on the number of guided
+        rows, not on the other rows' contents. Raises `OutOfMemory` if the device cannot hold the batch.
         """
         ...
 
     def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
-        """How far guidance pulled at the last step: root mean square of (guided by text - by negative), float32 (B,).
+        """Size of the guidance difference at the last step, float32 (B,).
 
-        Zero for rows that made no step or were unguided.
+        The root mean square of (prediction for the prompt - prediction for the negative). Zero for rows that were
+        unguided or made no step.
         """
         ...
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
-        """Latents of one shape as pixels. `preview` decodes the x0 estimate, by a tiny decoder where there is one."""
+        """Latents of one shape as pixels. Raises `OutOfMemory`.
+
+        `preview` decodes the x0 estimate, with a tiny decoder if there is one.
+        """
         ...
 
     def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
@@ -273,12 +308,12 @@ class StepwiseGenerator(Protocol):
         ...
 
     def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
-        """Finished latents back from `dump`, good for `decode`."""
+        """Finished latents from arrays of `dump`, for `decode`."""
         ...
 
 
 class Embedder(Protocol):
-    """A joint image and text embedder (CLIP)."""
+    """A joint image and text embedder, such as CLIP."""
 
     @property
     def info(self) -> ScorerInfo:
@@ -286,7 +321,10 @@ class Embedder(Protocol):
         ...
 
     def embed_images(self, pixels: Pixels) -> Embeddings:
-        """Embeddings of images of one size, any device, in order. Raises `OutOfMemory`."""
+        """Embeddings of images of one size, on any device, in order.
+
+        Raises `OutOfMemory`.
+        """
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
@@ -294,16 +332,57 @@ class Embedder(Protocol):
         ...
 
     def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
-        """Parts of one image (H, W, 3) in the same space: unit vectors float32 (h, w, D), top left first.
+        """Patches of one image (H, W, 3) in the same space, top left first.
 
-        None when the image tower has no such parts.
+        Unit vectors, float32 (h, w, D). None if the image tower has no patches.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneratedImages:
+    """Images of one call of `Generator.generate`, and the seed of each."""
+
+    images: Images
+    seeds: tuple[int, ...]
+
+
+class Generator(Protocol):
+    """A model that makes whole images of a prompt, such as a remote one.
+
+    It has no steps that the engine could batch, prune or preview.
+    """
+
+    def generate(
+        self, prompt: str, negative_prompt: str, seeds: Sequence[int], width: int, height: int
+    ) -> GeneratedImages:
+        """One image per seed, in order; width and height in pixels.
+
+        The empty negative prompt stands for none. The result holds the seeds that were used, which may differ from
+        those requested. Equal arguments give equal images only if the model is deterministic. Raises ValueError for a
+        size that the model cannot make or for no seeds, and `OutOfMemory`.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """A model that scores images against a text, such as a preference model.
+
+    It has no embeddings that could be stored, averaged or compared with other texts later.
+    """
+
+    def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
+        """Scores of images of one size, on any device, in order: float32 (B,).
+
+        Finite, higher is better. The scale is the model's own: compare scores of one model and one text only. Raises
+        `OutOfMemory`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What one process serves; belongs to one thread once it is in use."""
+    """What one process serves. Used from one thread only."""
 
     generator: StepwiseGenerator
     scorer: Embedder
@@ -311,10 +390,10 @@ class Models:
 
 
 class OutOfMemory(RuntimeError):
-    """The device could not hold a batch; a smaller one may fit."""
+    """The device cannot hold a batch; a smaller one may fit."""
 
 
 def to_host(pixels: Pixels) -> Images:
-    """Pixels as a contiguous NumPy array, copied from the device where they live on one."""
+    """Pixels as a contiguous NumPy array, copied from the device if needed."""
     host = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
     return np.ascontiguousarray(host, dtype=np.uint8)
