@@ -1,1 +1,4 @@
-"""Neural models behind torch-free protocols (see `models.protocols`); this package never imports `app`."""
+"""Neural models behind torch-free protocols, see `models.protocols`.
+
+This package never imports `app`.
+"""

@@ -1,4 +1,7 @@
-"""Calibrations as JSON, in a pack's manifest or in a file of their own. How they are made and used is the engine's."""
+"""Calibrations as JSON, in a pack's manifest or in a file.
+
+The engine measures and uses them.
+"""
 
 from __future__ import annotations
 
@@ -22,30 +25,36 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Calibration:
-    """A calibration from its JSON form; `measured`, what the run says of itself, is passed over. Raises ValueError."""
+    """A calibration from its JSON form. Raises ValueError.
+
+    `measured`, which describes the calibration run, is ignored.
+    """
     try:
         fields: dict[str, Any] = dict(data)
         fields.pop("measured", None)
         if fields.pop("format") != FORMAT:
-            raise ValueError(f"a calibration of format {FORMAT} is needed")
+            raise ValueError(f"unsupported calibration format; use format {FORMAT} (run `frontrunner calibrate` again)")
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
         made = Calibration(**values)
         guidance = fields["guidance_scale"]
         lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
     except (KeyError, TypeError) as error:
-        raise ValueError("this is not a calibration") from error
+        raise ValueError("not a calibration; use a file of `frontrunner calibrate`") from error
     if not isinstance(guidance, int | float) or not 0 <= guidance < inf:
-        raise ValueError("a calibration needs the guidance scale it was made at")
+        raise ValueError("`guidance_scale` of the calibration must be a finite number of at least 0")
     if lengths != {made.steps}:
-        raise ValueError("a calibration needs one value a step")
+        raise ValueError("the lists of the calibration must hold `steps` values each")
     return made
 
 
 def read_calibration(path: Path) -> Calibration:
-    """A calibration from its file. Raises ModelUnsupported when there is none or it cannot be read."""
+    """A calibration from its file.
+
+    Raises ModelUnsupported for a missing, unreadable or invalid file.
+    """
     try:
         return from_json(json.loads(path.read_text()))
     except OSError as error:
-        raise ModelUnsupported(f"the calibration {path.name!r} cannot be read") from error
+        raise ModelUnsupported(f"cannot read the calibration file {path.name!r}") from error
     except ValueError as error:
-        raise ModelUnsupported(f"the calibration {path.name!r} cannot be used: {error}") from error
+        raise ModelUnsupported(f"cannot use the calibration file {path.name!r}: {error}") from error

@@ -1,9 +1,11 @@
-"""Why a model could not be loaded, and what says that the host is full. Messages never name a place on this machine.
+"""Errors of model loading, and the check for a full host.
 
-ModelError
-├── ModelNotFound      no such pack, folder, hub id or package
-├── ModelUnsupported   found, but not of a kind that can be run here
-└── PackCorrupt        a file of a pack is missing or differs from its checksum
+Messages hold no local path.
+
+    ModelError
+    ├── ModelNotFound      no such pack, folder, hub id or package
+    ├── ModelUnsupported   found, but it cannot run here
+    └── PackCorrupt        a file of a pack is missing or does not match its checksum
 """
 
 
@@ -12,17 +14,20 @@ class ModelError(RuntimeError):
 
 
 class ModelNotFound(ModelError):
-    """Nothing goes by that name, or the hub that has it is out of reach."""
+    """No model has that name, or its hub is unreachable."""
 
 
 class ModelUnsupported(ModelError):
-    """The model exists and needs something that is not here."""
+    """The model exists, but needs something that is not available here."""
 
 
 class PackCorrupt(ModelError):
-    """A pack's file is missing or is not the one that was packed."""
+    """A file of a pack is missing or does not match its checksum."""
 
 
 def is_host_out_of_memory(error: Exception) -> bool:
-    """Whether the host's memory ran short, by Python's word or by torch's, which has no type for it."""
+    """Whether an error of Python or torch means that host memory is full.
+
+    Torch has no error class for it.
+    """
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

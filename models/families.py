@@ -1,7 +1,8 @@
-"""Families of models: which names each of them loads, and how. Add a family by one entry in a table.
+"""Families of models: which names each family loads, and how.
 
-`GENERATORS` and `SCORERS` are tried in order; the first family that accepts a source loads it. `NATIVE_LOOPS` maps a
-pipeline class of diffusers to the adapter with a loop of its own. Loaders import torch when they are called.
+`GENERATORS` and `SCORERS` are tried in order; the first family that accepts a source loads it. One entry adds a family.
+`NATIVE_LOOPS` maps a pipeline class of diffusers to an adapter with its own loop. Loaders import torch when they are
+called.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ FAKE = "fake"
 """Name of the synthetic models."""
 
 Mode: TypeAlias = Literal["auto", "native", "gate"]
-"""Who makes the steps: a `native` loop, the stock pipeline behind the `gate`, or `auto`: native if there is one."""
+"""Who makes the steps of a pipeline.
+
+`native`: the family's own loop. `gate`: the stock pipeline behind the gate. `auto`: native if there is such a loop.
+"""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOCAL = "local-dir:"
@@ -39,7 +43,10 @@ _LOCAL = "local-dir:"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model's name and the pack that it refers to, if any. `checksums` ends when the pack's files are verified."""
+    """A model's name and the pack that it refers to, if any.
+
+    `checksums` is done when the pack's files are verified.
+    """
 
     name: str
     pack: Pack | None = None
@@ -60,14 +67,14 @@ class Source:
         return Path(self.name) if Path(self.name).is_dir() else None
 
     def verified_pack(self) -> Pack | None:
-        """The pack, once its files match their checksums. Raises PackCorrupt and ModelNotFound."""
+        """The pack, after its files were verified. Raises PackCorrupt and ModelNotFound."""
         if self.checksums is not None:
             self.checksums.result()
         return self.pack
 
 
 class LoadContext:
-    """What loaders share: device, mode, preview decoder, and the text encoder of each pack, loaded once."""
+    """What loaders share: device, mode, preview decoder, text encoders of packs."""
 
     def __init__(self, device: str, mode: Mode, preview_decoder: str | None) -> None:
         self.mode = mode
@@ -77,7 +84,10 @@ class LoadContext:
 
     @cached_property
     def placement(self) -> DevicePlacement:
-        """The device. The first use imports torch and sets the thread counts. Raises ModelUnsupported."""
+        """The device. Raises ModelUnsupported if it is not available.
+
+        The first use imports torch and sets the thread counts of the process.
+        """
         from models.runtime import placement
 
         placement.prepare_process()
@@ -97,7 +107,10 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[Model]):
-    """A kind of model. `accepts` decides without reading weights; `load` raises the errors of `models.errors`."""
+    """A kind of model: which sources it accepts, and how it loads one.
+
+    `accepts` decides without reading weights. `load` raises the errors of `models.errors`.
+    """
 
     name: str
     accepts: Callable[[Source], bool]
@@ -106,7 +119,7 @@ class Family(Generic[Model]):
 
 
 def family_of(families: tuple[Family[Model], ...], source: Source) -> Family[Model]:
-    """The first family that accepts a source. The last family of a table accepts every source."""
+    """The first family that accepts a source; the last of a table accepts all."""
     return next(family for family in families if family.accepts(source))
 
 
@@ -168,7 +181,10 @@ def _hub_id(source: Source) -> str:
 
 @contextmanager
 def _translated_errors(kind: str, source: Source) -> Iterator[None]:
-    """Turn file errors of the libraries into errors that name the model, without local paths."""
+    """Turn the libraries' file errors into errors that name the model.
+
+    Their messages hold no local path.
+    """
     from models.runtime.placement import FILE_ERRORS
 
     try:
@@ -215,8 +231,11 @@ NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = {
     "StableDiffusionPipeline": _stable_diffusion,
     "StableDiffusionXLPipeline": _stable_diffusion,
 }
-"""Native loops by pipeline class: called with pipeline and placement; `id`, `preview_decoder`, and of packs `revision`
-and `defaults` by name. May raise ModelUnsupported; mode `auto` then uses the gate."""
+"""Adapters with a native loop, by pipeline class.
+
+Each is called with pipeline and placement, and by name with `id`, `preview_decoder` and, for packs, `revision` and
+`defaults`. It may raise ModelUnsupported: mode `auto` then uses the gate.
+"""
 
 GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
     Family("synthetic", _is_fake, lambda _context, _source: FakeGenerator(), needs_torch=False),

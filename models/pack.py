@@ -1,4 +1,4 @@
-"""A pack on disk: what its `pack.json` promises, and the proof that the files keep it.
+"""Packs on disk: the manifest `pack.json` and the verification of files.
 
 Owns finding packs, their checksums and the folder of the packaged text encoder. Torch-free; it loads no weights.
 """
@@ -22,7 +22,10 @@ _TEXT_WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A folder with a generator, a scorer and a manifest. `revision` changes with the version or any weight."""
+    """A folder with a generator, a scorer and a manifest.
+
+    `revision` changes with the version or any weight.
+    """
 
     id: str
     folder: Path
@@ -30,12 +33,12 @@ class Pack:
 
     @classmethod
     def read(cls, folder: Path) -> Pack:
-        """The pack in a folder. Raises PackCorrupt when its manifest cannot be read."""
+        """The pack in a folder. Raises PackCorrupt for an unreadable manifest."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             return cls(manifest["id"], folder, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PackCorrupt(f"pack {folder.name!r}: {MANIFEST} cannot be read") from error
+            raise PackCorrupt(f"pack {folder.name!r}: cannot read {MANIFEST}") from error
 
     @property
     def generator(self) -> Path:
@@ -49,7 +52,7 @@ class Pack:
 
     @property
     def text_encoder(self) -> Mapping[str, Any]:
-        """The manifest's part about the packaged text encoder."""
+        """The manifest's section on the packaged text encoder."""
         part: Mapping[str, Any] = self.manifest["text_encoder"]
         return part
 
@@ -60,13 +63,15 @@ class Pack:
         return f"{self.manifest['version']}-{hashlib.sha256(promised.encode()).hexdigest()[:12]}"
 
     def text_encoder_folder(self) -> Path:
-        """Where the package that carries the text encoder keeps it; the package itself is not imported.
+        """Folder of the text encoder inside its package, which is not imported.
 
-        Raises ModelNotFound when it is not installed.
+        Raises ModelNotFound if the package is not installed.
         """
         spec = importlib.util.find_spec(str(self.text_encoder["package"]))
         if spec is None or not spec.submodule_search_locations:
-            raise ModelNotFound(f"pack {self.id!r} needs the package {self.text_encoder['distribution']}")
+            raise ModelNotFound(
+                f"pack {self.id!r} needs a package: run pip install {self.text_encoder['distribution']}"
+            )
         return Path(spec.submodule_search_locations[0]) / str(self.text_encoder["folder"])
 
     def verify(self) -> None:
@@ -86,6 +91,6 @@ class Pack:
 
 
 def packs(root: Path = PACKS) -> dict[str, Pack]:
-    """The packs in a folder of packs, by id. Raises PackCorrupt for a manifest that cannot be read."""
+    """The packs below a folder, by id. Raises PackCorrupt for an unreadable manifest."""
     found = [Pack.read(manifest.parent) for manifest in sorted(root.glob(f"*/{MANIFEST}"))]
     return {pack.id: pack for pack in found}

@@ -76,7 +76,10 @@ def _load(
 
 
 def _sources(names: Iterable[str], pool: ThreadPoolExecutor) -> dict[str, Source]:
-    """Resolve names; verify each pack once, in the background. Raises PackCorrupt for an unreadable manifest."""
+    """Resolve names, and start to verify each pack once, in the background.
+
+    Raises PackCorrupt for an unreadable manifest.
+    """
     known = packs()
     found = {name: known.get(name) or _pack_in(Path(name)) for name in names}
     checks = {pack.folder: pool.submit(pack.verify) for pack in {p.folder: p for p in found.values() if p}.values()}
@@ -88,7 +91,10 @@ def _pack_in(folder: Path) -> Pack | None:
 
 
 def _pack_calibration(source: Source) -> Calibration | None:
-    """The calibration in a pack's manifest, measured with its own generator and scorer. Raises PackCorrupt."""
+    """The calibration in a pack's manifest. Raises PackCorrupt.
+
+    It was measured with the pack's own generator and scorer.
+    """
     found = source.pack.manifest.get("calibration") if source.pack is not None else None
     try:
         return calibration_io.from_json(found) if found is not None else None
@@ -106,7 +112,7 @@ def _chosen(given: Calibration | None, own: Calibration | None, models: Models) 
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection while libraries are imported: it would take a seventh of the time."""
+    """Pause garbage collection during imports, where it takes 1/7 of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -117,6 +123,6 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _prepare_threads() -> None:
-    """Set what torch reads at import: idle threads spin for some microseconds, then sleep."""
+    """Let idle threads spin for microseconds, then sleep; torch reads it at import."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

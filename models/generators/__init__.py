@@ -1,1 +1,1 @@
-"""Diffusion models behind the generator protocol. Importing this package loads no torch."""
+"""Diffusion models behind the generator protocol; the import loads no torch."""

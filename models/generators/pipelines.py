@@ -1,6 +1,6 @@
-"""Pipelines of diffusers, standard and modular, from folders and hub ids: which can be served, and how they load.
+"""Pipelines of diffusers from folders and hub ids, standard and modular.
 
-Owns the refusal of what cannot be run row by row, before anything large is read. Knows no loop.
+Owns loading, and the refusal of pipelines that cannot run row by row, before anything large is read. Knows no loop.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|C
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 _NEEDED = ("prompt", "num_inference_steps", "generator", "width", "height")
 _FOREIGN = {
-    "strength": "begins at other images",
-    "mask_image": "fills in images",
-    "control_image": "follows other images",
-    "controlnet_conditioning_scale": "follows other images",
-    "num_frames": "makes films",
+    "strength": "starts from other images",
+    "mask_image": "inpaints images",
+    "control_image": "is controlled by other images",
+    "controlnet_conditioning_scale": "is controlled by other images",
+    "num_frames": "makes videos",
     "audio_length_in_s": "makes sound",
 }
-"""Arguments by which a pipeline shows that it does something else than make images of texts."""
+"""Arguments that show that a pipeline is not plain text to image."""
 
 
 def fetch(hub_id: str) -> Path | str:
-    """The folder of a hub model in the local cache, downloaded first if it is not there; of a modular one the id.
+    """The folder of a hub model in the local cache; of a modular one the hub id.
 
-    Raises ModelUnsupported, before anything large is fetched, or OSError.
+    Downloads it if it is not there. Raises OSError, and ModelUnsupported before anything large is downloaded.
     """
     with quiet_libraries():
         try:
@@ -49,9 +49,9 @@ def fetch(hub_id: str) -> Path | str:
 
 
 def kind_of(source: Path | str) -> str:
-    """The class of the pipeline in a folder, `ModularPipeline` for any modular one.
+    """The class of the pipeline in a folder; `ModularPipeline` for a modular one.
 
-    Raises ModelNotFound where there is none, ModelUnsupported for one that cannot be served.
+    Raises ModelNotFound if there is none, and ModelUnsupported if it cannot be served.
     """
     if not isinstance(source, Path) or (source / _MODULAR_INDEX).is_file():
         return "ModularPipeline"
@@ -62,17 +62,17 @@ def kind_of(source: Path | str) -> str:
 
 def _index(source: Path) -> dict[str, Any]:
     if not (source / _INDEX).is_file():
-        raise ModelNotFound(f"the folder holds no pipeline of diffusers: it has no {_INDEX}")
+        raise ModelNotFound(f"the folder is not a diffusers pipeline: {_INDEX} is missing")
     try:
         index: dict[str, Any] = json.loads((source / _INDEX).read_text())
         index["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelNotFound(f"{_INDEX} cannot be read") from error
+        raise ModelNotFound(f"cannot read {_INDEX}") from error
     return index
 
 
 def _complete(source: Path, given: Iterable[str]) -> None:
-    """Raise ModelNotFound where a part has no folder, is not `given` and is needed."""
+    """Raise ModelNotFound if a required part has no folder and is not `given`."""
     index = _index(source)
     parts = {name for name, part in index.items() if isinstance(part, list) and all(part) and not name.startswith("_")}
     missing = [name for name in parts - {*given, *_OPTIONAL} if not (source / name).is_dir()]
@@ -81,22 +81,26 @@ def _complete(source: Path, given: Iterable[str]) -> None:
 
 
 def check(kind: Any) -> None:
-    """Raise ModelUnsupported for a pipeline class that cannot make images of texts row by row."""
+    """Raise ModelUnsupported for a class that cannot make images row by row."""
     kind = kind[-1] if isinstance(kind, list) else str(kind)
     if _STAGES.match(kind):
-        raise ModelUnsupported(f"{_a(kind)} works in several stages, which is not supported; use a model of one stage")
+        raise ModelUnsupported(f"{_a(kind)} has several stages; use a single-stage model")
     if "PAG" in kind:
-        raise ModelUnsupported(f"{_a(kind)} changes the model's attention while it runs, which rows cannot share")
+        raise ModelUnsupported(
+            f"{_a(kind)} changes attention during sampling, which rows cannot share; use a plain pipeline"
+        )
     known = getattr(diffusers, kind, None)
     if not inspect.isclass(known) or not issubclass(known, diffusers.DiffusionPipeline):
-        raise ModelUnsupported(f"diffusers {diffusers.__version__} has no pipeline class {kind}")
+        raise ModelUnsupported(
+            f"diffusers {diffusers.__version__} has no pipeline class {kind}; use a text-to-image pipeline"
+        )
     parameters = inspect.signature(known.__call__).parameters
     foreign = next((what for name, what in _FOREIGN.items() if name in parameters), None)
     if foreign is not None:
-        raise ModelUnsupported(f"{_a(kind)} {foreign}; a text-to-image pipeline is needed")
+        raise ModelUnsupported(f"{_a(kind)} {foreign}; use a text-to-image pipeline")
     missing = [name for name in _NEEDED if name not in parameters]
     if missing:
-        raise ModelUnsupported(f"{_a(kind)} takes no {missing[0]}; a text-to-image pipeline is needed")
+        raise ModelUnsupported(f"{_a(kind)} takes no {missing[0]}; use a text-to-image pipeline")
 
 
 def _a(kind: str) -> str:
@@ -104,9 +108,10 @@ def _a(kind: str) -> str:
 
 
 def load(source: Path | str, placement: DevicePlacement, text_encoder: TextEncoder | None = None) -> Any:
-    """The stock pipeline of a local folder, or a modular one, ready on its device without a safety checker.
+    """The stock pipeline of a local folder, or a modular one, on its device.
 
-    A given text encoder replaces its own. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
+    It has no safety checker. A given text encoder replaces its own. Raises ModelUnsupported, ModelNotFound, or one of
+    FILE_ERRORS.
     """
     kind = kind_of(source)
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
@@ -127,7 +132,10 @@ def load(source: Path | str, placement: DevicePlacement, text_encoder: TextEncod
 
 
 def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
-    """An AutoencoderTiny from a folder or a hub id, on its device. Raises OSError where there is none."""
+    """An AutoencoderTiny from a folder or a hub id, on its device.
+
+    Raises OSError if there is none.
+    """
     with quiet_libraries():
         decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
     return decoder.to(placement.device).eval()
@@ -135,13 +143,13 @@ def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
 
 @contextmanager
 def _explained(placement: DevicePlacement) -> Iterator[None]:
-    """Say in a sentence what the libraries raise for packages that are missing and for memory that is full."""
+    """Explain missing packages and full memory, which the libraries raise."""
     import torch
 
     try:
         yield
     except ImportError as error:
-        raise ModelUnsupported(f"a part of the model needs a package that is not installed: {error}") from error
+        raise ModelUnsupported(f"a part of the model needs a missing package; install it: {error}") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or is_host_out_of_memory(error):
             raise ModelUnsupported(f"the model does not fit into the memory of {placement.device}") from error
@@ -149,4 +157,6 @@ def _explained(placement: DevicePlacement) -> Iterator[None]:
     except FILE_ERRORS:
         raise
     except (TypeError, AttributeError, KeyError) as error:
-        raise ModelUnsupported(f"the model's files do not fit together ({type(error).__name__})") from error
+        raise ModelUnsupported(
+            f"the model's files are inconsistent ({type(error).__name__}); download or save it again"
+        ) from error

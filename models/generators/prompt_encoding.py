@@ -1,7 +1,6 @@
-"""Texts as a Stable Diffusion denoiser wants them, for SD, SDXL and packs.
+"""Prompt encodings for Stable Diffusion denoisers: SD, SDXL and packs.
 
-Owns the cache of encoded texts and the notice of what was cut off. The encoding is the pipeline's own; it knows
-nothing of steps or images.
+Owns the cache of encoded texts and the truncation notice. The pipeline encodes; this module knows no steps or images.
 """
 
 from __future__ import annotations
@@ -22,14 +21,20 @@ _CACHED_TEXTS = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextState:
-    """`hidden` (T, D) for cross-attention; `pooled` (P,) where the denoiser wants one (SDXL). On the device."""
+    """Encoded text on the device.
+
+    `hidden` (T, D) is for cross-attention, `pooled` (P,) for denoisers that need it (SDXL).
+    """
 
     hidden: Any
     pooled: Any | None
 
 
 class PromptEncoder:
-    """Encodes one text at a time, so that no bit of it depends on company, and remembers the last few hundred."""
+    """Encodes one text at a time and caches the results.
+
+    So the bits of an encoding do not depend on other texts.
+    """
 
     def __init__(self, pipe: Any, device: Any, dtype: Any) -> None:
         self._pipe = pipe

@@ -1,7 +1,6 @@
-"""Schedules of a diffusers model: which samplers its scheduler config allows, and the table of each.
+"""Schedules of a diffusers model: its samplers, and the table of each.
 
-Owns the wrapping of scheduler objects as solvers and the names they go by. A scheduler lives only while it is
-probed.
+Owns the wrapping of scheduler objects as solvers, and the sampler names. A scheduler lives only while it is probed.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class DiffusersSolver:
             scheduler.set_timesteps(steps, device="cpu")
         else:
             scheduler.set_timesteps(timesteps=list(times), device="cpu")
-        if isinstance(scheduler, _BY_SIGMA):  # differences and variances of large ones round badly in float32
+        if isinstance(scheduler, _BY_SIGMA):  # float32 rounds differences of large sigmas badly
             scheduler.sigmas = scheduler.sigmas.double()
         self._entries = [self._enter(step) for step in range(len(scheduler.timesteps))]
         self._begin(0)
@@ -72,16 +71,19 @@ class DiffusersSolver:
         return float(self._scheduler.init_noise_sigma)
 
     def scale(self, step: int, state: Vector) -> Vector:
-        """The state as the denoiser is to see it."""
+        """The state as the denoiser's input."""
         scaled = self._scheduler.scale_model_input(torch.from_numpy(state), self._scheduler.timesteps[step])
         return np.asarray(scaled, np.float64)
 
     def entry(self, step: int) -> tuple[float, float]:
-        """What a finished latent and unit noise are multiplied with to make a state before `step`."""
+        """Factors of a finished latent and of unit noise in the state before `step`."""
         return self._entries[step]
 
     def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
-        """One step. The model output is float64 so that the scheduler computes, and draws its noise, in float64."""
+        """One step, in float64.
+
+        The model output is float64, so the scheduler computes and draws its noise in float64.
+        """
         after = self._scheduler.step(
             torch.from_numpy(output),
             self._scheduler.timesteps[step],
@@ -97,7 +99,10 @@ class DiffusersSolver:
         return SolverStep(np.asarray(after.prev_sample, np.float64), np.asarray(x0, np.float64), noise)
 
     def _enter(self, step: int) -> tuple[float, float]:
-        """Watch the scheduler mix, as it does for its image-to-image pipelines. Before any step is made."""
+        """Probe how the scheduler mixes latents and noise, before any step is made.
+
+        Its image-to-image pipelines mix in the same way.
+        """
         self._begin(step)
         latent, noise = torch.eye(2, dtype=torch.float64)[:, None]
         mixed = self._scheduler.add_noise(latent, noise, self._scheduler.timesteps[step : step + 1])[0]
@@ -109,10 +114,10 @@ class DiffusersSolver:
 
 
 class DiffusersSchedules:
-    """Every table that a model's scheduler config allows.
+    """All tables that a model's scheduler config allows.
 
-    `samplers` are the names that work, `default` the one nearest to the model's own scheduler. Raises
-    ModelUnsupported when that scheduler has no near one.
+    `samplers` are the names that work; `default` is the nearest one to the model's own scheduler. Raises
+    ModelUnsupported if that scheduler has no near one.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -123,15 +128,18 @@ class DiffusersSchedules:
         self.samplers = tuple(name for name in _CLASSES if self._is_supported(name))
         own = type(scheduler).__name__
         if _NEAREST.get(own) not in self.samplers:
-            raise ModelUnsupported(f"no sampler here is near the model's own {own}")
+            raise ModelUnsupported(f"no supported sampler is near the model's scheduler {own}")
         self.default = _NEAREST[own]
 
     def __call__(self, sampler: str, steps: int) -> Schedule:
-        """The table of a sampler. Raises ValueError for an unknown one or steps outside 1..max_steps."""
+        """The table of a sampler.
+
+        Raises ValueError for an unknown sampler or steps outside 1..max_steps.
+        """
         if sampler not in _CLASSES:
-            raise ValueError(f"unknown sampler {sampler!r}, have {', '.join(self.samplers)}")
+            raise ValueError(f"unknown sampler {sampler!r}; use one of {', '.join(self.samplers)}")
         if not 1 <= steps <= self.max_steps:
-            raise ValueError(f"steps must be 1..{self.max_steps}, not {steps}")
+            raise ValueError(f"`steps` must be 1..{self.max_steps}, not {steps}")
         return self._table(sampler, steps)
 
     def _probe(self, sampler: str, steps: int) -> Schedule:
@@ -144,15 +152,15 @@ class DiffusersSchedules:
         try:
             self._table(sampler, _TRIAL_STEPS)
         except (ValueError, NotImplementedError) as error:
-            log.warning("sampler %s is left out: %s", sampler, error)
+            log.warning("the sampler %s is disabled: %s", sampler, error)
             return False
         return True
 
 
 def _overrides(sampler: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sampler's name promises, and no clipping of latents unless the config asks for it.
+    """Config changes that a sampler's name implies.
 
-    Raises ValueError for dynamic thresholding.
+    Latents are clipped only if the config says so. Raises ValueError for dynamic thresholding.
     """
     if config.get("thresholding"):
         raise ValueError("dynamic thresholding is not linear")

@@ -1,7 +1,7 @@
-"""A noise schedule as a table of coefficients, read off any linear solver by watching it work.
+"""Noise schedules as tables of coefficients, probed from any linear solver.
 
-Owns the probing and its proof of linearity. Knows neither torch nor diffusers: an adapter wraps its scheduler as a
-`Solver`, and the state that a scheduler object keeps between steps ends here.
+Owns the probing and its check of linearity. Knows neither torch nor diffusers: an adapter wraps its scheduler as a
+`Solver`. The state that a scheduler object keeps between steps does not leave this module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _AMPLITUDE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SolverStep:
-    """What one solver step gave: the next state, the x0 estimate it used, and the noise it drew (zeros for none)."""
+    """Result of one solver step.
+
+    The next state, the x0 estimate that it used, and the noise that it drew (zeros for none).
+    """
 
     state: Vector
     x0: Vector
@@ -35,7 +38,10 @@ class SolverStep:
 
 
 class Solver(Protocol):
-    """A sampler at a number of steps. It is called once for every step, in order, and may remember earlier ones."""
+    """A sampler with a number of steps.
+
+    It is called once for every step, in order, and may remember earlier steps.
+    """
 
     @property
     def times(self) -> Sequence[float]:
@@ -48,30 +54,32 @@ class Solver(Protocol):
         ...
 
     def scale(self, step: int, state: Vector) -> Vector:
-        """The state as the denoiser is to see it; called right before `step`."""
+        """The state as the denoiser's input; called right before `step`."""
         ...
 
     def entry(self, step: int) -> tuple[float, float]:
-        """What a finished latent and unit noise are multiplied with to make a state before `step`."""
+        """Factors of a finished latent and of unit noise in the state before `step`."""
         ...
 
     def step(self, step: int, state: Vector, output: Vector) -> SolverStep:
-        """The next state, given this one and what the denoiser made of it."""
+        """The next state, given this state and the denoiser's output for it."""
         ...
 
 
 def quadratic_times(steps: int, last: int = 1000) -> list[int]:
-    """Times of the steps of `QUADRATIC`, falling from `last` - 1, all different; steps 1..last.
+    """Times of `QUADRATIC`: distinct, falling from `last` - 1; steps 1..last.
 
-    It is DDIM there: the first order of DPM-Solver++, whose stock scheduler takes times of one's own.
+    The sampler is DDIM at these times. DDIM is the first order of DPM-Solver++, whose stock scheduler takes custom
+    times.
     """
     return [max(round(last * (1 - i / steps) ** 2) - 1, steps - 1 - i) for i in range(steps)]
 
 
 def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
-    """The table of a solver. `start` gives a fresh one; two are run.
+    """The table of a solver. `start` makes a new one; two are run.
 
-    Raises ValueError when the solver is not linear, looks further back than one step, or gives no finite numbers.
+    Raises ValueError if the solver is not linear, uses more than one earlier step, or gives numbers that are not
+    finite.
     """
     solver = start()
     table = np.zeros((len(solver.times), len(Schedule.COLUMNS)))
@@ -94,8 +102,8 @@ def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
 def _read_row(solver: Solver, step: int, before: Vector | None) -> Vector:
     """One row of the table.
 
-    State and output sit on two of four components and change places with the other two at every step, so that what
-    a solver remembers of the last step lands where nothing else does. The fifth sees the noise alone.
+    State and output occupy two of four components, and swap with the other two at every step. So what a solver
+    remembers of the last step shows up in components of its own. The fifth component holds the noise alone.
     """
     here, there = (0, 2) if step % 2 == 0 else (2, 0)
     state, output = np.zeros(WIDTH), np.zeros(WIDTH)
@@ -109,13 +117,16 @@ def _read_row(solver: Solver, step: int, before: Vector | None) -> Vector:
 
 
 def _history(x0_before: Vector, seen: Vector) -> float:
-    """Weight of the last step's x0 in this state: read where that x0 was the larger."""
+    """Weight of the last step's x0 in this state, read where that x0 was larger."""
     larger = int(np.argmax(np.abs(x0_before)))
     return float(seen[larger] / x0_before[larger])
 
 
 def _verify(schedule: Schedule, solver: Solver) -> None:
-    """Run a fresh solver on large random states and compare it with the table: clipping and memory show here."""
+    """Compare a new solver on large random states with the table.
+
+    This finds clipping and longer memory. Raises ValueError.
+    """
     random = np.random.default_rng(0)
     x0_before = np.zeros(WIDTH)
     for step, (_, c_in, a, b, c, d, h, s) in enumerate(schedule.table):

@@ -1,7 +1,8 @@
-"""Stable Diffusion and SDXL pipelines as a `StepwiseGenerator`: diffusers loads, encodes and decodes, the loop is ours.
+"""Stable Diffusion and SDXL pipelines as a `StepwiseGenerator`.
 
-Owns the batch of one denoiser call, the update of its rows, and decoding. Tables come from `diffusers_samplers`,
-texts from `conditioning`; safety checker and watermark are left out.
+diffusers loads, encodes and decodes; the sampling loop is native. Owns the batch of one denoiser call, the update of
+its rows, and decoding. Tables come from `schedules`, texts from `prompt_encoding`. Safety checker and watermark are
+left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _GUIDANCE = {"StableDiffusionPipeline": 7.5, "StableDiffusionXLPipeline": 5.0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchLatent:
-    """A candidate between two steps: `x` and `x0` float32 (C, h, w), `guidance_gap` of guidance (), on the device."""
+    """A candidate between two steps, on the device.
+
+    `x` and `x0` are float32 (C, h, w); `guidance_gap` is a scalar.
+    """
 
     x: Any
     x0: Any | None = None
@@ -37,7 +41,7 @@ class TorchLatent:
 
 
 class StableDiffusionGenerator:
-    """A latent diffusion pipeline whose rows may be at different steps, samplers, prompts and guidance."""
+    """A pipeline whose rows may differ in step, sampler, prompt and guidance."""
 
     def __init__(
         self,
@@ -51,8 +55,8 @@ class StableDiffusionGenerator:
     ) -> None:
         """Take a loaded pipeline.
 
-        `defaults` may hold `steps`, `guidance_scale` and `sampler`; `preview_decoder` is an AutoencoderTiny of the
-        same latent space. Raises ModelUnsupported for a pipeline that cannot be run row by row.
+        `defaults` may hold `steps`, `guidance_scale` and `sampler`. `preview_decoder` is an AutoencoderTiny of the same
+        latent space. Raises ModelUnsupported for a pipeline that cannot run row by row.
         """
         _check_pipeline(pipe)
         if placement.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):
@@ -78,44 +82,58 @@ class StableDiffusionGenerator:
         return self._info
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
-        """Texts as the denoiser wants them, in order, from a cache. On SDXL the empty text may stand for zeros."""
+        """Encode texts for the denoiser, in order, with a cache.
+
+        On SDXL the encoding of the empty text may be zeros.
+        """
         return self._texts(texts)
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
-        """The table of a sampler, cached. Raises ValueError for a sampler not in `info.samplers` or too many steps."""
+        """The table of a sampler, cached.
+
+        Raises ValueError for a sampler not in `info.samplers` or too many steps.
+        """
         return self._schedules(sampler, steps)
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> TorchLatent:
-        """The first state: what the stock pipeline draws from a CPU generator of this seed, times the schedule's scale.
+        """The first state: the stock pipeline's noise times the schedule's scale.
 
-        Width and height in pixels, multiples of `info.size_multiple`.
+        That noise is drawn from a CPU generator of this seed. Width and height in pixels, multiples of
+        `info.size_multiple`.
         """
         shape = (self._unet.config.in_channels, height // self._factor, width // self._factor)
         unit = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         return TorchLatent((unit * schedule.noise_scale).to(self._placement.device))
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
-        """What the stock image-to-image pipeline mixes from these latents and a CPU generator of this seed."""
+        """Latents and noise, mixed as in the stock image-to-image pipeline.
+
+        The noise is drawn from a CPU generator of this seed.
+        """
         signal, scale = (float(weight) for weight in schedule.entry[start])
         unit = torch.randn(array.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         latent = torch.from_numpy(array.astype(np.float32))
         return TorchLatent((signal * latent + scale * unit).to(self._placement.device))
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
-        """Pictures as finished latents, the mode of what the encoder says. Raises `OutOfMemory`."""
+        """Images as finished latents: the mode of the encoder's distribution.
+
+        Raises `OutOfMemory`.
+        """
         with memory_guard():
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
             mode = self._placement.parallel(self._encoded, image / 127.5 - 1.0)
             return np.asarray(_scale(self._vae.config, mode.float()).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
-        """One denoiser call for rows of one latent shape and text length, padded to `size` by repeating the last.
+        """One denoiser call for rows of one latent shape and text length.
 
-        Bits depend on `size` and on how many rows are guided, on nothing else of the company. The update is float32
-        whatever the denoiser runs in. Raises `OutOfMemory`, and ValueError for no rows or more than `size`.
+        The batch is padded to `size` by repeating the last row. The bits of a row depend on `size` and on the number of
+        guided rows, not on the other rows' contents. The update is float32, whatever the denoiser's type. Raises
+        `OutOfMemory`, and ValueError for no rows or more than `size`.
         """
         if not 0 < len(rows) <= size:
-            raise ValueError(f"a call of {len(rows)} rows cannot be padded to {size}")
+            raise ValueError(f"{len(rows)} rows cannot be padded to {size}; pass 1 to `size` rows")
         with memory_guard():
             padded = [*rows, *[rows[-1]] * (size - len(rows))]
             x = torch.stack([row.latent.x for row in padded])
@@ -131,15 +149,19 @@ class StableDiffusionGenerator:
             return [TorchLatent(after[i], x0[i], gaps[i]) for i in range(len(rows))]
 
     def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
-        """How far guidance pulled at the last step: root mean square, float32 (B,); zero where nothing did."""
+        """Root mean square of the last guidance difference, float32 (B,).
+
+        Zero for rows that were unguided or made no step.
+        """
         still = torch.zeros((), device=self._placement.device)
         pulled = torch.stack([still if latent.guidance_gap is None else latent.guidance_gap for latent in latents])
         return np.asarray(pulled.cpu().numpy())
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
-        """Latents of one shape as pixels, uint8 (B, H, W, 3) on the device, rounded as diffusers does.
+        """Latents of one shape as pixels, uint8 (B, H, W, 3) on the device.
 
-        `preview` decodes the x0 estimate, with the preview decoder where there is one. Raises `OutOfMemory`.
+        Rounds as diffusers does. `preview` decodes the x0 estimate, with the preview decoder if there is one. Raises
+        `OutOfMemory`.
         """
         vae = self._preview_decoder if preview else self._vae
         with memory_guard():
@@ -156,13 +178,16 @@ class StableDiffusionGenerator:
             return np.asarray(stacked.to(torch.float16).cpu().numpy())
 
     def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
-        """Finished latents back from `dump`, good for `decode`."""
+        """Finished latents from arrays of `dump`, for `decode`."""
         with memory_guard():
             stacked = torch.from_numpy(np.ascontiguousarray(arrays)).to(self._placement.device, torch.float32)
             return [TorchLatent(x, x) for x in stacked]
 
     def _denoise(self, rows: Sequence[StepRow], scaled: Any, t: Any) -> tuple[Any, Any]:
-        """The output, guided where a row is, float32 (rows, C, h, w), and how far guidance pulled, (rows,)."""
+        """The denoiser's output, float32 (rows, C, h, w), and guidance gaps, (rows,).
+
+        Rows with a negative are guided.
+        """
         guided = [index for index, row in enumerate(rows) if row.negative is not None]
         texts = [row.prompt.state for row in rows] + [row.negative.state for row in rows if row.negative is not None]
         x = torch.cat([scaled, scaled[guided]]) if guided else scaled
@@ -184,7 +209,7 @@ class StableDiffusionGenerator:
         return positive, gaps
 
     def _added(self, texts: Sequence[Any], scaled: Any) -> tuple[Any, Any]:
-        """SDXL's further conditions: pooled texts, and sizes in pixels as if nothing was cropped."""
+        """SDXL's further conditions: pooled texts, and uncropped sizes in pixels."""
         size = (scaled.shape[2] * self._factor, scaled.shape[3] * self._factor)
         sizes = torch.tensor([*size, 0, 0, *size], dtype=self._placement.dtype, device=scaled.device)
         return torch.stack([text.pooled for text in texts]), sizes.repeat(len(texts), 1)
@@ -214,7 +239,10 @@ class StableDiffusionGenerator:
         )
 
     def _revision(self, pipe: Any, known: str | None) -> str:
-        """Of all that makes pictures, and of a preview decoder: what previews foretell depends on it."""
+        """Fingerprint of all image-making parts and of a preview decoder.
+
+        A calibration depends on the preview decoder too.
+        """
         encoders = (pipe.text_encoder, getattr(pipe, "text_encoder_2", None))
         made = known or fingerprint(pipe.unet, pipe.vae, *filter(None, encoders))
         return made if self._preview_decoder is pipe.vae else f"{made}+{fingerprint(self._preview_decoder)}"
@@ -222,9 +250,9 @@ class StableDiffusionGenerator:
 
 def _check_pipeline(pipe: Any) -> None:
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
-        raise ModelUnsupported("the denoiser wants more than latents: an inpainting or editing model")
+        raise ModelUnsupported("an inpainting or editing model: the denoiser needs more inputs than latents")
     if pipe.unet.config.time_cond_proj_dim is not None:
-        raise ModelUnsupported("the denoiser is told its guidance scale: a consistency model")
+        raise ModelUnsupported("a consistency model: the guidance scale is an input of the denoiser")
 
 
 def _native_size(sample_size: Any, factor: int) -> tuple[int, int]:
@@ -237,7 +265,10 @@ def _column(values: Any) -> Any:
 
 
 def _denoiser_output(unet: Any, x: Any, t: Any, hidden: Any, *added: Any) -> Any:
-    """The denoiser's output for entries of a batch, (B, C, h, w); `added` are SDXL's further conditions."""
+    """The denoiser's output for batch entries, (B, C, h, w).
+
+    `added` are SDXL's further conditions.
+    """
     further = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
     return unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=further, return_dict=False)[0]
 
@@ -257,7 +288,10 @@ def _side(latent: TorchLatent, preview: bool) -> Any:
 
 
 def _unscale(config: Any, latents: Any) -> Any:
-    """Latents as the decoder wants them: the pipelines' arithmetic, which knows no shift but per-channel means."""
+    """Latents as the decoder's input.
+
+    The pipelines' arithmetic: no shift, but means per channel.
+    """
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return latents / config.scaling_factor
@@ -266,7 +300,7 @@ def _unscale(config: Any, latents: Any) -> Any:
 
 
 def _scale(config: Any, latents: Any) -> Any:
-    """The way back from `_unscale`."""
+    """The inverse of `_unscale`."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return latents * config.scaling_factor
@@ -275,14 +309,18 @@ def _scale(config: Any, latents: Any) -> Any:
 
 
 def _history(rows: Sequence[StepRow], x0: Any) -> Any:
-    """The x0 of the step before; of rows that made none, this step's own, which makes the step first order."""
+    """The previous step's x0.
+
+    Rows without one get this step's x0, which makes the step first order.
+    """
     return torch.stack([own if row.latent.x0 is None else row.latent.x0 for row, own in zip(rows, x0, strict=True)])
 
 
 def _ancestral_noise(rows: Sequence[StepRow], weights: NDArray[np.float64]) -> Any:
-    """Noise of every row's (seed, step), float32 on the CPU; zeros where its weight is zero.
+    """Noise by (seed, step) of every row, float32 on the CPU.
 
-    torch's CPU generator heeds 32 bits of a seed, so the two are hashed into as many.
+    Zeros where the weight is zero. torch's CPU generator uses 32 bits of a seed, so seed and step are hashed to 32
+    bits.
     """
     noise = torch.zeros((len(rows), *rows[0].latent.x.shape))
     for index, row in enumerate(rows):

@@ -1,1 +1,1 @@
-"""Torch plumbing shared by generators and scorers: placement, traced calls, row parallelism."""
+"""Torch plumbing of the adapters: placement, traced calls, row parallelism."""

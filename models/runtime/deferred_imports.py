@@ -1,8 +1,8 @@
-"""Modules that the model libraries import and serving never uses, kept out of start-up until something uses them.
+"""Keeps modules that serving does not use out of start-up, until first use.
 
-`torch._dynamo`, the compiler, is a fifth of all that is imported. transformers, diffusers, timm and torchvision ask for
-it for decorators that are hints to the compiler, and for a few helpers; `scipy` is asked for by schedulers and losses
-that are never run here. Whatever else is asked of any of these loads it, and nothing is changed for good.
+`torch._dynamo`, the compiler, is a fifth of all imports. transformers, diffusers, timm and torchvision import it for
+decorators that are hints to the compiler, and for a few helpers. Schedulers and losses that never run here import
+`scipy`. Any other access to these modules loads them; nothing is changed permanently.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from typing import Any
 COMPILER = "torch._dynamo"
 
 HINTS = ("allow_in_graph", "assume_constant_result", "disable")
-"""Decorators of the compiler that leave what they decorate as it is, for a process that compiles nothing."""
+"""Decorators of the compiler that change nothing in a process without compiling."""
 
 HELPERS = {
     f"{COMPILER}.utils": "is_compile_supported",
     f"{COMPILER}._trace_wrapped_higher_order_op": "TransformGetItemToIndex",
     "scipy.optimize": "linear_sum_assignment",
 }
-"""What is imported by name from a module, to be called later if ever."""
+"""Names that are imported from a module, and called later if at all."""
 
 WHOLE = ("scipy.integrate", "scipy.stats")
-"""Modules that are imported without a look inside."""
+"""Modules that are imported without access to their contents."""
 
 
 @contextmanager
 def deferred_imports() -> Iterator[None]:
-    """Import and load models in here: stand-ins answer for the modules, and give way to them where they cannot.
+    """Import and load models inside this context.
 
-    Afterwards an import is of the real module. For one thread, which imports torch; nothing may be compiled in here.
+    Stand-ins answer for the modules, and load them for anything else. After the context, imports get the real modules.
+    Use it from one thread, which imports torch, and compile nothing inside.
     """
     import torch
 
@@ -54,7 +55,7 @@ def deferred_imports() -> Iterator[None]:
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """One for each module whose package is installed and which is not loaded yet."""
+    """Stand-ins for modules that are installed and not loaded yet."""
     names = (COMPILER, *HELPERS, *WHOLE)
     found: dict[str, ModuleType] = {
         name: _StandIn(name)
@@ -70,11 +71,11 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 
 class _Compiled:
-    """The kind of a compiled module, of which there is none while the compiler is not loaded."""
+    """Type of a compiled module; without the compiler there are none."""
 
 
 class _StandIn(ModuleType):
-    """Answers for a module that is not loaded; loads it when asked for what it does not have."""
+    """Answers for a module that is not loaded; loads it for other attributes."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -88,10 +89,10 @@ class _StandIn(ModuleType):
 
 
 class _Rest:
-    """Finds the modules inside those that stand-ins answer for, and have none: by loading the real ones."""
+    """Finds submodules of modules with a stand-in, by loading the real ones."""
 
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        """A spec that gives the real module; None for modules of others."""
+        """A spec of the real module; None for other modules."""
         if not isinstance(sys.modules.get(name.rpartition(".")[0]), _StandIn):
             return None
         _remove(name)
@@ -99,7 +100,7 @@ class _Rest:
 
 
 class _Loaded:
-    """Hands on a module that was loaded already."""
+    """A loader for a module that is loaded already."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__
@@ -109,17 +110,17 @@ class _Loaded:
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to do but to give it back its own spec."""
+        """Restore the module's own spec."""
         module.__spec__ = self._spec
 
 
 def _group(name: str) -> str:
-    """Modules that are answered for together or not at all: they import each other."""
+    """Name of the modules that are replaced together, as they import each other."""
     return COMPILER if name.startswith(COMPILER) else name.partition(".")[0]
 
 
 def _remove(name: str) -> None:
-    """Take away the stand-ins of a module's group: the next import is of the real modules."""
+    """Remove the stand-ins of a module's group; the next import is real."""
     for each in (COMPILER, *HELPERS, *WHOLE):
         if isinstance(sys.modules.get(each), _StandIn) and _group(each) == _group(name):
             del sys.modules[each]
@@ -129,7 +130,7 @@ def _remove(name: str) -> None:
 
 
 def _hint(target: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
-    """What is decorated, as it is; with arguments only, such a decorator."""
+    """The decorated object unchanged; with arguments only, such a decorator."""
     return target if target is not None else _hint
 
 

@@ -1,6 +1,6 @@
-"""Where and how models are loaded: device, number format, threads, silence, and errors of memory.
+"""Where models run: device, number format, threads, and memory errors.
 
-Owns what generator and scorer share on the torch side, the packaged text encoder among it. Knows no pipeline.
+Owns what generators and scorers share on the torch side, such as the packaged text encoder. Knows no pipeline.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.runtime.row_parallel import RowParallel
 from models.runtime.traced_calls import TracedCall
 
 FILE_ERRORS = (OSError, ValueError, SafetensorError)
-"""What the libraries raise for a model that is missing, partial or unreadable."""
+"""Errors of the libraries for a missing, partial or unreadable model."""
 
 _FINGERPRINT_VALUES = 32
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -35,7 +35,7 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class DevicePlacement:
-    """Where a model runs, in which floating-point type, and who shares its work."""
+    """Device and floating-point type of a model, and the sharing of its rows."""
 
     device: Any
     dtype: Any
@@ -47,26 +47,27 @@ class DevicePlacement:
         return bool(self.device.type == "cpu")
 
     def traced(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The call as it is made here: on the host recorded, elsewhere as it is."""
+        """The call for this device: traced on the host, unchanged elsewhere."""
         return TracedCall(call) if self.on_cpu else call
 
     @property
     def dtype_name(self) -> str:
-        """The type without its torch prefix, as in `float32`."""
+        """The type without the `torch.` prefix, such as `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
 
 def select_device(device: str) -> DevicePlacement:
-    """`auto` is CUDA where there is one. float32 on CPU, where halves are slow; on CUDA bf16, or fp16 before Ampere.
+    """The placement for a device name; `auto` is CUDA if available.
 
-    Raises ModelUnsupported for a device that is not here.
+    float32 on CPUs, where half precision is slow. On CUDA bfloat16, or float16 before Ampere. Raises ModelUnsupported
+    for a device that is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelUnsupported(f"device {device!r} is not available") from error
+        raise ModelUnsupported(f"device {device!r} is not available; use auto, cpu or cuda[:n]") from error
     where = torch.device(device)
     if where.type != "cuda":
         return DevicePlacement(where, torch.float32, RowParallel(torch.get_num_threads() if where.type == "cpu" else 1))
@@ -75,9 +76,9 @@ def select_device(device: str) -> DevicePlacement:
 
 
 def prepare_process() -> None:
-    """Use all cores that this process may use, once, and keep the libraries from talking.
+    """Use all available cores, and silence the libraries. Once per process.
 
-    Products of numpy get one thread: the others of its own pool would wait awake on the cores that torch's need.
+    NumPy's matrix products get one thread. More threads of its own pool would spin on the cores that torch needs.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_available_cores())
@@ -100,7 +101,7 @@ def _available_cores() -> int:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' notices of coming changes out of the caller's warnings while models are loaded."""
+    """Suppress the libraries' deprecation warnings while models are loaded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -110,7 +111,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_guard() -> Iterator[None]:
-    """Run device work without gradients; a device that is full raises `OutOfMemory`."""
+    """Run device work without gradients; raise `OutOfMemory` if memory is full."""
     try:
         with torch.inference_mode():
             yield
@@ -124,7 +125,7 @@ def memory_guard() -> Iterator[None]:
 
 
 def fingerprint(*modules: Any) -> str:
-    """Twelve hex digits that change when any tensor of these modules is trained or replaced."""
+    """Twelve hex digits that change when a tensor of these modules changes."""
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in module.state_dict().items():
@@ -145,7 +146,7 @@ class TextEncoder:
 
 
 def load_text_encoder(pack: Pack, placement: DevicePlacement) -> TextEncoder:
-    """The packaged text encoder, for generator and scorer alike."""
+    """The packaged text encoder, for the generator and the scorer."""
     folder = pack.text_encoder_folder()
     model = transformers.BertModel.from_pretrained(folder, local_files_only=True)
     model.config.use_attention_mask = pack.text_encoder["use_attention_mask"]

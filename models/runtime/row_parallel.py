@@ -1,7 +1,7 @@
-"""Rows of a model call shared out among the cores of a host: each part has a worker thread, and threads, of its own.
+"""Splits the rows of a model call among the cores of a host.
 
-Two threads at one call meet at a barrier after every operation, hundreds of times; parts of a call meet once. So a part
-has several threads only where its operations are large enough to be worth the meeting.
+Each part has its own worker thread and torch threads. Two threads in one call meet at a barrier after every operation,
+hundreds of times; separate parts meet once. So a part has several threads only if its operations are large enough.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ import torch
 from models.runtime.traced_calls import MAX_MEASURED_CALLS, TracedCall, counted
 
 MIN_FLOPS_PER_THREAD = 4_000_000
-"""Floating-point operations that one operation of a call must have for each thread to be worth one (DECISIONS 62)."""
+"""Floating-point operations per operation and thread that make a thread pay off.
+
+See DECISIONS 62.
+"""
 
 
 class RowParallel:
-    """Worker threads for a host's cores; with one core a call is made as it is, on the thread that asks."""
+    """Worker threads for a host's cores.
+
+    With one core a call runs unchanged on the calling thread.
+    """
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
@@ -27,12 +33,13 @@ class RowParallel:
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="share") if cores > 1 else None
 
     def __call__(self, work: Callable[..., Any], *inputs: Any, min_rows: int = 1) -> Any:
-        """The tensor (B, ...) that `work` makes of tensors (B, ...), row by row, in order.
+        """The tensor (B, ...) that `work` makes of tensors (B, ...), in row order.
 
-        All parts have equally many rows, the last one filled up with its last row: the bits of a row depend on B,
-        not on its place, as long as those of `work` do. No part has less than `fewest` rows. What `work` raises is
-        raised here, once every part has ended. The first of a shape with fewer parts than cores makes two calls
-        more, of one row. To be called from one thread at a time.
+        All parts have equally many rows; the last part is padded with its last row. So the bits of a row depend on B
+        and not on its place, if this holds for `work`. No part has fewer than `min_rows` rows, unless the call has.
+
+        An error of `work` is raised here after all parts have ended. The first call of a shape with fewer parts than
+        cores makes two more calls of one row. Call from one thread at a time.
         """
         count = len(inputs[0])
         if self._pool is None or not count:
@@ -51,9 +58,10 @@ class RowParallel:
         return torch.cat([future.result() for future in futures])[:count]
 
     def _flops_per_operation(self, work: Callable[..., Any], inputs: Sequence[Any]) -> tuple[float, Any | None]:
-        """Floating-point operations of an average operation of this call for one row, and perhaps what it gives.
+        """Average floating-point operations of an operation for one row.
 
-        Of a recorded call the one behind it is counted: whether there is room for another recording must not decide.
+        With the call's result, if counting made it. For a traced call the untraced one is counted, so that the limit of
+        graphs does not affect the result.
         """
         if isinstance(work, TracedCall):
             return work.grain(*inputs)
@@ -63,13 +71,16 @@ class RowParallel:
                 del self._flops[next(iter(self._flops))]
             row = [tensor[:1] for tensor in inputs]
             with torch.inference_mode():
-                work(*row)  # what the first call does besides is not counted
+                work(*row)  # warm up: extra work of the first call is not counted
             self._flops[call], _ = counted(work, row)
         return self._flops[call], None
 
 
 def _run_part(work: Callable[..., Any], share: Sequence[Any], threads: int) -> Any:
-    """One part, with as many threads; torch gives a new thread its process-wide number when it is first asked."""
+    """Run one part with this number of threads.
+
+    torch sets a new thread to the process-wide number when the thread first asks for it.
+    """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     with torch.inference_mode():

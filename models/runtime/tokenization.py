@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer keeps. Torch-free; asks the tokenizer, loads none."""
+"""How much of a text a tokenizer keeps. Torch-free; loads no tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from models.protocols import Truncation
 def measure_truncation(
     ids: list[int], special: int, limit: int, decode: Callable[[list[int]], str]
 ) -> Truncation | None:
-    """What is lost of a text of these ids when `special` more are added and `limit` are kept; None for nothing."""
+    """What is cut off a text of these ids; None for nothing.
+
+    `special` more ids are added, and `limit` are kept.
+    """
     room = limit - special
     if len(ids) <= room:
         return None

@@ -1,7 +1,7 @@
-"""Calls of a model on the host, recorded once and then run without Python.
+"""Model calls on the host, traced once and then run without Python.
 
-Python starts some seven hundred operations in a denoiser call, and only one thread at a time may run Python: threads
-that share a call wait for each other. A recording starts the same operations with the same bits.
+Python starts some 700 operations in a denoiser call. Only one thread at a time may run Python, so threads that share a
+call wait for each other. A trace starts the same operations with the same bits.
 """
 
 from __future__ import annotations
@@ -22,18 +22,27 @@ from models.runtime.deferred_imports import deferred_imports
 log = logging.getLogger(__name__)
 
 HEAVY = 50_000_000
-"""Floating-point operations that an average operation of a call has where Python starts it quickly enough: a core needs
-a millisecond or more for it, Python some 30 microseconds. Recording would cost as much as five such calls."""
+"""Average floating-point operations of an operation from which tracing is useless.
+
+A core needs a millisecond or more for such an operation, Python some 30 microseconds to start it. Tracing costs as much
+as five such calls.
+"""
 
 MAX_MEASURED_CALLS = 256
-"""Calls, each with rows of one shape, whose operations are remembered."""
+"""Calls, each with one row shape, whose operation counts are remembered."""
 
 MAX_GRAPHS = 32
-"""Recordings of one call, each of one shape of rows. Torch never frees one, so further shapes go through Python."""
+"""Traces per call, one for each row shape.
+
+Torch never frees one, so further shapes run through Python.
+"""
 
 
 class TracedCall:
-    """A call on tensors (B, ...) that goes through no branch but by the shapes of its rows; any thread may make it."""
+    """A call on tensors (B, ...), traced for each row shape. Thread-safe.
+
+    The call may branch on row shapes only.
+    """
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.untraced = call
@@ -42,9 +51,10 @@ class TracedCall:
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the call gives; the first with rows of a shape also takes the time of six more calls of one row.
+        """The result of the call.
 
-        A call of `HEAVY` operations is not recorded.
+        The first call with a row shape also takes the time of six more calls of one row. A call of `HEAVY` operations
+        is not traced.
         """
         shape = _shape(inputs)
         with self._lock:
@@ -58,9 +68,9 @@ class TracedCall:
         return (graph or self.untraced)(*inputs)
 
     def grain(self, *inputs: Any) -> tuple[float, Any | None]:
-        """Floating-point operations of an average operation for one row, and perhaps what the call gives.
+        """Average floating-point operations of an operation for one row.
 
-        That is the case where a call of one row that is not recorded had to be made to count them.
+        With the call's result if counting made it, which happens for one row and an untraced call.
         """
         shape = _shape(inputs)
         with self._lock:
@@ -89,9 +99,9 @@ class _OperationCounter(TorchDispatchMode):
 
 
 def counted(call: Callable[..., Any], row: Sequence[Any]) -> tuple[float, Any]:
-    """Floating-point operations of an average operation of a call, and what the call gives.
+    """Average floating-point operations of an operation, and the call's result.
 
-    Torch knows no number for attention on the host, which counts as none.
+    Torch has no count for attention on the host; it counts as zero.
     """
     with (
         deferred_imports(),
@@ -108,14 +118,14 @@ def _shape(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _trace(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., Any]:
-    """The call as a graph, or as it is where that gives something else for these rows, or for random ones.
+    """The call as a graph, or the call itself if the graph gives other results.
 
-    So is a branch by values found. Torch calls its tracer deprecated and has nothing else that needs no compiler;
-    without one, Python it is.
+    It is compared for these rows and for random ones, which finds branches on values. Torch marks its tracer as
+    deprecated, but has no other one that needs no compiler. Without the tracer the call runs in Python.
     """
     tracer = getattr(torch.jit, "trace", None)
     if tracer is None:
-        log.warning("this torch records no calls: they go through Python and are slower")
+        log.warning("this torch cannot trace calls: they run in Python and are slower")
         return call
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -133,16 +143,19 @@ def _trace(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[..., A
         except RuntimeError as error:
             if is_host_out_of_memory(error):
                 raise
-            log.warning("a model call cannot be recorded: it goes through Python and is slower", exc_info=error)
+            log.warning("a model call cannot be traced: it runs in Python and is slower", exc_info=error)
             return call
     if same:
         return traced
-    log.warning("a recorded model call gives something else than the call: it goes through Python and is slower")
+    log.warning("a traced model call gives other results: it runs in Python and is slower")
     return call
 
 
 def _at_least_two_rows(trial: list[Any]) -> list[Any]:
-    """The rows of a trial, a lone one twice: a recording of one row may have taken their number for granted."""
+    """The rows of a trial; a single row twice.
+
+    A trace of one row may have fixed the number of rows.
+    """
     return trial if len(trial[0]) > 1 else [torch.cat([each, each]) for each in trial]
 
 

@@ -1,1 +1,1 @@
-"""Image-text models behind the scorer protocol. Importing this package loads no torch."""
+"""Image-text models behind the `Embedder` protocol; the import loads no torch."""

@@ -1,7 +1,7 @@
-"""Images as a CLIP image tower wants them, resized on the device in bytes.
+"""Images as input of a CLIP image tower, resized as bytes on the device.
 
-Owns the geometry and the resampling, which follow open_clip's transform to within one grey level: Pillow resamples
-in two passes and rounds to bytes after each, and so does this. Opens no files.
+Owns the geometry and the resampling. Both follow open_clip's transform to within one grey level. Pillow resamples in
+two passes and rounds to bytes after each, and so does this module. Opens no files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class ImageTransform:
     """open_clip's inference transform for batches of one size."""
 
     def __init__(self, config: Mapping[str, Any], device: Any) -> None:
-        """Take a model's preprocess configuration. Raises ModelUnsupported for a mode that open_clip does not have."""
+        """Take a model's preprocess configuration.
+
+        Raises ModelUnsupported for a mode that open_clip does not have.
+        """
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
         self._mode, self._interpolation = str(config["resize_mode"]), str(config["interpolation"])
         if self._mode not in _MODES or self._interpolation not in _INTERPOLATIONS:
-            raise ModelUnsupported(f"cannot resize by {self._mode!r}, {self._interpolation!r}")
+            raise ModelUnsupported(f"unsupported resize mode {self._mode!r} or interpolation {self._interpolation!r}")
         if self._mode == "shortest" and self.size[0] != self.size[1]:
             self._interpolation = "bicubic"  # open_clip ignores the setting here
         self._fill = int(config["fill_color"])
@@ -45,7 +48,10 @@ class ImageTransform:
         return (self.resize(pixels.permute(0, 3, 1, 2)).float() / 255 - self._mean) / self._std
 
     def resize(self, images: Any) -> Any:
-        """uint8 (B, 3, H, W) to uint8 of the tower's size: resampled, then cropped or padded at the centre."""
+        """uint8 (B, 3, H, W) to uint8 of the tower's size.
+
+        Resampled, then cropped or padded at the centre.
+        """
         before, after = tuple(images.shape[2:]), self._target(*images.shape[2:])
         if before != after:
             rows_first = _rows_first(before, after, self._interpolation, self.size)
@@ -72,10 +78,11 @@ class ImageTransform:
 
 
 def resample(images: Any, size: tuple[int, int], interpolation: str, rows_first: bool, crop: tuple[int, int]) -> Any:
-    """Antialiased resampling of uint8 (B, C, H, W) in two passes, in bytes between them, on any device.
+    """Antialiased resampling of uint8 (B, C, H, W) in two passes, on any device.
 
-    Only the middle of `size` is returned, at most `crop`; what lies outside is not computed where that could be large.
-    On the CPU torch has quick kernels for bytes, good enough to shrink by; all else is Pillow's arithmetic to the bit.
+    The result of the first pass is bytes. Only the middle of `size` is returned, at most `crop`; the rest is not
+    computed where that could be large. Shrinking on the CPU uses torch's fast kernels for bytes, which are accurate
+    enough. All else equals Pillow's arithmetic to the bit.
     """
     height, width = images.shape[2:]
     if images.device.type == "cpu" and size[0] <= height and size[1] <= width:
@@ -94,8 +101,11 @@ def resample(images: Any, size: tuple[int, int], interpolation: str, rows_first:
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """What outputs of a pass are made of: inputs `start` to `start + length`, of which tap t of output i is
-    `places[t, i]` with whole float64 `weights[t, i]` that sum to about 2**22 an output."""
+    """Inputs and weights of one resampling pass.
+
+    The pass reads the inputs `start` to `start + length`. Tap t of output i is input `places[t, i]` with weight
+    `weights[t, i]`. Weights are whole float64 numbers with a sum of about 2**22 per output.
+    """
 
     start: int
     length: int
@@ -105,7 +115,7 @@ class _Taps:
 
 @lru_cache(64)
 def _taps(before: int, after: int, crop: int, interpolation: str) -> _Taps:
-    """Of the middle `crop` of `after` outputs from `before` inputs."""
+    """Taps for the middle `crop` of `after` outputs from `before` inputs."""
     scale, kept = before / after, min(crop, after)
     stretch, reach = max(scale, 1.0), 2 if interpolation == "bicubic" else 1
     centre = (np.arange(kept) + round((after - kept) / 2) + 0.5) * scale
@@ -123,7 +133,7 @@ def _taps(before: int, after: int, crop: int, interpolation: str) -> _Taps:
 
 
 def _resample_axis(images: Any, axis: int, taps: _Taps) -> Any:
-    """One pass along `axis`, a few lines at a time, so that the sums stay small beside the images."""
+    """One pass along `axis`, a few lines at a time to keep the sums small."""
     places, weights = taps.places.to(images.device), taps.weights.to(images.device)
     lines = images.movedim(axis, -1)
     done = []
@@ -137,9 +147,10 @@ def _resample_axis(images: Any, axis: int, taps: _Taps) -> Any:
 
 @lru_cache(256)
 def _rows_first(before: tuple[int, int], after: tuple[int, int], interpolation: str, crop: tuple[int, int]) -> bool:
-    """Whether Pillow changes the height before the width between these sizes.
+    """Whether Pillow resizes the height before the width between these sizes.
 
-    Clipping between the passes makes it matter, and versions of Pillow differ, so it is asked, on noise.
+    The order matters because values are clipped between the passes. Pillow versions differ, so the order is measured,
+    on noise.
     """
     noise = np.random.default_rng(0).integers(0, 2, before, dtype=np.uint8) * 255
     resized = Image.fromarray(noise).resize(after[::-1], Image.Resampling[interpolation.upper()])

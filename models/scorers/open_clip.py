@@ -1,7 +1,7 @@
 """Any open_clip model as an `Embedder`.
 
-Owns batching, the cache of text embeddings and the loading of named models and packs. Images are resized by
-`preprocess`; what the cosines mean is the product's business.
+Owns batching, the cache of text embeddings and the loading of named models and packs. `image_transforms` resizes
+images. The engine interprets the cosines.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ from models.scorers.image_transforms import ImageTransform
 
 _BATCH = 32
 _MIN_ROWS = 4
-"""Rows of a part of a batch: among two, the embedding of the embedded model's tower told the first from the second."""
+"""Rows of a part of a batch.
+
+In parts of two, the embedded model's image tower gave other bits for the first row than for the second.
+"""
 
 _CACHED_TEXTS = 1024
 _SHARED = "text.transformer."
 
 
 class OpenClipScorer:
-    """A CLIP: float32 weights on its device, half-precision arithmetic on CUDA, float32 embeddings on the host."""
+    """A CLIP with float32 weights on its device and float32 embeddings on the host.
+
+    On CUDA the arithmetic is half precision.
+    """
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class OpenClipScorer:
     ) -> None:
         """Take a loaded model, its tokenizer and its preprocess configuration.
 
-        `null` may hold `mean` and `std` of the cosines of images with texts that do not belong together.
+        `null` may hold `mean` and `std` of the cosines of images with unrelated texts.
         """
         self._model = model.to(placement.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._tokenizer = tokenizer
@@ -84,9 +90,9 @@ class OpenClipScorer:
         return self._info
 
     def embed_images(self, pixels: Pixels) -> Embeddings:
-        """Embeddings of images of one size, uint8 (B, H, W, 3) on any device: float32 (B, D) on the host, in order.
+        """Embeddings of images of one size, in order: float32 (B, D) on the host.
 
-        Goes through the tower in batches of at most 32. Raises `OutOfMemory`.
+        `pixels` is uint8 (B, H, W, 3) on any device. The tower runs on batches of at most 32. Raises `OutOfMemory`.
         """
         images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         with memory_guard(), self._arithmetic():
@@ -100,14 +106,17 @@ class OpenClipScorer:
         return self._embedded(self._preprocess(images))
 
     def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
-        """Parts of one image, float32 (h, w, D), of ViTs and of convolutions that are pooled by their mean."""
+        """Patches of one image, float32 (h, w, D).
+
+        For ViTs, and for convolutional towers with mean pooling; else None.
+        """
         with memory_guard(), self._arithmetic():
             pixels = self._preprocess(torch.from_numpy(image[None]).to(self._placement.device))
             parts = patch_embeddings.patch_embeddings(self._model.visual, pixels)
             return None if parts is None else np.asarray(parts.float().cpu().numpy())
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        """Embeddings of texts, in order, each made alone and remembered."""
+        """Embeddings of texts, in order. Each is computed alone and cached."""
         return [self._cached(text) for text in texts]
 
     def _embed_text(self, text: str) -> TextEmbedding:
@@ -123,9 +132,10 @@ class OpenClipScorer:
 
 
 def load_open_clip(name: str, label: str, placement: DevicePlacement) -> OpenClipScorer:
-    """A model by open_clip's names: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:...` or `local-dir:...`.
+    """A model by open_clip's name.
 
-    `label` is what it is called in answers and errors. Raises ModelNotFound and ModelUnsupported.
+    `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:...` or `local-dir:...`. `label` is its name in answers and errors. Raises
+    ModelNotFound and ModelUnsupported.
     """
     schema, _ = open_clip.factory.parse_model_name(name)
     model_name, pretrained = (name, None) if schema else _split(name, label)
@@ -134,12 +144,15 @@ def load_open_clip(name: str, label: str, placement: DevicePlacement) -> OpenCli
             model = open_clip.create_model_from_pretrained(model_name, pretrained, return_transform=False)
             tokenizer = open_clip.get_tokenizer(model_name)
         except (RuntimeError, *FILE_ERRORS) as error:
-            raise ModelNotFound(f"scorer {label!r}: no such model, or its hub is out of reach") from error
+            raise ModelNotFound(f"scorer {label!r}: no such model, or its hub is unreachable") from error
     return OpenClipScorer(model, tokenizer, model.visual.preprocess_cfg, placement, id=label)
 
 
 def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement) -> OpenClipScorer:
-    """The scorer of a pack, round the given text encoder. Raises PackCorrupt when its weights do not fit."""
+    """The scorer of a pack, with the given text encoder.
+
+    Raises PackCorrupt if its weights do not fit.
+    """
     config = json.loads((pack.scorer / "open_clip_config.json").read_text())
     text_config = config["model_cfg"]["text_cfg"]
     text_config["hf_model_name"] = text_config["hf_tokenizer_name"] = str(text_encoder.folder)
@@ -150,7 +163,7 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement)
     weights = {name: each.float() if each.is_floating_point() else each for name, each in weights.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     if unexpected or any(not name.startswith(_SHARED) for name in missing):
-        raise PackCorrupt(f"pack {pack.id!r}: the scorer's weights do not fit its configuration")
+        raise PackCorrupt(f"pack {pack.id!r}: the scorer's weights do not match its configuration")
     tokenizer = open_clip.tokenizer.HFTokenizer(
         str(text_encoder.folder), context_length=text_config["context_length"], local_files_only=True
     )
@@ -163,14 +176,17 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement)
 
 
 def _split(name: str, label: str) -> tuple[str, str]:
-    """`model/pretrained`. Raises ModelUnsupported where open_clip itself would score with the wrong activation."""
+    """`model/pretrained`, separated.
+
+    Raises ModelUnsupported if open_clip would use the wrong activation.
+    """
     model_name, _, pretrained = name.partition("/")
     config = open_clip.get_model_config(model_name)
     if config is None or not pretrained:
-        raise ModelNotFound(f"scorer {label!r} is not a pack, hf-hub:..., local-dir:... or open_clip's NAME/PRETRAINED")
+        raise ModelNotFound(f"scorer {label!r} not found; use a pack, a folder, hf-hub:OWNER/NAME or NAME/PRETRAINED")
     tag = open_clip.get_pretrained_cfg(model_name, pretrained)
     if tag and tag.get("quick_gelu", False) != config.get("quick_gelu", False):
-        raise ModelUnsupported(f"scorer {label!r} has another activation: name {model_name}-quickgelu/{pretrained}")
+        raise ModelUnsupported(f"scorer {label!r} needs another activation; use {model_name}-quickgelu/{pretrained}")
     return model_name, pretrained
 
 
@@ -184,7 +200,10 @@ def _truncation(tokenizer: Any, text: str) -> Truncation | None:
 
 
 def _recognised(tokenizer: Any, text: str) -> bool:
-    """open_clip's own tokenizers spell what they do not know in bytes."""
+    """Whether the vocabulary holds a part of the text.
+
+    open_clip's own tokenizers encode unknown text as bytes.
+    """
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         return len(tokenizer.encode(text)) > 0

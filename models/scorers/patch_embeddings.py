@@ -1,4 +1,4 @@
-"""What is known of the towers of an open_clip model beyond their embeddings, where their kind lets one tell."""
+"""Patch embeddings and padding of open_clip models, for known tower classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from open_clip.transformer import VisionTransformer
 
 
 def patch_embeddings(tower: Any, pixels: Any) -> Any | None:
-    """Unit vectors (h, w, D) of the parts of one preprocessed image (1, 3, H, W); None when there are none."""
+    """Unit vectors (h, w, D) of the patches of one image; None if there are none.
+
+    `pixels` is one preprocessed image (1, 3, H, W).
+    """
     if isinstance(tower, VisionTransformer):
         parts = _of_transformer(tower, pixels)
     elif isinstance(tower, TimmModel):
@@ -22,7 +25,10 @@ def patch_embeddings(tower: Any, pixels: Any) -> Any | None:
 
 
 def strip_padding(model: Any, tokens: Any) -> Any:
-    """Tokens (1, T) of one text without the padding after it, where the text tower masks that out anyway."""
+    """Tokens (1, T) of one text without trailing padding.
+
+    Only where the text tower masks the padding.
+    """
     tower = getattr(model, "text", None)
     if not isinstance(tower, HFTextEncoder):
         return tokens
@@ -31,7 +37,7 @@ def strip_padding(model: Any, tokens: Any) -> Any:
 
 
 def _of_transformer(tower: Any, pixels: Any) -> Any | None:
-    """The last layer's tokens, put through the norm and the projection that the pooled one goes through."""
+    """The last layer's tokens, after the norm and projection of the pooled token."""
     if tower.attn_pool is not None:
         return None
     tokens = tower.ln_post(tower.transformer(tower._embeds(pixels)))[0, 1:]
@@ -40,7 +46,10 @@ def _of_transformer(tower: Any, pixels: Any) -> Any | None:
 
 
 def _of_timm(tower: Any, pixels: Any) -> Any | None:
-    """The last feature map, projected place by place: its mean is the embedding itself, before it is normalised."""
+    """The last feature map, projected at each place.
+
+    Its mean is the embedding before normalisation.
+    """
     features = tower.trunk.forward_features(pixels)
     if features.ndim != 4 or features.shape[1] != tower.trunk.num_features or hasattr(tower.head, "pool"):
         return None

@@ -26,7 +26,10 @@ _BRIGHTEST = 0.998
 
 @dataclass(frozen=True, slots=True)
 class FakeLatent:
-    """A candidate between two steps: `x` and `x0` are float32 (3, height / 8, width / 8)."""
+    """A candidate between two steps.
+
+    `x` and `x0` are float32 (3, height / 8, width / 8).
+    """
 
     x: NDArray[np.float32]
     x0: NDArray[np.float32] | None = None
@@ -41,7 +44,7 @@ class FakeGenerator:
 
     def __init__(self, *, prediction_type: str = "v_prediction", token_limit: int = 24) -> None:
         if prediction_type not in PREDICTIONS:
-            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}")
+            raise ValueError(f"`prediction_type` must be one of {', '.join(PREDICTIONS)}")
         self._info = GeneratorInfo(
             id="fake",
             revision="1",
@@ -164,7 +167,7 @@ def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
 
 
 _Weights = tuple[Array, Array, Array, Array]
-"""p, q, h, s in x' = p * x + q * x0 + h * previous_x0 + s * noise, one value per step."""
+"""p, q, h, s in x' = p * x + q * x0 + h * previous_x0 + s * noise, one per step."""
 
 
 def _ddim(alpha: Array, sigma: Array, next_alpha: Array, next_sigma: Array) -> _Weights:
@@ -205,7 +208,7 @@ def _schedule(sampler: str, steps: int, prediction_type: str) -> Schedule:
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}")
     if not 1 <= steps <= _MAX_STEPS:
-        raise ValueError(f"steps must be 1..{_MAX_STEPS}, not {steps}")
+        raise ValueError(f"`steps` must be 1..{_MAX_STEPS}, not {steps}")
     even = 1000 * (1 - np.arange(steps) / steps) - 1
     t = np.array(quadratic_times(steps), np.float64) if sampler == QUADRATIC else even
     alpha, sigma = _alpha_sigma(t)

@@ -1,4 +1,4 @@
-"""An `Embedder` in NumPy: images and texts as four-colour thumbnails, without weights."""
+"""An `Embedder` in NumPy, without weights: four-colour thumbnails."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Texts as the synthetic models read them: four-colour thumbnails, cut to a token limit.
+"""Texts as the synthetic models read them: four-colour thumbnails.
 
-Owns the colour words and the truncation notice that generator and scorer share.
+Owns the colour words, and the cut at a token limit that generator and scorer share.
 """
 
 from __future__ import annotations

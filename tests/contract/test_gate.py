@@ -168,7 +168,7 @@ def test_a_picture_survives_its_way_through_the_loop(gated: Gated) -> None:
     picture = gated.generator.dump(gated.finish([gated.row(JOBS[0])]))[0]
     schedule = gated.generator.schedule(info.sampler, 8, size, size)
     if not gated.family.from_pictures:
-        with pytest.raises(ValueError, match="cannot begin at a picture"):
+        with pytest.raises(ValueError, match="cannot start from an image"):
             gated.generator.add_noise(picture, 5, schedule, 1)
         return
     ends = []

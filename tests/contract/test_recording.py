@@ -79,7 +79,7 @@ def test_a_recording_that_took_one_row_for_granted_is_not_used(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 8)).shape == (1, 8)
         assert recorded(torch.ones(3, 8)).shape == (3, 8)
-    assert "through Python" in caplog.text
+    assert "in Python" in caplog.text
 
 
 class Large:
@@ -137,7 +137,7 @@ def test_a_torch_that_records_nothing_says_so(
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert TracedCall(call)(*inputs(3)).shape == (3, 512)
     assert call.times == 2
-    assert "go through Python" in caplog.text
+    assert "run in Python" in caplog.text
 
 
 def test_a_call_that_branches_by_values_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -148,7 +148,7 @@ def test_a_call_that_branches_by_values_is_made_as_it_is(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 8)).tolist() == [[2.0] * 8]
         assert recorded(-torch.ones(1, 8)).tolist() == [[-1.0] * 8]
-    assert "something else" in caplog.text
+    assert "other results" in caplog.text
 
 
 def test_a_call_that_branches_by_times_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -159,7 +159,7 @@ def test_a_call_that_branches_by_times_is_made_as_it_is(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert recorded(torch.ones(1, 2), torch.tensor([999.0])).tolist() == [[2.0, 2.0]]
         assert recorded(torch.ones(1, 2), torch.tensor([9.0])).tolist() == [[1.0, 1.0]]
-    assert "something else" in caplog.text
+    assert "other results" in caplog.text
 
 
 def test_a_call_that_the_tracer_refuses_is_made_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -171,7 +171,7 @@ def test_a_call_that_the_tracer_refuses_is_made_as_it_is(caplog: pytest.LogCaptu
 
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         assert TracedCall(call)(torch.ones(2, 1)).tolist() == [[3.0], [3.0]]
-    assert "cannot be recorded" in caplog.text
+    assert "cannot be traced" in caplog.text
 
 
 def test_only_the_host_records() -> None:

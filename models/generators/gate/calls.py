@@ -1,4 +1,4 @@
-"""Calls of a model as values: which of them can be made together, and how results are shared out again.
+"""Model calls as values: which can be merged, and how results are split again.
 
 Owns signatures, merging along the batch and splitting. Knows tensors and containers, no pipeline and no greenlet.
 """
@@ -15,7 +15,10 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 BATCH_DIMENSION = {"encoder_hidden_states_llama3": 1}
-"""Arguments whose rows do not lie along the first dimension: HiDream's layers come first."""
+"""Arguments with rows along another dimension than the first.
+
+HiDream's first dimension is layers.
+"""
 
 _TIMES = ("timestep", "timesteps")
 _DIGESTS = WeakIdKeyDictionary()
@@ -23,7 +26,10 @@ _DIGESTS = WeakIdKeyDictionary()
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call of `function` that a pipeline waits for, its arguments bound to their names; `rows` is its batch."""
+    """A call of `function` that a pipeline waits for.
+
+    `bound` holds its arguments by name; `rows` is its batch size.
+    """
 
     function: Callable[..., Any]
     bound: inspect.BoundArguments
@@ -31,7 +37,10 @@ class Call:
 
     @classmethod
     def of(cls, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any) -> Call:
-        """Bind the arguments. A time that holds for all rows is given to each, so that rows at other times can join."""
+        """Bind the arguments.
+
+        A single time for all rows is expanded to one per row, so that rows at other times can join.
+        """
         bound = signature.bind(*args, **kwargs)
         rows = next((len(value) for value in bound.arguments.values() if _has_rows(value)), 1)
         for name in _TIMES:
@@ -42,7 +51,10 @@ class Call:
 
     @cached_property
     def signature(self) -> Hashable:
-        """Calls with equal signatures can be merged: shapes of what has rows, values of what has none."""
+        """Calls with equal signatures can be merged.
+
+        It holds the shapes of arguments with rows and the values of the others.
+        """
         parts = ((name, _key(value, self.rows, name)) for name, value in self.bound.arguments.items())
         return id(self.function), self.rows, tuple(parts)
 
@@ -65,7 +77,10 @@ def part(result: Any, start: int, rows: int, of: int) -> Any:
 
 
 def zeros(result: Any, rows: int) -> Any:
-    """A result of zeros that looks like this one for `rows` rows, by which a call is answered without making it."""
+    """A result like this one with zeros for `rows` rows.
+
+    It answers a call that is not made.
+    """
     return _mapped(result, rows, torch.zeros_like, 0, rows)
 
 
@@ -88,7 +103,10 @@ def _has_rows(value: Any) -> bool:
 
 
 def _key(value: Any, rows: int | None, name: str = "") -> Hashable:
-    """What must be equal for two values to be merged. `rows` None: the value is within a row already."""
+    """What must be equal for two values to be merged.
+
+    `rows` None: the value is inside a row already.
+    """
     if isinstance(value, torch.Tensor):
         if name in BATCH_DIMENSION:
             return tuple(value.shape), value.dtype
@@ -106,7 +124,10 @@ def _key(value: Any, rows: int | None, name: str = "") -> Hashable:
 
 
 def _digest(tensor: Any) -> int:
-    """A hash of a tensor's values, remembered as long as the tensor lives: it may lie on a device."""
+    """A hash of a tensor's values, cached while the tensor lives.
+
+    The tensor may be on a device, where reading it is slow.
+    """
     known = _DIGESTS.get(tensor)
     if known is None:
         known = hash(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,7 +1,8 @@
-"""Any text-to-image pipeline of diffusers as a `StepwiseGenerator`: its own loop, a greenlet a candidate, calls merged.
+"""Any text-to-image pipeline of diffusers as a `StepwiseGenerator`.
 
-Owns what is answered to parked pipelines, and the contract. Runs and proxies are in `runs`, arguments in
-`stage`, merging in `calls`; loading is in `pipelines`.
+Each candidate runs the pipeline's own loop in a greenlet; their model calls are merged. Owns the answers to parked
+pipelines, and the protocol. Runs and proxies are in `runs`, arguments in `stage`, merging in `calls`; loading is in
+`pipelines`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _FORMS = 64
 
 
 class PipelineGate:
-    """A pipeline whose rows may be of any requests and at any steps. See `models.protocols.StepwiseGenerator`."""
+    """A pipeline whose rows may be of any requests and at any steps.
+
+    See `models.protocols.StepwiseGenerator`.
+    """
 
     def __init__(
         self,
@@ -48,9 +52,9 @@ class PipelineGate:
     ) -> None:
         """Take a loaded pipeline, standard or modular.
 
-        `defaults` may hold `steps`, `guidance_scale`, `width` and `height`; `preview_decoder` is an autoencoder of the
-        same latent space; `arguments` go into each call of the pipeline. Makes one or two steps at the default
-        size. Raises ModelUnsupported for a pipeline that cannot be run row by row, OutOfMemory.
+        `defaults` may hold `steps`, `guidance_scale`, `width` and `height`. `preview_decoder` is an autoencoder of the
+        same latent space. `arguments` are passed to each call of the pipeline. Makes one or two steps at the default
+        size. Raises OutOfMemory, and ModelUnsupported for a pipeline that cannot run row by row.
         """
         self._placement = placement
         self._stage = Stage(pipe, arguments)
@@ -59,7 +63,7 @@ class PipelineGate:
                 component.requires_grad_(False)
         decoder = self._stage.decoder
         if decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
-            decoder.to(torch.float32)  # a pipeline would do it at each decode, under the feet of the others
+            decoder.to(torch.float32)  # else each decode would do it, during the runs of others
         self._answers: OrderedDict[Any, Any] = OrderedDict()
         self._reader = Reader(self._stage.components, self._stage.defaults)
         self._lengths: dict[Any, int] = {}
@@ -84,18 +88,18 @@ class PipelineGate:
         return self._info
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:  # noqa: ARG002
-        """Texts in order; their encodings are remembered for the runs that ask for them. Raises `OutOfMemory`.
+        """Texts in order; their encodings are cached for runs. Raises `OutOfMemory`.
 
         Texts of equal `length` reach the denoiser in tensors of one shape.
         """
         return [self._encoded(text) for text in texts]
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
-        """The pipeline's own steps at this size, cached. Raises ValueError, also for what the pipeline refuses."""
+        """The pipeline's steps at this size, cached. ValueError for what it refuses."""
         if sampler not in self._info.samplers:
-            raise ValueError(f"unknown sampler {sampler!r}, have {', '.join(self._info.samplers)}")
+            raise ValueError(f"unknown sampler {sampler!r}; use one of {', '.join(self._info.samplers)}")
         if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+            raise ValueError(f"`steps` must be at least 1, not {steps}")
         with memory_guard(), np.errstate(divide="ignore", invalid="ignore"):
             seen = self._rehearsed(steps, width, height)
         if seen.size(self._factor) != (width, height):
@@ -108,23 +112,27 @@ class PipelineGate:
         return GateSchedule(sampler, float("nan"), table, np.full((steps, 2), np.nan), width, height, calls)
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> GateLatent:  # noqa: ARG002
-        """A candidate that the pipeline will draw itself from a CPU generator of this seed, when it is stepped."""
+        """A candidate without noise yet.
+
+        When it is stepped, the pipeline draws its noise from a CPU generator of this seed.
+        """
         return GateLatent(width, height, seed)
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> GateLatent:
-        """A candidate that begins as a picture, mixed by the pipeline's scheduler when it is stepped.
+        """A candidate that starts from an image.
 
-        Raises ValueError where the pipeline cannot begin at a picture.
+        The pipeline's scheduler mixes image and noise when it is stepped. Raises ValueError if the pipeline does not
+        support image to image.
         """
         assert isinstance(schedule, GateSchedule)
         if not mixes(self._stage.components["scheduler"]):
-            raise ValueError(f"the sampler {schedule.sampler} cannot begin at a picture")
+            raise ValueError(f"the sampler {schedule.sampler} cannot start from an image; omit the image")
         with memory_guard():
             self._packing(schedule.width, schedule.height)
         return GateLatent(schedule.width, schedule.height, seed, start, picture=array)
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
-        """Pictures as the decoder's own latents: the most likely ones, or what an encoder without a spread says."""
+        """Images as the decoder's own latents: the mode of a distribution, or the output."""
         height, width = pixels.shape[1:3]
         with memory_guard():
             like = self._rehearsed(self._brief, width, height).z
@@ -135,12 +143,13 @@ class PipelineGate:
             return np.asarray(z.reshape(len(pixels), *_flat_shape(like)).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
-        """One step of each row, in as few denoiser calls as their arguments allow, padded to `size` rows.
+        """One step of each row, in as few denoiser calls as possible.
 
-        A row that is given again is stepped again. Raises `OutOfMemory`; then nothing is lost and no row has stepped.
+        Calls are padded to `size` rows. A row that is given again is stepped again. Raises `OutOfMemory`; then no row
+        has stepped and all rows can be given again.
         """
         if not 0 < len(rows) <= size:
-            raise ValueError(f"a call of {len(rows)} rows cannot be padded to {size}")
+            raise ValueError(f"{len(rows)} rows cannot be padded to {size}; pass 1 to `size` rows")
         with memory_guard():
             taken = [self._attempt(row) for row in rows]
             slots = [*taken, *[taken[-1]] * (size - len(rows))]
@@ -153,13 +162,13 @@ class PipelineGate:
             return [stepped[id(attempt)] for attempt in taken]
 
     def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
-        """How far the two predictions of the last step lay apart: root mean square, float32 (B,); zero for one."""
+        """RMS difference of the last step's two predictions, float32 (B,); zero for one."""
         return np.asarray(
             [0.0 if each.guidance_gap is None else float(each.guidance_gap) for each in latents], np.float32
         )
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Pixels:
-        """Latents of one size as the pipeline's own pictures, uint8 (B, H, W, 3), their decoder calls merged."""
+        """Latents of one size as uint8 (B, H, W, 3), their decoder calls merged."""
         with memory_guard():
             stages = [self._preview_stage if preview and each.x0 is not None else self._stage for each in latents]
             runs = [self._to_decoder(stage, each, preview) for stage, each in zip(stages, latents, strict=True)]
@@ -169,13 +178,13 @@ class PipelineGate:
             return np.concatenate([pictures(run.event) for run in runs if isinstance(run.event, Finished)])
 
     def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
-        """Host copy for storage: what the decoder is given, float16 (B, C, h, w)."""
+        """Host copy for storage: the decoder's input, float16 (B, C, h, w)."""
         with memory_guard():
             found = [self._z(latent, preview) for latent in latents]
             return np.stack([z.reshape(_flat_shape(z)).to(torch.float16).cpu().numpy() for z in found])
 
     def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
-        """Finished latents back from `dump`, good for `decode`."""
+        """Finished latents from arrays of `dump`, for `decode`."""
         height, width = (side * self._factor for side in arrays.shape[-2:])
         with memory_guard():
             stacked = torch.from_numpy(np.ascontiguousarray(arrays)).to(self._placement.device, torch.float32)
@@ -184,7 +193,7 @@ class PipelineGate:
     # steps
 
     def _attempt(self, row: StepRow) -> Attempt:
-        """The run that goes on from this row's latent, parked at the first call of its step or complete already."""
+        """The run from this row's latent, at the first call of its step or complete."""
         latent, schedule = row.latent, row.schedule
         assert isinstance(latent, GateLatent)
         assert isinstance(schedule, GateSchedule)
@@ -206,7 +215,7 @@ class PipelineGate:
         return attempt
 
     def _started(self, request: Request, latent: GateLatent, calls: int) -> CandidateRun:
-        """A run for this latent that will skip what lies behind it."""
+        """A run for this latent that skips the steps before it."""
         if calls == 0:
             return self._stage.run(request)
         if latent.memory is not None:
@@ -218,7 +227,7 @@ class PipelineGate:
 
             return self._stage.run(request, calls, recalled)
         if latent.picture is None:
-            raise ValueError(f"a latent without a past cannot make step {latent.step}")
+            raise ValueError(f"a latent without a run or an image cannot make step {latent.step}")
         picture = torch.from_numpy(latent.picture).to(self._placement.device)
         packed = self._packing(latent.width, latent.height).packed(picture)
 
@@ -228,16 +237,17 @@ class PipelineGate:
         return self._stage.run(request, calls, begun)
 
     def _answer(self, waiting: Sequence[Attempt]) -> None:
-        """Make the calls that these attempts wait for and hand each its result, once all of one kind are made."""
+        """Make the calls that these attempts wait for, then answer each of them."""
         results = self._made([attempt.run for attempt in waiting])
         mine = {id(attempt.run): attempt for attempt in waiting}
         for run, result in results:
             mine[id(run)].answer(result)
 
     def _made(self, runs: Sequence[CandidateRun]) -> list[tuple[CandidateRun, Any]]:
-        """The results of what these runs wait for, one a run: calls of one signature are made as one.
+        """The results of the calls that these runs wait for, one per run.
 
-        A run that is given twice takes part twice, as padding does. Nothing is resumed here.
+        Calls of one signature are merged. A run that is given twice takes part twice, as padding does. No run is
+        resumed here.
         """
         groups: dict[Any, list[CandidateRun]] = {}
         for run in runs:
@@ -255,7 +265,7 @@ class PipelineGate:
         return list(results.values())
 
     def _stepped(self, row: StepRow, attempt: Attempt) -> GateLatent:
-        """What a row has become; the run goes with it, unless it has nothing left to do."""
+        """The latent after a row's step; it holds the run, unless the run is done."""
         latent, made = row.latent, attempt.made
         assert made is not None
         assert isinstance(row.schedule, GateSchedule)
@@ -274,7 +284,7 @@ class PipelineGate:
     # calls that are not made
 
     def _unmade(self, call: Call) -> Any:
-        """Zeros in the form of this call's result. The first call of a kind is made, to see that form."""
+        """Zeros like this call's result; the first call of each signature is made."""
         known = self._answers.get(call.signature)
         if known is None:
             known = zeros(part(together([call]), 0, call.rows, call.rows), call.rows)
@@ -288,7 +298,7 @@ class PipelineGate:
             self._answers.popitem(last=False)
 
     def _drive(self, run: CandidateRun) -> Call | Finished:
-        """Let a run whose steps are all skipped go on to its decoder, or to its end."""
+        """Continue a run with all steps skipped, to its decoder or its end."""
         event = run.resume()
         while isinstance(event, Call) and not decoder_of(event):
             event = run.resume(self._unmade(event))
@@ -301,7 +311,7 @@ class PipelineGate:
     # the way to the decoder
 
     def _to_decoder(self, stage: Stage, latent: GateLatent, preview: bool) -> CandidateRun:
-        """A run at its decoder, which is given this latent."""
+        """A run parked at its decoder, with this latent as the decoder's input."""
         x, z = (latent.x0, latent.z0) if preview else (latent.x, latent.z)
         run = self._tail(stage, latent.width, latent.height, x)
         call = run.event
@@ -310,13 +320,13 @@ class PipelineGate:
         if z is not None and stage is self._stage:
             call.bound.arguments[name] = z.reshape(own.shape).to(own.dtype)
         elif x is None:
-            raise ValueError("a latent that made no step cannot be decoded")
+            raise ValueError("a latent without a step cannot be decoded")
         elif stage is self._stage:
             latent.z, latent.z0 = (latent.z, own) if preview else (own, latent.z0)
         return run
 
     def _tail(self, stage: Stage, width: int, height: int, x: Any) -> CandidateRun:
-        """A brief run at its decoder; `x` is what the last step gave, None for the run's own noise."""
+        """A brief run at its decoder; `x` is the last sample, None for its own noise."""
         seen = self._rehearsed(self._brief, width, height)
         enter = None if x is None else lambda _run, _scheduler, _first: x
         run = stage.run(Request("", None, UNGUIDED, self._brief, width, height, 0), seen.calls, enter)
@@ -343,7 +353,7 @@ class PipelineGate:
     # texts
 
     def _encode(self, text: str) -> Conditioning:
-        """Run the pipeline to its denoiser with this text, and see what arrives there."""
+        """Run the pipeline to its denoiser with this text, and look at the call."""
         with memory_guard():
             info = self._info
             run = self._stage.run(Request(text, None, UNGUIDED, self._brief, info.width, info.height, 0))
@@ -355,7 +365,7 @@ class PipelineGate:
 
 
 def _likeliest(encoded: Any) -> Any:
-    """The latents of an encoder's answer."""
+    """The latents of an encoder's result."""
     for name in ("latent_dist", "latent", "latents"):
         found = getattr(encoded, name, None)
         if found is not None:
@@ -364,5 +374,8 @@ def _likeliest(encoded: Any) -> Any:
 
 
 def _flat_shape(z: Any) -> tuple[int, int, int]:
-    """(C, h, w) of one row of what a decoder is given; autoencoders of films have a dimension of frames, which is 1."""
+    """(C, h, w) of one row of the decoder's input.
+
+    Video autoencoders have a frame dimension, which is 1.
+    """
     return int(z.shape[-4] if z.ndim == 5 else z.shape[-3]), int(z.shape[-2]), int(z.shape[-1])

@@ -1,6 +1,6 @@
-"""A gated candidate between two steps, and the way to its next one.
+"""A gated candidate between two steps, and its way to the next step.
 
-Owns `GateLatent`, which is data, and `Attempt`, the run that goes on from it and can be lost without harm.
+Owns `GateLatent`, which is data, and `Attempt`, a run that continues from it and can be lost without harm.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from models.protocols import Schedule
 class GateSchedule(Schedule):
     """The steps of a pipeline for one size.
 
-    `calls` (steps + 1) counts scheduler steps that lie behind each step: a second-order solver makes two a step. The
-    table holds times only, the rest is NaN: the pipeline's own scheduler makes the steps.
+    `calls` (steps + 1) counts the scheduler steps before each step: a second-order solver makes two per step. The table
+    holds times only, the rest is NaN: the pipeline's own scheduler makes the steps.
     """
 
     width: int = 0
@@ -35,9 +35,9 @@ class GateSchedule(Schedule):
 class GateLatent:
     """A candidate before step `step`. Sizes in pixels.
 
-    `x`, `x0`: the pipeline's sample and the x0 estimate in its own packing; None before the first step. `z`, `z0`: the
-    same as the decoder is given them, where they were asked for. `picture` (C, h, w): what it begins as, for `z`.
-    `attempt`: the run that goes on from here, as long as nobody has taken it.
+    `x`, `x0`: the pipeline's sample and x0 estimate in its own packing; None before the first step. `z`, `z0`: the same
+    as decoder input, once requested. `picture` (C, h, w): the image that it starts from, in the form of `z`. `attempt`:
+    the run that continues from here, until a step takes it.
     """
 
     width: int
@@ -56,9 +56,10 @@ class GateLatent:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A run on its way to the end of one step: to where its scheduler has made `target` steps.
+    """A run on its way to the end of one step.
 
-    `key` names the request and the step; a latent's attempt is of no use for another.
+    The step ends when the scheduler has made `target` steps. `key` is request and step; an attempt is valid for its key
+    only.
     """
 
     run: CandidateRun
@@ -76,12 +77,12 @@ class Attempt:
         return self.run.event
 
     def begin(self) -> None:
-        """Go on to the first call of the step, from its start or from the end of the step before."""
+        """Continue to the first call of the step."""
         if not self.complete and not isinstance(self.run.event, Call):
             self._follow(self.run.resume(*(() if self.run.event is None else (None,))))
 
     def answer(self, result: Any) -> None:
-        """Hand over a result and go on to the next call, or to the end of the step."""
+        """Answer the call and continue to the next call or the end of the step."""
         if not self.run.skipping:
             self._outputs += _entries(result)
         self._follow(self.run.resume(result))
@@ -95,7 +96,7 @@ class Attempt:
                 return
             event = self.run.resume(None)
         if not isinstance(event, Call) or decoder_of(event):
-            raise RuntimeError("the pipeline ended before its schedule did")
+            raise RuntimeError("the pipeline ended before its last scheduler step")
 
 
 def _entries(result: Any) -> list[Any]:
@@ -108,7 +109,10 @@ def _entries(result: Any) -> list[Any]:
 
 
 def _gap(outputs: list[Any]) -> Any | None:
-    """How far the first two predictions of a step lie apart, root mean square; None for one alone."""
+    """Root mean square difference of a step's first two predictions.
+
+    None for one prediction.
+    """
     if len(outputs) < 2 or outputs[0].shape != outputs[1].shape:
         return None
     return (outputs[0].float() - outputs[1].float()).square().mean().sqrt()

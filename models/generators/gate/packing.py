@@ -1,7 +1,7 @@
-"""From what a decoder is given back to what a pipeline's loop holds, found by watching the way there.
+"""The map from decoder input back to a pipeline's sample, found by probing.
 
-Owns the probing of that map. A pipeline scales, shifts and reorders its sample before it decodes; each value that the
-decoder gets comes from one value of the sample, which is proved for every size.
+A pipeline scales, shifts and reorders its sample before it decodes. Each value of the decoder's input comes from one
+value of the sample; this is checked for every size.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from typing import Any
 import torch
 
 _DIGIT = 8
-"""Base in which places are written into a sample: few enough values to be told apart in bfloat16."""
+"""Base in which positions are written into a sample.
+
+Small enough for its digits to be distinct in bfloat16.
+"""
 
 _TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packing:
-    """`z = scale * x[order] + shift`, all flat: x is a sample of the loop, z what the decoder is given."""
+    """`z = scale * x[order] + shift`, all flat.
+
+    x is the loop's sample, z the decoder's input.
+    """
 
     shape: tuple[int, ...]
     order: Any
@@ -28,22 +34,23 @@ class Packing:
     shift: Any
 
     def packed(self, z: Any) -> Any:
-        """The sample that becomes this z, float32."""
+        """The sample with this z, float32."""
         x = torch.empty(self.order.numel(), device=self.order.device)
         x[self.order] = (z.reshape(-1).float() - self.shift) / self.scale
         return x.reshape(self.shape)
 
 
 def probe(unpack: Callable[[Any], Any], like: Any) -> Packing:
-    """The packing of a pipeline for samples `like` this one; `unpack` is the pipeline's own way to the decoder.
+    """The packing of a pipeline for samples `like` this one.
 
-    Raises ValueError where a value of z depends on several of the sample, or on none.
+    `unpack` is the pipeline's own way to the decoder. Raises ValueError if a value of z depends on several values of
+    the sample, or on none.
     """
     flat = like.numel()
     shift = unpack(torch.zeros_like(like)).reshape(-1).float()
     scale = unpack(torch.ones_like(like)).reshape(-1).float() - shift
     if scale.numel() != flat or bool((scale == 0).any()):
-        raise ValueError("this pipeline does more than pack its latents, so that pictures cannot be packed for it")
+        raise ValueError("this pipeline does not support images as input: it does more than pack its latents")
     places = torch.arange(flat, device=like.device)
     order, weight = torch.zeros_like(places), 1
     while weight < flat:
@@ -60,6 +67,6 @@ def _prove(found: Packing, unpack: Callable[[Any], Any], like: Any) -> None:
     random = torch.Generator().manual_seed(0)
     x = torch.randn(like.shape, generator=random).to(like.device, like.dtype)
     if len(torch.unique(found.order)) != len(found.order):
-        raise ValueError("this pipeline mixes its latents, so that pictures cannot be packed for it")
+        raise ValueError("this pipeline does not support images as input: it mixes its latents")
     if float((found.packed(unpack(x)) - x.float()).abs().max()) > _TOLERANCE * float(1 + x.float().abs().max()):
-        raise ValueError("this pipeline's packing is not linear, so that pictures cannot be packed for it")
+        raise ValueError("this pipeline does not support images as input: its packing is not linear")

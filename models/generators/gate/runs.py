@@ -1,6 +1,6 @@
-"""A pipeline's own `__call__` in a greenlet, parked wherever it wants a model.
+"""A pipeline's own `__call__` in a greenlet, parked at each model call.
 
-Owns the greenlet and the proxies that park it. What is answered, and when, is decided by `generator`.
+Owns the greenlet and the proxies that park it. `generator` decides what is answered, and when.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.generators.gate.calls import Call
 from models.generators.gate.scheduler import Stepped
 
 REMEMBERED_BYTES = 2**29
-"""Bytes of encoded texts that are remembered, of each text encoder and of the pipeline."""
+"""Bytes of cached text encodings, for each text encoder and for the pipeline."""
 
 
 _DRAWING = ("ConsistencyDecoderVAE",)
@@ -38,9 +38,10 @@ Event: TypeAlias = "Call | Stepped | Finished"
 
 
 class Run:
-    """One call of a pipeline. It goes on only in `resume`, and stops at each call of a model and each step made.
+    """One call of a pipeline.
 
-    To be resumed and dropped on the thread that made it.
+    It runs only in `resume`, and stops at each model call and after each scheduler step. Resume and drop it on the
+    thread that made it.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -54,7 +55,10 @@ class Run:
         return bool(self._greenlet.dead)
 
     def resume(self, *answer: Any) -> Event:
-        """Answer what it is parked at and let it go on to its next event. What the pipeline raises comes out here."""
+        """Answer the event it is parked at and run to the next event.
+
+        Raises what the pipeline raises.
+        """
         self._greenlet.parent = greenlet.getcurrent()
         self.event = None
         reached = self._greenlet.switch(*answer)
@@ -62,10 +66,10 @@ class Run:
         return self.event
 
     def close(self) -> None:
-        """Free what the pipeline holds; it sees `GreenletExit`."""
+        """Free what the pipeline holds; it gets `GreenletExit`."""
         if self._greenlet and not self._greenlet.dead:
             self._greenlet.parent = greenlet.getcurrent()
-            with torch.inference_mode():  # what it leaves on its way out changes torch's modes, which are put back here
+            with torch.inference_mode():  # restores torch's modes, which the pipeline changes on exit
                 self._greenlet.throw()
 
     def __del__(self) -> None:
@@ -74,7 +78,10 @@ class Run:
 
 
 def park(event: Call | Stepped) -> Any:
-    """Leave the running pipeline at this event; returns what it is answered. Outside of a run the call is made."""
+    """Leave the running pipeline with this event; returns the answer.
+
+    Outside of a run the call is made.
+    """
     current = greenlet.getcurrent()
     if current.parent is None:
         return event.function(*event.bound.args, **event.bound.kwargs) if isinstance(event, Call) else None
@@ -82,7 +89,7 @@ def park(event: Call | Stepped) -> Any:
 
 
 class _Proxy:
-    """Stands for a module: passes as one of its class, and has all that it has."""
+    """Stands for a module: has its class and its attributes."""
 
     def __init__(self, module: Any) -> None:
         self.__dict__["_module"] = module
@@ -120,15 +127,15 @@ class GatedDecoder(_Proxy):
         self.__dict__["_signature"] = inspect.signature(decode)
 
     def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the answer to this call, its latents in the type of the weights."""
+        """Wait for the answer to this call, with latents in the weights' type."""
         if type(self._module).__name__ not in _DRAWING:
-            kwargs.pop("generator", None)  # it is taken and not used, and would keep rows apart
+            kwargs.pop("generator", None)  # unused by decoders, and it would prevent merging
         args = tuple(each.to(self.dtype) if isinstance(each, torch.Tensor) else each for each in args)
         return park(Call.of(self._decode, self._signature, args, kwargs))
 
 
 class RememberedEncoder(_Proxy):
-    """A text encoder that makes equal calls once, as long as they are remembered."""
+    """A text encoder that makes equal calls once, while they are cached."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
@@ -140,14 +147,17 @@ class RememberedEncoder(_Proxy):
 
 
 class Remembered:
-    """Results by key, those asked for last, as long as their tensors fit into `REMEMBERED_BYTES`."""
+    """Results by key, least recently used dropped first.
+
+    Their tensors fit into `REMEMBERED_BYTES`.
+    """
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._size = 0
 
     def __call__(self, key: Hashable | None, make: Callable[[], Any]) -> Any:
-        """The result of that key, made now where it is not known. None is never remembered."""
+        """The result of a key, made if it is not cached. The key None is never cached."""
         if key is None:
             return make()
         if key not in self._known:
@@ -161,7 +171,7 @@ class Remembered:
 
 
 def plain_key(value: Any) -> Hashable | None:
-    """A key for arguments made of texts, numbers and small tensors of ids; None for anything else."""
+    """A key for arguments of texts, numbers and small integer tensors; else None."""
     try:
         return _frozen(value)
     except TypeError:
@@ -177,7 +187,7 @@ def _frozen(value: Any) -> Hashable:
         return tuple((key, _frozen(each)) for key, each in sorted(value.items()))
     if isinstance(value, torch.Tensor) and not value.is_floating_point():
         return tuple(value.shape), value.dtype, value.cpu().contiguous().numpy().tobytes()
-    raise TypeError(f"a {type(value).__name__} is no part of a key")
+    raise TypeError(f"a {type(value).__name__} cannot be part of a key")
 
 
 def _bytes(value: Any) -> int:

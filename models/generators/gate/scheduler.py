@@ -1,6 +1,6 @@
-"""A pipeline's scheduler under watch: each step is reported, and steps that need not be made are skipped.
+"""A watched scheduler: reports each step, and skips steps that are not needed.
 
-Owns what a scheduler remembers between two steps, and the x0 estimate of a step. Knows no greenlet.
+Owns a scheduler's memory between two steps, and the x0 estimate of a step. Knows no greenlet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stepped:
-    """One scheduler step: the next sample and the x0 estimate, in the pipeline's own packing."""
+    """One scheduler step, in the pipeline's own packing.
+
+    The next sample and the x0 estimate.
+    """
 
     x: Any
     x0: Any
@@ -25,7 +28,10 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class StepForm:
-    """What a pipeline takes from `scheduler.step`: a tuple of `length`, or an object of `kind`."""
+    """The result form of `scheduler.step` that a pipeline expects.
+
+    A tuple of `length`, or an object of `kind`.
+    """
 
     length: int = 1
     kind: Any = None
@@ -36,17 +42,17 @@ class StepForm:
         return cls(len(result)) if isinstance(result, tuple) else cls(len(result), type(result))
 
     def holding(self, x: Any) -> Any:
-        """A result of this form that has x in each place."""
+        """A result of this form with x in each place."""
         if self.kind is None:
             return (x,) * self.length
         return self.kind(**dict.fromkeys(inspect.signature(self.kind).parameters, x))
 
 
 class WatchedScheduler:
-    """Behaves as the scheduler that it holds a copy of, but for `step`.
+    """Behaves as a copy of the scheduler, except for `step`.
 
-    The first `skip` steps are not made: the sample comes back as it was, and after the last of them what `enter` makes
-    of the scheduler and the very first sample. Each step that is made goes to `report`.
+    The first `skip` steps are not made and return the sample unchanged. The last of them returns what `enter` makes of
+    the scheduler and the first sample. Each step that is made goes to `report`.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class WatchedScheduler:
 
     @property
     def skipping(self) -> bool:
-        """Whether the next step is one that is not made."""
+        """Whether the next step is skipped."""
         return bool(self.done < self._skip)
 
     def _skipped(self, sample: Any) -> Any:
@@ -91,7 +97,10 @@ class WatchedScheduler:
 
 
 def _watched(watched: WatchedScheduler, own: Any) -> Callable[..., Any]:
-    """`step` of a scheduler with its signature kept: pipelines ask which arguments it takes."""
+    """`step` of a scheduler, with its signature.
+
+    Pipelines inspect which arguments it takes.
+    """
     signature = inspect.signature(own.step)
 
     @functools.wraps(own.step)
@@ -106,24 +115,25 @@ def _watched(watched: WatchedScheduler, own: Any) -> Callable[..., Any]:
 
 
 def memory(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler remembers: its attributes, with lists of their own. Tensors are never changed in place."""
+    """A scheduler's attributes, with copied lists. Tensors never change in place."""
     return {name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()}
 
 
 def recall(scheduler: Any, remembered: Mapping[str, Any]) -> None:
-    """Put back what `memory` took, which can be recalled again."""
+    """Restore what `memory` returned; this can be repeated."""
     vars(scheduler).update({name: list(each) if isinstance(each, list) else each for name, each in remembered.items()})
 
 
 def mixes(scheduler: Any) -> bool:
-    """Whether a scheduler can mix a picture with noise, as image to image needs."""
+    """Whether a scheduler can mix an image with noise, as image to image needs."""
     return hasattr(scheduler, "scale_noise") or hasattr(scheduler, "add_noise")
 
 
 def noised(scheduler: Any, latent: Any, first: Any, step: int) -> Any:
-    """The sample before `step` of a run that begins as a picture, as diffusers' image-to-image pipelines mix it.
+    """The sample before `step` of a run that starts from an image.
 
-    `first` is the run's own first sample, whose noise is taken. Only for schedulers that can, see `mixes`.
+    Mixed as diffusers' image-to-image pipelines do. `first` is the run's own first sample, whose noise is used. Only
+    for schedulers that can, see `mixes`.
     """
     noise = first / float(getattr(scheduler, "init_noise_sigma", 1.0))
     time = scheduler.timesteps[step : step + 1]
@@ -141,9 +151,9 @@ def noised(scheduler: Any, latent: Any, first: Any, step: int) -> Any:
 
 
 def estimate(scheduler: Any, result: Any, arguments: Mapping[str, Any]) -> Any:
-    """The x0 estimate of a step that was just made.
+    """The x0 estimate of the step that was just made.
 
-    Exact for flow matching, and where the step returns or remembers one; for other schedulers it is computed from the
+    Exact for flow matching, and if the step returns or remembers one. For other schedulers it is computed from the
     prediction type.
     """
     output, sample = arguments["model_output"], arguments["sample"]

@@ -1,7 +1,7 @@
-"""A stock pipeline made ready to be run many times at once: its models behind proxies, its texts remembered.
+"""A stock pipeline, prepared to run many times at once.
 
-Owns how a request becomes arguments of the pipeline's `__call__`, for standard and modular pipelines, and what a run
-remembers between two steps. Knows no batch.
+Its models are behind proxies, its text encodings cached. Owns how a request becomes arguments of the pipeline's
+`__call__`, for standard and modular pipelines, and what a run remembers between two steps. Knows no batch.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ from models.generators.gate.scheduler import StepForm, WatchedScheduler, memory,
 _GUIDERS = ("guider", "ocr_guider")
 _GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "distilled_guidance_scale")
 _UNASKED = {"use_resolution_binning": False}
-"""Arguments that make sizes exactly those that are asked for."""
+"""Arguments that keep the requested size exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one candidate asks of the pipeline. `negative` None leaves it to the pipeline. Sizes in pixels."""
+    """The inputs of one candidate. Sizes in pixels.
+
+    `negative` None leaves it to the pipeline.
+    """
 
     prompt: str
     negative: str | None
@@ -52,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
-    """What a run remembers between two steps beside its sample."""
+    """What a run remembers between two steps, besides its sample."""
 
     scheduler: Mapping[str, Any]
     random: Any
@@ -60,7 +63,7 @@ class Memory:
 
 
 class CandidateRun(Run):
-    """A run of the pipeline for one request, with the scheduler and the random generator that are its own."""
+    """A run for one request, with its own scheduler and random generator."""
 
     def __init__(self, work: Callable[[], Any], scheduler: WatchedScheduler, random: Any, guiders: tuple[Any, ...]):
         super().__init__(work)
@@ -70,15 +73,15 @@ class CandidateRun(Run):
 
     @property
     def skipping(self) -> bool:
-        """Whether the next step is skipped, so that calls of the denoiser are answered without being made."""
+        """Whether the next step is skipped and its denoiser calls are not made."""
         return self.scheduler.skipping
 
     def memory(self) -> Memory:
-        """What must be put back to go on from here in another run."""
+        """The state to restore when another run continues from here."""
         return Memory(memory(self.scheduler._own), self._random.get_state(), copy.deepcopy(self._guiders))
 
     def recall(self, remembered: Memory) -> None:
-        """Go on as the run that this memory was taken of would."""
+        """Continue as the run with this memory would."""
         recall(self.scheduler._own, remembered.scheduler)
         self._random.set_state(remembered.random)
         for own, other in zip(self._guiders, copy.deepcopy(remembered.guiders), strict=True):
@@ -86,7 +89,10 @@ class CandidateRun(Run):
 
 
 class Stage:
-    """A pipeline whose `run` gives greenlets of its unmodified `__call__`. The pipeline it is given stays as it is."""
+    """A pipeline whose `run` starts greenlets of its unmodified `__call__`.
+
+    The given pipeline is not changed.
+    """
 
     def __init__(self, pipe: Any, arguments: Mapping[str, Any] | None = None) -> None:
         self._given = dict(arguments or {})
@@ -109,10 +115,10 @@ class Stage:
     ) -> CandidateRun:
         """A run for this request, not started yet.
 
-        Its first `skip` scheduler steps are not made; the sample after them is `enter(run, scheduler, first sample)`.
+        Its first `skip` scheduler steps are not made. The sample after them is `enter(run, scheduler, first_sample)`.
         """
         pipe = copy.copy(self._pipe)
-        made: list[weakref.ref[CandidateRun]] = []  # weak: a run that is dropped is freed at once
+        made: list[weakref.ref[CandidateRun]] = []  # weak, so that a dropped run is freed at once
 
         def begin(own: Any, first: Any) -> Any:
             run = made[0]()
@@ -135,11 +141,11 @@ class Stage:
 
     @property
     def decoder(self) -> Any:
-        """The autoencoder itself. Raises ModelUnsupported where there is none."""
+        """The autoencoder. Raises ModelUnsupported if there is none."""
         modules = (each for each in self.components.values() if isinstance(each, torch.nn.Module))
         found = next((each for each in modules if hasattr(each, "decode")), None)
         if found is None:
-            raise ModelUnsupported("the pipeline has no autoencoder: models that work on pixels are not supported")
+            raise ModelUnsupported("the pipeline has no autoencoder; use a latent diffusion model")
         return found
 
     @property
@@ -163,7 +169,7 @@ class Stage:
         return {**wanted, **self._given, **({"output": "images"} if self.modular else {})}
 
     def _guidance_name(self) -> str | None:
-        """The argument that is this pipeline's main guidance scale; None where guider objects hold it."""
+        """The argument with the main guidance scale; None if guider objects hold it."""
         named = [name for name in _GUIDANCE_NAMES if name in self.names]
         embeds = any(_embeds_guidance(each) for each in self.components.values())
         if named == ["distilled_guidance_scale"] and not embeds:
@@ -171,7 +177,7 @@ class Stage:
         return next((name for name in named if self.defaults.get(name) is not None), named[0] if named else None)
 
     def _remembered(self, pipe: Any) -> Callable[..., Any]:
-        """`encode_prompt` of this pipeline, made once for equal texts and settings."""
+        """`encode_prompt` of this pipeline, cached by texts and settings."""
         encode = type(pipe).encode_prompt
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
@@ -183,7 +189,7 @@ class Stage:
 
 
 def pictures(finished: Finished) -> NDArray[np.uint8]:
-    """The pictures of a run that has ended, uint8 (B, H, W, 3)."""
+    """The images of a finished run, uint8 (B, H, W, 3)."""
     result = finished.result
     for name in ("images", "image"):
         result = getattr(result, name, result)
@@ -198,7 +204,7 @@ def decoder_of(event: Any) -> bool:
 
 
 def _behind(name: str, component: Any) -> Any:
-    """A model behind its proxy; schedulers, tokenizers and guiders as they are."""
+    """A model behind its proxy; schedulers, tokenizers and guiders unchanged."""
     if not isinstance(component, torch.nn.Module):
         return component
     if hasattr(component, "decode"):
@@ -222,7 +228,7 @@ def _defaults(pipe: Any, modular: bool) -> dict[str, Any]:
 
 
 def _silence(blocks: Any) -> None:
-    """Modular pipelines keep their progress bars in their blocks."""
+    """Disable the progress bars, which modular pipelines keep in their blocks."""
     for block in getattr(blocks, "sub_blocks", {}).values():
         vars(block)["_progress_bar_config"] = {"disable": True}
         _silence(block)
@@ -234,7 +240,7 @@ def _embeds_guidance(component: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Containers anew, tensors shared."""
+    """Copies of containers, with shared tensors."""
     if isinstance(value, list | tuple):
         return type(value)(_copied(each) for each in value)
     return dict(value) if type(value) is dict else value

@@ -1,6 +1,6 @@
-"""What a pipeline is found to be when it is loaded: its size, steps, guidance and decoder, by watching it.
+"""A pipeline's size, steps, guidance and decoder, measured when it is loaded.
 
-Owns `Rehearsal`, a run at one size without any model call, and the `GeneratorInfo` of a gated pipeline.
+Owns `Rehearsal`, a run at one size without model calls, and the `GeneratorInfo` of a gated pipeline.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ _STEPS = 30
 _GUIDANCE = 4.0
 
 _FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
-"""Steps and guidance of distilled models, by a word in their names: their folders do not tell."""
+"""Steps and guidance of distilled models, by a word in their names.
+
+Their folders do not hold these values.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rehearsal:
-    """A run at one size whose steps were all skipped.
+    """A run at one size with all steps skipped.
 
-    `calls` scheduler steps were asked for, at `times`. `first` is the sample before them, `z` what the decoder was
-    given; both only show shapes and types.
+    `calls` scheduler steps were requested, at `times`. `first` is the sample before them, `z` the decoder's input; both
+    show shapes and types only.
     """
 
     calls: int
@@ -55,22 +58,25 @@ class Rehearsal:
 
     @classmethod
     def of(cls, stage: Stage, drive: Drive, steps: int, width: int, height: int) -> Rehearsal:
-        """Rehearse. Raises ValueError for what the pipeline refuses."""
+        """Rehearse. Raises ValueError if the pipeline refuses the arguments."""
         run = stage.run(Request("", None, UNGUIDED, steps, width, height, 0), _FAR)
         event = drive(run)
         if not isinstance(event, Call):
-            raise ModelUnsupported("the pipeline decodes no latents: models that work on pixels are not supported")
+            raise ModelUnsupported("the pipeline decodes no latents; use a latent diffusion model")
         z = next(iter(event.bound.arguments.values()))
         run.close()
         return cls(run.scheduler.done, tuple(run.scheduler.times), run.scheduler._first, z)
 
     def size(self, factor: int) -> tuple[int, int]:
-        """Width and height of the picture that comes of it, in pixels."""
+        """Width and height of the resulting image, in pixels."""
         return int(self.z.shape[-1]) * factor, int(self.z.shape[-2]) * factor
 
 
 class Survey:
-    """Looks a pipeline over. `factor` is pixels a side of a latent cell; `brief` the fewest steps that work."""
+    """Examines a pipeline.
+
+    `factor` is the side of a latent cell in pixels; `brief` is the smallest number of steps that works.
+    """
 
     def __init__(self, stage: Stage, drive: Drive, made: Made, id: str, defaults: Mapping[str, Any]) -> None:
         self._stage = stage
@@ -85,18 +91,21 @@ class Survey:
         self.brief, seen = self._briefest(drive)
         self.factor = max(1, self.height // int(seen.z.shape[-2]))
         if seen.size(self.factor) != (self.width, self.height):
-            raise ModelUnsupported(f"the model cannot make its own size of {self.width} x {self.height}")
+            raise ModelUnsupported(f"the model cannot make its own default size of {self.width} x {self.height}")
         self.guidance_kind: Guidance = "cfg" if entries > 1 else self._embedded()
 
     def describe(
         self, placement: DevicePlacement, revision: str | None, limit: int, preview: Any | None
     ) -> GeneratorInfo:
-        """The generator's name, limits and defaults. `limit` is what it reads of a text, in tokens."""
+        """The generator's name, limits and defaults.
+
+        `limit` is its text limit in tokens.
+        """
         config = self._stage.components["scheduler"].config
         flow = "Flow" in type(self._stage.components["scheduler"]).__name__ or config.get("use_flow_sigmas")
         sampler = _sampler(self._stage.components["scheduler"])
         modules = [each for each in self._stage.components.values() if isinstance(each, torch.nn.Module)]
-        known = f"{revision or fingerprint(*modules)}-gate"  # a native loop stores its latents in another scale
+        known = f"{revision or fingerprint(*modules)}-gate"  # native loops store latents in another scale
         return GeneratorInfo(
             id=self._id,
             revision=known if preview is None else f"{known}+{fingerprint(preview)}",
@@ -131,17 +140,20 @@ class Survey:
         return float(getattr(stage.components.get("guider"), "guidance_scale", UNGUIDED))
 
     def _make_a_step(self, made: Made) -> int:
-        """Make the first step of a guided run; the predictions it took. Learns the form of the scheduler's results."""
+        """Make the first step of a guided run; returns the number of predictions.
+
+        Learns the form of the scheduler's results.
+        """
         strong = max(self.guidance, 2.0)
         run = self._stage.run(Request("", "", strong, self.steps, self.width, self.height, 0))
         event, entries = run.resume(), 0
         while isinstance(event, Call):
             if decoder_of(event):
-                raise ModelUnsupported("the pipeline makes no scheduler steps, so that it cannot be run row by row")
+                raise ModelUnsupported("the pipeline makes no scheduler steps, so it cannot run row by row")
             entries += event.rows
             event = run.resume(made([run])[0][1])
         if not isinstance(event, Stepped):
-            raise ModelUnsupported("the pipeline calls no model that is known, so that it cannot be run row by row")
+            raise ModelUnsupported("the pipeline calls no known model, so it cannot run row by row")
         self._stage.form = run.scheduler.form
         run.close()
         return entries
@@ -156,10 +168,10 @@ class Survey:
             except (ValueError, IndexError, ArithmeticError, RuntimeError) as error:
                 if steps == self.steps or isinstance(error, ModelUnsupported):
                     raise
-        raise ModelUnsupported("the model's scheduler has no finite times at its own number of steps")
+        raise ModelUnsupported("the model's scheduler has no finite times at its default number of steps")
 
     def _embedded(self) -> Guidance:
-        """Whether what the denoiser is given differs between two guidance scales."""
+        """Whether the denoiser's inputs differ between two guidance scales."""
         seen = []
         for scale in (2.0, 5.0):
             run = self._stage.run(Request("", None, scale, self.steps, self.width, self.height, 0))
@@ -172,7 +184,7 @@ class Survey:
 
 
 def _default_size(stage: Stage) -> tuple[int, int]:
-    """Width and height that the pipeline makes when it is not asked for any."""
+    """Width and height that the pipeline makes without a requested size."""
     pipe, defaults = stage.pipe, stage.defaults
     if isinstance(defaults.get("width"), int) and isinstance(defaults.get("height"), int):
         return defaults["width"], defaults["height"]
@@ -191,6 +203,9 @@ def _default_size(stage: Stage) -> tuple[int, int]:
 
 
 def _sampler(scheduler: Any) -> str:
-    """A scheduler's class as a name on the wire: `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`."""
+    """A scheduler's class as a sampler name on the wire.
+
+    `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`.
+    """
     bare = type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()

@@ -1,4 +1,4 @@
-"""What a gated pipeline reads of a text: its tokenizers' limit, and the notice of what was cut off."""
+"""Text limits of gated pipelines: the tokenizers' limit, and truncation notices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _NO_LIMIT = 100_000
 
 
 class Reader:
-    """The tokenizer that reads furthest: what it cuts off, no text encoder of the pipeline sees."""
+    """The tokenizer with the largest limit.
+
+    No text encoder of the pipeline sees what it cuts off.
+    """
 
     def __init__(self, components: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         found = [getattr(each, "tokenizer", each) for name, each in components.items() if name.startswith("tokenizer")]
@@ -25,7 +28,7 @@ class Reader:
                 self._tokenizer, self.limit = tokenizer, limit
 
     def cut(self, text: str) -> Truncation | None:
-        """What is lost of this text."""
+        """The truncation of this text; None if it fits."""
         if self._tokenizer is None:
             return None
         return tokenization.transformers_truncation(self._tokenizer, text, self.limit)
