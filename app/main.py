@@ -24,7 +24,7 @@ from app.api.middleware.admission import Admission
 from app.api.middleware.auth import ApiKeyMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
-from app.api.uploads import UploadLimiter
+from app.api.upload_limits import UploadLimiter
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine, Progress
 from app.errors import StoreUnavailable

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from app.api import openapi
 from app.api.problems import ClientDisconnected
-from app.api.uploads import UploadLimiter
+from app.api.upload_limits import UploadLimiter
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.metrics import Metrics

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from app.api.dependencies import Services, unless_gone
 from app.api.schemas.requests import RankingInput, ReferenceInput, TasteInput
-from app.api.uploads import Pixels, Sent
+from app.api.upload_limits import Pixels, Sent
 from app.domain import Generation, Ranking, Reference, Taste
 from app.imaging import Upload
 from app.service import GenerationParams, UnresolvedReference, current_owner

@@ -9,8 +9,8 @@ from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.generations.img2img import Img2ImgService
 from app.service.generations.pruning_policy import PruningPolicy
+from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
-from app.service.generations.worker import LeasePolicy
 from app.service.presets import Presets
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
 from app.service.ranking.rerank import Lineage, RankingService, RerankParams

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from app.api.uploads import MAX_CONCURRENT_UPLOADS, MAX_WAITING_UPLOADS, Sent, UploadLimiter
+from app.api.upload_limits import MAX_CONCURRENT_UPLOADS, MAX_WAITING_UPLOADS, Sent, UploadLimiter
 from app.errors import Overloaded
 from app.imaging import DecoderPool, Upload
 from tests.api.kit import PROMPT, House, is_problem, running

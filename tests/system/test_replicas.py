@@ -18,7 +18,7 @@ import pytest
 from obstore.store import LocalStore, S3Store
 
 from app.service import Permission, create_api_key
-from app.service.generations.orphans import MARK
+from app.service.generations.orphaned_files import MARK
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.generations import SqlGenerationStore
 from tests.proxies import running_haproxy

@@ -15,7 +15,7 @@ from app.domain import Generation, Ranking, Status
 from app.errors import NotFound, StoreUnavailable
 from app.service import CandidateArrays, GenerationParams, Limits, RankingService, RerankParams
 from app.service.candidates.keys import arrays_key, blob_prefix
-from app.service.generations.orphans import LOOK_S, PATIENCE_S, Orphans
+from app.service.generations.orphaned_files import LOOK_S, PATIENCE_S, Orphans
 from app.stores.blobs import ObjectBlobStore
 from app.stores.generations import SqlGenerationStore
 from tests.servers import S3
@@ -213,7 +213,7 @@ async def test_a_store_full_of_unknown_files_is_not_taken_for_its_own(
 
 
 async def test_a_service_sweeps_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.service.generations.orphans.PATIENCE_S", 0.0)
+    monkeypatch.setattr("app.service.generations.orphaned_files.PATIENCE_S", 0.0)
     async with house(tmp_path) as h:
         name = await h.made(n_candidates=2)
         await h.records.connections.write(lambda connection: connection.execute(text("DELETE FROM generations")))

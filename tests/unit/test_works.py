@@ -147,8 +147,8 @@ async def test_a_full_replica_leaves_only_what_can_wait_to_others(tmp_path: Path
 async def test_what_waits_in_the_queue_and_what_callers_bring_come_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.service.generations.worker.QUEUE_OVERDUE_S", 0.05)
-    monkeypatch.setattr("app.service.generations.worker.QUEUE_POLL_INTERVAL_S", 0.02)
+    monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_OVERDUE_S", 0.05)
+    monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_POLL_INTERVAL_S", 0.02)
     async with house(tmp_path, delay_s=0.005) as h:
         working = asyncio.create_task(h.service.run_worker())
         held = [await h.service.submit(GenerationParams("x", n_candidates=64, steps=2)) for _ in range(8)]

@@ -17,7 +17,7 @@ from app.api.problems import InvalidJson
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.schemas.responses import RankResponse
-from app.api.uploads import Sent
+from app.api.upload_limits import Sent
 from app.domain import Ranking
 from app.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from app.imaging import Upload

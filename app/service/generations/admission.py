@@ -13,8 +13,8 @@ from app.errors import Draining, Overloaded, QuotaExceeded
 from app.service import auth
 from app.service.auth import current_owner
 from app.service.generations.pruning_policy import PruningPlanner
+from app.service.generations.queue_worker import Worker
 from app.service.generations.spec import build_spec
-from app.service.generations.worker import Worker
 from app.service.idempotency import Idempotency
 from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, SubmitOptions
 from app.service.webhooks.dispatcher import WebhookPolicy

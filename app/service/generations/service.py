@@ -23,10 +23,10 @@ from app.service.candidates.keys import blob_prefix
 from app.service.generations.admission import Admission
 from app.service.generations.attendance import Attendance
 from app.service.generations.event_log import EventLogReader, Notifier, wait_until_set
-from app.service.generations.orphans import Orphans
+from app.service.generations.orphaned_files import Orphans
 from app.service.generations.pruning_policy import PruningPlanner, PruningPolicy
+from app.service.generations.queue_worker import LeasePolicy, Worker
 from app.service.generations.recorder import closing_line
-from app.service.generations.worker import LeasePolicy, Worker
 from app.service.types import (
     GenerationParams,
     IdempotencyKey,

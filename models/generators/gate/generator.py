@@ -21,7 +21,7 @@ from models.generators.gate.calls import Call, part, together, zeros
 from models.generators.gate.latents import Attempt, GateLatent, GateSchedule
 from models.generators.gate.packing import Packing, probe
 from models.generators.gate.runs import Finished
-from models.generators.gate.scheduler import mixes, noised
+from models.generators.gate.scheduler_proxy import mixes, noised
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.gate.texts import Reader

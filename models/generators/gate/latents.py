@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.generators.gate.calls import Call
-from models.generators.gate.scheduler import Stepped
+from models.generators.gate.scheduler_proxy import Stepped
 from models.generators.gate.stage import CandidateRun, Memory, Request, decoder_of
 from models.protocols import Schedule
 

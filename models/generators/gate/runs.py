@@ -17,7 +17,7 @@ import torch
 from greenlet import greenlet
 
 from models.generators.gate.calls import Call
-from models.generators.gate.scheduler import Stepped
+from models.generators.gate.scheduler_proxy import Stepped
 
 REMEMBERED_BYTES = 2**29
 """Bytes of cached text encodings, for each text encoder and for the pipeline."""

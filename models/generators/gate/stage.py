@@ -29,7 +29,7 @@ from models.generators.gate.runs import (
     park,
     plain_key,
 )
-from models.generators.gate.scheduler import StepForm, WatchedScheduler, memory, recall
+from models.generators.gate.scheduler_proxy import StepForm, WatchedScheduler, memory, recall
 
 _GUIDERS = ("guider", "ocr_guider")
 _GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "distilled_guidance_scale")

@@ -18,7 +18,7 @@ import torch
 from models.errors import ModelUnsupported
 from models.generators.gate.calls import Call
 from models.generators.gate.runs import Finished
-from models.generators.gate.scheduler import Stepped
+from models.generators.gate.scheduler_proxy import Stepped
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of
 from models.protocols import GeneratorInfo, Guidance
 from models.runtime.placement import DevicePlacement, fingerprint
