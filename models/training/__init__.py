@@ -1,1 +1,4 @@
-"""How the embedded pack is made: data, trainers, judge, figures, export.  Serving never imports this package."""
+"""Training code of the embedded pack: data, trainers, judge, figures, export.
+
+Serving never imports this package.
+"""

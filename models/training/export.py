@@ -1,6 +1,7 @@
-"""Writes a pack folder from the trained runs: float16 safetensors, configs, pack.json with sha256 of every file.
+"""Writes a pack folder from the trained runs.
 
-The text encoder is not copied; pack.json names the package that carries it and its sha256.
+A pack holds float16 safetensors, configs, and pack.json with the sha256 of every file. The text encoder is not copied:
+pack.json names the package that contains it, and its sha256.
 """
 
 import argparse
@@ -21,7 +22,10 @@ from models.training.trainers import generator, scorer
 
 VERSION = "0.10"
 DEFAULTS = {"steps": 16, "guidance_scale": 1.25, "sampler": QUADRATIC}
-"""How the pack draws unless a request says otherwise: little guidance, since choosing among many does its work."""
+"""Default parameters of requests to the pack.
+
+The guidance is low: selection among many candidates replaces it.
+"""
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -39,7 +43,10 @@ MODEL_INDEX = {
 
 
 def weights(path: Path) -> dict[str, Any]:
-    """`final.pt` as it is, or the averaged weights of a `checkpoint.pt` of a run still going."""
+    """A `final.pt` unchanged, or a `checkpoint.pt` with averaged weights.
+
+    A `checkpoint.pt` comes from a run that has not ended.
+    """
     state: dict[str, Any] = torch.load(path, weights_only=True)
     if "average" in state:
         state["modules"] = {**state["modules"], **state["average"]}
@@ -47,7 +54,7 @@ def weights(path: Path) -> dict[str, Any]:
 
 
 def halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Floats as contiguous float16."""
+    """Contiguous tensors, with floats as float16."""
     return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
 
 
@@ -66,14 +73,20 @@ def export_generator(out: Path, autoencoder: Path, unet: Path) -> None:
 
 
 def mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of the weights of several states of one run (Wortsman et al. 2022); whole numbers are the first's."""
+    """Mean weights of several states of one run (Wortsman et al. 2022).
+
+    Integer tensors are taken from the first state.
+    """
     return {
         k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v for k, v in states[0].items()
     }
 
 
 def export_scorer(out: Path, paths: list[Path], tower: str) -> None:
-    """The open_clip folder without the text trunk; of several states of the run, their mean."""
+    """The open_clip folder without the text trunk.
+
+    For several states of the run, it holds their mean.
+    """
     out.mkdir(parents=True, exist_ok=True)
     states = [weights(path)["modules"] for path in paths]
     state = mean([{k: v for k, v in s.items() if not k.startswith("head.")} for s in states])
@@ -90,7 +103,10 @@ def sha256(path: Path) -> str:
 
 
 def null_statistics(out: Path, runs: Path) -> dict[str, float]:
-    """Mean and deviation of the cosine between composed pictures and captions of other pictures."""
+    """Cosines between composed pictures and captions of other pictures.
+
+    Returns `mean`, `std` and the number of `pairs`.
+    """
     import numpy as np
 
     from models.training.data.dataset import read_rows
@@ -107,7 +123,7 @@ def null_statistics(out: Path, runs: Path) -> dict[str, float]:
 
 
 def write_index(out: Path, extra: dict[str, Any]) -> None:
-    """pack.json over every other file but the card and the sheets."""
+    """Writes pack.json, which lists every file except itself, the card and the sheets."""
     listed = {".json", ".safetensors"}
     files = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in ("pack.json", "figures.json"))
     meta = {
@@ -131,22 +147,24 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
 
 
 def adopt(out: Path, calibration: Path) -> None:
-    """Puts what `frontrunner calibrate` wrote for this pack into its pack.json."""
+    """Adds the output of `frontrunner calibrate` for this pack to its pack.json."""
     index = out / "pack.json"
     meta = json.loads(index.read_text("utf-8")) | {"calibration": json.loads(calibration.read_text("utf-8"))}
     index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--out", type=Path, default=None, help="the pack folder to write (default: RUNS/pack)")
-    parser.add_argument("--autoencoder", type=Path, default=None, help="default: RUNS/autoencoder/final.pt")
-    parser.add_argument("--generator", type=Path, default=None, help="default: RUNS/generator/final.pt")
-    parser.add_argument("--scorer", type=Path, nargs="+", help="default: RUNS/scorer/final.pt; of several, their mean")
+    parser.add_argument("--autoencoder", type=Path, default=None, help="weights (default: RUNS/autoencoder/final.pt)")
+    parser.add_argument("--generator", type=Path, default=None, help="weights (default: RUNS/generator/final.pt)")
+    parser.add_argument(
+        "--scorer", type=Path, nargs="+", help="weights, averaged over files (default: RUNS/scorer/final.pt)"
+    )
     parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
-    parser.add_argument("--calibration", type=Path, default=None, help="only put this into the pack that is there")
+    parser.add_argument("--calibration", type=Path, default=None, help="only add this file to the existing pack")
     args = parser.parse_args()
     out: Path = args.out or args.runs / "pack"
     if args.calibration:

@@ -1,8 +1,13 @@
-"""What every trainer shares: where a run lives, checkpoints, averaged weights, the learning rate, the log.
+"""Shared code of all trainers: checkpoints, averaged weights, learning rate, log.
 
-A run is a folder: `checkpoint.pt` (everything needed to go on), `log.jsonl` (one line per report), `final.pt`
-(averaged weights), `plateau.pt` (as the checkpoint, just before the rate decayed: copy it over `checkpoint.pt`
-to train on at the full rate).  All are written to a side file and renamed, so no file is ever half written.
+A run is a folder with these files:
+
+    checkpoint.pt  everything needed to resume
+    log.jsonl      one line per report
+    final.pt       averaged weights
+    plateau.pt     the checkpoint just before the rate decays; copy it over checkpoint.pt to continue at the full rate
+
+The `.pt` files are written to a temporary file and then renamed, so they are never incomplete.
 """
 
 import argparse
@@ -24,10 +29,10 @@ from torch import nn
 
 @dataclasses.dataclass(slots=True)
 class Schedule:
-    """Learning rate over samples: a linear warm-up, a plateau, then a cosine to a hundredth.
+    """Learning rate over samples: linear warm-up, plateau, cosine decay to 1 %.
 
-    The end is a number of samples, or a time of day in seconds since the epoch (`ends_at`): then the decay covers
-    the last `decay_s` seconds before it, whatever the speed of the machine.
+    The end is a number of samples (`samples`), or a time in seconds since the epoch (`ends_at`). With `ends_at`, the
+    decay covers the last `decay_s` seconds before the end, at any training speed.
     """
 
     peak: float
@@ -38,7 +43,7 @@ class Schedule:
     decay_s: float = 0.0
 
     def left(self, seen: int, now: float) -> float:
-        """Share of the decay still to come: 1 on the plateau, 0 at the end."""
+        """Remaining share of the decay: 1 on the plateau, 0 at the end."""
         if self.ends_at:
             return min(1.0, max(0.0, (self.ends_at - now) / max(self.decay_s, 1.0)))
         return min(1.0, max(0.0, (self.samples - seen) / max(self.decay, 1)))
@@ -57,25 +62,29 @@ class Schedule:
 def add_arguments(parser: argparse.ArgumentParser, *, rate: float, batch: int, samples: int) -> None:
     """The options that all trainers have."""
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
-    parser.add_argument("--name", default=None, help="name of this run inside RUNS (default: the trainer's)")
-    parser.add_argument("--init", type=Path, default=None, help="weights to start from (a checkpoint wins)")
-    parser.add_argument("--samples", type=int, default=samples, help="pictures to train on in all")
+    parser.add_argument("--name", default=None, help="name of this run inside RUNS (default: the trainer's name)")
+    parser.add_argument(
+        "--init", type=Path, default=None, help="weights to start from (ignored if a checkpoint exists)"
+    )
+    parser.add_argument("--samples", type=int, default=samples, help="total number of pictures to train on")
     parser.add_argument("--decay", type=float, default=0.4, help="share of the samples over which the rate decays")
-    parser.add_argument("--ends-at", type=float, default=0.0, help="end at this time (epoch seconds), not at SAMPLES")
+    parser.add_argument(
+        "--ends-at", type=float, default=0.0, help="end at this time (epoch seconds) instead of SAMPLES"
+    )
     parser.add_argument("--decay-s", type=float, default=2400.0, help="with --ends-at: seconds of decay before the end")
     parser.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: half as fast again on CPUs with AMX")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: 1.5 times as fast on CPUs with AMX")
     parser.add_argument("--save-s", type=float, default=120.0, help="seconds between checkpoints")
 
 
 class Run:
     """One resumable training run.
 
-    `modules` are saved and averaged; the average follows with a half-life that grows with training
-    (decay = min(`ema`, (1 + n) / (10 + n)) at update n).
+    `modules` are saved, and their weights averaged. The half-life of the average grows during training: the decay is
+    min(`ema`, (1 + n) / (10 + n)) at update n.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, modules: nn.ModuleDict, ema: float = 0.999) -> None:
@@ -101,7 +110,10 @@ class Run:
             self.average = {n: p.detach().clone() for n, p in modules.named_parameters() if p.requires_grad}
 
     def resume(self) -> None:
-        """Goes on from `checkpoint.pt`, else from `--init` (weights only), else from scratch."""
+        """Resumes from `checkpoint.pt`, if it exists.
+
+        Otherwise the run starts from the weights in `--init`, or from random weights.
+        """
         if (self.folder / "checkpoint.pt").exists():
             state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
             self.modules.load_state_dict(state["modules"])
@@ -112,19 +124,28 @@ class Run:
             print(f"resumed at {self.seen} samples", flush=True)
         elif self.args.init:
             given = torch.load(self.args.init, weights_only=True)["modules"]
-            print(f"started from {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
+            print(f"loaded {self.args.init}: {self.modules.load_state_dict(given, strict=False)}", flush=True)
 
     def autocast(self) -> torch.autocast:
-        """Where the networks compute: in bfloat16 with `--bf16`; weights, averages and losses stay in float32."""
+        """Context in which the networks compute: bfloat16 with `--bf16`.
+
+        Weights, averages and losses stay in float32.
+        """
         return torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16)
 
     def seeded(self) -> np.random.Generator:
-        """Seeds torch for this worker from the samples seen on, and gives a generator of numpy for the same."""
+        """Seeds torch, and returns a numpy generator.
+
+        Both depend on the seed, the number of samples seen, and the worker.
+        """
         torch.manual_seed(self.args.seed + self.seen + worker())
         return np.random.default_rng((self.args.seed, self.seen, worker()))
 
     def stop(self, *_: object) -> None:
-        """Asks for a checkpoint and an end after the next step that all workers make (SIGTERM)."""
+        """Requests a checkpoint and an end after the next common step (SIGTERM).
+
+        The step is common to all workers.
+        """
         self.asked = True
 
     def step(self, loss: torch.Tensor, count: int) -> None:
@@ -151,12 +172,13 @@ class Run:
         if self.stopping or turned - self.saved_at > self.args.save_s:
             self.save()
         if self.stopping:
-            raise SystemExit(f"stopped at {self.seen} samples; start again to go on")
+            raise SystemExit(f"stopped at {self.seen} samples; run the same command to resume")
 
     def agree(self) -> None:
-        """Averages the gradients and the clock of all workers, and stops all when one was asked to.
+        """Averages the gradients and the clock over all workers.
 
-        Workers hold equal weights and take every decision from equal numbers, so none ever waits for another in vain.
+        A stop request to one worker stops all. Workers have equal weights and base every decision on equal values, so
+        they cannot deadlock.
         """
         self.now, self.stopping = time.time(), self.asked
         if workers() == 1:
@@ -171,12 +193,15 @@ class Run:
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
     def note(self, **values: float) -> None:
-        """Adds to the means of the next report."""
+        """Adds values to the means of the next report."""
         for key, value in values.items():
             self.window.setdefault(key, []).append(value)
 
     def report(self, **values: float) -> None:
-        """Writes the means since the last report and `values` to the log and the screen."""
+        """Writes the means since the last report and `values` to log and stdout.
+
+        Only the first worker writes.
+        """
         if worker():
             return
         speed = (self.seen - self.reported[0]) / max(self.seconds - self.reported[1], 1e-9)
@@ -195,7 +220,7 @@ class Run:
         return self.schedule.over(self.seen, self.now)
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Writes everything needed to go on (the first worker does)."""
+        """Writes everything needed to resume; only the first worker writes."""
         self.saved_at = time.monotonic()
         if worker():
             return
@@ -223,16 +248,17 @@ class Run:
 
 
 def write(state: dict[str, Any], path: Path) -> None:
-    """Saves `state` so that `path` is always whole."""
+    """Saves `state` atomically: `path` is never incomplete."""
     side = path.with_suffix(".tmp")
     torch.save(state, side)
     os.replace(side, path)
 
 
 def batches(count: int, batch: int, seed: int, skip: int = 0) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Endless shuffled index batches over `count` rows; `skip` samples were seen before a resume.
+    """Endless shuffled index batches over `count` rows.
 
-    Each worker gets its own `batch` out of every `batch * workers()`.
+    `skip` is the number of samples seen before a resume. Each worker gets its own `batch` rows of every
+    `batch * workers()`.
     """
     whole, mine = batch * workers(), slice(worker() * batch, (worker() + 1) * batch)
     epoch, at = divmod(skip, count - count % whole)
@@ -244,17 +270,20 @@ def batches(count: int, batch: int, seed: int, skip: int = 0) -> Iterator[np.nda
 
 
 def workers() -> int:
-    """How many processes train this run together: 1, or what torchrun started."""
+    """Number of processes that train this run: 1, or as started by torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def worker() -> int:
-    """Which of them this is, from 0."""
+    """Index of this process among the workers, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Threads and seeds of a trainer; joins the other workers where torchrun started several."""
+    """Sets threads, seed and start time of a trainer.
+
+    Under torchrun it also joins the other workers.
+    """
     torch.set_num_threads(args.threads)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")

@@ -1,6 +1,7 @@
-"""Turns a pack back into the states of its runs: what a trainer starts from with `--init`, and what `export` takes.
+"""Converts a pack to the weights of its runs.
 
-Optimizers and the classifiers of scorer and judge are not in a pack; they begin anew.
+A trainer starts from them with `--init`, and `export` accepts them. A pack does not contain the optimizer states or the
+classifiers of scorer and judge; these are initialised again.
 """
 
 import argparse
@@ -13,7 +14,10 @@ from models.training import runs
 
 
 def states(pack: Path, judge: Path | None = None) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of every network, and of a stored judge, float32, under the names that they have in training."""
+    """The weights of every network by kind, in float32, with their training names.
+
+    `judge` adds the weights of a stored judge.
+    """
     generator = pack / "generator"
     scorer = load_file(pack / "scorer" / "open_clip_model.safetensors")
     named = {
@@ -33,11 +37,11 @@ def states(pack: Path, judge: Path | None = None) -> dict[str, dict[str, torch.T
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
-    parser.add_argument("--judge", type=Path, default=None, help="folder of a stored judge, to be turned back too")
+    parser.add_argument("--judge", type=Path, default=None, help="folder of a stored judge to convert too")
     args = parser.parse_args()
     out: Path = args.runs / "unpacked"
     out.mkdir(parents=True, exist_ok=True)

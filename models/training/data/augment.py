@@ -1,4 +1,7 @@
-"""Augmentation of picture batches for the scorer and the judge: geometry, and the corruption that previews show."""
+"""Augmentation of picture batches for the scorer and the judge.
+
+It covers geometry, style and colour, and corruption like that of previews.
+"""
 
 import math
 
@@ -7,9 +10,10 @@ from torch.nn import functional
 
 
 def warp(x: torch.Tensor, turn: float, scale: float, shift: float, bend: float) -> torch.Tensor:
-    """Random rotation (up to `turn` radians), scale, shift and smooth bends (shares of the picture), edges repeated.
+    """Random rotation, scale, shift and smooth bends, with repeated edges.
 
-    x: float32 (B, 3, S, S) in [-1, 1].
+    `turn` is the maximum rotation in radians; `scale`, `shift` and `bend` are shares of the picture. x: float32
+    (B, 3, S, S) in [-1, 1].
     """
     b = len(x)
     angle = (torch.rand(b) * 2 - 1) * turn
@@ -25,7 +29,10 @@ def warp(x: torch.Tensor, turn: float, scale: float, shift: float, bend: float) 
 
 
 def restyle(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Draws `share` of the batch in another manner: edges inked or lit, colours nearer to grey or farther from it."""
+    """Changes edges and saturation in `share` of the batch.
+
+    Edges become darker or lighter, colours less or more saturated.
+    """
     size = (len(x), 1, 1, 1)
     chosen = (torch.rand(size) < share).float()
     edges = (x - functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).abs().mean(1, keepdim=True)
@@ -35,17 +42,18 @@ def restyle(x: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def recolour(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Gives the things of `chosen` pictures (B,) other colours, so that shapes must tell: backgrounds stay.
+    """Recolours the things of `chosen` pictures (B,).
 
-    What differs from the corner is the thing; hues turn by any angle, saturation goes from none to half as much again,
-    one in five is lit the other way round; three in ten are drawn in shades between two colours.
+    So the towers must learn shapes. Backgrounds do not change: pixels that differ from the top left corner are the
+    thing. Hues turn by any angle, and saturation is scaled by 0 to 1.5. One in five pictures has inverted lightness;
+    three in ten are recoloured with shades between two colours.
     """
     ground = x[:, :, :1, :1]
     thing = ((x - ground).abs().amax(1, keepdim=True) * 4).clamp(max=1) * chosen.float()[:, None, None, None]
     grey = x.mean(1, keepdim=True)
     turn = torch.rand(len(x)) * 2 * math.pi
     vivid = torch.rand(len(x)) * 1.5
-    # A turn about the grey axis: cos I + (1 - cos) / 3 J + sin / sqrt(3) K, of which J drops out for colours less grey.
+    # Rotation about the grey axis: cos I + (1 - cos) / 3 J + sin / sqrt(3) K. J has no effect: x - grey has mean 0.
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     spin = vivid[:, None, None] * (turn.cos()[:, None, None] * torch.eye(3) + turn.sin()[:, None, None] * cross)
     other = torch.einsum("bij,bjhw->bihw", spin, x - grey)
@@ -58,7 +66,10 @@ def recolour(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def soften(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Blurs `share` of the batch (down and up by 2 or 4) and adds noise to as many, as early previews look."""
+    """Blurs `share` of the batch, and adds noise to as many.
+
+    The result is similar to early previews. The blur is down- and upsampling by a factor of 2 or 4.
+    """
     out = x.clone()
     for factor, part in ((2, 0.6), (4, 0.4)):
         chosen = torch.rand(len(x)) < share * part
@@ -73,7 +84,10 @@ def soften(x: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def erase(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Covers a random square of up to a third of the edge with the mean colour in `share` of the batch (in place)."""
+    """Covers a random square with the mean colour in `share` of the batch (in place).
+
+    The square's edge is 6 to 20 px: up to a third of a picture of 64 px.
+    """
     for i in torch.nonzero(torch.rand(len(x)) < share).flatten().tolist():
         edge = int(torch.randint(6, 21, ()))
         top, left = (int(v) for v in torch.randint(0, x.shape[-1] - edge, (2,)))
@@ -82,7 +96,10 @@ def erase(x: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def augment(x: torch.Tensor, strong: float = 1.0) -> torch.Tensor:
-    """The training view of a batch: float32 (B, 3, S, S); sides are never swapped, since captions name them."""
+    """The augmented batch: float32 (B, 3, S, S).
+
+    Left and right are never swapped, since captions state them.
+    """
     x = restyle(warp(x, 0.2 * strong, 0.1 * strong, 0.04 * strong, 0.05 * strong), 0.6 * strong)
     gain = 1 + (torch.rand(len(x), 1, 1, 1) * 2 - 1) * 0.12
     return erase(soften(x * gain, 0.35), 0.25 * strong)

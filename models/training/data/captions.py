@@ -1,7 +1,7 @@
-"""Captions: how people would ask for a scene.  No torch.
+"""Captions: texts for scenes, in the form of typical requests.
 
-Owns the words: everyday display names, trained synonyms, the held-out synonyms of the evaluation, styles and
-sentence forms.  A held-out synonym never stands in any trained caption.
+Owns the vocabulary: common display names, trained synonyms, held-out synonyms of the evaluation, styles and
+sentence forms. No caption for training contains a held-out synonym. This module does not import torch.
 """
 
 import json
@@ -16,7 +16,7 @@ WORDS = json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 DISPLAY: dict[str, str] = WORDS["display"]
 SYNONYMS: dict[str, list[str]] = WORDS["synonyms"]
 HELD_OUT: dict[str, str] = WORDS["held_out"]
-"""Synonym -> name; never trained on."""
+"""Synonym -> name; excluded from training."""
 
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "noto": ("noto style", "noto emoji style", "in noto style", "in the style of noto"),
@@ -67,14 +67,15 @@ MASS = frozenset(WORDS["mass"])
 
 
 def article(phrase: str) -> str:
-    """The phrase with a or an before it."""
+    """The phrase with `a` or `an` before it."""
     return f"{'an' if phrase[0].lower() in 'aeio' else 'a'} {phrase}"
 
 
 class Captioner:
-    """Writes captions from a fixed seed.  `tags` maps a name to keywords of the emoji data, for some captions.
+    """Writes captions from a fixed seed.
 
-    Things in ink and things that were shifted to another colour are called by no word that holds a colour.
+    `tags` maps a name to keywords of the emoji data, for some captions. Captions use no word that adds a colour for
+    things in inked styles and for things shifted to another colour.
     """
 
     def __init__(self, seed: int, tags: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -86,7 +87,10 @@ class Captioner:
         }
 
     def word(self, name: str, colourless: bool = False) -> str:
-        """One way to call a thing: mostly its display name; `colourless`, by no word that adds a colour."""
+        """A word for a thing: mostly its display name.
+
+        With `colourless`, no word that adds a colour is used.
+        """
         shown = DISPLAY.get(name, name)
         known = SYNONYMS.get(name, [])
         if colourless:
@@ -95,7 +99,7 @@ class Captioner:
         return self.random.choice(known) if known and self.random.random() < 0.35 else shown
 
     def thing(self, thing: Thing, style: str, size: str | None = None) -> str:
-        """An article, the stated size and colour, and the word; now and then without the article."""
+        """An article (sometimes omitted), the stated size and colour, and the word."""
         words = [self.random.choice(SIZE_WORDS[size])] if size else []
         words += [thing.hue] if thing.hue else []
         word = self.word(thing.name, colourless=thing.hue is not None or style in INKED)
@@ -105,12 +109,12 @@ class Captioner:
         return article(phrase)
 
     def background(self, colour: str) -> str:
-        """One way to state the background."""
+        """A phrase that states the background."""
         text = self.random.choice(BACKGROUND_FORMS).format(colour)
         return text.replace(" a orange", " an orange")
 
     def subject(self, scene: Scene) -> str:
-        """The things, with what is stated of their size, place and colour."""
+        """The things, with their stated size, place and colour."""
         if len(scene.things) == 1:
             only = self.thing(scene.things[0], scene.style, scene.size if "size" in scene.stated else None)
             text = self.random.choice(FRAMES).format(only)
@@ -128,7 +132,7 @@ class Captioner:
         return self.random.choice(forms)
 
     def keywords(self, scene: Scene) -> list[str]:
-        """Now and then one or two keywords of a single thing."""
+        """One or two keywords of a single thing, for at most 15 % of the captions."""
         pool = self.tags.get(scene.things[0].name, [])
         if len(scene.things) == 2 or not pool or self.random.random() > 0.15:
             return []

@@ -1,9 +1,11 @@
-"""Makes the training data, in four steps that each go on where they stopped:
+"""Makes the training data in four steps.
 
-icons    install the icon sets with npm and render them (needs node; the only step that needs the network)
-scenes   compose the pictures and captions of the generator and of the scorer
-texts    encode the captions with the packaged sentence encoder
-latents  encode the generator's pictures with the trained autoencoder
+    icons    install the icon sets with npm and render them (needs node; the only step that needs the network)
+    scenes   compose the pictures and captions of the generator and of the scorer
+    texts    encode the captions with the packaged sentence encoder
+    latents  encode the generator's pictures with the trained autoencoder
+
+An interrupted encoding of the generator's captions resumes.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from models.training.data.scenes import SIZE_PX, Icons, Scene, SceneSampler, Thi
 
 
 def write_pictures(scenes: list[Scene], source: Icons, path: Path) -> None:
-    """uint8 (N, 64, 64, 3) to a .npy file."""
+    """Composes the scenes and writes uint8 (N, 64, 64, 3) to a .npy file."""
     table = np.lib.format.open_memmap(path, "w+", np.uint8, (len(scenes), SIZE_PX, SIZE_PX, 3))
     for i, scene in enumerate(scenes):
         table[i] = compose(scene, source)
@@ -42,7 +44,10 @@ def from_json(row: dict[str, Any]) -> Scene:
 
 
 def write_rows(scenes: list[Scene], path: Path, captioner: Captioner, negatives: bool, seed: int) -> None:
-    """One JSON line per picture: its scene, caption, and with `negatives` the caption of a near miss (or null)."""
+    """Writes one JSON line per picture: its scene and its caption.
+
+    With `negatives`, a line also holds the caption of a near miss, or null.
+    """
     rng = random.Random(seed)
     names = icons.pack_names()
     with path.open("w", encoding="utf-8") as out:
@@ -60,7 +65,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def make_scenes(runs: Path, counts: dict[str, int], kinds: list[str], seed: int) -> None:
-    """Composes the data sets: two styles for the generator; for the scorer all but one, half of the things mirrored."""
+    """Composes the data sets.
+
+    The generator's has two styles. The scorer's has all styles but one, and half of its things are mirrored.
+    """
     folder = runs / "scenes"
     folder.mkdir(exist_ok=True)
     tags = {t.name: t.tags for t in icons.load_things(runs)}
@@ -77,7 +85,10 @@ def make_scenes(runs: Path, counts: dict[str, int], kinds: list[str], seed: int)
 
 
 def make_texts(runs: Path, kinds: list[str]) -> None:
-    """Encodes the distinct captions of each data set; `*.captions.json` holds their order."""
+    """Encodes the distinct captions of each data set.
+
+    `*.captions.json` holds their order.
+    """
     from models.training.data import texts
 
     encoder = texts.TextEncoder()
@@ -93,7 +104,7 @@ def make_texts(runs: Path, kinds: list[str]) -> None:
 
 
 def make_latents(runs: Path, weights: Path, batch: int = 64) -> None:
-    """Encodes the generator's pictures: float16 (N, 16, 8, 8)."""
+    """Encodes the generator's pictures as float16 (N, 16, 8, 8)."""
     import torch
 
     from models.training.trainers import autoencoder as ae
@@ -114,15 +125,19 @@ def make_latents(runs: Path, weights: Path, batch: int = 64) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("icons", "scenes", "texts", "latents"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--generator-scenes", type=int, default=30_000)
     parser.add_argument("--scorer-scenes", type=int, default=60_000)
-    parser.add_argument("--kinds", nargs="+", default=["generator", "scorer"], help="scenes, texts: the data sets")
-    parser.add_argument("--weights", type=Path, default=None, help="latents: default RUNS/autoencoder/final.pt")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["generator", "scorer"], help="data sets of the steps scenes and texts"
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=None, help="weights for the step latents (default: RUNS/autoencoder/final.pt)"
+    )
     args = parser.parse_args()
     if args.step == "icons":
         icons.install(args.runs / "node")

@@ -1,7 +1,7 @@
-"""Icon sets: installs the named packages, renders them once, and reads them back.  No torch.
+"""Icon sets: installs their packages, renders them once, and reads the results.
 
-Owns the folder RUNS/icons (SET.rgba, SET.txt) and RUNS/things.json (names, code points, keywords).
-Sources and licences are listed in `SETS`; the model card credits them.
+Owns the folder RUNS/icons (SET.rgba, SET.txt) and RUNS/things.json (names, code points, keywords). Sources and licences
+are listed in `SETS`; the model card credits them. This module does not import torch.
 """
 
 import dataclasses
@@ -42,12 +42,15 @@ SETS = {
     "dinkie-icons": "MIT",
 }
 RASTER = {"fluent-emoji-3d": "@lobehub/fluent-emoji-3d/assets"}
-"""Sets that come as pictures, one a code point: set -> folder in node_modules."""
+"""Sets of raster pictures, one per code point: set -> folder in node_modules."""
 INKED = (
     *("fluent-emoji-high-contrast", "game-icons", "mdi", "hugeicons", "ph"),
     *("fa7-solid", "mingcute", "boxicons", "tabler", "lucide", "dinkie-icons"),
 )
-"""Sets of one colour: drawn in black ink on white paper that ends a little outside the lines."""
+"""Sets of one colour, drawn in black with a white area behind the lines.
+
+The white area ends slightly outside the lines.
+"""
 GENERATOR_STYLES = ("noto", "twemoji")
 SCORER_UNSEEN = "emojione"
 SCORER_STYLES = tuple(style for style in SETS if style != SCORER_UNSEEN)
@@ -81,12 +84,12 @@ VERSIONS = {
 
 
 def heads(*animals: str) -> dict[str, str]:
-    """Animals of which a set shows the head only, under the name of the whole."""
+    """Animals whose icon in a set shows only the head, under the animal's name."""
     return {**{f"{animal} face": animal for animal in animals}, **dict.fromkeys(animals, "")}
 
 
 def without(*names: str) -> dict[str, str]:
-    """Names by which a set means something else."""
+    """Names that mean something else in a set."""
     return dict.fromkeys(names, "")
 
 
@@ -127,9 +130,15 @@ SPELT = {
     },
     "lucide": {**heads("cat", "dog"), **without("mouse", "sunrise", "sunset", "tornado", "ribbon", "radio")},
 }
-"""Pictures whose names in a set mislead: set -> name of the thing -> name in the set, "" for none."""
+"""Corrected names: set -> name of the thing -> name in the set, "" for none.
+
+The set's own names for these pictures are misleading.
+"""
 PEOPLE_GROUPS = (1, 2, 8, 9)
-"""Emoji groups left out: people, components, symbols, flags; hearts of the smileys group stay."""
+"""Excluded emoji groups: people, components, symbols, flags.
+
+Hearts of the smileys group are included.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,20 +151,20 @@ class EmojiThing:
 
 
 def pack_names() -> list[str]:
-    """The names the pack promises, in a fixed order."""
+    """The names that the pack supports, in a fixed order."""
     names: list[str] = json.loads((HERE / "names.json").read_text("utf-8"))
     return names
 
 
 def install(node: Path) -> None:
-    """Installs the icon sets, the emoji data and the renderer into the folder `node` with npm."""
+    """Installs icon sets, emoji data and renderer into the folder `node` with npm."""
     node.mkdir(parents=True, exist_ok=True)
     wanted = [f"{name}@{version}" for name, version in VERSIONS.items()]
     subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(node), *wanted], check=True)
 
 
 def read_things(node: Path) -> list[EmojiThing]:
-    """Every thing of the emoji data that the domain allows, the pack's names first."""
+    """Every allowed thing of the emoji data, with the pack's names first."""
     rows = json.loads((node / "node_modules/emojibase-data/en/data.json").read_text("utf-8"))
     order = {name: i for i, name in enumerate(pack_names())}
     kept = [
@@ -167,7 +176,10 @@ def read_things(node: Path) -> list[EmojiThing]:
 
 
 def asked(thing: EmojiThing, style: str) -> dict[str, str]:
-    """What the renderer is told of a thing: its names, that of Unicode too, by which some sets call their pictures."""
+    """The renderer's input for a thing: its name, code points and Unicode name.
+
+    Some sets use the Unicode name for their pictures. `spelt` is the corrected name in the set, if there is one.
+    """
     points = thing.hexcode.removesuffix("-FE0F").split("-")
     unicode = unicodedata.name(chr(int(points[0], 16)), "") if len(points) == 1 else ""
     row = {"name": thing.name, "hexcode": thing.hexcode, "unicode": unicode}
@@ -178,7 +190,10 @@ def asked(thing: EmojiThing, style: str) -> dict[str, str]:
 
 
 def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
-    """Renders one set, restarting past pictures that abort the renderer; returns the number of pictures."""
+    """Renders one set and returns the number of pictures.
+
+    If a picture aborts the renderer, rendering restarts after that picture.
+    """
     for suffix in ("rgba", "txt", "now"):
         (out / f"{style}.{suffix}").unlink(missing_ok=True)
     stdin = json.dumps([asked(t, style) for t in things])
@@ -196,7 +211,7 @@ def render_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> i
 
 
 def copy_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int:
-    """The same for a set that comes as pictures."""
+    """Converts a set of raster pictures and returns the number of pictures."""
     folder = node / "node_modules" / RASTER[style]
     files = {p.stem.replace("-fe0f", ""): p for p in folder.glob("*.webp")}
     found = [(t.name, p) for t in things if (p := files.get(t.hexcode.lower().replace("-fe0f", "")))]
@@ -207,7 +222,10 @@ def copy_set(node: Path, out: Path, style: str, things: list[EmojiThing]) -> int
 
 
 def inked(rgba: U8) -> U8:
-    """An icon of one colour as ink on paper, uint8 (E, E, 4): what its lines enclose and a rim round them are white."""
+    """An icon of one colour in black on white, uint8 (E, E, 4).
+
+    The areas inside its lines and a rim around them are white; the rest is transparent.
+    """
     ink = Image.fromarray(rgba[..., 3])
     near = ImageOps.expand(ink.filter(ImageFilter.MaxFilter(7)).point(lambda a: 255 if a > 64 else 0), 1)
     ImageDraw.floodfill(near, (0, 0), 128)
@@ -235,7 +253,10 @@ def load_things(runs: Path) -> list[EmojiThing]:
 
 
 def load_icons(runs: Path, styles: tuple[str, ...] = tuple(SETS)) -> Icons:
-    """(style, name) -> uint8 RGBA (120, 120, 4), memory-mapped but for the inked sets."""
+    """(style, name) -> uint8 RGBA (120, 120, 4).
+
+    The pictures are memory-mapped, except those of inked sets.
+    """
     icons: dict[tuple[str, str], U8] = {}
     for style in styles:
         names = (runs / "icons" / f"{style}.txt").read_text("utf-8").splitlines()

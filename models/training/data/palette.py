@@ -1,7 +1,7 @@
-"""The eleven colours that captions may state, and hue shifts of single-coloured things.  No torch.
+"""The eleven colours of captions, and hue shifts of single-coloured things.
 
-Pictures here are uint8 RGB(A) arrays in sRGB.  The background colours are exact in the training data;
-the pixel checks of `checks.py` name the nearest one.
+Pictures are uint8 RGB(A) arrays in sRGB. The background colours are exact in the training data; the pixel checks in
+`checks.py` use the nearest one. This module does not import torch.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
-# Hue in turns (0 to 1) of the colours a thing can be shifted to.
+# Hues in turns (0 to 1) of the colours that a thing can be shifted to.
 HUES: dict[str, float] = {
     "red": 0.0,
     "orange": 0.078,
@@ -51,7 +51,7 @@ def rgb_to_hsv(rgb: U8) -> F32:
 
 
 def hsv_to_rgb(hsv: F32) -> U8:
-    """The inverse of `rgb_to_hsv`; hue wraps round."""
+    """The inverse of `rgb_to_hsv`; hue is taken modulo 1."""
     hue, sat, val = hsv[..., 0] % 1 * 6, hsv[..., 1], hsv[..., 2]
     k = (np.array([5, 3, 1], np.float32) + hue[..., None]) % 6
     rgb = val[..., None] * (1 - sat[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1))
@@ -65,15 +65,16 @@ def hue_distance(a: F32 | float, b: F32 | float) -> F32:
 
 
 def nearest_background(rgb: F32 | U8) -> str:
-    """The palette name nearest to one colour (3,) of 0 to 255."""
+    """The palette name nearest to one colour (3,) in the range 0 to 255."""
     table = np.array(list(BACKGROUNDS.values()), np.float32)
     return BACKGROUND_NAMES[int(((table - np.asarray(rgb, np.float32)) ** 2).sum(1).argmin())]
 
 
 def main_hue(rgba: U8, share: float = 0.72) -> float | None:
-    """The hue that at least `share` of a picture's coloured, opaque pixels lie near; None for many-coloured ones.
+    """The hue (turns) of most coloured, opaque pixels; None if there is none.
 
-    Pixels count as coloured from a saturation of 0.25; at least a third of the opaque pixels must be coloured.
+    At least `share` of these pixels must be near the hue. Pixels count as coloured above a saturation of 0.25. At least
+    a third of the opaque pixels must be coloured.
     """
     hsv = rgb_to_hsv(rgba[..., :3])
     opaque = rgba[..., 3] > 200
@@ -90,7 +91,10 @@ def main_hue(rgba: U8, share: float = 0.72) -> float | None:
 
 
 def shift_hue(rgba: U8, source: float, target: str) -> U8:
-    """A copy whose pixels near the hue `source` (turns) take the named colour; the rest stays as it is."""
+    """A copy with the pixels near the hue `source` (turns) shifted to a named colour.
+
+    Other pixels do not change.
+    """
     hsv = rgb_to_hsv(rgba[..., :3])
     near = hue_distance(hsv[..., 0], source) < 0.14
     moved = hsv.copy()

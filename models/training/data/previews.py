@@ -1,8 +1,8 @@
-"""Draws races with a pack, so that the scorer can learn what a preview says of its final picture.
+"""Samples races with a pack, so that the scorer can learn to score previews.
 
-Writes RUNS/scenes/races.npz: for each caption, candidates with their final pictures and their previews at some steps,
-and the composed picture of the caption as the pack's autoencoder gives it back.
-Any pack whose generator draws as the finished one will do; it need not be finished itself.
+Writes RUNS/scenes/races.npz. For each caption it holds candidates, with their final pictures and their previews at the
+steps in `STEPS`. It also holds the composed picture of the caption after encoding and decoding by the pack's
+autoencoder. The pack may be unfinished, if its generator samples like the finished one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CANDIDATES = 8
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")

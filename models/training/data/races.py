@@ -1,8 +1,9 @@
-"""Races: candidates of one caption with their previews and final pictures, and what the scorer learns from them.
+"""Races and their losses for the scorer.
 
-Beside them stands the composed picture of the caption, once through the autoencoder: what the candidates fall short of.
+A race holds the candidates of one caption, with their previews and final pictures. It also holds the composed picture
+of the caption after encoding and decoding by the autoencoder: the quality that the candidates do not reach.
 
-`previews` draws them; `train_scorer` uses them where they are.
+`previews` samples races; the trainer of the scorer uses them if they exist.
 """
 
 from dataclasses import dataclass
@@ -16,28 +17,37 @@ from torch.nn import functional
 from models.training.trainers.autoencoder import to_tensor
 
 STEPS = (3, 4, 6, 8)
-"""Steps that are done when a preview is taken, of 16."""
+"""Completed steps, of 16, at which previews are taken."""
 
 HELD_OUT = 16
-"""The last captions are for the figure only."""
+"""Number of last captions that are used only for the figure."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Races of some captions: composed pictures, finals and previews, float32 (B, 3, 64, 64); texts (captions, D)."""
+    """Races of some captions.
+
+    `pictures`: composed, final and preview pictures, each float32 (B, 3, 64, 64). `texts`: (captions, D).
+    """
 
     pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     texts: torch.Tensor
 
     def apart(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Embeddings of the three joined: composed (captions, E), finals and previews (captions, candidates, E)."""
+        """Splits the joined embeddings of the three kinds of pictures.
+
+        Returns composed (captions, E), finals and previews (captions, candidates, E).
+        """
         composed, finals, previews = embedded.split([len(p) for p in self.pictures])
         shape = (len(composed), -1, embedded.shape[1])
         return composed, finals.view(shape), previews.view(shape)
 
 
 class Races:
-    """The cached races: pictures uint8, (captions, candidates, ...)."""
+    """The cached races.
+
+    Final and preview pictures are uint8 (captions, candidates, ...).
+    """
 
     def __init__(self, path: Path) -> None:
         found = np.load(path)
@@ -45,7 +55,7 @@ class Races:
         self.pooled = torch.from_numpy(found["pooled"]).float()
 
     def batch(self, captions: torch.Tensor, mark: int) -> Batch:
-        """The races of these captions with the previews at one mark."""
+        """The races of these captions, with the previews at step `STEPS[mark]`."""
         rows = captions.numpy()
         each = (self.composed[rows], self.finals[rows], self.previews[rows, :, mark])
         composed, finals, previews = (to_tensor(p.reshape(-1, 64, 64, 3)) for p in each)
@@ -53,14 +63,15 @@ class Races:
 
     @property
     def trained(self) -> int:
-        """Captions to train on; those after them are held out."""
+        """Number of captions to train on; later captions are held out."""
         return len(self.finals) - HELD_OUT
 
 
 def agreement(finals: torch.Tensor, previews: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """What it costs that previews are embedded otherwise, and ranked otherwise, than the pictures they become.
+    """Loss on previews whose embeddings or ranks differ from their final pictures.
 
-    All (captions, candidates, D) and normalised; a scalar. The finals are the target and are not moved.
+    All arguments are (captions, candidates, D) and normalised; the result is a scalar. The finals and texts get no
+    gradient.
     """
     target, wanted = finals.detach(), texts.detach()
     apart = 1 - (previews * target).sum(2).mean()
@@ -70,16 +81,20 @@ def agreement(finals: torch.Tensor, previews: torch.Tensor, texts: torch.Tensor)
 
 
 def fidelity(composed: torch.Tensor, finals: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """What it costs that drawn candidates fit the caption as well as its composed picture does: a scalar.
+    """Loss on candidates that fit the caption as well as its composed picture.
 
-    composed (captions, D), the others (captions, candidates, D), all normalised.
+    `composed` is (captions, D); `finals` and `texts` are (captions, candidates, D). All are normalised; the result is a
+    scalar.
     """
     logits = scale * torch.cat([(composed * texts[:, 0]).sum(1, keepdim=True), (finals * texts).sum(2)], 1)
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
 
 
 def correlations(parts: nn.ModuleDict, races: Races) -> dict[str, float]:
-    """Mean correlation of preview and final score over the held-out captions, by steps done."""
+    """Mean correlation of preview and final scores, by completed steps.
+
+    The mean is over the held-out captions.
+    """
     found: dict[str, float] = {}
     with torch.inference_mode():
         for mark, step in enumerate(STEPS):

@@ -1,7 +1,7 @@
-"""Scenes: what a picture shows, how it is composed from icons, and in which proportions.  No torch.
+"""Scenes: the content of pictures, their composition from icons, and their shares.
 
-A scene is one thing, or two side by side, in one style on one background.  The layout is fixed to the pixel
-(no jitter), so that every stated attribute can be checked on the finished picture.
+A scene is one thing, or two side by side, in one style on one background. The layout is exact to the pixel (no jitter),
+so that every stated attribute can be checked on the finished picture. This module does not import torch.
 """
 
 import dataclasses
@@ -25,9 +25,10 @@ PAIR_PX = 29
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing of a scene; `hue` names the colour it was shifted to, None leaves its own colours.
+    """One thing of a scene.
 
-    `mirrored` things face the other way; no caption says so.
+    `hue` is the name of the colour that it is shifted to; None keeps its own colours. `mirrored` things are flipped
+    horizontally; captions never state this.
     """
 
     name: str
@@ -37,9 +38,10 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
-    """What one picture shows.  `stated` holds the attributes its caption names; things are always named.
+    """The content of one picture.
 
-    With two things, the first stands on the left, and `size` and `place` do not apply.
+    `stated` holds the attributes that its caption states; things are always stated. With two things, the first is on
+    the left, and `size` and `place` do not apply.
     """
 
     things: tuple[Thing, ...]
@@ -51,10 +53,10 @@ class Scene:
 
 
 COLOUR_WORDS = frozenset(BACKGROUND_NAMES)
-"""Things whose names hold one of these are never shifted to another colour."""
+"""Things whose names contain one of these are never shifted to another colour."""
 
 TOLD_COLOURS = COLOUR_WORDS | {"gray", "gold", "golden", "goldfish", "silver", "silverback"}
-"""Words that tell a thing's own colour."""
+"""Words that name a thing's own colour."""
 
 Icons = Mapping[tuple[str, str], U8]
 """(style, name) -> uint8 RGBA (E, E, 4), straight alpha, E at least 64."""
@@ -98,15 +100,19 @@ def compose(scene: Scene, icons: Icons) -> U8:
 
 
 def shiftable(icons: Icons, style: str, name: str) -> float | None:
-    """The main hue of a thing whose colour can be stated in this style, None for the others."""
+    """The main hue (turns) of a thing in this style, None if it has none.
+
+    Only the colour of a thing with a main hue can be stated.
+    """
     return main_hue(icons[style, name])
 
 
 class SceneSampler:
-    """Draws scenes from a fixed seed.
+    """Samples scenes from a fixed seed.
 
-    `names` are the things, `styles` the icon sets; pairs that have no icon are never drawn.  A stated hue is
-    always far enough from the thing's own one to be seen.  `pairs` and `mirrored` are shares of scenes and of things.
+    `names` are the things, `styles` the icon sets; combinations without an icon are never sampled. The distance of a
+    stated hue from the thing's own hue is always large enough to be visible. `pairs` is the share of scenes with two
+    things, `mirrored` the share of mirrored things.
     """
 
     def __init__(
@@ -126,19 +132,25 @@ class SceneSampler:
         self.hues = {(s, n): shiftable(icons, s, n) for s in styles for n in self.names[s]}
 
     def hue(self, style: str, name: str, share: float) -> str | None:
-        """A colour to shift the thing to, in `share` of the calls for things that have one main hue."""
+        """A colour to shift the thing to, or None.
+
+        Things with one main hue get a colour in `share` of the calls; others get none.
+        """
         own = self.hues[style, name]
         if own is None or COLOUR_WORDS & set(name.split()) or self.random.random() > share:
             return None
         return self.random.choice([h for h in HUE_NAMES if hue_distance(HUE_TABLE[h], own) > 0.07])
 
     def thing(self, style: str, name: str, share: float) -> Thing:
-        """The thing, in `share` of the calls in another colour, now and then mirrored."""
+        """The thing, in another colour in `share` of the calls, and mirrored at random."""
         hue = self.hue(style, name, share)
         return Thing(name, hue, self.mirrored > 0 and self.random.random() < self.mirrored)
 
     def background(self, things: tuple[Thing, ...]) -> str:
-        """White a little more often than the others; never the colour a thing was shifted to."""
+        """A background: never the colour a thing was shifted to.
+
+        White is more frequent than the others.
+        """
         taken = {t.hue for t in things}
         if self.random.random() < 0.15:
             return "white"
@@ -168,7 +180,10 @@ class SceneSampler:
         return Scene((thing,), style, self.background((thing,)), size, place, stated)
 
     def draw(self, count: int) -> list[Scene]:
-        """`count` scenes; every (style, name) pair appears about equally often as a single thing."""
+        """`count` scenes.
+
+        Every (style, name) combination appears about equally often as a single thing.
+        """
         scenes: list[Scene] = []
         deck: list[tuple[str, str]] = []
         while len(scenes) < count:
@@ -183,7 +198,10 @@ class SceneSampler:
 
 
 def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Scene]:
-    """Scenes that differ from `scene` in exactly one stated attribute: the hard negatives of the scorer."""
+    """Scenes that differ from `scene` in exactly one stated attribute.
+
+    They are the hard negatives of the scorer.
+    """
     out: list[Scene] = []
     change = dataclasses.replace
     if "background" in scene.stated:
@@ -206,10 +224,10 @@ def variants(scene: Scene, rng: random.Random, names: Sequence[str]) -> list[Sce
 
 
 def twins(scene: Scene, icons: Icons, styles: Sequence[str]) -> list[Scene]:
-    """Scenes that differ only in what the caption leaves open: on another background, in another style, or both.
+    """Scenes that differ only in unstated background, style or both.
 
-    No background in a colour that a thing was shifted to; things that were shifted keep their style, since not every
-    style has a single-coloured one.
+    No background has a colour that a thing was shifted to. Scenes with shifted things keep their style, since not every
+    style has a single-coloured icon of the thing.
     """
     hues = {t.hue for t in scene.things} - {None}
     grounds = [b for b in BACKGROUND_NAMES if "background" not in scene.stated and b not in hues]

@@ -1,7 +1,7 @@
-"""The packaged sentence encoder (all-MiniLM-L6-v2), frozen, and caches of what it says about captions.
+"""The frozen packaged sentence encoder (all-MiniLM-L6-v2), and output caches.
 
-Two readings: `states` (24 x 384, what the generator attends to, padded as the pipeline pads) and `pooled`
-(384, the masked mean, what the scorer's text projection reads).
+It has two outputs. `states` (24 x 384) are the input of the generator's cross-attention, padded as in the pipeline.
+`pooled` (384) is the masked mean, the input of the scorer's text projection.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ MAX_TOKENS, WIDTH = 24, 384
 
 
 def folder() -> Path:
-    """Where the packaged encoder lies; the package itself is never imported.
+    """Folder of the packaged encoder; the package itself is never imported.
 
     Raises: ModuleNotFoundError.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"install {DISTRIBUTION}: it carries the text encoder")
+        raise ModuleNotFoundError(f"install {DISTRIBUTION}: it contains the text encoder")
     return Path(spec.submodule_search_locations[0]) / FOLDER
 
 
 class TextEncoder:
-    """Tokenizer and model as serving uses them, in evaluation mode."""
+    """Tokenizer and model as in serving, in evaluation mode."""
 
     def __init__(self) -> None:
         self.tokenizer = BertTokenizer.from_pretrained(folder(), model_max_length=MAX_TOKENS)
@@ -38,7 +38,10 @@ class TextEncoder:
         self.model.config.use_attention_mask = True
 
     def run(self, captions: Sequence[str], pad: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (B, T, 384) and mask (B, T); T is 24, or the longest caption's without `pad`."""
+        """Hidden states (B, T, 384) and mask (B, T).
+
+        T is 24 with `pad`, otherwise the length of the longest caption.
+        """
         found = self.tokenizer(
             list(captions),
             padding="max_length" if pad else True,
@@ -62,7 +65,10 @@ class TextEncoder:
 
 
 def cache_states(encoder: TextEncoder, captions: Sequence[str], path: Path, batch: int = 64) -> None:
-    """Writes float16 (N, 24, 384) to `path`; goes on where a run was killed, with the same captions (PATH.done)."""
+    """Writes float16 (N, 24, 384) to `path`.
+
+    With the same captions it resumes after an interrupted run; a file with suffix `.done` holds the position.
+    """
     mark, digest = path.with_suffix(".done"), hashlib.sha256("\n".join(captions).encode()).hexdigest()
     done, _, of = mark.read_text().partition(" ") if mark.exists() else ("0", "", "")
     start = int(done) if of == digest else 0
@@ -79,7 +85,7 @@ def cache_states(encoder: TextEncoder, captions: Sequence[str], path: Path, batc
 
 
 def cache_pooled(encoder: TextEncoder, captions: Sequence[str], path: Path, batch: int = 128) -> None:
-    """Writes float16 (N, 384) to `path`; short captions are encoded together."""
+    """Writes float16 (N, 384) to `path`, with captions batched by length."""
     order = np.argsort([len(c) for c in captions], kind="stable")
     table: npt.NDArray[np.float16] = np.empty((len(captions), WIDTH), np.float16)
     for at in range(0, len(order), batch):

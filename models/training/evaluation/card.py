@@ -1,4 +1,4 @@
-"""Writes the pack's CARD.md from the stored figures, the runs' logs and `card.template.md`."""
+"""Writes the pack's CARD.md from figures, run logs and `card.template.md`."""
 
 import argparse
 import json
@@ -8,26 +8,26 @@ from typing import Any
 
 LABELS = {
     ("costs", "mib"): "all files of the pack, in MiB",
-    ("costs", "load_s"): "from imported torch to loaded models, in seconds",
+    ("costs", "load_s"): "time to load the models after the import of torch, in seconds",
     ("costs", "step_ms"): "one guided step of one row at batch 16 on two cores, in ms",
-    ("costs", "tower_ms"): "the scorer's image tower, the same",
-    ("autoencoder", "psnr_db"): "autoencoder: PSNR in dB on pictures of things never trained on",
+    ("costs", "tower_ms"): "the same for the scorer's image tower",
+    ("autoencoder", "psnr_db"): "autoencoder: PSNR in dB on pictures of things excluded from training",
     ("scorer", "r1"): "scorer: image to text over the names, unseen style, R@1",
     ("scorer", "r5"): "the same, R@5",
-    ("scorer", "background"): "scorer: stated background right among 11",
-    ("arbiter", "r5"): "judge: R@5 over the names in the generator's styles, which it never saw",
-    ("known", "random_top5"): "things it knows: the judge's top five hold the thing, random pick",
+    ("scorer", "background"): "scorer: accuracy of the stated background among 11",
+    ("arbiter", "r5"): "judge: R@5 over the names in the generator's styles, which its training excludes",
+    ("known", "random_top5"): "known things: the judge's top five contain the thing, random pick",
     ("known", "best_top5"): "the same, best of 16",
     ("known", "any_top5"): "the same, any of the 16",
     ("known", "judge_prefers_best"): "the judge prefers the best to a random other one",
     ("known", "spearman_25"): "rank correlation of preview and final score at 25 % of the steps",
     ("known", "spearman_50"): "the same at 50 %",
-    ("composed", "random"): "two or more stated attributes all shown, by pixels, random pick",
+    ("composed", "random"): "two or more stated attributes all shown, by pixel checks, random pick",
     ("composed", "best"): "the same, best of 16",
     ("composed", "any"): "the same, any of the 16",
-    ("negative", "yellow_without"): "share of yellow backgrounds in the top three where the prompt leaves it open",
+    ("negative", "yellow_without"): "share of yellow backgrounds in the top three for prompts without a background",
     ("negative", "yellow_with"): 'the same with the negative prompt "on a yellow background"',
-    ("synonyms", "best_top5"): "synonyms never trained on: the judge's top five hold the meaning, best of 16",
+    ("synonyms", "best_top5"): "synonyms excluded from training: the judge's top five contain the meaning, best of 16",
 }
 
 
@@ -38,7 +38,7 @@ def last_line(log: Path) -> dict[str, Any]:
 
 
 def figures_table(figures: dict[str, Any]) -> str:
-    """The rows of the figures that were computed."""
+    """The table rows of the figures that were computed."""
     rows = [(label, figures.get(part, {}).get(key)) for (part, key), label in LABELS.items()]
     return "\n".join(f"| {label} | {value:.3g} |" for label, value in rows if value is not None)
 
@@ -62,11 +62,13 @@ def fill(runs: Path, pack: Path, figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
-    parser.add_argument("--figures", type=Path, default=None, help="default: RUNS/figures/figures.json")
+    parser.add_argument(
+        "--figures", type=Path, default=None, help="file of the figures (default: RUNS/figures/figures.json)"
+    )
     args = parser.parse_args()
     pack: Path = args.pack or args.runs / "pack"
     figures = json.loads((args.figures or args.runs / "figures" / "figures.json").read_text("utf-8"))

@@ -1,6 +1,7 @@
-"""Checks stated attributes on the pixels of a picture.  No torch, no model: the layout and palette are known.
+"""Checks stated attributes on the pixels of a picture.
 
-Every check passes on nearly all composed scenes (see the tests), so a miss is the generator's.
+The checks use the fixed layout and palette; they need no torch and no model. Every check passes on nearly all composed
+scenes (see the tests). So a failed check is an error of the generator.
 """
 
 import numpy as np
@@ -30,7 +31,10 @@ def foreground(picture: U8) -> Mask:
 
 
 def extent(mask: Mask) -> int:
-    """The longer side in px of the box round the foreground; stray pixels do not count."""
+    """The longer side in px of the foreground's bounding box.
+
+    Rows and columns with at most one pixel do not count.
+    """
     rows, columns = np.flatnonzero(mask.sum(1) > 1), np.flatnonzero(mask.sum(0) > 1)
     if not len(rows) or not len(columns):
         return 0
@@ -38,7 +42,10 @@ def extent(mask: Mask) -> int:
 
 
 def has_hue(picture: U8, mask: Mask, hue: str) -> bool:
-    """Whether a good part of the coloured foreground is nearer to `hue` than to any other named colour."""
+    """Whether `hue` is the nearest named colour for enough of the foreground.
+
+    At least 35 % of the coloured foreground pixels must be nearest to `hue`, of at least 12 such pixels.
+    """
     hsv = rgb_to_hsv(picture)
     coloured = mask & (hsv[..., 1] > 0.2) & (hsv[..., 2] > 0.2)
     if coloured.sum() < 12:
@@ -64,13 +71,16 @@ def two_things(mask: Mask) -> bool:
 
 
 def size_fits(mask: Mask, scene: Scene) -> bool:
-    """Whether the foreground is as large as stated; at a side things are smaller, and small ones nearer to medium."""
+    """Whether the foreground is as large as stated.
+
+    Things on the left or right are smaller, and their small and medium sizes differ less.
+    """
     found, small = extent(mask), 36 if scene.place == "centre" else 29
     return {"small": 0 < found <= small, "medium": 26 <= found <= 52, "large": found >= 47}[scene.size]
 
 
 def place_fits(mask: Mask, place: str) -> bool:
-    """Whether the foreground stands where stated."""
+    """Whether the foreground is at the stated place."""
     if not mask.any():
         return False
     x = float(np.nonzero(mask)[1].mean())
@@ -78,10 +88,10 @@ def place_fits(mask: Mask, place: str) -> bool:
 
 
 def attributes(picture: U8, scene: Scene) -> dict[str, bool]:
-    """For each attribute of the scene that a caption would state: whether the picture (64, 64, 3) shows it.
+    """Whether the picture (64, 64, 3) shows each attribute that a caption states.
 
-    Checked are `background`, `size` and `place` where stated, `colour` of each shifted thing, and `pair`.
-    What the things are is left to the judge.
+    The checks are `background`, `size` and `place` where stated, `colour` of each shifted thing, and `pair`.
+    They do not check which things the picture shows: the judge does.
     """
     mask = foreground(picture)
     found: dict[str, bool] = {}

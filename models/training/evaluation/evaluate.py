@@ -1,8 +1,9 @@
 """Computes the figures of a pack and writes them as JSON, with sheets as PNG.
 
-For each prompt 16 candidates are drawn, with seeds that no other prompt has.  A random pick's figure is the mean over
-the 16, the best is the scorer's, and "any" tells how often one of the 16 would do: what a perfect choice could reach.
-The judge sees what the scorer never decides: other weights, other words.  `--share` takes a part of every prompt list.
+Each prompt of a part gets 16 candidates, with seeds that no other prompt of the part has. The figure "random" is the
+mean over the 16, and "best" is that of the candidate with the highest score. The figure "any" is how often at least one
+of the 16 passes: the upper bound of any choice. The judge is independent of the scorer: its weights and vocabulary
+differ. `--share` takes a part of every prompt list.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from models.training.trainers.scorer import Table, Unseen, say
 CANDIDATES = 16
 PARTS = ("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
 JUDGED = {"arbiter", "known", "synonyms"}
-"""Parts that ask the judge."""
+"""Parts that need the judge."""
 
 LOAD = """
 import sys, time
@@ -42,13 +43,16 @@ from models import registry
 registry.load_models(sys.argv[1], sys.argv[1], "cpu")
 print(time.perf_counter() - started)
 """
-"""Loads both models, in a process of its own: seconds above importing torch."""
+"""Loads both models in a process; prints the seconds without torch's import."""
 
 Prompts = list[prompts.Prompt]
 
 
 class Evaluation:
-    """One pack, one set of run data, and for the parts in JUDGED a judge in `judge_folder`."""
+    """One pack and one set of run data.
+
+    The parts in JUDGED also need a judge in `judge_folder`.
+    """
 
     def __init__(self, pack: Pack, judge_folder: Path, runs: Path, share: float) -> None:
         self.pack, self.judge_folder, self.runs, self.share = pack, judge_folder, runs, share
@@ -60,7 +64,7 @@ class Evaluation:
 
     @functools.cached_property
     def judge(self) -> judge.Judge:
-        """The judge, loaded."""
+        """The judge, loaded at first use."""
         return judge.load(self.judge_folder)
 
     @functools.cached_property
@@ -70,7 +74,7 @@ class Evaluation:
             return self.judge.texts([say(n) for n in self.table.names])
 
     def some(self, every: Prompts) -> Prompts:
-        """The first `share` of a list, at least four."""
+        """The first `share` of a list, but at least four prompts."""
         return every[: max(4, round(len(every) * self.share))]
 
     def judged(self, pictures: U8) -> torch.Tensor:
@@ -79,23 +83,24 @@ class Evaluation:
             return self.judge.logits(self.judge.image(to_tensor(pictures)), self.names).log_softmax(1)
 
     def holds(self, logp: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Whether the judge's top five hold every name: bool (B,)."""
+        """Whether the judge's top five contain every name: bool (B,)."""
         top = logp.topk(5, dim=1).indices
         return torch.stack([(top == self.table.place[n]).any(1) for n in names]).all(0)
 
     def draw(self, place: int, prompt: prompts.Prompt, negative: str = "", checkpoints: tuple[int, ...] = ()) -> Drawn:
-        """The candidates of the prompt at a place of its list."""
+        """The candidates of the prompt at index `place` of its list."""
         return self.pack.draw(prompt.text, CANDIDATES, CANDIDATES * place, negative, checkpoints)
 
     def keep(self, sheet: str, prompt: prompts.Prompt, pictures: U8) -> None:
-        """Puts five pictures of a prompt on a sheet."""
+        """Adds five pictures of a prompt to a sheet."""
         self.sheets.setdefault(sheet, []).append(pictures)
         self.captions.setdefault(sheet, []).append(prompt.text)
 
     def costs(self) -> dict[str, float]:
-        """Size of the pack in MiB, seconds of loading it, and ms a row of a guided step and of the image tower at 16.
+        """Size of the pack in MiB, load time in seconds, times per row in ms.
 
-        Medians: of three loads in processes of their own, above importing torch, and of nine calls.
+        The times per row are of a guided step and of the image tower, at batch 16. Times are medians: of three loads
+        in separate processes, without torch's import, and of nine calls.
         """
         size = sum(f.stat().st_size for f in self.pack.folder.rglob("*") if f.is_file())
         command = [sys.executable, "-c", LOAD, str(self.pack.folder)]
@@ -108,7 +113,7 @@ class Evaluation:
         return {"mib": size / 2**20, "load_s": statistics.median(loads), "step_ms": step, "tower_ms": tower}
 
     def autoencoder(self) -> dict[str, float]:
-        """PSNR in dB on pictures of things never trained on, through float16 weights."""
+        """PSNR in dB on things excluded from training, with the stored float16 weights."""
         pictures = to_tensor(Pictures(self.runs, 7, 192, unseen=True).pool)
         with torch.inference_mode():
             found = self.pack.vae.decoder(self.pack.vae.encoder(pictures)).clamp(-1, 1)
@@ -116,7 +121,10 @@ class Evaluation:
         return {"psnr_db": float((-10 * error.log10()).mean())}
 
     def scorer(self) -> dict[str, float]:
-        """Retrieval in a style never trained on, and the stated background among eleven."""
+        """Retrieval in a style excluded from training, and background accuracy.
+
+        The background accuracy is the share of stated backgrounds that rank first among eleven.
+        """
         unseen = Unseen(self.runs, self.table, (icons.SCORER_UNSEEN,))
         with torch.inference_mode():
             image = torch.cat([self.pack.scorer.visual(x) for x in unseen.pictures.split(100)])
@@ -127,13 +135,17 @@ class Evaluation:
         return {**unseen.recall(image, names), "background": float(right.float().mean())}
 
     def arbiter(self) -> dict[str, float]:
-        """The judge's own recall in the generator's styles, which it never saw."""
+        """The judge's recall in the generator's styles, which its training excludes."""
         unseen = Unseen(self.runs, self.table, icons.JUDGE_UNSEEN)
         with torch.inference_mode():
             return unseen.recall(torch.cat([self.judge.images(x) for x in unseen.pictures.split(100)]), self.names)
 
     def known(self) -> dict[str, Any]:
-        """Things it knows: does the judge name them; does the best beat the random pick; do previews rank alike."""
+        """Figures of known things.
+
+        They measure whether the judge names the things, and whether it prefers the best to a random other candidate.
+        They also measure whether previews and final pictures rank alike.
+        """
         marks = {4: self.steps // 4, 8: self.steps // 2}
         hits: list[tuple[float, bool, bool]] = []
         prefers: list[float] = []
@@ -163,7 +175,7 @@ class Evaluation:
         }
 
     def composed(self) -> dict[str, Any]:
-        """Two or more stated attributes at once, by pixels."""
+        """Shares of pictures that show two or more stated attributes, by pixel checks."""
         sampler = SceneSampler(self.icons, self.table.names, icons.GENERATOR_STYLES, seed=77, pairs=0.3)
         every, best_of, any_of = list[dict[str, bool]](), list[dict[str, bool]](), list[bool]()
         for place, prompt in enumerate(self.some(prompts.composed(sampler, 100))):
@@ -179,7 +191,10 @@ class Evaluation:
         return {"prompts": len(best_of), **shares, "random_by_kind": by_kind(every), "best_by_kind": by_kind(best_of)}
 
     def negative(self) -> dict[str, Any]:
-        """Share of yellow backgrounds among the top three, without and with the negative prompt."""
+        """Share of yellow backgrounds in the top three.
+
+        It is measured without and with the negative prompt.
+        """
         yellow: dict[str, list[float]] = {"": [], "on a yellow background": []}
         for place, prompt in enumerate(self.some(prompts.open_background(self.table.names, 40))):
             for negative, shares in yellow.items():
@@ -190,7 +205,7 @@ class Evaluation:
         return {"yellow_without": without, "yellow_with": with_it, "ratio": with_it / without if without else None}
 
     def synonyms(self) -> dict[str, Any]:
-        """Synonyms never trained on, best of 16."""
+        """Recall of synonyms excluded from training, best of 16."""
         hits = []
         for place, prompt in enumerate(self.some(prompts.synonyms())):
             drawn = self.draw(place, prompt)
@@ -201,7 +216,7 @@ class Evaluation:
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """The median of nine calls, after one that does not count."""
+    """Median time in ms of nine calls, after one warm-up call."""
     times = [time.perf_counter()]
     for _ in range(10):
         call()
@@ -210,12 +225,15 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def shown(pictures: list[dict[str, bool]]) -> float:
-    """Share of pictures in which every attribute is right."""
+    """Share of pictures that show every attribute."""
     return float(np.mean([all(rights.values()) for rights in pictures]))
 
 
 def by_kind(pictures: list[dict[str, bool]]) -> dict[str, float]:
-    """Share of pictures in which each kind of attribute is right, of those that it is asked of."""
+    """Share of pictures that show each kind of attribute.
+
+    Only pictures with a check of that kind count.
+    """
     kinds = {kind: [p[kind] for p in pictures if kind in p] for p in pictures for kind in p}
     return {kind: round(float(np.mean(rights)), 3) for kind, rights in kinds.items()}
 
@@ -231,7 +249,10 @@ def spearman(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 def write_sheet(rows: list[U8], path: Path, columns: int = 3, scale: int = 2) -> None:
-    """One prompt per group of five pictures (random pick, gap, best four), `columns` groups a line."""
+    """Writes a sheet as PNG, `columns` groups per line, at most 20 lines.
+
+    A group is the five pictures of one prompt: random pick, gap, best four.
+    """
     gap = np.full((64, 4, 3), 255, np.uint8)
     groups = [np.concatenate([r[0], gap, *r[1:], gap, gap], 1) for r in rows[: columns * 20]]
     groups += [np.full_like(groups[0], 255)] * (-len(groups) % columns)
@@ -241,14 +262,18 @@ def write_sheet(rows: list[U8], path: Path, columns: int = 3, scale: int = 2) ->
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--pack", type=Path, default=None, help="the pack folder (default: RUNS/pack)")
     parser.add_argument("--judge", type=Path, default=None, help="folder of the judge (default: RUNS/judge)")
-    parser.add_argument("--out", type=Path, default=None, help="figures.json and sheets (default: RUNS/figures)")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of figures.json and sheets (default: RUNS/figures)"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="share of every prompt list")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=None, help="measure these anew: " + " ".join(PARTS))
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=None, help="measure only these parts again: " + " ".join(PARTS)
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -258,7 +283,7 @@ def main() -> None:
     run = Evaluation(pack, args.judge or args.runs / "judge", args.runs, args.share)
     judged = (run.judge_folder / "judge.safetensors").exists()
     if not judged:
-        print(f"there is no judge in {run.judge_folder}: without {', '.join(sorted(JUDGED))}", flush=True)
+        print(f"no judge in {run.judge_folder}: skipping {', '.join(sorted(JUDGED))}", flush=True)
     kept = out / "figures.json"
     figures: dict[str, Any] = json.loads(kept.read_text("utf-8")) if args.only and kept.exists() else {}
     for part in args.only or [p for p in PARTS if judged or p not in JUDGED]:

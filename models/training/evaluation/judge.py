@@ -1,7 +1,8 @@
-"""The outside judge: another image tower, another text tower, no style of the generator.  Never used by serving.
+"""The independent judge: its own image tower and text tower.
 
-The text tower is a bag of hashed words and letter triples with its own trained embeddings, so the judge shares
-neither weights nor words with the packaged sentence encoder.
+It is not trained on any style of the generator, and serving never uses it. The text tower is a bag of hashed words
+and letter triples with its own trained embeddings. So the judge shares neither weights nor vocabulary with the packaged
+sentence encoder.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ def buckets(text: str) -> list[int]:
 
 
 class Judge(nn.Module):
-    """Pictures and names to one space of 256 dimensions."""
+    """Maps pictures and names to one space of 256 dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,11 +44,14 @@ class Judge(nn.Module):
         return functional.normalize(self.text(bag), dim=-1)
 
     def images(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures float32 (B, 3, 64, 64) in [-1, 1] -> float32 (B, 256), normalised."""
+        """float32 (B, 3, 64, 64) in [-1, 1] -> float32 (B, 256), normalised."""
         return functional.normalize(self.image(pictures), dim=-1)
 
     def logits(self, features: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """(B, N): how well pictures, by their image features (B, 256), fit each of the embedded names."""
+        """Logits (B, N) of pictures over the embedded names (N, 256).
+
+        `features`: image features (B, 256) of the pictures.
+        """
         return self.scale.exp().clamp(max=100) * functional.normalize(features, dim=-1) @ names.T
 
 

@@ -1,4 +1,7 @@
-"""The prompts of the figures, drawn from fixed seeds, with the scene each one asks for.  No torch."""
+"""Prompts of the figures, sampled from fixed seeds, each with its scene.
+
+This module does not import torch.
+"""
 
 import dataclasses
 import random
@@ -11,7 +14,7 @@ from models.training.data.scenes import Scene, SceneSampler
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt, the names that its picture should show, and the scene whose attributes can be checked."""
+    """A prompt, the names its picture should show, and the scene to check, if any."""
 
     text: str
     names: tuple[str, ...]
@@ -19,7 +22,7 @@ class Prompt:
 
 
 def known(names: Sequence[str], count: int) -> list[Prompt]:
-    """Single things it knows, half of them on a stated background."""
+    """Single things of the pack, half of them on a stated background."""
     rng = random.Random(21)
     chosen = rng.sample(list(names), min(count, len(names)))
     out = []
@@ -31,7 +34,10 @@ def known(names: Sequence[str], count: int) -> list[Prompt]:
 
 
 def composed(sampler: SceneSampler, count: int) -> list[Prompt]:
-    """Scenes that state at least two attributes which pixels can show (two things count as one)."""
+    """Scenes that state at least two attributes that pixels can show.
+
+    Two things count as one attribute.
+    """
     captioner, out = Captioner(22), list[Prompt]()
     while len(out) < count:
         scene = sampler.draw(1)[0]
@@ -42,9 +48,9 @@ def composed(sampler: SceneSampler, count: int) -> list[Prompt]:
 
 
 def single(sampler: SceneSampler, count: int, attributes: int) -> list[Prompt]:
-    """Single things, in no stated style, with exactly this many attributes that pixels can show.
+    """Single things without a stated style, with `attributes` visible attributes.
 
-    One attribute is the background; more are any of background, size, place and the thing's colour.
+    A single attribute is the background. More attributes are any of background, size, place and the thing's colour.
     """
     captioner, out = Captioner(24), list[Prompt]()
     while len(out) < count:
@@ -57,7 +63,7 @@ def single(sampler: SceneSampler, count: int, attributes: int) -> list[Prompt]:
 
 
 def open_background(names: Sequence[str], count: int) -> list[Prompt]:
-    """Things without a word about the background."""
+    """Things without a stated background."""
     return [Prompt(article(DISPLAY.get(n, n)), (n,)) for n in random.Random(23).sample(list(names), count)]
 
 

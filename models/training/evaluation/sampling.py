@@ -1,6 +1,6 @@
-"""Loads a pack with the stock classes and draws from it: what the figures and sheets are made with.
+"""Loads a pack with the stock classes and samples from it, for figures and sheets.
 
-Deliberately not the serving engine: a plain DDIM loop over one batch, so that a figure depends on nothing but the pack.
+It does not use the serving engine, but a plain DDIM loop over one batch. So a figure depends only on the pack.
 """
 
 import dataclasses
@@ -25,7 +25,10 @@ from models.training.trainers.scorer import PACKAGED
 
 @dataclasses.dataclass(slots=True)
 class Drawn:
-    """Candidates of one prompt: final pictures (N, 64, 64, 3) and the previews at each checkpoint step."""
+    """Candidates of one prompt.
+
+    `pictures`: final pictures (N, 64, 64, 3). `previews`: the previews at each checkpoint step.
+    """
 
     pictures: U8
     previews: dict[int, U8]
@@ -55,12 +58,15 @@ class Pack:
         return ((found.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     def rebuild(self, pictures: U8) -> U8:
-        """Pictures uint8 (B, 64, 64, 3) as the autoencoder gives them back."""
+        """Pictures uint8 (B, 64, 64, 3) after encoding and decoding, same format."""
         with torch.inference_mode():
             return self.decode(self.vae.encode(to_tensor(pictures)).latents * self.vae.config.scaling_factor)
 
     def draw(self, prompt: str, count: int, seed: int, negative: str = "", checkpoints: Sequence[int] = ()) -> Drawn:
-        """`count` candidates with seeds `seed`, `seed` + 1, ... at the pack's default steps and guidance."""
+        """Sample `count` candidates with seeds `seed`, `seed` + 1, ...
+
+        Steps and guidance are the defaults of the pack.
+        """
         defaults = self.meta["generator"]["defaults"]
         with torch.inference_mode():
             states = self.encoder.states([negative, prompt]).repeat_interleave(count, 0)
@@ -73,7 +79,10 @@ class Pack:
     def denoise(
         self, x: torch.Tensor, states: torch.Tensor, steps: int, guidance: float, checkpoints: Sequence[int]
     ) -> Drawn:
-        """DDIM for v-prediction in quadratic steps; `states` holds the negative half, then the prompt's."""
+        """DDIM for v-prediction with quadratic step times.
+
+        `states` holds the rows of the negative prompt, then the rows of the prompt.
+        """
         times = quadratic_times(steps, self.scheduler.config.num_train_timesteps)
         cumulative = self.scheduler.alphas_cumprod
         previews: dict[int, U8] = {}
@@ -105,7 +114,7 @@ class Pack:
             return functional.normalize(torch.cat(parts), dim=-1)
 
     def scores(self, pictures: U8, prompt: str, negative: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Cosine to the prompt, less half of a positive cosine to the negative."""
+        """Cosine to the prompt, minus half of a positive cosine to the negative."""
         wanted = self.embed_texts([prompt, negative] if negative else [prompt])
         cosines = (self.embed_pictures(pictures) @ wanted.T).numpy()
         penalty = 0.5 * np.maximum(0, cosines[:, 1]) if negative else 0.0
@@ -113,7 +122,10 @@ class Pack:
 
 
 def load_scorer(folder: Path) -> CustomTextCLIP:
-    """The stock class from its config, with the stored parts and the packaged text trunk; all keys must match."""
+    """The stock class from its config, with stored parts and packaged text trunk.
+
+    All keys must match.
+    """
     settings = json.loads((folder / "open_clip_config.json").read_text("utf-8").replace(PACKAGED, str(texts.folder())))
     model = CustomTextCLIP(**settings["model_cfg"])
     state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}

@@ -1,1 +1,1 @@
-"""The four networks' training loops."""
+"""Training loops of the four networks."""

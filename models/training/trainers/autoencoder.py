@@ -1,10 +1,12 @@
-"""Trains the autoencoder: 64x64 pictures to latents of 8x8 with 16 channels and back (AutoencoderTiny).
+"""Trains the autoencoder (AutoencoderTiny): 64x64 pictures, 8x8x16 latents.
 
-Pictures are composed of all things and styles but the held-out names; the figure is PSNR on those.  While the rate is
-high, squares of 32 px are enough and four times as cheap; whole pictures come with the decay.
-Latents are pulled to mean 0 and deviation 1 per channel and carry noise in training, so that small errors of the
-generator stay small in the picture.  `--decoder-only` keeps the latents of a trained encoder and improves the pictures;
-`--anchor` lets the encoder learn on too, near enough to what it was for a generator to follow.
+Training pictures are composed of all things in all coloured styles, except held-out names; the figure is PSNR on those.
+On the plateau of the rate, training uses crops of 32 px, which cost a quarter of the time. During the decay it uses
+whole pictures. A loss term moves the latents to mean 0 and deviation 1 per channel. Noise is added to the latents, so
+that small errors of the generator cause small errors in the picture.
+
+`--decoder-only` freezes the encoder, so the latents stay unchanged while the pictures improve. `--anchor` trains the
+encoder too, but keeps its latents close to the original ones, so that a trained generator can adapt.
 """
 
 import argparse
@@ -26,11 +28,14 @@ from models.training.data.scenes import SIZE_PX, SceneSampler, compose
 
 LATENT_CHANNELS, LATENT_SIZE = 16, 8
 POOL = 40_000
-"""Composed pictures to train on."""
+"""Number of composed pictures to train on."""
 
 
 def build() -> AutoencoderTiny:
-    """The untrained network; equal channels in all blocks, most of the work at low resolution."""
+    """The untrained network.
+
+    All blocks have equal channels; most of the computation is at low resolution.
+    """
     return AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32, 32),
         decoder_block_out_channels=(32, 32, 32, 32),
@@ -42,7 +47,10 @@ def build() -> AutoencoderTiny:
 
 
 def held_out(name: str) -> bool:
-    """Whether a thing's pictures are never trained on (about one in twenty of those outside the pack)."""
+    """Whether training excludes a thing.
+
+    This holds for about one in sixteen of the names outside the pack.
+    """
     return name not in set(icons.pack_names()) and hashlib.sha256(name.encode()).digest()[0] < 16
 
 
@@ -52,7 +60,10 @@ def to_tensor(pictures: U8) -> torch.Tensor:
 
 
 class Pictures:
-    """A pool of composed pictures of the sets in colour, cached on disk; `unseen` pools the held-out names only."""
+    """Composed pictures of the coloured sets, cached on disk.
+
+    With `unseen`, the pool contains only the held-out names.
+    """
 
     def __init__(self, folder: Path, seed: int, count: int, unseen: bool = False) -> None:
         path = folder / "scenes" / f"autoencoder-{'unseen' if unseen else 'seen'}-{seed}-{count}.npy"
@@ -66,7 +77,7 @@ class Pictures:
         self.pool: U8 = np.load(path)
 
     def batch(self, random: np.random.Generator, count: int, crop: int = SIZE_PX) -> torch.Tensor:
-        """`count` random pictures, or squares of `crop` px of them, mostly near the middle."""
+        """`count` random pictures, or square crops of `crop` px, mostly near the middle."""
         rows = random.integers(0, len(self.pool), count)
         room = SIZE_PX - crop
         if not room:
@@ -77,7 +88,7 @@ class Pictures:
 
 
 def psnr(network: nn.ModuleDict, pictures: torch.Tensor) -> float:
-    """Mean PSNR in dB over pictures, on values of 0 to 1."""
+    """Mean PSNR in dB over pictures, for values in the range 0 to 1."""
     with torch.inference_mode():
         found = network["decoder"](network["encoder"](pictures)).clamp(-1, 1)
         error = ((found - pictures) / 2).square().mean((1, 2, 3))
@@ -96,19 +107,19 @@ def loss_of(network: nn.ModuleDict, x: torch.Tensor, noise: float) -> tuple[torc
 
 
 def anchored(network: nn.ModuleDict, init: Path) -> nn.Module:
-    """The encoder as it was in the weights that a run began with, frozen."""
+    """The frozen encoder with the weights in `init`."""
     first = copy.deepcopy(network)
     first.load_state_dict(torch.load(init, weights_only=True)["modules"])
     return first["encoder"].requires_grad_(False)
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=24, samples=250_000)
     parser.add_argument("--noise", type=float, default=0.03, help="deviation of the noise on latents")
-    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder, train the decoder")
-    parser.add_argument("--anchor", type=float, default=0.0, help="weight of staying near the latents of --init")
+    parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder and train the decoder")
+    parser.add_argument("--anchor", type=float, default=0.0, help="weight of the distance to the latents of --init")
     args = parser.parse_args()
     runs.prepare(args)
     model = build()

@@ -1,7 +1,8 @@
-"""Trains the generator: a two-level UNet2DConditionModel on cached latents (8x8x16) and cached text states (24x384).
+"""Trains the generator: a two-level UNet2DConditionModel.
 
-v-prediction on the squared-cosine schedule, min-SNR-5 weights, a tenth of the captions dropped for guidance,
-averaged weights.  The figure is the loss of the averaged weights on a fixed set of latents, noises and steps.
+It trains on cached latents (8x8x16) and cached text states (24x384). The method is v-prediction on the squared-cosine
+schedule, with min-SNR-5 weights and averaged weights. A tenth of the captions are dropped for guidance. The figure is
+the loss of the averaged weights on a fixed set of latents, noises and steps.
 """
 
 import argparse
@@ -30,7 +31,10 @@ SNR_CAP = 5.0
 
 
 def build(widths: tuple[int, int] = (112, 224)) -> UNet2DConditionModel:
-    """The untrained denoiser; text is attended to at 4x4 (cells of 16 px) and pooled into the step embedding."""
+    """The untrained denoiser.
+
+    Cross-attention to the text is at 4x4 (cells of 16 px). The pooled text is added to the step embedding.
+    """
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=16,
@@ -48,7 +52,10 @@ def build(widths: tuple[int, int] = (112, 224)) -> UNet2DConditionModel:
 
 
 class Latents:
-    """The cached data set: latents (N, 16, 8, 8) and the text states of each row, float16 on disk."""
+    """The cached data set: latents (N, 16, 8, 8) and text states of each row.
+
+    Both are float16 on disk.
+    """
 
     def __init__(self, folder: Path) -> None:
         scenes = folder / "scenes"
@@ -62,13 +69,19 @@ class Latents:
         self.states = np.load(scenes / "generator.states.npy", mmap_mode="r")
 
     def batch(self, rows: np.ndarray[Any, np.dtype[np.int64]], drop: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 latents and text states of `rows`; rows with `drop` get the empty caption's states."""
+        """float32 latents and text states of `rows`.
+
+        Rows with `drop` get the text states of the empty caption.
+        """
         texts = np.where(drop.numpy(), self.empty, self.caption[rows])
         return torch.from_numpy(self.latents[rows]).float(), torch.from_numpy(self.states[texts]).float()
 
 
 def is_plain(row: dict[str, Any]) -> bool:
-    """Whether one thing stands alone in the middle, not small, in its own colours: where shapes are learnt."""
+    """Whether a picture shows one thing in the centre, not small, in its own colours.
+
+    The generator learns shapes from these pictures.
+    """
     alone = len(row["things"]) == 1 and row["things"][0]["hue"] is None
     return alone and row["place"] == "centre" and row["size"] != "small"
 
@@ -86,7 +99,7 @@ class Objective:
     def loss(
         self, unet: nn.Module, z: torch.Tensor, texts: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted loss, and the plain squared error of v, both means over the batch."""
+        """Weighted loss and unweighted squared error of v, both means over the batch."""
         a, b = self.signal[steps, None, None, None], self.noise[steps, None, None, None]
         found = unet(a * z + b * noise, steps, texts, return_dict=False)[0]
         error = (found - (a * noise - b * z)).square().mean((1, 2, 3))
@@ -95,7 +108,7 @@ class Objective:
 
 
 def check(run: runs.Run, objective: Objective, data: Latents, count: int = 512) -> float:
-    """The plain v error of the averaged weights on fixed rows, noises and steps."""
+    """Unweighted v error of the averaged weights on fixed rows, noises and steps."""
     source = torch.Generator().manual_seed(5)
     rows = np.random.default_rng(5).permutation(len(data.latents))[:count]
     current = {k: v.clone() for k, v in run.modules.state_dict().items()}
@@ -112,12 +125,12 @@ def check(run: runs.Run, objective: Objective, data: Latents, count: int = 512) 
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=8e-4, batch=32, samples=1_000_000)
     parser.add_argument("--widths", type=int, nargs=2, default=(112, 224), help="channels of the two levels")
-    parser.add_argument("--compile", action="store_true", help="train through torch.compile (needs a C++ compiler)")
-    parser.add_argument("--plain", type=int, default=3, help="times that plain rows are seen for each other row")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile (needs a C++ compiler)")
+    parser.add_argument("--plain", type=int, default=3, help="how often plain rows occur for each other row")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     args = parser.parse_args()
     runs.prepare(args)
@@ -126,7 +139,7 @@ def main() -> None:
     data, objective = Latents(args.runs), Objective()
     run.seeded()
     if args.bf16:
-        unet.set_attn_processor(AttnProcessor())  # the fused one takes a fifth of the time in bfloat16
+        unet.set_attn_processor(AttnProcessor())  # the fused one needs a fifth of the training time in bfloat16
     denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
     often = np.arange(len(data.latents)).repeat(np.where(data.plain, args.plain, 1))
     order = runs.batches(len(often), args.batch, args.seed, run.seen)

@@ -1,10 +1,12 @@
-"""Trains the outside judge on six styles that the generator does not draw in, against the names of the pack.
+"""Trains the independent judge on the names of the pack.
 
-A plain classifier over the names is trained beside it on the same image features and thrown away: without it the two
-towers, both from scratch, found nothing to agree on for 25,000 pictures.
-Pictures and their twins on another background or in another style must be named alike: a judge of candidates that
-differ in little else would tell those apart, not their things.
-The figure is recall over the pack's names in the generator's own two styles, which the judge never sees.
+The judge trains on six styles that the generator does not use. A plain classifier over the names trains on the same
+image features and is discarded afterwards. Without the classifier, the two towers, both with random initial weights,
+made no progress for 25,000 pictures.
+
+Pictures and their twins on another background or in another style must get equal logits. Candidates often differ in
+little else, and the judge must compare their things, not these attributes. The figure is recall over the pack's names
+in the generator's two styles, which are excluded from the judge's training.
 """
 
 import argparse
@@ -27,13 +29,13 @@ from models.training.trainers.autoencoder import to_tensor
 from models.training.trainers.scorer import CHECKED, Table, Unseen, naming_loss, say
 
 TWINS = 16
-"""Pictures in each batch that are looked at beside their twins."""
+"""Pictures in each batch that are compared with their twins."""
 
 
 class Pool:
-    """Composed pictures of the judge's styles, each with a twin, and the places of their things among the names.
+    """Composed pictures of the judge's styles, each with a twin, cached on disk.
 
-    Kept on disk.
+    `things` holds the indices of their things among the names.
     """
 
     def __init__(self, folder: Path, table: Table, seed: int, count: int) -> None:
@@ -55,12 +57,18 @@ class Pool:
 
 
 def spoken(rng: np.random.Generator, names: list[str]) -> list[str]:
-    """A way to call each name: half of the time its display name, else its label or a trained synonym."""
+    """A random text for each name.
+
+    Half of the time it is the display name, otherwise the label or a trained synonym.
+    """
     return [DISPLAY.get(n, n) if rng.random() < 0.5 else str(rng.choice([n, *SYNONYMS.get(n, [])])) for n in names]
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """How far what two logits (B, N) say is apart: the mean of both divergences (Kullback-Leibler), a scalar."""
+    """Distance between two sets of logits (B, N), a scalar.
+
+    It is the mean of the Kullback-Leibler divergences in both directions.
+    """
     first, second = one.log_softmax(1), other.log_softmax(1)
     both = functional.kl_div(first, second, log_target=True, reduction="batchmean") + functional.kl_div(
         second, first, log_target=True, reduction="batchmean"
@@ -79,10 +87,10 @@ def check(model: judge.Judge, table: Table, unseen: Unseen) -> dict[str, float]:
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=64, samples=400_000)
-    parser.add_argument("--out", type=Path, default=None, help="where the judge is stored (default: RUNS/judge)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the stored judge (default: RUNS/NAME)")
     args = parser.parse_args()
     runs.prepare(args)
     table = Table(args.runs)

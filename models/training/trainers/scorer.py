@@ -1,15 +1,21 @@
-"""Trains the scorer: an open_clip CustomTextCLIP whose text trunk is the packaged encoder, frozen.
+"""Trains the scorer: an open_clip CustomTextCLIP with the packaged text encoder.
 
-Trained are the image tower, the text projection and the logit scale, on composed pictures of twenty styles, four
-tenths of those whose captions leave the colours of things open in other ones.
-Losses: contrastive within the batch, with a near miss (one attribute wrong) as an extra wrong caption of each picture;
-the other way, the picture of a caption against a picture of a near miss, which is what ranking candidates asks; against
-the cached embeddings of all names; a plain classifier over the names on the image embedding, thrown away afterwards,
-by which the tower learns shapes sooner; against the eleven backgrounds of the picture's own name; and, where there are
-races (`previews`), between previews and the pictures they become, and between a composed picture and the candidates
-that were drawn for its caption; and between a picture and its twin on another background or in another style, where the
-caption names none: which one it is must not decide who wins.
-The figure is retrieval over the pack's names in a style never trained on.
+The text trunk is frozen. Training changes the image tower, the text projection and the logit scale. The pictures are
+composed in twenty styles; of those whose captions name no colour of a thing, four tenths are recoloured.
+
+Losses, by name:
+
+    contrast  contrastive within the batch; a near miss (one attribute wrong) is an extra wrong caption of each picture
+    missed    the picture of a caption against a picture of a near miss, as in the ranking of candidates
+    names     against the cached embeddings of all names
+    classed   a plain classifier over the names on the image embedding; the tower learns shapes sooner with it
+    colour    against the eleven backgrounds of the picture's own name
+    previews  between previews and their final pictures, if there are races (see `previews`)
+    fidelity  between a composed picture and the candidates sampled for its caption, if there are races
+    twins     between a picture and its twin on another background or in another style that the caption does not state
+
+The classifier is discarded after training. The twins loss keeps unstated attributes from changing the ranking. The
+figure is retrieval over the pack's names in a style excluded from training.
 """
 
 import argparse
@@ -36,22 +42,28 @@ from models.training.data.scenes import SIZE_PX, TOLD_COLOURS, Scene, Thing, com
 from models.training.trainers.autoencoder import to_tensor
 
 WIDTH = 256
-"""Numbers in an embedding."""
+"""Dimension of an embedding."""
 
 RACES = 2
-"""Captions in each batch whose races are looked at."""
+"""Captions with races in each batch."""
 
 MISSES = 8
-"""Pictures in each batch that a near miss is composed of."""
+"""Maximum number of near-miss pictures composed for each batch."""
 
 TWINS = 16
-"""Pictures in each batch that are composed again on another background or in another style, as captions allow."""
+"""Maximum number of twins composed for each batch.
+
+A twin has another background or style, if the caption does not state it.
+"""
 
 RECOLOURED = 0.4
-"""Share of the pictures whose captions name no colour of a thing, and that have no near miss, drawn in others."""
+"""Share of the eligible pictures that are recoloured.
+
+Eligible pictures have no near miss, and a caption that names no colour of a thing.
+"""
 
 CHECKED = 6
-"""Each so many of the unseen pictures are looked at while training: about two of each thing."""
+"""Training evaluates every n-th unseen picture: about two of each thing."""
 
 WEIGHTS = {
     "contrast": 1.0,
@@ -98,25 +110,28 @@ def config(tower: str) -> dict[str, Any]:
 
 
 def build(tower: str) -> CustomTextCLIP:
-    """The stock class with random weights, the packaged folder put in for its name."""
+    """The stock class with random weights; the package name becomes its folder."""
     settings = json.loads(json.dumps(config(tower)["model_cfg"]).replace(PACKAGED, str(texts.folder())))
     return CustomTextCLIP(**settings)
 
 
 def trained_parts(model: CustomTextCLIP) -> nn.ModuleDict:
-    """What the pack stores of the scorer."""
+    """The parts of the scorer that the pack stores."""
     scale = nn.Module()
     scale.logit_scale = model.logit_scale
     return nn.ModuleDict({"visual": model.visual, "proj": model.text.proj, "scale": scale})
 
 
 def say(name: str) -> str:
-    """How a name is asked for in the tables and figures."""
+    """The text for a name in tables and figures."""
     return DISPLAY.get(name, name)
 
 
 class Table:
-    """Cached mean text states of all names, bare and on each background: float32 (N, 384) and (N, 11, 384)."""
+    """Cached mean text states of all names.
+
+    `bare`: float32 (N, 384), the names alone. `on`: float32 (N, 11, 384), the names on each background.
+    """
 
     def __init__(self, folder: Path) -> None:
         path = folder / "scenes" / "names.npz"
@@ -134,7 +149,10 @@ class Table:
 
 
 class Pairs:
-    """The cached data set: pictures, caption and near-miss states, targets over names, backgrounds."""
+    """The cached data set of the scorer.
+
+    It holds pictures, text states of captions and near misses, and targets over names and backgrounds.
+    """
 
     def __init__(self, folder: Path, table: Table) -> None:
         scenes = folder / "scenes"
@@ -150,16 +168,22 @@ class Pairs:
 
 
 def colourless(row: dict[str, Any]) -> bool:
-    """Whether neither the caption of a row nor the names of its things tell the colour of a thing."""
+    """Whether a row states no colour of a thing.
+
+    This applies to its caption and to the names of its things.
+    """
     told = [w for w in row["caption"].replace(",", " ").split() if w in TOLD_COLOURS]
     named = any(TOLD_COLOURS & set(t["name"].split()) for t in row["things"])
     return not named and len(told) <= ("background" in row["stated"])
 
 
 def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
-    """Which pictures of a batch to recolour: a share of those open to it, and none of `missed`.
+    """Which pictures of a batch to recolour, bool (B,).
 
-    Those are held against pictures of near misses in their own colours, which would tell them apart.
+    They are a share of `open_to` and none of `missed`.
+
+    Pictures in `missed` are compared with pictures of near misses in original colours. Recolouring would make that
+    comparison too easy.
     """
     chosen = open_to & (torch.rand(len(open_to)) < RECOLOURED)
     chosen[missed] = False
@@ -167,7 +191,10 @@ def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
 
 
 class Relatives:
-    """Pictures that differ from rows of the data set in one attribute: near misses in one that the caption states."""
+    """Pictures that differ from rows of the data set: near misses and twins.
+
+    A near miss differs in one attribute that the caption states; a twin only in attributes that it does not state.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.rows = read_rows(folder / "scenes" / "scorer.jsonl")
@@ -177,15 +204,21 @@ class Relatives:
         self.random = random.Random(seed)
 
     def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
-        """Places in `rows` of up to `MISSES` that have a near miss, and the pictures, as `to_tensor` gives them."""
+        """Near misses of up to `MISSES` rows.
+
+        Returns the places in `rows` that have one, and its pictures as `to_tensor` returns them.
+        """
         return self._composed(rows, MISSES, self._missed)
 
     def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
-        """The same for pictures whose captions leave background or style open, each in another one."""
+        """The same for twins: pictures with another background or style, or both.
+
+        The caption does not state what differs. There are up to `TWINS` of them.
+        """
         return self._composed(rows, TWINS, self._alike)
 
     def _alike(self, row: dict[str, Any]) -> list[Scene]:
-        """Twins of a row; in ink only where nothing tells a colour."""
+        """Twins of a row; in inked styles only if the row states no colour."""
         coloured = [s for s in icons.SCORER_STYLES if s not in icons.INKED]
         return twins(from_json(row), self.icons, icons.SCORER_STYLES if colourless(row) else coloured)
 
@@ -208,19 +241,25 @@ class Relatives:
 
 
 def unmoved(one: torch.Tensor, other: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """What it costs that two pictures which fit their text alike score apart: all (B, D), normalised; a scalar."""
+    """Loss on the score difference of pictures that fit their text equally well.
+
+    The arguments are (B, D) and normalised, except the scalar `scale`; the result is a scalar.
+    """
     return (scale * ((one - other) * texts).sum(1)).square().sum() / max(len(one), 1)
 
 
 def naming_loss(logits: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of logits (B, N) against the two things (B, 2) of each picture."""
+    """Mean cross-entropy of logits (B, N) for the two things (B, 2) of each picture."""
     return -logits.log_softmax(1).gather(1, things).mean()
 
 
 def picture_loss(
     image: torch.Tensor, captions: torch.Tensor, near: torch.Tensor, has_near: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Contrastive loss both ways; `near` is each picture's own extra wrong caption, all (B, 256) and normalised."""
+    """Contrastive loss in both directions.
+
+    `near` holds an extra wrong caption of each picture. All embeddings are (B, 256) and normalised.
+    """
     logits = scale * image @ captions.T
     own = (scale * (image * near).sum(1)).masked_fill(~has_near, -1e4)
     target = torch.arange(len(image))
@@ -263,7 +302,7 @@ def batch_loss(
 def picture_losses(
     parts: nn.ModuleDict, data: Pairs, table: Table, rows: torch.Tensor, image: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The losses of composed pictures from their embeddings (B, 256), normalised."""
+    """The losses of composed pictures from normalised embeddings (B, 256)."""
     scale = parts["scale"].logit_scale.exp().clamp(max=100)
     project = parts["proj"]
     captions = functional.normalize(project(data.pooled[data.caption[rows]]), dim=-1)
@@ -280,7 +319,10 @@ def picture_losses(
 
 
 class Unseen:
-    """Every thing of styles never trained on, alone on every background; `every` takes each so many of them."""
+    """Every thing of styles excluded from training, alone on every background.
+
+    With `every` = n, only every n-th picture is used.
+    """
 
     def __init__(self, folder: Path, table: Table, styles: tuple[str, ...], every: int = 1) -> None:
         source = icons.load_icons(folder, styles)
@@ -298,7 +340,11 @@ class Unseen:
 
 
 def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | None) -> dict[str, float]:
-    """Retrieval over names and background accuracy in the unseen style, and how previews agree with final pictures."""
+    """Figures of the scorer.
+
+    They are retrieval over names and background accuracy in the unseen style. If there are races, they also include the
+    correlation of previews with final pictures.
+    """
     parts.eval()
     with torch.inference_mode():
         image = functional.normalize(torch.cat([parts["visual"](x) for x in unseen.pictures.split(100)]), dim=-1)
@@ -311,13 +357,13 @@ def check(parts: nn.ModuleDict, table: Table, unseen: Unseen, races: Races | Non
 
 
 def main() -> None:
-    """The command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
     args = parser.parse_args()
     if args.bf16:
-        parser.error("--bf16: towers like this one are no faster in bfloat16")
+        parser.error("--bf16: the scorer is not faster in bfloat16")
     runs.prepare(args)
     table = Table(args.runs)
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
