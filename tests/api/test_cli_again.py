@@ -34,5 +34,5 @@ def test_rerank_shows_keeps_and_writes(tmp_path: Path, house: House) -> None:
 
 
 def test_what_cannot_be_ranked_again_is_told_in_one_line(house: House) -> None:
-    assert "no such generation" in _told(house, "gen_x", code=1)
+    assert "no generation has this id" in _told(house, "gen_x", code=1)
     assert "no such taste profile" in _told(house, house.made()["id"], "--taste", "nobody", code=1)

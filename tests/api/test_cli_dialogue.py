@@ -126,11 +126,11 @@ def test_votes_join_the_ranking_and_are_forgotten_unless_they_have_a_name(house:
         ("refine", "refine requires a place"),
         ("refine 0", "place 0 does not exist"),
         ("refine 1 1.5", "1"),
-        ("refine 1 0.5 " + "x" * 5000, "limit of 4000"),
-        ("prompt " + "x" * 5000, "limit of 4000"),
+        ("refine 1 0.5 " + "x" * 5000, "at most 4000"),
+        ("prompt " + "x" * 5000, "at most 4000"),
         ("back", "there is no previous list"),
         ("save /dev/null/x", "cannot write to /dev/null/x"),
-        ("avoid " + "; ".join(["x"] * 17), "at most 16 negatives"),
+        ("avoid " + "; ".join(["x"] * 17), "17 negatives were sent"),
     ],
 )
 def test_a_command_that_is_refused_is_told_and_the_next_one_done(
@@ -200,7 +200,7 @@ def test_refine_samples_from_a_place_or_a_picture(house: House, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("gen_x",), "there is no such generation"),
+        (("gen_x",), "no generation has this id"),
         (("MADE", "--pick", "9"), "place 9 does not exist"),
         (("MADE", "--best", "7"), "7 is out of range; send a value between 1 and 3"),
         (("MADE", "--prompt", " "), "empty"),
