@@ -307,8 +307,8 @@ class Generation:
     """The current state of a generation.
 
     `candidates` by index; they and the other results are set on success. `stopped` says why no further wave was made.
-    `attempts` counts how often a device started the generation: more than once if a process died. An `attended` one is
-    cancelled when no client follows its stream. A revision is "" if unknown.
+    `attempts` counts how often a device started it. An `attended` one is cancelled when no client follows its stream.
+    A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size.
     """
 
     spec: GenerationSpec
@@ -332,6 +332,7 @@ class Generation:
     webhook: Webhook | None = None
     attended: bool = False
     model_revision: str = ""
+    output_size: tuple[int, int] | None = None
 
     @property
     def id(self) -> str:

@@ -17,7 +17,8 @@ from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.api import openapi, problems
-from app.api.compat import openai
+from app.api.compat import embeddings, openai, openai_edits
+from app.api.compat import rerank as rerank_documents
 from app.api.dependencies import Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
@@ -32,8 +33,10 @@ from app.imaging import DecoderPool
 from app.logs import telemetry
 from app.metrics import Metrics
 from app.service import (
+    Aliases,
     ApiKeyAuthenticator,
     CandidateArrays,
+    Embedder,
     Explainer,
     GenerationService,
     Img2ImgService,
@@ -58,9 +61,12 @@ from app.stores.protocols import ProfileCaps
 from app.stores.taste import SqlVoteStore
 from app.stores.webhooks import SqlWebhookOutbox
 from models import registry
+from models.errors import ModelNotFound
 from models.protocols import Models
 
 log = logging.getLogger(__name__)
+
+_COMPAT = (openai, openai_edits, embeddings, rerank_documents)
 
 OnDeath = Callable[[BaseException], None]
 
@@ -95,7 +101,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.hosts = Hosts(settings.hosts, settings.public_url)
     app.add_middleware(Admission, hosts=app.state.hosts)
     app.add_middleware(AccessLogMiddleware)
-    for part in (generations, rerank, refine, taste, explain, openai, rank, models, health, studio):
+    for part in (generations, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
         app.include_router(part.router)
     problems.install_error_handlers(app)
     openapi.install_openapi(app)
@@ -139,7 +145,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get),
                 ReferenceResolver(engine, fields, limits, service.get),
-                Img2ImgService(engine, fields),
+                Img2ImgService(engine, fields, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(
                     engine,
@@ -151,6 +157,8 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 ),
                 Metrics(service, dispatcher, (records.connections.instruments, blobs.instruments)),
                 UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
+                Embedder(engine, limits),
+                Aliases.parse(settings.model_aliases),
             )
             engine.start()
             upkeep = [
@@ -211,7 +219,7 @@ def _engine(settings: Settings, on_death: OnDeath) -> LocalEngine:
 
 def _load_models(settings: Settings, progress: Progress) -> Models:
     """Load the configured models; runs on the engine's thread."""
-    return registry.load_models(
+    loaded = registry.load_models(
         settings.generator,
         settings.scorer,
         settings.device,
@@ -220,6 +228,13 @@ def _load_models(settings: Settings, progress: Progress) -> Models:
         progress,
         settings.generator_mode,
     )
+    names = loaded.generator.info.id, loaded.scorer.info.id
+    if dangling := Aliases.parse(settings.model_aliases).dangling(names):
+        raise ModelNotFound(
+            f"FRONTRUNNER_MODEL_ALIASES: {', '.join(dangling)} names a model that is not loaded; "
+            f"{' and '.join(dict.fromkeys(names))} are. Name one of them, or * for the loaded one"
+        )
+    return loaded
 
 
 def _log_engine_death(reason: BaseException) -> None:

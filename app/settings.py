@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.service.aliases import OPENAI_IMAGES, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 
@@ -42,6 +43,11 @@ class Settings(BaseSettings):
     scorer: str = Field("pictogram", min_length=1, description="scorer: pack, folder or open_clip name/pretrained")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
+    model_aliases: str = Field(
+        OPENAI_IMAGES,
+        description="names that mean a loaded model on OpenAI's routes, as name=model by commas; "
+        "a name may be a pattern, * as model is the loaded one",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
 
     presets: Path | None = Field(None, description="TOML file that replaces the built-in presets")
@@ -137,6 +143,12 @@ class Settings(BaseSettings):
     def _check_presets(cls, value: Path | None) -> Path | None:
         if value is not None:
             Presets.read(value)
+        return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _mean_something(cls, value: str) -> str:
+        Aliases.parse(value)
         return value
 
     @field_validator("database_url", "blob_url")

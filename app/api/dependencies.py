@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -19,8 +19,11 @@ from app.api.problems import ClientDisconnected
 from app.api.upload_limits import UploadLimiter
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
+from app.imaging import Upload
 from app.metrics import Metrics
 from app.service import (
+    Aliases,
+    Embedder,
     Explainer,
     GenerationService,
     IdempotencyKey,
@@ -47,6 +50,8 @@ class Services:
     explainer: Explainer
     metrics: Metrics
     uploads: UploadLimiter
+    embedder: Embedder
+    aliases: Aliases
 
 
 def get_services(request: Request) -> Services:
@@ -98,15 +103,19 @@ IdempotencyKeyHeader: TypeAlias = Annotated[
 ]
 
 
-def build_idempotency_key(key: str | None, path: str, body: BaseModel) -> IdempotencyKey | None:
-    """The key with a hash of the path and of the fields that were set.
+def build_idempotency_key(
+    key: str | None, path: str, body: BaseModel, files: Sequence[Upload] = ()
+) -> IdempotencyKey | None:
+    """The key with a hash of the path, of the fields that were set, and of the files.
 
     None without a key.
     """
     if key is None:
         return None
-    content = f"{path} {body.model_dump_json(exclude_unset=True)}"
-    return IdempotencyKey(key.strip('"'), hashlib.sha256(content.encode()).hexdigest())
+    digest = hashlib.sha256(f"{path} {body.model_dump_json(exclude_unset=True)}".encode())
+    for file in files:
+        digest.update(hashlib.sha256(file.data if isinstance(file.data, bytes) else file.data.encode()).digest())
+    return IdempotencyKey(key.strip('"'), digest.hexdigest())
 
 
 async def wait_for_result(

@@ -156,11 +156,18 @@ async def _image_response(service: GenerationService, generation: Generation, ou
         headers={
             **_location_headers(generation.id),
             **image_headers,
+            **disposition(generation.id, best.index, file),
             "etag": file.etag,
             "cache-control": "no-store",
             "vary": "accept",
         },
     )
+
+
+def disposition(generation_id: str, index: int, file: ImageFile) -> dict[str, str]:
+    """The header that names an image file, with the suffix of its media type."""
+    suffix = file.media_type.removeprefix("image/")
+    return {"content-disposition": f'inline; filename="{generation_id}-{index}.{suffix}"'}
 
 
 def _accepted_response(service: GenerationService, generation: Generation) -> Response:

@@ -1,13 +1,16 @@
 """JSON bodies, parsed at a bounded cost: size and shape are checked first.
 
-The event loop parses them. Images are data URIs and may be large; all other text is small. Parsing time grows with
-the number of values, which images do not add to. A repeated member is refused: parsers disagree about which one counts.
+The event loop parses them. Images are data URIs or base64 and may be large; all other text is small. Parsing time
+grows with the number of values, which images do not add to. A repeated member is refused: parsers disagree about which
+one counts.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from fastapi import Request, Response
@@ -17,7 +20,7 @@ from starlette.exceptions import HTTPException
 from app.api.problems import InvalidJson
 
 TEXT_BYTES = 2 * 2**20
-"""Maximum bytes of a body outside its data URIs."""
+"""Maximum bytes of a body outside its images."""
 
 MAX_VALUES = 100_000
 """Maximum values of a body, which parse in about 50 ms.
@@ -25,24 +28,25 @@ MAX_VALUES = 100_000
 Commas and opening brackets are counted, also inside strings.
 """
 
-_MAX_DATA_URIS = 2048
-"""Maximum data URIs that are recognized; later ones count as text."""
+_MAX_IMAGES = 2048
+"""Maximum images that are recognized; later ones count as text."""
 
 _MAX_DIGITS = 32
 """Maximum digits of an integer: conversion time is quadratic in the digits."""
 
-_URI = b'"data:'
+_IMAGE = re.compile(rb'"(?:data:|iVBORw0KGgo|\\?/9j|R0lGOD|UklGR|Qk[0-3])[^"]*"')
+"""A data URI, or base64 with the first bytes of PNG, JPEG, GIF, WebP or BMP."""
 
 
 def parse(data: bytes, text_bytes: int | None = TEXT_BYTES) -> Any:
     """Parse a JSON document in UTF-8.
 
-    `text_bytes` bounds the bytes outside data URIs; None means no bound. Raises InvalidJson, or HTTPException 413.
+    `text_bytes` bounds the bytes outside images; None means no bound. Raises InvalidJson, or HTTPException 413.
     Only these pass FastAPI unwrapped, which frees the body at once.
     """
-    text = data if text_bytes is None else _without_data_uris(data)
+    text = data if text_bytes is None else _without_images(data)
     if text_bytes is not None and len(text) > text_bytes:
-        raise HTTPException(413, f"the body exceeds {text_bytes} bytes outside its data URIs: send a smaller one")
+        raise HTTPException(413, f"the body exceeds {text_bytes} bytes outside its images: send a smaller one")
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise HTTPException(413, f"the body has more than {MAX_VALUES} values: send fewer")
     try:
@@ -108,21 +112,17 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _without_data_uris(data: bytes) -> bytes:
-    """`data` without the contents of its data URIs.
+def _without_images(data: bytes) -> bytes:
+    """`data` without its images.
 
-    Contents are kept unless they are plain ASCII without escapes other than `\\/`.
+    Images are kept unless they are plain ASCII without escapes other than `\\/`.
     """
     parts, end = [], 0
-    for _ in range(_MAX_DATA_URIS):
-        start = data.find(_URI, end)
-        close = data.find(b'"', start + len(_URI)) if start >= 0 else -1
-        if close < 0:
-            break
-        parts.append(data[end : start + len(_URI)])
-        uri = data[start + len(_URI) : close]
-        if not uri.isascii() or uri.count(b"\\") != uri.count(b"\\/"):
-            parts.append(uri)
-        end = close
+    for found in islice(_IMAGE.finditer(data), _MAX_IMAGES):
+        image = found[0]
+        parts.append(data[end : found.start()])
+        if not image.isascii() or image.count(b"\\") != image.count(b"\\/"):
+            parts.append(image)
+        end = found.end()
     parts.append(data[end:])
     return b"".join(parts)

@@ -78,6 +78,22 @@ RANK_FORM = {
     "ranking": {"diversity": 0.5},
     "images": ["one.png", "two.jpg"],
 }
+EMBEDDING_REQUESTS: dict[str, Any] = {
+    "a text": {"summary": "One text", "value": {"input": "a red apple"}},
+    "both": {"summary": "A text and an image", "value": {"input": ["a red apple", _RED], "encoding_format": "base64"}},
+}
+RERANK_REQUESTS: dict[str, Any] = {
+    "images": {"summary": "Images by a text", "value": {"query": "a red apple", "documents": [_RED, _GREEN]}},
+    "objects": {
+        "summary": "The best text, repeated",
+        "value": {
+            "query": "a red apple",
+            "documents": [{"text": "a green car"}, {"text": "an apple"}],
+            "top_n": 1,
+            "return_documents": True,
+        },
+    },
+}
 EXAMPLE_GENERATION_ID = "gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
 """Placeholder in examples for the id of your generation."""
 

@@ -14,6 +14,9 @@ from app.domain import Generation, Ranking, Reference, Taste
 from app.imaging import Upload
 from app.service import GenerationParams, UnresolvedReference, current_owner
 
+DEFAULT_STRENGTH = 0.75
+"""Strength of image to image when the request omits it, 0 to 1."""
+
 
 async def resolve_ranking(request: Request, services: Services, body: RankingInput, base: Ranking) -> Ranking:
     """`base` with the fields of `body`; references and taste are looked up.

@@ -54,11 +54,14 @@ class UploadLimiter:
         self._waiting = 0
 
     @asynccontextmanager
-    async def reader(self, sent: Sequence[Sent]) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
+    async def reader(
+        self, sent: Sequence[Sent], skipped: dict[int, FrontrunnerError] | None = None
+    ) -> AsyncIterator[AsyncIterator[list[Pixels]]]:
         """Yield the images (H, W, 3) of a request in order, in batches.
 
-        Release a batch before you take the next one. A request must not enter twice. Raises Overloaded when too many
-        requests wait, and the error of an invalid image with a pointer to it.
+        Release a batch before you take the next one. A request must not enter twice. With `skipped`, an invalid image
+        is omitted and its error stored there by index. Raises Overloaded when too many requests wait, and the error
+        of an invalid image with a pointer to it.
         """
         if self._waiting >= MAX_WAITING_UPLOADS:
             raise Overloaded(
@@ -66,13 +69,13 @@ class UploadLimiter:
             )
         self._waiting += 1
         try:
-            sizes = await self._measured(sent)
+            sizes = await self._measured(sent, skipped)
             semaphore = self._small if sum(sizes) <= SMALL_PIXELS else self._large
             await semaphore.acquire()
         finally:
             self._waiting -= 1
         try:
-            yield self._batches(sent, sizes)
+            yield self._batches(sent, sizes, skipped)
         finally:
             semaphore.release()
 
@@ -82,10 +85,10 @@ class UploadLimiter:
         async with self.reader(sent) as batches:
             yield [image async for batch in batches for image in batch]
 
-    async def _measured(self, sent: Sequence[Sent]) -> list[int]:
-        """Pixels of each image."""
+    async def _measured(self, sent: Sequence[Sent], skipped: dict[int, FrontrunnerError] | None) -> list[int]:
+        """Pixels of each image; 0 for one that is skipped."""
         sizes: list[int] = []
-        for item in sent:
+        for index, item in enumerate(sent):
             remaining = self._total_pixels - sum(sizes)
             try:
                 width, height = await self._pool.measure(item.upload, min(self._image_pixels, remaining))
@@ -93,22 +96,34 @@ class UploadLimiter:
                 error.pointer = item.pointer
                 if type(error) is TooLarge and remaining < self._image_pixels:
                     error.detail = f"the images exceed {self._total_pixels} pixels in total: send fewer or smaller ones"
-                raise
+                _skip(index, error, skipped)
+                width = height = 0
             sizes.append(width * height)
         return sizes
 
-    async def _batches(self, sent: Sequence[Sent], sizes: Sequence[int]) -> AsyncIterator[list[Pixels]]:
+    async def _batches(
+        self, sent: Sequence[Sent], sizes: Sequence[int], skipped: dict[int, FrontrunnerError] | None
+    ) -> AsyncIterator[list[Pixels]]:
         batch: list[Pixels] = []
         pixels = 0
-        for item, size in zip(sent, sizes, strict=True):
+        for index, (item, size) in enumerate(zip(sent, sizes, strict=True)):
+            if skipped and index in skipped:
+                continue
             if batch and pixels + size > SMALL_PIXELS:
                 yield batch
                 batch, pixels = [], 0
             try:
                 batch.append(await self._pool.decode(item.upload, size))
+                pixels += size
             except FrontrunnerError as error:
                 error.pointer = item.pointer
-                raise
-            pixels += size
+                _skip(index, error, skipped)
         if batch:
             yield batch
+
+
+def _skip(index: int, error: FrontrunnerError, skipped: dict[int, FrontrunnerError] | None) -> None:
+    """Store an error of the image itself if images may be skipped; else raise it."""
+    if skipped is None or error.status >= 500:
+        raise error
+    skipped[index] = error

@@ -7,7 +7,7 @@ milliseconds, so they must not run on the event loop.
 
 from app.imaging.contact_sheet import Caption, contact_sheet
 from app.imaging.decoder_pool import DecoderPool, Upload
-from app.imaging.decoding import decode_upload, parse_data_uri
+from app.imaging.decoding import decode_upload, parse_image_text
 from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, resize, thumbnail
 from app.imaging.heatmap import heat_map
 
@@ -21,7 +21,7 @@ __all__ = [
     "decode_upload",
     "encode",
     "heat_map",
-    "parse_data_uri",
+    "parse_image_text",
     "resize",
     "thumbnail",
 ]

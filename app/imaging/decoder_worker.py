@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from app.errors import FrontrunnerError, TooComplex
-from app.imaging.decoding import decoded, measure, parse_data_uri, strips
+from app.imaging.decoding import decoded, measure, parse_image_text, strips
 
 _STATUS = Path("/proc/self/statm")
 
@@ -43,7 +43,7 @@ def main() -> None:
 def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int) -> None:
     try:
         if job["uri"]:
-            data = parse_data_uri(data.decode("utf-8", "surrogatepass"))
+            data = parse_image_text(data.decode("utf-8", "surrogatepass"))
         if job["measure"]:
             width, height = measure(data, job["max_pixels"], job["declared"])
             _say(answers, {"width": width, "height": height})

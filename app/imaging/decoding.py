@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ _DECODE_ERRORS = (
 )
 _STRIP_PIXELS = 2**20
 _WHITE = b" \t\n\r\v\f"
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{16,}={0,2}\s*", re.ASCII)
 _JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
 _REJECTED_SIGNATURES = {
     b"%PDF": "PDF",
@@ -126,15 +128,17 @@ def _open(data: bytes) -> Image.Image:
         raise
 
 
-def parse_data_uri(text: str) -> bytes:
-    """Return the bytes of `data:image/...;base64,...` (or percent-encoded).
+def parse_image_text(text: str) -> bytes:
+    """Return the bytes of `data:image/...;base64,...` (or percent-encoded), or of bare base64.
 
     Raises BadImage, TooComplex, UnsupportedMedia.
     """
     head, comma, body = text.strip().partition(",")
     scheme, _, kind = head.partition(":")
+    if not comma and _BASE64.fullmatch(text):
+        return _from_base64(text)
     if scheme.lower() != "data" or not comma or not text.isascii():
-        raise BadImage("image must be a data URI: data:image/png;base64,...")
+        raise BadImage("image must be a data URI, data:image/png;base64,..., or bare base64; URLs are not fetched")
     media, *marks = (part.strip().lower() for part in kind.split(";"))
     if media and not media.startswith("image/"):
         raise UnsupportedMedia("the data URI must have an image type, such as data:image/png;base64,...")
@@ -143,10 +147,15 @@ def parse_data_uri(text: str) -> bytes:
     raw = unquote_to_bytes(body)
     if "base64" not in marks:
         return raw
+    return _from_base64(raw)
+
+
+def _from_base64(text: str | bytes) -> bytes:
+    data = text.encode("ascii") if isinstance(text, str) else text
     try:
-        return base64.b64decode(raw.translate(None, _WHITE), validate=True)
+        return base64.b64decode(data.translate(None, _WHITE), validate=True)
     except binascii.Error as error:
-        raise BadImage("the data URI is not valid base64: encode the file again") from error
+        raise BadImage("the image is not valid base64") from error
 
 
 def _check_size(width: int, height: int, limit: int) -> None:

@@ -4,14 +4,17 @@
 refers to; `Img2ImgService`, those that candidates start from.
 """
 
+from app.service.aliases import Aliases
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
+from app.service.candidates.keys import file_size
 from app.service.generations.img2img import Img2ImgService
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
 from app.service.presets import Presets
+from app.service.ranking.embed import Embedded, Embedder
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
 from app.service.ranking.rerank import Lineage, RankingService, RerankParams
 from app.service.ranking.taste import Ballot, TasteService, TasteSummary
@@ -30,11 +33,14 @@ from app.service.webhooks.http_client import WebhookClient
 from app.stores.protocols import ApiKey, Permission
 
 __all__ = [
+    "Aliases",
     "ApiKey",
     "ApiKeyAuthenticator",
     "Ballot",
     "Caller",
     "CandidateArrays",
+    "Embedded",
+    "Embedder",
     "Explainer",
     "Explanation",
     "GenerationParams",
@@ -65,4 +71,5 @@ __all__ = [
     "as_caller",
     "create_api_key",
     "current_owner",
+    "file_size",
 ]

@@ -14,7 +14,8 @@ from app.domain import Checkpoint, InitImage, Notice, Parent, Ranking, Score, We
 class Limits:
     """Limits of a request: `prompt_chars` per text, `images` per ranking.
 
-    `stream_s` limits one event stream; clients reconnect and resume.
+    `output_side` limits the sides of resized images, `output_pixels` those of one answer together, `texts` the inputs
+    of one embedding request. `stream_s` limits one event stream; clients reconnect and resume.
     """
 
     candidates: int = 64
@@ -26,6 +27,9 @@ class Limits:
     images: int = 64
     stream_s: float = 3600.0
     references: int = 8
+    output_side: int = 4096
+    output_pixels: int = 2**26
+    texts: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class GenerationParams:
     `n_candidates` "auto" adds waves while another one pays off, up to `max_candidates`. `pruning` is "auto", "off" or
     explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
+    `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
+    are warnings about how the parameters were made.
     """
 
     prompt: str
@@ -59,6 +65,10 @@ class GenerationParams:
     parent: Parent | None = None
     webhook: Webhook | None = None
     affordable: int | None = None
+    aspect_ratio: tuple[int, int] | None = None
+    fit: Literal["exact", "nearest"] = "exact"
+    output_size: tuple[int, int] | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]

@@ -9,7 +9,8 @@ from app.errors import InvalidRequest
 from app.service.types import Limits
 from models.protocols import GeneratorInfo
 
-_MIN_SIDE = 8
+MIN_SIDE = 8
+"""Shortest side of an image, in pixels."""
 
 
 def check_text(text: str, pointer: str, limits: Limits, *, allow_empty: bool = True) -> None:
@@ -57,4 +58,13 @@ def check_size(width: int, height: int, generator: GeneratorInfo) -> None:
                 f"{side} is not a multiple of {generator.size_multiple}; send width and height that are",
                 pointer="#/size",
             )
-        check_range(side, max(_MIN_SIDE, generator.size_multiple), generator.max_size, "#/size")
+        check_range(side, max(MIN_SIDE, generator.size_multiple), generator.max_size, "#/size")
+
+
+def makes_size(width: int, height: int, generator: GeneratorInfo) -> bool:
+    """Whether `check_size` accepts this size."""
+    try:
+        check_size(width, height, generator)
+    except InvalidRequest:
+        return False
+    return True

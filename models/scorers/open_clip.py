@@ -1,4 +1,4 @@
-"""Any open_clip model as an `Embedder`.
+"""Any open_clip model as a `Embedder`.
 
 Owns batching, the cache of text embeddings and the loading of named models and packs. `image_transforms` resizes
 images. The engine interprets the cosines.

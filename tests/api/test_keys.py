@@ -89,7 +89,11 @@ def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> Non
     is_problem(house.post("/v1/images/generations", json=PROMPT, headers=reader), 403, "forbidden")
     is_problem(house.post("/v1/rank", json={}, headers=reader), 403, "forbidden")
     is_problem(house.client.get("/v1/models", headers=ranker), 403, "forbidden")
-    is_problem(house.post("/v1/rank", json={}, headers=ranker), 422, "invalid_request")
+    for path in ("/v1/rank", "/v1/rerank", "/v1/embeddings"):
+        is_problem(house.post(path, json={}, headers=ranker), 422, "invalid_request")
+        is_problem(house.post(path, json={}, headers=reader), 403, "forbidden")
+    for path in ("/v1/images/edits", "/v1/images/variations"):
+        is_problem(house.post(path, headers=ranker), 403, "forbidden")
     _, admin = _add(folder, Permission.ADMIN)
     assert house.post(json=PROMPT, headers=admin).status_code == 200
 

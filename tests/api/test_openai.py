@@ -135,7 +135,7 @@ def test_errors_are_the_ones_the_package_knows(client: openai.OpenAI) -> None:
         client.images.generate(prompt="x", extra_body={"colour": "red"})
     assert refused.value.param == "colour"
     with pytest.raises(openai.NotFoundError):
-        client.images.generate(prompt="x", model="dall-e-3")
+        client.images.generate(prompt="x", model="unknown")
     with pytest.raises(openai.UnprocessableEntityError):
         client.images.generate(prompt="x", stream=True, partial_images=9)
 

@@ -89,6 +89,11 @@ def test_every_error_has_its_form_and_an_example(house: House) -> None:
         ("POST /v1/rank", "200", "application/json"),
         ("POST /v1/images/generations", "200", "application/json"),
         ("POST /v1/images/generations", "200", "text/event-stream"),
+        ("POST /v1/images/edits", "200", "application/json"),
+        ("POST /v1/images/edits", "200", "text/event-stream"),
+        ("POST /v1/images/variations", "200", "application/json"),
+        ("POST /v1/embeddings", "200", "application/json"),
+        ("POST /v1/rerank", "200", "application/json"),
         ("GET /v1/models", "200", "application/json"),
     ],
 )

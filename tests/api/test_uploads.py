@@ -116,7 +116,7 @@ def test_rank_wants_images_but_not_too_many(house: House) -> None:
         answer = house.post("/v1/rank", data={"prompt": "x"}, files=one * many)
         is_problem(answer, 422, "invalid_request", "#/images")
         assert "limit of 64" in answer.json()["detail"]
-    many_texts = {"prompt": "x", **{f"a{i}": "b" for i in range(16)}}
+    many_texts = {"prompt": "x", **{f"a{i}": "b" for i in range(64)}}
     is_problem(house.post("/v1/rank", data=many_texts, files=one), 422, "invalid_request", "#")
     is_problem(house.post("/v1/rank", data={"prompt": "x" * 2**20 + "x"}, files=one), 413, "too_large")
     uris = [f"data:image/png;base64,{base64.b64encode(_file(RED)).decode()}"] * 65

@@ -89,6 +89,14 @@ def dialogue(notes: Notes) -> None:
     ]
     words = {"prompt": PROMPT["prompt"], "ranking": json.dumps({"negatives": [{"text": "blurry"}]})}
     notes.ask("POST", "/v1/rank", files=uploads, data=words)
+    picture = [("image", ("red.png", plain(), "image/png"))]
+    small = {"n_candidates": "2", "seed": "7"}
+    notes.ask("POST", "/v1/images/edits", files=picture, data=small | {"prompt": PROMPT["prompt"]})
+    partial = {"prompt": PROMPT["prompt"], "stream": "true", "partial_images": "1"}
+    notes.ask("POST", "/v1/images/edits", files=picture, data=small | partial)
+    notes.ask("POST", "/v1/images/variations", files=picture, data=small)
+    notes.ask("POST", "/v1/embeddings", json={"input": "a red apple", "encoding_format": "base64"})
+    notes.ask("POST", "/v1/rerank", json={"query": "a red apple", "documents": ["a green car", "an apple"]})
     votes = {"generation": made["id"], "liked": [0], "preferred": [[1, 2]]}
     profile = {"profile": "mine"}
     notes.ask("POST", "/v1/taste/{profile}/votes", profile, json=votes)

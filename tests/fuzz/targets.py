@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate
 from app.errors import BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
-from app.imaging import DecoderPool, Upload, parse_data_uri
+from app.imaging import DecoderPool, Upload, parse_image_text
 from tests.api.kit import House, running
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -63,7 +63,7 @@ async def _upload(pool: DecoderPool, data: bytes) -> None:
 
 def _data_uri(data: bytes) -> None:
     with suppress(*REFUSALS):
-        assert isinstance(parse_data_uri(data.decode("utf-8", "surrogateescape")), bytes)
+        assert isinstance(parse_image_text(data.decode("utf-8", "surrogateescape")), bytes)
 
 
 def _accept(data: bytes) -> None:

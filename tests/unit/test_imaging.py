@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
-from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_data_uri, resize, thumbnail
+from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_image_text, resize, thumbnail
 
 Pixels = NDArray[np.uint8]
 
@@ -155,9 +155,9 @@ class TestSmaller:
         assert np.array_equal(resize(picture(), (640, 480)), picture())
 
     def test_a_thumbnail_is_a_data_uri_that_can_be_read_back(self) -> None:
-        small = decode_upload(parse_data_uri(thumbnail(picture(), 16)), LIMIT)
+        small = decode_upload(parse_image_text(thumbnail(picture(), 16)), LIMIT)
         assert small.shape == (12, 16, 3)
-        assert decode_upload(parse_data_uri(thumbnail(picture(), 256)), LIMIT).shape == (48, 64, 3)
+        assert decode_upload(parse_image_text(thumbnail(picture(), 256)), LIMIT).shape == (48, 64, 3)
 
 
 def colours(pixels: Pixels) -> list[tuple[int, ...]]:
@@ -333,15 +333,15 @@ def test_any_bytes_are_refused(data: bytes, declared: str | None) -> None:
 class TestDataUris:
     @given(st.binary(max_size=100))
     def test_bytes_come_back(self, data: bytes) -> None:
-        assert parse_data_uri("data:image/png;base64," + base64.b64encode(data).decode()) == data
-        assert parse_data_uri("data:image/png," + "".join(f"%{byte:02x}" for byte in data)) == data
+        assert parse_image_text("data:image/png;base64," + base64.b64encode(data).decode()) == data
+        assert parse_image_text("data:image/png," + "".join(f"%{byte:02x}" for byte in data)) == data
 
     @pytest.mark.parametrize(
         "text",
         [" data:image/png;base64,aGk=\n", "DATA:Image/PNG;name=x.png;BASE64,aG\nk%3D", "data:;base64,aGk="],
     )
     def test_the_usual_liberties_are_taken(self, text: str) -> None:
-        assert parse_data_uri(text) == b"hi"
+        assert parse_image_text(text) == b"hi"
 
     @pytest.mark.parametrize(
         ("text", "error"),
@@ -360,13 +360,13 @@ class TestDataUris:
     )
     def test_what_is_no_image_uri_is_refused(self, text: str, error: type[FrontrunnerError]) -> None:
         with pytest.raises(error):
-            parse_data_uri(text)
+            parse_image_text(text)
 
     @given(st.text(max_size=60))
     def test_any_text_is_read_or_refused(self, text: str) -> None:
         for uri in (text, "data:" + text, "data:image/png;base64," + text):
             try:
-                parse_data_uri(uri)
+                parse_image_text(uri)
             except (BadImage, UnsupportedMedia):
                 continue
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from app import imaging
 from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
 from app.errors import FrontrunnerError, InvalidRequest, NotFound, NotReady, Overloaded, StoreUnavailable
-from app.service import CandidateArrays, GenerationParams, GenerationService, Img2ImgService
+from app.service import CandidateArrays, GenerationParams, GenerationService, Img2ImgService, Limits
 from app.service.candidates.keys import blob_prefix
 from app.service.generations import admission
 from tests.unit.service_kit import house
@@ -88,7 +88,7 @@ async def test_latents_are_decoded_by_the_weights_that_made_them(tmp_path: Path)
         other = (kept + 1) % 4
         await h.service.image(name, other, "webp")
         h.generator._info = replace(h.generator.info, revision="2")
-        refiner = Img2ImgService(h.service._engine, CandidateArrays(h.service._engine, h.blobs))
+        refiner = Img2ImgService(h.service._engine, CandidateArrays(h.service._engine, h.blobs), Limits())
         for form, index in (("jpeg", kept), ("webp", other)):
             assert (await h.service.image(name, index, form)).data, "made of a picture that was stored"
         for forgotten in (

@@ -1,1 +1,1 @@
-"""Foreign APIs over the same generations: OpenAI Images."""
+"""Foreign APIs over the same generations and the same scorer: OpenAI, Cohere and Jina."""

@@ -7,15 +7,14 @@ contain further members. An OpenAI field without effect here adds an entry to `w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Body, Request, Response
-from pydantic import ConfigDict, Field, StringConstraints
-from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi, sse
+from app.api.compat.openai_types import ImageItem, ImagesRequest, ImagesResponse, Usage
 from app.api.dependencies import (
     IdempotencyKeyHeader,
     JsonBody,
@@ -29,112 +28,35 @@ from app.api.generation_response import generation_response, require_images
 from app.api.hosts import Hosts
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
-from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
-from app.api.schemas.responses import ImageOutput, NegativeOutput, ResponseModel, WarningOutput
+from app.api.schemas.responses import ImageOutput
 from app.domain import Event, EventKind, Generation
 from app.errors import error_context
-from app.service import GenerationParams, GenerationService
+from app.service import GenerationParams, GenerationService, IdempotencyKey, ParamsFactory, file_size
 
 router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=JsonRoute)
 
 
-PARTIAL_EVENT, COMPLETED_EVENT = "image_generation.partial_image", "image_generation.completed"
+@dataclass(frozen=True, slots=True)
+class EventNames:
+    """Names of the events of a stream."""
+
+    partial: str
+    completed: str
 
 
-class ImagesRequest(SamplingRequest):
-    """The request of OpenAI's API with additional fields of Frontrunner."""
-
-    n: int | None = Field(None, ge=1, le=1024, description="Images to return, best first. Default: 1.")
-    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = Field(
-        None, description="WIDTHxHEIGHT in pixels, or auto for the model's default."
-    )
-    response_format: ResponseFormat | None = Field(None, description="url or b64_json. Default: url.")
-    output_format: ImageFormat | None = Field(None, description="File format of the images. Default: png.")
-    stream: bool | None = Field(None, description="Respond with server-sent events.")
-    partial_images: int | None = Field(None, ge=0, le=3, description="Maximum previews in the stream.")
-    quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = None
-    background: Literal["transparent", "opaque", "auto"] | None = None
-    style: Literal["vivid", "natural"] | None = None
-    moderation: Literal["low", "auto"] | None = None
-    user: str | None = None
-    output_compression: int | None = Field(None, ge=0, le=100)
-
-    def to_domain(self) -> GenerationParams:
-        """Convert to service parameters."""
-        return self.build_params(
-            n=self.n or 1,
-            size=None if self.size == "auto" else self.size,
-            previews=(self.partial_images or 0) if self.stream else 0,
-            output_format=self.output_format or "png",
-        )
-
-    def unsupported_warnings(self) -> list[WarningOutput]:
-        """A warning for every field whose value has no effect."""
-        supported_values: dict[str, set[object]] = {
-            "quality": {"auto", "standard"},
-            "background": {"opaque", "auto"},
-            "style": set(),
-            "moderation": {"auto"},
-            "user": set(),
-            "output_compression": {100},
-        }
-        ignored = [
-            name for name, supported in supported_values.items() if getattr(self, name) not in {None, *supported}
-        ]
-        if self.stream and self.response_format == "url":
-            ignored.append("response_format")
-        return [
-            WarningOutput(code="unsupported_parameter", detail=f"`{name}` has no effect: omit it", param=name)
-            for name in ignored
-        ]
+GENERATED = EventNames("image_generation.partial_image", "image_generation.completed")
 
 
-class ImageItem(ResponseModel):
-    """One image: OpenAI's members first, then Frontrunner's.
-
-    Exactly one of `b64_json` and `url` is present.
-    """
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
-    b64_json: str | SkipJsonSchema[None] = None
-    url: str | SkipJsonSchema[None] = None
-    rank: int
-    index: int
-    seed: int
-    score: float
-    similarity: float
-    penalty: float
-    negatives: list[NegativeOutput]
-
-
-class TokenDetails(ResponseModel):
-    """Tokens by kind; always 0, since tokens are not metered."""
-
-    text_tokens: int = 0
-    image_tokens: int = 0
-
-
-class Usage(ResponseModel):
-    """Token usage, which clients expect; always 0, since tokens are not metered."""
-
-    total_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    input_tokens_details: TokenDetails = TokenDetails()
-
-
-class ImagesResponse(ResponseModel):
-    """The response of OpenAI's API; `id` is the id of the generation."""
-
-    created: int
-    data: list[ImageItem]
-    background: Literal["opaque"] = "opaque"
-    output_format: ImageFormat
-    size: str
-    usage: Usage = Usage()
-    id: str
-    model: str
-    warnings: list[WarningOutput]
+def response_docs(names: EventNames) -> dict[int | str, dict[str, Any]]:
+    """The documented responses of a route."""
+    return {
+        200: {
+            "model": ImagesResponse,
+            "description": "The images, or with `stream` their events.",
+            "content": openapi.event_stream_content([names.partial, names.completed]),
+        },
+        **openapi.error_responses(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
+    }
 
 
 @router.post(
@@ -142,14 +64,7 @@ class ImagesResponse(ResponseModel):
     summary="Generate images (OpenAI API)",
     dependencies=[JsonBody],
     response_model=None,
-    responses={
-        200: {
-            "model": ImagesResponse,
-            "description": "The images, or with `stream` their events.",
-            "content": openapi.event_stream_content([PARTIAL_EVENT, COMPLETED_EVENT]),
-        },
-        **openapi.error_responses(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
-    },
+    responses=response_docs(GENERATED),
 )
 async def create_images(
     request: Request,
@@ -161,21 +76,41 @@ async def create_images(
 
     Fields that OpenAI's API lacks go into its `extra_body`.
     """
-    service, key = services.generations, build_idempotency_key(idempotency_key, router.prefix, body)
-    generation = await service.submit(
-        partial(_build_params, request, services, body), idempotency=key, previews=bool(body.stream)
-    )
+    key = build_idempotency_key(idempotency_key, router.prefix, body)
+    return await respond(request, services, body, partial(params, request, services, body), key, GENERATED)
+
+
+async def params(request: Request, services: Services, body: ImagesRequest) -> GenerationParams:
+    """Service parameters, with the alias of the model and the ranking resolved."""
+    unresolved = body.to_domain()
+    generator, _ = services.generations.models()
+    model, notices = services.aliases.resolve(body.model, generator.id)
+    ranking = await resolve_ranking(request, services, body.ranking, unresolved.ranking)
+    return replace(unresolved, model=model, ranking=ranking, notices=notices)
+
+
+async def respond(
+    request: Request,
+    services: Services,
+    body: ImagesRequest,
+    make: ParamsFactory,
+    key: IdempotencyKey | None,
+    names: EventNames,
+) -> Response:
+    """Submit a generation and respond as OpenAI's API does: with one document, or a stream."""
+    service = services.generations
+    generation = await service.submit(make, idempotency=key, previews=bool(body.stream))
     if body.stream:
         on_disconnect = partial(service.cancel_on_disconnect, generation.id) if key is None else None
         return sse.EventStreamResponse(
             generation.id,
-            _events(service, generation, body),
+            _events(service, generation, body, names),
             lifetime_s=service.limits.stream_s,
             on_disconnect=on_disconnect,
         )
     with error_context(generation.id):
         done = await wait_for_result(request, service, generation.id, keep=key is not None)
-        response = await generation_response(service, done, body.response_format or "url")
+        response = await generation_response(service, done, body.delivery)
         require_images(response.data)  # clients expect at least one image
     hosts: Hosts = request.app.state.hosts
     base = hosts.base(request.scope)
@@ -183,17 +118,13 @@ async def create_images(
         created=response.created,
         data=[_item(image, base) for image in response.data],
         output_format=response.output_format,
-        size=response.size,
+        size=response.output_size,
+        usage=Usage(candidates=len(response.candidates)),
         id=response.id,
         model=response.model,
         warnings=[*response.warnings, *body.unsupported_warnings()],
     )
-    return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-async def _build_params(request: Request, services: Services, body: ImagesRequest) -> GenerationParams:
-    params = body.to_domain()
-    return replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
+    return Response(images.model_dump_json(), media_type="application/json")
 
 
 def _item(image: ImageOutput, base: str) -> ImageItem:
@@ -201,15 +132,16 @@ def _item(image: ImageOutput, base: str) -> ImageItem:
     return ImageItem(**members, url=f"{base}{image.url}" if image.url else None)
 
 
-async def _events(service: GenerationService, generation: Generation, body: ImagesRequest) -> AsyncIterator[bytes]:
+async def _events(
+    service: GenerationService, generation: Generation, body: ImagesRequest, names: EventNames
+) -> AsyncIterator[bytes]:
     """The best preview of each requested round, then every returned image, best first.
 
     Pruning may use more preview rounds than requested. Raises NothingAboveMinScore without an image.
     """
-    spec = generation.spec
     common = {
         "created_at": int(generation.created),
-        "size": f"{spec.width}x{spec.height}",
+        "size": "{}x{}".format(*file_size(generation)),
         "quality": "auto",
         "background": "opaque",
     }
@@ -219,17 +151,17 @@ async def _events(service: GenerationService, generation: Generation, body: Imag
             continue
         header, _, data = preview.partition(";base64,")
         members = {"b64_json": data, "partial_image_index": rounds, "output_format": header.removeprefix("data:image/")}
-        yield sse.encode_event(PARTIAL_EVENT, {"type": PARTIAL_EVENT, **members, **common})
+        yield sse.encode_event(names.partial, {"type": names.partial, **members, **common})
         rounds += 1
     done = require_succeeded(await service.get(generation.id))
     response = await generation_response(service, done, "b64_json")
     require_images(response.data)
     warnings = [warning.model_dump(mode="json") for warning in (*response.warnings, *body.unsupported_warnings())]
     for image in response.data:
-        members = image.model_dump(include=set(ImageItem.model_fields) - {"url"}, exclude_none=True)
-        usage = Usage().model_dump()
+        members = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
+        usage = Usage(candidates=len(done.candidates)).model_dump()
         result = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
-        yield sse.encode_event(COMPLETED_EVENT, {"type": COMPLETED_EVENT, **members, **result, **common})
+        yield sse.encode_event(names.completed, {"type": names.completed, **members, **result, **common})
 
 
 async def _best_previews(log: AsyncIterator[Event]) -> AsyncIterator[str]:

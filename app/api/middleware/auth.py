@@ -22,7 +22,7 @@ PROTECTED_PREFIX = "/v1/"
 RECHECK_S = 2.0
 """Interval at which the key of a long request is checked again."""
 
-_RANKING_PATHS = ("/v1/rank", "/v1/taste/")
+_RANKING_PATHS = ("/v1/rank", "/v1/rerank", "/v1/embeddings", "/v1/taste/")
 
 
 class ApiKeyMiddleware:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
@@ -18,9 +18,16 @@ from app.api.dependencies import (
     ServicesDep,
     build_idempotency_key,
 )
-from app.api.generation_response import PREFIX, RESPONSES, encode_event_log, status_response, submit_and_respond
+from app.api.generation_response import (
+    PREFIX,
+    RESPONSES,
+    disposition,
+    encode_event_log,
+    status_response,
+    submit_and_respond,
+)
 from app.api.json_body import JsonRoute
-from app.api.ranking_inputs import resolve_ranking, with_init_image
+from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_init_image
 from app.api.schemas.requests import SIZE_PATTERN, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
@@ -30,9 +37,6 @@ router = APIRouter(prefix=PREFIX, tags=["generations"], route_class=JsonRoute)
 
 IMAGE_CACHE_CONTROL = "private, max-age=86400, immutable"
 """A candidate's image never changes until its generation is deleted."""
-
-DEFAULT_STRENGTH = 0.75
-"""Strength of image to image when the request omits it, 0 to 1."""
 
 
 @router.post(
@@ -109,18 +113,51 @@ async def stream_events(
     return sse.EventStreamResponse(generation_id, log, lifetime_s=service.limits.stream_s)
 
 
+_IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": openapi.image_content(),
+        "headers": openapi.header_docs(
+            ETag="Identifies these bytes.",
+            Cache_Control=IMAGE_CACHE_CONTROL,
+            Content_Disposition="inline, with a file name.",
+        ),
+    },
+    304: {"description": "`If-None-Match` names the current bytes."},
+    **openapi.error_responses(404, 409, 422, 500, 503),
+}
+_FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; never enlarged.")
+
+
+@router.get(
+    "/{generation_id}/images/{index}.{suffix}",
+    summary="Read a candidate's image by file name",
+    response_class=Response,
+    responses=_IMAGE_RESPONSES,
+)
+@router.head("/{generation_id}/images/{index}.{suffix}", include_in_schema=False)
+async def image_file(
+    generation_id: GenerationId,
+    index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
+    suffix: Annotated[Literal["png", "webp", "jpeg", "jpg"], Path(description="The format of the file.")],
+    service: GenerationServiceDep,
+    output_format: Annotated[
+        ImageFormat | None, Query(alias="format", description="File format. Default: that of the suffix.")
+    ] = None,
+    size: Annotated[str | None, _FIT_INTO] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The same image under a path with a suffix, for clients that take the type of a file from its URL."""
+    named: ImageFormat = "jpeg" if suffix == "jpg" else suffix
+    return await read_image(
+        generation_id, index, service, output_format or named, size=size, if_none_match=if_none_match
+    )
+
+
 @router.get(
     "/{generation_id}/images/{index}",
     summary="Read a candidate's image",
     response_class=Response,
-    responses={
-        200: {
-            "content": openapi.image_content(),
-            "headers": openapi.header_docs(ETag="Identifies these bytes.", Cache_Control=IMAGE_CACHE_CONTROL),
-        },
-        304: {"description": "`If-None-Match` names the current bytes."},
-        **openapi.error_responses(404, 409, 422, 500, 503),
-    },
+    responses=_IMAGE_RESPONSES,
 )
 @router.head("/{generation_id}/images/{index}", include_in_schema=False)
 async def read_image(
@@ -130,9 +167,7 @@ async def read_image(
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the generation.")
     ] = None,
-    size: Annotated[
-        str | None, Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; never enlarged.")
-    ] = None,
+    size: Annotated[str | None, _FIT_INTO] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The image of any of the N candidates.
@@ -142,7 +177,7 @@ async def read_image(
     generation = await service.get(generation_id)
     box = parse_size(size) if size else None
     file = await service.image(generation_id, index, output_format or generation.output_format, box)
-    headers = {"etag": file.etag, "cache-control": IMAGE_CACHE_CONTROL}
+    headers = {"etag": file.etag, "cache-control": IMAGE_CACHE_CONTROL, **disposition(generation_id, index, file)}
     if _etag_matches(if_none_match, file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.data, media_type=file.media_type, headers=headers)

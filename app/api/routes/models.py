@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
+from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
 from app.api.dependencies import GenerationServiceDep
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.responses import ResponseModel, is_absent
 from app.errors import NotFound
 from app.service import GenerationService
 
@@ -79,13 +81,14 @@ class ModelResponse(ResponseModel):
     `created` is always 0: OpenAI clients expect it, and the time is unknown.
     """
 
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
     id: str
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: Literal["frontrunner"] = "frontrunner"
-    generator: GeneratorOutput | None = None
-    scorer: ScorerOutput | None = None
-    calibration: CalibrationOutput | None = None
+    generator: GeneratorOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
+    scorer: ScorerOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
+    calibration: CalibrationOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
 
 
 class LimitsOutput(ResponseModel):
@@ -99,6 +102,9 @@ class LimitsOutput(ResponseModel):
     negatives: int
     images: int
     references: int
+    output_side: int
+    output_pixels: int
+    texts: int
 
 
 class ModelListResponse(ResponseModel):

@@ -27,6 +27,7 @@ from app.api.schemas.requests import (
     NonBlankText,
     ResponseFormat,
     SamplingOptions,
+    drawn,
     to_pruning,
 )
 from app.domain import Generation
@@ -53,7 +54,9 @@ class RefineRequest(SamplingOptions):
     """
 
     index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate to start from.")
-    image: str | None = Field(None, description="Instead of index: data: URI of an image, such as a sketch.")
+    image: str | None = Field(
+        None, description="Instead of index: an image, such as a sketch, as a data: URI or bare base64."
+    )
     strength: FiniteFloat = Field(0.5, ge=0, le=1, description="0 keeps the initial image, 1 ignores it.")
     prompt: NonBlankText | None = Field(
         None, description="What the images should show. Default: the prompt of the last ranking."
@@ -89,13 +92,14 @@ class RefineRequest(SamplingOptions):
             steps=self.steps or spec.steps,
             guidance_scale=spec.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             sampler=self.sampler or spec.sampler,
-            seed=self.seed,
+            seed=drawn(self.seed),
             ranking=replace(spec.ranking.without_negative_prompt(spec.negative_prompt), prompt=None),
             pruning=to_pruning(self.pruning),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
             deterministic=spec.deterministic if self.deterministic is None else self.deterministic,
             output_format=self.output_format or source.output_format,
+            output_size=source.output_size,
         )
 
 

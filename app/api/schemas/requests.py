@@ -31,6 +31,7 @@ ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 _INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+RATIO = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
 SIZE_PATTERN = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
 
 
@@ -54,6 +55,7 @@ Text: TypeAlias = Annotated[
 ]
 NonBlankText: TypeAlias = Annotated[Text, AfterValidator(_reject_blank), Field(min_length=1)]
 Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE_PATTERN)]
+Ratio: TypeAlias = Annotated[str, StringConstraints(pattern=RATIO)]
 ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
 FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -96,7 +98,7 @@ class ReferenceInput(RequestModel):
     Either an upload (`image`) or a candidate (`generation` and `index`).
     """
 
-    image: str | None = Field(None, description="data: URI of an image, in base64.")
+    image: str | None = Field(None, description="An image, as a data: URI or bare base64.")
     generation: str | None = Field(None, max_length=64, description="Id of the candidate's generation.")
     index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate.")
     weight: FiniteFloat = Field(0.5, ge=-10, le=10, description="Relative to the prompt, which has weight 1; not 0.")
@@ -206,7 +208,12 @@ class SamplingOptions(RequestModel):
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: FiniteFloat | None = Field(None, ge=0, le=100, description="1 or less disables guidance.")
     sampler: ModelName | None = Field(None, description="A sampler of the model; GET /v1/models lists them.")
-    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="Seed of candidate 0; candidate i has seed + i.")
+    seed: int | None = Field(
+        None,
+        ge=-1,
+        lt=SEED_LIMIT,
+        description="Seed of candidate 0; candidate i has seed + i. null or -1 selects a random one.",
+    )
     ranking: RankingInput = RankingInput()
     pruning: Pruning | None = Field(
         None, description="auto, off, or the checkpoints at which weak candidates are dropped."
@@ -222,6 +229,17 @@ class SamplingRequest(SamplingOptions):
     deterministic: bool = Field(
         False, description="Use a fixed batch size, so that pixels do not depend on other requests."
     )
+    aspect_ratio: Ratio | None = Field(
+        None, description="WIDTH:HEIGHT instead of size: selects the nearest size at the model's default area."
+    )
+    fit: Literal["exact", "nearest"] = Field(
+        "exact",
+        description="exact refuses a size that the model does not support; nearest samples a near size and resizes.",
+    )
+    output_size: Size | None = Field(
+        None,
+        description="WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.",
+    )
 
     def build_params(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> GenerationParams:
         """Convert to service parameters, without the ranking.
@@ -229,6 +247,7 @@ class SamplingRequest(SamplingOptions):
         `ranking_inputs.resolve_ranking` resolves the ranking.
         """
         width, height = parse_size(size) if size else (None, None)
+        ratio = self.aspect_ratio.split(":") if self.aspect_ratio else None
         return GenerationParams(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt or "",
@@ -240,8 +259,11 @@ class SamplingRequest(SamplingOptions):
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
-            seed=self.seed,
+            seed=drawn(self.seed),
             model=self.model,
+            aspect_ratio=(int(ratio[0]), int(ratio[1])) if ratio else None,
+            fit=self.fit,
+            output_size=parse_size(self.output_size) if self.output_size else None,
             pruning=to_pruning(self.pruning),
             partial_images=previews,
             deterministic=self.deterministic,
@@ -258,7 +280,7 @@ class GenerationRequest(SamplingRequest):
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or base64 images.")
     output_format: ImageFormat = Field("png", description="File format of the images.")
-    image: str | None = Field(None, description="data: URI of the initial image, such as a sketch.")
+    image: str | None = Field(None, description="The initial image, such as a sketch, as a data: URI or bare base64.")
     strength: FiniteFloat | None = Field(
         None, ge=0, le=1, description="Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75."
     )
@@ -279,6 +301,9 @@ class RankForm(RequestModel):
     """Images to rank against a prompt, as files of a form."""
 
     prompt: NonBlankText = Field(description="Text to score the images against.")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="skip omits images that cannot be decoded and lists them in `skipped`."
+    )
     negative_prompt: Text | None = Field(None, description="A negative of weight 1.")
     ranking: RankingInput = Field(RankingInput(), description="As a JSON string in a form.")
     images: list[str] = Field(
@@ -290,9 +315,14 @@ class RankForm(RequestModel):
 
 
 class RankRequest(RankForm):
-    """Images to rank against a prompt, as data URIs."""
+    """Images to rank against a prompt, as data URIs or bare base64."""
 
-    images: list[str] = Field(min_length=1, max_length=MAX_ITEMS, description="data: URIs of images, in base64.")
+    images: list[str] = Field(min_length=1, max_length=MAX_ITEMS, description="Images, as data: URIs or bare base64.")
+
+
+def drawn(seed: int | None) -> int | None:
+    """Return None for a random seed, which other services write as -1; else the seed."""
+    return None if seed == -1 else seed
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -8,14 +8,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
-from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score
-from app.service import QueuePosition, RankedImage, RankResult
+from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score
+from app.errors import FrontrunnerError
+from app.service import QueuePosition, RankedImage, RankResult, file_size
 
 
 class ResponseModel(BaseModel):
     """Base of all response types."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+def is_absent(value: object) -> bool:
+    """Whether a member is omitted from the response: some clients reject null."""
+    return value is None
 
 
 class NegativeOutput(ResponseModel):
@@ -173,7 +179,8 @@ class FailureOutput(ResponseModel):
 class GenerationResponse(ResponseModel):
     """The current state of a generation, with the parameters that were used.
 
-    `stopped`: why sampling in waves ended: `cap` is the maximum, `gain` means another wave would gain little.
+    `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
+    the maximum, `gain` means another wave would gain little.
     """
 
     id: str
@@ -190,6 +197,7 @@ class GenerationResponse(ResponseModel):
     n_candidates: int
     n: int
     size: str
+    output_size: str
     steps: int
     guidance_scale: float
     sampler: str
@@ -238,6 +246,7 @@ class GenerationResponse(ResponseModel):
             n_candidates=spec.n_candidates,
             n=spec.n,
             size=f"{spec.width}x{spec.height}",
+            output_size="{}x{}".format(*file_size(generation)),
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
@@ -249,7 +258,7 @@ class GenerationResponse(ResponseModel):
             strength=spec.start.strength if spec.start else None,
             queue_position=queue_position.position if queue_position else None,
             eta_seconds=queue_position.eta_seconds if queue_position else None,
-            data=[_image_output(spec, c, c.score, files) for c in generation.best if c.score is not None],
+            data=[_image_output(generation, c, c.score, files) for c in generation.best if c.score is not None],
             candidates=[_candidate_output(c) for c in generation.candidates],
             margin=generation.margin,
             low_confidence=generation.low_confidence,
@@ -274,35 +283,52 @@ class RankedImageOutput(ScoreOutput):
     z_score: float | None
 
 
+class SkippedOutput(ResponseModel):
+    """An image that was omitted: its index in the request, and the error."""
+
+    index: int
+    code: str
+    message: str
+
+
 class RankResponse(ResponseModel):
-    """Ranked uploads, best first."""
+    """Ranked uploads, best first.
+
+    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+    """
 
     object: Literal["rank"] = "rank"
     scorer: str
     prompt: str
     ranking: RankingOutput
     data: list[RankedImageOutput]
+    skipped: list[SkippedOutput]
     margin: float | None
     low_confidence: bool
     warnings: list[WarningOutput]
 
     @classmethod
-    def from_domain(cls, result: RankResult) -> RankResponse:
-        """Convert from the domain."""
+    def from_domain(cls, result: RankResult, skipped: Mapping[int, FrontrunnerError]) -> RankResponse:
+        """Convert from the domain.
+
+        `skipped` maps indices of the request to errors; `result` counts only the other images.
+        """
+        kept = [i for i in range(len(result.images) + len(skipped)) if i not in skipped]
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
             ranking=_ranking_output(result.prompt, result.ranking),
-            data=[_ranked_image_output(image, result.ranking) for image in result.images],
+            data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
+            skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
             margin=result.margin,
             low_confidence=result.low_confidence,
             warnings=warning_outputs(result.warnings),
         )
 
 
-def image_url(generation_id: str, index: int) -> str:
-    """Path of a candidate's image."""
-    return f"/v1/generations/{generation_id}/images/{index}"
+def image_url(generation_id: str, index: int, output_format: str) -> str:
+    """Path of a candidate's image, with the suffix of the format."""
+    return f"/v1/generations/{generation_id}/images/{index}.{output_format}"
 
 
 def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
@@ -326,8 +352,9 @@ def _ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
 
 
 def _image_output(
-    spec: GenerationSpec, candidate: Candidate, score: Score, files: Mapping[int, str] | None
+    generation: Generation, candidate: Candidate, score: Score, files: Mapping[int, str] | None
 ) -> ImageOutput:
+    spec = generation.spec
     return ImageOutput(
         rank=candidate.rank or 0,
         index=candidate.index,
@@ -337,7 +364,7 @@ def _image_output(
         **_score_fields(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
-        url=None if files else image_url(spec.id, candidate.index),
+        url=None if files else image_url(spec.id, candidate.index, generation.output_format),
         b64_json=files[candidate.index] if files else None,
     )
 
@@ -358,12 +385,12 @@ def _candidate_output(candidate: Candidate) -> CandidateOutput:
     )
 
 
-def _ranked_image_output(image: RankedImage, ranking: Ranking) -> RankedImageOutput:
+def _ranked_image_output(image: RankedImage, ranking: Ranking, places: Sequence[int]) -> RankedImageOutput:
     score_fields = _score_fields(image.score, ranking.negatives, ranking.references)
     return RankedImageOutput(
         rank=image.rank,
-        index=image.index,
-        duplicate_of=image.duplicate_of,
+        index=places[image.index],
+        duplicate_of=None if image.duplicate_of is None else places[image.duplicate_of],
         **score_fields,
         softmax=image.softmax,
         z_score=image.z_score,

@@ -16,6 +16,7 @@ from app.engine.ranking import scoring
 from app.errors import PatchesUnsupported
 from app.service.candidates.arrays import CandidateArrays, check_index
 from app.service.candidates.images import CandidateImages
+from app.service.candidates.keys import file_size
 from app.service.presets import Aspect, Presets, split_phrases
 from app.service.types import ImageFile, Limits, image_file
 from app.service.validation import check_text
@@ -99,8 +100,8 @@ class Explainer:
         check_index(generation, index)
         check_text(text, "#/text", self._limits, allow_empty=False)
         file = await self._images.image(generation, index, "png", None)
-        spec = generation.spec
-        pixels = await asyncio.to_thread(imaging.decode_upload, file.data, spec.width * spec.height)
+        width, height = file_size(generation)
+        pixels = await asyncio.to_thread(imaging.decode_upload, file.data, width * height)
         patches = await self._engine.embed_patches(pixels)
         if patches is None:
             raise PatchesUnsupported(

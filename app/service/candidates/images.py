@@ -13,7 +13,7 @@ from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.protocols import Engine
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
-from app.service.candidates.keys import arrays_key, blob_prefix, image_key, image_metadata
+from app.service.candidates.keys import arrays_key, blob_prefix, file_size, image_key, image_metadata
 from app.service.types import ImageFile, image_file
 from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import GeneratorInfo
@@ -26,6 +26,11 @@ def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
     """Whether this generator, with these weights, made the generation's latents."""
     made = generation.model, generation.model_revision or generator.revision
     return made == (generator.id, generator.revision)
+
+
+def resized(image: NDArray[np.uint8], generation: Generation) -> NDArray[np.uint8]:
+    """A sampled image (H, W, 3) cut and scaled to the size of the generation's files, by a Lanczos filter."""
+    return image if generation.output_size is None else imaging.crop_to_fill(image, generation.output_size)
 
 
 class CandidateImages:
@@ -45,12 +50,10 @@ class CandidateImages:
         """
         if not 0 <= index < len(generation.candidates):
             raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}")
-        spec = generation.spec
-        if size is not None and (size[0] > spec.width or size[1] > spec.height):
-            raise InvalidRequest(
-                f"size exceeds the image: request at most {spec.width}x{spec.height}", pointer="#/size"
-            )
-        if size in (None, (spec.width, spec.height)):
+        width, height = file_size(generation)
+        if size is not None and (size[0] > width or size[1] > height):
+            raise InvalidRequest(f"size exceeds the image: request at most {width}x{height}", pointer="#/size")
+        if size in (None, (width, height)):
             return image_file(await self._encoded(generation, index, output_format), output_format)
         pixels = await self._pixels(generation, index)
         data = await asyncio.to_thread(_encode_resized, pixels, size, output_format)
@@ -77,8 +80,8 @@ class CandidateImages:
         if candidate.rank is not None and generation.output_format in LOSSLESS_FORMATS:
             stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
             if stored is not None:
-                side = generation.spec.width * generation.spec.height
-                return await asyncio.to_thread(imaging.decode_upload, stored, side, None)
+                width, height = file_size(generation)
+                return await asyncio.to_thread(imaging.decode_upload, stored, width * height, None)
         if not made_by(self._engine.generator, generation):
             raise NotFound(
                 f"this image was not stored; decoding it needs model {generation.model!r} with the generation's weights"
@@ -88,7 +91,7 @@ class CandidateImages:
             raise NotFound("the generation's files are gone: generate again")
         latents = await asyncio.to_thread(_load_latents, field)
         decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
-        return decoded
+        return await asyncio.to_thread(resized, decoded, generation)
 
 
 def _load_latents(field: bytes) -> NDArray[np.float16]:

@@ -1,4 +1,4 @@
-"""Blob keys of a generation's files, and the metadata of an image file."""
+"""Blob keys of a generation's files, the size and the metadata of an image file."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def image_key(generation_id: str, index: int, output_format: str) -> str:
 def arrays_key(generation_id: str) -> str:
     """Key of the .npz: embeddings float32 (N, D), latents float16 (N, C, h, w)."""
     return f"{blob_prefix(generation_id)}field.npz"
+
+
+def file_size(generation: Generation) -> tuple[int, int]:
+    """Width and height of a generation's image files, in pixels."""
+    return generation.output_size or (generation.spec.width, generation.spec.height)
 
 
 def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:

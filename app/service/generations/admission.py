@@ -14,6 +14,7 @@ from app.service import auth
 from app.service.auth import current_owner
 from app.service.generations.pruning_policy import PruningPlanner
 from app.service.generations.queue_worker import Worker
+from app.service.generations.sizing import settle_size
 from app.service.generations.spec import build_spec
 from app.service.idempotency import Idempotency
 from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, SubmitOptions
@@ -70,6 +71,7 @@ class Admission:
     ) -> Generation | IdempotencyMatch:
         generator, scorer = self._engine.generator, self._engine.scorer
         self._hooks.check(params.webhook)
+        params = settle_size(params, generator, self._limits)
         if not options.queue_if_full:
             n_candidates = params.n_candidates if isinstance(params.n_candidates, int) else 1
             self._worker.check_capacity(min(n_candidates, self._limits.candidates))
@@ -86,6 +88,7 @@ class Admission:
             model_revision=generator.revision,
             webhook=params.webhook,
             attended=options.attended,
+            output_size=params.output_size,
         )
         claim = self._worker.new_claim()
         durable = options.queue_if_full or key is not None

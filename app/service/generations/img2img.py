@@ -15,8 +15,9 @@ from app.engine.protocols import Engine
 from app.errors import NotFound
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.images import made_by
-from app.service.types import GenerationParams
-from app.service.validation import check_range, check_size
+from app.service.generations.sizing import settle_size
+from app.service.types import GenerationParams, Limits
+from app.service.validation import check_range
 
 
 class Img2ImgService:
@@ -25,9 +26,10 @@ class Img2ImgService:
     Pointers refer to a body with `index`, `image` and `strength`.
     """
 
-    def __init__(self, engine: Engine, fields: CandidateArrays) -> None:
+    def __init__(self, engine: Engine, fields: CandidateArrays, limits: Limits) -> None:
         self._engine = engine
         self._fields = fields
+        self._limits = limits
 
     async def from_candidate(
         self, params: GenerationParams, source: Generation, index: int, strength: float
@@ -53,17 +55,15 @@ class Img2ImgService:
     ) -> GenerationParams:
         """Start from an image (H, W, 3) of any size, cropped and scaled.
 
-        The size is that of `params`, or of `source`. Raises InvalidRequest and Loading.
+        The size is that of `params`, which is settled here, or of `source`. Raises InvalidRequest and Loading.
         """
         check_range(strength, 0, 1, "#/strength")
         info = self._engine.generator
         if source is not None:
             params = replace(params, width=source.spec.width, height=source.spec.height)
-        width, height = params.width or info.width, params.height or info.height
-        check_size(width, height, info)
-        pixels = await asyncio.to_thread(imaging.crop_to_fill, image, (width, height))
+        params = settle_size(params, info, self._limits)
+        size = params.width or info.width, params.height or info.height
+        pixels = await asyncio.to_thread(imaging.crop_to_fill, image, size)
         array = (await self._engine.encode_images(pixels[None]))[0]
         parent = Parent(ParentKind.REFINE, source.id if source is not None else None)
-        return replace(
-            params, start=latent_codec.encode_init_latents(array, strength), parent=parent, width=width, height=height
-        )
+        return replace(params, start=latent_codec.encode_init_latents(array, strength), parent=parent)

@@ -34,6 +34,7 @@ from app.engine.protocols import (
     Update,
 )
 from app.errors import EngineDead, FrontrunnerError, StoreUnavailable
+from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key, image_metadata
 from app.service.generations.event_log import wait_until_set
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
@@ -284,7 +285,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
     output_format = generation.output_format
     files = {
         image_key(generation.id, c.index, output_format): imaging.encode(
-            outcome.images[c.index], output_format, image_metadata(generation, c)
+            resized(outcome.images[c.index], generation), output_format, image_metadata(generation, c)
         )
         for c in generation.best
     }

@@ -15,7 +15,7 @@ from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.types import GenerationParams, Limits
-from app.service.validation import check_range, check_ranking, check_size, check_text
+from app.service.validation import check_range, check_ranking, check_text
 from models.protocols import GeneratorInfo
 
 DEFAULT_WAVE_SIZE = 8
@@ -55,7 +55,7 @@ def build_spec(
 ) -> tuple[GenerationSpec, tuple[Notice, ...]]:
     """The spec, and notices for the caller. Raises InvalidRequest and NotFound.
 
-    `plan_pruning` plans "auto"; it may take a second.
+    The size of `params` is settled. `plan_pruning` plans "auto"; it may take a second.
     """
     if params.model not in (None, generator.id):
         raise NotFound(f"model {params.model!r} is not loaded; use {generator.id!r}", pointer="#/model")
@@ -70,8 +70,6 @@ def build_spec(
     check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")
     seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
     check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
-    width, height = params.width or generator.width, params.height or generator.height
-    check_size(width, height, generator)
     sampler = _check_sampler(params.sampler, generator)
     executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)
     context = PruningContext(
@@ -84,8 +82,8 @@ def build_spec(
         negative_prompt=params.negative_prompt,
         n_candidates=n_candidates,
         n=params.n,
-        width=width,
-        height=height,
+        width=params.width or generator.width,
+        height=params.height or generator.height,
         steps=steps,
         guidance_scale=guidance,
         sampler=sampler,
@@ -99,7 +97,7 @@ def build_spec(
         parent=params.parent,
         start=params.start,
     )
-    return spec, (*fitted, *notices)
+    return spec, (*params.notices, *fitted, *notices)
 
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:

@@ -162,7 +162,9 @@ class RankingService:
             batch.clear()
         count = sum(map(len, embedded))
         if not 1 <= count <= self._limits.images:
-            raise InvalidRequest(f"{count} images were sent; send 1 to {self._limits.images}", pointer="#/images")
+            raise InvalidRequest(
+                f"{count} readable images were sent; send 1 to {self._limits.images}", pointer="#/images"
+            )
         embeddings, pool, scorer = np.concatenate(embedded), range(count), self._engine.scorer
         compared = await asyncio.to_thread(_score_and_place, embeddings, pool, query, ranking, count, scorer)
         scores, placements = compared

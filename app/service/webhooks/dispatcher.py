@@ -227,7 +227,7 @@ def build_payload(generation: Generation) -> bytes:
                 "index": c.index,
                 "seed": c.seed,
                 "score": c.score.score if c.score is not None else None,
-                "url": f"/v1/generations/{generation.id}/images/{c.index}",
+                "url": f"/v1/generations/{generation.id}/images/{c.index}.{generation.output_format}",
             }
             for c in generation.best
         ],

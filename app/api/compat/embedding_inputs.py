@@ -1,0 +1,81 @@
+"""Texts and images of embedding and re-ranking requests, and their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from fastapi import Request
+from pydantic import Field, model_validator
+
+from app.api.dependencies import Services, unless_gone
+from app.api.schemas.requests import RequestModel, Text
+from app.api.uploads import Sent
+from app.domain import Notice
+from app.errors import NotFound
+from app.imaging import Upload
+from app.service import Embedded
+
+
+class InputObject(RequestModel):
+    """A text or an image."""
+
+    text: Text | None = None
+    image: str | None = Field(None, description="An image, as a data: URI or bare base64.")
+
+    @model_validator(mode="after")
+    def _one(self) -> InputObject:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("send either text or image")
+        return self
+
+
+Input: TypeAlias = Text | InputObject
+
+
+def text_of(one: Input) -> str | None:
+    """The text of an input, or None for an image.
+
+    A string that is a data URI of an image counts as an image.
+    """
+    if isinstance(one, str):
+        return None if _is_image(one) else one
+    return one.text
+
+
+async def embedded(request: Request, services: Services, inputs: Sequence[Input], pointers: Sequence[str]) -> Embedded:
+    """Vectors of the inputs; `pointers` are their JSON pointers in the body.
+
+    Raises the error of an invalid input with its pointer, and ClientDisconnected if the client disconnects.
+    """
+    places = zip(inputs, pointers, strict=True)
+    sent = [Sent(Upload(image), pointer) for one, pointer in places if (image := _image_of(one)) is not None]
+    texts = [text_of(one) for one in inputs]
+
+    async def read() -> Embedded:
+        async with services.uploads.reader(sent) as batches:
+            return await services.embedder.embed(texts, pointers, batches)
+
+    return await unless_gone(request, read())
+
+
+def scorer_named(services: Services, model: str | None) -> tuple[str, tuple[Notice, ...]]:
+    """The id of the loaded scorer, with a notice if `model` is an alias.
+
+    Raises NotFound and Loading.
+    """
+    _, scorer = services.generations.models()
+    found, notices = services.aliases.resolve(model, scorer.id)
+    if found not in (None, scorer.id):
+        raise NotFound(f"the scorer {found!r} is not loaded: use {scorer.id!r}", pointer="#/model")
+    return scorer.id, notices
+
+
+def _image_of(one: Input) -> str | None:
+    if isinstance(one, str):
+        return one if _is_image(one) else None
+    return one.image
+
+
+def _is_image(text: str) -> bool:
+    return text[:11].lower() == "data:image/"
