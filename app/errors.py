@@ -80,9 +80,9 @@ class PatchesUnsupported(InvalidRequest):
 
 
 class NoInpainting(InvalidRequest):
-    """A mask came with an edit, and the loaded model changes whole images only."""
+    """An edit has a mask, but the loaded model changes only whole images."""
 
-    code, title = "no_inpainting", "The model changes whole images only"
+    code, title = "no_inpainting", "The model changes only whole images"
 
 
 class ScorerMismatch(InvalidRequest):

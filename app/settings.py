@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     model_aliases: str = Field(
         OPENAI_IMAGES,
-        description="names that mean a loaded model on OpenAI's routes, as name=model by commas; "
-        "a name may be a pattern, * as model is the loaded one",
+        description="aliases of loaded models on OpenAI's routes: name=model, separated by commas; "
+        "a name may be a pattern, the model * is the loaded one",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
 
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
 
     @field_validator("model_aliases")
     @classmethod
-    def _mean_something(cls, value: str) -> str:
+    def _check_aliases(cls, value: str) -> str:
         Aliases.parse(value)
         return value
 

@@ -26,7 +26,10 @@ MAX_TEXT_FIELD_BYTES = 1024 * 1024
 
 
 class Form:
-    """The text fields of a form and its files by field; `name[]` is the same as `name`."""
+    """The text fields of a form and its files by field.
+
+    `name[]` is the same as `name`.
+    """
 
     def __init__(self, texts: Mapping[str, str], files: Mapping[str, list[UploadFile]]) -> None:
         self.texts = texts

@@ -305,7 +305,7 @@ class Scheduler:
         return min(b for b, s in self._seconds.items() if s / b <= KNEE_TOLERANCE * best)
 
     def bucket(self, rows: int, ceiling: int | None = None) -> int:
-        """Return the bucket with the fewest seconds per useful row, within `BUCKET_TOLERANCE`.
+        """Bucket with the fewest seconds per useful row, within `BUCKET_TOLERANCE`.
 
         It is at most `ceiling`, or the smallest bucket.
         """

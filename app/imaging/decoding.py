@@ -129,7 +129,9 @@ def _open(data: bytes) -> Image.Image:
 
 
 def parse_image_text(text: str) -> bytes:
-    """Return the bytes of `data:image/...;base64,...` (or percent-encoded), or of bare base64.
+    """Return the bytes of an image in a text.
+
+    The text is `data:image/...;base64,...`, possibly percent-encoded, or bare base64.
 
     Raises BadImage, TooComplex, UnsupportedMedia.
     """
@@ -155,7 +157,7 @@ def _from_base64(text: str | bytes) -> bytes:
     try:
         return base64.b64decode(data.translate(None, _WHITE), validate=True)
     except binascii.Error as error:
-        raise BadImage("the image is not valid base64") from error
+        raise BadImage("the image is not valid base64: encode the file again") from error
 
 
 def _check_size(width: int, height: int, limit: int) -> None:

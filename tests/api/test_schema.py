@@ -123,7 +123,7 @@ def test_examples_are_what_is_answered(house: House, route: str, status: str, ex
     method, path = route.split()
     answer = house.client.get("/openapi.json").json()["paths"][path][method.lower()]["responses"][status]
     name = answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2].removesuffix("-Output")
-    model = {model.__name__: model for model in _models()}[name]
+    model = {model.__name__: model for model in _models() if model.__module__.startswith("app.")}[name]
     sparse = route in WITHOUT_NULLS
     assert model.model_validate(example).model_dump(mode="json", exclude_none=sparse) == example
 

@@ -1,1 +1,1 @@
-"""Foreign APIs over the same generations and the same scorer: OpenAI, Cohere and Jina."""
+"""APIs of OpenAI, Cohere and Jina over the same generations and scorer."""

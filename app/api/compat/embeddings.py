@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the OpenAI Embeddings API for the scorer's text and image encoders."""
+"""POST /v1/embeddings: the OpenAI Embeddings API over the loaded scorer."""
 
 from __future__ import annotations
 

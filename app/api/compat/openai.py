@@ -97,7 +97,7 @@ async def respond(
     key: IdempotencyKey | None,
     names: EventNames,
 ) -> Response:
-    """Submit a generation and respond as OpenAI's API does: with one document, or a stream."""
+    """Submit a generation and respond with one document, or a stream."""
     service = services.generations
     generation = await service.submit(make, idempotency=key, previews=bool(body.stream))
     if body.stream:

@@ -1,4 +1,4 @@
-"""POST /v1/images/edits and /v1/images/variations: OpenAI's forms for image to image."""
+"""POST /v1/images/edits and /v1/images/variations: image to image by form."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ async def edit(request: Request, services: ServicesDep, idempotency_key: Idempot
     responses=openai.response_docs(openai.GENERATED),
 )
 async def variation(request: Request, services: ServicesDep, idempotency_key: IdempotencyKeyHeader = None) -> Response:
-    """Image to image without a prompt: candidates are ranked by similarity to the image."""
+    """Image to image without a prompt.
+
+    Candidates are ranked by similarity to the image."""
     body, images = await _read(request, VariationForm)
     key = build_idempotency_key(idempotency_key, request.url.path, body, images)
     make = partial(_params, request, services, body, images, LIKENESS)
@@ -129,7 +131,10 @@ async def _params(
 
 
 def _in_ratio(params: GenerationParams, image: Pixels) -> GenerationParams:
-    """`params` in the ratio of the image (H, W, 3), unless they set a size or the ratio is extreme."""
+    """`params` in the ratio of the image (H, W, 3).
+
+    They do not change if they set a size or the ratio is extreme.
+    """
     height, width = image.shape[:2]
     body: Sequence[Any] = (params.width, params.aspect_ratio, params.output_size)
     if any(body) or max(width, height) > 4 * min(width, height):

@@ -63,7 +63,10 @@ class ImagesRequest(SamplingRequest):
 
     @property
     def delivery(self) -> ResponseFormat:
-        """Whether images are links or base64: clients of OpenAI's newer models expect base64."""
+        """Whether images are links or base64.
+
+        Clients of OpenAI's newer models expect base64.
+        """
         inline = (self.model or "").startswith(("gpt-image-", "chatgpt-image-"))
         return self.response_format or ("b64_json" if inline else "url")
 

@@ -146,7 +146,10 @@ async def image_file(
     size: Annotated[str | None, _FIT_INTO] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The same image under a path with a suffix, for clients that take the type of a file from its URL."""
+    """The same image under a path with a suffix.
+
+    Some clients take the type of a file from its URL.
+    """
     named: ImageFormat = "jpeg" if suffix == "jpg" else suffix
     return await read_image(
         generation_id, index, service, output_format or named, size=size, if_none_match=if_none_match

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score
-from app.errors import FrontrunnerError
-from app.service import QueuePosition, RankedImage, RankResult, file_size
+from app.service import QueuePosition, file_size
 
 
 class ResponseModel(BaseModel):
@@ -250,7 +249,7 @@ class GenerationResponse(ResponseModel):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
-            ranking=_ranking_output(spec.prompt, spec.ranking),
+            ranking=ranking_output(spec.prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,
@@ -270,62 +269,6 @@ class GenerationResponse(ResponseModel):
         )
 
 
-class RankedImageOutput(ScoreOutput):
-    """A ranked upload.
-
-    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
-    """
-
-    rank: int
-    index: int
-    duplicate_of: int | None
-    softmax: float | None
-    z_score: float | None
-
-
-class SkippedOutput(ResponseModel):
-    """An image that was omitted: its index in the request, and the error."""
-
-    index: int
-    code: str
-    message: str
-
-
-class RankResponse(ResponseModel):
-    """Ranked uploads, best first.
-
-    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
-    """
-
-    object: Literal["rank"] = "rank"
-    scorer: str
-    prompt: str
-    ranking: RankingOutput
-    data: list[RankedImageOutput]
-    skipped: list[SkippedOutput]
-    margin: float | None
-    low_confidence: bool
-    warnings: list[WarningOutput]
-
-    @classmethod
-    def from_domain(cls, result: RankResult, skipped: Mapping[int, FrontrunnerError]) -> RankResponse:
-        """Convert from the domain.
-
-        `skipped` maps indices of the request to errors; `result` counts only the other images.
-        """
-        kept = [i for i in range(len(result.images) + len(skipped)) if i not in skipped]
-        return cls(
-            scorer=result.scorer,
-            prompt=result.prompt,
-            ranking=_ranking_output(result.prompt, result.ranking),
-            data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
-            skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
-            margin=result.margin,
-            low_confidence=result.low_confidence,
-            warnings=warning_outputs(result.warnings),
-        )
-
-
 def image_url(generation_id: str, index: int, output_format: str) -> str:
     """Path of a candidate's image, with the suffix of the format."""
     return f"/v1/generations/{generation_id}/images/{index}.{output_format}"
@@ -336,7 +279,8 @@ def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
     return [WarningOutput(code=n.code, detail=n.detail, **n.data) for n in notices]
 
 
-def _ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
+def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
+    """Convert a ranking from the domain; `prompt` applies if the ranking has none."""
     taste = ranking.taste
     return RankingOutput(
         prompt=prompt if ranking.prompt is None else ranking.prompt,
@@ -361,7 +305,7 @@ def _image_output(
         seed=candidate.seed,
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
-        **_score_fields(score, spec.ranking.negatives, spec.ranking.references),
+        **score_fields(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
         url=None if files else image_url(spec.id, candidate.index, generation.output_format),
@@ -385,19 +329,8 @@ def _candidate_output(candidate: Candidate) -> CandidateOutput:
     )
 
 
-def _ranked_image_output(image: RankedImage, ranking: Ranking, places: Sequence[int]) -> RankedImageOutput:
-    score_fields = _score_fields(image.score, ranking.negatives, ranking.references)
-    return RankedImageOutput(
-        rank=image.rank,
-        index=places[image.index],
-        duplicate_of=None if image.duplicate_of is None else places[image.duplicate_of],
-        **score_fields,
-        softmax=image.softmax,
-        z_score=image.z_score,
-    )
-
-
-def _score_fields(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
+def score_fields(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
+    """Fields of `ScoreOutput`."""
     return {
         "score": score.score,
         "similarity": score.similarity,

@@ -1,4 +1,4 @@
-"""Which size is sampled and which is answered: sizes and ratios as asked for, fitted to what a generator can make."""
+"""Sizes: fit requested sizes and ratios to the sizes that a generator supports."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from app.service.types import GenerationParams, Limits
 from app.service.validation import MIN_SIDE, check_range, check_size, makes_size
 from models.protocols import GeneratorInfo
 
-MOST_ELONGATED = 16
-"""Longer side by shorter side of an answered image."""
+MAX_ELONGATION = 16
+"""Maximum ratio of the longer to the shorter side of an image file."""
 
 Size = tuple[int, int]
 
 
 def settle_size(params: GenerationParams, generator: GeneratorInfo, limits: Limits) -> GenerationParams:
-    """`draft` with the size to sample and, where it differs, the one to answer; a settled draft is left as it is.
+    """`params` with the size to sample and, if it differs, the size of the image files.
 
-    With `fit` "nearest" a size that the generator cannot make is sampled at its default area in the nearest ratio,
-    and answered exactly as asked, with a notice. Raises InvalidRequest.
+    With `fit` "nearest", an unsupported size is sampled at the default area in the nearest ratio. The files then have
+    the requested size, and a notice says so. Settled parameters do not change. Raises InvalidRequest.
     """
     asked = None
     if params.width is not None or params.height is not None:
         asked = params.width or generator.width, params.height or generator.height
     if asked is not None and params.aspect_ratio is not None:
-        raise InvalidRequest("aspect_ratio contradicts size: send one of them", pointer="#/aspect_ratio")
+        raise InvalidRequest("`aspect_ratio` and `size` exclude each other: send one of them", pointer="#/aspect_ratio")
     if params.aspect_ratio is not None:
         _check_ratio(params.aspect_ratio, "#/aspect_ratio")
     output, pointer = params.output_size, "#/output_size"
@@ -51,7 +51,7 @@ def settle_size(params: GenerationParams, generator: GeneratorInfo, limits: Limi
 
 
 def nearest_size(ratio: float, generator: GeneratorInfo) -> Size:
-    """The size that the generator can make which is nearest to `ratio` (width by height) and to its default area."""
+    """The supported size nearest to `ratio` (width by height) and to the default area."""
     area = generator.width * generator.height
     return min(_sizes(ratio, generator), key=lambda size: _distance(size, ratio, area))
 
@@ -72,7 +72,7 @@ def _sampled(
 
 
 def _sizes(ratio: float, generator: GeneratorInfo) -> Iterator[Size]:
-    """For every width the heights on either side of the ratio."""
+    """For every width, the two heights nearest to the ratio."""
     step = generator.size_multiple
     least, most = step * math.ceil(MIN_SIDE / step), step * (generator.max_size // step)
     for width in range(least, most + 1, step):
@@ -82,14 +82,19 @@ def _sizes(ratio: float, generator: GeneratorInfo) -> Iterator[Size]:
 
 
 def _distance(size: Size, ratio: float, area: int) -> float:
-    """How far a size is off. A wrong ratio costs pixels that are cut off, so it counts twice as much as the area."""
+    """Distance of a size from ratio and area.
+
+    The ratio counts twice as much as the area, because a wrong ratio crops pixels.
+    """
     width, height = size
     return 2 * abs(math.log(width / height / ratio)) + abs(math.log(width * height / area))
 
 
 def _check_ratio(shape: Size, pointer: str) -> None:
-    if max(shape) > MOST_ELONGATED * min(shape):
-        raise InvalidRequest(f"one side is more than {MOST_ELONGATED} times the other", pointer=pointer)
+    if max(shape) > MAX_ELONGATION * min(shape):
+        raise InvalidRequest(
+            f"one side is more than {MAX_ELONGATION} times the other: send a less extreme ratio", pointer=pointer
+        )
 
 
 def _check_output(size: Size, n: int, limits: Limits, pointer: str) -> None:
@@ -99,12 +104,12 @@ def _check_output(size: Size, n: int, limits: Limits, pointer: str) -> None:
     if n * size[0] * size[1] > limits.output_pixels:
         raise InvalidRequest(
             f"n = {n} images of {size[0]}x{size[1]} have more than {limits.output_pixels} pixels: "
-            "ask for fewer or smaller ones",
+            "request fewer or smaller ones",
             pointer=pointer,
         )
 
 
 def _adapted(sampled: Size, output: Size, generator: GeneratorInfo) -> Notice:
     made, given = (f"{width}x{height}" for width, height in (sampled, output))
-    detail = f"{generator.id!r} cannot make {given}: images are sampled at {made} and resized"
+    detail = f"{generator.id!r} does not support {given}: images are sampled at {made} and resized"
     return Notice("size_adapted", detail, {"param": "size", "sampled": made, "output": given})

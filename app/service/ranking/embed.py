@@ -1,4 +1,4 @@
-"""Texts and images as vectors of the scorer's space, for searches that live elsewhere."""
+"""Embeddings of texts and images by the scorer, for search outside this service."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from app.service.validation import check_text
 from models.protocols import Embeddings
 
 TEXTS_AT_ONCE = 64
-"""Texts of one device call: generations are stepped between two."""
+"""Texts per device call; generations step between two calls."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """Vectors float32 (N, D), L2-normalised, in the order of the inputs, and what was lost of the texts."""
+    """L2-normalised vectors, float32 (N, D), in the order of the inputs, and notices about texts."""
 
     vectors: Embeddings
     notices: tuple[Notice, ...]
 
 
 class Embedder:
-    """See the module."""
+    """Embeds texts and images."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
@@ -38,17 +38,21 @@ class Embedder:
     async def embed(
         self, inputs: Sequence[str | None], pointers: Sequence[str], images: AsyncIterable[list[NDArray[np.uint8]]]
     ) -> Embedded:
-        """Texts, and where an input is None the next one of `images`, (H, W, 3); a batch is dropped after its use.
+        """Embed the inputs: a text, or the next of `images` (H, W, 3) for None.
 
-        `pointers` say where the inputs are in the body. Raises InvalidRequest, Loading, EngineDead, and what `images`
-        raises.
+        A batch is released after use. `pointers` are the JSON pointers of the inputs in the body. Raises
+        InvalidRequest, Loading, EngineDead, and the errors of `images`.
         """
         texts = [text for text in inputs if text is not None]
-        pictured = [place for place, text in enumerate(inputs) if text is None]
-        if len(pictured) > self._limits.images:
-            raise InvalidRequest(f"at most {self._limits.images} images are taken", pointer=pointers[pictured[-1]])
+        image_places = [place for place, text in enumerate(inputs) if text is None]
+        if len(image_places) > self._limits.images:
+            raise InvalidRequest(
+                f"the input has more than {self._limits.images} images: send fewer", pointer=pointers[image_places[-1]]
+            )
         if len(texts) > self._limits.texts:
-            raise InvalidRequest(f"at most {self._limits.texts} texts are taken", pointer=pointers[-1])
+            raise InvalidRequest(
+                f"the input has more than {self._limits.texts} texts: send fewer", pointer=pointers[-1]
+            )
         for text, pointer in zip(inputs, pointers, strict=True):
             if text is not None:
                 check_text(text, pointer, self._limits, allow_empty=False)
@@ -58,7 +62,7 @@ class Embedder:
         async for batch in images:
             found = await self._engine.embed_images(batch)
             batch.clear()
-            vectors[pictured[done : done + len(found)]] = found
+            vectors[image_places[done : done + len(found)]] = found
             done += len(found)
         return Embedded(vectors, notices)
 

@@ -1,0 +1,87 @@
+"""Response types of POST /v1/rank, converted from the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from app.api.schemas.responses import (
+    RankingOutput,
+    ResponseModel,
+    ScoreOutput,
+    WarningOutput,
+    ranking_output,
+    score_fields,
+    warning_outputs,
+)
+from app.domain import Ranking
+from app.errors import FrontrunnerError
+from app.service import RankedImage, RankResult
+
+
+class RankedImageOutput(ScoreOutput):
+    """A ranked upload.
+
+    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+    """
+
+    rank: int
+    index: int
+    duplicate_of: int | None
+    softmax: float | None
+    z_score: float | None
+
+
+class SkippedOutput(ResponseModel):
+    """An image that was omitted: its index in the request, and the error."""
+
+    index: int
+    code: str
+    message: str
+
+
+class RankResponse(ResponseModel):
+    """Ranked uploads, best first.
+
+    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+    """
+
+    object: Literal["rank"] = "rank"
+    scorer: str
+    prompt: str
+    ranking: RankingOutput
+    data: list[RankedImageOutput]
+    skipped: list[SkippedOutput]
+    margin: float | None
+    low_confidence: bool
+    warnings: list[WarningOutput]
+
+    @classmethod
+    def from_domain(cls, result: RankResult, skipped: Mapping[int, FrontrunnerError]) -> RankResponse:
+        """Convert from the domain.
+
+        `skipped` maps indices of the request to errors; `result` counts only the other images.
+        """
+        kept = [i for i in range(len(result.images) + len(skipped)) if i not in skipped]
+        return cls(
+            scorer=result.scorer,
+            prompt=result.prompt,
+            ranking=ranking_output(result.prompt, result.ranking),
+            data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
+            skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
+            margin=result.margin,
+            low_confidence=result.low_confidence,
+            warnings=warning_outputs(result.warnings),
+        )
+
+
+def _ranked_image_output(image: RankedImage, ranking: Ranking, places: Sequence[int]) -> RankedImageOutput:
+    score = score_fields(image.score, ranking.negatives, ranking.references)
+    return RankedImageOutput(
+        rank=image.rank,
+        index=places[image.index],
+        duplicate_of=None if image.duplicate_of is None else places[image.duplicate_of],
+        **score,
+        softmax=image.softmax,
+        z_score=image.z_score,
+    )
