@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from app.api.dependencies import Services, unless_gone
 from app.api.schemas.requests import RequestModel, Text
-from app.api.uploads import Sent
+from app.api.upload_limits import Sent
 from app.domain import Notice
 from app.errors import NotFound
 from app.imaging import Upload

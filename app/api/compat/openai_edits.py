@@ -22,7 +22,7 @@ from app.api.dependencies import (
 )
 from app.api.forms import FORM_MEDIA_TYPE, checked, form
 from app.api.ranking_inputs import DEFAULT_STRENGTH
-from app.api.uploads import Pixels, Sent
+from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice
 from app.errors import InvalidRequest, NoInpainting, UnsupportedMedia
 from app.imaging import Upload
