@@ -1,4 +1,4 @@
-"""Aliases: model names that clients of other services send, mapped to loaded models."""
+"""Aliases: model names of other services, mapped to loaded models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Aliases:
 
     @classmethod
     def parse(cls, text: str) -> Aliases:
-        """Parse `name=model` entries, separated by commas. Raises ValueError for an invalid entry."""
+        """Parse `name=model` entries, separated by commas. Raises ValueError."""
         targets: dict[str, str] = {}
         for entry in (part.strip() for part in text.split(",") if part.strip()):
             name, _, target = (part.strip() for part in entry.partition("="))
@@ -42,7 +42,7 @@ class Aliases:
         return [f"{name}={target}" for name, target in self.targets.items() if target not in {LOADED, *loaded}]
 
     def resolve(self, name: str | None, loaded: str) -> tuple[str | None, tuple[Notice, ...]]:
-        """The model for `name` on a route that `loaded` serves, with a notice if `name` is an alias."""
+        """The loaded model for `name`, with a notice if `name` is an alias."""
         if name is None or name == loaded:
             return name, ()
         target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), None)

@@ -29,7 +29,7 @@ def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
 
 
 def resized(image: NDArray[np.uint8], generation: Generation) -> NDArray[np.uint8]:
-    """A sampled image (H, W, 3), cropped and scaled to the size of the files by a Lanczos filter."""
+    """A sampled image (H, W, 3), cropped and scaled to the files' size (Lanczos)."""
     return image if generation.output_size is None else imaging.crop_to_fill(image, generation.output_size)
 
 

@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 def settle_size(params: GenerationParams, generator: GeneratorInfo, limits: Limits) -> GenerationParams:
-    """`params` with the size to sample and, if it differs, the size of the image files.
+    """`params` with the size to sample and, if different, the size of the files.
 
     With `fit` "nearest", an unsupported size is sampled at the default area in the nearest ratio. The files then have
     the requested size, and a notice says so. Settled parameters do not change. Raises InvalidRequest.
@@ -51,7 +51,7 @@ def settle_size(params: GenerationParams, generator: GeneratorInfo, limits: Limi
 
 
 def nearest_size(ratio: float, generator: GeneratorInfo) -> Size:
-    """The supported size nearest to `ratio` (width by height) and to the default area."""
+    """Supported size nearest to `ratio` (width by height) and the default area."""
     area = generator.width * generator.height
     return min(_sizes(ratio, generator), key=lambda size: _distance(size, ratio, area))
 

@@ -22,7 +22,7 @@ TEXTS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """L2-normalised vectors, float32 (N, D), in the order of the inputs, and notices about texts."""
+    """L2-normalised vectors float32 (N, D) in input order, and notices on texts."""
 
     vectors: Embeddings
     notices: tuple[Notice, ...]
