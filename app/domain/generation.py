@@ -1,16 +1,13 @@
-"""Domain types: frozen dataclasses for generation parameters and results.
-
-No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), no tensors. Times are seconds since the
-epoch; durations name their unit.
-"""
+"""Generations: what determines them, and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from app.domain.ranking import Ranking, Score
 from models.protocols import steps_left
 
 SEED_LIMIT = 2**32
@@ -37,85 +34,6 @@ class StopReason(StrEnum):
 
     CAP = "cap"
     GAIN = "gain"
-
-
-class EventKind(StrEnum):
-    """The event kinds of a generation's log. The last three close it."""
-
-    QUEUED = "queued"
-    STARTED = "started"
-    STEP = "step"
-    PREVIEW = "preview"
-    PRUNED = "pruned"
-    CANDIDATE = "candidate"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether this event closes the log."""
-        return self in {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED}
-
-
-@dataclass(frozen=True, slots=True)
-class Negative:
-    """A text whose similarity lowers the score. `weight` > 0 is relative to others."""
-
-    text: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An image that candidates should resemble (`weight` > 0) or not (`weight` < 0).
-
-    `vector` is the scorer's embedding, L2-normalised. `generation` and `index` name the source candidate; they are
-    None for an upload, of which only the embedding is stored.
-    """
-
-    weight: float
-    vector: tuple[float, ...]
-    generation: str | None = None
-    index: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Taste:
-    """A taste profile snapshot; adds `bound * tanh(vector . image - offset)`.
-
-    The bound has the score's unit and already includes the requested weight.
-    """
-
-    profile: str
-    weight: float
-    bound: float
-    offset: float
-    vector: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """How candidates are compared. `diversity` in [0, 1]; `min_score` filters results.
-
-    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty.
-    """
-
-    negative_weight: float = 0.5
-    negatives: tuple[Negative, ...] = ()
-    min_score: float | None = None
-    diversity: float = 0.0
-    prompt: str | None = None
-    references: tuple[Reference, ...] = ()
-    taste: Taste | None = None
-
-    def with_negative_prompt(self, text: str) -> Ranking:
-        """Return a copy with `text` as first negative of weight 1, unless it is empty."""
-        return replace(self, negatives=(Negative(text), *self.negatives)) if text else self
-
-    def without_negative_prompt(self, text: str) -> Ranking:
-        """Return a copy without the entry that `with_negative_prompt` adds for `text`."""
-        return replace(self, negatives=self.negatives[1:]) if self.negatives[:1] == (Negative(text),) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,28 +129,6 @@ class GenerationSpec:
     def candidate_seed(self, index: int) -> int:
         """Return the candidate's seed; a request for one candidate makes the same image."""
         return (self.seed + index) % SEED_LIMIT
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """`score = similarity - negative_weight * penalty + taste`.
-
-    Every cosine is in [-1, 1]. `negatives` and `references` are cosines in the ranking's order. `prompt` is the cosine
-    with the text alone; None if it equals the similarity.
-    """
-
-    score: float
-    similarity: float
-    penalty: float
-    negatives: tuple[float, ...] = ()
-    references: tuple[float, ...] = ()
-    prompt: float | None = None
-    taste: float = 0.0
-
-    @property
-    def prompt_similarity(self) -> float:
-        """The cosine with the text alone."""
-        return self.similarity if self.prompt is None else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,51 +245,3 @@ class Generation:
         """The returned candidates, best first."""
         ranked = [c for c in self.candidates if c.rank is not None]
         return tuple(sorted(ranked, key=lambda c: c.rank or 0))
-
-
-class VoteKind(StrEnum):
-    """The kind of a vote."""
-
-    LIKE = "like"
-    DISLIKE = "dislike"
-    PREFER = "prefer"
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """A vote on candidate `index`, or a preference of it to candidate `over`.
-
-    `direction` is its direction in the scorer's space: float16 (D,), little-endian.
-    """
-
-    kind: VoteKind
-    generation: str
-    index: int
-    over: int | None
-    direction: bytes
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """The identity of the vote, independent of its direction."""
-        return self.kind, self.generation, self.index, self.over
-
-
-@dataclass(frozen=True, slots=True)
-class TasteProfile:
-    """Votes of one scorer; `centre` float32 (D,), little-endian, mean of field means."""
-
-    scorer: str
-    revision: str
-    centre: bytes
-    fields: int
-    votes: tuple[Vote, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event of a log. `seq` counts from 1 without gaps; `data` is JSON."""
-
-    seq: int
-    kind: EventKind
-    data: Mapping[str, Any]
-    created: float

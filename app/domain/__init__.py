@@ -1,0 +1,54 @@
+"""Domain types: frozen dataclasses for generation parameters and results.
+
+No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), no tensors. Times are seconds since the
+epoch; durations name their unit.
+"""
+
+from app.domain.events import Event, EventKind
+from app.domain.generation import (
+    SEED_LIMIT,
+    Candidate,
+    Checkpoint,
+    Failure,
+    Generation,
+    GenerationSpec,
+    InitImage,
+    Notice,
+    Parent,
+    ParentKind,
+    Status,
+    StopReason,
+    Timings,
+    Webhook,
+    Work,
+)
+from app.domain.ranking import Negative, Ranking, Reference, Score, Taste
+from app.domain.votes import TasteProfile, Vote, VoteKind
+
+__all__ = [
+    "SEED_LIMIT",
+    "Candidate",
+    "Checkpoint",
+    "Event",
+    "EventKind",
+    "Failure",
+    "Generation",
+    "GenerationSpec",
+    "InitImage",
+    "Negative",
+    "Notice",
+    "Parent",
+    "ParentKind",
+    "Ranking",
+    "Reference",
+    "Score",
+    "Status",
+    "StopReason",
+    "Taste",
+    "TasteProfile",
+    "Timings",
+    "Vote",
+    "VoteKind",
+    "Webhook",
+    "Work",
+]
