@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
@@ -11,6 +12,7 @@ import pytest
 from app.domain import Checkpoint
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
+from app.engine.pruning import planner
 from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR, PruningPlanner, PruningPolicy
 from app.service.generations.spec import PruningContext
 from models.protocols import Calibration
@@ -98,6 +100,33 @@ def test_no_guidance_is_one_kind_of_race_whatever_its_scale() -> None:
     known = replace(calibrated(), guidance_scale=0.0)
     assert all(known.covers_guidance(scale) for scale in (0.0, 0.5, 1.0, 1.5))
     assert not known.covers_guidance(2.0)
+
+
+def test_changed_costs_are_planned_for_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan takes a second; its quality does not depend on the costs. Only the first request of a shape waits."""
+    planned: list[str] = []
+    plan, ended = planner.plan_checkpoints, threading.Event()
+
+    def record(*args: object) -> tuple[Checkpoint, ...]:
+        planned.append(threading.current_thread().name)
+        checkpoints = plan(*args)  # type: ignore[arg-type]
+        if len(planned) == 2:
+            assert ended.wait(60), "the request returned without this plan"
+        return checkpoints
+
+    monkeypatch.setattr(planner, "plan_checkpoints", record)
+    cut = cutter(calibrated())
+    first = cut("auto", HEAT)[0]
+    assert cut("auto", HEAT)[0] == first
+    assert len(planned) == 1, "equal costs, equal plan"
+    dear_previews = CostModel.from_measurements({1: 0.1, 16: 0.8}, preview={1: 5.0}, finish={1: 0.02})
+    cut._engine.costs = dear_previews  # type: ignore[misc]
+    assert cut("auto", HEAT)[0] == first
+    assert cut("auto", HEAT)[0] == first
+    ended.set()
+    cut._plans._background.shutdown(wait=True)
+    assert cut("auto", HEAT)[0] != first
+    assert [name.startswith("pruning-planner") for name in planned] == [False, True]
 
 
 @pytest.mark.parametrize("n", [1, 2])

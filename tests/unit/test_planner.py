@@ -137,5 +137,4 @@ def test_plans_keep_their_promises(one: PlanInput, some: float, other: float) ->
 
 def test_the_same_question_has_the_same_answer() -> None:
     first = plan_checkpoints(race(12), 0.95)
-    plan_checkpoints.cache_clear()
     assert plan_checkpoints(race(12), 0.95) == first

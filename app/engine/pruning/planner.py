@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +67,6 @@ class PlanInput:
         return total + (self.steps - last) * self.costs.steps(live) + self.costs.finishes(live)
 
 
-@lru_cache(maxsize=256)
 def plan_checkpoints(plan_input: PlanInput, quality: float) -> tuple[Checkpoint, ...]:
     """Return at most two checkpoints, none if pruning does not pay.
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from app.domain import Checkpoint, Notice
+from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
 from app.engine.pruning import calibration, planner
 from app.service.generations.spec import PruningContext
 
 DIVERSITY_POOL_FACTOR = 3
 """With diversity, survivors per returned candidate."""
+
+MAX_PLANS = 256
+"""Stored plans; the oldest is dropped first."""
+
+Plan: TypeAlias = tuple[Checkpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +36,55 @@ class PruningPolicy:
     shadow_share: float = 0.0
 
 
+class PlanCache:
+    """Plans by generation shape. Any thread.
+
+    The first plan of a shape is computed by the caller, which takes up to two seconds. After a change of the costs the
+    old plan serves until a background thread has computed the new one: its quality holds at any cost.
+    """
+
+    def __init__(self, quality: float) -> None:
+        self._quality = quality
+        self._plans: dict[PruningContext, tuple[CostModel, Plan]] = {}
+        self._pending: set[PruningContext] = set()
+        self._lock = threading.Lock()
+        self._background = ThreadPoolExecutor(1, "pruning-planner")
+
+    def get(self, shape: PruningContext, plan_input: planner.PlanInput) -> Plan:
+        """Return the stored plan, or compute it."""
+        with self._lock:
+            stored = self._plans.get(shape)
+            stale = stored is not None and stored[0] != plan_input.costs and shape not in self._pending
+            if stale:
+                self._pending.add(shape)
+        if stale:
+            self._background.submit(self._compute, shape, plan_input)
+        return stored[1] if stored is not None else self._compute(shape, plan_input)
+
+    def _compute(self, shape: PruningContext, plan_input: planner.PlanInput) -> Plan:
+        try:
+            plan = planner.plan_checkpoints(plan_input, self._quality)
+        finally:
+            with self._lock:
+                self._pending.discard(shape)
+        with self._lock:
+            self._plans.pop(shape, None)
+            self._plans[shape] = (plan_input.costs, plan)
+            if len(self._plans) > MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
+        return plan
+
+
 class PruningPlanner:
-    """Plans for one engine; pure but for the shadow draw. May take a second."""
+    """Plans for one engine; pure but for the shadow draw.
+
+    The first plan of a shape may take a second.
+    """
 
     def __init__(self, engine: Engine, policy: PruningPolicy) -> None:
         self._engine = engine
         self._policy = policy
+        self._plans = PlanCache(policy.quality)
 
     def __call__(
         self, mode: str | None, context: PruningContext
@@ -58,7 +110,8 @@ class PruningPlanner:
         plan_input = planner.PlanInput(
             context.n_candidates, context.n, context.steps, correlations, costs, min_survivors
         )
-        checkpoints = planner.plan_checkpoints(plan_input, self._policy.quality)
+        shape = replace(context, guidance_scale=float(context.guided))  # of the scale only this reaches the costs
+        checkpoints = self._plans.get(shape, plan_input)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 
 
