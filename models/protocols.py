@@ -1,8 +1,8 @@
 """Protocols between the engine and neural models, without torch.
 
 Owns the protocols and the plain values that cross them. `StepwiseGenerator` and `Embedder` are what the engine runs;
-`Generator` and `Scorer` are the narrow ones, for models without steps or embeddings. Tensors stay on the models' side:
-the engine carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread, the engine's.
+those of models without steps or embeddings are in `narrow_protocols`. Tensors stay on the models' side: the engine
+carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread, the engine's.
 """
 
 from __future__ import annotations
@@ -335,47 +335,6 @@ class Embedder(Protocol):
         """Patches of one image (H, W, 3) in the same space, top left first.
 
         Unit vectors, float32 (h, w, D). None if the image tower has no patches.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GeneratedImages:
-    """Images of one call of `Generator.generate`, and the seed of each."""
-
-    images: Images
-    seeds: tuple[int, ...]
-
-
-class Generator(Protocol):
-    """A model that makes whole images of a prompt, such as a remote one.
-
-    It has no steps that the engine could batch, prune or preview.
-    """
-
-    def generate(
-        self, prompt: str, negative_prompt: str, seeds: Sequence[int], width: int, height: int
-    ) -> GeneratedImages:
-        """One image per seed, in order; width and height in pixels.
-
-        The empty negative prompt stands for none. The result holds the seeds that were used, which may differ from
-        those requested. Equal arguments give equal images only if the model is deterministic. Raises ValueError for a
-        size that the model cannot make or for no seeds, and `OutOfMemory`.
-        """
-        ...
-
-
-class Scorer(Protocol):
-    """A model that scores images against a text, such as a preference model.
-
-    It has no embeddings that could be stored, averaged or compared with other texts later.
-    """
-
-    def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
-        """Scores of images of one size, on any device, in order: float32 (B,).
-
-        Finite, higher is better. The scale is the model's own: compare scores of one model and one text only. Raises
-        `OutOfMemory`.
         """
         ...
 

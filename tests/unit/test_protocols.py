@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.protocols import GeneratedImages, Generator, Pixels, Scorer, StepRow
+from models.narrow_protocols import GeneratedImages, Generator, Scorer
+from models.protocols import Pixels, StepRow
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
