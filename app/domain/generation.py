@@ -174,6 +174,18 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running generation is: the completed `share` of its work, in [0, 1].
+
+    `step` is completed by all candidates that are `live` on the device; None if unknown.
+    """
+
+    share: float = 0.0
+    step: int | None = None
+    live: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A warning about a successful result: an entry of `warnings` on the wire."""
 
@@ -204,7 +216,8 @@ class Generation:
 
     `candidates` by index; they and the other results are set on success. `stopped` says why no further wave was made.
     `attempts` counts how often a device started it. An `attended` one is cancelled when no client follows its stream.
-    A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size.
+    A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
+    at most about a second old; it starts again when another process takes over.
     """
 
     spec: GenerationSpec
@@ -229,11 +242,17 @@ class Generation:
     attended: bool = False
     model_revision: str = ""
     output_size: tuple[int, int] | None = None
+    progress: Progress = Progress()
 
     @property
     def id(self) -> str:
         """The generation's id: `gen_` and 26 characters that sort by time."""
         return self.spec.id
+
+    @property
+    def completed(self) -> float:
+        """The completed share of the work, in [0, 1]; 1 on success."""
+        return 1.0 if self.status is Status.SUCCEEDED else self.progress.share
 
     @property
     def delivered(self) -> int:

@@ -226,7 +226,7 @@ class EngineCore:
             slowest = min(r.step for r in live)
             if slowest > run.reported_step:
                 run.reported_step = slowest
-                self._emit(run, Stepped(slowest, run.spec.steps_made, len(live)))
+                self._emit(run, Stepped(slowest, run.spec.steps_made, len(live), run.progress))
 
     def _preview(self, plan: CallPlan) -> None:
         pixels = self._score(plan, preview=True)
@@ -241,7 +241,8 @@ class EngineCore:
             at, dropped = run.reported_step, apply_checkpoint(run)
             if dropped:
                 self._store(dropped, preview=True)
-                self._emit(run, Pruned(tuple(r.index for r in dropped), at))
+                live = len(run.live_rows())
+                self._emit(run, Pruned(tuple(r.index for r in dropped), at, live, run.progress))
 
     def _predicted_score(self, row: Row) -> float:
         """Return the final score that a preview predicts, up to a constant of the step."""
@@ -259,7 +260,7 @@ class EngineCore:
             row.phase = Phase.DONE
             row.generation.add_work(decodes=1)
             row.generation.keep_image(row, image)
-            self._emit(row.generation, Finished(row.index, row.score))
+            self._emit(row.generation, Finished(row.index, row.score, row.generation.progress))
         for run in plan.generations:
             run.needs_rows = not run.live_rows() and run.needs_wave()
 

@@ -27,11 +27,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """Every live candidate has completed `step` of `steps`."""
+    """Every live candidate has completed `step` of `steps`.
+
+    `progress` is the completed share of the generation's work, in [0, 1].
+    """
 
     step: int
     steps: int
     live: int
+    progress: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +54,12 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """These candidates were dropped at checkpoint `step`."""
+    """These candidates were dropped at checkpoint `step`, `live` remain."""
 
     indices: tuple[int, ...]
     step: int
+    live: int
+    progress: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Finished:
 
     index: int
     score: Score
+    progress: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

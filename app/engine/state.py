@@ -126,6 +126,16 @@ class ActiveGeneration:
         """Denoiser batch entries per row."""
         return 2 if self.spec.uses_guidance else 1
 
+    @property
+    def progress(self) -> float:
+        """The completed share of all N candidates' steps and decodes, in [0, 1].
+
+        A pruned candidate counts as complete. With waves, N is the maximum.
+        """
+        whole = self.spec.steps_made + 1
+        done = sum(whole if r.phase in (Phase.DONE, Phase.PRUNED) else r.step for r in self.rows)
+        return done / (whole * self.spec.n_candidates)
+
     def live_rows(self) -> list[Row]:
         """Return the live rows, by index."""
         return [r for r in self.rows if r.phase in LIVE_PHASES]

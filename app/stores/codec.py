@@ -7,13 +7,16 @@ fields of one version to the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pydantic_core
 from pydantic import TypeAdapter
+from sqlalchemy import Row
 
-from app.domain import Generation
+from app.domain import Generation, Progress
 from app.errors import StoreUnavailable
+from app.stores.schema import generations
 
 VERSION = 2
 """The version that is written."""
@@ -22,8 +25,11 @@ _generation = TypeAdapter(Generation)
 
 
 def encode(generation: Generation) -> str:
-    """Encode a generation as a record. NaN and infinity become strings."""
-    fields = pydantic_core.to_json(generation, inf_nan_mode="strings").decode()
+    """Encode a generation as a record, without its progress, which has columns.
+
+    NaN and infinity become strings.
+    """
+    fields = pydantic_core.to_json(generation, inf_nan_mode="strings", exclude={"progress"}).decode()
     return f'{{"version": {VERSION}, "generation": {fields}}}'
 
 
@@ -54,7 +60,22 @@ def columns(generation: Generation) -> dict[str, Any]:
         "scorer": generation.scorer,
         "candidates": generation.spec.n_candidates,
         "record": encode(generation),
+        **progress_columns(generation.progress),
     }
+
+
+def from_row(row: Row[Any]) -> Generation:
+    """The generation of a row with `ROW`."""
+    return replace(decode(row.record), progress=Progress(row.progress, row.step, row.live))
+
+
+ROW = generations.c.record, generations.c.progress, generations.c.step, generations.c.live
+"""The columns that `from_row` reads."""
+
+
+def progress_columns(progress: Progress) -> dict[str, Any]:
+    """The columns that hold a generation's progress."""
+    return {"progress": progress.share, "step": progress.step, "live": progress.live}
 
 
 def to_json(data: Mapping[str, Any]) -> str:

@@ -24,6 +24,9 @@ generations = Table(
     Column("charged", Integer, nullable=False),
     Column("charged_window", BigInteger),
     Column("attended", Double),
+    Column("progress", Double, nullable=False, server_default="0"),
+    Column("step", Integer),
+    Column("live", Integer),
     Column("last_seq", Integer, nullable=False),
     Column("record", Text, nullable=False),
 )

@@ -56,10 +56,12 @@ def test_async_answers_at_once_and_the_result_comes_by_get(house: House) -> None
     queued = answer.json()
     assert queued["status"] in {"queued", "running"}
     assert queued["queue_position"] is not None
+    assert queued["progress"] == 0
     assert queued["data"] == []
     where = answer.headers["location"]
     until(lambda: house.client.get(where).json()["status"] == "succeeded")
     assert house.client.get(where).json()["queue_position"] is None
+    assert house.client.get(where).json()["progress"] == 1
 
 
 def test_auto_makes_waves_up_to_a_cap(house: House) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
-from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score
+from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score, Status
 from app.service import QueuePosition, file_size
 
 
@@ -179,7 +179,8 @@ class GenerationResponse(ResponseModel):
     """The current state of a generation, with the parameters that were used.
 
     `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
-    the maximum, `gain` means another wave would gain little.
+    the maximum, `gain` means another wave would gain little. `progress` is the completed share of the work, from 0 to
+    1; `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
     """
 
     id: str
@@ -208,6 +209,9 @@ class GenerationResponse(ResponseModel):
     strength: float | None
     queue_position: int | None
     eta_seconds: float | None
+    progress: float
+    step: int | None
+    live: int | None
     data: list[ImageOutput]
     candidates: list[CandidateOutput]
     margin: float | None
@@ -230,7 +234,7 @@ class GenerationResponse(ResponseModel):
 
         `queue_position` is for a generation that is not final. `files` are base64 images by index, instead of links.
         """
-        spec, failure = generation.spec, generation.failure
+        spec, failure, running = generation.spec, generation.failure, generation.status is Status.RUNNING
         return cls(
             id=generation.id,
             status=generation.status.value,
@@ -257,6 +261,9 @@ class GenerationResponse(ResponseModel):
             strength=spec.start.strength if spec.start else None,
             queue_position=queue_position.position if queue_position else None,
             eta_seconds=queue_position.eta_seconds if queue_position else None,
+            progress=generation.completed,
+            step=generation.progress.step if running else None,
+            live=generation.progress.live if running else None,
             data=[_image_output(generation, c, c.score, files) for c in generation.best if c.score is not None],
             candidates=[_candidate_output(c) for c in generation.candidates],
             margin=generation.margin,

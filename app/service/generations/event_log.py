@@ -26,6 +26,10 @@ class Notifier:
         """The event that the topic's next notification sets."""
         return self._events.setdefault(name, asyncio.Event())
 
+    def has_subscribers(self, name: str) -> bool:
+        """Whether somebody waits for the topic's next notification."""
+        return name in self._events
+
     def notify(self, name: str) -> None:
         """Wake the subscribers of `name`."""
         changed = self._events.pop(name, None)

@@ -118,6 +118,7 @@ class Worker:
             clock=self._clock,
             cancel=self._engine.cancel,
             on_write=self._notifier.notify,
+            is_followed=self._notifier.has_subscribers,
             durable=durable,
             preview_images=preview_images,
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from app import imaging
-from app.domain import EventKind, Failure, Generation, Score, Status
+from app.domain import EventKind, Failure, Generation, Progress, Score, Status
 from app.engine.notices import shortfall_notices
 from app.engine.protocols import (
     Cancelled,
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 MIN_WRITE_INTERVAL_S = 0.1
 """Minimum seconds between log writes, so that progress stays cheap."""
 
+STEP_WRITE_INTERVAL_S = 1.0
+"""The same for steps alone, while no client of this process follows the log."""
+
 STARTED_WRITE_DELAY_S = 0.05
 """Maximum seconds until the start is logged; takeovers count started attempts.
 
@@ -63,9 +66,10 @@ STUCK_S = 8.0
 class GenerationRecorder:
     """Records the engine's updates until the generation is final or taken over.
 
-    `on_write` is called after each write; `stuck` is set while the result cannot be stored. If the engine dies, a
-    `durable` generation is left to other processes; any other one fails, since only its waiting caller knows it.
-    Previews include images only with `preview_images`: encoding costs as much as a returned image.
+    `on_write` is called after each write. `is_followed` says whether a client follows the log here. `stuck` is set
+    while the result cannot be stored. If the engine dies, a `durable` generation is left to other processes; any
+    other one fails, since only its waiting caller knows it. Previews include images only with `preview_images`:
+    encoding costs as much as a returned image.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class GenerationRecorder:
         clock: Callable[[], float],
         cancel: Callable[[str], None],
         on_write: Callable[[str], None],
+        is_followed: Callable[[str], bool],
         durable: bool,
         preview_images: bool,
     ) -> None:
@@ -91,6 +96,7 @@ class GenerationRecorder:
         self._clock = clock
         self._cancel = cancel
         self._on_write = on_write
+        self._is_followed = is_followed
         self._durable = durable
         self._preview_images = preview_images
         self._finishing = False
@@ -143,7 +149,7 @@ class GenerationRecorder:
         return claimed
 
     async def _release(self, attempts: int) -> None:
-        queued = replace(self.generation, status=Status.QUEUED, started=None, attempts=attempts)
+        queued = replace(self.generation, status=Status.QUEUED, started=None, attempts=attempts, progress=Progress())
         try:
             await self._records.release(queued, self._claim)
         except StoreUnavailable:
@@ -159,22 +165,30 @@ class GenerationRecorder:
                 batch = await asyncio.wait_for(self._updates.get(), max(0.0, until - clock()))
             except TimeoutError:
                 break
-            delay = STARTED_WRITE_DELAY_S if any(isinstance(u, Started) for u in batch) else MIN_WRITE_INTERVAL_S
-            until = until if updates else clock() + delay
+            until = min(until, clock() + self._write_delay_s(batch))
             updates += batch
         return updates
+
+    def _write_delay_s(self, updates: Sequence[Update]) -> float:
+        """Seconds that the updates may wait for others."""
+        if any(isinstance(u, Started) for u in updates):
+            return STARTED_WRITE_DELAY_S
+        if all(isinstance(u, Stepped) for u in updates) and not self._is_followed(self.generation.id):
+            return STEP_WRITE_INTERVAL_S
+        return MIN_WRITE_INTERVAL_S
 
     async def _append_progress(self, updates: Sequence[Update]) -> bool:
         """Append progress; False if the claim was lost. Outages only lose events."""
         started = any(isinstance(u, Started) for u in updates)
         if started:
             self._start()
+        self.generation = replace(self.generation, progress=_progress(updates, self.generation.progress))
         lines = await asyncio.to_thread(_lines, updates, self.generation.attempts, self._preview_images)
         try:
             if started:
                 claimed = await self._records.save(self.generation, lines, self._claim)
             else:
-                claimed = await self._records.append(self.generation.id, lines, self._claim)
+                claimed = await self._records.append(self.generation.id, lines, self._claim, self.generation.progress)
         except StoreUnavailable:
             log.warning("progress not stored: the store is unavailable", extra={"generation": self.generation.id})
             return True
@@ -183,7 +197,9 @@ class GenerationRecorder:
 
     def _start(self) -> None:
         attempts = self.generation.attempts + 1
-        self.generation = replace(self.generation, status=Status.RUNNING, started=self._clock(), attempts=attempts)
+        self.generation = replace(
+            self.generation, status=Status.RUNNING, started=self._clock(), attempts=attempts, progress=Progress()
+        )
 
     async def _finish(self, updates: Sequence[Update]) -> bool:
         """Store the result with retries. Raises StoreUnavailable when they fail."""
@@ -258,7 +274,9 @@ def _build_final(
     generation: Generation, updates: Sequence[Update], now: float, preview_images: bool
 ) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
     """The final record, its files, and the last events."""
-    generation, files = replace(generation, finished=now, started=generation.started or now), dict[str, bytes]()
+    progress = _progress(updates, generation.progress)
+    generation = replace(generation, finished=now, started=generation.started or now, progress=progress)
+    files = dict[str, bytes]()
     last = updates[-1]
     if isinstance(last, Succeeded):
         generation, files = _succeeded(generation, last.outcome)
@@ -310,17 +328,33 @@ def _lines(updates: Sequence[Update], attempt: int, preview_images: bool) -> lis
 
 def _line(update: Update, attempt: int, preview_images: bool) -> NewEvent:
     if isinstance(update, Started):
-        return NewEvent(EventKind.STARTED, {"queue_ms": round(update.queue_ms, 3), "attempt": attempt})
+        started = {"queue_ms": round(update.queue_ms, 3), "attempt": attempt, "progress": 0.0}
+        return NewEvent(EventKind.STARTED, started)
     if isinstance(update, Stepped):
-        return NewEvent(EventKind.STEP, {"step": update.step, "steps": update.steps, "live": update.live})
+        step = {"step": update.step, "steps": update.steps, "live": update.live}
+        return NewEvent(EventKind.STEP, {**step, "progress": round(update.progress, 4)})
     if isinstance(update, Previewed):
         preview = imaging.thumbnail(update.image, MAX_PREVIEW_SIDE) if preview_images else None
         data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": preview}
         return NewEvent(EventKind.PREVIEW, data)
     if isinstance(update, Pruned):
-        return NewEvent(EventKind.PRUNED, {"indices": list(update.indices), "step": update.step})
+        pruned = {"indices": list(update.indices), "step": update.step, "live": update.live}
+        return NewEvent(EventKind.PRUNED, {**pruned, "progress": round(update.progress, 4)})
     assert isinstance(update, Finished)
-    return NewEvent(EventKind.CANDIDATE, {"index": update.index, "score": _score(update.score)})
+    finished = {"index": update.index, "score": _score(update.score), "progress": round(update.progress, 4)}
+    return NewEvent(EventKind.CANDIDATE, finished)
+
+
+def _progress(updates: Sequence[Update], known: Progress) -> Progress:
+    """The progress after these updates."""
+    for update in updates:
+        if isinstance(update, Stepped):
+            known = Progress(update.progress, update.step, update.live)
+        elif isinstance(update, Pruned):
+            known = replace(known, share=update.progress, live=update.live)
+        elif isinstance(update, Finished):
+            known = replace(known, share=update.progress)
+    return known
 
 
 def _score(score: Score) -> float | None:

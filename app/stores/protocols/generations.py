@@ -1,16 +1,12 @@
-"""Protocols of the stores. SQL modules implement them; `blobs` stores files.
-
-Every SQL method is one transaction. Every method raises StoreUnavailable while its store is unreachable or full.
-"""
+"""Generations, their event logs and the queue."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.domain import Event, EventKind, Generation, TasteProfile, Vote
+from app.domain import Event, EventKind, Generation, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +113,13 @@ class GenerationStore(Protocol):
         Returns False, and writes nothing, if the generation was deleted or the claim was lost.
         """
 
-    async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
-        """Append events and extend the claim. Returns False as `save` does."""
+    async def append(
+        self, generation_id: str, lines: Sequence[NewEvent], claim: Claim, progress: Progress | None = None
+    ) -> bool:
+        """Append events, set the progress if given, and extend the claim.
+
+        Returns False as `save` does.
+        """
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
         """Replace the record and release the claim. Returns False as `save` does."""
@@ -206,165 +207,3 @@ class GenerationStore(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileCaps:
-    """Storage limits per owner: profiles, and bytes of all their vectors."""
-
-    profiles: int = 100
-    size: int = 64 * 2**20
-
-
-@dataclass
-class ProfileCapsExceeded(Exception):
-    """The write would take `stored` above `caps`."""
-
-    stored: ProfileCaps
-    caps: ProfileCaps
-
-
-class VoteStore(Protocol):
-    """Taste profiles by owner and name.
-
-    A write above the store's `ProfileCaps` raises ProfileCapsExceeded and writes nothing, even with concurrent
-    replicas.
-    """
-
-    async def list_profiles(self, owner: str) -> list[str]:
-        """The owner's profile names, sorted."""
-
-    async def version(self, owner: str, profile: str) -> str | None:
-        """A string that changes with the profile; None if there is no profile."""
-
-    async def read(self, owner: str, profile: str) -> TasteProfile | None:
-        """The profile, with its votes in casting order."""
-
-    async def add(
-        self,
-        owner: str,
-        profile: str,
-        contents: TasteProfile,
-        new: Sequence[Vote],
-        removed: Sequence[Vote],
-        *,
-        known: TasteProfile | None,
-    ) -> bool:
-        """Write the head of `contents`, add `new` votes and delete `removed` ones.
-
-        Returns False, and writes nothing, if the profile no longer equals `known`.
-        """
-
-    async def replace(self, owner: str, profile: str, contents: TasteProfile) -> None:
-        """Replace the whole profile with `contents`."""
-
-    async def delete(self, owner: str, profile: str) -> bool:
-        """Delete the profile; False if there is none."""
-
-
-class Permission(StrEnum):
-    """What a key allows. `ADMIN` includes all, on every owner's generations."""
-
-    GENERATE = "generate"
-    RANK = "rank"
-    READ = "read"
-    ADMIN = "admin"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A caller's key without its secret part, of which `digest` is the SHA-256.
-
-    `quota` limits candidates per window of `window_s` seconds; None is unlimited. `secret` signs its webhooks (`whsec_`
-    and base64). `revoked` is the time of revocation.
-    """
-
-    id: str
-    name: str
-    digest: bytes = field(repr=False)
-    permissions: frozenset[Permission]
-    quota: int | None
-    window_s: int
-    secret: str = field(repr=False)
-    created: float
-    revoked: float | None = None
-
-
-class ApiKeyStore(Protocol):
-    """API keys."""
-
-    async def list_keys(self) -> list[ApiKey]:
-        """All keys, oldest first, including revoked ones."""
-
-    async def add(self, key: ApiKey) -> None:
-        """Store a new key."""
-
-    async def revoke(self, key_id: str, now: float) -> bool:
-        """Revoke a key; False if there is no active one."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingDelivery:
-    """A due webhook: its generation, past attempts and target host."""
-
-    generation: Generation
-    attempts: int
-    host: str = ""
-
-    @property
-    def lane(self) -> tuple[str, str]:
-        """Owner and host."""
-        return self.generation.spec.owner, self.host
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryLimits:
-    """Concurrent deliveries per process: total, per owner, per owner and host."""
-
-    total: int
-    per_owner: int
-    per_host: int
-
-
-class WebhookOutbox(Protocol):
-    """The webhook outbox, filled by `GenerationStore.create`."""
-
-    async def lease_due(
-        self, now: float, lease_s: float, limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]
-    ) -> list[PendingDelivery]:
-        """Lease due webhooks of ended generations for `lease_s`.
-
-        `in_flight` holds owner and host of each attempt of this process. Owners and hosts with the fewest come first.
-        Other processes skip leased webhooks.
-        """
-
-    async def reschedule(self, generation_id: str, due: float, attempts: int) -> None:
-        """Set when it is due again, and its number of attempts."""
-
-    async def remove(self, generation_id: str) -> None:
-        """Remove it, delivered or given up."""
-
-    async def count_pending(self) -> int:
-        """Undelivered webhooks of ended generations."""
-
-
-class BlobStore(Protocol):
-    """Files by key (`generations/<id>/...`)."""
-
-    async def put(self, key: str, data: bytes) -> None:
-        """Write or overwrite atomically."""
-
-    async def get(self, key: str) -> bytes | None:
-        """The bytes, or None."""
-
-    async def ping(self) -> None:
-        """Return if no write failed recently, or if a test write succeeds."""
-
-    async def folders(self, folder: str) -> list[str]:
-        """Names of the subfolders of `folder/`; some stores include empty ones."""
-
-    async def delete_prefix(self, prefix: str) -> int:
-        """Delete and count keys that start with `prefix`, and delete unfinished files."""
-
-    async def delete_unfinished(self, folder: str) -> None:
-        """Delete unfinished files of killed writers in `folder`, which ends with `/`."""

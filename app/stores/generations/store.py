@@ -22,7 +22,6 @@ from sqlalchemy import (
     Connection,
     Executable,
     Row,
-    Select,
     and_,
     delete,
     func,
@@ -35,11 +34,12 @@ from sqlalchemy import (
     update,
 )
 
-from app.domain import Event, EventKind, Generation, Status
+from app.domain import Event, EventKind, Generation, Progress
 from app.stores import codec
 from app.stores.api_keys import CHARGE_COLUMNS, QuotaRefused, charge_quota, quota_used, refund_quota
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, dialect_insert, notify_statement
+from app.stores.generations.queries import FINAL, OPEN, older_than, oldest_claimable, unattended
 from app.stores.migrations import migrate
 from app.stores.protocols import (
     Claim,
@@ -55,8 +55,6 @@ from app.stores.protocols import (
 from app.stores.schema import events, generations, idempotency, identity, webhooks
 from app.stores.webhooks import outbox_row
 
-_OPEN = [status.value for status in Status if not status.is_final]
-_FINAL = [status.value for status in Status if status.is_final]
 _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
 _IDS_PER_STATEMENT = 500
@@ -156,7 +154,7 @@ class SqlGenerationStore:
         if self._connections.postgresql:
             connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
         waiting = select(func.coalesce(func.sum(generations.c.candidates), 0)).where(
-            generations.c.status.in_(_OPEN), generations.c.lease_until.is_(None)
+            generations.c.status.in_(OPEN), generations.c.lease_until.is_(None)
         )
         return int(connection.execute(waiting).scalar_one())
 
@@ -172,9 +170,12 @@ class SqlGenerationStore:
         delivered = generation.delivered if generation.status.is_final else None
         return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, delivered=delivered)
 
-    async def append(self, generation_id: str, lines: Sequence[NewEvent], claim: Claim) -> bool:
+    async def append(
+        self, generation_id: str, lines: Sequence[NewEvent], claim: Claim, progress: Progress | None = None
+    ) -> bool:
         """See GenerationStore."""
-        return await self._write(generation_id, self._lease(claim), lines, generations.c.claim == claim.token)
+        columns = self._lease(claim) | (codec.progress_columns(progress) if progress is not None else {})
+        return await self._write(generation_id, columns, lines, generations.c.claim == claim.token)
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
         """See GenerationStore."""
@@ -186,8 +187,8 @@ class SqlGenerationStore:
     ) -> bool:
         """See GenerationStore."""
         columns = codec.columns(generation) | self._lease(None)
-        lapsed = true() if unattended_s is None else self._unattended(unattended_s)
-        allowed = and_(generations.c.status.in_(_OPEN), lapsed)
+        lapsed = true() if unattended_s is None else unattended(self._now(), unattended_s)
+        allowed = and_(generations.c.status.in_(OPEN), lapsed)
         return await self._write(generation.id, columns, lines, allowed, delivered=generation.delivered)
 
     async def _write(
@@ -232,41 +233,29 @@ class SqlGenerationStore:
     async def record_attendance(self, generation_id: str) -> None:
         """See GenerationStore."""
         row = generations.c
-        seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(_OPEN))
+        seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(OPEN))
         await self._connections.write(lambda connection: connection.execute(seen.values(attended=self._now())))
 
     async def list_unattended(self, span_s: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
-        query = select(generations.c.id).where(generations.c.status.in_(_OPEN), self._unattended(span_s)).limit(limit)
+        query = (
+            select(generations.c.id).where(generations.c.status.in_(OPEN), unattended(self._now(), span_s)).limit(limit)
+        )
         return [row.id for row in await self._read(query)]
-
-    def _unattended(self, span_s: float) -> ColumnElement[bool]:
-        """Last followed too long ago, or dated by the clock of an earlier boot."""
-        now = self._now()
-        return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
 
     async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
         """See GenerationStore."""
-        rows = await self._read(self._oldest(model, scorer, max_candidates, lease_s))
+        rows = await self._read(oldest_claimable(self._now(), model, scorer, max_candidates, lease_s))
         return Claimable(rows[0].id, rows[0].candidates) if rows else None
-
-    def _oldest(self, model: str, scorer: str, max_candidates: int | None, lease_s: float) -> Select[Any]:
-        now, table = self._now(), generations.c
-        length = func.coalesce(table.lease_s, lease_s)
-        free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
-        fits = table.candidates <= max_candidates if max_candidates is not None else true()
-        return (
-            select(table.id, table.candidates)
-            .where(table.status.in_(_OPEN), table.model == model, table.scorer == scorer, free, fits)
-            .order_by(table.created, table.id)
-            .limit(1)
-        )
 
     async def claim(
         self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
         """See GenerationStore."""
-        table, oldest = generations.c, self._oldest(model, scorer, max_candidates, claim.lease_s)
+        table, oldest = (
+            generations.c,
+            oldest_claimable(self._now(), model, scorer, max_candidates, claim.lease_s),
+        )
         mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
         claim_oldest = (
             update(generations)
@@ -291,8 +280,8 @@ class SqlGenerationStore:
 
     async def get(self, generation_id: str) -> Generation | None:
         """See GenerationStore."""
-        rows = await self._read(select(generations.c.record).where(generations.c.id == generation_id))
-        return codec.decode(rows[0].record) if rows else None
+        rows = await self._read(select(*codec.ROW).where(generations.c.id == generation_id))
+        return codec.from_row(rows[0]) if rows else None
 
     async def existing_ids(self, generation_ids: Collection[str]) -> set[str]:
         """See GenerationStore."""
@@ -319,17 +308,14 @@ class SqlGenerationStore:
 
     async def list_expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
-        return await self._older(created_before, generations.c.status.in_(_FINAL), limit)
+        query = older_than(created_before, generations.c.status.in_(FINAL), limit)
+        return [row.id for row in await self._read(query)]
 
     async def list_abandoned(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         table = generations.c
         idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
-        return await self._older(created_before, and_(table.status.in_(_OPEN), idle), limit)
-
-    async def _older(self, created_before: float, which: ColumnElement[bool], limit: int) -> list[str]:
-        table = generations.c
-        query = select(table.id).where(which, table.created < created_before).order_by(table.created).limit(limit)
+        query = older_than(created_before, and_(table.status.in_(OPEN), idle), limit)
         return [row.id for row in await self._read(query)]
 
     async def delete(self, generation_id: str) -> bool:
@@ -339,7 +325,7 @@ class SqlGenerationStore:
 
         def remove_row(connection: Connection) -> bool:
             deleted = connection.execute(remove).first()
-            if deleted is not None and deleted.status in _OPEN:
+            if deleted is not None and deleted.status in OPEN:
                 refund_quota(connection, deleted, 0)
             self._notify(connection, generation_id)
             return deleted is not None

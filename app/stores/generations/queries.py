@@ -1,0 +1,48 @@
+"""Conditions and queries over the rows of generations.
+
+`now` is the time of leases: see `store`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Select, func, or_, select, true
+
+from app.domain import Status
+from app.stores.schema import generations
+
+OPEN = [status.value for status in Status if not status.is_final]
+FINAL = [status.value for status in Status if status.is_final]
+
+Time: TypeAlias = ColumnElement[float] | float
+
+
+def oldest_claimable(
+    now: Time, model: str, scorer: str, max_candidates: int | None, lease_s: float
+) -> Select[tuple[Any, Any]]:
+    """Id and candidates of the oldest open generation that is unclaimed or expired.
+
+    `lease_s` applies to claims stored without a lease.
+    """
+    table = generations.c
+    length = func.coalesce(table.lease_s, lease_s)
+    free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
+    fits = table.candidates <= max_candidates if max_candidates is not None else true()
+    return (
+        select(table.id, table.candidates)
+        .where(table.status.in_(OPEN), table.model == model, table.scorer == scorer, free, fits)
+        .order_by(table.created, table.id)
+        .limit(1)
+    )
+
+
+def unattended(now: Time, span_s: float) -> ColumnElement[bool]:
+    """Last followed too long ago, or dated by the clock of an earlier boot."""
+    return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
+
+
+def older_than(created_before: float, which: ColumnElement[bool], limit: int) -> Select[tuple[Any]]:
+    """Ids of generations created before then, oldest first."""
+    table = generations.c
+    return select(table.id).where(which, table.created < created_before).order_by(table.created).limit(limit)

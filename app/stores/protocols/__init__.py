@@ -1,0 +1,44 @@
+"""Protocols of the stores. SQL modules implement them; `blobs` stores files.
+
+Every SQL method is one transaction. Every method raises StoreUnavailable while its store is unreachable or full.
+"""
+
+from app.stores.protocols.api_keys import ApiKey, ApiKeyStore, Permission
+from app.stores.protocols.blobs import BlobStore
+from app.stores.protocols.generations import (
+    Claim,
+    Claimable,
+    Claimed,
+    GenerationStore,
+    IdempotencyMatch,
+    KeyRecord,
+    NewEvent,
+    QueueFull,
+    QuotaCharge,
+    QuotaUsage,
+)
+from app.stores.protocols.votes import ProfileCaps, ProfileCapsExceeded, VoteStore
+from app.stores.protocols.webhooks import DeliveryLimits, PendingDelivery, WebhookOutbox
+
+__all__ = [
+    "ApiKey",
+    "ApiKeyStore",
+    "BlobStore",
+    "Claim",
+    "Claimable",
+    "Claimed",
+    "DeliveryLimits",
+    "GenerationStore",
+    "IdempotencyMatch",
+    "KeyRecord",
+    "NewEvent",
+    "PendingDelivery",
+    "Permission",
+    "ProfileCaps",
+    "ProfileCapsExceeded",
+    "QueueFull",
+    "QuotaCharge",
+    "QuotaUsage",
+    "VoteStore",
+    "WebhookOutbox",
+]
