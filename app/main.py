@@ -24,7 +24,7 @@ from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
 from app.api.middleware.auth import ApiKeyMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
-from app.api.routes import explain, generations, health, models, rank, refine, rerank, studio, taste
+from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
 from app.api.upload_limits import UploadLimiter
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine, Progress
@@ -101,7 +101,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.hosts = Hosts(settings.hosts, settings.public_url)
     app.add_middleware(Admission, hosts=app.state.hosts)
     app.add_middleware(AccessLogMiddleware)
-    for part in (generations, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
+    for part in (generations, listing, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
         app.include_router(part.router)
     problems.install_error_handlers(app)
     openapi.install_openapi(app)

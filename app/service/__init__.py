@@ -30,7 +30,7 @@ from app.service.types import (
 )
 from app.service.webhooks.dispatcher import WebhookDispatcher, WebhookPolicy
 from app.service.webhooks.http_client import WebhookClient
-from app.stores.protocols import ApiKey, Permission
+from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
 
 __all__ = [
     "Aliases",
@@ -51,6 +51,8 @@ __all__ = [
     "LeasePolicy",
     "Limits",
     "Lineage",
+    "ListQuery",
+    "PageMark",
     "ParamsFactory",
     "Permission",
     "PhraseScore",

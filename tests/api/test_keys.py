@@ -189,6 +189,17 @@ def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
     assert house.client.delete(path, headers=admin).status_code == 204
 
 
+def test_a_key_lists_its_own_generations_only(guarded: tuple[House, Path]) -> None:
+    house, folder = guarded
+    keys = [_add(folder)[1], _add(folder)[1], _add(folder, Permission.ADMIN)[1]]
+    made = [house.post(json=PROMPT, headers=key).json()["id"] for key in keys]
+    for key, own in zip(keys, made, strict=True):
+        page = house.client.get("/v1/generations", headers=key).json()
+        assert [one["id"] for one in page["data"]] == [own]
+    assert house.client.get("/v1/generations").status_code == 401
+    assert house.client.get("/v1/generations", headers=_add(folder, Permission.RANK)[1]).status_code == 403
+
+
 def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
     _, bearer = _add(folder, quota=8)

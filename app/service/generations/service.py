@@ -17,7 +17,7 @@ from app.domain import Event, Failure, Generation, Status
 from app.engine.protocols import Engine, EngineStats
 from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
-from app.service.auth import can_view
+from app.service.auth import can_view, current_owner
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import blob_prefix
 from app.service.generations.admission import Admission
@@ -37,7 +37,7 @@ from app.service.types import (
     SubmitOptions,
 )
 from app.service.webhooks.dispatcher import WebhookPolicy
-from app.stores.protocols import BlobStore, GenerationStore
+from app.stores.protocols import BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,14 @@ class GenerationService:
         if generation is None or not can_view(generation.spec.owner):
             raise NotFound("there is no such generation, or it was deleted: check the id")
         return generation
+
+    async def find(self, query: ListQuery, after: PageMark | None, limit: int) -> tuple[list[Generation], bool]:
+        """The caller's own generations older than `after`, and whether more follow.
+
+        Newest first; the query's owner is replaced.
+        """
+        found = await self._records.find(replace(query, owner=current_owner()), after, limit + 1)
+        return found[:limit], len(found) > limit
 
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, func, literal, or_, select, true, tuple_
 
 from app.domain import Status
+from app.stores import codec
+from app.stores.protocols import ListQuery, PageMark
 from app.stores.schema import generations
 
 OPEN = [status.value for status in Status if not status.is_final]
@@ -40,6 +42,21 @@ def oldest_claimable(
 def unattended(now: Time, span_s: float) -> ColumnElement[bool]:
     """Last followed too long ago, or dated by the clock of an earlier boot."""
     return or_(generations.c.attended < now - span_s, generations.c.attended > now + span_s)
+
+
+def page(query: ListQuery, after: PageMark | None, limit: int) -> Select[Any]:
+    """The rows of one page, newest first, by the indexes on the owner."""
+    table = generations.c
+    conditions = [table.owner == query.owner]
+    if query.statuses:
+        conditions.append(table.status.in_([status.value for status in query.statuses]))
+    if query.since is not None:
+        conditions.append(table.created >= query.since)
+    if query.before is not None:
+        conditions.append(table.created < query.before)
+    if after is not None:
+        conditions.append(tuple_(table.created, table.id) < tuple_(literal(after.created), literal(after.id)))
+    return select(*codec.ROW).where(*conditions).order_by(table.created.desc(), table.id.desc()).limit(limit)
 
 
 def older_than(created_before: float, which: ColumnElement[bool], limit: int) -> Select[tuple[Any]]:

@@ -39,7 +39,7 @@ from app.stores import codec
 from app.stores.api_keys import CHARGE_COLUMNS, QuotaRefused, charge_quota, quota_used, refund_quota
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
 from app.stores.connections import Connections, dialect_insert, notify_statement
-from app.stores.generations.queries import FINAL, OPEN, older_than, oldest_claimable, unattended
+from app.stores.generations.queries import FINAL, OPEN, older_than, oldest_claimable, page, unattended
 from app.stores.migrations import migrate
 from app.stores.protocols import (
     Claim,
@@ -47,7 +47,9 @@ from app.stores.protocols import (
     Claimed,
     IdempotencyMatch,
     KeyRecord,
+    ListQuery,
     NewEvent,
+    PageMark,
     QueueFull,
     QuotaCharge,
     QuotaUsage,
@@ -282,6 +284,10 @@ class SqlGenerationStore:
         """See GenerationStore."""
         rows = await self._read(select(*codec.ROW).where(generations.c.id == generation_id))
         return codec.from_row(rows[0]) if rows else None
+
+    async def find(self, query: ListQuery, after: PageMark | None, limit: int) -> list[Generation]:
+        """See GenerationStore."""
+        return [codec.from_row(row) for row in await self._read(page(query, after, limit))]
 
     async def existing_ids(self, generation_ids: Collection[str]) -> set[str]:
         """See GenerationStore."""

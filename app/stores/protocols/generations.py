@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.domain import Event, EventKind, Generation, Progress
+from app.domain import Event, EventKind, Generation, Progress, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,27 @@ class QuotaUsage:
 
     granted: bool
     used: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageMark:
+    """A place in a list, newest first: that of a generation, which may be deleted."""
+
+    created: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which generations to list; an empty `statuses` allows all.
+
+    `since` is inclusive, `before` exclusive; both are seconds since the epoch.
+    """
+
+    owner: str
+    statuses: tuple[Status, ...] = ()
+    since: float | None = None
+    before: float | None = None
 
 
 class QueueFull(Exception):
@@ -164,6 +185,9 @@ class GenerationStore(Protocol):
 
     async def get(self, generation_id: str) -> Generation | None:
         """The record, or None."""
+
+    async def find(self, query: ListQuery, after: PageMark | None, limit: int) -> list[Generation]:
+        """The generations older than `after`, newest first."""
 
     async def existing_ids(self, generation_ids: Collection[str]) -> set[str]:
         """The given ids that have a record."""
