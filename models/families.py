@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from models.errors import ModelNotFound, ModelUnsupported
+from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.pack import Pack, packs
 from models.protocols import Embedder, StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
@@ -164,10 +165,10 @@ def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str,
     return PipelineGate(pipe, context.placement, **options)
 
 
-def _stable_diffusion(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGenerator:
-    from models.generators.stable_diffusion import StableDiffusionGenerator
+def _native(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGenerator:
+    from models.generators.native import NativeGenerator
 
-    return StableDiffusionGenerator(pipe, placement, **options)
+    return NativeGenerator(pipe, placement, **options)
 
 
 def _hub_id(source: Source) -> str:
@@ -227,10 +228,7 @@ def _is_any(source: Source) -> bool:  # noqa: ARG001
     return True
 
 
-NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = {
-    "StableDiffusionPipeline": _stable_diffusion,
-    "StableDiffusionXLPipeline": _stable_diffusion,
-}
+NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = dict.fromkeys(NATIVE_FAMILIES, _native)
 """Adapters with a native loop, by pipeline class.
 
 Each is called with pipeline and placement, and by name with `id`, `preview_decoder` and, for packs, `revision` and

@@ -113,7 +113,8 @@ def _power(sampler: str) -> int:
 class StepRow:
     """One denoising step of one candidate.
 
-    `negative` None means unguided: one entry in the denoiser batch, else two.
+    `negative` None means unguided: one entry in the denoiser batch, else two. Where the scale guides without a negative
+    prompt, as in some families, None stands for the empty text.
     """
 
     latent: Latent

@@ -131,8 +131,8 @@ class DiffusersSchedules:
             raise ModelUnsupported(f"no supported sampler is near the model's scheduler {own}")
         self.default = _NEAREST[own]
 
-    def __call__(self, sampler: str, steps: int) -> Schedule:
-        """The table of a sampler.
+    def __call__(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
+        """The table of a sampler, which is the same at every size.
 
         Raises ValueError for an unknown sampler or steps outside 1..max_steps.
         """

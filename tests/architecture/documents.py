@@ -19,7 +19,7 @@ from app.errors import FrontrunnerError
 from app.main import create_app
 from app.metrics import COUNTERS, GAUGES, HTTP
 from app.settings import ENV_PREFIX, Settings
-from tests.contract.families import FAMILIES
+from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "bench" / "results" / "pictogram.json"
@@ -94,12 +94,16 @@ def bench() -> str:
 
 
 def families() -> str:
-    """Every family that the suite of gated pipelines builds."""
+    """Every family that the suite of pipelines builds, and what it is compared with."""
     rows = [
-        (f"`{family.pipeline}`", "modular" if "Modular" in family.pipeline else "standard")
-        for family in FAMILIES.values()
+        (
+            f"`{family.pipeline}`",
+            " and ".join(family.paths),
+            f"`{IMAGE_TO_IMAGE[name]}`" if name in IMAGE_TO_IMAGE else ("entry" if family.from_pictures else "refused"),
+        )
+        for name, family in FAMILIES.items()
     ]
-    return _table(("pipeline", "kind"), rows)
+    return _table(("pipeline, compared alone", "steps by", "image to image, compared with"), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -86,9 +86,9 @@ class Workshop:
         if name == "pictogram":
             return self.pack.generator
         if name not in self._made:
-            from models.generators.stable_diffusion import StableDiffusionGenerator
+            from models.generators.native import NativeGenerator
 
-            self._made[name] = StableDiffusionGenerator(self.pipe(name), self._shared(), id=name)
+            self._made[name] = NativeGenerator(self.pipe(name), self._shared(), id=name)
         made: StepwiseGenerator = self._made[name]
         return made
 

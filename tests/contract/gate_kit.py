@@ -1,18 +1,21 @@
-"""Stock pipelines run alone, and the same jobs through the gate."""
+"""Stock pipelines run alone, and the same jobs behind the gate and by the native loop."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from models.protocols import Latent, StepRow, StepwiseGenerator, to_host
-from tests.contract.families import FAMILIES, Family
+from models.protocols import Latent, OutOfMemory, StepRow, StepwiseGenerator, to_host
+from tests.contract.families import FAMILIES, Family, Path
 
 GUIDERS = ("guider", "ocr_guider")
 
@@ -38,24 +41,36 @@ class Made:
     pixels: NDArray[np.uint8]
 
 
-class Gated:
-    """A family behind the gate, beside its stock pipeline."""
+@functools.cache
+def built(name: str) -> tuple[Any, dict[Job, Made]]:
+    """A family's stock pipeline, and what it made alone, for the gate and the native loop."""
+    from models.runtime.placement import prepare_process
 
-    def __init__(self, name: str, change: Callable[[Any], None] = lambda _: None) -> None:
-        from models.generators.gate.generator import PipelineGate
-        from models.runtime.placement import prepare_process, select_device
+    prepare_process()
+    return FAMILIES[name].build(name), {}
 
-        prepare_process()
+
+class Driven:
+    """A family behind the protocol, beside its stock pipeline."""
+
+    generator: StepwiseGenerator
+    names: frozenset[str]
+    guidance_name: str | None
+    modular = False
+
+    def __init__(self, name: str, change: Callable[[Any], None] | None = None) -> None:
         self.name = name
         self.family: Family = FAMILIES[name]
-        self.pipe = self.family.build(name)
-        change(self.pipe)
-        defaults = {"width": self.family.size, "height": self.family.size}
-        self.gate = PipelineGate(
-            self.pipe, select_device("cpu"), id=name, defaults=defaults, arguments=dict(self.family.arguments)
-        )
-        self.generator: StepwiseGenerator = self.gate
-        self._stock: dict[Job, Made] = {}
+        if change is None:
+            self.pipe, self._stock = built(name)
+        else:
+            self.pipe, self._stock = self.family.build(name), {}
+            change(self.pipe)
+
+    def options(self) -> dict[str, Any]:
+        """How the generator is made."""
+        sides = {"width": self.family.size, "height": self.family.size}
+        return {"id": self.name, "defaults": sides, "arguments": dict(self.family.arguments)}
 
     def row(self, job: Job) -> StepRow:
         """A candidate before its first step."""
@@ -88,6 +103,24 @@ class Gated:
     def pixels(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.uint8]:
         return to_host(self.generator.decode(latents, preview=preview))
 
+    def sample(self, latent: Latent, like: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A latent's x in the layout of the pipeline's own loop."""
+        return np.asarray(latent.x)
+
+    def held(self, latent: Latent) -> Any:
+        """What the candidate occupies, and must free."""
+        raise NotImplementedError
+
+    @contextmanager
+    def counted(self, raise_on: int | None = None) -> Iterator[list[int]]:
+        """Notes the entries of each model call; the call of that number finds the device full."""
+        yield []
+        raise NotImplementedError
+
+    def stored_as_image(self, array: NDArray[np.float16]) -> Any:
+        """A stored latent as the stock pipelines for images take it."""
+        raise NotImplementedError
+
     def stock(self, job: Job) -> Made:
         """The stock pipeline alone, with a scheduler and guiders of its own; each job once."""
         if job not in self._stock:
@@ -104,23 +137,124 @@ class Gated:
                 vars(pipe)[name] = copy.deepcopy(getattr(pipe, name))
         arguments: dict[str, Any] = {**self.family.arguments, "prompt": job.prompt, "num_inference_steps": job.steps}
         arguments |= {"width": self.family.size, "height": self.family.size}
-        stage = self.gate._stage
-        if stage.guidance_name is not None:
-            arguments[stage.guidance_name] = self.family.guidance
+        if self.guidance_name is not None:
+            arguments[self.guidance_name] = self.family.guidance
         elif hasattr(pipe, "guider"):
             for name in GUIDERS:
                 if getattr(pipe, name, None) is not None:
                     getattr(pipe, name).guidance_scale = self.family.guidance
         if self.generator.info.negative_prompts:
             arguments["negative_prompt"] = job.negative
-        if "use_resolution_binning" in stage.names:
+        if "use_resolution_binning" in self.names:
             arguments["use_resolution_binning"] = False
-        if stage.modular:
+        if self.modular:
             arguments["output"] = "images"
         with torch.inference_mode():
             result = pipe(**arguments, generator=torch.Generator().manual_seed(job.seed))
         images = result if isinstance(result, list) else getattr(result, "images", None) or result.image
         return Made(seen[-1].numpy(), np.asarray(images[0].convert("RGB")))
+
+
+class Gated(Driven):
+    """A family behind the gate."""
+
+    def __init__(self, name: str, change: Callable[[Any], None] | None = None) -> None:
+        from models.generators.gate.generator import PipelineGate
+        from models.runtime.placement import select_device
+
+        super().__init__(name, change)
+        gate = PipelineGate(self.pipe, select_device("cpu"), **self.options())
+        self.generator = gate
+        self.names, self.guidance_name, self.modular = gate._stage.names, gate._stage.guidance_name, gate._stage.modular
+
+    def held(self, latent: Latent) -> Any:
+        return latent.attempt.run
+
+    @contextmanager
+    def counted(self, raise_on: int | None = None) -> Iterator[list[int]]:
+        from models.generators.gate import calls as made
+        from models.generators.gate import generator as asked
+
+        real: Callable[..., Any] = made.together
+        calls: list[int] = []
+
+        def together(found: Any) -> Any:
+            _note(calls, sum(call.rows for call in found), raise_on)
+            return real(found)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asked, "together", together)
+            yield calls
+
+    def stored_as_image(self, array: NDArray[np.float16]) -> Any:
+        import torch
+
+        z, config = torch.from_numpy(array[None].astype(np.float32)), self.pipe.vae.config
+        if "latents_mean" in config and config.get("latents_mean") is not None:
+            mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (config.latents_mean, config.latents_std))
+            return (z - mean) / std
+        return (z - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+class Native(Driven):
+    """A family by its native loop."""
+
+    def __init__(self, name: str) -> None:
+        from models.generators.native import NativeGenerator
+        from models.runtime.placement import select_device
+
+        super().__init__(name)
+        placement = select_device("cpu")
+        self._calls: list[int] | None = None
+        self._raise_on: int | None = None
+        real = placement.parallel
+
+        def noted(work: Any, *inputs: Any, min_rows: int = 1) -> Any:
+            if self._calls is not None:
+                _note(self._calls, len(inputs[0]), self._raise_on)
+            return real(work, *inputs, min_rows=min_rows)
+
+        parallel: Any = noted
+        native = NativeGenerator(self.pipe, replace(placement, parallel=parallel), **self.options())
+        self.generator = native
+        self.names = frozenset(inspect.signature(self.pipe.__call__).parameters)
+        self.guidance_name = native._family.guidance_argument
+
+    def sample(self, latent: Latent, like: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = np.asarray(latent.x)
+        if like.ndim > 3:
+            return x.reshape(like.shape)
+        channels, height, width = x.shape
+        if like.shape[2] == channels:
+            return x.reshape(1, channels, height * width).transpose(0, 2, 1)
+        cells = x.reshape(channels, height // 2, 2, width // 2, 2).transpose(1, 3, 0, 2, 4)
+        return cells.reshape(1, height * width // 4, channels * 4)
+
+    def held(self, latent: Latent) -> Any:
+        return latent.x
+
+    @contextmanager
+    def counted(self, raise_on: int | None = None) -> Iterator[list[int]]:
+        self._calls, self._raise_on = [], raise_on
+        try:
+            yield self._calls
+        finally:
+            self._calls = None
+
+    def stored_as_image(self, array: NDArray[np.float16]) -> Any:
+        import torch
+
+        return torch.from_numpy(array[None].astype(np.float32))
+
+
+def driven(name: str, path: Path) -> Driven:
+    return Native(name) if path == "native" else Gated(name)
+
+
+def _note(calls: list[int], rows: int, raise_on: int | None) -> None:
+    calls.append(rows)
+    if raise_on is not None and len(calls) == raise_on:
+        raise OutOfMemory("full")
 
 
 def recording(scheduler: Any, seen: list[Any]) -> Any:
@@ -138,9 +272,9 @@ def recording(scheduler: Any, seen: list[Any]) -> Any:
     return own
 
 
-def apart(latent: Latent, wanted: NDArray[np.float32]) -> float:
-    """Largest difference of a latent's sample, as a share of the values where these are large."""
-    return float(np.abs(np.asarray(latent.x) - wanted).max() / max(1.0, float(np.abs(wanted).max())))
+def apart(x: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Largest difference of two samples, as a share of the values where these are large."""
+    return float(np.abs(x - wanted).max() / max(1.0, float(np.abs(wanted).max())))
 
 
 def levels(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:

@@ -49,7 +49,7 @@ def test_mixed_candidates_are_those_of_the_stock_pipeline(gated: Gated) -> None:
     pixels = gated.pixels(latents)
     for job, latent, picture in zip(JOBS, latents, pixels, strict=True):
         wanted = gated.stock(job)
-        assert apart(latent, wanted.latent) <= LATENTS
+        assert apart(np.asarray(latent.x), wanted.latent) <= LATENTS
         assert levels(picture, wanted.pixels) <= LEVELS
 
 
@@ -59,7 +59,7 @@ def test_a_row_that_is_stepped_again_goes_on_as_it_did(gated: Gated) -> None:
     (twice,) = gated.step([row])
     for again in (once, twice):
         (latent,) = gated.finish([again])
-        assert apart(latent, gated.stock(JOBS[1]).latent) <= LATENTS
+        assert apart(np.asarray(latent.x), gated.stock(JOBS[1]).latent) <= LATENTS
 
 
 def test_the_last_estimate_is_the_picture(gated: Gated) -> None:

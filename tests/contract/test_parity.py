@@ -126,7 +126,7 @@ def test_ancestral_noise_apart_equals_the_stock_pipeline(
 ) -> None:
     from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 
-    from models.generators import stable_diffusion as adapter
+    from models.generators import native as adapter
 
     pipe, exact, generator = workshop.pipe(name), workshop.precise(name), workshop.generator(name)
     size, steps = (generator.info.width, generator.info.height), 5
@@ -154,7 +154,7 @@ def exact_euler(pipe: Any, generator: Any, noise: Any, guidance: float, steps: i
     scheduler = scheduler_of(pipe, "euler")
     scheduler.set_timesteps(steps)
     sigmas, x = scheduler.sigmas.double(), noise.double() * float(scheduler.init_noise_sigma)
-    prompt, negative = (each.state.hidden for each in generator.encode([PROMPT, NEGATIVE]))
+    prompt, negative = (each.state[0] for each in generator.encode([PROMPT, NEGATIVE]))
     for t, sigma, after in zip(scheduler.timesteps, sigmas, sigmas[1:], strict=False):
         seen = (x / (sigma**2 + 1) ** 0.5).to(pipe.unet.dtype)
         with torch.inference_mode():

@@ -84,7 +84,7 @@ def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
 def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> None:
     generator: Any = workshop.pack.generator
     scorer: Any = workshop.pack.scorer
-    assert scorer._model.text.transformer is generator._texts._pipe.text_encoder
+    assert scorer._model.text.transformer is generator._family.pipe.text_encoder
     assert generator.info.revision == scorer.info.revision
     assert (generator.info.id, generator.info.steps, generator.info.sampler) == ("pictogram", 16, "ddim_quadratic")
 
@@ -233,7 +233,7 @@ def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
     schedules = DiffusersSchedules(EulerDiscreteScheduler.from_config({"clip_sample": True}))
     assert schedules.samplers == ("euler", "ddim_quadratic", "dpmpp_2m", "euler_ancestral")
     with pytest.raises(ValueError, match="not linear"):
-        schedules("ddim", 4)
+        schedules("ddim", 4, 32, 32)
     assert "ddim" in DiffusersSchedules(EulerDiscreteScheduler()).samplers
     with pytest.raises(ModelUnsupported, match="DDIMScheduler"):
         DiffusersSchedules(DDIMScheduler(thresholding=True))

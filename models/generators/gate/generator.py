@@ -24,7 +24,7 @@ from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler_proxy import mixes, noised
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
-from models.generators.gate.texts import Reader
+from models.generators.text_limits import Reader
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, memory_guard
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -18,10 +17,7 @@ from greenlet import greenlet
 
 from models.generators.gate.calls import Call
 from models.generators.gate.scheduler_proxy import Stepped
-
-REMEMBERED_BYTES = 2**29
-"""Bytes of cached text encodings, for each text encoder and for the pipeline."""
-
+from models.runtime.remembered import Remembered
 
 _DRAWING = ("ConsistencyDecoderVAE",)
 """Decoders that draw noise."""
@@ -146,30 +142,6 @@ class RememberedEncoder(_Proxy):
         return self._known(plain_key((args, kwargs)), lambda: self._module(*args, **kwargs))
 
 
-class Remembered:
-    """Results by key, least recently used dropped first.
-
-    Their tensors fit into `REMEMBERED_BYTES`.
-    """
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._size = 0
-
-    def __call__(self, key: Hashable | None, make: Callable[[], Any]) -> Any:
-        """The result of a key, made if it is not cached. The key None is never cached."""
-        if key is None:
-            return make()
-        if key not in self._known:
-            result = make()
-            self._known[key] = result, _bytes(result)
-            self._size += self._known[key][1]
-            while self._size > REMEMBERED_BYTES and len(self._known) > 1:
-                self._size -= self._known.popitem(last=False)[1][1]
-        self._known.move_to_end(key)
-        return self._known[key][0]
-
-
 def plain_key(value: Any) -> Hashable | None:
     """A key for arguments of texts, numbers and small integer tensors; else None."""
     try:
@@ -188,11 +160,3 @@ def _frozen(value: Any) -> Hashable:
     if isinstance(value, torch.Tensor) and not value.is_floating_point():
         return tuple(value.shape), value.dtype, value.cpu().contiguous().numpy().tobytes()
     raise TypeError(f"a {type(value).__name__} cannot be part of a key")
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return int(value.nbytes)
-    if isinstance(value, Mapping):
-        return sum(_bytes(each) for each in value.values())
-    return sum(_bytes(each) for each in value) if isinstance(value, list | tuple) else 0

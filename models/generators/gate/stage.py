@@ -23,13 +23,14 @@ from models.generators.gate.runs import (
     Finished,
     GatedDecoder,
     GatedModule,
-    Remembered,
     RememberedEncoder,
     Run,
     park,
     plain_key,
 )
 from models.generators.gate.scheduler_proxy import StepForm, WatchedScheduler, memory, recall
+from models.generators.pipeline_facts import call_defaults
+from models.runtime.remembered import Remembered
 
 _GUIDERS = ("guider", "ocr_guider")
 _GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "distilled_guidance_scale")
@@ -223,8 +224,7 @@ def _argument_names(pipe: Any, modular: bool) -> frozenset[str]:
 def _defaults(pipe: Any, modular: bool) -> dict[str, Any]:
     if modular:
         return {each.name: each.default for each in pipe.blocks.inputs if each.name}
-    parameters = inspect.signature(pipe.__call__).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return call_defaults(pipe)
 
 
 def _silence(blocks: Any) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ from models.generators.gate.calls import Call
 from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler_proxy import Stepped
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of
+from models.generators.pipeline_facts import default_size, few_steps, scheduler_name
 from models.protocols import GeneratorInfo, Guidance
 from models.runtime.placement import DevicePlacement, fingerprint
 
@@ -31,16 +31,9 @@ UNGUIDED = 1.0
 
 _FAR = 10**9
 _BRIEF = (1, 2, 4)
-_SIZE = 1024
 _SIZE_MULTIPLE = 8
 _STEPS = 30
 _GUIDANCE = 4.0
-
-_FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
-"""Steps and guidance of distilled models, by a word in their names.
-
-Their folders do not hold these values.
-"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,11 +74,11 @@ class Survey:
     def __init__(self, stage: Stage, drive: Drive, made: Made, id: str, defaults: Mapping[str, Any]) -> None:
         self._stage = stage
         self._id = id
-        few = next((few for word, few in _FEW_STEPS.items() if word in id.lower()), None)
+        few = few_steps(id)
         steps, guidance = few or (stage.defaults.get("num_inference_steps") or _STEPS, self._own_guidance())
         self.steps = int(defaults.get("steps", steps))
         self.guidance = float(defaults.get("guidance_scale", guidance))
-        width, height = _default_size(stage)
+        width, height = default_size(stage.pipe, stage.defaults)
         self.width, self.height = int(defaults.get("width", width)), int(defaults.get("height", height))
         entries = self._make_a_step(made)
         self.brief, seen = self._briefest(drive)
@@ -103,7 +96,7 @@ class Survey:
         """
         config = self._stage.components["scheduler"].config
         flow = "Flow" in type(self._stage.components["scheduler"]).__name__ or config.get("use_flow_sigmas")
-        sampler = _sampler(self._stage.components["scheduler"])
+        sampler = scheduler_name(self._stage.components["scheduler"])
         modules = [each for each in self._stage.components.values() if isinstance(each, torch.nn.Module)]
         known = f"{revision or fingerprint(*modules)}-gate"  # native loops store latents in another scale
         return GeneratorInfo(
@@ -181,31 +174,3 @@ class Survey:
             run.close()
         same = all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
         return "none" if same else "embedded"
-
-
-def _default_size(stage: Stage) -> tuple[int, int]:
-    """Width and height that the pipeline makes without a requested size."""
-    pipe, defaults = stage.pipe, stage.defaults
-    if isinstance(defaults.get("width"), int) and isinstance(defaults.get("height"), int):
-        return defaults["width"], defaults["height"]
-    width, height = (getattr(pipe, name, None) for name in ("default_width", "default_height"))
-    if isinstance(width, int) and isinstance(height, int):
-        return width, height
-    sample = getattr(pipe, "default_sample_size", None)
-    if sample is None:
-        denoiser = stage.components.get("transformer") or stage.components.get("unet")
-        sample = getattr(getattr(denoiser, "config", None), "sample_size", None)
-    factor = int(getattr(pipe, "vae_scale_factor", 8))
-    if sample is None:
-        return _SIZE, _SIZE
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    return int(width) * factor, int(height) * factor
-
-
-def _sampler(scheduler: Any) -> str:
-    """A scheduler's class as a sampler name on the wire.
-
-    `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`.
-    """
-    bare = type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()

@@ -6,7 +6,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+from models.generators.families import FAMILIES as NATIVE
+
+Path: TypeAlias = Literal["gate", "native"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,11 @@ class Family:
     guidance: float = 4.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     from_pictures: bool = True
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Who can make its steps."""
+        return ("gate", "native") if self.pipeline in NATIVE else ("gate",)
 
     def build(self, name: str) -> Any:
         """A stock pipeline with random weights."""
@@ -67,3 +76,14 @@ FAMILIES = {
     "modular_flux": Family("FluxModularPipeline", "modular", guidance=3.5),
     "modular_z_image": Family("ZImageModularPipeline", "modular", guidance=3.0),
 }
+
+IMAGE_TO_IMAGE = {
+    "stable_diffusion": "StableDiffusionImg2ImgPipeline",
+    "stable_diffusion_xl": "StableDiffusionXLImg2ImgPipeline",
+    "stable_diffusion_3": "StableDiffusion3Img2ImgPipeline",
+    "flux": "FluxImg2ImgPipeline",
+    "z_image": "ZImageImg2ImgPipeline",
+    "qwen_image": "QwenImageImg2ImgPipeline",
+    "chroma": "ChromaImg2ImgPipeline",
+}
+"""Pipelines of diffusers that start from images, which families are compared with."""

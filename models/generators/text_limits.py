@@ -1,4 +1,4 @@
-"""Text limits of gated pipelines: the tokenizers' limit, and truncation notices."""
+"""Text limits of pipelines: the tokenizers' limit, and truncation notices."""
 
 from __future__ import annotations
 

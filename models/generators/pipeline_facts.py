@@ -1,0 +1,60 @@
+"""Facts from a pipeline's class, call and name: size, steps, scheduler.
+
+The gate and the native loops describe a model by the same facts. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SIZE = 1024
+
+_FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
+"""Steps and guidance of distilled models, by a word in their names.
+
+Their folders do not hold these values.
+"""
+
+
+def few_steps(id: str) -> tuple[int, float] | None:
+    """Steps and guidance of a distilled model of this name; None for other models."""
+    return next((few for word, few in _FEW_STEPS.items() if word in id.lower()), None)
+
+
+def call_defaults(pipe: Any) -> dict[str, Any]:
+    """The default arguments of a standard pipeline's `__call__`."""
+    parameters = inspect.signature(pipe.__call__).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def default_size(pipe: Any, defaults: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height in pixels that the pipeline makes without a requested size.
+
+    `defaults` are those of its call.
+    """
+    if isinstance(defaults.get("width"), int) and isinstance(defaults.get("height"), int):
+        return defaults["width"], defaults["height"]
+    width, height = (getattr(pipe, name, None) for name in ("default_width", "default_height"))
+    if isinstance(width, int) and isinstance(height, int):
+        return width, height
+    sample = getattr(pipe, "default_sample_size", None)
+    if sample is None:
+        denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+        sample = getattr(getattr(denoiser, "config", None), "sample_size", None)
+    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    if sample is None:
+        return _SIZE, _SIZE
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    return int(width) * factor, int(height) * factor
+
+
+def scheduler_name(scheduler: Any) -> str:
+    """A scheduler's class as a sampler name on the wire.
+
+    `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`.
+    """
+    bare = type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()
