@@ -10,6 +10,8 @@
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
+    |  +- InvalidLink       403 invalid_link          the signature of an image link is forged or of another image
+    |  +- LinkExpired       403 link_expired          an image link has expired
     +- QuotaExceeded        429 quota_exceeded        the key's quota in this window is used up (with Retry-After)
     +- NotFound             404 not_found             no such generation, candidate or model for this caller
     +- NotReady             409 not_ready             the generation has no result yet, or ended without one
@@ -107,6 +109,18 @@ class Forbidden(FrontrunnerError):
     """The key lacks the permission for this request."""
 
     code, status, title = "forbidden", 403, "The key lacks the permission"
+
+
+class InvalidLink(Forbidden):
+    """The signature of an image link is forged, or belongs to another image."""
+
+    code, title = "invalid_link", "The link is not valid"
+
+
+class LinkExpired(Forbidden):
+    """A signed image link has expired: read the generation for a new one."""
+
+    code, title = "link_expired", "The link has expired"
 
 
 class QuotaExceeded(FrontrunnerError):

@@ -23,6 +23,8 @@ from app.api.dependencies import Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
 from app.api.middleware.auth import ApiKeyMiddleware
+from app.api.middleware.cors import NamedOrigins
+from app.api.middleware.forwarded import ForwardedMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
 from app.api.upload_limits import UploadLimiter
@@ -42,6 +44,7 @@ from app.service import (
     Img2ImgService,
     LeasePolicy,
     Limits,
+    LinkSigner,
     Presets,
     PruningPolicy,
     RankingService,
@@ -100,6 +103,10 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.add_middleware(ApiKeyMiddleware)
     app.state.hosts = Hosts(settings.hosts, settings.public_url)
     app.add_middleware(Admission, hosts=app.state.hosts)
+    app.add_middleware(NamedOrigins, origins=settings.origins)
+    app.add_middleware(
+        ForwardedMiddleware, proxies=settings.proxies, prefix=settings.prefix, fixed=bool(settings.public_url)
+    )
     app.add_middleware(AccessLogMiddleware)
     for part in (generations, listing, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
         app.include_router(part.router)
@@ -125,8 +132,10 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             limits, keys = _limits(settings), SqlApiKeyStore(records.connections)
             hooks = WebhookPolicy(settings.webhook_secret, settings.webhook_private)
             webhook_client = WebhookClient(allow_private=settings.webhook_private)
+            app.state.links = links = LinkSigner(keys, settings.signing_keys, settings.link_s, records.clock)
+            outbox = SqlWebhookOutbox(records.connections)
             dispatcher = WebhookDispatcher(
-                SqlWebhookOutbox(records.connections), keys, webhook_client, hooks, records.clock
+                outbox, keys, webhook_client, hooks, records.clock, links=links, public_url=settings.public_url
             )
             service = GenerationService(
                 engine,
@@ -159,6 +168,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
                 Embedder(engine, limits),
                 Aliases.parse(settings.model_aliases),
+                links,
             )
             engine.start()
             upkeep = [

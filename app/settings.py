@@ -5,6 +5,7 @@ Only entry points read them.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -12,11 +13,16 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.api.middleware.forwarded import TrustedProxies, clean_prefix
 from app.service.aliases import OPENAI_IMAGES, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 
 ENV_PREFIX = "FRONTRUNNER_"
+
+MIN_LINK_KEY_CHARS = 32
+
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -27,6 +33,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 selects a free one")
     public_url: str = Field("", description="base URL of the service for clients, used in links")
+    root_path: str = Field("", description="path prefix under which clients see the service, such as /images")
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="addresses and networks of proxies whose X-Forwarded headers count, comma-separated; * for all",
+    )
+    cors_origins: str = Field(
+        "", description="origins of browser apps that may call the service, comma-separated; * for all"
+    )
     allowed_hosts: str = Field(
         "", description="accepted host names, comma-separated; *.example.com for all subdomains; empty for all"
     )
@@ -114,6 +128,14 @@ class Settings(BaseSettings):
     stream_grace_s: float = Field(
         30.0, gt=0, le=3600, description="seconds that a generation continues after its stream breaks, until a resume"
     )
+    link_s: float = Field(
+        3600.0, ge=60, le=604_800, description="seconds that a signed image link is valid, at least; servers with keys"
+    )
+    link_keys: str = Field(
+        "",
+        repr=False,
+        description="keys that sign image links, comma-separated; the first signs, all verify; empty for a stored one",
+    )
     retention_s: float = Field(604_800.0, ge=60, description="seconds that results are stored")
     sweep_s: float = Field(
         60.0, ge=1, le=3600, description="seconds between purges of expired and recovery of lost generations"
@@ -163,9 +185,41 @@ class Settings(BaseSettings):
     def _is_address(cls, value: str) -> str:
         parts = urlsplit(value)
         fits = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
-        if value and not (fits and parts.username is None):
+        if value and not (fits and parts.username is None and clean_prefix(parts.path) is not None):
             raise ValueError("must be a URL such as https://images.example.com or https://example.com/path")
         return value.rstrip("/")
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, value: str) -> str:
+        prefix = clean_prefix(value)
+        if prefix is None:
+            raise ValueError("must be a path such as /images, of letters, digits and ._~-, and not begin with /v1")
+        return prefix
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        try:
+            TrustedProxies(_names(value))
+        except ValueError:
+            raise ValueError("must be IP addresses or networks such as 10.0.0.0/8, comma-separated, or *") from None
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _names(value):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("must be origins such as https://app.example.com, without a path, or *")
+        return value
+
+    @field_validator("link_keys")
+    @classmethod
+    def _are_link_keys(cls, value: str) -> str:
+        if any(len(key) < MIN_LINK_KEY_CHARS for key in _names(value)):
+            raise ValueError(f"must be keys of at least {MIN_LINK_KEY_CHARS} characters, comma-separated")
+        return value
 
     @field_validator("webhook_secret")
     @classmethod
@@ -189,7 +243,27 @@ class Settings(BaseSettings):
     @property
     def hosts(self) -> tuple[str, ...]:
         """The accepted host names in lower case; empty for all names."""
-        return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
+        return tuple(name.lower() for name in _names(self.allowed_hosts))
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The allowed origins; hosts in lower case, as browsers send them."""
+        return tuple(name.lower() for name in _names(self.cors_origins))
+
+    @property
+    def proxies(self) -> TrustedProxies:
+        """The trusted proxies."""
+        return TrustedProxies(_names(self.trusted_proxies))
+
+    @property
+    def prefix(self) -> str:
+        """The path prefix: that of the public URL if set, else `root_path`."""
+        return urlsplit(self.public_url).path if self.public_url else self.root_path
+
+    @property
+    def signing_keys(self) -> tuple[str, ...]:
+        """The configured keys of image links."""
+        return _names(self.link_keys)
 
     @property
     def database(self) -> str:
@@ -200,6 +274,11 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The image store URL: the configured one, or a folder in the data folder."""
         return self.blob_url or (self.data_dir / "blobs").as_uri()
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """The items of a comma-separated setting."""
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def format_errors(error: ValidationError) -> list[str]:

@@ -28,6 +28,7 @@ from app.service import (
     GenerationService,
     IdempotencyKey,
     Img2ImgService,
+    LinkSigner,
     RankingService,
     ReferenceResolver,
     TasteService,
@@ -52,6 +53,7 @@ class Services:
     uploads: UploadLimiter
     embedder: Embedder
     aliases: Aliases
+    links: LinkSigner
 
 
 def get_services(request: Request) -> Services:

@@ -20,10 +20,14 @@ from app.api.schemas.requests import ImageFormat, ResponseFormat
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind, Generation
 from app.errors import NothingAboveMinScore, error_context
-from app.service import GenerationParams, GenerationService, IdempotencyKey, ImageFile, ParamsFactory
-
-PREFIX = "/v1/generations"
-
+from app.service import (
+    GenerationParams,
+    GenerationService,
+    IdempotencyKey,
+    ImageFile,
+    ParamsFactory,
+    generation_path,
+)
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -192,4 +196,4 @@ def _json_response(body: GenerationResponse, status: int = 200, headers: dict[st
 
 
 def _location_headers(generation_id: str) -> dict[str, str]:
-    return {"location": f"{PREFIX}/{generation_id}", "vary": "accept, prefer"}
+    return {"location": generation_path(generation_id), "vary": "accept, prefer"}

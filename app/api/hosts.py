@@ -1,4 +1,4 @@
-"""Host names: allowed `Host` headers, and the base URL of absolute links."""
+"""Allowed `Host` headers, the origin of absolute links, the path of a route."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Allowed host names and the base URL of links.
+    """Allowed host names and the origin of links.
 
-    `allowed`: names; a leading `*.` covers all subdomains; empty allows every name. `public_url`: the base, if set.
+    `allowed`: names; a leading `*.` covers all subdomains; empty allows every name. `public_url`: begins with the
+    origin, if set.
     """
 
     allowed: tuple[str, ...] = ()
@@ -38,15 +39,15 @@ class Hosts:
             return "the `Host` header names no allowed host: use one from the setting FRONTRUNNER_ALLOWED_HOSTS"
         return None
 
-    def base(self, scope: Scope) -> str:
-        """The base URL of links, without a trailing slash; "" for relative links.
+    def origin(self, scope: Scope) -> str:
+        """Scheme and host of links; "" for relative links.
 
-        This is the public URL if set, else the `Host` header if it is trusted. A host is trusted if it is allowed by
+        This is the public URL's if set, else the `Host` header if it is trusted. A host is trusted if it is allowed by
         name; where every name is allowed, if it is local or the address of the connection. For any other host
         links are relative, since clients can put any value into the header.
         """
         if self.public_url:
-            return self.public_url
+            return public_origin(self.public_url)
         headers = _host_headers(scope)
         name = _host_name(headers[0]) if headers else None
         if not name:
@@ -61,6 +62,18 @@ class Hosts:
             name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]) and name != pattern[1:])
             for pattern in (*self.allowed, *own)
         )
+
+
+def public_origin(public_url: str) -> str:
+    """Scheme and host of a public URL."""
+    parts = urlsplit(public_url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request without the prefix under which clients see the service."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _host_headers(scope: Scope) -> list[str]:

@@ -22,11 +22,13 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import FrontrunnerError, QuotaExceeded, Unauthorized, Unavailable
+from app.service import generation_path
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 HTTP_CODES = {
     400: "bad_request",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
@@ -163,7 +165,7 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
     if isinstance(error, Unavailable | QuotaExceeded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.generation_id is not None:
-        headers["location"] = generation_url(error.generation_id)
+        headers["location"] = generation_path(error.generation_id)
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="frontrunner"'
     return problem_response(
@@ -177,11 +179,6 @@ def status_of(error: FrontrunnerError) -> int:
     Proxies may retry a request after 503, but not after 504.
     """
     return 504 if isinstance(error, Unavailable) and error.generation_id is not None else error.status
-
-
-def generation_url(generation_id: str) -> str:
-    """Path of a generation."""
-    return f"/v1/generations/{generation_id}"
 
 
 def field_errors(error: FrontrunnerError) -> list[FieldError]:

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.problems import error_member, field_errors, generation_url, status_of
+from app.api.problems import error_member, field_errors, status_of
 from app.errors import FrontrunnerError, error_context
+from app.service import generation_path
 
 SSE_MEDIA_TYPE = "text/event-stream"
 
@@ -90,7 +91,7 @@ def encode_error_event(error: FrontrunnerError) -> bytes:
     """
     data: dict[str, Any] = {"error": error_member(status_of(error), error.code, error.detail, field_errors(error))}
     if error.generation_id is not None:
-        data["location"] = generation_url(error.generation_id)
+        data["location"] = generation_path(error.generation_id)
     return encode_event("error", data)
 
 

@@ -1,8 +1,9 @@
-"""`frontrunner keys add | list | revoke`: manages API keys in the database."""
+"""`frontrunner keys add | list | revoke | rotate-links`: keys in the database."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -74,6 +75,15 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Key id, as 
     if not _run(lambda store: store.revoke(key_id, time.time())):
         typer.echo(f"frontrunner: no active key has the id {key_id}: see `frontrunner keys list`", err=True)
         raise typer.Exit(1)
+
+
+@app.command(name="rotate-links")
+def rotate_links() -> None:
+    """Sign image links with a new key. Earlier links stay valid until they expire.
+
+    Two rotations end all earlier links.
+    """
+    _run(lambda store: store.rotate_link_secret(secrets.token_urlsafe(32), time.time()))
 
 
 def _permissions(key: ApiKey) -> str:

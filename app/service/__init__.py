@@ -13,6 +13,7 @@ from app.service.generations.img2img import Img2ImgService
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
+from app.service.links import LinkSigner, SignedLink, generation_path, image_path, using_links
 from app.service.presets import Presets
 from app.service.ranking.embed import Embedded, Embedder
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
@@ -51,6 +52,7 @@ __all__ = [
     "LeasePolicy",
     "Limits",
     "Lineage",
+    "LinkSigner",
     "ListQuery",
     "PageMark",
     "ParamsFactory",
@@ -64,6 +66,7 @@ __all__ = [
     "RankingService",
     "ReferenceResolver",
     "RerankParams",
+    "SignedLink",
     "TasteService",
     "TasteSummary",
     "UnresolvedReference",
@@ -74,4 +77,7 @@ __all__ = [
     "create_api_key",
     "current_owner",
     "file_size",
+    "generation_path",
+    "image_path",
+    "using_links",
 ]

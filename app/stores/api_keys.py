@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, insert, or_, select, update
+from sqlalchemy import Connection, Row, case, delete, insert, or_, select, update
 
 from app.stores.connections import Connections, dialect_insert
 from app.stores.protocols import ApiKey, Permission, QuotaCharge, QuotaUsage
 from app.stores.schema import api_key_usage as usage
-from app.stores.schema import api_keys, generations
+from app.stores.schema import api_keys, generations, link_secrets
 
 
 class SqlApiKeyStore:
@@ -47,6 +47,26 @@ class SqlApiKeyStore:
         active = api_keys.c.id == key_id, api_keys.c.revoked.is_(None)
         change = update(api_keys).where(*active).values(revoked=now)
         return await self._connections.write(lambda connection: connection.execute(change).rowcount > 0)
+
+    async def link_secrets(self) -> list[str]:
+        """See ApiKeyStore."""
+        rows = await self._connections.read(lambda connection: connection.execute(_LINK_SECRETS).all())
+        return [row.secret for row in rows]
+
+    async def rotate_link_secret(self, secret: str, now: float) -> None:
+        """See ApiKeyStore."""
+
+        def rotate(connection: Connection) -> None:
+            newest = connection.execute(_LINK_SECRETS).first()
+            created = now if newest is None else max(now, newest.created + 1)
+            connection.execute(insert(link_secrets), {"secret": secret, "created": created})
+            kept = _LINK_SECRETS.with_only_columns(link_secrets.c.secret).limit(2)
+            connection.execute(delete(link_secrets).where(link_secrets.c.secret.not_in(kept)))
+
+        await self._connections.write(rotate)
+
+
+_LINK_SECRETS = select(link_secrets).order_by(link_secrets.c.created.desc())
 
 
 CHARGE_COLUMNS = generations.c.id, generations.c.owner, generations.c.charged, generations.c.charged_window

@@ -47,6 +47,12 @@ idempotency = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
 )
+link_secrets = Table(
+    "link_secrets",
+    metadata,
+    Column("secret", String(64), primary_key=True),
+    Column("created", Double, nullable=False),
+)
 identity = Table("identity", metadata, Column("id", String(64), primary_key=True))
 """One row with the database's id."""
 

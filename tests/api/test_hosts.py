@@ -67,7 +67,7 @@ def test_odd_hosts(house: House, lines: str, status: bytes) -> None:
 
 def test_without_a_host_links_are_relative() -> None:
     scope: dict[str, Any] = {"headers": [], "server": ("10.0.0.1", 80), "http_version": "1.0"}
-    assert Hosts().base(scope) == ""
+    assert Hosts().origin(scope) == ""
 
 
 @pytest.mark.parametrize(

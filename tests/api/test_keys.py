@@ -7,10 +7,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from openai import APITimeoutError, OpenAI
@@ -23,31 +22,10 @@ from app.service import ApiKey, Permission, auth
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import IdempotencyMatch, KeyRecord, QuotaCharge, QuotaUsage
+from tests.api.keys_kit import ALL, add_key, with_store
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import generation
-
-T = TypeVar("T")
-ALL = (Permission.GENERATE, Permission.RANK, Permission.READ)
-
-
-def _with_store(url: str, use: Callable[[SqlApiKeyStore], Awaitable[T]]) -> T:
-    async def run() -> T:
-        database = await SqlGenerationStore.open(url)
-        try:
-            return await use(SqlApiKeyStore(database.connections))
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
-
-
-def _add(
-    folder: Path, *rights: Permission, quota: int | None = None, name: str = "test"
-) -> tuple[ApiKey, dict[str, str]]:
-    key, told = auth.create_api_key(name, rights or ALL, quota, 3600)
-    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.add(key))
-    return key, {"authorization": f"Bearer {told}"}
 
 
 @pytest.fixture
@@ -65,7 +43,7 @@ def test_without_keys_everybody_may_do_everything(house: House) -> None:
 
 def test_the_first_key_closes_the_door(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    key, bearer = _add(folder)
+    key, bearer = add_key(folder)
     refused = house.post(json=PROMPT)
     is_problem(refused, 401, "unauthorized")
     assert refused.headers["www-authenticate"].startswith("Bearer")
@@ -76,14 +54,14 @@ def test_the_first_key_closes_the_door(guarded: tuple[House, Path]) -> None:
     assert house.client.get("/v1/models", headers={"x-api-key": told}).status_code == 200
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
         assert house.client.get(path).status_code == 200
-    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
+    with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
     is_problem(house.client.get("/v1/models", headers=bearer), 401, "unauthorized")
 
 
 def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, reader = _add(folder, Permission.READ)
-    _, ranker = _add(folder, Permission.RANK)
+    _, reader = add_key(folder, Permission.READ)
+    _, ranker = add_key(folder, Permission.RANK)
     assert house.client.get("/v1/models", headers=reader).status_code == 200
     is_problem(house.post(json=PROMPT, headers=reader), 403, "forbidden")
     is_problem(house.post("/v1/images/generations", json=PROMPT, headers=reader), 403, "forbidden")
@@ -94,12 +72,12 @@ def test_a_key_does_what_it_has_the_right_to(guarded: tuple[House, Path]) -> Non
         is_problem(house.post(path, json={}, headers=reader), 403, "forbidden")
     for path in ("/v1/images/edits", "/v1/images/variations"):
         is_problem(house.post(path, headers=ranker), 403, "forbidden")
-    _, admin = _add(folder, Permission.ADMIN)
+    _, admin = add_key(folder, Permission.ADMIN)
     assert house.post(json=PROMPT, headers=admin).status_code == 200
 
 
 def _revoke(folder: Path, key: ApiKey) -> None:
-    _with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
+    with_store(f"sqlite:///{folder}/frontrunner.db", lambda store: store.revoke(key.id, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +94,7 @@ def test_a_stream_ends_with_its_key(
     monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.05)
     house, folder = guarded
     house.generator.delay_s = 0.05
-    key, bearer = _add(folder)
+    key, bearer = add_key(folder)
     headers = {**bearer, "accept": "text/event-stream"}
     asked = {**PROMPT, "steps": 150}
     queued = house.post(json=asked, headers={**bearer, "prefer": "respond-async"}).json()["id"] if body is None else ""
@@ -137,7 +115,7 @@ def test_a_request_that_waits_ends_with_its_key(guarded: tuple[House, Path], mon
     monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.05)
     house, folder = guarded
     house.generator.delay_s = 0.05
-    key, bearer = _add(folder)
+    key, bearer = add_key(folder)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(house.post, json={**PROMPT, "steps": 150}, headers=bearer)
         until(lambda: house.live > 0)
@@ -152,14 +130,14 @@ def test_a_key_that_stays_good_is_looked_at_and_nothing_changes(
     monkeypatch.setattr(auth_middleware, "RECHECK_S", 0.01)
     house, folder = guarded
     house.generator.delay_s = 0.02
-    _, bearer = _add(folder)
+    _, bearer = add_key(folder)
     answer = house.post(json={**PROMPT, "steps": 20}, headers={**bearer, "accept": "text/event-stream"})
     assert events(answer.text)[-1][0] == "succeeded"
 
 
 def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    (_, mine), (_, theirs), (_, admin) = _add(folder), _add(folder), _add(folder, Permission.ADMIN)
+    (_, mine), (_, theirs), (_, admin) = add_key(folder), add_key(folder), add_key(folder, Permission.ADMIN)
     made = house.post(json=PROMPT, headers={**mine, "idempotency-key": "once"}).json()
     path = f"/v1/generations/{made['id']}"
     for method, where, body in (
@@ -191,18 +169,18 @@ def test_keys_see_only_their_own(guarded: tuple[House, Path]) -> None:
 
 def test_a_key_lists_its_own_generations_only(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    keys = [_add(folder)[1], _add(folder)[1], _add(folder, Permission.ADMIN)[1]]
+    keys = [add_key(folder)[1], add_key(folder)[1], add_key(folder, Permission.ADMIN)[1]]
     made = [house.post(json=PROMPT, headers=key).json()["id"] for key in keys]
     for key, own in zip(keys, made, strict=True):
         page = house.client.get("/v1/generations", headers=key).json()
         assert [one["id"] for one in page["data"]] == [own]
     assert house.client.get("/v1/generations").status_code == 401
-    assert house.client.get("/v1/generations", headers=_add(folder, Permission.RANK)[1]).status_code == 403
+    assert house.client.get("/v1/generations", headers=add_key(folder, Permission.RANK)[1]).status_code == 403
 
 
 def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=8)
+    _, bearer = add_key(folder, quota=8)
     first = house.post(json=PROMPT, headers={**bearer, "idempotency-key": "a"})
     assert re.fullmatch(r'"candidates";q=8;qu="candidates";w=3600', first.headers["ratelimit-policy"])
     assert re.match(r'"candidates";r=5;t=\d+$', first.headers["ratelimit"])
@@ -219,7 +197,7 @@ def test_a_quota_counts_candidates(guarded: tuple[House, Path]) -> None:
 
 def test_a_client_that_times_out_and_tries_again_pays_for_what_was_made(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=100)
+    _, bearer = add_key(folder, quota=100)
     house.generator.delay_s = 0.05
     told = bearer["authorization"].removeprefix("Bearer ")
     client = OpenAI(base_url=f"{house.url}/v1", api_key=told, timeout=0.5, max_retries=2)
@@ -235,7 +213,7 @@ def test_a_client_that_times_out_and_tries_again_pays_for_what_was_made(guarded:
 
 def test_what_fails_is_given_back(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=8)
+    _, bearer = add_key(folder, quota=8)
     for _ in range(3):
         house.generator.fail_on_call = len(house.generator.calls)
         failed = house.post(json=PROMPT, headers=bearer)
@@ -245,7 +223,7 @@ def test_what_fails_is_given_back(guarded: tuple[House, Path]) -> None:
 
 def test_auto_keeps_to_the_quota(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=20)
+    _, bearer = add_key(folder, quota=20)
     answer = house.post(json={**PROMPT, "n_candidates": "auto"}, headers=bearer)
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -257,7 +235,7 @@ def test_auto_keeps_to_the_quota(guarded: tuple[House, Path]) -> None:
 
 def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=8)
+    _, bearer = add_key(folder, quota=8)
     made = house.post(json=PROMPT, headers=bearer).json()
     path, body = f"/v1/generations/{made['id']}/rerank", {"ranking": {"prompt": "a dog"}}
     for _ in range(3):
@@ -272,7 +250,7 @@ def test_a_ranking_that_is_stored_counts_as_its_candidates(guarded: tuple[House,
 
 def test_a_ranking_that_is_stored_again_with_its_key_is_stored_and_charged_once(guarded: tuple[House, Path]) -> None:
     house, folder = guarded
-    _, bearer = _add(folder, quota=100)
+    _, bearer = add_key(folder, quota=100)
     made = house.post(json=PROMPT, headers=bearer).json()
     path, body = f"/v1/generations/{made['id']}/rerank", {"ranking": {"prompt": "a dog"}, "store": True}
     once = {**bearer, "idempotency-key": "stored"}
@@ -348,7 +326,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.soak
 def test_schemathesis_finds_nothing_with_keys_on(tmp_path: Path) -> None:
     with running(tmp_path, max_candidates=16, max_steps=20, max_body_mib=2) as house:
-        _, bearer = _add(tmp_path / "data", *Permission)
+        _, bearer = add_key(tmp_path / "data", *Permission)
         found = subprocess.run(
             [
                 Path(sys.executable).parent / "st", "run", f"{house.url}/openapi.json", "-n", "4",

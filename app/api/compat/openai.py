@@ -113,10 +113,10 @@ async def respond(
         response = await generation_response(service, done, body.delivery)
         require_images(response.data)  # clients expect at least one image
     hosts: Hosts = request.app.state.hosts
-    base = hosts.base(request.scope)
+    origin = hosts.origin(request.scope)
     images = ImagesResponse(
         created=response.created,
-        data=[_item(image, base) for image in response.data],
+        data=[_item(image, origin) for image in response.data],
         output_format=response.output_format,
         size=response.output_size,
         usage=Usage(candidates=len(response.candidates)),
@@ -127,9 +127,9 @@ async def respond(
     return Response(images.model_dump_json(), media_type="application/json")
 
 
-def _item(image: ImageOutput, base: str) -> ImageItem:
+def _item(image: ImageOutput, origin: str) -> ImageItem:
     members = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
-    return ImageItem(**members, url=f"{base}{image.url}" if image.url else None)
+    return ImageItem(**members, url=f"{origin}{image.url}" if image.url else None)
 
 
 async def _events(

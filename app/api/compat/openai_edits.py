@@ -21,6 +21,7 @@ from app.api.dependencies import (
     unless_gone,
 )
 from app.api.forms import FORM_MEDIA_TYPE, checked, form
+from app.api.hosts import route_path
 from app.api.ranking_inputs import DEFAULT_STRENGTH
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice
@@ -66,7 +67,7 @@ async def edit(request: Request, services: ServicesDep, idempotency_key: Idempot
     for name in ("mask", "markup"):
         if getattr(body, name) is not None:
             raise NoInpainting(f"the loaded model changes only whole images: omit `{name}`", pointer=f"#/{name}")
-    key = build_idempotency_key(idempotency_key, request.url.path, body, images)
+    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, images)
     make = partial(_params, request, services, body, images, REFERENCE)
     return await openai.respond(request, services, body, make, key, EDITED)
 
@@ -83,7 +84,7 @@ async def variation(request: Request, services: ServicesDep, idempotency_key: Id
 
     Candidates are ranked by similarity to the image."""
     body, images = await _read(request, VariationForm)
-    key = build_idempotency_key(idempotency_key, request.url.path, body, images)
+    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, images)
     make = partial(_params, request, services, body, images, LIKENESS)
     return await openai.respond(request, services, body, make, key, openai.GENERATED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.hosts import Hosts
+from app.api.hosts import Hosts, route_path
 from app.api.problems import from_error, from_http, instance
 from app.errors import Unavailable
 
@@ -26,7 +26,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or scope["path"] in HEALTH:
+        if scope["type"] != "http" or route_path(scope) in HEALTH:
             await self._app(scope, receive, send)
         elif scope.get("state", {}).get(CROWDED):
             error = Unavailable("the server is at its connection limit: retry after the interval in `Retry-After`")

@@ -1,26 +1,33 @@
 """Authenticate `/v1` requests by API key, before routing and reading the body.
 
-Health, metrics, API documents and the studio need no key. `app.service.auth` defines what a key permits.
+Health, metrics, API documents and the studio need no key. `app.service.auth` defines what a key permits. In place of a
+key, a signed link reads its image.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.hosts import route_path
 from app.api.problems import from_error, instance
 from app.api.sse import encode_error_event
-from app.errors import FrontrunnerError, StoreUnavailable
-from app.service import ApiKeyAuthenticator, Caller, Permission, as_caller
+from app.errors import FrontrunnerError, StoreUnavailable, Unauthorized
+from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, SignedLink, as_caller, using_links
 
 PROTECTED_PREFIX = "/v1/"
 
 RECHECK_S = 2.0
 """Interval at which the key of a long request is checked again."""
+
+_IMAGE_PATH = re.compile(
+    r"/v1/generations/(gen_[0-9A-HJKMNP-TV-Z]{26})/images/([0-9]{1,10})(?:\.(?:png|webp|jpeg|jpg))?", re.ASCII
+)
 
 _RANKING_PATHS = ("/v1/rank", "/v1/rerank", "/v1/embeddings", "/v1/taste/")
 
@@ -28,7 +35,7 @@ _RANKING_PATHS = ("/v1/rank", "/v1/rerank", "/v1/embeddings", "/v1/taste/")
 class ApiKeyMiddleware:
     """Require a valid key for `/v1`, unless the server has no keys.
 
-    The authenticator is `app.state.authenticator`.
+    The authenticator is `app.state.authenticator`, the signer of links `app.state.links`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -36,17 +43,26 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED_PREFIX):
+        if scope["type"] != "http" or not route_path(scope).startswith(PROTECTED_PREFIX):
             await self._app(scope, receive, send)
             return
         authenticator: ApiKeyAuthenticator = scope["app"].state.authenticator
+        signer: LinkSigner = scope["app"].state.links
         check = partial(
             authenticator.authenticate,
             _presented_key(Headers(scope=scope)),
-            required_permission(scope["method"], scope["path"]),
+            required_permission(scope["method"], route_path(scope)),
         )
         try:
-            caller = await check()
+            try:
+                caller = await check()
+            except Unauthorized:
+                if (link := _signed_link(scope)) is None:
+                    raise
+                await signer.verify(link)
+                caller = None
+            if caller is not None:
+                await signer.load()
         except FrontrunnerError as error:
             await from_error(error, instance(scope))(scope, receive, send)
             return
@@ -54,7 +70,8 @@ class ApiKeyMiddleware:
             with as_caller(None):
                 await self._app(scope, receive, send)
         else:
-            await _AuthenticatedRequest(self._app, caller, check)(scope, receive, send)
+            with using_links(signer=signer):
+                await _AuthenticatedRequest(self._app, caller, check)(scope, receive, send)
 
 
 class _AuthenticatedRequest:
@@ -127,6 +144,17 @@ def required_permission(method: str, path: str) -> Permission:
     if path.startswith(_RANKING_PATHS) or path.endswith("/rerank"):
         return Permission.RANK
     return Permission.GENERATE
+
+
+def _signed_link(scope: Scope) -> SignedLink | None:
+    """The signed link to an image that a request without a key follows, if any."""
+    image = _IMAGE_PATH.fullmatch(route_path(scope)) if scope["method"] in {"GET", "HEAD"} else None
+    if image is None or _presented_key(Headers(scope=scope)) is not None:
+        return None
+    query = QueryParams(scope["query_string"])
+    if "signature" not in query:
+        return None
+    return SignedLink(image[1], int(image[2]), query.get("expires", ""), query["signature"])
 
 
 def _presented_key(headers: Headers) -> str | None:

@@ -66,7 +66,7 @@ class AccessLogMiddleware:
             if message["type"] == "http.response.start":
                 status, headers = message["status"], MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                created_id = headers.get("location", "").removeprefix(GENERATIONS_PATH)
+                created_id = headers.get("location", "").partition(GENERATIONS_PATH)[2]
             await send(message)
 
         start = time.perf_counter()

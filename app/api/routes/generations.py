@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
@@ -19,7 +19,6 @@ from app.api.dependencies import (
     build_idempotency_key,
 )
 from app.api.generation_response import (
-    PREFIX,
     RESPONSES,
     disposition,
     encode_event_log,
@@ -33,9 +32,10 @@ from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
 from app.service import GenerationParams
 
-router = APIRouter(prefix=PREFIX, tags=["generations"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=JsonRoute)
 
-IMAGE_CACHE_CONTROL = "private, max-age=86400, immutable"
+MAX_CACHE_S = 86_400
+IMAGE_CACHE_CONTROL = "private, max-age={}, immutable"
 """A candidate's image never changes until its generation is deleted."""
 
 
@@ -118,13 +118,17 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": openapi.image_content(),
         "headers": openapi.header_docs(
             ETag="Identifies these bytes.",
-            Cache_Control=IMAGE_CACHE_CONTROL,
+            Cache_Control=IMAGE_CACHE_CONTROL.format(MAX_CACHE_S),
             Content_Disposition="inline, with a file name.",
         ),
     },
     304: {"description": "`If-None-Match` names the current bytes."},
     **openapi.error_responses(404, 409, 422, 500, 503),
 }
+Expires: TypeAlias = Annotated[
+    int | None, Query(ge=0, lt=2**40, description="When a signed link expires, in seconds since the epoch.")
+]
+Signature: TypeAlias = Annotated[str | None, Query(max_length=100, description="Signature of a link; replaces a key.")]
 _FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; never enlarged.")
 
 
@@ -139,11 +143,13 @@ async def image_file(
     generation_id: GenerationId,
     index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
     suffix: Annotated[Literal["png", "webp", "jpeg", "jpg"], Path(description="The format of the file.")],
-    service: GenerationServiceDep,
+    services: ServicesDep,
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the suffix.")
     ] = None,
     size: Annotated[str | None, _FIT_INTO] = None,
+    expires: Expires = None,
+    signature: Signature = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The same image under a path with a suffix.
@@ -152,7 +158,14 @@ async def image_file(
     """
     named: ImageFormat = "jpeg" if suffix == "jpg" else suffix
     return await read_image(
-        generation_id, index, service, output_format or named, size=size, if_none_match=if_none_match
+        generation_id,
+        index,
+        services,
+        output_format or named,
+        size=size,
+        expires=expires,
+        signature=signature,
+        if_none_match=if_none_match,
     )
 
 
@@ -166,21 +179,32 @@ async def image_file(
 async def read_image(
     generation_id: GenerationId,
     index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
-    service: GenerationServiceDep,
+    services: ServicesDep,
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the generation.")
     ] = None,
     size: Annotated[str | None, _FIT_INTO] = None,
+    expires: Expires = None,
+    signature: Signature = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The image of any of the N candidates.
 
-    Images that were not returned are decoded from stored data at the first request.
+    Images that were not returned are decoded from stored data at the first request. A signed link needs no key. It
+    may be extended by `format` and `size`, and caches keep its image no longer than it is valid.
     """
+    service = services.generations
     generation = await service.get(generation_id)
     box = parse_size(size) if size else None
     file = await service.image(generation_id, index, output_format or generation.output_format, box)
-    headers = {"etag": file.etag, "cache-control": IMAGE_CACHE_CONTROL, **disposition(generation_id, index, file)}
+    max_age_s = MAX_CACHE_S
+    if expires is not None and signature is not None:
+        max_age_s = min(max_age_s, max(0, services.links.seconds_left(expires)))
+    headers = {
+        "etag": file.etag,
+        "cache-control": IMAGE_CACHE_CONTROL.format(max_age_s),
+        **disposition(generation_id, index, file),
+    }
     if _etag_matches(if_none_match, file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.data, media_type=file.media_type, headers=headers)

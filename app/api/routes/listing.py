@@ -9,12 +9,11 @@ from pydantic import AfterValidator
 
 from app.api import openapi
 from app.api.dependencies import GenerationServiceDep
-from app.api.generation_response import PREFIX
 from app.api.schemas.listing import GenerationListResponse, GenerationSummary, decode_cursor, encode_cursor
 from app.domain import Status
 from app.service import ListQuery
 
-router = APIRouter(prefix=PREFIX, tags=["generations"])
+router = APIRouter(prefix="/v1/generations", tags=["generations"])
 
 MAX_PAGE = 100
 """Maximum generations of one page."""

@@ -19,6 +19,7 @@ from app.api.dependencies import (
     build_idempotency_key,
 )
 from app.api.generation_response import RESPONSES, submit_and_respond
+from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking, with_init_image
 from app.api.schemas.requests import (
@@ -122,7 +123,7 @@ async def refine_generation(
 
     The new generation has this one as `parent`.
     """
-    key = build_idempotency_key(idempotency_key, request.url.path, body)
+    key = build_idempotency_key(idempotency_key, route_path(request.scope), body)
     params = partial(_build_params, request, services, generation_id, body)
     formats = body.response_format, body.output_format or "png"
     return await submit_and_respond(request, services.generations, params, formats, prefer, key)

@@ -23,7 +23,7 @@ from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.requests import RankingInput, RequestModel
 from app.api.schemas.responses import GenerationResponse, ResponseModel
 from app.domain import Generation
-from app.service import RerankParams
+from app.service import RerankParams, generation_path
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
 
@@ -120,7 +120,7 @@ async def rerank_generation(
         return _json_response(GenerationResponse.from_domain((await rerank())[1]))
     key = build_idempotency_key(idempotency_key, f"{router.prefix}/{generation_id}/rerank", body)
     saved = await services.ranking.save(rerank, key)
-    return _json_response(GenerationResponse.from_domain(saved), 201, {"location": f"{router.prefix}/{saved.id}"})
+    return _json_response(GenerationResponse.from_domain(saved), 201, {"location": generation_path(saved.id)})
 
 
 async def _rerank(

@@ -7,9 +7,9 @@ import binascii
 import math
 from typing import Literal
 
-from app.api.schemas.responses import FailureOutput, ResponseModel, image_url
+from app.api.schemas.responses import FailureOutput, ResponseModel
 from app.domain import Generation
-from app.service import PageMark
+from app.service import PageMark, image_path
 
 
 class ImageSummary(ResponseModel):
@@ -62,7 +62,7 @@ class GenerationSummary(ResponseModel):
                     index=c.index,
                     seed=c.seed,
                     score=c.score.score,
-                    url=image_url(generation.id, c.index, generation.output_format),
+                    url=image_path(generation.id, c.index, generation.output_format),
                 )
                 for c in generation.best
                 if c.score is not None

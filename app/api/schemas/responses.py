@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score, Status
-from app.service import QueuePosition, file_size
+from app.service import QueuePosition, file_size, image_path
 
 
 class ResponseModel(BaseModel):
@@ -62,7 +62,8 @@ class ImageOutput(ScoreOutput):
     """A returned image.
 
     `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
-    pruned candidate that a re-ranking returned: its image is its last preview.
+    pruned candidate that a re-ranking returned: its image is its last preview. `url` is a path. On servers with keys it
+    is signed, and shows the image without a key until it expires.
     """
 
     rank: int
@@ -276,11 +277,6 @@ class GenerationResponse(ResponseModel):
         )
 
 
-def image_url(generation_id: str, index: int, output_format: str) -> str:
-    """Path of a candidate's image, with the suffix of the format."""
-    return f"/v1/generations/{generation_id}/images/{index}.{output_format}"
-
-
 def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
     """Convert notices to warnings."""
     return [WarningOutput(code=n.code, detail=n.detail, **n.data) for n in notices]
@@ -315,7 +311,7 @@ def _image_output(
         **score_fields(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
-        url=None if files else image_url(spec.id, candidate.index, generation.output_format),
+        url=None if files else image_path(spec.id, candidate.index, generation.output_format),
         b64_json=files[candidate.index] if files else None,
     )
 

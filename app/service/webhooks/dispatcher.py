@@ -25,6 +25,7 @@ import httpx
 from app.domain import Generation, Status, Webhook
 from app.errors import InvalidRequest, StoreUnavailable
 from app.service.auth import current_caller
+from app.service.links import LinkSigner, generation_path, image_path, using_links
 from app.service.webhooks.http_client import DeliveryError, WebhookClient, is_public_address
 from app.stores.protocols import ApiKeyStore, DeliveryLimits, PendingDelivery, WebhookOutbox
 
@@ -112,7 +113,8 @@ def _inside(address: str) -> bool:
 class WebhookDispatcher:
     """Delivers due webhooks while `run` runs.
 
-    `clock` is `GenerationStore.clock`.
+    `clock` is `GenerationStore.clock`. URLs in payloads begin with `public_url`. `links` signs those of images while
+    keys exist.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class WebhookDispatcher:
         clock: Callable[[], float],
         *,
         retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
+        links: LinkSigner | None = None,
+        public_url: str = "",
     ) -> None:
         self._outbox = outbox
         self._keys = keys
@@ -131,6 +135,8 @@ class WebhookDispatcher:
         self._policy = policy
         self._retry_delays_s = retry_delays_s
         self._clock = clock
+        self._links = links
+        self._public_url = public_url
         self._active_deliveries: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._freed = asyncio.Event()
         self._outcomes = {"delivered": 0, "failed": 0, "given_up": 0}
@@ -167,9 +173,14 @@ class WebhookDispatcher:
             self._clock(), DELIVERY_LEASE_S, DELIVERY_LIMITS, list(self._active_deliveries.values())
         )
         secrets = {key.id: key.secret for key in await self._keys.list_keys()} if due else {}
+        signer = self._links if secrets else None
+        if signer is not None:
+            await signer.load()
         for delivery in due:
             secret = secrets.get(delivery.generation.spec.owner, self._policy.secret)
-            task = asyncio.create_task(self._deliver(delivery, secret), name=f"webhook {delivery.generation.id}")
+            task = asyncio.create_task(
+                self._deliver(delivery, secret, signer), name=f"webhook {delivery.generation.id}"
+            )
             self._active_deliveries[task] = delivery.lane
             task.add_done_callback(self._ended)
 
@@ -177,13 +188,14 @@ class WebhookDispatcher:
         del self._active_deliveries[task]
         self._freed.set()
 
-    async def _deliver(self, due: PendingDelivery, secret: str) -> None:
+    async def _deliver(self, due: PendingDelivery, secret: str, signer: LinkSigner | None = None) -> None:
         generation, hook = due.generation, due.generation.webhook
         try:
             if hook is None or str(generation.status) not in hook.events:
                 await self._outbox.remove(generation.id)
                 return
-            body = build_payload(generation)
+            with using_links(prefix=self._public_url, signer=signer):
+                body = build_payload(generation)
             try:
                 await self._client.post(hook.url, body, self._sign(generation.id, body, secret))
             except DeliveryError as error:
@@ -214,20 +226,20 @@ class WebhookDispatcher:
 
 
 def build_payload(generation: Generation) -> bytes:
-    """The payload: status and result URLs, identical at every attempt."""
+    """The payload: status and result URLs; each attempt signs image links again."""
     ended = datetime.fromtimestamp(generation.finished or generation.created, UTC)
     data = {
         "id": generation.id,
         "object": "generation",
         "status": str(generation.status),
-        "url": f"/v1/generations/{generation.id}",
+        "url": generation_path(generation.id),
         "data": [
             {
                 "rank": c.rank,
                 "index": c.index,
                 "seed": c.seed,
                 "score": c.score.score if c.score is not None else None,
-                "url": f"/v1/generations/{generation.id}/images/{c.index}.{generation.output_format}",
+                "url": image_path(generation.id, c.index, generation.output_format),
             }
             for c in generation.best
         ],

@@ -46,3 +46,9 @@ class ApiKeyStore(Protocol):
 
     async def revoke(self, key_id: str, now: float) -> bool:
         """Revoke a key; False if there is no active one."""
+
+    async def link_secrets(self) -> list[str]:
+        """The keys that verify image links; the first one signs."""
+
+    async def rotate_link_secret(self, secret: str, now: float) -> None:
+        """Sign with a new key; the previous one still verifies, earlier ones do not."""
