@@ -19,6 +19,8 @@ from app import __version__
 from app.api import openapi, problems
 from app.api.compat import embeddings, openai, openai_edits
 from app.api.compat import rerank as rerank_documents
+from app.api.compat.a1111 import catalog, generate, state
+from app.api.compat.a1111.jobs import Jobs
 from app.api.dependencies import Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
@@ -69,7 +71,7 @@ from models.protocols import Models
 
 log = logging.getLogger(__name__)
 
-_COMPAT = (openai, openai_edits, embeddings, rerank_documents)
+_COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, catalog)
 
 OnDeath = Callable[[BaseException], None]
 
@@ -94,6 +96,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.state.engine = engine
     app.state.drain_s = settings.drain_s
     app.state.startup_error = None
+    app.state.a1111_jobs = Jobs()
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=settings.max_body_mib * 2**20,
@@ -110,6 +113,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     app.add_middleware(AccessLogMiddleware)
     for part in (generations, listing, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
         app.include_router(part.router)
+    app.include_router(catalog.ping)
     problems.install_error_handlers(app)
     openapi.install_openapi(app)
     return app

@@ -125,8 +125,18 @@ async def wait_for_result(
 ) -> Generation:
     """Wait until the generation has succeeded, and return it.
 
-    Unless `keep` is set, a disconnect of the client cancels it. Raises ClientDisconnected, the generation's own error,
-    or NotReady when it was cancelled.
+    Raises as `wait_for_end`; also the generation's own error, or NotReady when it was cancelled.
+    """
+    return require_succeeded(await wait_for_end(request, service, generation_id, keep=keep))
+
+
+async def wait_for_end(
+    request: Request, service: GenerationService, generation_id: str, *, keep: bool = False
+) -> Generation:
+    """Wait until the generation has ended, and return it.
+
+    Unless `keep` is set, a disconnect of the client cancels it. Raises ClientDisconnected and the errors of
+    `GenerationService.wait`.
     """
     waiting = asyncio.create_task(service.wait(generation_id))
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
@@ -134,7 +144,7 @@ async def wait_for_result(
         await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             raise ClientDisconnected
-        return require_succeeded(waiting.result())
+        return waiting.result()
     finally:
         disconnected.cancel()
         if not waiting.done():

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from app.api import problems
 from app.api.negotiation import EVENTS, IMAGES, JSON
@@ -232,8 +233,9 @@ def install_openapi(app: FastAPI) -> None:
             )
             _drop_default_errors(document)
             _add_security(document)
+            _use_web_ui_errors(document)
             _add_response_examples(document)
-            document["components"]["schemas"] |= _schemas(problems.Problem)
+            document["components"]["schemas"] |= _schemas(problems.Problem) | _schemas(problems.WebUIError)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -254,17 +256,32 @@ def _drop_default_errors(document: dict[str, Any]) -> None:
 
 
 def _add_security(document: dict[str, Any]) -> None:
-    """Document API keys and their errors on every `/v1` route."""
+    """Document API keys and their errors on every route that takes them."""
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, on servers that have keys."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "basic": {"type": "http", "scheme": "basic", "description": "Any user; the password is an API key."},
     }
     for path, methods in document["paths"].items():
-        if path.startswith("/v1/"):
+        web_ui = path.startswith(problems.WEB_UI_PREFIX)
+        if path.startswith("/v1/") or web_ui:
             for method, operation in methods.items():
                 statuses = (401, 403, 429) if method == "post" else (401, 403)
                 operation["responses"] |= {str(k): v for k, v in error_responses(*statuses).items()}
-                operation["security"] = [{"bearer": []}, {"header": []}, {}]
+                operation["security"] = [{"bearer": []}, {"header": []}, *([{"basic": []}] if web_ui else []), {}]
+
+
+def _use_web_ui_errors(document: dict[str, Any]) -> None:
+    """Document the errors of the web UI's routes in its format."""
+    schema = {"$ref": "#/components/schemas/WebUIError"}
+    for path, methods in document["paths"].items():
+        if path.startswith(problems.WEB_UI_PREFIX):
+            for operation in methods.values():
+                for status, response in operation["responses"].items():
+                    if status >= "400":
+                        code, _, detail, _ = _ERROR_EXAMPLES[int(status)]
+                        example = problems.web_ui_error(code, detail)
+                        response["content"] = {JSON: {"schema": schema, "example": example}}
 
 
 def _add_response_examples(document: dict[str, Any]) -> None:
@@ -291,9 +308,9 @@ def request_body(*models: tuple[str, type[Any], Mapping[str, Any] | None]) -> di
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _schemas(model: type[problems.Problem]) -> dict[str, Any]:
+def _schemas(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {**schema.pop("$defs"), model.__name__: schema}
+    return {**schema.pop("$defs", {}), model.__name__: schema}
 
 
 def error_codes(root: type[FrontrunnerError] = FrontrunnerError) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Error responses: RFC 9457 problem details, readable by OpenAI clients.
 
-Owns the format, the JSON Pointers and the exception handlers. `app.errors` defines the errors of the service. Errors of
+Owns the formats, the JSON Pointers and the exception handlers. Routes of the web UI's API have its own format,
+`WebUIError`. `app.errors` defines the errors of the service. Errors of
 HTTP alone (405, 406, 408, invalid JSON) have their codes here. Of the request, responses repeat only field names.
 """
 
@@ -25,6 +26,9 @@ from app.errors import FrontrunnerError, QuotaExceeded, Unauthorized, Unavailabl
 from app.service import generation_path
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+WEB_UI_PREFIX = "/sdapi/"
+"""Begins the routes whose errors have the format of AUTOMATIC1111's web UI."""
 
 HTTP_CODES = {
     400: "bad_request",
@@ -117,6 +121,15 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
+class WebUIError(BaseModel):
+    """An error of the web UI's API; `error` is the code, `errors` names the members."""
+
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
 def problem_response(
     status: int,
     code: str,
@@ -131,6 +144,10 @@ def problem_response(
 
     409, 500 and 504 carry `x-should-retry: false`: a retry would fail, or sample twice.
     """
+    extra = {"x-should-retry": "false"} if status in {409, 500, 504} else {}
+    headers = {"cache-control": "no-store", **extra, **(headers or {})}
+    if _is_web_ui(instance):
+        return Response(json.dumps(web_ui_error(code, detail, errors)), status, headers, "application/json")
     body: dict[str, Any] = {
         "type": f"urn:frontrunner:problem:{code}",
         "title": title,
@@ -141,14 +158,22 @@ def problem_response(
     }
     if errors:
         body["errors"] = [e.model_dump(exclude_none=True) for e in errors]
-    extra = {"x-should-retry": "false"} if status in {409, 500, 504} else {}
     # ASCII only: a field name may contain lone surrogates, which UTF-8 cannot encode.
-    return Response(
-        json.dumps(body),
-        status,
-        {"cache-control": "no-store", **extra, **(headers or {})},
-        media_type=PROBLEM_MEDIA_TYPE,
-    )
+    return Response(json.dumps(body), status, headers, PROBLEM_MEDIA_TYPE)
+
+
+def web_ui_error(code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, str]:
+    """An error in the format of the web UI.
+
+    `detail` names the members, since clients show only that.
+    """
+    fields = "; ".join(f"{e.parameter or _dotted(e.pointer or '') or 'body'}: {e.detail}" for e in errors)
+    return {"error": code, "detail": fields or detail, "body": "", "errors": fields}
+
+
+def _is_web_ui(instance: str) -> bool:
+    """Whether a path, with any prefix, is a route of the web UI's API."""
+    return WEB_UI_PREFIX in instance and not instance.startswith("/v1/")
 
 
 def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
@@ -167,7 +192,8 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
     if error.generation_id is not None:
         headers["location"] = generation_path(error.generation_id)
     if isinstance(error, Unauthorized):
-        headers["www-authenticate"] = 'Bearer realm="frontrunner"'
+        scheme = "Basic" if _is_web_ui(instance) else "Bearer"
+        headers["www-authenticate"] = f'{scheme} realm="frontrunner"'
     return problem_response(
         status_of(error), error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
     )

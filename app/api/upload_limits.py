@@ -85,6 +85,15 @@ class UploadLimiter:
         async with self.reader(sent) as batches:
             yield [image async for batch in batches for image in batch]
 
+    async def texts(self, sent: Sent) -> dict[str, str]:
+        """Texts in the metadata of one image, by name. Raises as `reader`."""
+        async with self._small:
+            try:
+                return await self._pool.texts(sent.upload, self._image_pixels)
+            except FrontrunnerError as error:
+                error.pointer = sent.pointer
+                raise
+
     async def _measured(self, sent: Sequence[Sent], skipped: dict[int, FrontrunnerError] | None) -> list[int]:
         """Pixels of each image; 0 for one that is skipped."""
         sizes: list[int] = []

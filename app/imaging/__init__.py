@@ -10,9 +10,11 @@ from app.imaging.decoder_pool import DecoderPool, Upload
 from app.imaging.decoding import decode_upload, parse_image_text
 from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, resize, thumbnail
 from app.imaging.heatmap import heat_map
+from app.imaging.infotext import SAMPLER_NAMES, infotext, parse_infotext
 
 __all__ = [
     "MEDIA_TYPES",
+    "SAMPLER_NAMES",
     "Caption",
     "DecoderPool",
     "Upload",
@@ -21,7 +23,9 @@ __all__ = [
     "decode_upload",
     "encode",
     "heat_map",
+    "infotext",
     "parse_image_text",
+    "parse_infotext",
     "resize",
     "thumbnail",
 ]

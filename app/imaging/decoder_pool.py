@@ -31,7 +31,7 @@ from app.errors import BadImage, DecoderUnavailable, InvalidRequest, TooComplex,
 ROOT = Path(__file__).parents[2]
 """The folder that contains `app`."""
 
-HEADER, MAX_TOLD = 4, 65_536
+HEADER, MAX_TOLD = 4, 2**19
 """Bytes of a response's length field, and of its longest JSON."""
 
 FAREWELL_S = 1.0
@@ -75,15 +75,20 @@ class DecoderPool:
 
     async def measure(self, upload: Upload, max_pixels: int) -> tuple[int, int]:
         """Return width and height from the header, before rotation. Raises as `decode`."""
-        width, height, _ = await self._run(upload, max_pixels, measure=True)
-        return width, height
+        told, _ = await self._run(upload, max_pixels, "measure")
+        return int(told["width"]), int(told["height"])
+
+    async def texts(self, upload: Upload, max_pixels: int) -> dict[str, str]:
+        """Return texts of the metadata, as `decoding.texts` does. Raises as `decode`."""
+        told, _ = await self._run(upload, max_pixels, "texts")
+        return {str(name): str(text) for name, text in told["texts"].items()}
 
     async def decode(self, upload: Upload, max_pixels: int) -> NDArray[np.uint8]:
         """Return pixels (H, W, 3) as `decode_upload` does. Cancelling kills the child.
 
         Raises BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
         """
-        _, _, pixels = await self._run(upload, max_pixels, measure=False)
+        _, pixels = await self._run(upload, max_pixels, "decode")
         return pixels
 
     async def close(self) -> None:
@@ -94,12 +99,12 @@ class DecoderPool:
         for slot in self._slots:
             slot.end()
 
-    async def _run(self, upload: Upload, max_pixels: int, *, measure: bool) -> tuple[int, int, NDArray[np.uint8]]:
+    async def _run(self, upload: Upload, max_pixels: int, task: str) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         job = {
             "uri": isinstance(upload.data, str),
             "declared": upload.declared,
             "max_pixels": max_pixels,
-            "measure": measure,
+            "task": task,
             "alarm_s": math.ceil(self._timeout_s) + 5,
         }
         slot = await self._free.get()
@@ -175,8 +180,8 @@ class _Slot:
             self.end()
             raise DecoderUnavailable("no image decoder process can be started: retry later") from error
 
-    def exchange(self, job: dict[str, Any], data: bytes | str) -> tuple[int, int, NDArray[np.uint8]]:
-        """Run a job; return width, height and pixels (empty for a measurement).
+    def exchange(self, job: dict[str, Any], data: bytes | str) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+        """Run a job; return its response, and the pixels of a decode (else empty).
 
         Raises _Died and the errors that the child reports.
         """
@@ -187,8 +192,8 @@ class _Slot:
             told = self._heard()
             if "error" in told:
                 raise _ERRORS[told["error"]](told["detail"])
-            width, height = int(told["width"]), int(told["height"])
-            return width, height, self._pixels(0 if job["measure"] else width, height, job["max_pixels"])
+            width, height = (int(told[side]) if job["task"] == "decode" else 0 for side in ("width", "height"))
+            return told, self._pixels(width, height, job["max_pixels"])
         except (OSError, ValueError, LookupError, _Died) as error:
             died = _Died()
             died.by_system = self.end() == -signal.SIGKILL

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from app.errors import FrontrunnerError, TooComplex
-from app.imaging.decoding import decoded, measure, parse_image_text, strips
+from app.imaging.decoding import decoded, measure, parse_image_text, strips, texts
 
 _STATUS = Path("/proc/self/statm")
 
@@ -44,9 +44,12 @@ def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int
     try:
         if job["uri"]:
             data = parse_image_text(data.decode("utf-8", "surrogatepass"))
-        if job["measure"]:
+        if job["task"] == "measure":
             width, height = measure(data, job["max_pixels"], job["declared"])
             _say(answers, {"width": width, "height": height})
+            return
+        if job["task"] == "texts":
+            _say(answers, {"texts": texts(data, job["max_pixels"], job["declared"])})
             return
         with decoded(data, job["max_pixels"], job["declared"]) as image:
             _send(answers, image)

@@ -32,6 +32,12 @@ MAX_ASPECT_RATIO = 256
 MAX_ESCAPES = 2**20
 """Maximum percent-encoded bytes of a data URI; each becomes a separate string."""
 
+MAX_TEXT_CHARS = 12_000
+"""Maximum characters of one text in a file's metadata; longer ones are cut."""
+
+MAX_TEXTS = 3
+"""Maximum texts that are read from a file's metadata: the known ones first."""
+
 _DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error),
     UserWarning,  # Pillow's about broken metadata, where the interpreter raises warnings
@@ -84,6 +90,32 @@ def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[
     """
     with _opened(data, max_pixels, declared) as image:
         return image.size
+
+
+def texts(data: bytes, max_pixels: int, declared: str | None = None) -> dict[str, str]:
+    """Return texts of the metadata by name.
+
+    They are text chunks of a PNG, and the Exif user comment, which has the name `UserComment`.
+    Raises as `decode_upload`.
+    """
+    with _opened(data, max_pixels, declared) as image:
+        found = {name: value for name, value in image.info.items() if isinstance(name, str) and isinstance(value, str)}
+        found |= _user_comment(image)
+        first = sorted(found, key=lambda name: name not in {"parameters", "frontrunner", "UserComment"})
+        return {name[:64]: found[name][:MAX_TEXT_CHARS] for name in first[:MAX_TEXTS]}
+
+
+def _user_comment(image: Image.Image) -> dict[str, str]:
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return {}
+    try:
+        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except _DECODE_ERRORS:  # broken metadata holds no text
+        return {}
+    if not isinstance(comment, bytes):
+        return {}
+    encoding = "utf-16-be" if comment.startswith(b"UNICODE\0") else "utf-8"
+    return {"UserComment": comment[8:].decode(encoding, "replace")}
 
 
 @contextmanager

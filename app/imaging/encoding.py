@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from app.imaging.infotext import infotext
+
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 """Media types of the formats that `encode` writes, by the name in requests."""
 
@@ -24,7 +25,6 @@ PNG_METADATA_KEYWORD = "frontrunner"
 PNG_INFOTEXT_KEYWORD = "parameters"
 """Name of the PNG text chunk with the parameters as infotext, as web UIs read it."""
 
-_SAMPLER_NAMES = {"euler": "Euler", "ddim": "DDIM", "ddim_quadratic": "DDIM quadratic", "dpmpp_2m": "DPM++ 2M"}
 _EXIF_LIMIT = 65_000
 
 
@@ -80,33 +80,6 @@ def thumbnail(image: NDArray[np.uint8], max_side: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(resize(image, (max_side, max_side))).save(buffer, "WEBP", quality=80, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def infotext(parameters: Mapping[str, Any]) -> str:
-    """Return prompts and one line of settings in the format of web UIs.
-
-    Missing parameters are omitted.
-    """
-    lines = [str(parameters.get("prompt", ""))]
-    if parameters.get("negative_prompt"):
-        lines.append(f"Negative prompt: {parameters['negative_prompt']}")
-    sampler = parameters.get("sampler")
-    settings = {
-        "Steps": parameters.get("steps"),
-        "Sampler": _SAMPLER_NAMES.get(str(sampler), sampler),
-        "CFG scale": parameters.get("guidance_scale"),
-        "Seed": parameters.get("seed"),
-        "Size": f"{parameters['width']}x{parameters['height']}" if "width" in parameters else None,
-        "Model": parameters.get("model"),
-    }
-    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
-    return "\n".join(lines)
-
-
-def _quoted(value: object) -> str:
-    """Return a setting's value, as a JSON string if punctuation requires it."""
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
 
 
 def _json(parameters: Mapping[str, Any]) -> str:

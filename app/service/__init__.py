@@ -8,7 +8,7 @@ from app.service.aliases import Aliases
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
-from app.service.candidates.keys import file_size
+from app.service.candidates.keys import file_size, image_metadata
 from app.service.generations.img2img import Img2ImgService
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
@@ -78,6 +78,7 @@ __all__ = [
     "current_owner",
     "file_size",
     "generation_path",
+    "image_metadata",
     "image_path",
     "using_links",
 ]

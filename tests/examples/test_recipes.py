@@ -119,3 +119,11 @@ def test_what_openais_clients_send(service: House, folder: Path) -> None:
 
 def test_no_recipe_is_left_out() -> None:
     assert len(_blocks("docker/CMS.md", "sh", "")) == 5
+
+
+def test_the_best_by_the_web_uis_api(service: House, folder: Path) -> None:
+    (block,) = _blocks("docker/INTEGRATIONS.md", "sh", "txt2img")
+    _run(block.replace("$FRONTRUNNER_KEY", "none"), service, folder)
+    for place in (0, 1):
+        with Image.open(folder / f"apple-{place}.png") as picture:
+            assert picture.size == (64, 64)

@@ -1,4 +1,4 @@
-"""Authenticate `/v1` requests by API key, before routing and reading the body.
+"""Authenticate API requests by key, before routing and reading the body.
 
 Health, metrics, API documents and the studio need no key. `app.service.auth` defines what a key permits. In place of a
 key, a signed link reads its image.
@@ -7,6 +7,8 @@ key, a signed link reads its image.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,12 +17,12 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.hosts import route_path
-from app.api.problems import from_error, instance
+from app.api.problems import WEB_UI_PREFIX, from_error, instance
 from app.api.sse import encode_error_event
 from app.errors import FrontrunnerError, StoreUnavailable, Unauthorized
 from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, SignedLink, as_caller, using_links
 
-PROTECTED_PREFIX = "/v1/"
+PROTECTED_PREFIXES = ("/v1/", WEB_UI_PREFIX)
 
 RECHECK_S = 2.0
 """Interval at which the key of a long request is checked again."""
@@ -30,10 +32,11 @@ _IMAGE_PATH = re.compile(
 )
 
 _RANKING_PATHS = ("/v1/rank", "/v1/rerank", "/v1/embeddings", "/v1/taste/")
+_READING_PATHS = tuple(f"{WEB_UI_PREFIX}v1/{name}" for name in ("options", "png-info", "refresh-"))
 
 
 class ApiKeyMiddleware:
-    """Require a valid key for `/v1`, unless the server has no keys.
+    """Require a valid key under `PROTECTED_PREFIXES`, unless the server has no keys.
 
     The authenticator is `app.state.authenticator`, the signer of links `app.state.links`.
     """
@@ -43,14 +46,14 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not route_path(scope).startswith(PROTECTED_PREFIX):
+        if scope["type"] != "http" or not route_path(scope).startswith(PROTECTED_PREFIXES):
             await self._app(scope, receive, send)
             return
         authenticator: ApiKeyAuthenticator = scope["app"].state.authenticator
         signer: LinkSigner = scope["app"].state.links
         check = partial(
             authenticator.authenticate,
-            _presented_key(Headers(scope=scope)),
+            _presented_key(scope),
             required_permission(scope["method"], route_path(scope)),
         )
         try:
@@ -139,7 +142,7 @@ def required_permission(method: str, path: str) -> Permission:
 
     Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`.
     """
-    if method in {"GET", "HEAD", "OPTIONS"}:
+    if method in {"GET", "HEAD", "OPTIONS"} or path.startswith(_READING_PATHS):
         return Permission.READ
     if path.startswith(_RANKING_PATHS) or path.endswith("/rerank"):
         return Permission.RANK
@@ -149,7 +152,7 @@ def required_permission(method: str, path: str) -> Permission:
 def _signed_link(scope: Scope) -> SignedLink | None:
     """The signed link to an image that a request without a key follows, if any."""
     image = _IMAGE_PATH.fullmatch(route_path(scope)) if scope["method"] in {"GET", "HEAD"} else None
-    if image is None or _presented_key(Headers(scope=scope)) is not None:
+    if image is None or _presented_key(scope) is not None:
         return None
     query = QueryParams(scope["query_string"])
     if "signature" not in query:
@@ -157,9 +160,26 @@ def _signed_link(scope: Scope) -> SignedLink | None:
     return SignedLink(image[1], int(image[2]), query.get("expires", ""), query["signature"])
 
 
-def _presented_key(headers: Headers) -> str | None:
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    return bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+def _presented_key(scope: Scope) -> str | None:
+    """The key of a request.
+
+    Clients of the web UI may send it as the password of any user.
+    """
+    headers = Headers(scope=scope)
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and route_path(scope).startswith(WEB_UI_PREFIX):
+        return _password(value)
+    return headers.get("x-api-key")
+
+
+def _password(credentials: str) -> str:
+    """The password of Basic credentials (RFC 7617); "" if they are malformed."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode("utf-8", "replace").partition(":")[2]
+    except binascii.Error:
+        return ""
 
 
 def _rate_limit_headers(caller: Caller) -> dict[str, str]:

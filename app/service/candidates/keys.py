@@ -34,6 +34,10 @@ def file_size(generation: Generation) -> tuple[int, int]:
 def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
     """The parameters that reproduce an image, embedded in its file."""
     spec = generation.spec
+    optional = {
+        "strength": spec.start.strength if spec.start else None,
+        "output_size": "{}x{}".format(*generation.output_size) if generation.output_size else None,
+    }
     return {
         "generation": spec.id,
         "prompt": spec.prompt,
@@ -49,4 +53,5 @@ def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str,
         "score": candidate.score.score if candidate.score is not None else None,
         "similarity": candidate.score.similarity if candidate.score is not None else None,
         "penalty": candidate.score.penalty if candidate.score is not None else None,
+        **{name: value for name, value in optional.items() if value is not None},
     }

@@ -209,6 +209,15 @@ class GenerationService:
             async for event in self._watch(generation_id, after, 0.0):
                 yield event
 
+    async def stored_events(self, generation_id: str, after: int = 0) -> list[Event]:
+        """Events after `after` that are stored now. Raises NotFound, StoreUnavailable."""
+        await self.get(generation_id)
+        found: list[Event] = []
+        while page := await self._records.events(generation_id, after):
+            found += page
+            after = page[-1].seq
+        return found
+
     async def log_is_complete(self, generation_id: str, after: int) -> bool:
         """Whether the log ends at event `after` or before; if not, record the client.
 

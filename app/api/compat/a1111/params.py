@@ -1,0 +1,205 @@
+"""Requests of the web UI's API as service parameters, with notices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request
+
+from app.api.compat.a1111.samplers import resolve_sampler
+from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, TextToImageRequest
+from app.api.dependencies import Services, unless_gone
+from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking
+from app.api.upload_limits import Sent
+from app.domain import Notice, Ranking
+from app.errors import FrontrunnerError, InvalidRequest, NoInpainting
+from app.imaging import Upload
+from app.service import GenerationParams
+
+DEFAULT_PROMPT = "a picture"
+"""Prompt of a request without one: a ranking needs a text."""
+
+FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+"""File formats by the name in `samples_format`."""
+
+MAX_UNKNOWN = 16
+"""Maximum unknown members that get a warning of their own."""
+
+_EXTRA_NETWORK = re.compile(r"<(\w{1,20}):([^<>:]{1,200})(?::[^<>]{0,200})?>")
+_POINTERS = {
+    "#/guidance_scale": "#/cfg_scale",
+    "#/sampler": "#/sampler_name",
+    "#/n_candidates": "#/frontrunner_candidates",
+    "#/n": "#/batch_size",
+    "#/size": "#/width",
+    "#/output_size": "#/width",
+    "#/strength": "#/denoising_strength",
+    "#/image": "#/init_images/0",
+    "#/model": "#/override_settings/sd_model_checkpoint",
+}
+"""Members by the native fields that errors of the service point at."""
+
+
+@contextmanager
+def renamed_pointers() -> Iterator[None]:
+    """Make errors of the block point at members of the web UI's API."""
+    try:
+        yield
+    except FrontrunnerError as error:
+        if error.pointer is not None:
+            error.pointer = _POINTERS.get(error.pointer, error.pointer.replace("#/ranking", "#/frontrunner_ranking"))
+        raise
+
+
+async def text_to_image(request: Request, services: Services, body: TextToImageRequest) -> GenerationParams:
+    """Service parameters of a generation from noise."""
+    with renamed_pointers():
+        params = await _params(request, services, body)
+        if not body.enable_hr:
+            return params
+        info, _ = services.generations.models()
+        width, height = params.width or info.width, params.height or info.height
+        factor = 2.0 if body.hr_scale is None else body.hr_scale
+        size = body.hr_resize_x or round(width * factor), body.hr_resize_y or round(height * factor)
+        detail = "enable_hr enlarges the images by a filter, without a second pass"
+        return replace(
+            params,
+            output_size=size,
+            notices=(*params.notices, Notice("unsupported_parameter", detail, {"param": "enable_hr"})),
+        )
+
+
+async def image_to_image(request: Request, services: Services, body: ImageToImageRequest) -> GenerationParams:
+    """Service parameters of a generation from the first initial image."""
+    if body.mask:
+        raise NoInpainting("the loaded model changes only whole images: omit `mask`", pointer="#/mask")
+    if not body.init_images:
+        raise InvalidRequest("Init image not found: send one image in `init_images`", pointer="#/init_images")
+    with renamed_pointers():
+        params = await _params(request, services, body)
+        if len(body.init_images) > 1:
+            detail = "only the first image of init_images is used: send one request for each image"
+            notice = Notice("unsupported_parameter", detail, {"param": "init_images"})
+            params = replace(params, notices=(*params.notices, notice))
+        strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
+        sent = [Sent(Upload(body.init_images[0]), "#/init_images/0")]
+
+        async def read() -> GenerationParams:
+            async with services.uploads.read(sent) as images:
+                return await services.img2img.from_upload(params, images[0], strength)
+
+        return await unless_gone(request, read())
+
+
+async def _params(request: Request, services: Services, body: ProcessingRequest) -> GenerationParams:
+    _check_scripts(body)
+    generator, _ = services.generations.models()
+    settings = body.override_settings or {}
+    model, aliased = services.aliases.resolve(_model(settings, generator.id), generator.id)
+    sampler, replaced = resolve_sampler(body.sampler_name or body.sampler_index, body.scheduler, generator)
+    prompt, negative, texts = _texts(services, body)
+    ranking = await resolve_ranking(request, services, body.frontrunner_ranking, Ranking())
+    return GenerationParams(
+        prompt=prompt,
+        negative_prompt=negative,
+        n_candidates=body.frontrunner_candidates,
+        n=body.n,
+        width=body.width,
+        height=body.height,
+        fit="nearest",
+        steps=body.steps,
+        guidance_scale=body.cfg_scale,
+        sampler=sampler,
+        seed=None if body.seed == -1 else body.seed,
+        model=model,
+        ranking=ranking,
+        partial_images=body.frontrunner_previews or 0,
+        output_format=_output_format(settings),
+        notices=(*aliased, *replaced, *texts),
+    )
+
+
+def is_model(title: object, model: str) -> bool:
+    """Whether a checkpoint's title names the model: with or without suffix and hash."""
+    name = str(title).partition(" [")[0].strip()
+    return model in {name, name.removesuffix(".safetensors"), name.removesuffix(".ckpt")}
+
+
+def _model(settings: Mapping[str, Any], loaded: str) -> str | None:
+    """The requested model; None without one."""
+    title = settings.get("sd_model_checkpoint")
+    if title in (None, "", "None"):
+        return None
+    return loaded if is_model(title, loaded) else str(title)
+
+
+def _output_format(settings: Mapping[str, Any]) -> str:
+    wanted = settings.get("samples_format") or "png"
+    if not isinstance(wanted, str) or wanted.lower() not in FORMATS:
+        raise InvalidRequest(
+            f"the format is unknown: use one of {', '.join(FORMATS)}", pointer="#/override_settings/samples_format"
+        )
+    return FORMATS[wanted.lower()]
+
+
+def _texts(services: Services, body: ProcessingRequest) -> tuple[str, str, list[Notice]]:
+    """Prompt and negative prompt with styles and without extra networks, and notices."""
+    notices: list[Notice] = []
+    presets = {preset.name: preset for preset in services.explainer.presets.items}
+    prompts, negatives = [body.prompt or ""], [body.negative_prompt or ""]
+    for style in body.styles or ():
+        if (preset := presets.get(style)) is not None:
+            prompts.append(preset.prompt)
+            negatives.append(preset.negative)
+        else:
+            detail = f"the style {style[:64]!r} is unknown and was ignored: use one of GET /sdapi/v1/prompt-styles"
+            notices.append(Notice("unknown_style", detail, {"param": "styles"}))
+    for kind, name in _EXTRA_NETWORK.findall(prompts[0]):
+        detail = f"<{kind}:{name}> was removed from the prompt: no such network is loaded"
+        notices.append(Notice("unsupported_parameter", detail, {"param": "prompt"}))
+    prompts[0] = _EXTRA_NETWORK.sub("", prompts[0]).strip()
+    prompt = ", ".join(part for part in prompts if part.strip())
+    if not prompt:
+        notices.append(Notice("empty_prompt", f"the prompt is empty: {DEFAULT_PROMPT!r} was used", {"param": "prompt"}))
+    return prompt or DEFAULT_PROMPT, ", ".join(part for part in negatives if part.strip()), notices
+
+
+def _check_scripts(body: ProcessingRequest) -> None:
+    """Refuse scripts, as a web UI refuses those that are not installed."""
+    if body.script_name and body.script_name != "None":
+        raise InvalidRequest("Script not found: no script is available, omit `script_name`", pointer="#/script_name")
+    for name, script in (body.alwayson_scripts or {}).items():
+        args = script.get("args") if isinstance(script, dict) else script
+        if args and args != [False]:
+            raise InvalidRequest(
+                f"always on script {name[:64]!r} not found: omit it, or send it without `args`",
+                pointer="#/alwayson_scripts",
+            )
+
+
+def unsupported_settings(body: ProcessingRequest) -> list[Notice]:
+    """Notices on members and settings without effect."""
+    names = [*body.unsupported(), *(f"override_settings.{name}" for name in _ignored_settings(body))]
+    notices = [Notice("unsupported_parameter", f"`{name}` has no effect: omit it", {"param": name}) for name in names]
+    unknown = body.unknown()
+    notices += [
+        Notice("unknown_parameter", f"`{name}` is unknown and was ignored", {"param": name})
+        for name in unknown[:MAX_UNKNOWN]
+    ]
+    if len(unknown) > MAX_UNKNOWN:
+        detail = f"{len(unknown) - MAX_UNKNOWN} more members are unknown and were ignored"
+        notices.append(Notice("unknown_parameter", detail))
+    return notices
+
+
+def _ignored_settings(body: ProcessingRequest) -> list[str]:
+    harmless = {"CLIP_stop_at_last_layers": (1,), "sd_vae": ("Automatic", "None", ""), "samples_save": (True, False)}
+    return [
+        name.encode("ascii", "replace").decode("ascii")[:64]
+        for name, value in (body.override_settings or {}).items()
+        if name not in {"sd_model_checkpoint", "samples_format"} and value not in harmless.get(name, ())
+    ][:MAX_UNKNOWN]
