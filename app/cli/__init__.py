@@ -39,6 +39,9 @@ UrlOptionWithDefault = Annotated[
 DEFAULT_URL = "http://127.0.0.1:8000"
 GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
 OutOption = Annotated[Path, typer.Option(help="Output folder for the images and the contact sheet.")]
+Seed = Annotated[
+    int | None, typer.Option(min=-1, max=2**64 - 1, help="Seed of the first candidate. Default, and -1: random.")
+]
 NegativeOption = Annotated[
     str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")
 ]
@@ -82,7 +85,7 @@ def generate(
     negative: NegativeOption = "",
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Number of candidates to sample.")] = 16,
     n: Annotated[int, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = 4,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
+    seed: Seed = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels. Default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
@@ -235,7 +238,7 @@ def refine(
     negative: Annotated[str | None, typer.Option("--negative", "-x", help="New negative prompt.")] = None,
     candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Number of candidates.")] = None,
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the first candidate. Default: random.")] = None,
+    seed: Seed = None,
     out: OutOption = Path("demo"),
     url: UrlOptionWithDefault = DEFAULT_URL,
 ) -> None:

@@ -7,6 +7,7 @@ epoch; durations name their unit.
 from app.domain.events import Event, EventKind
 from app.domain.generation import (
     SEED_LIMIT,
+    SHORT_SEED_LIMIT,
     Candidate,
     Checkpoint,
     Failure,
@@ -28,6 +29,7 @@ from app.domain.votes import TasteProfile, Vote, VoteKind
 
 __all__ = [
     "SEED_LIMIT",
+    "SHORT_SEED_LIMIT",
     "Candidate",
     "Checkpoint",
     "Event",

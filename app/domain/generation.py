@@ -10,8 +10,11 @@ from typing import Any
 from app.domain.ranking import Ranking, Score
 from models.protocols import steps_left
 
-SEED_LIMIT = 2**32
+SEED_LIMIT = 2**64
 """Seeds live in [0, SEED_LIMIT)."""
+
+SHORT_SEED_LIMIT = 2**32
+"""Seeds that the server draws are smaller: every JSON reader keeps their digits."""
 
 
 class Status(StrEnum):
@@ -127,8 +130,11 @@ class GenerationSpec:
         return self.steps if self.start is None else self.start.steps_made(self.sampler, self.steps)
 
     def candidate_seed(self, index: int) -> int:
-        """Return the candidate's seed; a request for one candidate makes the same image."""
-        return (self.seed + index) % SEED_LIMIT
+        """Return the candidate's seed; a request for one candidate makes the same image.
+
+        Seeds below 2^32 wrap there, larger ones at 2^64.
+        """
+        return (self.seed + index) % (SHORT_SEED_LIMIT if self.seed < SHORT_SEED_LIMIT else SEED_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)

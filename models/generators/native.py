@@ -22,6 +22,7 @@ from models.generators.families.base import NativeFamily
 from models.generators.prompt_encoding import PromptEncoder
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
+from models.runtime.seeding import cpu_generator
 
 _SIZE_MULTIPLE = 8
 
@@ -105,7 +106,7 @@ class NativeGenerator:
         `info.size_multiple`.
         """
         shape = self._family.latent_shape(width, height)
-        unit = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        unit = torch.randn(shape, generator=cpu_generator(seed), dtype=torch.float32)
         return TorchLatent((unit * schedule.noise_scale).to(self._placement.device))
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
@@ -114,7 +115,7 @@ class NativeGenerator:
         The noise is drawn from a CPU generator of this seed.
         """
         signal, scale = (float(weight) for weight in schedule.entry[start])
-        unit = torch.randn(array.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        unit = torch.randn(array.shape, generator=cpu_generator(seed), dtype=torch.float32)
         latent = torch.from_numpy(array.astype(np.float32))
         return TorchLatent((signal * latent + scale * unit).to(self._placement.device))
 

@@ -23,6 +23,26 @@ def _base64(colour: str = "red", size: tuple[int, int] = (32, 32), form: str = "
 GOOD = _base64()
 
 
+def test_a_seed_of_64_bits_makes_its_image_again(house: House) -> None:
+    large = 2**64 - 2
+    made = house.made(seed=large, n_candidates=3, n=3)
+    assert made["seed"] == large
+    assert [c["seed"] for c in made["candidates"]] == [large, large + 1, 0]
+    assert house.client.get(f"/v1/generations/{made['id']}").json() == made | {"queue_position": None}
+    for image in made["data"]:
+        alone = house.made(seed=image["seed"], n_candidates=1)
+        assert house.client.get(alone["data"][0]["url"]).status_code == 200
+        assert alone["data"][0]["similarity"] == image["similarity"]
+    short = house.made(seed=large % 2**32, n_candidates=1)["data"][0]
+    assert short["similarity"] != next(c["similarity"] for c in made["candidates"] if c["index"] == 0)
+    refined = house.post(f"/v1/generations/{made['id']}/refine", json={"index": 0, "seed": large, "n_candidates": 1})
+    assert refined.json()["seed"] == large
+    ranked = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a tree"}})
+    assert {c["seed"] for c in ranked.json()["candidates"]} == {large, large + 1, 0}
+    shown = house.post(json={**PROMPT, "seed": large}, headers={"accept": "image/png"})
+    assert int(shown.headers["x-frontrunner-seed"]) in {large, large + 1, 0}
+
+
 def test_minus_one_draws_a_seed_on_every_route(house: House) -> None:
     first, second = (house.made(seed=-1, n_candidates=1)["seed"] for _ in range(2))
     assert first != second

@@ -85,8 +85,21 @@ def test_noise_depends_on_seed_and_size_only(generator: StepwiseGenerator) -> No
     assert abs(scaled.std() - 1) < 0.15
 
 
-def test_largest_seed(generator: StepwiseGenerator) -> None:
-    finish(generator, [start(generator, 2**32 - 1, sampler=generator.info.samplers[-1], steps=2)])
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**64 - 1])
+def test_largest_seed(generator: StepwiseGenerator, seed: int) -> None:
+    finish(generator, [start(generator, seed, sampler=generator.info.samplers[-1], steps=2)])
+
+
+def test_every_bit_of_a_seed_counts(generator: StepwiseGenerator) -> None:
+    info = generator.info
+    schedule = generator.schedule(info.sampler, 5, info.width, info.height)
+    seeds = [7, *(7 + 2**bit for bit in (31, 32, 33, 53, 62, 63))]
+    found = [values(generator.noise(seed, info.width, info.height, schedule)) for seed in seeds]
+    assert len({each.tobytes() for each in found}) == len(seeds)
+    picture = found[0].astype(np.float16)
+    if schedule.steps > 1:
+        short, long = (values(generator.add_noise(picture, seed, schedule, 2)) for seed in (7, 7 + 2**32))
+        assert not np.array_equal(short, long)
 
 
 def test_equal_texts_share_their_encoding(generator: StepwiseGenerator) -> None:

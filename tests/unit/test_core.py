@@ -48,8 +48,14 @@ def test_candidate_i_made_alone_is_candidate_i_of_the_batch() -> None:
         assert one.candidates[0].score == many.candidates[i].score
 
 
-def test_seeds_wrap_round() -> None:
-    assert [c.seed for c in alone(spec(seed=2**32 - 1, n_candidates=2)).candidates] == [2**32 - 1, 0]
+@pytest.mark.parametrize(
+    ("seed", "following"), [(2**32 - 1, 0), (2**32, 2**32 + 1), (2**53, 2**53 + 1), (2**64 - 1, 0)]
+)
+def test_seeds_wrap_round(seed: int, following: int) -> None:
+    many = alone(spec(seed=seed, n_candidates=2, n=2))
+    assert [c.seed for c in many.candidates] == [seed, following]
+    one = alone(spec(seed=following, n_candidates=1))
+    np.testing.assert_array_equal(one.images[0], many.images[1])
 
 
 def test_negatives_steer_the_sampling_and_lower_the_score() -> None:
@@ -303,7 +309,7 @@ SPECS = st.builds(
     steps=st.integers(1, 7),
     guided=st.booleans(),
     sampler=st.sampled_from(["euler", "ddim", "ddim_quadratic", "dpmpp_2m", "euler_ancestral"]),
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**64 - 1),
     width=st.sampled_from([32, 64]),
     deterministic=st.booleans(),
     cuts=st.sets(st.integers(1, 6), max_size=2),

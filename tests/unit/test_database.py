@@ -300,7 +300,7 @@ score = st.builds(Score, number, number, number, st.lists(number, max_size=3).ma
 candidate = st.builds(
     Candidate,
     index=st.integers(0, 63),
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**64 - 1),
     score=st.none() | score,
     rank=st.none() | st.integers(1, 64),
     pruned_at_step=st.none() | st.integers(1, 150),
@@ -323,7 +323,7 @@ spec = st.builds(
     steps=st.integers(1, 150),
     guidance_scale=number,
     sampler=text,
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**64 - 1),
     ranking=ranking,
     checkpoints=st.lists(st.builds(Checkpoint, st.integers(1), st.none() | st.integers(1)), max_size=2).map(tuple),
     deterministic=st.booleans(),

@@ -212,7 +212,7 @@ class SamplingOptions(RequestModel):
         None,
         ge=-1,
         lt=SEED_LIMIT,
-        description="Seed of candidate 0; candidate i has seed + i. null or -1 selects a random one.",
+        description="Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.",
     )
     ranking: RankingInput = RankingInput()
     pruning: Pruning | None = Field(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from app.domain import SEED_LIMIT, Checkpoint, GenerationSpec, Notice
+from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, GenerationSpec, Notice
 from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
@@ -68,7 +68,7 @@ def build_spec(
     check_range(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if params.guidance_scale is None else params.guidance_scale
     check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")
-    seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
+    seed = secrets.randbelow(SHORT_SEED_LIMIT) if params.seed is None else params.seed
     check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
     sampler = _check_sampler(params.sampler, generator)
     executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)

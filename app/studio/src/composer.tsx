@@ -161,7 +161,7 @@ function Details() {
               ))}
           </select>
         </label>
-        <Setting label="Seed" value={now.seed} hint="random" min={0} max={4294967295} step={1} onInput={(seed) => set({ seed })} />
+        <Setting label="Seed" value={now.seed} hint="random" min={0} max={Number.MAX_SAFE_INTEGER} step={1} onInput={(seed) => set({ seed })} />
       </div>
     </details>
   );

@@ -31,6 +31,7 @@ from models.generators.gate.runs import (
 from models.generators.gate.scheduler_proxy import StepForm, WatchedScheduler, memory, recall
 from models.generators.pipeline_facts import call_defaults
 from models.runtime.remembered import Remembered
+from models.runtime.seeding import cpu_generator
 
 _GUIDERS = ("guider", "ocr_guider")
 _GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "distilled_guidance_scale")
@@ -131,7 +132,7 @@ class Stage:
         vars(pipe).update(scheduler=scheduler, **named)
         if hasattr(pipe, "encode_prompt"):
             vars(pipe)["encode_prompt"] = self._remembered(pipe)
-        random = torch.Generator().manual_seed(request.seed)
+        random = cpu_generator(request.seed)
         arguments = self._arguments(request, random)
         if self.guidance_name is None:
             for guider in guiders:
