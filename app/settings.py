@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     max_body_mib: int = Field(32, ge=1, le=1024, description="maximum size of a request body")
     max_bodies_mib: int = Field(
-        128, ge=1, le=1_048_576, description="maximum total size of the bodies of all running requests, before 503"
+        64, ge=1, le=1_048_576, description="maximum total size of the bodies of all running requests, before 503"
     )
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="maximum seconds for receiving a request body")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are pruned by default")

@@ -34,8 +34,26 @@ _MAX_IMAGES = 2048
 _MAX_DIGITS = 32
 """Maximum digits of an integer: conversion time is quadratic in the digits."""
 
-_IMAGE = re.compile(rb'"(?:data:|iVBORw0KGgo|\\?/9j|R0lGOD|UklGR|Qk[0-3])[^"]*"')
+_IMAGE_START = re.compile(rb'"(?:data:|iVBORw0KGgo|\\?/9j|R0lGOD|UklGR|Qk[0-3])')
 """A data URI, or base64 with the first bytes of PNG, JPEG, GIF, WebP or BMP."""
+
+_MAX_START = 12
+"""Maximum bytes of `_IMAGE_START`."""
+
+_IMAGE = re.compile(_IMAGE_START.pattern + rb'[^"]*"')
+
+
+async def read(request: Request, text_bytes: int | None = TEXT_BYTES) -> bytes:
+    """Read a JSON body.
+
+    Stops as soon as it exceeds `text_bytes` outside its images. Raises HTTPException 413.
+    """
+    parts, text = [], _TextCounter()
+    async for part in request.stream():
+        parts.append(part)
+        if text_bytes is not None and text.add(part) > text_bytes:
+            raise _too_long(text_bytes)
+    return b"".join(parts)
 
 
 def parse(data: bytes, text_bytes: int | None = TEXT_BYTES) -> Any:
@@ -46,7 +64,7 @@ def parse(data: bytes, text_bytes: int | None = TEXT_BYTES) -> Any:
     """
     text = data if text_bytes is None else _without_images(data)
     if text_bytes is not None and len(text) > text_bytes:
-        raise HTTPException(413, f"the body exceeds {text_bytes} bytes outside its images: send a smaller one")
+        raise _too_long(text_bytes)
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise HTTPException(413, f"the body has more than {MAX_VALUES} values: send fewer")
     try:
@@ -86,10 +104,49 @@ class _Bounded(Request):
         self._text_bytes = text_bytes
 
     async def body(self) -> bytes:
-        return await self._request.body()  # cached on the request that error handlers read
+        if not hasattr(self._request, "_body"):
+            self._request._body = await read(self._request, self._text_bytes)  # error handlers read it there
+        return await self._request.body()
 
     async def json(self) -> Any:
         return parse(await self.body(), self._text_bytes)
+
+
+class _TextCounter:
+    """Counts the bytes of a body outside its images while it arrives.
+
+    Never counts more than there are.
+    """
+
+    def __init__(self) -> None:
+        self._text = 0
+        self._images = 0
+        self._inside = False
+        self._rest = b""
+
+    def add(self, part: bytes) -> int:
+        """Return the bytes counted so far; the last few wait for the next part."""
+        data, place = self._rest + part, 0
+        while self._inside or self._images < _MAX_IMAGES:
+            if self._inside:
+                end = data.find(b'"', place)
+                if end < 0:
+                    self._rest = b""
+                    return self._text
+                self._inside, place = False, end + 1
+            found = _IMAGE_START.search(data, place)
+            if found is None:
+                break
+            self._text += found.start() - place
+            self._images, self._inside, place = self._images + 1, True, found.end()
+        kept = max(place, len(data) - _MAX_START)
+        self._text += kept - place
+        self._rest = data[kept:]
+        return self._text
+
+
+def _too_long(text_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body exceeds {text_bytes} bytes outside its images: send a smaller one")
 
 
 class _DuplicateMember(Exception):

@@ -23,6 +23,9 @@ from app.imaging.decoding import decoded, measure, parse_image_text, strips, tex
 
 _STATUS = Path("/proc/self/statm")
 
+_NICENESS = 5
+"""Lowers the priority of decoding below that of answering requests."""
+
 
 def main() -> None:
     """Serve jobs until stdin ends."""
@@ -30,6 +33,8 @@ def main() -> None:
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries must not mix with responses
     _limit_memory(memory_mib * 2**20)
+    with suppress(AttributeError):  # Windows has none
+        os.nice(_NICENESS)
     _say(answers, {})
     while line := jobs.readline():
         job = json.loads(line)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tracemalloc
 from typing import Any
 
 import pytest
+from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
-from app.api.json_body import MAX_VALUES, TEXT_BYTES, parse
+from app.api import json_body
+from app.api.json_body import MAX_VALUES, TEXT_BYTES, parse, read
 from app.api.problems import InvalidJson
 from tests.api.kit import House, is_problem
 
@@ -45,6 +51,42 @@ def test_nothing_large_is_parsed_but_pictures(monkeypatch: pytest.MonkeyPatch, b
         assert tracemalloc.get_traced_memory()[1] < 2.5 * len(body), "copies, but no tree"
     finally:
         tracemalloc.stop()
+
+
+def arriving(data: bytes, size: int) -> tuple[Request, list[bytes]]:
+    """A request whose body arrives in parts of this size, and the parts that have not arrived yet."""
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+
+    async def receive() -> Message:
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive), parts
+
+
+def test_a_body_without_pictures_is_refused_while_it_arrives() -> None:
+    lists = b'{"prompt": [' + b"[[[]]]," * (4 * MIB) + b"1]}"
+    request, left = arriving(lists, 65_536)
+    with pytest.raises(HTTPException, match="413"):
+        asyncio.run(read(request))
+    assert len(lists) - 65_536 * len(left) < TEXT_BYTES + 2 * 65_536
+    request, _ = arriving(lists, 65_536)
+    assert asyncio.run(read(request, None)) == lists, "where all may be long"
+
+
+@given(
+    st.lists(
+        st.sampled_from([b'"', b"data:", b'"data:a,', b"/9j", b"\\/9j", b"x", b",", b'\\"', BASE64[:20].encode()])
+    ),
+    st.integers(1, 40),
+)
+def test_what_has_arrived_is_never_counted_high(pieces: list[bytes], size: int) -> None:
+    data = b"".join(pieces)
+    counter = json_body._TextCounter()
+    counted = [counter.add(data[at : at + size]) for at in range(0, len(data), size)]
+    assert max(counted, default=0) <= len(json_body._without_images(data))
+    request, _ = arriving(data or b" ", size)
+    assert asyncio.run(read(request)) == (data or b" ")
 
 
 @pytest.mark.parametrize("slashes", ["/", "\\/"])

@@ -212,6 +212,15 @@ def test_the_rest_of_a_refused_body_is_dropped(house: House, monkeypatch: pytest
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+def test_text_that_is_too_long_is_refused_before_its_end(tmp_path: Path) -> None:
+    with running(tmp_path, max_body_mib=32) as house, _connected(house) as raw:
+        raw.sendall(POST + b"content-length: 30000000\r\n\r\n" + b'{"prompt": [' + b"[[[]]]," * (3 * MIB // 7))
+        answer = _answer(raw)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert b"outside its images" in answer
+
+
 def test_idle_connections_make_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running(tmp_path, max_connections=16) as house, ExitStack() as stack, caplog.at_level(logging.WARNING):
         held = [stack.enter_context(_connected(house)) for _ in range(40)]

@@ -162,8 +162,9 @@ def _nested_json() -> Attack:
 
 
 def _unfinished_bodies() -> Attack:
-    """A body of 33 MB that stops before its end."""
-    return _repeated(_request("/v1/generations", 33_000_000) + b" " * 32_000_000, 70.0)
+    """A body of 33 MB that stops within an image: text of this size would be refused at 2 MiB."""
+    start = b'{"prompt":"x","images":["data:image/png;base64,'
+    return _repeated(_request("/v1/rank", 33_000_000) + start + b"A" * 32_000_000, 70.0)
 
 
 def _many_pixels() -> Attack:

@@ -169,7 +169,13 @@ class _Body:
         self._limits.held += added
 
     async def send(self, message: Message) -> None:
-        """See ASGI. The response to a refused body stays open until `drop`."""
+        """See ASGI. The response to a refused body stays open until `drop`.
+
+        A response before the end of a body that was read in part refuses the rest.
+        """
+        if message["type"] == "http.response.start" and self._read and self._reading:
+            self._refused = True
+            MutableHeaders(scope=message)["connection"] = "close"
         held_open = self._refused and message["type"] == "http.response.body"
         await self._send({**message, "more_body": True} if held_open else message)
 

@@ -57,7 +57,7 @@ async def _rank(
 
 
 async def _from_json(request: Request, services: Services) -> tuple[RankRequest, list[Upload]]:
-    body = checked(RankRequest, json_body.parse(await request.body()))
+    body = checked(RankRequest, json_body.parse(await json_body.read(request)))
     _check_image_count(len(body.images), services)
     return body, [Upload(uri) for uri in body.images]
 
