@@ -146,7 +146,9 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
         place = folder or pipelines.fetch(hub_id)
         kind = pipelines.kind_of(place)
         if context.mode == "native" and kind not in NATIVE_LOOPS:
-            raise ModelUnsupported(f"a {kind} has no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
+            raise ModelUnsupported(
+                f"the pipeline {kind} has no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate"
+            )
         pipe = pipelines.load(place, placement, context.text_encoder(pack) if pack else None)
         return _with_loop(context, kind, pipe, options)
 

@@ -94,7 +94,7 @@ class FlowSchedules:
         """Raise ModelUnsupported if the scheduler has no table at this size."""
         try:
             self._table(_TRIAL_STEPS, width, height)
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, ArithmeticError, AttributeError, TypeError) as error:
             raise ModelUnsupported(f"the scheduler {type(self._pipe.scheduler).__name__} has no table") from error
 
     def __call__(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
@@ -130,7 +130,7 @@ class FlowSchedules:
         asked: dict[str, Any] = {"prompt": "", "num_inference_steps": steps, "width": width, "height": height}
         asked |= {"generator": torch.Generator(), "output_type": "latent"}
         try:
-            with memory_guard():
+            with memory_guard(), np.errstate(all="ignore"):
                 pipe(**asked, **self._arguments)
         except _ScheduleSetError:
             del scheduler.set_timesteps

@@ -63,7 +63,7 @@ class NativeGenerator:
         ModelUnsupported for a pipeline that its family cannot make.
         """
         self._placement = placement
-        self._family = _family_of(pipe)(pipe, placement, arguments or {})
+        self._family = _family_of(pipe)(pipe, placement, arguments or {}, defaults or {})
         vae = pipe.vae
         if placement.dtype == torch.float16 and vae.config.get("force_upcast"):
             vae.to(torch.float32)
@@ -241,7 +241,7 @@ class NativeGenerator:
     def _describe(self, id: str, revision: str | None, defaults: Mapping[str, Any]) -> GeneratorInfo:
         family = self._family
         schedules = family.schedules
-        width, height = (int(defaults.get(*each)) for each in zip(("width", "height"), family.size, strict=True))
+        width, height = family.size
         steps, guidance = family.steps_and_guidance(id)
         return GeneratorInfo(
             id=id,

@@ -42,12 +42,32 @@ def kind(generator: Any) -> str:
     return type(generator).__name__
 
 
-def test_a_family_without_a_native_loop_is_gated(folder: Path) -> None:
-    info = registry.load_models(str(folder), "fake", "cpu").generator.info
+def test_a_family_with_a_native_loop_uses_it(folder: Path) -> None:
+    generator = registry.load_models(str(folder), "fake", "cpu").generator
+    info = generator.info
+    assert kind(generator) == "NativeGenerator"
     assert (info.id, info.guidance, info.prediction_type) == ("sd3", "cfg", "flow")
     assert (info.width, info.height, info.steps, info.guidance_scale) == (16, 16, 28, 7.0)
-    with pytest.raises(ModelUnsupported, match="'sd3': a StableDiffusion3Pipeline has no native loop; set"):
-        registry.load_models(str(folder), "fake", "cpu", mode="native")
+
+
+def test_a_family_without_a_native_loop_is_gated(tmp_path: Path) -> None:
+    FAMILIES["ovis_image"].build("ovis_image").save_pretrained(tmp_path / "ovis")
+    assert kind(registry.load_models(str(tmp_path / "ovis"), "fake", "cpu").generator) == "PipelineGate"
+    with pytest.raises(ModelUnsupported, match="'ovis': the pipeline OvisImagePipeline has no native loop; set"):
+        registry.load_models(str(tmp_path / "ovis"), "fake", "cpu", mode="native")
+
+
+@pytest.mark.parametrize("config", [{"stochastic_sampling": True}, {"_class_name": "FlowMatchHeunDiscreteScheduler"}])
+def test_a_scheduler_that_is_no_table_goes_through_the_gate(copied: Path, config: dict[str, Any]) -> None:
+    file = copied / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    index_file = copied / "model_index.json"
+    kinds = json.loads(index_file.read_text())
+    kinds["scheduler"] = ["diffusers", config.get("_class_name", kinds["scheduler"][1])]
+    index_file.write_text(json.dumps(kinds))
+    assert kind(registry.load_models(str(copied), "fake", "cpu").generator) == "PipelineGate"
+    with pytest.raises(ModelUnsupported, match=r"'sd3': the scheduler FlowMatch.* has no table"):
+        registry.load_models(str(copied), "fake", "cpu", mode="native")
 
 
 def test_one_entry_adds_a_native_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +188,12 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(folder: Path, monkeypa
         registry.load_models(str(folder), "fake", "cpu")
 
 
-def test_sizes_and_steps_that_a_model_cannot_make(folder: Path) -> None:
-    generator = registry.load_models(str(folder), "fake", "cpu").generator
+@pytest.mark.parametrize(("mode", "width"), [("gate", 4096), ("native", 20)])
+def test_sizes_and_steps_that_a_model_cannot_make(folder: Path, mode: families.Mode, width: int) -> None:
+    generator = registry.load_models(str(folder), "fake", "cpu", mode=mode).generator
     sampler = generator.info.sampler
     assert generator.schedule(sampler, 3, 32, 16).steps == 3
-    for asked in ((sampler, 0, 16, 16), ("ddim", 3, 16, 16), (sampler, 3, 4096, 16)):
+    for asked in ((sampler, 0, 16, 16), ("ddim", 3, 16, 16), (sampler, 3, width, 16)):
         with pytest.raises(ValueError, match=r"."):
             generator.schedule(*asked)
 

@@ -66,16 +66,21 @@ class NativeFamily:
     Not if it keeps state on itself during a call.
     """
 
-    def __init__(self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
         """Take a loaded pipeline and the arguments that each of its calls would get.
 
-        Raises ModelUnsupported for a pipeline that this family cannot make.
+        `defaults` may hold the default `width` and `height`, in pixels. Raises ModelUnsupported for a pipeline that
+        this family cannot make.
         """
         self.pipe = pipe
         self.placement = placement
         self.settings = call_defaults(pipe) | dict(arguments)
         self.arguments = dict(arguments)
         self.factor = int(pipe.vae_scale_factor)
+        width, height = default_size(pipe, self.settings)
+        self.size = int(defaults.get("width", width)), int(defaults.get("height", height))
         self._reader = Reader(pipe.components, self.settings)
 
     # what the model is
@@ -101,11 +106,6 @@ class NativeFamily:
         return self._reader.limit
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Default width and height, in pixels."""
-        return default_size(self.pipe, self.settings)
-
-    @property
     def modules(self) -> list[Any]:
         """The modules that decide what is made, for the revision."""
         return [each for each in self.pipe.components.values() if isinstance(each, torch.nn.Module)]
@@ -121,7 +121,8 @@ class NativeFamily:
 
         Raises ModelUnsupported if its scheduler has no table.
         """
-        made = FlowSchedules(self.pipe, self.arguments | {self.guidance_argument: self.unguided})
+        plain = {"use_resolution_binning": False} if "use_resolution_binning" in self.settings else {}
+        made = FlowSchedules(self.pipe, {**plain, **self.arguments, self.guidance_argument: self.unguided})
         made.check(*self.size)
         return made
 
@@ -186,6 +187,39 @@ class NativeFamily:
         return encoded if torch.is_tensor(encoded) else encoded.mode()
 
 
+class FilmFamily(NativeFamily):
+    """A family with an autoencoder for films, of which an image is one frame.
+
+    Latents with a mean and a deviation per channel. The autoencoder keeps frames on itself during a call.
+    """
+
+    shares_decoder: ClassVar[bool] = False
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w); the denoiser sees 4 C channels in packed cells."""
+        return int(self.denoiser.config.in_channels) // 4, height // self.factor, width // self.factor
+
+    def to_decoder(self, vae: Any, x: Any) -> Any:
+        """A preview decoder without statistics takes x as it is."""
+        mean, std = _statistics(vae.config, x.device)
+        return x * std + mean
+
+    def from_encoder(self, z: Any) -> Any:
+        """The inverse of `to_decoder`."""
+        mean, std = _statistics(self.pipe.vae.config, z.device)
+        return (z - mean) / std
+
+    def decode(self, vae: Any, z: Any) -> Any:
+        """The first frame."""
+        if vae is not self.pipe.vae:
+            return super().decode(vae, z)
+        return super().decode(vae, z.unsqueeze(2))[:, :, 0]
+
+    def encode(self, vae: Any, image: Any) -> Any:
+        """A film of one frame."""
+        return super().encode(vae, image.unsqueeze(2))[:, :, 0]
+
+
 def pack(x: Any) -> Any:
     """Latents (B, C, h, w) as tokens of 2 x 2 cells, (B, h / 2 * w / 2, 4 C)."""
     channels, height, width = x.shape[1:]
@@ -198,3 +232,10 @@ def unpack(tokens: Any, height: int, width: int) -> Any:
     channels = tokens.shape[2] // 4
     cells = tokens.reshape(-1, height // 2, width // 2, channels, 2, 2)
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+
+
+def _statistics(config: Any, device: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation per channel; 0 and 1 where a decoder has none."""
+    found = config.get("latents_mean") or [0.0], config.get("latents_std") or [1.0]
+    mean, std = (torch.tensor(each, device=device).view(1, -1, 1, 1) for each in found)
+    return mean, std

@@ -31,7 +31,6 @@ class Flux(NativeFamily):
         """Tokens carry their place; those of texts have none."""
         hidden, pooled = texts
         height, width = x.shape[2:]
-        places = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, x.device, x.dtype)
         output = self.denoiser(
             pack(x),
             timestep=t / 1000,
@@ -39,7 +38,12 @@ class Flux(NativeFamily):
             encoder_hidden_states=hidden,
             pooled_projections=pooled,
             txt_ids=torch.zeros(hidden.shape[1], 3, device=x.device, dtype=x.dtype),
-            img_ids=places,
+            img_ids=self.places(x),
             return_dict=False,
         )[0]
         return unpack(output, height, width)
+
+    def places(self, x: Any) -> Any:
+        """Places of the packed cells (tokens, 3), the same for all rows."""
+        height, width = x.shape[2:]
+        return self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, x.device, x.dtype)

@@ -27,12 +27,14 @@ class StableDiffusion(NativeFamily):
     default_guidance = 7.5
     cells = 1
 
-    def __init__(self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
         if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
             raise ModelUnsupported("an inpainting or editing model: the denoiser needs more inputs than latents")
         if pipe.unet.config.time_cond_proj_dim is not None:
             raise ModelUnsupported("a consistency model: the guidance scale is an input of the denoiser")
-        super().__init__(pipe, placement, arguments)
+        super().__init__(pipe, placement, arguments, defaults)
 
     @property
     def denoiser(self) -> Any:

@@ -47,6 +47,7 @@ class Family:
 
 _SHORT = {"max_sequence_length": 64}
 _BARE = {"complex_human_instruction": None}
+_INSTRUCTED = {"complex_human_instruction": ["Draw well.", "Draw: "]}
 
 FAMILIES = {
     "stable_diffusion": Family("StableDiffusionPipeline", "unets", 32),
@@ -54,6 +55,7 @@ FAMILIES = {
     "latent_consistency": Family("LatentConsistencyModelPipeline", "unets"),
     "stable_diffusion_3": Family("StableDiffusion3Pipeline", "transformers"),
     "flux": Family("FluxPipeline", "transformers", guidance=3.5),
+    "flux2": Family("Flux2Pipeline", "transformers", arguments={"text_encoder_out_layers": (1,), **_SHORT}),
     "flux2_klein": Family("Flux2KleinPipeline", "transformers", arguments={"text_encoder_out_layers": (1,), **_SHORT}),
     "z_image": Family("ZImagePipeline", "transformers", guidance=3.0),
     "chroma": Family("ChromaPipeline", "transformers"),
@@ -65,7 +67,7 @@ FAMILIES = {
     "qwen_image": Family("QwenImagePipeline", "language", 32),
     "krea2": Family("Krea2Pipeline", "language", 32, arguments=_SHORT),
     "lumina2": Family("Lumina2Pipeline", "language", 32),
-    "sana": Family("SanaPipeline", "language", 32, arguments=_BARE),
+    "sana": Family("SanaPipeline", "language", 32, arguments=_INSTRUCTED),
     "sana_sprint": Family(
         "SanaSprintPipeline", "language", 32, arguments={**_BARE, "intermediate_timesteps": None}, from_pictures=False
     ),

@@ -58,22 +58,45 @@ def flux() -> Any:
     )
 
 
+def flux2() -> Any:
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = tf.Mistral3Config(
+        text_config=tf.MistralConfig(vocab_size=260, num_key_value_heads=2, head_dim=8, **text),
+        vision_config=tf.PixtralVisionConfig(head_dim=8, image_size=16, patch_size=8, **vision),
+    )
+    tokenizer = parts.qwen_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'][0]['text'] }}<|im_end|>{% endfor %}"
+    pipe = diffusers.Flux2Pipeline(
+        text_encoder=tf.Mistral3ForConditionalGeneration(config).eval(), tokenizer=tokenizer, **_flux2(guidance=True)
+    )
+    pipe.system_message = "Draw."
+    return pipe
+
+
 def flux2_klein() -> Any:
     return diffusers.Flux2KleinPipeline(
-        scheduler=parts.flow(use_dynamic_shifting=True),
-        vae=diffusers.AutoencoderKLFlux2(
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(4,),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=1,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        ).eval(),
-        text_encoder=parts.qwen3(tf.Qwen3ForCausalLM),
-        tokenizer=parts.qwen_tokenizer(),
-        transformer=diffusers.Flux2Transformer2DModel(
+        text_encoder=parts.qwen3(tf.Qwen3ForCausalLM), tokenizer=parts.qwen_tokenizer(), **_flux2(guidance=False)
+    )
+
+
+def _flux2(guidance: bool) -> dict[str, Any]:
+    vae = diffusers.AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(4,),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()
+    vae.bn.running_mean.uniform_(-0.5, 0.5)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return {
+        "scheduler": parts.flow(use_dynamic_shifting=True),
+        "vae": vae,
+        "transformer": diffusers.Flux2Transformer2DModel(
             patch_size=1,
             in_channels=16,
             num_layers=1,
@@ -83,9 +106,9 @@ def flux2_klein() -> Any:
             joint_attention_dim=16,
             timestep_guidance_channels=256,
             axes_dims_rope=[4, 4, 4, 4],
-            guidance_embeds=False,
+            guidance_embeds=guidance,
         ).eval(),
-    )
+    }
 
 
 def z_image() -> Any:
