@@ -6,7 +6,7 @@
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key belongs to another request
     |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
     |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
-    |  +- NoInpainting      422 no_inpainting         an edit with a mask, of a model without inpainting
+    |  +- NoInpainting      422 no_inpainting         an edit with a sketch on the image
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission

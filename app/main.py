@@ -40,6 +40,7 @@ from app.service import (
     Aliases,
     ApiKeyAuthenticator,
     CandidateArrays,
+    CandidateImages,
     Embedder,
     Explainer,
     GenerationService,
@@ -158,7 +159,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get),
                 ReferenceResolver(engine, fields, limits, service.get),
-                Img2ImgService(engine, fields, limits),
+                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs), limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(
                     engine,

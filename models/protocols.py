@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.image_inputs import ImageInputs, Inpainting
+
 Latent: TypeAlias = Any
 """A candidate's state between two steps: x, and the last step's x0 estimate."""
 
@@ -115,6 +117,9 @@ class StepRow:
 
     `negative` None means unguided: one entry in the denoiser batch, else two. Where the scale guides without a negative
     prompt, as in some families, None stands for the empty text.
+
+    With `inpainting`, the new state outside the mask is the source, noised to the level of the next step; see
+    `inpainting.LatentBlender`.
     """
 
     latent: Latent
@@ -124,11 +129,17 @@ class StepRow:
     schedule: Schedule
     step: int
     seed: int
+    inputs: ImageInputs | None = None
 
     @property
     def entries(self) -> int:
         """Denoiser batch entries of this row."""
         return 1 if self.negative is None else 2
+
+    @property
+    def inpainting(self) -> Inpainting | None:
+        """The source and mask of a row that redraws a part of an image."""
+        return None if self.inputs is None else self.inputs.inpainting
 
 
 Guidance: TypeAlias = Literal["cfg", "embedded", "none"]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from fastapi import Request
 
+from app import imaging
 from app.api.dependencies import Services, unless_gone
 from app.api.schemas.requests import RankingInput, ReferenceInput, TasteInput
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Generation, Ranking, Reference, Taste
 from app.imaging import Upload
-from app.service import GenerationParams, UnresolvedReference, current_owner
+from app.service import GenerationParams, RedrawMask, UnresolvedReference, current_owner
 
 DEFAULT_STRENGTH = 0.75
 """Strength of image to image when the request omits it, 0 to 1."""
+
+MASKED_STRENGTH = 1.0
+"""Strength inside a mask when the request omits it."""
+
+WHITE = "paint the area to redraw white"
+"""How a mask of the native routes marks an area."""
 
 
 async def resolve_ranking(request: Request, services: Services, body: RankingInput, base: Ranking) -> Ranking:
@@ -79,15 +87,49 @@ async def with_init_image(
     uri: str,
     strength: float,
     source: Generation | None = None,
+    mask: str | None = None,
 ) -> GenerationParams:
     """`params` with the image of the data URI `uri` as the initial image.
 
-    A disconnect of the client cancels reading it. Raises the errors of `Img2ImgService.from_upload`, the error of an
-    invalid image, or ClientDisconnected.
+    `mask` is its mask. A disconnect of the client cancels reading them. Raises the errors of
+    `Img2ImgService.from_upload`, the error of an invalid image, or ClientDisconnected.
     """
+    sent = [Sent(Upload(uri), "#/image"), *_sent_mask(mask)]
 
     async def read() -> GenerationParams:
-        async with services.uploads.read([Sent(Upload(uri), "#/image")]) as images:
-            return await services.img2img.from_upload(params, images[0], strength, source)
+        async with services.uploads.read(sent) as images:
+            area = await _white(images[1]) if mask is not None else None
+            return await services.img2img.from_upload(params, images[0], strength, source, area)
 
     return await unless_gone(request, read())
+
+
+async def with_candidate(
+    request: Request,
+    services: Services,
+    params: GenerationParams,
+    source: Generation,
+    index: int,
+    strength: float,
+    mask: str | None,
+) -> GenerationParams:
+    """`params` that start from a candidate, of which `mask` marks the area to redraw.
+
+    Raises the errors of `Img2ImgService.from_candidate`, the error of an invalid mask, or ClientDisconnected.
+    """
+    if mask is None:
+        return await services.img2img.from_candidate(params, source, index, strength)
+
+    async def read() -> GenerationParams:
+        async with services.uploads.read(_sent_mask(mask)) as images:
+            return await services.img2img.from_candidate(params, source, index, strength, await _white(images[0]))
+
+    return await unless_gone(request, read())
+
+
+def _sent_mask(mask: str | None) -> list[Sent]:
+    return [] if mask is None else [Sent(Upload(mask, alpha=True), "#/mask")]
+
+
+async def _white(image: Pixels) -> RedrawMask:
+    return RedrawMask(await asyncio.to_thread(imaging.white_area, image), WHITE)

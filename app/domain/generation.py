@@ -91,7 +91,8 @@ class GenerationSpec:
     `seed` is that of candidate 0, see `candidate_seed`.
     `wave` None makes all `n_candidates` at once; otherwise waves of this size follow until the expected gain is small.
     `shadow` only records which candidates the checkpoints would prune, to measure the cost of pruning.
-    `start` None samples from noise. `owner` is used for fair scheduling between callers only.
+    `start` None samples from noise; `masked`: only a part of it is redrawn, see `ImageInputs`. `owner` is used for fair
+    scheduling between callers only.
     """
 
     id: str
@@ -113,6 +114,7 @@ class GenerationSpec:
     owner: str = ""
     parent: Parent | None = None
     start: InitImage | None = None
+    masked: bool = False
 
     @property
     def uses_guidance(self) -> bool:

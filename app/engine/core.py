@@ -22,9 +22,10 @@ from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned,
 from app.engine.pruning.calibration import predict_score
 from app.engine.ranking import scoring
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
-from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row
+from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row, paste_sources
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
+from models.image_inputs import ImageInputs
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepRow, StepwiseGenerator, to_host
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,11 @@ class EngineCore:
         """Whether a tick would do nothing."""
         return not (self._calls or self._updates or self._scheduler.generations)
 
-    def submit(self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False) -> None:
+    def submit(
+        self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False, inputs: ImageInputs | None = None
+    ) -> None:
         """Add a generation that arrived at `submitted` (seconds of this clock)."""
-        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive))
+        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation and its rows. Ignores unknown ids."""
@@ -174,6 +177,8 @@ class EngineCore:
         spec = run.spec
         with _refusals():
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
+            if spec.masked and spec.start is not None:  # refuse it before the first step
+                self._generator.add_noise(decode_init_latents(spec.start), spec.seed, run.schedule, 0)
         prompt = self._generator.encode([spec.prompt])[0]
         steered = spec.uses_guidance and self._generator.info.negative_prompts
         negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
@@ -267,7 +272,7 @@ class EngineCore:
     def _score(self, plan: CallPlan, *, preview: bool) -> Pixels:
         """Decode, embed and score the rows of a plan; return the pixels without padding."""
         rows = [*plan.rows, *plan.rows[-1:] * (plan.size - len(plan.rows))]
-        pixels = self._generator.decode([r.latent for r in rows], preview=preview)
+        pixels = paste_sources(rows, self._generator.decode([r.latent for r in rows], preview=preview))
         embeddings = self._scorer.embed_images(pixels)
         for row, embedding in zip(plan.rows, embeddings, strict=False):
             assert row.generation.texts is not None
@@ -352,4 +357,5 @@ def _step_row(row: Row) -> StepRow:
         run.schedule,
         row.schedule_step,
         row.seed,
+        run.inputs,
     )

@@ -27,6 +27,7 @@ from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Update, UpdateSink
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
+from models.image_inputs import ImageInputs
 from models.protocols import (
     Calibration,
     Embedder,
@@ -145,13 +146,20 @@ class LocalEngine:
                 retry_after_s=wait or 1.0,
             )
 
-    def submit(self, spec: GenerationSpec, sink: UpdateSink, *, exclusive: bool = False) -> None:
+    def submit(
+        self,
+        spec: GenerationSpec,
+        sink: UpdateSink,
+        *,
+        exclusive: bool = False,
+        inputs: ImageInputs | None = None,
+    ) -> None:
         """See `Engine`."""
         self.check_capacity(spec.n_candidates)
         self._held[spec.id] = _Held(sink, spec.n_candidates)
         self._idle.clear()
         submitted = perf_counter()
-        self._inbox.put(lambda core: core.submit(spec, submitted, exclusive=exclusive))
+        self._inbox.put(lambda core: core.submit(spec, submitted, exclusive=exclusive, inputs=inputs))
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""

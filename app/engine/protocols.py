@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
 from app.engine.cost_model import CostModel
 from app.errors import FrontrunnerError
+from models.image_inputs import ImageInputs
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 
 
@@ -174,9 +175,17 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, spec: GenerationSpec, sink: UpdateSink, *, exclusive: bool = False) -> None:
+    def submit(
+        self,
+        spec: GenerationSpec,
+        sink: UpdateSink,
+        *,
+        exclusive: bool = False,
+        inputs: ImageInputs | None = None,
+    ) -> None:
         """Add a generation; `sink` gets updates up to Succeeded, Failed or Cancelled.
 
+        `inputs` are the images of a spec that is `masked`.
         With `exclusive` it starts when no other generation runs, and no other starts before it has ended.
         Raises Overloaded, Draining, Loading or EngineDead; then `sink` is never called.
         """

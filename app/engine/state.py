@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -18,7 +19,8 @@ from app.engine.protocols import Outcome
 from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
-from models.protocols import Conditioning, Latent, Schedule, ScorerInfo
+from models.image_inputs import ImageInputs
+from models.protocols import Conditioning, Latent, Pixels, Schedule, ScorerInfo, to_host
 
 
 class Phase(Enum):
@@ -93,12 +95,13 @@ class ActiveGeneration:
 
     `deficit` is its credit with the scheduler, in denoiser entries. `needs_rows` requests new rows: at first, and
     before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
-    generation with `exclusive` shares the device with no other.
+    generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
     """
 
     spec: GenerationSpec
     submitted: float
     exclusive: bool = False
+    inputs: ImageInputs | None = None
     schedule: Schedule | None = None
     texts: EncodedTexts | None = None
     rows: list[Row] = field(default_factory=list)
@@ -234,6 +237,21 @@ class ActiveGeneration:
             latents=np.stack([r.stored_latent for r in self.rows if r.stored_latent is not None]),
             images={i: self.images[i] for i in placements.returned},
         )
+
+
+def paste_sources(rows: Sequence[Row], pixels: Pixels) -> Pixels:
+    """The decoded images of rows, with the source's pixels outside their masks.
+
+    Without masks, the pixels stay where they are.
+    """
+    masked = [(i, r.generation.inputs.inpainting) for i, r in enumerate(rows) if r.generation.inputs is not None]
+    if not any(inpainting is not None for _, inpainting in masked):
+        return pixels
+    images = to_host(pixels).copy()
+    for index, inpainting in masked:
+        if inpainting is not None:
+            images[index] = inpainting.paste(images[index])
+    return images
 
 
 def _best_mean(rows: list[Row], n: int) -> float:

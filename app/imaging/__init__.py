@@ -11,6 +11,7 @@ from app.imaging.decoding import decode_upload, parse_image_text
 from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, resize, thumbnail
 from app.imaging.heatmap import heat_map
 from app.imaging.infotext import SAMPLER_NAMES, infotext, parse_infotext
+from app.imaging.masks import crop_mask_to_fill, place_in_uncropped, transparent_area, white_area
 
 __all__ = [
     "MEDIA_TYPES",
@@ -19,6 +20,7 @@ __all__ = [
     "DecoderPool",
     "Upload",
     "contact_sheet",
+    "crop_mask_to_fill",
     "crop_to_fill",
     "decode_upload",
     "encode",
@@ -26,6 +28,9 @@ __all__ = [
     "infotext",
     "parse_image_text",
     "parse_infotext",
+    "place_in_uncropped",
     "resize",
     "thumbnail",
+    "transparent_area",
+    "white_area",
 ]

@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,10 +46,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image as received: file bytes with `declared` media type, or a data URI."""
+    """An image as received: file bytes with `declared` media type, or a data URI.
+
+    With `alpha`, it is decoded to four channels; otherwise transparency becomes white.
+    """
 
     data: bytes | str
     declared: str | None = None
+    alpha: bool = False
 
 
 class _Died(Exception):
@@ -84,8 +88,9 @@ class DecoderPool:
         return {str(name): str(text) for name, text in told["texts"].items()}
 
     async def decode(self, upload: Upload, max_pixels: int) -> NDArray[np.uint8]:
-        """Return pixels (H, W, 3) as `decode_upload` does. Cancelling kills the child.
+        """Return pixels (H, W, 3), or (H, W, 4) with alpha, see `strips`.
 
+        Cancelling kills the child.
         Raises BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia and DecoderUnavailable.
         """
         _, pixels = await self._run(upload, max_pixels, "decode")
@@ -105,6 +110,7 @@ class DecoderPool:
             "declared": upload.declared,
             "max_pixels": max_pixels,
             "task": task,
+            "alpha": upload.alpha,
             "alarm_s": math.ceil(self._timeout_s) + 5,
         }
         slot = await self._free.get()
@@ -193,7 +199,7 @@ class _Slot:
             if "error" in told:
                 raise _ERRORS[told["error"]](told["detail"])
             width, height = (int(told[side]) if job["task"] == "decode" else 0 for side in ("width", "height"))
-            return told, self._pixels(width, height, job["max_pixels"])
+            return told, self._pixels(width, height, job)
         except (OSError, ValueError, LookupError, _Died) as error:
             died = _Died()
             died.by_system = self.end() == -signal.SIGKILL
@@ -247,10 +253,10 @@ class _Slot:
             left = left[got:]
         return place
 
-    def _pixels(self, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
-        if not 0 <= width * height <= max_pixels:
+    def _pixels(self, width: int, height: int, job: Mapping[str, Any]) -> NDArray[np.uint8]:
+        if not 0 <= width * height <= job["max_pixels"]:
             raise _Died
-        pixels = np.empty((height, width, 3), np.uint8)
+        pixels = np.empty((height, width, 4 if job["alpha"] else 3), np.uint8)
         if pixels.size:
             self._received(pixels.data.cast("B"))
         return pixels

@@ -2,8 +2,8 @@
 
 Run as `python -m app.imaging.decoder_worker MEMORY_MIB`. It sends `{}` when it is ready and ends with its stdin. A job
 on stdin is one line of JSON and `length` bytes. A response on stdout is four bytes of length, JSON of that length and,
-after a decode, the pixels: width x height x 3 bytes. The process limits its own address space. An alarm ends a job
-that a dead parent cannot stop.
+after a decode, the pixels: width x height x 3 bytes, or x 4 with alpha. The process limits its own address space. An
+alarm ends a job that a dead parent cannot stop.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int
             _say(answers, {"texts": texts(data, job["max_pixels"], job["declared"])})
             return
         with decoded(data, job["max_pixels"], job["declared"]) as image:
-            _send(answers, image)
+            _send(answers, image, job["alpha"])
     except FrontrunnerError as error:
         _say(answers, {"error": error.code, "detail": error.detail})
     except MemoryError:
@@ -67,14 +67,14 @@ def _answer(answers: BinaryIO, job: dict[str, Any], data: bytes, memory_mib: int
         _say(answers, {"error": limit.code, "detail": limit.detail})
 
 
-def _send(answers: BinaryIO, image: Image.Image) -> None:
+def _send(answers: BinaryIO, image: Image.Image, alpha: bool) -> None:
     """Send the pixels.
 
     A failure ends the process: a started pixel stream cannot become an error.
     """
     try:
         _say(answers, {"width": image.width, "height": image.height})
-        for strip in strips(image):
+        for strip in strips(image, alpha=alpha):
             answers.write(strip.data)
         answers.flush()
     except BaseException:

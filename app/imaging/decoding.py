@@ -126,14 +126,15 @@ def decoded(data: bytes, max_pixels: int, declared: str | None = None) -> Iterat
         yield _apply_orientation(image)
 
 
-def strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
+def strips(image: Image.Image, *, alpha: bool = False) -> Iterator[NDArray[np.uint8]]:
     """Yield the pixels of a loaded image in strips (h, W, 3), top to bottom.
 
-    A copy of the whole image may be large.
+    With `alpha` they are (h, W, 4). A copy of the whole image may be large.
     """
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        yield _to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield _to_rgba(strip) if alpha else _to_rgb(strip)
 
 
 @contextmanager
@@ -232,6 +233,14 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         picture = image.convert("RGBA")
         return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
     return np.array(image.convert("RGB"))
+
+
+def _to_rgba(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels with their transparency; an image without any is opaque."""
+    if image.has_transparency_data:
+        return np.array(image.convert("RGBA"))
+    rgb = _to_rgb(image)
+    return np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=2)
 
 
 def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:

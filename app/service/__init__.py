@@ -8,8 +8,9 @@ from app.service.aliases import Aliases
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
+from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_size, image_metadata
-from app.service.generations.img2img import Img2ImgService
+from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
@@ -40,6 +41,7 @@ __all__ = [
     "Ballot",
     "Caller",
     "CandidateArrays",
+    "CandidateImages",
     "Embedded",
     "Embedder",
     "Explainer",
@@ -64,6 +66,7 @@ __all__ = [
     "RankResult",
     "RankedImage",
     "RankingService",
+    "RedrawMask",
     "ReferenceResolver",
     "RerankParams",
     "SignedLink",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from app.domain import Checkpoint, InitImage, Notice, Parent, Ranking, Score, Webhook
+from models.image_inputs import ImageInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class GenerationParams:
     """Requested generation; None selects the model's or the server's default.
 
     `n_candidates` "auto" adds waves while another one pays off, up to `max_candidates`. `pruning` is "auto", "off" or
-    explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise.
+    explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise. `inputs` hold
+    the mask of a `start`.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
     `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
     are warnings about how the parameters were made.
@@ -62,6 +64,7 @@ class GenerationParams:
     output_format: str = "png"
     owner: str = ""
     start: InitImage | None = None
+    inputs: ImageInputs | None = None
     parent: Parent | None = None
     webhook: Webhook | None = None
     affordable: int | None = None

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from models.generators.families import FAMILIES
 from models.generators.families.base import NativeFamily
+from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
-from models.runtime.seeding import cpu_generator
 
 _SIZE_MULTIPLE = 8
 
@@ -76,6 +76,7 @@ class NativeGenerator:
         self._encoded = partial(self._family.encode, vae)
         self._decoded = self._decoder(vae)
         self._previewed = self._decoder(tiny) if preview_decoder else self._decoded
+        self._blend = LatentBlender(placement.device)
         self._texts = PromptEncoder(self._family, placement)
         self._info = self._describe(id, revision, defaults or {})
 
@@ -105,8 +106,7 @@ class NativeGenerator:
         That noise is drawn from a CPU generator of this seed. Width and height in pixels, multiples of
         `info.size_multiple`.
         """
-        shape = self._family.latent_shape(width, height)
-        unit = torch.randn(shape, generator=cpu_generator(seed), dtype=torch.float32)
+        unit = unit_noise(self._family.latent_shape(width, height), seed)
         return TorchLatent((unit * schedule.noise_scale).to(self._placement.device))
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> TorchLatent:
@@ -115,7 +115,7 @@ class NativeGenerator:
         The noise is drawn from a CPU generator of this seed.
         """
         signal, scale = (float(weight) for weight in schedule.entry[start])
-        unit = torch.randn(array.shape, generator=cpu_generator(seed), dtype=torch.float32)
+        unit = unit_noise(array.shape, seed)
         latent = torch.from_numpy(array.astype(np.float32))
         return TorchLatent((signal * latent + scale * unit).to(self._placement.device))
 
@@ -151,6 +151,7 @@ class NativeGenerator:
                 after = after + _column(h) * _history(padded, x0)
             if table[:, 7].any():
                 after = after + _column(s) * _ancestral_noise(padded, table[:, 7]).to(x.device)
+            after = self._blend(rows, after)
             return [TorchLatent(after[i], x0[i], gaps[i]) for i in range(len(rows))]
 
     def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:

@@ -163,7 +163,18 @@ def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
         after = after + h * (x0 if row.latent.x0 is None else row.latent.x0)
     if s:
         after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
-    return FakeLatent(after.astype(np.float32), x0.astype(np.float32), guidance_gap)
+    return FakeLatent(_blended(row, after).astype(np.float32), x0.astype(np.float32), guidance_gap)
+
+
+def _blended(row: StepRow, after: Array) -> Array:
+    """The state after a step, with the noised source outside the mask of the row."""
+    if row.inpainting is None:
+        return after
+    source = row.inpainting.latents.astype(np.float64)
+    if row.step + 1 < row.schedule.steps:
+        signal, scale = row.schedule.entry[row.step + 1]
+        source = signal * source + scale * _normal((row.seed,), source.shape[2] * _FACTOR, source.shape[1] * _FACTOR)
+    return np.where(row.inpainting.cells, after, source)
 
 
 _Weights = tuple[Array, Array, Array, Array]

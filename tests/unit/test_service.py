@@ -88,7 +88,8 @@ async def test_latents_are_decoded_by_the_weights_that_made_them(tmp_path: Path)
         other = (kept + 1) % 4
         await h.service.image(name, other, "webp")
         h.generator._info = replace(h.generator.info, revision="2")
-        refiner = Img2ImgService(h.service._engine, CandidateArrays(h.service._engine, h.blobs), Limits())
+        engine, images = h.service._engine, h.service._images
+        refiner = Img2ImgService(engine, CandidateArrays(engine, h.blobs), images, Limits())
         for form, index in (("jpeg", kept), ("webp", other)):
             assert (await h.service.image(name, index, form)).data, "made of a picture that was stored"
         for forgotten in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
+from app import imaging
 from app.api import openapi
 from app.api.compat import openai
 from app.api.compat.openai_types import MAX_IMAGES, EditForm, VariationForm
@@ -22,12 +24,12 @@ from app.api.dependencies import (
 )
 from app.api.forms import FORM_MEDIA_TYPE, checked, form
 from app.api.hosts import route_path
-from app.api.ranking_inputs import DEFAULT_STRENGTH
+from app.api.ranking_inputs import DEFAULT_STRENGTH, MASKED_STRENGTH
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice
 from app.errors import InvalidRequest, NoInpainting, UnsupportedMedia
 from app.imaging import Upload
-from app.service import GenerationParams, UnresolvedReference
+from app.service import GenerationParams, RedrawMask, UnresolvedReference
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
@@ -45,6 +47,9 @@ LIKENESS = 10.0
 REFERENCE = 0.5
 """Weight of each image of an edit after the first."""
 
+TRANSPARENT = "make the area to redraw fully transparent"
+"""How a mask of OpenAI's API marks an area."""
+
 FormT = TypeVar("FormT", bound=VariationForm)
 
 
@@ -60,15 +65,14 @@ FormT = TypeVar("FormT", bound=VariationForm)
 async def edit(request: Request, services: ServicesDep, idempotency_key: IdempotencyKeyHeader = None) -> Response:
     """Image to image: the first `image` is the initial image.
 
-    Further images are references of the ranking. Without `size`, the ratio is that of the first image.
-    `mask` and `markup` are refused with `no_inpainting`.
+    Only the fully transparent area of `mask` is redrawn. Further images are references of the ranking. Without `size`,
+    the ratio is that of the first image. `markup` is refused with `no_inpainting`.
     """
-    body, images = await _read(request, EditForm)
-    for name in ("mask", "markup"):
-        if getattr(body, name) is not None:
-            raise NoInpainting(f"the loaded model changes only whole images: omit `{name}`", pointer=f"#/{name}")
-    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, images)
-    make = partial(_params, request, services, body, images, REFERENCE)
+    body, images, mask = await _read(request, EditForm)
+    if body.markup is not None:
+        raise NoInpainting("the loaded model cannot read a sketch on the image: send `mask`", pointer="#/markup")
+    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, [*images, *mask])
+    make = partial(_params, request, services, body, images, REFERENCE, mask)
     return await openai.respond(request, services, body, make, key, EDITED)
 
 
@@ -83,36 +87,49 @@ async def variation(request: Request, services: ServicesDep, idempotency_key: Id
     """Image to image without a prompt.
 
     Candidates are ranked by similarity to the image."""
-    body, images = await _read(request, VariationForm)
+    body, images, _ = await _read(request, VariationForm)
     key = build_idempotency_key(idempotency_key, route_path(request.scope), body, images)
     make = partial(_params, request, services, body, images, LIKENESS)
     return await openai.respond(request, services, body, make, key, openai.GENERATED)
 
 
-async def _read(request: Request, model: type[FormT]) -> tuple[FormT, list[Upload]]:
+async def _read(request: Request, model: type[FormT]) -> tuple[FormT, list[Upload], list[Upload]]:
+    """The fields, the images, and the mask if there is one."""
     if media_type(request) != FORM_MEDIA_TYPE:
         raise UnsupportedMedia(f"set `Content-Type` to {FORM_MEDIA_TYPE} and send a file in the field `image`")
     files = [name for name in ("image", "mask", "markup") if name in model.model_fields]
     async with form(request, files, MAX_IMAGES + len(files)) as sent:
         body = checked(model, sent.fields(objects=OBJECTS, scalars=SCALARS))
-        return body, await sent.uploads("image")
+        masks = await sent.uploads("mask") if "mask" in files else []
+        return body, await sent.uploads("image"), [replace(mask, alpha=True) for mask in masks]
 
 
 async def _params(
-    request: Request, services: Services, body: VariationForm, images: Sequence[Upload], weight: float
+    request: Request,
+    services: Services,
+    body: VariationForm,
+    images: Sequence[Upload],
+    weight: float,
+    mask: Sequence[Upload] = (),
 ) -> GenerationParams:
     """Service parameters with the first image as the initial image.
 
-    `weight` is the weight of the reference images in the ranking.
+    `mask` holds its mask, if there is one. `weight` is the weight of the reference images in the ranking.
     """
     unresolved = await openai.params(request, services, body)
-    sent = [Sent(image, f"#/image/{index}" if index else "#/image") for index, image in enumerate(images)]
+    sent = [Sent(each, "#/mask") for each in mask]
+    sent += [Sent(image, f"#/image/{index}" if index else "#/image") for index, image in enumerate(images)]
     room = services.generations.limits.references - len(unresolved.ranking.references)
 
     async def read() -> GenerationParams:
-        async with services.uploads.read(sent) as decoded:
-            strength = DEFAULT_STRENGTH if body.strength is None else body.strength
-            initial = await services.img2img.from_upload(_in_ratio(unresolved, decoded[0]), decoded[0], strength)
+        async with services.uploads.read(sent) as pixels:
+            area = await _transparent(pixels[0]) if mask else None
+            decoded = pixels[len(mask) :]
+            usual = DEFAULT_STRENGTH if area is None else MASKED_STRENGTH
+            strength = usual if body.strength is None else body.strength
+            initial = await services.img2img.from_upload(
+                _in_ratio(unresolved, decoded[0]), decoded[0], strength, mask=area
+            )
             reference_images = decoded[1:] if isinstance(body, EditForm) else decoded
             if len(reference_images) > room:
                 raise InvalidRequest(
@@ -129,6 +146,10 @@ async def _params(
             return replace(initial, ranking=ranking, notices=(*initial.notices, *notices))
 
     return await unless_gone(request, read())
+
+
+async def _transparent(image: Pixels) -> RedrawMask:
+    return RedrawMask(await asyncio.to_thread(imaging.transparent_area, image), TRANSPARENT)
 
 
 def _in_ratio(params: GenerationParams, image: Pixels) -> GenerationParams:

@@ -107,7 +107,10 @@ class VariationForm(ImagesRequest):
         "a picture", description="What the images should show. OpenAI's clients do not send it."
     )
     strength: FiniteFloat | None = Field(
-        None, ge=0, le=1, description="0 keeps the initial image, 1 ignores it. Default: 0.75."
+        None,
+        ge=0,
+        le=1,
+        description="0 keeps the initial image, 1 ignores it. Default: 0.75; with a mask, which keeps the rest: 1.",
     )
 
 
@@ -122,7 +125,10 @@ class EditForm(VariationForm):
     )
     prompt: NonBlankText = Field(description="What the images should show.")
     mask: list[str] | None = Field(
-        None, max_length=1, description="Not supported: 422.", json_schema_extra={"items": {"format": "binary"}}
+        None,
+        max_length=1,
+        description="An image of the size of the first one: its fully transparent area is redrawn.",
+        json_schema_extra={"items": {"format": "binary"}},
     )
     markup: list[str] | None = Field(
         None, max_length=1, description="Not supported: 422.", json_schema_extra={"items": {"format": "binary"}}

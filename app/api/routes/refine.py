@@ -21,7 +21,7 @@ from app.api.dependencies import (
 from app.api.generation_response import RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
-from app.api.ranking_inputs import resolve_ranking, with_init_image
+from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_init_image
 from app.api.schemas.requests import (
     FiniteFloat,
     ImageFormat,
@@ -35,6 +35,9 @@ from app.domain import Generation
 from app.service import GenerationParams
 
 router = APIRouter(prefix="/v1/generations", tags=["dialogue"], route_class=JsonRoute)
+
+REFINE_STRENGTH = 0.5
+"""Strength of a refinement that omits it."""
 
 _EXAMPLES: Any = {
     "variations": {
@@ -58,7 +61,16 @@ class RefineRequest(SamplingOptions):
     image: str | None = Field(
         None, description="Instead of index: an image, such as a sketch, as a data: URI or bare base64."
     )
-    strength: FiniteFloat = Field(0.5, ge=0, le=1, description="0 keeps the initial image, 1 ignores it.")
+    mask: str | None = Field(
+        None,
+        description="An image of the same size, as a data: URI or bare base64: only its white area is redrawn.",
+    )
+    strength: FiniteFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="0 keeps the initial image, 1 ignores it. Default: 0.5; with a mask, which keeps the rest: 1.",
+    )
     prompt: NonBlankText | None = Field(
         None, description="What the images should show. Default: the prompt of the last ranking."
     )
@@ -135,6 +147,8 @@ async def _build_params(
     source = await services.generations.get(generation_id)
     params = body.to_domain(source)
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
+    usual = REFINE_STRENGTH if body.mask is None else MASKED_STRENGTH
+    strength = usual if body.strength is None else body.strength
     if body.image is None:
-        return await services.img2img.from_candidate(params, source, body.index or 0, body.strength)
-    return await with_init_image(request, services, params, body.image, body.strength, source)
+        return await with_candidate(request, services, params, source, body.index or 0, strength, body.mask)
+    return await with_init_image(request, services, params, body.image, strength, source, body.mask)

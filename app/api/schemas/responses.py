@@ -208,6 +208,7 @@ class GenerationResponse(ResponseModel):
     output_format: ImageFormat
     parent: ParentOutput | None
     strength: float | None
+    masked: bool
     queue_position: int | None
     eta_seconds: float | None
     progress: float
@@ -260,6 +261,7 @@ class GenerationResponse(ResponseModel):
             output_format=generation.output_format,
             parent=ParentOutput.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
             strength=spec.start.strength if spec.start else None,
+            masked=spec.masked,
             queue_position=queue_position.position if queue_position else None,
             eta_seconds=queue_position.eta_seconds if queue_position else None,
             progress=generation.completed,

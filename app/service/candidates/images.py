@@ -13,6 +13,7 @@ from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.protocols import Engine
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
+from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, file_size, image_key, image_metadata
 from app.service.types import ImageFile, image_file
 from app.stores.protocols import BlobStore, GenerationStore
@@ -82,6 +83,19 @@ class CandidateImages:
             if stored is not None:
                 width, height = file_size(generation)
                 return await asyncio.to_thread(imaging.decode_upload, stored, width * height, None)
+        return await asyncio.to_thread(resized, await self._decoded(generation, index), generation)
+
+    async def sampled(self, generation: Generation, index: int) -> NDArray[np.uint8]:
+        """Candidate `index` in the sampled size, uint8 (H, W, 3).
+
+        The generation has succeeded. It is the stored image if that is lossless and has this size. Raises NotFound.
+        """
+        if generation.output_size is None:
+            return await self._pixels(generation, index)
+        return await self._decoded(generation, index)
+
+    async def _decoded(self, generation: Generation, index: int) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3) from the stored latents, in the sampled size."""
         if not made_by(self._engine.generator, generation):
             raise NotFound(
                 f"this image was not stored; decoding it needs model {generation.model!r} with the generation's weights"
@@ -91,7 +105,10 @@ class CandidateImages:
             raise NotFound("the generation's files are gone: generate again")
         latents = await asyncio.to_thread(_load_latents, field)
         decoded: NDArray[np.uint8] = (await self._engine.decode(latents[index : index + 1]))[0]
-        return await asyncio.to_thread(resized, decoded, generation)
+        inputs = await load_inputs(self._blobs, generation.spec)
+        if inputs is not None and inputs.inpainting is not None:
+            decoded = await asyncio.to_thread(inputs.inpainting.paste, decoded)
+        return decoded
 
 
 def _load_latents(field: bytes) -> NDArray[np.float16]:

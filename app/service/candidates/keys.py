@@ -26,6 +26,11 @@ def arrays_key(generation_id: str) -> str:
     return f"{blob_prefix(generation_id)}field.npz"
 
 
+def inputs_key(generation_id: str) -> str:
+    """Key of the .npz of a masked generation: see `app.service.candidates.inputs`."""
+    return f"{blob_prefix(generation_id)}inputs.npz"
+
+
 def file_size(generation: Generation) -> tuple[int, int]:
     """Width and height of a generation's image files, in pixels."""
     return generation.output_size or (generation.spec.width, generation.spec.height)

@@ -12,6 +12,8 @@ from app.engine.protocols import Engine
 from app.errors import Draining, Overloaded, QuotaExceeded
 from app.service import auth
 from app.service.auth import current_owner
+from app.service.candidates.inputs import save_inputs
+from app.service.candidates.keys import blob_prefix
 from app.service.generations.pruning_policy import PruningPlanner
 from app.service.generations.queue_worker import Worker
 from app.service.generations.sizing import settle_size
@@ -19,7 +21,7 @@ from app.service.generations.spec import build_spec
 from app.service.idempotency import Idempotency
 from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, SubmitOptions
 from app.service.webhooks.dispatcher import WebhookPolicy
-from app.stores.protocols import Claim, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
+from app.stores.protocols import BlobStore, Claim, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 
 
 class Admission:
@@ -29,6 +31,7 @@ class Admission:
         self,
         engine: Engine,
         records: GenerationStore,
+        blobs: BlobStore,
         worker: Worker,
         limits: Limits,
         cut: PruningPlanner,
@@ -37,6 +40,7 @@ class Admission:
     ) -> None:
         self._engine = engine
         self._records = records
+        self._blobs = blobs
         self._worker = worker
         self._limits = limits
         self._cut = cut
@@ -90,12 +94,34 @@ class Admission:
             attended=options.attended,
             output_size=params.output_size,
         )
+        if params.inputs is None:
+            return await self._start(generation, params, options, key)
+        return await self._start_with_inputs(generation, params, options, key)
+
+    async def _start_with_inputs(
+        self, generation: Generation, params: GenerationParams, options: SubmitOptions, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
+        """Store the images before the record, and delete them if no record is made."""
+        assert params.inputs is not None
+        entered: Generation | IdempotencyMatch | None = None
+        try:
+            await save_inputs(self._blobs, generation.spec, params.inputs)
+            entered = await self._start(generation, params, options, key)
+            return entered
+        finally:
+            if not isinstance(entered, Generation):
+                await self._blobs.delete_prefix(blob_prefix(generation.id))
+
+    async def _start(
+        self, generation: Generation, params: GenerationParams, options: SubmitOptions, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
+        """Submit the generation to the engine, or else to the shared queue, and record it."""
         claim = self._worker.new_claim()
         durable = options.queue_if_full or key is not None
         preview_images = durable or options.previews or params.partial_images > 0
         recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=preview_images)
         try:
-            self._worker.submit(spec, recorder.put_updates)
+            self._worker.submit(generation.spec, recorder.put_updates, params.inputs)
         except (Overloaded, Draining) as refusal:
             if not options.queue_if_full:
                 raise
@@ -106,12 +132,12 @@ class Admission:
         try:
             entered = await self._enter(generation, claim, key)
         except BaseException:
-            self._engine.cancel(spec.id)
+            self._engine.cancel(generation.id)
             raise
         if isinstance(entered, Generation):
             self._worker.record(recorder)
         else:
-            self._engine.cancel(spec.id)
+            self._engine.cancel(generation.id)
         return entered
 
     async def _enter(

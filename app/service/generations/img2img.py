@@ -1,42 +1,73 @@
-"""Image to image, from a stored candidate or an upload."""
+"""Image to image and inpainting, from a stored candidate or an upload."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import imaging
-from app.domain import Generation, Parent, ParentKind
+from app.domain import Generation, Notice, Parent, ParentKind
 from app.engine import latent_codec
 from app.engine.protocols import Engine
-from app.errors import NotFound
+from app.errors import InvalidRequest, NotFound
 from app.service.candidates.arrays import CandidateArrays
-from app.service.candidates.images import made_by
+from app.service.candidates.images import CandidateImages, made_by
+from app.service.candidates.keys import file_size
 from app.service.generations.sizing import settle_size
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range
+from models.image_inputs import ImageInputs, Inpainting
+
+_WHOLE = Notice("mask_covers_all", "the mask covers the whole image, so all of it is redrawn")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RedrawMask:
+    """The area (H, W) of an image that is redrawn: True.
+
+    `rule` describes how a caller marks it.
+    """
+
+    area: NDArray[np.bool_]
+    rule: str
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise InvalidRequest unless it has `size` (width, height) and marks an area."""
+        own = self.area.shape[::-1]
+        if own != size:
+            shown = "the mask is {}x{}, but its image is {}x{}: send a mask of the image's size"
+            raise InvalidRequest(shown.format(*own, *size), pointer="#/mask")
+        if not self.area.any():
+            raise InvalidRequest(f"the mask marks nothing to redraw: {self.rule}", pointer="#/mask")
 
 
 class Img2ImgService:
-    """Adds the initial image to parameters.
+    """Adds the initial image, and its mask, to parameters.
 
-    Pointers refer to a body with `index`, `image` and `strength`.
+    Pointers refer to a body with `index`, `image`, `mask` and `strength`.
     """
 
-    def __init__(self, engine: Engine, fields: CandidateArrays, limits: Limits) -> None:
+    def __init__(self, engine: Engine, fields: CandidateArrays, images: CandidateImages, limits: Limits) -> None:
         self._engine = engine
         self._fields = fields
+        self._images = images
         self._limits = limits
 
     async def from_candidate(
-        self, params: GenerationParams, source: Generation, index: int, strength: float
+        self,
+        params: GenerationParams,
+        source: Generation,
+        index: int,
+        strength: float,
+        mask: RedrawMask | None = None,
     ) -> GenerationParams:
         """Start from candidate `index` of `source`, in its size.
 
-        A pruned candidate starts from its last preview. Raises NotFound, NotReady and InvalidRequest.
+        A pruned candidate starts from its last preview. The mask has the size of the candidate's file. Raises NotFound,
+        NotReady and InvalidRequest.
         """
         check_range(strength, 0, 1, "#/strength")
         if not made_by(self._engine.generator, source):
@@ -46,18 +77,30 @@ class Img2ImgService:
         stored = await self._fields.latents(source, index, "#/index")
         parent = Parent(ParentKind.REFINE, source.id, index)
         width, height = source.spec.width, source.spec.height
-        return replace(
-            params, start=latent_codec.encode_init_latents(stored, strength), parent=parent, width=width, height=height
-        )
+        start = latent_codec.encode_init_latents(stored, strength)
+        started = replace(params, start=start, parent=parent, width=width, height=height)
+        if mask is None:
+            return started
+        mask.check(file_size(source))
+        area = await asyncio.to_thread(imaging.place_in_uncropped, mask.area, (width, height))
+        return _masked(started, await self._images.sampled(source, index), stored, area)
 
     async def from_upload(
-        self, params: GenerationParams, image: NDArray[np.uint8], strength: float, source: Generation | None = None
+        self,
+        params: GenerationParams,
+        image: NDArray[np.uint8],
+        strength: float,
+        source: Generation | None = None,
+        mask: RedrawMask | None = None,
     ) -> GenerationParams:
         """Start from an image (H, W, 3) of any size, cropped and scaled.
 
-        The size is that of `params`, which is settled here, or of `source`. Raises InvalidRequest and Loading.
+        So is its mask (H, W). The size is that of `params`, which is settled here, or of `source`. Raises
+        InvalidRequest and Loading.
         """
         check_range(strength, 0, 1, "#/strength")
+        if mask is not None:
+            mask.check((image.shape[1], image.shape[0]))
         info = self._engine.generator
         if source is not None:
             params = replace(params, width=source.spec.width, height=source.spec.height)
@@ -66,4 +109,21 @@ class Img2ImgService:
         pixels = await asyncio.to_thread(imaging.crop_to_fill, image, size)
         array = (await self._engine.encode_images(pixels[None]))[0]
         parent = Parent(ParentKind.REFINE, source.id if source is not None else None)
-        return replace(params, start=latent_codec.encode_init_latents(array, strength), parent=parent)
+        started = replace(params, start=latent_codec.encode_init_latents(array, strength), parent=parent)
+        if mask is None:
+            return started
+        area = await asyncio.to_thread(imaging.crop_mask_to_fill, mask.area, size)
+        if not area.any():
+            raise InvalidRequest(
+                f"the marked area is outside the part of the image that {size[0]}x{size[1]} keeps: send another size",
+                pointer="#/mask",
+            )
+        return _masked(started, pixels, array, area)
+
+
+def _masked(
+    params: GenerationParams, source: NDArray[np.uint8], latents: NDArray[np.float16], area: NDArray[np.bool_]
+) -> GenerationParams:
+    if area.all():
+        return replace(params, notices=(*params.notices, _WHOLE))
+    return replace(params, inputs=ImageInputs(Inpainting(source, latents, area)))

@@ -30,9 +30,11 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.service.candidates.images import made_by
+from app.service.candidates.inputs import load_inputs
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
 from app.stores.protocols import BlobStore, Claim, Claimable, Claimed, GenerationStore
+from models.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +130,10 @@ class Worker:
         self._check_queue_order()
         self._engine.check_capacity(n_candidates)
 
-    def submit(self, spec: GenerationSpec, sink: UpdateSink) -> None:
+    def submit(self, spec: GenerationSpec, sink: UpdateSink, inputs: ImageInputs | None = None) -> None:
         """Submit a request to the engine. Raises as `check_capacity`."""
         self._check_queue_order()
-        self._engine.submit(spec, sink)
+        self._engine.submit(spec, sink, inputs=inputs)
         self._queue_head_overtaken = True
 
     def _check_queue_order(self) -> None:
@@ -245,9 +247,22 @@ class Worker:
             if await recorder.fail(failure):
                 self.count_outcome(generation.id, Status.FAILED)
             return True
+        return await self._submit_claimed(generation, claim, recorder)
+
+    async def _submit_claimed(self, generation: Generation, claim: Claim, recorder: GenerationRecorder) -> bool:
+        """Submit a claimed generation.
+
+        False if it cannot run now; the claim is then released.
+        """
         try:
-            self._engine.submit(generation.spec, recorder.put_updates, exclusive=generation.attempts > 0)
-        except (Overloaded, Draining, EngineDead):
+            inputs = await load_inputs(self._blobs, generation.spec)
+            exclusive = generation.attempts > 0
+            self._engine.submit(generation.spec, recorder.put_updates, exclusive=exclusive, inputs=inputs)
+        except NotFound as gone:
+            if await recorder.fail(gone):
+                self.count_outcome(generation.id, Status.FAILED)
+            return True
+        except (Overloaded, Draining, EngineDead, StoreUnavailable):
             await self._records.release(generation, claim)
             return False
         self.record(recorder)

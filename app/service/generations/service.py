@@ -89,7 +89,7 @@ class GenerationService:
         self._unready = False
         self._released_at = math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
-        self._admission = Admission(engine, records, self._worker, limits, cut, policy, self.get)
+        self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get)
         self._images = CandidateImages(engine, records, blobs)
         self._attendance = Attendance(records, stream_grace_s, self._cancel_unattended)
         self._orphans = Orphans(records, blobs)

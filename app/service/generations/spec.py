@@ -96,6 +96,7 @@ def build_spec(
         owner=params.owner,
         parent=params.parent,
         start=params.start,
+        masked=params.inputs is not None and params.inputs.inpainting is not None,
     )
     return spec, (*params.notices, *fitted, *notices)
 

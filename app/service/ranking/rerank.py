@@ -44,6 +44,7 @@ from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.images import CandidateImages
+from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
@@ -196,6 +197,7 @@ class RankingService:
         form = kept.output_format
         try:
             await self._blobs.put(arrays_key(own.id), await self._fields.read_file(spec.id))
+            await copy_inputs(self._blobs, spec, own.id)
             for candidate in kept.best:
                 picture = await self._images.image(source, candidate.index, form, None)
                 await self._blobs.put(image_key(own.id, candidate.index, form), picture.data)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from models.errors import ModelUnsupported
 from models.generators.gate.calls import Call, part, together, zeros
 from models.generators.gate.latents import Attempt, GateLatent, GateSchedule
-from models.generators.gate.packing import Packing, probe
+from models.generators.gate.packing import Packing, blended, probe
 from models.generators.gate.runs import Finished
-from models.generators.gate.scheduler_proxy import mixes, noised
+from models.generators.gate.scheduler_proxy import Blend, mixes, noised
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.text_limits import Reader
@@ -198,15 +198,14 @@ class PipelineGate:
         assert isinstance(latent, GateLatent)
         assert isinstance(schedule, GateSchedule)
         negative = row.negative.state if row.negative is not None and self._info.negative_prompts else None
-        request = Request(
-            row.prompt.state, negative, row.guidance_scale, schedule.steps, latent.width, latent.height, row.seed
-        )
+        sizes = schedule.steps, latent.width, latent.height
+        request = Request(row.prompt.state, negative, row.guidance_scale, *sizes, row.seed, row.inputs)
         key = request, row.step
         attempt = latent.attempt
         if attempt is None or attempt.key != key or attempt.run.lost:
             if row.step != latent.step:
                 raise ValueError(f"a latent before step {latent.step} cannot make step {row.step}")
-            run = self._started(request, latent, schedule.calls[row.step])
+            run = self._started(request, latent, schedule.calls[row.step], self._blend(row))
             attempt = Attempt(run, key, schedule.calls[row.step + 1])
         attempt.begin()
         while attempt.run.skipping:
@@ -214,10 +213,18 @@ class PipelineGate:
         latent.attempt = attempt
         return attempt
 
-    def _started(self, request: Request, latent: GateLatent, calls: int) -> CandidateRun:
+    def _blend(self, row: StepRow) -> Blend | None:
+        """What the run of a row does to its samples."""
+        if row.inpainting is None:
+            return None
+        assert isinstance(row.schedule, GateSchedule)
+        packing = self._packing(row.latent.width, row.latent.height)
+        return blended(row.inpainting, packing, row.schedule.calls[-1])
+
+    def _started(self, request: Request, latent: GateLatent, calls: int, blend: Blend | None) -> CandidateRun:
         """A run for this latent that skips the steps before it."""
         if calls == 0:
-            return self._stage.run(request)
+            return self._stage.run(request, blend=blend)
         if latent.memory is not None:
             remembered, x = latent.memory, latent.x
 
@@ -225,7 +232,7 @@ class PipelineGate:
                 run.recall(remembered)
                 return x
 
-            return self._stage.run(request, calls, recalled)
+            return self._stage.run(request, calls, recalled, blend)
         if latent.picture is None:
             raise ValueError(f"a latent without a run or an image cannot make step {latent.step}")
         picture = torch.from_numpy(latent.picture).to(self._placement.device)
@@ -234,7 +241,7 @@ class PipelineGate:
         def begun(run: CandidateRun, scheduler: Any, first: Any) -> Any:  # noqa: ARG001
             return noised(scheduler, packed.to(first.dtype), first, calls)
 
-        return self._stage.run(request, calls, begun)
+        return self._stage.run(request, calls, begun, blend)
 
     def _answer(self, waiting: Sequence[Attempt]) -> None:
         """Make the calls that these attempts wait for, then answer each of them."""

@@ -1,16 +1,20 @@
 """The map from decoder input back to a pipeline's sample, found by probing.
 
-A pipeline scales, shifts and reorders its sample before it decodes. Each value of the decoder's input comes from one
-value of the sample; this is checked for every size.
+Also latent blending, which needs it. A pipeline scales, shifts and reorders its sample before it decodes. Each value of
+the decoder's input comes from one value of the sample; this is checked for every size.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from models.generators.gate.scheduler_proxy import Blend, noised
+from models.image_inputs import Inpainting
 
 _DIGIT = 8
 """Base in which positions are written into a sample.
@@ -37,6 +41,12 @@ class Packing:
         """The sample with this z, float32."""
         x = torch.empty(self.order.numel(), device=self.order.device)
         x[self.order] = (z.reshape(-1).float() - self.shift) / self.scale
+        return x.reshape(self.shape)
+
+    def placed(self, z: Any) -> Any:
+        """Values of z's form in the places of the sample, unscaled: such as a mask."""
+        x = torch.empty(self.order.numel(), dtype=z.dtype, device=self.order.device)
+        x[self.order] = z.reshape(-1).to(self.order.device)
         return x.reshape(self.shape)
 
 
@@ -70,3 +80,21 @@ def _prove(found: Packing, unpack: Callable[[Any], Any], like: Any) -> None:
         raise ValueError("this pipeline does not support images as input: it mixes its latents")
     if float((found.packed(unpack(x)) - x.float()).abs().max()) > _TOLERANCE * float(1 + x.float().abs().max()):
         raise ValueError("this pipeline does not support images as input: its packing is not linear")
+
+
+def blended(inpainting: Inpainting, packing: Packing, calls: int) -> Blend:
+    """Latent blending for a run of `calls` scheduler steps.
+
+    See `inpainting.LatentBlender`.
+    """
+    latents = torch.from_numpy(inpainting.latents)
+    source = packing.packed(latents.to(packing.order.device))
+    mask = packing.placed(torch.from_numpy(inpainting.cells).expand(latents.shape))
+
+    def blend(scheduler: Any, x: Any, first: Any, done: int) -> Any:
+        kept = source.to(x.dtype)
+        if done < calls:  # on a copy: the scheduler goes on where it is
+            kept = noised(copy.copy(scheduler), kept, first, done).to(x.dtype)
+        return torch.where(mask, x, kept)
+
+    return blend

@@ -10,9 +10,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+
+Blend: TypeAlias = Callable[[Any, Any, Any, int], Any]
+"""See `WatchedScheduler`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +44,13 @@ class StepForm:
         """The form of a real result."""
         return cls(len(result)) if isinstance(result, tuple) else cls(len(result), type(result))
 
+    @staticmethod
+    def replaced(result: Any, x: Any) -> Any:
+        """A real result with another sample."""
+        if isinstance(result, tuple):
+            return x, *result[1:]
+        return type(result)(**{**result, next(iter(result)): x})
+
     def holding(self, x: Any) -> Any:
         """A result of this form with x in each place."""
         if self.kind is None:
@@ -52,7 +62,8 @@ class WatchedScheduler:
     """Behaves as a copy of the scheduler, except for `step`.
 
     The first `skip` steps are not made and return the sample unchanged. The last of them returns what `enter` makes of
-    the scheduler and the first sample. Each step that is made goes to `report`.
+    the scheduler and the first sample. `blend` changes the sample of each step that is made, given the scheduler, the
+    sample, the first sample and the number of steps done. The result goes to `report`.
     """
 
     def __init__(
@@ -62,10 +73,19 @@ class WatchedScheduler:
         form: StepForm,
         skip: int = 0,
         enter: Callable[[Any, Any], Any] | None = None,
+        blend: Blend | None = None,
     ) -> None:
         own = copy.deepcopy(scheduler)
         self.__dict__.update(
-            _own=own, _report=report, _skip=skip, _enter=enter, _first=None, form=form, done=0, times=[]
+            _own=own,
+            _report=report,
+            _skip=skip,
+            _enter=enter,
+            _blend=blend,
+            _first=None,
+            form=form,
+            done=0,
+            times=[],
         )
         self.__dict__["step"] = _watched(self, own)
 
@@ -88,11 +108,14 @@ class WatchedScheduler:
         return self.form.holding(self._enter(self._own, self._first) if entering else sample)
 
     def _made(self, result: Any, arguments: Mapping[str, Any]) -> Any:
+        if self.done == 0:
+            self.__dict__["_first"] = arguments["sample"]
         self.__dict__["form"] = StepForm.of(result)
         self.__dict__["done"] += 1
-        x = result[0]
         x0 = estimate(self._own, result, arguments)
-        self._report(Stepped(x, x0))
+        if self._blend is not None:
+            result = StepForm.replaced(result, self._blend(self._own, result[0], self._first, self.done))
+        self._report(Stepped(result[0], x0))
         return result
 
 
@@ -132,8 +155,8 @@ def mixes(scheduler: Any) -> bool:
 def noised(scheduler: Any, latent: Any, first: Any, step: int) -> Any:
     """The sample before `step` of a run that starts from an image.
 
-    Mixed as diffusers' image-to-image pipelines do. `first` is the run's own first sample, whose noise is used. Only
-    for schedulers that can, see `mixes`.
+    Moves the scheduler to that step. Mixed as diffusers' image-to-image pipelines do. `first` is the run's own first
+    sample, whose noise is used. Only for schedulers that can, see `mixes`.
     """
     noise = first / float(getattr(scheduler, "init_noise_sigma", 1.0))
     time = scheduler.timesteps[step : step + 1]

@@ -28,8 +28,9 @@ from models.generators.gate.runs import (
     park,
     plain_key,
 )
-from models.generators.gate.scheduler_proxy import StepForm, WatchedScheduler, memory, recall
+from models.generators.gate.scheduler_proxy import Blend, StepForm, WatchedScheduler, memory, recall
 from models.generators.pipeline_facts import call_defaults
+from models.image_inputs import ImageInputs
 from models.runtime.remembered import Remembered
 from models.runtime.seeding import cpu_generator
 
@@ -43,7 +44,7 @@ _UNASKED = {"use_resolution_binning": False}
 class Request:
     """The inputs of one candidate. Sizes in pixels.
 
-    `negative` None leaves it to the pipeline.
+    `negative` None leaves it to the pipeline. `inputs` are compared by identity.
     """
 
     prompt: str
@@ -53,6 +54,7 @@ class Request:
     width: int
     height: int
     seed: int
+    inputs: ImageInputs | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,11 +115,16 @@ class Stage:
         self._texts = Remembered()
 
     def run(
-        self, request: Request, skip: int = 0, enter: Callable[[CandidateRun, Any, Any], Any] | None = None
+        self,
+        request: Request,
+        skip: int = 0,
+        enter: Callable[[CandidateRun, Any, Any], Any] | None = None,
+        blend: Blend | None = None,
     ) -> CandidateRun:
         """A run for this request, not started yet.
 
         Its first `skip` scheduler steps are not made. The sample after them is `enter(run, scheduler, first_sample)`.
+        See `WatchedScheduler` for `blend`.
         """
         pipe = copy.copy(self._pipe)
         made: list[weakref.ref[CandidateRun]] = []  # weak, so that a dropped run is freed at once
@@ -126,7 +133,9 @@ class Stage:
             run = made[0]()
             return first if enter is None or run is None else enter(run, own, first)
 
-        scheduler = WatchedScheduler(self.components["scheduler"], park, self.form, skip, begin if enter else None)
+        scheduler = WatchedScheduler(
+            self.components["scheduler"], park, self.form, skip, begin if enter else None, blend
+        )
         guiders = tuple(copy.deepcopy(self.components[name]) for name in _GUIDERS if name in self.components)
         named = dict(zip((name for name in _GUIDERS if name in self.components), guiders, strict=True))
         vars(pipe).update(scheduler=scheduler, **named)
