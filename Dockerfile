@@ -9,6 +9,7 @@ ENV PATH=/opt/frontrunner/bin:$PATH
 # Dependencies come first, without the service, because they change rarely.
 COPY pyproject.toml README.md LICENSE ./
 COPY app/__init__.py app/
+COPY frontrunner/__init__.py frontrunner/
 COPY models/__init__.py models/
 
 # GPU: the CUDA wheels, which are pip's default on Linux.
@@ -17,6 +18,7 @@ ARG EXTRAS=models,production,otel
 # hadolint ignore=DL3013
 RUN pip install ".[${EXTRAS}]"
 COPY app app
+COPY frontrunner frontrunner
 COPY models models
 RUN pip install --no-deps --force-reinstall .
 
@@ -27,6 +29,7 @@ ARG TORCH_INDEX=""
 # hadolint ignore=DL3013
 RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" pip install ".[${EXTRAS}]"
 COPY app app
+COPY frontrunner frontrunner
 COPY models models
 RUN pip install --no-deps --force-reinstall .
 

@@ -12,7 +12,7 @@ OUT ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-QUICK_TESTS := tests/unit tests/api tests/architecture tests/contract
+QUICK_TESTS := tests/unit tests/api tests/clients tests/architecture tests/contract
 NUMERIC_TESTS := $(addprefix tests/contract/test_,parity.py generator.py scorer.py sharing.py) tests/system/test_pack.py
 
 # Threads that spin at barriers starve each other on a busy machine.
@@ -75,7 +75,7 @@ studio: ## the page at /, checked and built from app/studio/src; needs node 20
 	cd app/studio && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
 
 .PHONY: docs
-docs: $(READY) ## the tables and figures of the documents, from the code and the stored results
+docs: $(READY) ## what is generated: tables and figures of the documents, sources of the clients
 	$(BIN)/python -m tests.architecture.documents
 
 .PHONY: fix

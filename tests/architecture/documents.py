@@ -19,6 +19,7 @@ from app.errors import FrontrunnerError
 from app.main import create_app
 from app.metrics import COUNTERS, GAUGES, HTTP
 from app.settings import ENV_PREFIX, Settings
+from tests.architecture import client_types
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +183,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Write every block of every document anew."""
+    """Write every block of every document, and the generated sources of the clients."""
+    client_types.main()
     for name in DOCUMENTS:
         path = ROOT / name
         text = path.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The rules of import hold, torch stays behind its border, and `app` and `models` are ours."""
+"""The rules of import hold, torch stays behind its border, and the packages are ours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import app
+import frontrunner
 import models
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_the_service_starts_without_torch() -> None:
     assert found.stdout.strip() == "set()"
 
 
-def test_app_and_models_are_this_repositorys() -> None:
-    for package in (app, models):
+def test_the_packages_are_this_repositorys() -> None:
+    for package in (app, frontrunner, models):
         assert package.__file__ is not None
         assert Path(package.__file__).is_relative_to(ROOT)

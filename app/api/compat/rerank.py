@@ -28,7 +28,7 @@ _MIXED = Notice(
 )
 
 
-class RerankRequest(RequestModel):
+class DocumentRerankRequest(RequestModel):
     """A query and documents.
 
     Each is a text, a data: URI of an image, or an object with `text` or `image`.
@@ -77,7 +77,7 @@ class RerankUsage(ResponseModel):
     total_tokens: int = 0
 
 
-class RerankResponse(ResponseModel):
+class DocumentRerankResponse(ResponseModel):
     """Documents, most similar first.
 
     Clients of Cohere read `meta`, those of Jina read `usage`.
@@ -100,9 +100,9 @@ class RerankResponse(ResponseModel):
 )
 async def rerank(
     request: Request,
-    body: Annotated[RerankRequest, Body(openapi_examples=openapi.RERANK_REQUESTS)],
+    body: Annotated[DocumentRerankRequest, Body(openapi_examples=openapi.RERANK_REQUESTS)],
     services: ServicesDep,
-) -> RerankResponse:
+) -> DocumentRerankResponse:
     """Compares texts and images by cosine. Nothing is sampled or stored."""
     model, notices = scorer_named(services, body.model)
     pointers = ["#/query", *(f"#/documents/{place}" for place in range(len(body.documents)))]
@@ -111,7 +111,7 @@ async def rerank(
     order = sorted(range(len(cosines)), key=lambda place: (-float(cosines[place]), place))
     kinds = {text_of(one) is None for one in body.documents}
     noticed = [*notices, *body.without_effect(), *found.notices, *([_MIXED] if len(kinds) > 1 else [])]
-    return RerankResponse(
+    return DocumentRerankResponse(
         id=str(uuid4()),
         model=model,
         results=[

@@ -1,0 +1,1240 @@
+"""Types of requests and responses, generated from the OpenAPI document (`make docs`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class CalibrationOutput(TypedDict):
+    """
+    How well previews after each step predict the ranking of final images.
+
+    Valid only for the revisions, sampler, steps and guidance scale it names.
+    """
+
+    generator: str
+    scorer: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    spearman: list[float]
+    correlation: list[float]
+    preview_weight: list[float]
+    gap_weight: list[float]
+
+
+class CandidateOutput(TypedDict):
+    """
+    One of the N candidates; a pruned one has the score of its last preview.
+    """
+
+    index: int
+    seed: int
+    rank: int | None
+    score: float | None
+    similarity: float | None
+    penalty: float | None
+    taste: float | None
+    pruned_at_step: int | None
+    score_is_preview: bool
+    duplicate_of: int | None
+
+
+class CheckpointInput(TypedDict):
+    """
+    After step `at` of those that run, only the best `keep` candidates continue.
+    """
+
+    at: int
+    keep: NotRequired[int | None]
+
+
+class DocumentOutput(TypedDict):
+    """
+    A document of the request; exactly one member is present.
+    """
+
+    text: NotRequired[str]
+    image: NotRequired[str]
+
+
+class EmbeddingOutput(TypedDict):
+    """
+    One vector, L2-normalised.
+    """
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    """
+    Token usage, which clients expect; always 0, since tokens are not metered.
+    """
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class FailureOutput(TypedDict):
+    """
+    Why a generation failed.
+    """
+
+    code: str
+    message: str
+
+
+class GeneratorOutput(TypedDict):
+    """
+    Defaults and limits of a generator.
+
+    Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
+    input of the denoiser.
+    """
+
+    revision: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: list[str]
+    token_limit: int
+    prediction_type: str
+    device: str
+    dtype: str
+    guidance: Literal["cfg", "embedded", "none"]
+    negative_prompts: bool
+
+
+class ImageSummary(TypedDict):
+    """
+    A returned image of a listed generation.
+    """
+
+    rank: int
+    index: int
+    seed: int
+    score: float
+    url: str
+
+
+class InputObject(TypedDict):
+    """
+    A text or an image.
+    """
+
+    text: NotRequired[str | None]
+    image: NotRequired[str | None]
+    """
+    An image, as a data: URI or bare base64.
+    """
+
+
+class LimitsOutput(TypedDict):
+    """
+    Limits and defaults of requests on this server.
+    """
+
+    candidates: int
+    default_candidates: int
+    steps: int
+    guidance_scale: float
+    prompt_chars: int
+    negatives: int
+    images: int
+    references: int
+    output_side: int
+    output_pixels: int
+    texts: int
+
+
+class NegativeInput(TypedDict):
+    """
+    A text that lowers the score of images that match it.
+    """
+
+    text: str
+    weight: NotRequired[float]
+    """
+    Weight relative to the other negatives.
+    """
+
+
+class NegativeOutput(TypedDict):
+    """
+    A negative and the image's cosine with it.
+    """
+
+    text: str
+    weight: float
+    similarity: float
+
+
+class ParentOutput(TypedDict):
+    """
+    The source of a re-ranked or refined generation.
+
+    `generation` and `index` are null for a refined upload.
+    """
+
+    kind: Literal["rerank", "refine"]
+    generation: str | None
+    index: int | None
+
+
+class PhraseScoreOutput(TypedDict):
+    """
+    A phrase, the candidate's cosine with it, and its rank by that cosine.
+
+    The rank is among all candidates. `heat_map` is the path of the heat map.
+    """
+
+    text: str
+    aspect: Literal["content", "style", "composition"]
+    similarity: float
+    rank: int
+    heat_map: str
+
+
+class PresetOutput(TypedDict):
+    """
+    Words to add to a prompt and to a negative prompt.
+    """
+
+    group: str
+    aspect: Literal["content", "style", "composition"]
+    name: str
+    prompt: str
+    negative: str
+
+
+class RankingNegative(TypedDict):
+    """
+    A negative of a ranking.
+    """
+
+    text: str
+    weight: float
+
+
+class RankingReference(TypedDict):
+    """
+    A reference of a ranking.
+
+    `generation` and `index` are null for an upload, of which only the embedding is stored.
+    """
+
+    generation: str | None
+    index: int | None
+    weight: float
+
+
+class RankingTaste(TypedDict):
+    """
+    A taste of a ranking; it changes a score by at most `bound`.
+    """
+
+    profile: str
+    weight: float
+    bound: float
+
+
+class ReferenceInput(TypedDict):
+    """
+    An image to resemble, or to avoid with a weight below 0.
+
+    Either an upload (`image`) or a candidate (`generation` and `index`).
+    """
+
+    image: NotRequired[str | None]
+    """
+    An image, as a data: URI or bare base64.
+    """
+    generation: NotRequired[str | None]
+    """
+    Id of the candidate's generation.
+    """
+    index: NotRequired[int | None]
+    """
+    Index of the candidate.
+    """
+    weight: NotRequired[float]
+    """
+    Relative to the prompt, which has weight 1; not 0.
+    """
+
+
+class ReferenceOutput(TypedDict):
+    """
+    A reference and the image's cosine with it.
+
+    `generation` and `index` are null for an upload.
+    """
+
+    generation: str | None
+    index: int | None
+    weight: float
+    similarity: float
+
+
+class RerankResult(TypedDict):
+    """
+    A document's index in the request, and its cosine with the query, in [-1, 1].
+    """
+
+    index: int
+    relevance_score: float
+    document: NotRequired[DocumentOutput]
+
+
+class RerankUsage(TypedDict):
+    """
+    Token usage, which clients expect; always 0, since tokens are not metered.
+    """
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class ScorerOutput(TypedDict):
+    """
+    A scorer.
+
+    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured.
+    """
+
+    revision: str
+    dimensions: int
+    image_size: int
+    token_limit: int
+    logit_scale: float
+    device: str
+    null_mean: float | None
+    null_std: float | None
+
+
+class SkippedOutput(TypedDict):
+    """
+    An image that was omitted: its index in the request, and the error.
+    """
+
+    index: int
+    code: str
+    message: str
+
+
+Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""
+The status of a generation; the last three are final.
+"""
+
+
+class TasteInput(TypedDict):
+    """
+    A taste profile whose term is added to the score.
+    """
+
+    profile: str
+    weight: NotRequired[float]
+    """
+    1 is the maximum influence of a taste.
+    """
+
+
+class TasteProfileListResponse(TypedDict):
+    """
+    The names of the profiles.
+    """
+
+    object: Literal["list"]
+    data: list[str]
+
+
+class TasteProfileResponse(TypedDict):
+    """
+    A summary of a profile.
+
+    `agreement` is the fraction of votes that the fitted model reproduces. `bound` is the largest change of a score.
+    """
+
+    object: Literal["taste"]
+    profile: str
+    scorer: str
+    revision: str
+    liked: int
+    disliked: int
+    preferred: int
+    agreement: float
+    bound: float
+
+
+class TimingsOutput(TypedDict):
+    """
+    Time per phase in milliseconds.
+    """
+
+    queue_ms: float
+    encode_ms: float
+    denoise_ms: float
+    preview_ms: float
+    finish_ms: float
+    total_ms: float
+
+
+class TokenDetails(TypedDict):
+    """
+    Tokens by kind; always 0, since tokens are not metered.
+    """
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(TypedDict):
+    """
+    Token usage, which clients expect; always 0, since tokens are not metered.
+
+    `candidates` is the number of sampled candidates.
+    """
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_tokens_details: TokenDetails
+    output_tokens_details: TokenDetails
+    candidates: int
+
+
+class VoteDocument(TypedDict):
+    """
+    A vote with its source.
+
+    `direction` is a float16 vector, little-endian, in base64. `over` is the index of the rejected candidate.
+    """
+
+    kind: Literal["like", "dislike", "prefer"]
+    generation: str
+    index: int
+    over: NotRequired[int | None]
+    direction: str
+
+
+LikedItem: TypeAlias = int
+
+
+DislikedItem: TypeAlias = int
+
+
+PreferredItemItem: TypeAlias = int
+
+
+PreferredItem: TypeAlias = list[PreferredItemItem]
+
+
+class VotesRequest(TypedDict):
+    """
+    Votes on the candidates of one generation.
+
+    A repeated vote counts once; an opposite vote replaces the earlier one.
+    """
+
+    generation: str
+    liked: NotRequired[list[LikedItem]]
+    disliked: NotRequired[list[DislikedItem]]
+    preferred: NotRequired[list[PreferredItem]]
+    """
+    Pairs of indices: the first is preferred over the second.
+    """
+
+
+class WarningOutput(TypedDict):
+    """
+    A notice about a successful response; further members depend on `code`.
+    """
+
+    code: str
+    detail: str
+
+
+class WebhookInput(TypedDict):
+    """
+    A signed POST (Standard Webhooks) when the generation ends.
+
+    Delivery is retried until the receiver responds with 2xx or 410, for about three days.
+    """
+
+    url: str
+    """
+    https URL with a public address, unless the server allows others.
+    """
+    events: NotRequired[list[Literal["succeeded", "failed", "cancelled"]]]
+    """
+    Final states that are reported.
+    """
+
+
+class WorkOutput(TypedDict):
+    """
+    Number of computations.
+    """
+
+    rows_stepped: int
+    rows_unpruned: int
+    previews: int
+    decodes: int
+
+
+class ErrorMember(TypedDict):
+    """
+    The error in the format of OpenAI clients.
+    """
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class FieldError(TypedDict):
+    """
+    An invalid field: a JSON Pointer into the body, or the name of a parameter.
+    """
+
+    detail: str
+    pointer: NotRequired[str | None]
+    parameter: NotRequired[str | None]
+
+
+class Problem(TypedDict):
+    """
+    RFC 9457 problem details.
+
+    `error` repeats the error for OpenAI clients; `errors` lists the invalid fields.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: ErrorMember
+    errors: NotRequired[list[FieldError] | None]
+
+
+class DocumentRerankRequest(TypedDict):
+    """
+    A query and documents.
+
+    Each is a text, a data: URI of an image, or an object with `text` or `image`.
+    """
+
+    query: str | InputObject
+    """
+    Text or image to compare the documents with.
+    """
+    documents: list[str | InputObject]
+    """
+    Documents to order.
+    """
+    model: NotRequired[str | None]
+    """
+    The loaded scorer; GET /v1/models names it.
+    """
+    top_n: NotRequired[int | None]
+    """
+    Documents to return. Default: all.
+    """
+    return_documents: NotRequired[bool | None]
+    """
+    Whether results contain their documents. Default: false.
+    """
+    max_chunks_per_doc: NotRequired[int | None]
+    """
+    No effect: a document is one chunk.
+    """
+    max_tokens_per_doc: NotRequired[int | None]
+    """
+    No effect: the scorer has its own limit.
+    """
+    priority: NotRequired[int | None]
+    """
+    No effect.
+    """
+    user: NotRequired[str | None]
+    """
+    No effect.
+    """
+
+
+class DocumentRerankResponse(TypedDict):
+    """
+    Documents, most similar first.
+
+    Clients of Cohere read `meta`, those of Jina read `usage`.
+    """
+
+    object: Literal["list"]
+    id: str
+    model: str
+    results: list[RerankResult]
+    meta: dict[str, Any]
+    usage: RerankUsage
+    warnings: list[WarningOutput]
+
+
+class EmbeddingsRequest(TypedDict):
+    """
+    The request of OpenAI's API.
+
+    A text that is a data: URI of an image is embedded as that image.
+    """
+
+    input: str | InputObject | list[str | InputObject]
+    """
+    Texts and images; token ids are not supported.
+    """
+    model: NotRequired[str | None]
+    """
+    The loaded scorer; GET /v1/models names it.
+    """
+    encoding_format: NotRequired[Literal["float", "base64"] | None]
+    """
+    base64 encodes little-endian float32. Default: float.
+    """
+    dimensions: NotRequired[int | None]
+    """
+    Must be the dimensions of the scorer.
+    """
+    user: NotRequired[str | None]
+    """
+    No effect.
+    """
+
+
+class EmbeddingsResponse(TypedDict):
+    """
+    Vectors in the order of the inputs.
+    """
+
+    object: Literal["list"]
+    data: list[EmbeddingOutput]
+    model: str
+    usage: EmbeddingUsage
+    warnings: list[WarningOutput]
+
+
+class ExplanationResponse(TypedDict):
+    """
+    A candidate's scores by phrase; `of` is the number of ranked candidates.
+    """
+
+    object: Literal["why"]
+    generation: str
+    index: int
+    of: int
+    phrases: list[PhraseScoreOutput]
+    negatives: list[PhraseScoreOutput]
+
+
+class GenerationSummary(TypedDict):
+    """
+    A listed generation; `GET /v1/generations/{id}` has all of it.
+    """
+
+    id: str
+    object: Literal["generation"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created: int
+    started: float | None
+    finished: float | None
+    progress: float
+    model: str
+    prompt: str
+    seed: int
+    n_candidates: int
+    n: int
+    data: list[ImageSummary]
+    error: FailureOutput | None
+
+
+class ImageItem(TypedDict):
+    """
+    One image: OpenAI's members first, then Frontrunner's.
+
+    Exactly one of `b64_json` and `url` is present.
+    """
+
+    b64_json: NotRequired[str]
+    url: NotRequired[str]
+    rank: int
+    index: int
+    seed: int
+    score: float
+    similarity: float
+    penalty: float
+    negatives: list[NegativeOutput]
+
+
+class ImageOutput(TypedDict):
+    """
+    A returned image.
+
+    `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
+    pruned candidate that a re-ranking returned: its image is its last preview. `url` is a path. On servers with keys it
+    is signed, and shows the image without a key until it expires.
+    """
+
+    score: float
+    similarity: float
+    penalty: float
+    taste: float
+    prompt_similarity: float
+    negatives: list[NegativeOutput]
+    references: list[ReferenceOutput]
+    rank: int
+    index: int
+    seed: int
+    score_is_preview: bool
+    duplicate_of: int | None
+    softmax: float | None
+    z_score: float | None
+    url: str | None
+    b64_json: str | None
+
+
+class ImagesResponse(TypedDict):
+    """
+    The response of OpenAI's API; `id` is the id of the generation.
+    """
+
+    created: int
+    data: list[ImageItem]
+    background: Literal["opaque"]
+    output_format: Literal["png", "webp", "jpeg"]
+    size: str
+    usage: Usage
+    id: str
+    model: str
+    warnings: list[WarningOutput]
+
+
+class ModelResponse(TypedDict):
+    """
+    A model; a pack is generator and scorer under one id.
+
+    `created` is always 0: OpenAI clients expect it, and the time is unknown.
+    """
+
+    id: str
+    object: NotRequired[Literal["model"]]
+    created: NotRequired[int]
+    owned_by: NotRequired[Literal["frontrunner"]]
+    generator: NotRequired[GeneratorOutput]
+    scorer: NotRequired[ScorerOutput]
+    calibration: NotRequired[CalibrationOutput]
+
+
+class PresetListResponse(TypedDict):
+    """
+    All presets, in the order of the file.
+    """
+
+    object: Literal["list"]
+    data: list[PresetOutput]
+
+
+class RankedImageOutput(TypedDict):
+    """
+    A ranked upload.
+
+    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+    """
+
+    score: float
+    similarity: float
+    penalty: float
+    taste: float
+    prompt_similarity: float
+    negatives: list[NegativeOutput]
+    references: list[ReferenceOutput]
+    rank: int
+    index: int
+    duplicate_of: int | None
+    softmax: float | None
+    z_score: float | None
+
+
+class RankingInput(TypedDict):
+    """
+    How images are ranked: score = similarity - negative_weight * penalty + taste.
+
+    Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
+    else the default. `null` resets a field to its default.
+    """
+
+    prompt: NotRequired[str | None]
+    """
+    Text to score against. Default: the prompt that was sampled.
+    """
+    negatives: NotRequired[list[NegativeInput] | None]
+    """
+    Texts in the penalty; they do not affect sampling. Default: none.
+    """
+    negative_weight: NotRequired[float | None]
+    """
+    Weight of the penalty. Default: 0.5.
+    """
+    references: NotRequired[list[ReferenceInput] | None]
+    """
+    Images to resemble or to avoid. Default: none.
+    """
+    taste: NotRequired[TasteInput | None]
+    """
+    Taste profile added to the score. Default: none.
+    """
+    diversity: NotRequired[float | None]
+    """
+    Above 0, returned images also differ from each other. Default: 0.
+    """
+    min_score: NotRequired[float | None]
+    """
+    Candidates with a lower score are not returned. Default: no limit.
+    """
+
+
+class RankingOutput(TypedDict):
+    """
+    The ranking that was used; a re-ranking may have changed `prompt`.
+    """
+
+    prompt: str
+    negative_weight: float
+    negatives: list[RankingNegative]
+    diversity: float
+    min_score: float | None
+    references: list[RankingReference]
+    taste: RankingTaste | None
+
+
+class RefineRequest(TypedDict):
+    """
+    New candidates from an earlier one.
+
+    Omitted fields keep the generation's values, except `seed`, which is random.
+    """
+
+    negative_prompt: NotRequired[str | None]
+    """
+    Steers sampling away from this text; also a negative of weight 1.
+    """
+    n_candidates: NotRequired[Literal["auto"] | int | None]
+    """
+    Images to sample and rank; auto samples waves until another would gain little.
+    """
+    max_candidates: NotRequired[int | None]
+    """
+    Maximum for n_candidates auto.
+    """
+    steps: NotRequired[int | None]
+    """
+    Denoising steps.
+    """
+    guidance_scale: NotRequired[float | None]
+    """
+    1 or less disables guidance.
+    """
+    sampler: NotRequired[str | None]
+    """
+    A sampler of the model; GET /v1/models lists them.
+    """
+    seed: NotRequired[int | None]
+    """
+    Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
+    """
+    ranking: NotRequired[RankingInput]
+    pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
+    """
+    auto, off, or the checkpoints at which weak candidates are dropped.
+    """
+    webhook: NotRequired[WebhookInput | None]
+    """
+    Receiver of a notification when the generation ends.
+    """
+    index: NotRequired[int | None]
+    """
+    Index of the candidate to start from.
+    """
+    image: NotRequired[str | None]
+    """
+    Instead of index: an image, such as a sketch, as a data: URI or bare base64.
+    """
+    mask: NotRequired[str | None]
+    """
+    An image of the same size, as a data: URI or bare base64: only its white area is redrawn.
+    """
+    strength: NotRequired[float | None]
+    """
+    0 keeps the initial image, 1 ignores it. Default: 0.5; with a mask, which keeps the rest: 1.
+    """
+    prompt: NotRequired[str | None]
+    """
+    What the images should show. Default: the prompt of the last ranking.
+    """
+    n: NotRequired[int | None]
+    previews: NotRequired[int]
+    """
+    Rounds of preview images in the event stream.
+    """
+    deterministic: NotRequired[bool | None]
+    """
+    Use a fixed batch size. Default: as in the generation.
+    """
+    response_format: NotRequired[Literal["url", "b64_json"]]
+    output_format: NotRequired[Literal["png", "webp", "jpeg"] | None]
+    """
+    File format. Default: that of the generation.
+    """
+
+
+class RerankRequest(TypedDict):
+    """
+    A new ranking of the same candidates.
+
+    Fields that `ranking` omits keep the generation's values.
+    """
+
+    ranking: NotRequired[RankingInput]
+    n: NotRequired[int | None]
+    """
+    Images to return, best first.
+    """
+    include_pruned: NotRequired[bool | None]
+    """
+    Rank pruned candidates by their last preview. Default: true if texts or references changed.
+    """
+    store: NotRequired[bool]
+    """
+    Store the result as a new generation.
+    """
+
+
+class TasteProfileDocument(TypedDict):
+    """
+    A complete profile, for backup or import on a server with the same scorer.
+
+    `centre` is a float32 vector, little-endian, in base64.
+    """
+
+    object: NotRequired[Literal["taste_profile"]]
+    scorer: str
+    revision: str
+    centre: str
+    fields: int
+    votes: list[VoteDocument]
+
+
+class GenerationListResponse(TypedDict):
+    """
+    A page of generations, newest first.
+
+    `next` is the `after` of the next page; null on the last page.
+    """
+
+    object: Literal["list"]
+    data: list[GenerationSummary]
+    has_more: bool
+    next: str | None
+
+
+class GenerationRequest(TypedDict):
+    """
+    Sample `n_candidates` images, rank them, return the best `n`.
+    """
+
+    negative_prompt: NotRequired[str | None]
+    """
+    Steers sampling away from this text; also a negative of weight 1.
+    """
+    n_candidates: NotRequired[Literal["auto"] | int | None]
+    """
+    Images to sample and rank; auto samples waves until another would gain little.
+    """
+    max_candidates: NotRequired[int | None]
+    """
+    Maximum for n_candidates auto.
+    """
+    steps: NotRequired[int | None]
+    """
+    Denoising steps.
+    """
+    guidance_scale: NotRequired[float | None]
+    """
+    1 or less disables guidance.
+    """
+    sampler: NotRequired[str | None]
+    """
+    A sampler of the model; GET /v1/models lists them.
+    """
+    seed: NotRequired[int | None]
+    """
+    Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
+    """
+    ranking: NotRequired[RankingInput]
+    pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
+    """
+    auto, off, or the checkpoints at which weak candidates are dropped.
+    """
+    webhook: NotRequired[WebhookInput | None]
+    """
+    Receiver of a notification when the generation ends.
+    """
+    prompt: str
+    """
+    What the images should show.
+    """
+    model: NotRequired[str | None]
+    """
+    The loaded generator; GET /v1/models names it.
+    """
+    deterministic: NotRequired[bool]
+    """
+    Use a fixed batch size, so that pixels do not depend on other requests.
+    """
+    aspect_ratio: NotRequired[str | None]
+    """
+    WIDTH:HEIGHT instead of size: selects the nearest size at the model's default area.
+    """
+    fit: NotRequired[Literal["exact", "nearest"]]
+    """
+    exact refuses a size that the model does not support; nearest samples a near size and resizes.
+    """
+    output_size: NotRequired[str | None]
+    """
+    WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.
+    """
+    n: NotRequired[int]
+    """
+    Images to return, best first.
+    """
+    size: NotRequired[str | None]
+    """
+    WIDTHxHEIGHT in pixels.
+    """
+    previews: NotRequired[int]
+    """
+    Rounds of preview images in the event stream.
+    """
+    response_format: NotRequired[Literal["url", "b64_json"]]
+    """
+    Whether `data` holds links or base64 images.
+    """
+    output_format: NotRequired[Literal["png", "webp", "jpeg"]]
+    """
+    File format of the images.
+    """
+    image: NotRequired[str | None]
+    """
+    The initial image, such as a sketch, as a data: URI or bare base64.
+    """
+    strength: NotRequired[float | None]
+    """
+    Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75.
+    """
+
+
+class GenerationResponse(TypedDict):
+    """
+    The current state of a generation, with the parameters that were used.
+
+    `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
+    the maximum, `gain` means another wave would gain little. `progress` is the completed share of the work, from 0 to
+    1; `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+    """
+
+    id: str
+    object: Literal["generation"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created: int
+    started: float | None
+    finished: float | None
+    model: str
+    scorer: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    n_candidates: int
+    n: int
+    size: str
+    output_size: str
+    steps: int
+    guidance_scale: float
+    sampler: str
+    ranking: RankingOutput
+    checkpoints: list[dict[str, Any]]
+    deterministic: bool
+    output_format: Literal["png", "webp", "jpeg"]
+    parent: ParentOutput | None
+    strength: float | None
+    masked: bool
+    queue_position: int | None
+    eta_seconds: float | None
+    progress: float
+    step: int | None
+    live: int | None
+    data: list[ImageOutput]
+    candidates: list[CandidateOutput]
+    margin: float | None
+    low_confidence: bool
+    stopped: Literal["cap", "gain"] | None
+    warnings: list[WarningOutput]
+    timings: TimingsOutput
+    work: WorkOutput
+    error: FailureOutput | None
+
+
+class ImagesRequest(TypedDict):
+    """
+    The request of OpenAI's API with additional fields of Frontrunner.
+    """
+
+    negative_prompt: NotRequired[str | None]
+    """
+    Steers sampling away from this text; also a negative of weight 1.
+    """
+    n_candidates: NotRequired[Literal["auto"] | int | None]
+    """
+    Images to sample and rank; auto samples waves until another would gain little.
+    """
+    max_candidates: NotRequired[int | None]
+    """
+    Maximum for n_candidates auto.
+    """
+    steps: NotRequired[int | None]
+    """
+    Denoising steps.
+    """
+    guidance_scale: NotRequired[float | None]
+    """
+    1 or less disables guidance.
+    """
+    sampler: NotRequired[str | None]
+    """
+    A sampler of the model; GET /v1/models lists them.
+    """
+    seed: NotRequired[int | None]
+    """
+    Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
+    """
+    ranking: NotRequired[RankingInput]
+    pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
+    """
+    auto, off, or the checkpoints at which weak candidates are dropped.
+    """
+    webhook: NotRequired[WebhookInput | None]
+    """
+    Receiver of a notification when the generation ends.
+    """
+    prompt: str
+    """
+    What the images should show.
+    """
+    model: NotRequired[str | None]
+    """
+    The loaded generator; GET /v1/models names it.
+    """
+    deterministic: NotRequired[bool]
+    """
+    Use a fixed batch size, so that pixels do not depend on other requests.
+    """
+    aspect_ratio: NotRequired[str | None]
+    """
+    WIDTH:HEIGHT instead of size: selects the nearest size at the model's default area.
+    """
+    fit: NotRequired[Literal["exact", "nearest"]]
+    """
+    exact refuses a size that the model does not support.
+    """
+    output_size: NotRequired[str | None]
+    """
+    WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.
+    """
+    n: NotRequired[int | None]
+    """
+    Images to return, best first. Default: 1.
+    """
+    size: NotRequired[str | None]
+    """
+    WIDTHxHEIGHT in pixels, or auto for the model's default. An unsupported size is sampled near it and resized.
+    """
+    response_format: NotRequired[Literal["url", "b64_json"] | None]
+    """
+    Default: b64_json for the model names gpt-image-* and chatgpt-image-*, else url.
+    """
+    output_format: NotRequired[Literal["png", "webp", "jpeg"] | None]
+    """
+    File format of the images. Default: png.
+    """
+    stream: NotRequired[bool | None]
+    """
+    Respond with server-sent events.
+    """
+    partial_images: NotRequired[int | None]
+    """
+    Maximum previews in the stream.
+    """
+    quality: NotRequired[Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None]
+    background: NotRequired[Literal["transparent", "opaque", "auto"] | None]
+    style: NotRequired[Literal["vivid", "natural"] | None]
+    moderation: NotRequired[Literal["low", "auto"] | None]
+    user: NotRequired[str | None]
+    safety_identifier: NotRequired[str | None]
+    output_compression: NotRequired[int | None]
+    complexity: NotRequired[Literal["low", "medium", "high"] | None]
+    frame_count: NotRequired[int | None]
+    frame_duration_ms: NotRequired[int | None]
+    svg: NotRequired[dict[str, Any] | None]
+
+
+class LineageResponse(TypedDict):
+    """
+    The ancestors of a generation, from the root to itself.
+
+    `missing` is the id of a deleted ancestor, before which the lineage is unknown.
+    """
+
+    object: str
+    data: list[GenerationResponse]
+    missing: str | None
+
+
+class ModelListResponse(TypedDict):
+    """
+    The loaded models and the limits of requests.
+    """
+
+    object: Literal["list"]
+    data: list[ModelResponse]
+    limits: LimitsOutput
+
+
+class RankResponse(TypedDict):
+    """
+    Ranked uploads, best first.
+
+    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+    """
+
+    object: Literal["rank"]
+    scorer: str
+    prompt: str
+    ranking: RankingOutput
+    data: list[RankedImageOutput]
+    skipped: list[SkippedOutput]
+    margin: float | None
+    low_confidence: bool
+    warnings: list[WarningOutput]
