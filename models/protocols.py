@@ -86,7 +86,7 @@ class Schedule:
 QUADRATIC = "ddim_quadratic"
 """Sampler with times quadratic in the share of remaining steps.
 
-See `solver_tables.quadratic_times`.
+See `solver_coefficients.quadratic_times`.
 """
 
 

@@ -17,7 +17,7 @@ import torch
 
 from models.errors import ModelUnsupported
 from models.generators.pipeline_facts import scheduler_name
-from models.generators.solver_tables import SolverStep, Vector, probe
+from models.generators.solver_coefficients import SolverStep, Vector, probe
 from models.protocols import Schedule
 from models.runtime.placement import memory_guard
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.generators.solver_tables import quadratic_times
+from models.generators.solver_coefficients import quadratic_times
 from models.protocols import QUADRATIC, Conditioning, GeneratorInfo, Images, Latent, Schedule, StepRow
 from models.synthetic.thumbnails import Array, thumbnail, truncate, truncation
 

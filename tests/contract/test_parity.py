@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.generators.solver_tables import quadratic_times
+from models.generators.solver_coefficients import quadratic_times
 from models.protocols import QUADRATIC, StepRow, to_host
 from tests.contract.conftest import Workshop
 from tests.contract.loop import Candidate, finish, levels, start, values

@@ -228,17 +228,17 @@ def test_an_absent_device_is_refused() -> None:
 def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
     from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 
-    from models.generators.schedules import DiffusersSchedules
+    from models.generators.samplers import DiffusersSamplers
 
-    schedules = DiffusersSchedules(EulerDiscreteScheduler.from_config({"clip_sample": True}))
+    schedules = DiffusersSamplers(EulerDiscreteScheduler.from_config({"clip_sample": True}))
     assert schedules.samplers == ("euler", "ddim_quadratic", "dpmpp_2m", "euler_ancestral")
     with pytest.raises(ValueError, match="not linear"):
         schedules("ddim", 4, 32, 32)
-    assert "ddim" in DiffusersSchedules(EulerDiscreteScheduler()).samplers
+    assert "ddim" in DiffusersSamplers(EulerDiscreteScheduler()).samplers
     with pytest.raises(ModelUnsupported, match="DDIMScheduler"):
-        DiffusersSchedules(DDIMScheduler(thresholding=True))
+        DiffusersSamplers(DDIMScheduler(thresholding=True))
     with pytest.raises(ModelUnsupported, match="LCMScheduler"):
-        DiffusersSchedules(LCMScheduler())
+        DiffusersSamplers(LCMScheduler())
 
 
 @needs_torch

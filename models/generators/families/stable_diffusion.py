@@ -13,7 +13,7 @@ import torch
 
 from models.errors import ModelUnsupported
 from models.generators.families.base import NativeFamily, Schedules
-from models.generators.schedules import DiffusersSchedules
+from models.generators.samplers import DiffusersSamplers
 from models.protocols import Truncation
 from models.runtime import tokenization
 from models.runtime.placement import DevicePlacement
@@ -64,7 +64,7 @@ class StableDiffusion(NativeFamily):
     @cached_property
     def schedules(self) -> Schedules:
         """Tables of the samplers that the scheduler's configuration allows."""
-        return DiffusersSchedules(self.pipe.scheduler)
+        return DiffusersSamplers(self.pipe.scheduler)
 
     def prepare(self, module: Any) -> None:
         """Convolutions are faster on channels-last weights."""

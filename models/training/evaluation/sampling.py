@@ -16,7 +16,7 @@ from open_clip import CustomTextCLIP
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from models.generators.solver_tables import quadratic_times
+from models.generators.solver_coefficients import quadratic_times
 from models.training.data import texts
 from models.training.data.palette import U8
 from models.training.trainers.autoencoder import to_tensor

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.errors import ModelUnsupported
-from models.generators.solver_tables import SolverStep, Vector, probe, quadratic_times
+from models.generators.solver_coefficients import SolverStep, Vector, probe, quadratic_times
 from models.protocols import QUADRATIC, Schedule
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class DiffusersSolver:
             self._scheduler.set_begin_index(step)
 
 
-class DiffusersSchedules:
+class DiffusersSamplers:
     """All tables that a model's scheduler config allows.
 
     `samplers` are the names that work; `default` is the nearest one to the model's own scheduler. Raises

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import InitImage
-from models.generators.solver_tables import SolverStep, Vector, probe, quadratic_times
+from models.generators.solver_coefficients import SolverStep, Vector, probe, quadratic_times
 from models.protocols import QUADRATIC, Schedule, steps_left, time_done
 from models.synthetic.generator import PREDICTIONS, SAMPLERS, FakeGenerator
 
