@@ -1,8 +1,9 @@
 """Protocols between the engine and neural models, without torch.
 
-Owns the protocols and the plain values that cross them. `StepwiseGenerator` and `Embedder` are what the engine runs;
-those of models without steps or embeddings are in `narrow_protocols`. Tensors stay on the models' side: the engine
-carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread, the engine's.
+Owns the protocols and the plain values that cross them; tables of samplers are in `schedules`. `StepwiseGenerator` and
+`Embedder` are what the engine runs; those of models without steps or embeddings are in `narrow_protocols`. Tensors stay
+on the models' side: the engine carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread,
+the engine's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image_inputs import ImageInputs, Inpainting
+from models.schedules import QUADRATIC as QUADRATIC
+from models.schedules import Schedule as Schedule
+from models.schedules import steps_left as steps_left
+from models.schedules import time_done as time_done
 
 Latent: TypeAlias = Any
 """A candidate's state between two steps: x, and the last step's x0 estimate."""
@@ -57,69 +62,15 @@ class Conditioning:
     truncation: Truncation | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Schedule:
-    """A sampler with a number of steps, as a table: one row per step, see `COLUMNS`.
-
-    The denoiser gets `c_in * x` at time `t` and returns m. The estimate of the finished latent and the next state are
-
-        x0 = c * x + d * m
-        x' = a * x + b * m + h * previous_x0 + s * noise
-
-    The first x is `noise_scale` times unit noise. `entry`, float64 (steps, 2), mixes an image's latent into the state
-    before a step: `entry[step, 0] * latent + entry[step, 1] * unit_noise`.
-    """
-
-    COLUMNS = ("t", "c_in", "a", "b", "c", "d", "h", "s")
-
-    sampler: str
-    noise_scale: float
-    table: NDArray[np.float64]
-    entry: NDArray[np.float64]
-
-    @property
-    def steps(self) -> int:
-        """Number of denoising steps. Some samplers make one more or less than requested."""
-        return len(self.table)
-
-
-QUADRATIC = "ddim_quadratic"
-"""Sampler with times quadratic in the share of remaining steps.
-
-See `solver_coefficients.quadratic_times`.
-"""
-
-
-def time_done(sampler: str, share: float) -> float:
-    """Share of the noise schedule's time passed after `share` of the steps, both 0..1.
-
-    Most samplers space their steps evenly. `QUADRATIC` takes larger steps through the noise and spends more steps on
-    nearly clean latents (Song et al., Denoising Diffusion Implicit Models, 2021, appendix D).
-    """
-    return 1.0 - (1.0 - share) ** _power(sampler)
-
-
-def steps_left(sampler: str, time: float) -> float:
-    """Share of a sampler's steps within the last `time` of the noise schedule.
-
-    The inverse of `time_done`.
-    """
-    return float(time ** (1 / _power(sampler)))
-
-
-def _power(sampler: str) -> int:
-    return 2 if sampler == QUADRATIC else 1
-
-
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One denoising step of one candidate.
+    """One denoiser call of one candidate, with the update that follows.
 
     `negative` None means unguided: one entry in the denoiser batch, else two. Where the scale guides without a negative
     prompt, as in some families, None stands for the empty text.
 
-    With `inpainting`, the new state outside the mask is the source, noised to the level of the next step; see
-    `inpainting.LatentBlender`.
+    `step` is the row of the schedule's table. With `inpainting`, the new state outside the mask is the source, noised
+    to the level of the next step; see `inpainting.LatentBlender`.
     """
 
     latent: Latent
@@ -154,6 +105,7 @@ class GeneratorInfo:
     """A generator's name, limits and defaults. Sizes are in pixels.
 
     `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect.
+    `second_order` names the samplers that call the denoiser twice per step.
     """
 
     id: str
@@ -172,6 +124,11 @@ class GeneratorInfo:
     dtype: str
     guidance: Guidance = "cfg"
     negative_prompts: bool = True
+    second_order: tuple[str, ...] = ()
+
+    def calls_per_step(self, sampler: str) -> int:
+        """Denoiser calls of most steps of a sampler."""
+        return 2 if sampler in self.second_order else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +235,7 @@ class StepwiseGenerator(Protocol):
         ...
 
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> Latent:
-        """The state before step `start` of a candidate that starts from an image.
+        """The state of a candidate that starts from an image, before row `start`.
 
         `array` (C, h, w) is from `dump` or `encode_image`. The noise is that of `noise` with this seed. Raises
         ValueError if the generator does not support image to image.
@@ -293,7 +250,7 @@ class StepwiseGenerator(Protocol):
         ...
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
-        """One denoiser call for rows of equal latent shape and text length.
+        """One denoiser call and update for rows of equal latent shape and text length.
 
         The batch is padded to `size` >= len(rows) rows. The bits of a row depend on `size` and on the number of guided
         rows, not on the other rows' contents. Raises `OutOfMemory` if the device cannot hold the batch.

@@ -203,7 +203,7 @@ class EngineCore:
         run.reported_step, run.needs_rows = 0, False
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
             run.rows.append(self._row(run, run.schedule, index))
-        run.add_work(rows_unpruned=spec.steps_made * (len(run.rows) - first))
+        run.add_work(rows_unpruned=run.calls_made * (len(run.rows) - first))
 
     def _row(self, run: ActiveGeneration, schedule: Schedule, index: int) -> Row:
         """Return a candidate before its first step: noise, a noised or a finished image."""
@@ -215,7 +215,7 @@ class EngineCore:
         if spec.steps_made == 0:
             return Row(run, index, seed, self._generator.load(array[None])[0], phase=Phase.FINISH)
         with _refusals():
-            latent = self._generator.add_noise(array, seed, schedule, spec.steps - spec.steps_made)
+            latent = self._generator.add_noise(array, seed, schedule, run.first_call)
         return Row(run, index, seed, latent)
 
     def _step(self, plan: CallPlan) -> None:
@@ -318,7 +318,9 @@ class EngineCore:
         """Update the mean seconds per candidate, scaled to the default number of steps."""
         if run.spec.steps_made == 0:
             return
-        pace = run.device_seconds / len(run.rows) * self._generator.info.steps / run.spec.steps_made
+        info = self._generator.info
+        usual = info.steps * info.calls_per_step(info.sampler)
+        pace = run.device_seconds / len(run.rows) * usual / run.calls_made
         known = self.seconds_per_candidate or pace
         self.seconds_per_candidate = known + SMOOTHING * (pace - known)
 
@@ -355,7 +357,7 @@ def _step_row(row: Row) -> StepRow:
         run.texts.negative,
         run.spec.guidance_scale,
         run.schedule,
-        row.schedule_step,
+        row.schedule_call,
         row.seed,
         run.inputs,
     )

@@ -336,10 +336,17 @@ def _next_batch(peers: Sequence[ActiveGeneration], size: int) -> list[Row]:
 
 
 def advance_rows(rows: Iterable[Row]) -> None:
-    """Count one step of each row and set its next phase."""
+    """Count one denoiser call of each row.
+
+    After the last call of a step, its next phase is set.
+    """
     for row in rows:
+        row.calls += 1
+        spec, schedule = row.generation.spec, row.generation.schedule
+        assert schedule is not None
+        if row.schedule_call < schedule.calls_before(row.schedule_step + 1):
+            continue
         row.step += 1
-        spec = row.generation.spec
         if row.step == spec.steps_made:
             row.phase = Phase.FINISH
         elif any(c.at == row.step for c in spec.checkpoints):

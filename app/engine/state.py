@@ -42,9 +42,9 @@ LIVE_PHASES = frozenset({Phase.STEP, Phase.PREVIEW, Phase.AT_CHECKPOINT, Phase.F
 class Row:
     """A candidate on the device.
 
-    `step` counts completed steps; `latent` is None once the row is done or pruned. `guidance_gap` is the guidance gap
-    before the last preview. `predicted_scores` holds the final scores predicted by previews, by step. `shadow_pruned`
-    marks a row that pruning would have dropped.
+    `step` counts completed steps, `calls` denoiser calls; `latent` is None once the row is done or pruned.
+    `guidance_gap` is the guidance gap before the last preview. `predicted_scores` holds the final scores predicted by
+    previews, by step. `shadow_pruned` marks a row that pruning would have dropped.
     """
 
     generation: ActiveGeneration
@@ -52,6 +52,7 @@ class Row:
     seed: int
     latent: Latent = None
     step: int = 0
+    calls: int = 0
     phase: Phase = Phase.STEP
     score: Score | None = None
     embedding: NDArray[np.float32] | None = None
@@ -66,6 +67,11 @@ class Row:
         """Completed steps of the schedule, including those that a start skips."""
         spec = self.generation.spec
         return spec.steps - spec.steps_made + self.step
+
+    @property
+    def schedule_call(self) -> int:
+        """Completed denoiser calls of the schedule, including those that a start skips."""
+        return self.generation.first_call + self.calls
 
     @property
     def sort_score(self) -> float:
@@ -138,6 +144,18 @@ class ActiveGeneration:
         whole = self.spec.steps_made + 1
         done = sum(whole if r.phase in (Phase.DONE, Phase.PRUNED) else r.step for r in self.rows)
         return done / (whole * self.spec.n_candidates)
+
+    @property
+    def first_call(self) -> int:
+        """Denoiser calls of the schedule that a start skips."""
+        assert self.schedule is not None
+        return self.schedule.calls_before(self.spec.steps - self.spec.steps_made)
+
+    @property
+    def calls_made(self) -> int:
+        """Denoiser calls per row, without pruning."""
+        assert self.schedule is not None
+        return self.schedule.calls - self.first_call
 
     def live_rows(self) -> list[Row]:
         """Return the live rows, by index."""

@@ -80,6 +80,7 @@ class FlowSchedules:
     """
 
     prediction_type = "flow"
+    second_order: tuple[str, ...] = ()
 
     def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
         self._pipe = copy.copy(pipe)
@@ -107,6 +108,10 @@ class FlowSchedules:
         if not 1 <= steps <= self._max_steps:
             raise ValueError(f"`steps` must be 1..{self._max_steps}, not {steps}")
         return self._table(steps, width, height)
+
+    def begun(self, schedule: Schedule, first: int) -> Schedule:  # noqa: ARG002
+        """The schedule itself."""
+        return schedule
 
     def _probe(self, steps: int, width: int, height: int) -> Schedule:
         scheduler = self._set_up(steps, width, height)

@@ -43,7 +43,7 @@ class LatentBlender:
             return x
         source, mask = self._on_device(row.inpainting)
         following = row.step + 1
-        if following < row.schedule.steps:
+        if following < row.schedule.calls:
             signal, scale = (float(weight) for weight in row.schedule.entry[following])
             source = signal * source + scale * unit_noise(source.shape, row.seed).to(self._device)
         return torch.where(mask, x, source)

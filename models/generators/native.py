@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -31,12 +31,17 @@ _SIZE_MULTIPLE = 8
 class TorchLatent:
     """A candidate between two steps, on the device.
 
-    `x` and `x0` are float32 (C, h, w); `guidance_gap` is a scalar.
+    `x` and `x0` are float32 (C, h, w); `guidance_gap` is a scalar. Solvers that look back further also need the state
+    before the last step, and the x0 before `x0`. `schedule` replaces that of the row, for candidates that started from
+    an image.
     """
 
     x: Any
     x0: Any | None = None
     guidance_gap: Any | None = None
+    x_before: Any | None = None
+    x0_before: Any | None = None
+    schedule: Schedule | None = None
 
 
 class NativeGenerator:
@@ -117,7 +122,9 @@ class NativeGenerator:
         signal, scale = (float(weight) for weight in schedule.entry[start])
         unit = unit_noise(array.shape, seed)
         latent = torch.from_numpy(array.astype(np.float32))
-        return TorchLatent((signal * latent + scale * unit).to(self._placement.device))
+        begun = self._family.schedules.begun(schedule, start)
+        x = (signal * latent + scale * unit).to(self._placement.device)
+        return TorchLatent(x, schedule=None if begun is schedule else begun)
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
         """Images as finished latents: the mode of the encoder's distribution.
@@ -142,7 +149,7 @@ class NativeGenerator:
         with memory_guard():
             padded = [*rows, *[rows[-1]] * (size - len(rows))]
             x = torch.stack([row.latent.x for row in padded])
-            table = np.stack([row.schedule.table[row.step] for row in padded])
+            table = np.stack([_schedule(row).table[row.step] for row in padded])
             t, c_in, a, b, c, d, h, s = self._on_device(table.T)
             output, gaps = self._denoise(padded, _column(c_in) * x, t)
             x0 = _column(c) * x + _column(d) * output
@@ -151,8 +158,8 @@ class NativeGenerator:
                 after = after + _column(h) * _history(padded, x0)
             if table[:, 7].any():
                 after = after + _column(s) * _ancestral_noise(padded, table[:, 7]).to(x.device)
-            after = self._blend(rows, after)
-            return [TorchLatent(after[i], x0[i], gaps[i]) for i in range(len(rows))]
+            after = self._blend(rows, _look_back(padded, after, x0))
+            return [_kept(row, TorchLatent(after[i], x0[i], gaps[i])) for i, row in enumerate(rows)]
 
     def guidance_gaps(self, latents: Sequence[Latent]) -> NDArray[np.float32]:
         """Root mean square of the last guidance difference, float32 (B,).
@@ -261,6 +268,7 @@ class NativeGenerator:
             dtype=self._placement.dtype_name,
             guidance=family.guidance,
             negative_prompts=family.negative_prompts,
+            second_order=schedules.second_order,
         )
 
     def _revision(self, known: str | None) -> str:
@@ -292,6 +300,36 @@ def _history(rows: Sequence[StepRow], x0: Any) -> Any:
     Rows without one get this step's x0, which makes the step first order.
     """
     return torch.stack([own if row.latent.x0 is None else row.latent.x0 for row, own in zip(rows, x0, strict=True)])
+
+
+def _schedule(row: StepRow) -> Schedule:
+    return row.latent.schedule or row.schedule
+
+
+def _look_back(rows: Sequence[StepRow], after: Any, x0: Any) -> Any:
+    """Add what solvers take from the state before, and from the x0 before the last."""
+    older = np.zeros((len(rows), 2), np.float32)
+    for weights, row in zip(older, rows, strict=True):
+        known = _schedule(row).older
+        weights[:] = 0.0 if known is None else known[row.step]
+    if not older.any():
+        return after
+    x, clean = [], []
+    for own, row in zip(x0, rows, strict=True):
+        x.append(row.latent.x if row.latent.x_before is None else row.latent.x_before)
+        clean.append(own if row.latent.x0_before is None else row.latent.x0_before)
+    p, h2 = torch.from_numpy(older).to(after.device).T
+    return after + _column(p) * torch.stack(x) + _column(h2) * torch.stack(clean)
+
+
+def _kept(row: StepRow, after: TorchLatent) -> TorchLatent:
+    """The next latent with what its solver looks back at.
+
+    That is nothing for one-step solvers.
+    """
+    if _schedule(row).older is None or row.step + 1 == row.schedule.calls:
+        return after
+    return replace(after, x_before=row.latent.x, x0_before=row.latent.x0, schedule=row.latent.schedule)
 
 
 def _ancestral_noise(rows: Sequence[StepRow], weights: NDArray[np.float64]) -> Any:

@@ -52,9 +52,15 @@ def default_size(pipe: Any, defaults: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def scheduler_name(scheduler: Any) -> str:
-    """A scheduler's class as a sampler name on the wire.
+    """The name on the wire of a scheduler's sampler.
 
-    `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`.
+    A class without a usual name is named after itself: `FlowMatchEulerDiscreteScheduler` is `flow_match_euler`.
     """
-    bare = type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
+    own = type(scheduler).__name__
+    if own == "DPMSolverMultistepScheduler":
+        kinds = {"dpmsolver++": "dpmpp_2m", "sde-dpmsolver++": "dpmpp_2m_sde"}
+        return kinds.get(str(scheduler.config.get("algorithm_type")), "dpm_solver")
+    if own == "UniPCMultistepScheduler":
+        return "unipc"
+    bare = own.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep")
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()

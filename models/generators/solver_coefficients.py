@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from models.protocols import Schedule
 
 Vector: TypeAlias = NDArray[np.float64]
-"""float64 (WIDTH,)."""
+"""float64 (n,)."""
 
-WIDTH = 5
-
-_NOISE_ONLY = 4
 _TOLERANCE = 1e-5
 _AMPLITUDE = 30.0
 
@@ -75,67 +72,86 @@ def quadratic_times(steps: int, last: int = 1000) -> list[int]:
     return [max(round(last * (1 - i / steps) ** 2) - 1, steps - 1 - i) for i in range(steps)]
 
 
-def probe(sampler: str, start: Callable[[], Solver]) -> Schedule:
+def probe(sampler: str, start: Callable[[], Solver], first: int = 0, reach: int = 1) -> Schedule:
     """The table of a solver. `start` makes a new one; two are run.
 
-    Raises ValueError if the solver is not linear, uses more than one earlier step, or gives numbers that are not
+    `first` is the row at which the solver begins; earlier rows are zeros. `reach`, 1 or 2, is how many earlier rows
+    the solver may use. Raises ValueError if the solver is not linear, uses more of them, or gives numbers that are not
     finite.
     """
     solver = start()
     table = np.zeros((len(solver.times), len(Schedule.COLUMNS)))
+    older = np.zeros((len(table), 2))
     with np.errstate(all="ignore"):
-        for step in range(len(table)):
-            table[step] = _read_row(solver, step, table[step - 1] if step else None)
+        for step in range(first, len(table)):
+            table[step], older[step] = _read_row(solver, step, reach, table[max(first, step - reach) : step])
     entry = np.asarray([solver.entry(step) for step in range(len(table))], np.float64).reshape(len(table), 2)
-    schedule = Schedule(sampler, float(solver.noise_scale), table, entry)
+    schedule = Schedule(sampler, float(solver.noise_scale), table, entry, older if older.any() else None)
     if (
         not len(table)
-        or not np.isfinite(table).all()
-        or not np.isfinite(entry).all()
+        or not all(np.isfinite(numbers).all() for numbers in (table, entry, older))
         or not np.isfinite(schedule.noise_scale)
     ):
         raise ValueError(f"sampler {sampler!r} has no finite table at {len(table)} steps")
-    _verify(schedule, start())
+    _verify(schedule, start(), first, 2 * reach + 3)
     return schedule
 
 
-def _read_row(solver: Solver, step: int, before: Vector | None) -> Vector:
-    """One row of the table.
+def _read_row(solver: Solver, step: int, reach: int, before: Vector) -> tuple[Vector, Vector]:
+    """One row of the table, and of `older`; `before` holds up to `reach` earlier rows.
 
-    State and output occupy two of four components, and swap with the other two at every step. So what a solver
-    remembers of the last step shows up in components of its own. The fifth component holds the noise alone.
+    State and output occupy one pair of components, which moves on at every step. So what a solver remembers of earlier
+    steps shows up in pairs of its own. The last component holds the noise alone.
     """
-    here, there = (0, 2) if step % 2 == 0 else (2, 0)
-    state, output = np.zeros(WIDTH), np.zeros(WIDTH)
+    here, noisy = _pair(step, reach), 2 * reach + 2
+    state, output = np.zeros((2, noisy + 1))
     state[here] = output[here + 1] = 1.0
     c_in = solver.scale(step, state)[here]
     stepped = solver.step(step, state, output)
-    s = stepped.state[_NOISE_ONLY] / stepped.noise[_NOISE_ONLY] if stepped.noise[_NOISE_ONLY] else 0.0
+    s = stepped.state[noisy] / stepped.noise[noisy] if stepped.noise[noisy] else 0.0
     clean = stepped.state - s * stepped.noise
-    h = 0.0 if before is None else _history(before[4:6], clean[there : there + 2])
-    return np.array([solver.times[step], c_in, *clean[here : here + 2], *stepped.x0[here : here + 2], h, s])
+    h, p, h2 = 0.0, 0.0, 0.0
+    if len(before):
+        h, p = _history(before[-1, 4:6], clean[_pair(step - 1, reach) :][:2])
+    if len(before) > 1:
+        h2, _ = _history(before[-2, 4:6], clean[_pair(step - 2, reach) :][:2])
+    row = [solver.times[step], c_in, *clean[here : here + 2], *stepped.x0[here : here + 2], h, s]
+    return np.array(row), np.array([p, h2])
 
 
-def _history(x0_before: Vector, seen: Vector) -> float:
-    """Weight of the last step's x0 in this state, read where that x0 was larger."""
+def _pair(step: int, reach: int) -> int:
+    return 2 * (step % (reach + 1))
+
+
+def _history(x0_before: Vector, seen: Vector) -> tuple[float, float]:
+    """Weights of an earlier row's x0 and of its state, as seen in the new state.
+
+    Without a part of the state alone, the weight of x0 is read where x0 was larger.
+    """
     larger = int(np.argmax(np.abs(x0_before)))
-    return float(seen[larger] / x0_before[larger])
+    weight = float(seen[larger] / x0_before[larger])
+    if np.abs(seen - weight * x0_before).max() <= _TOLERANCE * max(np.abs(seen).max(), _TOLERANCE):
+        return weight, 0.0
+    weight = float(seen[1] / x0_before[1])
+    return weight, float(seen[0] - weight * x0_before[0])
 
 
-def _verify(schedule: Schedule, solver: Solver) -> None:
+def _verify(schedule: Schedule, solver: Solver, first: int, width: int) -> None:
     """Compare a new solver on large random states with the table.
 
     This finds clipping and longer memory. Raises ValueError.
     """
     random = np.random.default_rng(0)
-    x0_before = np.zeros(WIDTH)
-    for step, (_, c_in, a, b, c, d, h, s) in enumerate(schedule.table):
-        state, output = (_AMPLITUDE * random.standard_normal((2, WIDTH))).astype(np.float32).astype(np.float64)
+    x0_before = x0_older = state_before = np.zeros(width)
+    older = np.zeros((len(schedule.table), 2)) if schedule.older is None else schedule.older
+    for step in range(first, len(schedule.table)):
+        (_, c_in, a, b, c, d, h, s), (p, h2) = schedule.table[step], older[step]
+        state, output = (_AMPLITUDE * random.standard_normal((2, width))).astype(np.float32).astype(np.float64)
         seen = solver.scale(step, state)
         stepped = solver.step(step, state, output)
-        terms = np.array([a * state, b * output, h * x0_before, s * stepped.noise])
+        terms = np.array([a * state, b * output, h * x0_before, p * state_before, h2 * x0_older, s * stepped.noise])
         x0_terms = np.array([c * state, d * output])
-        x0_before = stepped.x0
+        x0_older, x0_before, state_before = x0_before, stepped.x0, state
         if not (_agree(stepped.state, terms) and _agree(stepped.x0, x0_terms) and _agree(seen, c_in * state[None])):
             raise ValueError(
                 f"sampler {schedule.sampler!r} is not linear at step {step}: clipping, thresholding or memory"

@@ -95,7 +95,7 @@ class Driven:
     def finish(self, rows: Sequence[StepRow], size: int | None = None) -> list[Latent]:
         """Step until all are done; those that need more steps go on without the others."""
         now = list(rows)
-        while live := [index for index, row in enumerate(now) if row.step < row.schedule.steps]:
+        while live := [index for index, row in enumerate(now) if row.step < row.schedule.calls]:
             for index, row in zip(live, self.step([now[index] for index in live], size), strict=True):
                 now[index] = row
         return [row.latent for row in now]

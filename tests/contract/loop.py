@@ -20,7 +20,7 @@ class Candidate:
 
     @property
     def done(self) -> bool:
-        return self.row.step == self.row.schedule.steps
+        return self.row.step == self.row.schedule.calls
 
 
 def start(

@@ -12,6 +12,8 @@ from models.protocols import Schedule, StepwiseGenerator, to_host
 from tests.contract.loop import Candidate, difference, finish, levels, start, step, values
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
+NOISY = {"euler_ancestral", "dpmpp_2m_sde", "lcm", "tcd"}
+SAMPLERS = {"euler", "ddim", "ddim_quadratic", "dpmpp_2m", "unipc", "heun", *NOISY}
 LATENTS = 1e-4
 """Largest difference of fp32 latents between batch sizes."""
 LEVELS = 2
@@ -47,7 +49,8 @@ def readout(candidate: Candidate) -> float:
 def test_info_is_coherent(generator: StepwiseGenerator) -> None:
     info = generator.info
     assert info.sampler in info.samplers
-    assert set(info.samplers) <= {"euler", "ddim", "ddim_quadratic", "dpmpp_2m", "euler_ancestral"}
+    assert set(info.samplers) <= SAMPLERS
+    assert set(info.second_order) <= {"heun"}
     assert info.width % info.size_multiple == info.height % info.size_multiple == 0
     assert max(info.width, info.height) <= info.max_size
     assert info.steps >= 1
@@ -59,11 +62,18 @@ def test_schedules_are_finite_tables_of_their_steps(generator: StepwiseGenerator
     for sampler, steps in itertools.product(generator.info.samplers, (1, 2, 3, 7, 20)):
         schedule = generator.schedule(sampler, steps, generator.info.width, generator.info.height)
         assert (schedule.sampler, schedule.steps) == (sampler, steps)
-        assert schedule.table.shape == (steps, len(Schedule.COLUMNS))
+        twice = sampler in generator.info.second_order
+        assert schedule.calls == (2 * steps - 1 if twice else steps)
+        assert [schedule.calls_before(step) for step in (0, 1, steps)] == [
+            0,
+            min(1 + twice, schedule.calls),
+            schedule.calls,
+        ]
+        assert schedule.table.shape == (schedule.calls, len(Schedule.COLUMNS))
         assert np.isfinite(schedule.table).all()
-        assert (np.diff(schedule.table[:, COLUMN["t"]]) < 0).all()
+        assert (np.diff(schedule.table[:: 1 + twice, COLUMN["t"]]) < 0).all()
         assert schedule.table[0, COLUMN["h"]] == 0
-        assert schedule.table[:, COLUMN["s"]].any() == (sampler == "euler_ancestral" and steps > 1)
+        assert schedule.table[:, COLUMN["s"]].any() == (sampler in NOISY and steps > 1)
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("plms", 5), ("", 5), ("ddim", 0), ("ddim", -1), ("ddim", 100_000)])
@@ -233,11 +243,12 @@ def test_a_picture_enters_between_noise_and_itself(generator: StepwiseGenerator)
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
     for sampler in info.samplers:
         schedule = generator.schedule(sampler, 12, generator.info.width, generator.info.height)
-        assert schedule.entry.shape == (12, 2)
+        assert schedule.entry.shape == (schedule.calls, 2)
+        starts = [schedule.calls_before(step) for step in range(12)]
         signal, noise = schedule.entry.T
-        assert (np.diff(noise / signal) < 0).all()
+        assert (np.diff((noise / signal)[starts]) < 0).all()
         unit = values(generator.noise(7, info.width, info.height, schedule)) / schedule.noise_scale
-        for step_ in (0, 5, 11):
+        for step_ in (starts[0], starts[5], starts[11]):
             state = values(generator.add_noise(picture, 7, schedule, step_))
             mixed_ = signal[step_] * picture.astype(np.float64) + noise[step_] * unit
             np.testing.assert_allclose(state, mixed_, atol=1e-4 * max(1.0, float(noise[step_])))
@@ -247,8 +258,9 @@ def test_the_less_noise_the_nearer_to_the_picture(generator: StepwiseGenerator) 
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0]
     for sampler in generator.info.samplers:
         away = []
-        for step_ in (2, 10, 19):
+        for steps_done in (2, 10, 19):
             row = start(generator, 7, sampler=sampler, steps=20).row
+            step_ = row.schedule.calls_before(steps_done)
             again = generator.add_noise(picture, 7, row.schedule, step_)
             (end,) = finish(generator, [Candidate(replace(row, latent=again, step=step_))])
             assert np.isfinite(values(end)).all()

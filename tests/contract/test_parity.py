@@ -23,7 +23,19 @@ SCHEDULERS = {
     "dpmpp_2m": "DPMSolverMultistepScheduler",
     "ddim_quadratic": "DPMSolverMultistepScheduler",
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
 }
+NOISY = {
+    "euler_ancestral": ("scheduling_euler_ancestral_discrete", 0),
+    "dpmpp_2m_sde": ("scheduling_dpmsolver_multistep", 0),
+    "lcm": ("scheduling_lcm", 1),
+    "tcd": ("scheduling_tcd", 1),
+}
+"""Samplers that draw noise: the module of their scheduler, and how many last steps draw none."""
 PROMPT, NEGATIVE = "a red apple", "blue"
 SEEDS = (3, 2**32 - 1)
 LATENTS = 1e-4
@@ -34,8 +46,11 @@ def scheduler_of(pipe: Any, sampler: str) -> Any:
     """The sampler as a user of the stock pipeline would put it in."""
     import diffusers
 
-    order = {"solver_order": 1} if sampler == QUADRATIC else {}
-    return getattr(diffusers, SCHEDULERS[sampler]).from_config(pipe.scheduler.config, **order)
+    changes: dict[str, dict[str, Any]] = {
+        QUADRATIC: {"solver_order": 1},
+        "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"},
+    }
+    return getattr(diffusers, SCHEDULERS[sampler]).from_config(pipe.scheduler.config, **changes.get(sampler, {}))
 
 
 def unit_noise(pipe: Any, width: int, height: int) -> Any:
@@ -55,7 +70,8 @@ def stock(pipe: Any, scheduler: Any, noise: Any, guidance: float, steps: int, si
     quadratic = getattr(scheduler.config, "solver_order", 0) == 1
     spacing = {"timesteps": quadratic_times(steps)} if quadratic else {"num_inference_steps": steps}
     negative = [NEGATIVE] * len(SEEDS) if guidance > 1 else None
-    wanted = {**spacing, "guidance_scale": guidance, "width": size[0], "height": size[1]}
+    eta = {"eta": 0.3} if type(scheduler).__name__ == "TCDScheduler" else {}
+    wanted = {**spacing, **eta, "guidance_scale": guidance, "width": size[0], "height": size[1]}
     texts = {"prompt": [PROMPT] * len(SEEDS), "negative_prompt": negative}
     latents = pipe(latents=noise.clone(), output_type="latent", **texts, **wanted).images
     pipe.scheduler = own
@@ -99,7 +115,19 @@ def as_exact(found: tuple[Any, Any], wanted: tuple[Any, Any], exact: tuple[Any, 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize(
     ("sampler", "steps"),
-    [("euler", 6), ("ddim", 6), ("dpmpp_2m", 6), ("dpmpp_2m", 16), ("ddim", 1), (QUADRATIC, 6), (QUADRATIC, 16)],
+    [
+        ("euler", 6),
+        ("ddim", 6),
+        ("dpmpp_2m", 6),
+        ("dpmpp_2m", 16),
+        ("ddim", 1),
+        (QUADRATIC, 6),
+        (QUADRATIC, 16),
+        ("unipc", 4),
+        ("unipc", 16),
+        ("heun", 1),
+        ("heun", 6),
+    ],
 )
 def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, steps: int, guidance: float) -> None:
     pipe, exact, generator = workshop.pipe(real), workshop.precise(real), workshop.generator(real)
@@ -121,29 +149,29 @@ def test_equals_the_stock_pipeline_at_another_size(workshop: Workshop, name: str
 
 
 @pytest.mark.parametrize("name", ["sd-epsilon", "sd-v_prediction", "sdxl"])
-def test_ancestral_noise_apart_equals_the_stock_pipeline(
-    workshop: Workshop, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sampler", NOISY)
+def test_noise_apart_equals_the_stock_pipeline(
+    workshop: Workshop, name: str, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
-
     from models.generators import native as adapter
 
+    module, still = NOISY[sampler]
     pipe, exact, generator = workshop.pipe(name), workshop.precise(name), workshop.generator(name)
     size, steps = (generator.info.width, generator.info.height), 5
-    rows = [start(generator, seed, sampler="euler_ancestral", steps=steps).row for seed in SEEDS]
+    rows = [start(generator, seed, sampler=sampler, steps=steps).row for seed in SEEDS]
     drawn: list[Any] = []
 
     def same_noise(shape: Any, **_: Any) -> Any:
-        at = [StepRow(r.latent, r.prompt, None, 1.0, r.schedule, len(drawn) % steps, r.seed) for r in rows]
+        at = [StepRow(r.latent, r.prompt, None, 1.0, r.schedule, len(drawn) % (steps - still), r.seed) for r in rows]
         drawn.append(adapter._ancestral_noise(at, np.ones(len(at))))
         return drawn[-1]
 
-    monkeypatch.setattr(ancestral, "randn_tensor", same_noise)
+    monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor", same_noise)
     noise = unit_noise(pipe, *size)
-    found = ours(generator, "euler_ancestral", 4.0, steps, size)
-    wanted = stock(pipe, scheduler_of(pipe, "euler_ancestral"), noise, 4.0, steps, size)
-    truth = stock(exact, scheduler_of(exact, "euler_ancestral"), noise.double(), 4.0, steps, size)
-    assert len(drawn) == 2 * steps
+    found = ours(generator, sampler, 4.0, steps, size)
+    wanted = stock(pipe, scheduler_of(pipe, sampler), noise, 4.0, steps, size)
+    truth = stock(exact, scheduler_of(exact, sampler), noise.double(), 4.0, steps, size)
+    assert len(drawn) == 2 * (steps - still)
     as_exact(found, wanted, truth)
 
 
@@ -180,7 +208,7 @@ def test_where_the_stock_pipeline_rounds_the_loop_is_exact(workshop: Workshop, s
 
 
 @pytest.mark.parametrize("name", ["sd-epsilon", "sd-v_prediction"])
-@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "unipc", "heun"])
 @pytest.mark.parametrize("strength", [0.3, 0.75])
 def test_from_a_picture_equals_the_stock_pipeline(
     workshop: Workshop, name: str, sampler: str, strength: float, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +218,7 @@ def test_from_a_picture_equals_the_stock_pipeline(
     generator, steps = workshop.generator(name), 8
     picture = generator.dump(finish(generator, [start(generator, 5)]))[0].astype(np.float32)
     row = start(generator, 3, prompt=PROMPT, negative=NEGATIVE, guidance=4.0, sampler=sampler, steps=steps).row
-    step = steps - InitImage(strength, (), "").steps_made(sampler, steps)
+    step = row.schedule.calls_before(steps - InitImage(strength, (), "").steps_made(sampler, steps))
     begun = replace(row, latent=generator.add_noise(picture, 3, row.schedule, step), step=step)
     (latent,) = finish(generator, [Candidate(begun)])
     monkeypatch.setattr("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img.randn_tensor", _drawn)

@@ -92,17 +92,19 @@ def test_the_mode_decides_where_both_ways_exist(workshop: Workshop, tmp_path: Pa
     assert kinds == {"auto": "NativeGenerator", "native": "NativeGenerator", "gate": "PipelineGate"}
 
 
-def test_a_consistency_model_goes_through_the_gate(tmp_path: Path) -> None:
-    from diffusers import StableDiffusionPipeline
+@pytest.mark.parametrize("pipeline", ["LatentConsistencyModelPipeline", "StableDiffusionPipeline"])
+def test_a_consistency_model_has_a_native_loop(tmp_path: Path, pipeline: str) -> None:
+    import diffusers
 
     from models.runtime.placement import quiet_libraries
 
     pipe = FAMILIES["latent_consistency"].build("latent_consistency")
     with quiet_libraries():
-        StableDiffusionPipeline(**pipe.components, requires_safety_checker=False).save_pretrained(tmp_path / "lcm")
-    assert kind(registry.load_models(str(tmp_path / "lcm"), "fake", "cpu").generator) == "PipelineGate"
-    with pytest.raises(ModelUnsupported, match="consistency model"):
-        registry.load_models(str(tmp_path / "lcm"), "fake", "cpu", mode="native")
+        again = getattr(diffusers, pipeline)(**pipe.components, requires_safety_checker=False)
+        again.save_pretrained(tmp_path / "lcm")
+    generator = registry.load_models(str(tmp_path / "lcm"), "fake", "cpu").generator
+    assert kind(generator) == "NativeGenerator"
+    assert (generator.info.guidance, generator.info.sampler, generator.info.steps) == ("embedded", "lcm", 4)
 
 
 @pytest.mark.parametrize(

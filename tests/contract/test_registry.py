@@ -231,14 +231,44 @@ def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
     from models.generators.samplers import DiffusersSamplers
 
     schedules = DiffusersSamplers(EulerDiscreteScheduler.from_config({"clip_sample": True}))
-    assert schedules.samplers == ("euler", "ddim_quadratic", "dpmpp_2m", "euler_ancestral")
-    with pytest.raises(ValueError, match="not linear"):
+    assert schedules.samplers == (
+        "euler",
+        "ddim_quadratic",
+        "dpmpp_2m",
+        "euler_ancestral",
+        "unipc",
+        "dpmpp_2m_sde",
+        "tcd",
+    )
+    with pytest.raises(ValueError, match="unknown sampler 'ddim'"):
         schedules("ddim", 4, 32, 32)
     assert "ddim" in DiffusersSamplers(EulerDiscreteScheduler()).samplers
     with pytest.raises(ModelUnsupported, match="DDIMScheduler"):
         DiffusersSamplers(DDIMScheduler(thresholding=True))
-    with pytest.raises(ModelUnsupported, match="LCMScheduler"):
-        DiffusersSamplers(LCMScheduler())
+    assert DiffusersSamplers(LCMScheduler(clip_sample=False)).default == "lcm"
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("scheduler", "default"),
+    [
+        ("UniPCMultistepScheduler", "unipc"),
+        ("HeunDiscreteScheduler", "heun"),
+        ("KDPM2DiscreteScheduler", "kdpm2"),
+        ("DDPMScheduler", "ddpm"),
+        ("LMSDiscreteScheduler", "dpmpp_2m"),
+        ("PNDMScheduler", "dpmpp_2m"),
+    ],
+)
+def test_the_default_is_the_models_own_scheduler_or_the_nearest(scheduler: str, default: str) -> None:
+    import diffusers
+
+    from models.generators.samplers import DiffusersSamplers
+
+    made = DiffusersSamplers(getattr(diffusers, scheduler).from_config({"clip_sample": False}))
+    assert made.default == default
+    assert (default in made.second_order) == (default in {"heun", "kdpm2"})
 
 
 @needs_torch

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.domain import Checkpoint
 from app.engine.core import EngineCore
 from app.engine.latent_codec import encode_init_latents
-from app.engine.protocols import Failed
+from app.engine.protocols import Failed, Stepped
 from app.errors import InvalidRequest
 from models.protocols import Conditioning, Models, Schedule
 from models.synthetic.generator import FakeLatent
@@ -86,3 +87,38 @@ def test_a_size_that_cannot_be_made_fails_its_request_alone() -> None:
     assert all(isinstance(end, Failed) and isinstance(end.error, InvalidRequest) for end in ends)
     assert "not square" in ends[0].error.detail
     assert made.outcome("gen_good").candidates
+
+
+class TwiceGenerator(InstrumentedGenerator):
+    """A fake whose sampler `heun` calls the denoiser twice in each step but the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._info = replace(self._info, samplers=(*self._info.samplers, "heun"), second_order=("heun",))
+
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
+        if sampler != "heun":
+            return super().schedule(sampler, steps, width, height)
+        made = super().schedule("ddim", 2 * steps - 1, width, height)
+        return replace(made, starts=tuple(min(2 * step, made.calls) for step in range(steps + 1)))
+
+
+def test_a_second_order_sampler_is_counted_by_its_calls() -> None:
+    made = bench(TwiceGenerator())
+    made.submit(spec(sampler="heun", checkpoints=(Checkpoint(2, 2),)), spec("gen_b", n_candidates=1))
+    made.run()
+    twice, once = made.outcome("gen_a").work, made.outcome("gen_b").work
+    assert (twice.rows_stepped, twice.rows_unpruned) == (4 * 4 + 2 * 7, 4 * 11)
+    assert (once.rows_stepped, once.rows_unpruned) == (6, 6)
+    assert made.core.denoiser_calls < 11 + 6
+    steps = [update.step for update in made.updates["gen_a"] if isinstance(update, Stepped)]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert {each.pruned_at_step for each in made.outcome("gen_a").candidates} == {None, 2}
+
+
+def test_a_second_order_sampler_begins_a_picture_at_a_whole_step() -> None:
+    made = bench(TwiceGenerator())
+    start = encode_init_latents(np.zeros((3, 8, 8), np.float16), 0.5)
+    made.submit(spec(sampler="heun", n_candidates=2, start=start))
+    made.run()
+    assert made.outcome("gen_a").work.rows_unpruned == made.outcome("gen_a").work.rows_stepped == 2 * 5

@@ -22,7 +22,7 @@ class GeneratorOutput(ResponseModel):
     """Defaults and limits of a generator.
 
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
-    input of the denoiser.
+    input of the denoiser. `second_order`: samplers with two denoiser calls per step.
     """
 
     revision: str
@@ -40,6 +40,7 @@ class GeneratorOutput(ResponseModel):
     dtype: str
     guidance: Literal["cfg", "embedded", "none"]
     negative_prompts: bool
+    second_order: list[str]
 
 
 class ScorerOutput(ResponseModel):

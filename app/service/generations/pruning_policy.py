@@ -103,8 +103,10 @@ class PruningPlanner:
                 f"far from {context.guidance_scale:g}"
             )
             return (), False, (_uncalibrated_notice(far),)
-        measured = self._engine.generator.guidance_scale > 1
-        costs = self._engine.costs.scaled((1 + context.guided) / (1 + measured))
+        info = self._engine.generator
+        measured = info.guidance_scale > 1
+        calls = info.calls_per_step(context.sampler)
+        costs = self._engine.costs.scaled(calls * (1 + context.guided) / (1 + measured))
         correlations = calibration.correlations_by_step(known, context.sampler, context.steps)
         min_survivors = DIVERSITY_POOL_FACTOR * context.n if context.diverse else context.n
         plan_input = planner.PlanInput(

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from app.domain import Event, Failure, Generation, Status
+from app.domain import Event, Failure, Generation, GenerationSpec, Status
 from app.engine.protocols import Engine, EngineStats
 from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
@@ -176,15 +176,20 @@ class GenerationService:
 
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""
-        usual = self._engine.generator.steps
-        ahead, shares = 0, generation.spec.n_candidates * generation.spec.steps_made / usual
+        ahead, shares = 0, self._device_share(generation.spec)
         for held in self._worker:
             if held.id == generation.id:
                 break
             ahead += held.spec.n_candidates
-            shares += held.spec.n_candidates * held.spec.steps_made / usual
+            shares += self._device_share(held.spec)
         eta = shares * self._engine.stats().seconds_per_candidate or None
         return QueuePosition(ahead, eta)
+
+    def _device_share(self, spec: GenerationSpec) -> float:
+        """Device time of a generation, in candidates with the default steps and sampler."""
+        info = self._engine.generator
+        usual = info.steps * info.calls_per_step(info.sampler)
+        return spec.n_candidates * spec.steps_made * info.calls_per_step(spec.sampler) / usual
 
     async def wait(self, generation_id: str) -> Generation:
         """The final generation, from this or another replica.

@@ -102,6 +102,7 @@ def build_spec(
 
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:
+    sampler = sampler and sampler.replace("dpm++", "dpmpp")
     if sampler is not None and sampler not in generator.samplers:
         raise InvalidRequest(
             f"sampler {sampler!r} is unknown; use one of {', '.join(generator.samplers)}", pointer="#/sampler"

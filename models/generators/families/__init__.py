@@ -11,6 +11,7 @@ from collections.abc import Mapping
 FAMILIES: Mapping[str, str] = {
     "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
     "StableDiffusionXLPipeline": "stable_diffusion.StableDiffusionXL",
+    "LatentConsistencyModelPipeline": "stable_diffusion.StableDiffusion",
     "FluxPipeline": "flux.Flux",
     "ZImagePipeline": "z_image.ZImage",
     "Flux2Pipeline": "flux2.Flux2",

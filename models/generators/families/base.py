@@ -24,9 +24,13 @@ _NOT_SETTINGS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
 
 
 class Schedules(Protocol):
-    """The samplers of a model. `default` is one of `samplers`."""
+    """The samplers of a model. `default` is one of `samplers`.
+
+    `second_order` names those with two denoiser calls per step.
+    """
 
     samplers: tuple[str, ...]
+    second_order: tuple[str, ...]
     default: str
     prediction_type: str
 
@@ -34,6 +38,13 @@ class Schedules(Protocol):
         """The table of a sampler at a size in pixels.
 
         Raises ValueError for an unknown sampler, and for unsupported steps or sizes.
+        """
+        ...
+
+    def begun(self, schedule: Schedule, first: int) -> Schedule:
+        """The same schedule for a candidate that begins at row `first`.
+
+        It differs for samplers that look back further than one step.
         """
         ...
 

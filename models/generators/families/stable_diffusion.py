@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x, Turbo and SDXL: a UNet and CLIP texts.
+"""Stable Diffusion 1.x, 2.x, Turbo, LCM and SDXL: a UNet and CLIP texts.
 
 They have a choice of samplers. Packs have a text encoder of their own. Safety checker and watermark are left out.
 """
@@ -14,11 +14,13 @@ import torch
 from models.errors import ModelUnsupported
 from models.generators.families.base import NativeFamily, Schedules
 from models.generators.samplers import DiffusersSamplers
-from models.protocols import Truncation
+from models.protocols import Guidance, Truncation
 from models.runtime import tokenization
 from models.runtime.placement import DevicePlacement
 
 _STEPS = 30
+_CONSISTENCY = 4, 8.5
+"""Default steps and guidance scale of consistency models."""
 
 
 class StableDiffusion(NativeFamily):
@@ -32,9 +34,13 @@ class StableDiffusion(NativeFamily):
     ) -> None:
         if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
             raise ModelUnsupported("an inpainting or editing model: the denoiser needs more inputs than latents")
-        if pipe.unet.config.time_cond_proj_dim is not None:
-            raise ModelUnsupported("a consistency model: the guidance scale is an input of the denoiser")
         super().__init__(pipe, placement, arguments, defaults)
+        self._guidance_dimensions = pipe.unet.config.time_cond_proj_dim
+
+    @property
+    def guidance(self) -> Guidance:
+        """The scale is an input of consistency models."""
+        return "cfg" if self._guidance_dimensions is None else "embedded"
 
     @property
     def denoiser(self) -> Any:
@@ -58,8 +64,10 @@ class StableDiffusion(NativeFamily):
         return [self.pipe.unet, self.pipe.vae, *filter(None, encoders)]
 
     def steps_and_guidance(self, id: str) -> tuple[int, float]:
-        """One unguided step for Turbo models."""
-        return (1, 0.0) if "turbo" in id.lower() else (_STEPS, self.default_guidance)
+        """One unguided step for Turbo models, four for consistency models."""
+        if "turbo" in id.lower():
+            return 1, 0.0
+        return _CONSISTENCY if self.guidance == "embedded" else (_STEPS, self.default_guidance)
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -89,9 +97,16 @@ class StableDiffusion(NativeFamily):
         cuts = (tokenization.transformers_truncation(each, text, self.token_limit) for each in self.tokenizers)
         return next((cut for cut in cuts if cut), None)
 
-    def denoise(self, x: Any, t: Any, guidance: Any, *texts: Any) -> Any:  # noqa: ARG002
+    def denoise(self, x: Any, t: Any, guidance: Any, *texts: Any) -> Any:
         """Noise, velocity or image, as the model predicts."""
-        return self.denoiser(x, t, encoder_hidden_states=texts[0], return_dict=False)[0]
+        return self.unet(x, t, guidance, texts[0])
+
+    def unet(self, x: Any, t: Any, guidance: Any, hidden: Any, **further: Any) -> Any:
+        """The UNet's prediction; the scale is an input of consistency models only."""
+        if self._guidance_dimensions is not None:
+            scales = self.pipe.get_guidance_scale_embedding(guidance - 1.0, embedding_dim=self._guidance_dimensions)
+            further["timestep_cond"] = scales.to(x.dtype)
+        return self.denoiser(x, t, encoder_hidden_states=hidden, return_dict=False, **further)[0]
 
     def to_decoder(self, vae: Any, x: Any) -> Any:
         """No shift, but means per channel in some models, as in the pipelines."""
@@ -126,13 +141,13 @@ class StableDiffusionXL(StableDiffusion):
             return torch.zeros_like(hidden), torch.zeros_like(pooled)
         return hidden, pooled
 
-    def denoise(self, x: Any, t: Any, guidance: Any, *texts: Any) -> Any:  # noqa: ARG002
+    def denoise(self, x: Any, t: Any, guidance: Any, *texts: Any) -> Any:
         """The sizes are those of an uncropped image."""
         hidden, pooled = texts
         size = x.shape[2] * self.factor, x.shape[3] * self.factor
         sizes = torch.tensor([*size, 0, 0, *size], dtype=self.placement.dtype, device=x.device)
         added = {"text_embeds": pooled, "time_ids": sizes.expand(x.shape[0], -1)}
-        return self.denoiser(x, t, encoder_hidden_states=hidden, added_cond_kwargs=added, return_dict=False)[0]
+        return self.unet(x, t, guidance, hidden, added_cond_kwargs=added)
 
 
 def _statistics(config: Any, device: Any) -> tuple[Any, Any]:

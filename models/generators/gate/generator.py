@@ -106,10 +106,11 @@ class PipelineGate:
             raise ValueError(f"the model makes {' x '.join(map(str, seen.size(self._factor)))}, not {width} x {height}")
         if seen.calls < steps or not np.isfinite(seen.times).all():
             raise ValueError(f"the model's scheduler cannot make {steps} steps")
-        calls = tuple(-(-step * seen.calls // steps) for step in range(steps + 1))
-        table = np.full((steps, len(Schedule.COLUMNS)), np.nan)
-        table[:, 0] = [seen.times[call] for call in calls[:-1]]
-        return GateSchedule(sampler, float("nan"), table, np.full((steps, 2), np.nan), width, height, calls)
+        starts = tuple(-(-step * seen.calls // steps) for step in range(steps + 1)) if seen.calls > steps else None
+        table = np.full((seen.calls, len(Schedule.COLUMNS)), np.nan)
+        table[:, 0] = seen.times
+        entry = np.full((seen.calls, 2), np.nan)
+        return GateSchedule(sampler, float("nan"), table, entry, starts=starts, width=width, height=height)
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> GateLatent:  # noqa: ARG002
         """A candidate without noise yet.
@@ -205,8 +206,8 @@ class PipelineGate:
         if attempt is None or attempt.key != key or attempt.run.lost:
             if row.step != latent.step:
                 raise ValueError(f"a latent before step {latent.step} cannot make step {row.step}")
-            run = self._started(request, latent, schedule.calls[row.step], self._blend(row))
-            attempt = Attempt(run, key, schedule.calls[row.step + 1])
+            run = self._started(request, latent, row.step, self._blend(row))
+            attempt = Attempt(run, key, row.step + 1)
         attempt.begin()
         while attempt.run.skipping:
             attempt.answer(self._unmade(attempt.call))
@@ -219,7 +220,7 @@ class PipelineGate:
             return None
         assert isinstance(row.schedule, GateSchedule)
         packing = self._packing(row.latent.width, row.latent.height)
-        return blended(row.inpainting, packing, row.schedule.calls[-1])
+        return blended(row.inpainting, packing, row.schedule.calls)
 
     def _started(self, request: Request, latent: GateLatent, calls: int, blend: Blend | None) -> CandidateRun:
         """A run for this latent that skips the steps before it."""
@@ -275,15 +276,14 @@ class PipelineGate:
         """The latent after a row's step; it holds the run, unless the run is done."""
         latent, made = row.latent, attempt.made
         assert made is not None
-        assert isinstance(row.schedule, GateSchedule)
         after = GateLatent(
             latent.width, latent.height, latent.seed, row.step + 1, made.x, made.x0, attempt.guidance_gap
         )
         latent.attempt = None
-        if after.step < row.schedule.steps:
+        if after.step < row.schedule.calls:
             request, _ = attempt.key
             after.memory = attempt.run.memory()
-            after.attempt = Attempt(attempt.run, (request, after.step), row.schedule.calls[after.step + 1])
+            after.attempt = Attempt(attempt.run, (request, after.step), after.step + 1)
         else:
             attempt.run.close()
         return after

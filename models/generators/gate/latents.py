@@ -22,18 +22,17 @@ from models.protocols import Schedule
 class GateSchedule(Schedule):
     """The steps of a pipeline for one size.
 
-    `calls` (steps + 1) counts the scheduler steps before each step: a second-order solver makes two per step. The table
-    holds times only, the rest is NaN: the pipeline's own scheduler makes the steps.
+    The table has one row per scheduler step: a second-order solver makes two per step. It holds times only, the rest
+    is NaN: the pipeline's own scheduler makes the steps.
     """
 
     width: int = 0
     height: int = 0
-    calls: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class GateLatent:
-    """A candidate before step `step`. Sizes in pixels.
+    """A candidate before scheduler step `step`. Sizes in pixels.
 
     `x`, `x0`: the pipeline's sample and x0 estimate in its own packing; None before the first step. `z`, `z0`: the same
     as decoder input, once requested. `picture` (C, h, w): the image that it starts from, in the form of `z`. `attempt`:
@@ -56,9 +55,9 @@ class GateLatent:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A run on its way to the end of one step.
+    """A run on its way to the end of one scheduler step.
 
-    The step ends when the scheduler has made `target` steps. `key` is request and step; an attempt is valid for its key
+    That is when the scheduler has made `target` steps. `key` is request and step; an attempt is valid for its key
     only.
     """
 

@@ -1,6 +1,6 @@
 """A watched scheduler: reports each step, and skips steps that are not needed.
 
-Owns a scheduler's memory between two steps, and the x0 estimate of a step. Knows no greenlet.
+Owns a scheduler's memory between two steps. Knows no greenlet.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+
+from models.generators.samplers import x0_estimate
 
 Blend: TypeAlias = Callable[[Any, Any, Any, int], Any]
 """See `WatchedScheduler`."""
@@ -112,7 +114,7 @@ class WatchedScheduler:
             self.__dict__["_first"] = arguments["sample"]
         self.__dict__["form"] = StepForm.of(result)
         self.__dict__["done"] += 1
-        x0 = estimate(self._own, result, arguments)
+        x0 = x0_estimate(self._own, result, arguments)
         if self._blend is not None:
             result = StepForm.replaced(result, self._blend(self._own, result[0], self._first, self.done))
         self._report(Stepped(result[0], x0))
@@ -171,40 +173,3 @@ def noised(scheduler: Any, latent: Any, first: Any, step: int) -> Any:
     if hasattr(scheduler, "_step_index"):
         scheduler._step_index = step
     return mixed.to(first.dtype)
-
-
-def estimate(scheduler: Any, result: Any, arguments: Mapping[str, Any]) -> Any:
-    """The x0 estimate of the step that was just made.
-
-    Exact for flow matching, and if the step returns or remembers one. For other schedulers it is computed from the
-    prediction type.
-    """
-    output, sample = arguments["model_output"], arguments["sample"]
-    if type(scheduler).__name__.startswith("FlowMatch"):
-        sigma = scheduler.sigmas[max(0, (scheduler.step_index or 1) - 1)]
-        return (sample - sigma * output).to(sample.dtype)
-    returned = result[1] if len(result) > 1 else None
-    if isinstance(returned, torch.Tensor) and returned.shape == sample.shape:
-        return returned
-    config = scheduler.config
-    remembers = "dpmsolver++" in str(config.get("algorithm_type")) or config.get("predict_x0")
-    outputs = getattr(scheduler, "model_outputs", None)
-    if remembers and outputs and outputs[-1] is not None:
-        return outputs[-1]
-    return _converted(scheduler, output, sample, arguments["timestep"])
-
-
-def _converted(scheduler: Any, output: Any, sample: Any, time: Any) -> Any:
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None:
-        return sample
-    if output.shape[1] == 2 * sample.shape[1]:
-        output = output[:, : sample.shape[1]]
-    alpha = alphas[int(torch.as_tensor(time).flatten()[0])].to(sample.device)
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    kind = scheduler.config.get("prediction_type", "epsilon")
-    if kind == "sample":
-        return output
-    if kind == "v_prediction":
-        return signal * sample - noise * output
-    return (sample - noise * output) / signal

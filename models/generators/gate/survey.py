@@ -116,6 +116,7 @@ class Survey:
             dtype=placement.dtype_name,
             guidance=self.guidance_kind,
             negative_prompts=self.guidance_kind == "cfg" and self._stage.reads_negative,
+            second_order=(sampler,) if self._stage.components["scheduler"].order > 1 else (),
         )
 
     @staticmethod
