@@ -1,4 +1,4 @@
-"""A stock FLUX pipeline behind the gate, served: raced, pruned, stored, refined, cancelled."""
+"""FLUX behind the gate and by its native loop, served: raced, pruned, stored, refined, cancelled."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ LEVELS = 2
 class Served:
     """The service and the stock pipeline that it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
         self.pipe: Any = None
+        self.path = path
 
     def load(self) -> Models:
         """On the engine's thread."""
         from models.generators.gate.generator import PipelineGate
+        from models.generators.native import NativeGenerator
         from models.runtime.placement import select_device
         from tests.contract.families import FAMILIES
 
         self.pipe = FAMILIES["flux"].build("flux")
         defaults = {"width": SIZE, "height": SIZE, "steps": 4}
-        return Models(PipelineGate(self.pipe, select_device("cpu"), id="tiny-flux", defaults=defaults), FakeScorer())
+        kind: Any = {"gate": PipelineGate, "native": NativeGenerator}[self.path]
+        return Models(kind(self.pipe, select_device("cpu"), id="tiny-flux", defaults=defaults), FakeScorer())
 
     def stock(self, prompt: str, seed: int, steps: int) -> Any:
         import torch
@@ -48,9 +51,9 @@ class Served:
             ).images[0]
 
 
-@pytest.fixture(scope="module")
-def served() -> Served:
-    return Served()
+@pytest.fixture(scope="module", params=["gate", "native"])
+def served(request: pytest.FixtureRequest) -> Served:
+    return Served(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -199,11 +199,11 @@ class Gated(Driven):
 class Native(Driven):
     """A family by its native loop."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, change: Callable[[Any], None] | None = None) -> None:
         from models.generators.native import NativeGenerator
         from models.runtime.placement import select_device
 
-        super().__init__(name)
+        super().__init__(name, change)
         placement = select_device("cpu")
         self._calls: list[int] | None = None
         self._raise_on: int | None = None

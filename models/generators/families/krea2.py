@@ -8,18 +8,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from models.generators.families.base import FilmFamily, pack, unpack
-from models.protocols import Guidance
 
 
 class Krea2(FilmFamily):
-    """Krea 2 and its distilled Turbo."""
+    """Krea 2 and its distilled Turbo, which is used without guidance."""
 
     unguided: ClassVar[float] = 0.0
-
-    @property
-    def guidance(self) -> Guidance:
-        """None in distilled models."""
-        return "none" if self.pipe.config.is_distilled else "cfg"
 
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
         """Padded states (tokens, layers, D) and their mask (tokens,)."""
