@@ -159,7 +159,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get),
                 ReferenceResolver(engine, fields, limits, service.get),
-                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs), limits),
+                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(
                     engine,
@@ -242,6 +242,7 @@ def _load_models(settings: Settings, progress: Progress) -> Models:
         settings.calibration,
         progress,
         settings.generator_mode,
+        settings.load_options,
     )
     names = loaded.generator.info.id, loaded.scorer.info.id
     if dangling := Aliases.parse(settings.model_aliases).dangling(names):

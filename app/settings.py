@@ -17,6 +17,7 @@ from app.api.middleware.forwarded import TrustedProxies, clean_prefix
 from app.service.aliases import OPENAI_IMAGES, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
+from models.load_options import LoadOptions
 
 ENV_PREFIX = "FRONTRUNNER_"
 
@@ -63,6 +64,11 @@ class Settings(BaseSettings):
         "a name may be a pattern, the model * is the loaded one",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
+
+    upscaler: str = Field(
+        "", description="model file that spandrel reads, or folder or hub id of a diffusers upscaler; empty for none"
+    )
+    upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
 
     presets: Path | None = Field(None, description="TOML file that replaces the built-in presets")
 
@@ -274,6 +280,11 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The image store URL: the configured one, or a folder in the data folder."""
         return self.blob_url or (self.data_dir / "blobs").as_uri()
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How models are loaded, besides their names."""
+        return LoadOptions(upscaler=self.upscaler, upscaler_tile=self.upscaler_tile)
 
 
 def _names(value: str) -> tuple[str, ...]:

@@ -396,6 +396,21 @@ class TokenDetails(TypedDict):
     image_tokens: int
 
 
+class UpscalerOutput(TypedDict):
+    """
+    An upscaler: it enlarges returned images by `factor`.
+
+    `tile` is the longest side of one call in pixels; 0 for any.
+    """
+
+    revision: str
+    architecture: str
+    factor: int
+    tile: int
+    device: str
+    dtype: str
+
+
 class Usage(TypedDict):
     """
     Token usage, which clients expect; always 0, since tokens are not metered.
@@ -737,6 +752,7 @@ class ModelResponse(TypedDict):
     owned_by: NotRequired[Literal["frontrunner"]]
     generator: NotRequired[GeneratorOutput]
     scorer: NotRequired[ScorerOutput]
+    upscaler: NotRequired[UpscalerOutput]
     calibration: NotRequired[CalibrationOutput]
 
 

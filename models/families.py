@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from models.errors import ModelNotFound, ModelUnsupported
 from models.generators.families import FAMILIES as NATIVE_FAMILIES
+from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
 from models.protocols import Embedder, StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
+from models.synthetic.upscaler import FakeUpscaler
+from models.upscaling import Upscaler
 
 if TYPE_CHECKING:
     from models.runtime.placement import DevicePlacement
@@ -57,7 +60,7 @@ class Source:
     def label(self) -> str:
         """The model's name in answers and errors; of a local path only the last part."""
         bare = self.name.removeprefix(_LOCAL)
-        if bare != self.name or Path(bare).is_absolute() or Path(bare).is_dir():
+        if bare != self.name or Path(bare).is_absolute() or Path(bare).exists():
             return Path(bare).name
         architecture, _, weights = self.name.partition("/")
         return f"{architecture}/{Path(weights).name}" if weights.startswith("/") else self.name
@@ -77,9 +80,10 @@ class Source:
 class LoadContext:
     """What loaders share: device, mode, preview decoder, text encoders of packs."""
 
-    def __init__(self, device: str, mode: Mode, preview_decoder: str | None) -> None:
+    def __init__(self, device: str, mode: Mode, preview_decoder: str | None, options: LoadOptions = DEFAULTS) -> None:
         self.mode = mode
         self.preview_decoder = preview_decoder
+        self.options = options
         self._device = device
         self._text_encoders: dict[Path, Any] = {}
 
@@ -216,6 +220,30 @@ def _load_pack_scorer(context: LoadContext, source: Source) -> Embedder:
 
     assert pack is not None
     return open_clip.load_pack(pack, context.text_encoder(pack), placement)
+
+
+# upscalers
+
+
+def load_upscaler(context: LoadContext) -> Upscaler | None:
+    """The upscaler of the options: a model file, a folder or a hub id; None for none.
+
+    Raises ModelNotFound and ModelUnsupported.
+    """
+    name, tile = context.options.upscaler, context.options.upscaler_tile
+    if name in {"", FAKE}:
+        return FakeUpscaler() if name else None
+    source, placement = Source(name), context.placement
+    from models.runtime import hub
+    from models.upscalers import model_files, pipelines
+
+    with _translated_errors("upscaler", source):
+        if Path(name).suffix.lower() in model_files.SUFFIXES:
+            return model_files.ModelFileUpscaler(hub.find_file(name), placement, tile)
+        if source.folder is None and not _HUB_ID.fullmatch(name):
+            suffixes = ", ".join(model_files.SUFFIXES)
+            raise ModelNotFound(f"not found; use a file ({suffixes}), a folder or a hub id")
+        return pipelines.PipelineUpscaler(source.folder or name, source.label, placement, tile)
 
 
 def _is_fake(source: Source) -> bool:

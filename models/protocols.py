@@ -20,6 +20,7 @@ from models.schedules import QUADRATIC as QUADRATIC
 from models.schedules import Schedule as Schedule
 from models.schedules import steps_left as steps_left
 from models.schedules import time_done as time_done
+from models.upscaling import Upscaler
 
 Latent: TypeAlias = Any
 """A candidate's state between two steps: x, and the last step's x0 estimate."""
@@ -315,6 +316,7 @@ class Models:
     generator: StepwiseGenerator
     scorer: Embedder
     calibration: Calibration | None = None
+    upscaler: Upscaler | None = None
 
 
 class OutOfMemory(RuntimeError):

@@ -18,6 +18,7 @@ from pathlib import Path
 from models import calibration_io, families
 from models.errors import PackCorrupt
 from models.families import Family, LoadContext, Mode, Source
+from models.load_options import DEFAULTS, LoadOptions
 from models.pack import MANIFEST, Pack, packs
 from models.protocols import Calibration, Embedder, Models, StepwiseGenerator
 
@@ -32,6 +33,7 @@ def load_models(
     calibration: Path | None = None,
     report: Callable[[str], None] | None = None,
     mode: Mode = "auto",
+    options: LoadOptions = DEFAULTS,
 ) -> Models:
     """Load generator and scorer by name: a pack, `fake`, a folder, or a hub id.
 
@@ -39,11 +41,12 @@ def load_models(
     ignore it. `preview_decoder` is a folder or hub id of a tiny decoder for the generator's latents. `calibration` is
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
+    `options` also name an upscaler.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None
     report = report or log.debug
-    context = LoadContext(device, mode, preview_decoder)
+    context = LoadContext(device, mode, preview_decoder, options)
     with ThreadPoolExecutor(1, "checksums") as pool:
         sources = _sources({generator, scorer}, pool)
         made, ranked = sources[generator], sources[scorer]
@@ -51,8 +54,10 @@ def load_models(
             families.family_of(families.GENERATORS, made),
             families.family_of(families.SCORERS, ranked),
         )
-        if not generators.needs_torch and not scorers.needs_torch:
-            return Models(generators.load(context, made), scorers.load(context, ranked), given)
+        torch_free = not generators.needs_torch and not scorers.needs_torch and options.upscaler in {"", families.FAKE}
+        if torch_free:
+            upscaler = families.load_upscaler(context)
+            return Models(generators.load(context, made), scorers.load(context, ranked), given, upscaler)
         report("importing libraries")
         _prepare_threads()
         own = _pack_calibration(made) if generator == scorer else None
@@ -72,7 +77,10 @@ def _load(
         report("loading the generator")
         made = generator[0].load(context, generator[1])
         report("loading the scorer")
-        return Models(made, scorer[0].load(context, scorer[1]))
+        ranked = scorer[0].load(context, scorer[1])
+        if context.options.upscaler:
+            report("loading the upscaler")
+        return Models(made, ranked, upscaler=families.load_upscaler(context))
 
 
 def _sources(names: Iterable[str], pool: ThreadPoolExecutor) -> dict[str, Source]:

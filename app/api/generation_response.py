@@ -160,7 +160,7 @@ async def _image_response(service: GenerationService, generation: Generation, ou
         headers={
             **_location_headers(generation.id),
             **image_headers,
-            **disposition(generation.id, best.index, file),
+            **file_headers(generation.id, best.index, file),
             "etag": file.etag,
             "cache-control": "no-store",
             "vary": "accept",
@@ -168,10 +168,11 @@ async def _image_response(service: GenerationService, generation: Generation, ou
     )
 
 
-def disposition(generation_id: str, index: int, file: ImageFile) -> dict[str, str]:
-    """The header that names an image file, with the suffix of its media type."""
+def file_headers(generation_id: str, index: int, file: ImageFile) -> dict[str, str]:
+    """The headers with an image file's name and what enlarged it."""
     suffix = file.media_type.removeprefix("image/")
-    return {"content-disposition": f'inline; filename="{generation_id}-{index}.{suffix}"'}
+    enlarged = {"x-frontrunner-upscaler": file.upscaler} if file.upscaler is not None else {}
+    return {"content-disposition": f'inline; filename="{generation_id}-{index}.{suffix}"', **enlarged}
 
 
 def _accepted_response(service: GenerationService, generation: Generation) -> Response:

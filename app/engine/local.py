@@ -11,7 +11,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -41,6 +41,7 @@ from models.protocols import (
     TextEmbedding,
     to_host,
 )
+from models.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ class LocalEngine:
         self._held: dict[str, _Held] = {}
         self._pending: set[asyncio.Future[object]] = set()
         self._death_reason: BaseException | None = None
-        self._draining = False
+        self._draining = self._closed = False
+        self._holds = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -194,6 +196,29 @@ class LocalEngine:
         """See `Engine`."""
         return await self._call_device(lambda generator, _: generator.encode_image(images))
 
+    @property
+    def upscaler(self) -> UpscalerInfo | None:
+        """See `Engine`."""
+        upscaler = self._loaded().upscaler
+        return upscaler.info if upscaler is not None else None
+
+    async def upscale(self, image: NDArray[np.uint8], prompt: str, seed: int) -> NDArray[np.uint8]:
+        """See `Engine`."""
+        upscaler = self._loaded().upscaler
+        assert upscaler is not None
+        return await self._call_device(lambda *_: upscaler.upscale(image, prompt, seed))
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """See `Engine`."""
+        self._holds += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._set_idle()
+
     def stats(self) -> EngineStats:
         """See `Engine`."""
         core = self._core
@@ -232,9 +257,11 @@ class LocalEngine:
                 self.cancel(generation_id)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), FINAL_CALL_TIMEOUT_S)
+        self._closed = True
         self._inbox.put(None)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, FINAL_CALL_TIMEOUT_S)
+        self._fail_pending(Draining("this replica has stopped: retry on another one", retry_after_s=1))
 
     # the event loop's side
 
@@ -255,6 +282,8 @@ class LocalEngine:
     async def _call_device(self, call: Callable[[StepwiseGenerator, Embedder], T]) -> T:
         """Make a one-off device call; return its result."""
         self._loaded()
+        if self._closed:
+            raise Draining("this replica has stopped: retry on another one", retry_after_s=1)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         self._pending.add(future)
@@ -292,7 +321,10 @@ class LocalEngine:
 
     def _remove_held(self, generation_id: str) -> None:
         del self._held[generation_id]
-        if not self._held:
+        self._set_idle()
+
+    def _set_idle(self) -> None:
+        if not self._held and not self._holds:
             self._idle.set()
 
     def _fail_all(self, reason: BaseException) -> None:
@@ -302,10 +334,13 @@ class LocalEngine:
         for generation_id, held in list(self._held.items()):
             self._remove_held(generation_id)
             held.sink([Failed(error)])
+        self._fail_pending(error)
+        self._on_death(reason)
+
+    def _fail_pending(self, error: FrontrunnerError) -> None:
         for future in list(self._pending):
             if not future.done():
                 future.set_exception(error)
-        self._on_death(reason)
 
     # the engine thread's side
 

@@ -6,6 +6,7 @@ Owns the `Engine` protocol and its value types. `app.engine.local` implements it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -17,6 +18,7 @@ from app.engine.cost_model import CostModel
 from app.errors import FrontrunnerError
 from models.image_inputs import ImageInputs
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
+from models.upscaling import UpscalerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,22 @@ class Engine(Protocol):
 
     async def encode_images(self, images: Images) -> NDArray[np.float16]:
         """Encode images (B, H, W, 3) as latents (B, C, h, w), between two ticks."""
+        ...
+
+    @property
+    def upscaler(self) -> UpscalerInfo | None:
+        """The loaded upscaler; None if there is none. Raises Loading."""
+        ...
+
+    async def upscale(self, image: NDArray[np.uint8], prompt: str, seed: int) -> NDArray[np.uint8]:
+        """Enlarge one host image (H, W, 3) with the upscaler, between two ticks.
+
+        Raises TooLarge if it does not fit into memory.
+        """
+        ...
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Count as work that a stopping engine waits for, between device calls."""
         ...
 
     def stats(self) -> EngineStats:

@@ -8,10 +8,12 @@ milliseconds, so they must not run on the event loop.
 from app.imaging.contact_sheet import Caption, contact_sheet
 from app.imaging.decoder_pool import DecoderPool, Upload
 from app.imaging.decoding import decode_upload, parse_image_text
-from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, resize, thumbnail
+from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, fit, resize, thumbnail
 from app.imaging.heatmap import heat_map
 from app.imaging.infotext import SAMPLER_NAMES, infotext, parse_infotext
 from app.imaging.masks import crop_mask_to_fill, place_in_uncropped, transparent_area, white_area
+from app.imaging.tiles import cut as cut_tiles
+from app.imaging.tiles import paste as paste_tile
 
 __all__ = [
     "MEDIA_TYPES",
@@ -22,12 +24,15 @@ __all__ = [
     "contact_sheet",
     "crop_mask_to_fill",
     "crop_to_fill",
+    "cut_tiles",
     "decode_upload",
     "encode",
+    "fit",
     "heat_map",
     "infotext",
     "parse_image_text",
     "parse_infotext",
+    "paste_tile",
     "place_in_uncropped",
     "resize",
     "thumbnail",

@@ -60,11 +60,17 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     Smaller images stay as they are.
     """
     height, width = image.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    if scale >= 1:
-        return image
-    small = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.array(Image.fromarray(image).resize(small, Image.Resampling.LANCZOS))
+    return image if min(size[0] / width, size[1] / height) >= 1 else fit(image, size, (width, height))
+
+
+def fit(image: NDArray[np.uint8], size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale `image` to the largest size within `size` that has the ratio of `shape`.
+
+    Both are (width, height). `image` may be larger or smaller than the result.
+    """
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    wanted = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    return np.array(Image.fromarray(image).resize(wanted, Image.Resampling.LANCZOS))
 
 
 def crop_to_fill(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -125,11 +125,15 @@ class RankResult:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An encoded image: bytes, media type (`image/png`...) and a strong ETag (quoted)."""
+    """An encoded image: bytes, media type (`image/png`...) and a strong ETag (quoted).
+
+    `upscaler` says how it was enlarged, as in the response header; None if it was not.
+    """
 
     data: bytes
     media_type: str
     etag: str
+    upscaler: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,6 @@ class QueuePosition:
     eta_seconds: float | None
 
 
-def image_file(data: bytes, output_format: str) -> ImageFile:
+def image_file(data: bytes, output_format: str, upscaler: str | None = None) -> ImageFile:
     """An image file with its media type and ETag."""
-    return ImageFile(data, f"image/{output_format}", f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+    return ImageFile(data, f"image/{output_format}", f'"{hashlib.sha256(data).hexdigest()[:32]}"', upscaler)

@@ -20,8 +20,8 @@ from app.api.dependencies import (
 )
 from app.api.generation_response import (
     RESPONSES,
-    disposition,
     encode_event_log,
+    file_headers,
     status_response,
     submit_and_respond,
 )
@@ -120,6 +120,7 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
             ETag="Identifies these bytes.",
             Cache_Control=IMAGE_CACHE_CONTROL.format(MAX_CACHE_S),
             Content_Disposition="inline, with a file name.",
+            X_Frontrunner_Upscaler="What enlarged the image, and by which factor; absent if it was not enlarged.",
         ),
     },
     304: {"description": "`If-None-Match` names the current bytes."},
@@ -129,7 +130,7 @@ Expires: TypeAlias = Annotated[
     int | None, Query(ge=0, lt=2**40, description="When a signed link expires, in seconds since the epoch.")
 ]
 Signature: TypeAlias = Annotated[str | None, Query(max_length=100, description="Signature of a link; replaces a key.")]
-_FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; never enlarged.")
+_FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; may enlarge the image.")
 
 
 @router.get(
@@ -191,7 +192,8 @@ async def read_image(
     """The image of any of the N candidates.
 
     Images that were not returned are decoded from stored data at the first request. A signed link needs no key. It
-    may be extended by `format` and `size`, and caches keep its image no longer than it is valid.
+    may be extended by `format` and `size`, and caches keep its image no longer than it is valid. A `size` beyond
+    the image enlarges returned images with the upscaler, if there is one, and the others with a Lanczos filter.
     """
     service = services.generations
     generation = await service.get(generation_id)
@@ -203,7 +205,7 @@ async def read_image(
     headers = {
         "etag": file.etag,
         "cache-control": IMAGE_CACHE_CONTROL.format(max_age_s),
-        **disposition(generation_id, index, file),
+        **file_headers(generation_id, index, file),
     }
     if _etag_matches(if_none_match, file.etag):
         return Response(status_code=304, headers=headers)

@@ -76,6 +76,20 @@ class CalibrationOutput(ResponseModel):
     gap_weight: list[float]
 
 
+class UpscalerOutput(ResponseModel):
+    """An upscaler: it enlarges returned images by `factor`.
+
+    `tile` is the longest side of one call in pixels; 0 for any.
+    """
+
+    revision: str
+    architecture: str
+    factor: int
+    tile: int
+    device: str
+    dtype: str
+
+
 class ModelResponse(ResponseModel):
     """A model; a pack is generator and scorer under one id.
 
@@ -89,6 +103,7 @@ class ModelResponse(ResponseModel):
     owned_by: Literal["frontrunner"] = "frontrunner"
     generator: GeneratorOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
     scorer: ScorerOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
+    upscaler: UpscalerOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
     calibration: CalibrationOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
 
 
@@ -141,8 +156,10 @@ async def read_model(
 def _models(service: GenerationService) -> list[ModelResponse]:
     generator, scorer = service.models()
     calibration, parts = service.calibration(), dict[str, dict[str, Any]]()
-    for kind, info in (("generator", generator), ("scorer", scorer)):
-        details = asdict(info)
+    loaded = {"generator": asdict(generator), "scorer": asdict(scorer)}
+    if (upscaler := service.upscaler()) is not None:
+        loaded["upscaler"] = asdict(upscaler)
+    for kind, details in loaded.items():
         parts.setdefault(details.pop("id"), {})[kind] = details
     if calibration is not None:
         parts[generator.id]["calibration"] = asdict(calibration)

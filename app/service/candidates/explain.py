@@ -66,7 +66,7 @@ class Explainer:
         self._fields = fields
         self._presets = presets
         self._limits = limits
-        self._images = CandidateImages(engine, records, blobs)
+        self._images = CandidateImages(engine, records, blobs, limits)
 
     @property
     def presets(self) -> Presets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,18 @@ from numpy.typing import NDArray
 from app import imaging
 from app.domain import Candidate, Generation
 from app.engine.protocols import Engine
-from app.errors import InvalidRequest, NotFound, StoreUnavailable
+from app.errors import EngineFailed, InvalidRequest, NotFound, StoreUnavailable
 from app.service.candidates.inputs import load_inputs
-from app.service.candidates.keys import arrays_key, blob_prefix, file_size, image_key, image_metadata
-from app.service.types import ImageFile, image_file
+from app.service.candidates.keys import (
+    arrays_key,
+    blob_prefix,
+    file_size,
+    image_key,
+    image_metadata,
+    upscaled_key,
+)
+from app.service.candidates.upscaling import LANCZOS, Enlargement, ImageUpscaler, file_enlargement, file_scale
+from app.service.types import ImageFile, Limits, image_file
 from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import GeneratorInfo
 
@@ -37,28 +46,72 @@ def resized(image: NDArray[np.uint8], generation: Generation) -> NDArray[np.uint
 class CandidateImages:
     """Images of succeeded generations."""
 
-    def __init__(self, engine: Engine, records: GenerationStore, blobs: BlobStore) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        records: GenerationStore,
+        blobs: BlobStore,
+        limits: Limits,
+        upscaler: ImageUpscaler | None = None,
+    ) -> None:
         self._engine = engine
         self._records = records
         self._blobs = blobs
+        self._limits = limits
+        self._upscaler = upscaler or ImageUpscaler(engine)
+        self._upscaling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def image(
         self, generation: Generation, index: int, output_format: str, size: tuple[int, int] | None
     ) -> ImageFile:
-        """Image of candidate `index`, scaled down to fit `size`.
+        """Image of candidate `index`, scaled to fit `size`.
 
-        Raises NotFound and InvalidRequest.
+        The upscaler enlarges returned candidates; Lanczos filtering the others. Raises NotFound and InvalidRequest.
         """
         if not 0 <= index < len(generation.candidates):
             raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}")
         width, height = file_size(generation)
-        if size is not None and (size[0] > width or size[1] > height):
-            raise InvalidRequest(f"size exceeds the image: request at most {width}x{height}", pointer="#/size")
+        made = file_enlargement(generation, index)
         if size in (None, (width, height)):
-            return image_file(await self._encoded(generation, index, output_format), output_format)
-        pixels = await self._pixels(generation, index)
-        data = await asyncio.to_thread(_encode_resized, pixels, size, output_format)
-        return image_file(data, output_format)
+            data = await self._encoded(generation, index, output_format)
+            return image_file(data, output_format, made.header if made else None)
+        assert size is not None
+        pixels, scale = await self._pixels(generation, index), min(size[0] / width, size[1] / height)
+        if scale > 1:
+            self._check_enlarged(size)
+            made = Enlargement(LANCZOS, round(scale, 4))
+            if generation.candidates[index].rank is not None:
+                pixels, made = await self._enlarged(generation, index, pixels, scale)
+        data = await asyncio.to_thread(_encode_fitted, pixels, size, (width, height), output_format)
+        return image_file(data, output_format, made.header if made else None)
+
+    def _check_enlarged(self, size: tuple[int, int]) -> None:
+        longest = self._limits.output_side
+        if max(size) > longest:
+            raise InvalidRequest(
+                f"size enlarges the image beyond the limit: request at most {longest}x{longest}", pointer="#/size"
+            )
+
+    async def _enlarged(
+        self, generation: Generation, index: int, pixels: NDArray[np.uint8], scale: float
+    ) -> tuple[NDArray[np.uint8], Enlargement]:
+        """The pixels after the upscaler; its result is stored and made once."""
+        info, passes = self._upscaler.info, self._upscaler.passes((pixels.shape[1], pixels.shape[0]), scale)
+        prompt, seed = generation.spec.prompt, generation.candidates[index].seed
+        if info is None or passes == 0:
+            return await self._upscaler.upscale(pixels, scale, prompt, seed)
+        made = Enlargement(info.id, info.factor**passes)
+        size = pixels.shape[1] * info.factor**passes, pixels.shape[0] * info.factor**passes
+        key = upscaled_key(generation.id, index, info.revision, size)
+        lock = self._upscaling.setdefault(key, asyncio.Lock())
+        async with lock:
+            stored = await self._blobs.get(key)
+            if stored is not None:
+                return await asyncio.to_thread(imaging.decode_upload, stored, size[0] * size[1], None), made
+            enlarged, made = await self._upscaler.upscale(pixels, scale, prompt, seed)
+            if made.upscaler != LANCZOS:
+                await self._store(generation, key, await asyncio.to_thread(imaging.encode, enlarged, "png"))
+        return enlarged, made
 
     async def _encoded(self, generation: Generation, index: int, output_format: str) -> bytes:
         key = image_key(generation.id, index, output_format)
@@ -67,13 +120,22 @@ class CandidateImages:
             return stored
         candidate = generation.candidates[index]
         pixels = await self._pixels(generation, index)
-        data = await asyncio.to_thread(imaging.encode, pixels, output_format, image_metadata(generation, candidate))
+        made = file_enlargement(generation, index)
+        metadata = image_metadata(generation, candidate, made.upscaler if made else None)
+        data = await asyncio.to_thread(imaging.encode, pixels, output_format, metadata)
+        await self._store(generation, key, data)
+        return data
+
+    async def _store(self, generation: Generation, key: str, data: bytes) -> None:
+        """Store a file, if the store is available.
+
+        Raises NotFound if the generation was deleted.
+        """
         with suppress(StoreUnavailable):  # the answer does not depend on caching
             await self._blobs.put(key, data)
         if not await self._records.existing_ids([generation.id]):
             await self._blobs.delete_prefix(blob_prefix(generation.id))
             raise NotFound("the generation was deleted: generate again")
-        return data
 
     async def _pixels(self, generation: Generation, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), from a lossless stored file or the stored latents."""
@@ -83,7 +145,8 @@ class CandidateImages:
             if stored is not None:
                 width, height = file_size(generation)
                 return await asyncio.to_thread(imaging.decode_upload, stored, width * height, None)
-        return await asyncio.to_thread(resized, await self._decoded(generation, index), generation)
+        enlarged = await self._as_returned(generation, index, await self._decoded(generation, index))
+        return await asyncio.to_thread(resized, enlarged, generation)
 
     async def sampled(self, generation: Generation, index: int) -> NDArray[np.uint8]:
         """Candidate `index` in the sampled size, uint8 (H, W, 3).
@@ -110,11 +173,29 @@ class CandidateImages:
             decoded = await asyncio.to_thread(inputs.inpainting.paste, decoded)
         return decoded
 
+    async def _as_returned(self, generation: Generation, index: int, decoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels enlarged as the candidate's file was.
+
+        Raises NotFound and EngineFailed if they cannot be.
+        """
+        told = file_enlargement(generation, index)
+        if told is None or told.upscaler == LANCZOS:
+            return decoded
+        info = self._upscaler.info
+        if info is None or info.id != told.upscaler:
+            raise NotFound(f"this format was not stored; making it needs the upscaler {told.upscaler!r}")
+        enlarged, made = await self._enlarged(generation, index, decoded, file_scale(generation))
+        if made.upscaler == LANCZOS:
+            raise EngineFailed(f"{made.reason}: request the image as {generation.output_format}")
+        return enlarged
+
 
 def _load_latents(field: bytes) -> NDArray[np.float16]:
     with np.load(io.BytesIO(field), allow_pickle=False) as arrays:
         return np.asarray(arrays["latents"])
 
 
-def _encode_resized(pixels: NDArray[np.uint8], size: tuple[int, int], output_format: str) -> bytes:
-    return imaging.encode(imaging.resize(pixels, size), output_format, None)
+def _encode_fitted(
+    pixels: NDArray[np.uint8], size: tuple[int, int], shape: tuple[int, int], output_format: str
+) -> bytes:
+    return imaging.encode(imaging.fit(pixels, size, shape), output_format, None)

@@ -21,6 +21,11 @@ def image_key(generation_id: str, index: int, output_format: str) -> str:
     return f"{blob_prefix(generation_id)}{index}.{output_format}"
 
 
+def upscaled_key(generation_id: str, index: int, revision: str, size: tuple[int, int]) -> str:
+    """Key of a candidate's image that an upscaler of this revision enlarged to `size`."""
+    return f"{blob_prefix(generation_id)}{index}.upscaled-{revision}-{size[0]}x{size[1]}.png"
+
+
 def arrays_key(generation_id: str) -> str:
     """Key of the .npz: embeddings float32 (N, D), latents float16 (N, C, h, w)."""
     return f"{blob_prefix(generation_id)}field.npz"
@@ -36,14 +41,18 @@ def file_size(generation: Generation) -> tuple[int, int]:
     return generation.output_size or (generation.spec.width, generation.spec.height)
 
 
-def image_metadata(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
-    """The parameters that reproduce an image, embedded in its file."""
+def image_metadata(generation: Generation, candidate: Candidate, upscaler: str | None = None) -> Mapping[str, Any]:
+    """The parameters that reproduce an image, embedded in its file.
+
+    `upscaler` is what enlarged it; None if it was not enlarged.
+    """
     spec = generation.spec
     optional = {
         "strength": spec.start.strength if spec.start else None,
         "output_size": "{}x{}".format(*generation.output_size) if generation.output_size else None,
     }
     return {
+        **({"upscaler": upscaler} if upscaler is not None else {}),
         "generation": spec.id,
         "prompt": spec.prompt,
         "negative_prompt": spec.negative_prompt,

@@ -31,6 +31,7 @@ from app.errors import (
 )
 from app.service.candidates.images import made_by
 from app.service.candidates.inputs import load_inputs
+from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
 from app.stores.protocols import BlobStore, Claim, Claimable, Claimed, GenerationStore
@@ -73,7 +74,9 @@ class Worker:
         notifier: Notifier,
         lease_policy: LeasePolicy,
         clock: Callable[[], float],
+        upscaler: ImageUpscaler,
     ) -> None:
+        self._upscaler = upscaler
         self._engine = engine
         self._records = records
         self._blobs = blobs
@@ -119,6 +122,7 @@ class Worker:
             self._blobs,
             clock=self._clock,
             cancel=self._engine.cancel,
+            upscaler=self._upscaler,
             on_write=self._notifier.notify,
             is_followed=self._notifier.has_subscribers,
             durable=durable,

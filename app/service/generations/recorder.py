@@ -36,6 +36,7 @@ from app.engine.protocols import (
 from app.errors import EngineDead, FrontrunnerError, StoreUnavailable
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key, image_metadata
+from app.service.candidates.upscaling import LANCZOS, UPSCALED, ImageUpscaler, file_scale, upscaled_notice
 from app.service.generations.event_log import wait_until_set
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
@@ -81,6 +82,7 @@ class GenerationRecorder:
         *,
         clock: Callable[[], float],
         cancel: Callable[[str], None],
+        upscaler: ImageUpscaler,
         on_write: Callable[[str], None],
         is_followed: Callable[[str], bool],
         durable: bool,
@@ -95,6 +97,7 @@ class GenerationRecorder:
         self._blobs = blobs
         self._clock = clock
         self._cancel = cancel
+        self._upscaler = upscaler
         self._on_write = on_write
         self._is_followed = is_followed
         self._durable = durable
@@ -211,15 +214,32 @@ class GenerationRecorder:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
-        self.generation, files, lines = await asyncio.to_thread(build)
         stored = asyncio.Event()
         keep_alive = asyncio.create_task(self._keep_claim_alive(stored))
         try:
+            if isinstance(last, Succeeded):
+                updates = [*updates[:-1], Succeeded(await self._upscaled(last.outcome))]
+            build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
+            self.generation, files, lines = await asyncio.to_thread(build)
             return await self._store_with_retries(files, lines)
         finally:
             stored.set()
             await keep_alive
+
+    async def _upscaled(self, outcome: Outcome) -> Outcome:
+        """The outcome with the returned images enlarged, if the files are larger."""
+        scale, images = file_scale(self.generation), dict(outcome.images)
+        returned = [c for c in outcome.candidates if c.rank is not None]
+        if scale <= 1 or not returned:
+            return outcome
+        for candidate in returned:
+            image, prompt = outcome.images[candidate.index], self.generation.spec.prompt
+            images[candidate.index], made = await self._upscaler.upscale(image, scale, prompt, candidate.seed)
+            if made.upscaler == LANCZOS:  # all images are made alike
+                images = dict(outcome.images)
+                break
+        notice = upscaled_notice(self.generation, made, [c.index for c in returned])
+        return replace(outcome, images=images, notices=(*outcome.notices, notice))
 
     async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
         """Extend the claim while the result is being stored."""
@@ -301,9 +321,10 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         work=outcome.work,
     )
     output_format = generation.output_format
+    upscaler = next((n.data["upscaler"] for n in generation.warnings if n.code == UPSCALED), None)
     files = {
         image_key(generation.id, c.index, output_format): imaging.encode(
-            resized(outcome.images[c.index], generation), output_format, image_metadata(generation, c)
+            resized(outcome.images[c.index], generation), output_format, image_metadata(generation, c, upscaler)
         )
         for c in generation.best
     }

@@ -20,6 +20,7 @@ from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import blob_prefix
+from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.admission import Admission
 from app.service.generations.attendance import Attendance
 from app.service.generations.event_log import EventLogReader, Notifier, wait_until_set
@@ -39,6 +40,7 @@ from app.service.types import (
 from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
+from models.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +87,14 @@ class GenerationService:
         self._limits = limits
         self._notifier = Notifier()
         self._log_reader = EventLogReader(records)
-        self._worker = Worker(engine, records, blobs, self._notifier, lease_policy or LeasePolicy(), records.clock)
+        self._upscaler = ImageUpscaler(engine)
+        lease_policy = lease_policy or LeasePolicy()
+        self._worker = Worker(engine, records, blobs, self._notifier, lease_policy, records.clock, self._upscaler)
         self._unready = False
         self._released_at = math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
         self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get)
-        self._images = CandidateImages(engine, records, blobs)
+        self._images = CandidateImages(engine, records, blobs, limits, self._upscaler)
         self._attendance = Attendance(records, stream_grace_s, self._cancel_unattended)
         self._orphans = Orphans(records, blobs)
 
@@ -102,6 +106,10 @@ class GenerationService:
     def models(self) -> tuple[GeneratorInfo, ScorerInfo]:
         """The loaded models. Raises Loading."""
         return self._engine.generator, self._engine.scorer
+
+    def upscaler(self) -> UpscalerInfo | None:
+        """The loaded upscaler, if any. Raises Loading."""
+        return self._upscaler.info
 
     def calibration(self) -> Calibration | None:
         """How well previews predict scores; None if unmeasured. Raises Loading."""
@@ -279,7 +287,7 @@ class GenerationService:
     async def image(
         self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None
     ) -> ImageFile:
-        """A candidate's image; `size` (width, height) never enlarges it.
+        """A candidate's image, scaled to fit `size` (width, height).
 
         Raises NotFound, NotReady, InvalidRequest.
         """

@@ -46,6 +46,7 @@ from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
+from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
 from app.service.types import IdempotencyKey, Limits, RankedImage, RankResult
@@ -107,7 +108,7 @@ class RankingService:
         self._fields = fields
         self._limits = limits
         self._get = get
-        self._images = CandidateImages(engine, records, blobs)
+        self._images = CandidateImages(engine, records, blobs, limits)
         self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:
@@ -193,7 +194,16 @@ class RankingService:
         now, spec = self._records.clock(), reranked.spec
         charge = auth.quota_charge(len(reranked.candidates))
         own = replace(spec, id=new_id(), parent=Parent(ParentKind.RERANK, spec.id))
-        kept = replace(reranked, spec=own, status=Status.SUCCEEDED, created=now, started=now, finished=now)
+        enlarged = tuple(notice for notice in source.warnings if notice.code == UPSCALED)
+        kept = replace(
+            reranked,
+            spec=own,
+            status=Status.SUCCEEDED,
+            created=now,
+            started=now,
+            finished=now,
+            warnings=(*reranked.warnings, *enlarged),
+        )
         form = kept.output_format
         try:
             await self._blobs.put(arrays_key(own.id), await self._fields.read_file(spec.id))

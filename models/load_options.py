@@ -1,0 +1,24 @@
+"""Options of loading, from the settings to the loaders. Without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_TILE = 512
+"""Longest side of an upscaler's call, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models are loaded, besides their names and their device.
+
+    `upscaler` is a model file, folder or hub id; empty for none. `upscaler_tile` is the longest side of one of its
+    calls, in pixels.
+    """
+
+    upscaler: str = ""
+    upscaler_tile: int = DEFAULT_TILE
+
+
+DEFAULTS = LoadOptions()
+"""Models as they are, without an upscaler."""

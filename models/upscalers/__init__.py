@@ -1,0 +1,1 @@
+"""Adapters of upscalers. Importing this package loads no torch."""

@@ -1,0 +1,193 @@
+"""Larger files than sampled ones: by the upscaler where there is one, winners only, told in every answer."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.engine.local import Progress
+from app.main import _load_models
+from app.settings import Settings
+from models.protocols import Models, OutOfMemory
+from models.synthetic.scorer import FakeScorer
+from models.synthetic.upscaler import FakeUpscaler
+from tests.api.kit import House, is_problem, running
+from tests.synthetic_models import InstrumentedGenerator
+
+
+class Instrumented(FakeUpscaler):
+    """Counts its calls by the sides of what they took; more than `most` pixels do not fit into memory."""
+
+    def __init__(self, factor: int = 4, tile: int = 4096, most: int | None = None) -> None:
+        super().__init__(factor, tile)
+        self.sides: list[tuple[int, int]] = []
+        self.most = most
+
+    def upscale(self, image: NDArray[np.uint8], prompt: str, seed: int) -> NDArray[np.uint8]:
+        if self.most is not None and image.shape[0] * image.shape[1] > self.most:
+            raise OutOfMemory("full")
+        self.sides.append(image.shape[:2])
+        return super().upscale(image, prompt, seed)
+
+
+@contextmanager
+def serving(tmp_path: Path, upscaler: Instrumented | None) -> Iterator[House]:
+    def load() -> Models:
+        return Models(InstrumentedGenerator(), FakeScorer(), upscaler=upscaler)
+
+    with running(tmp_path, load=load) as house:
+        yield house
+
+
+def picture(house: House, url: str, **params: Any) -> tuple[Image.Image, str | None]:
+    answer = house.client.get(url, params=params)
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(answer.content)), answer.headers.get("x-frontrunner-upscaler")
+
+
+def told(made: dict[str, Any]) -> dict[str, Any] | None:
+    return next((w for w in made["warnings"] if w["code"] == "upscaled"), None)
+
+
+def blocks(image: Image.Image) -> bool:
+    """Whether the image is made of repeated pixels, 4 by 4: only the fake upscaler makes such ones."""
+    pixels = np.asarray(image.convert("RGB"))
+    small = pixels[::4, ::4]
+    return bool(np.array_equal(np.repeat(np.repeat(small, 4, axis=0), 4, axis=1), pixels))
+
+
+def test_winners_go_through_the_upscaler_and_every_form_says_so(tmp_path: Path) -> None:
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        made = house.made(size="64x64", output_size="256x256", n=2)
+        notice = told(made)
+        assert notice is not None
+        assert (notice["upscaler"], notice["factor"], notice["reason"]) == ("fake-upscaler", 4, None)
+        assert sorted(notice["indices"]) == sorted(each["index"] for each in made["data"])
+        assert upscaler.sides == [(64, 64)] * 2, "winners only"
+        best, header = picture(house, made["data"][0]["url"])
+        assert (best.size, header, blocks(best)) == ((256, 256), "fake-upscaler; factor=4", True)
+        assert json.loads(best.info["frontrunner"])["upscaler"] == "fake-upscaler"
+        loser = next(i for i in range(3) if i not in notice["indices"])
+        other, header = picture(house, f"/v1/generations/{made['id']}/images/{loser}.png")
+        assert (other.size, header, blocks(other)) == ((256, 256), "lanczos; factor=4", False)
+        answer = house.post(
+            json={"prompt": "x", "steps": 2, "n_candidates": 2, "output_size": "256x256"},
+            headers={"accept": "image/png"},
+        )
+        assert answer.headers["x-frontrunner-upscaler"] == "fake-upscaler; factor=4"
+
+
+def test_a_size_that_is_not_larger_calls_no_upscaler(tmp_path: Path) -> None:
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        for asked in ({}, {"size": "64x64", "output_size": "32x64"}, {"size": "128x128", "output_size": "100x128"}):
+            made = house.made(**asked)
+            image, header = picture(house, made["data"][0]["url"])
+            assert (told(made), header) == (None, None)
+        assert upscaler.sides == []
+        assert "upscaler" not in json.loads(image.info["frontrunner"])
+
+
+def test_a_larger_view_is_made_once_and_fits_the_box(tmp_path: Path) -> None:
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        made = house.made(size="64x32", n=1)
+        url, index = made["data"][0]["url"], made["data"][0]["index"]
+        image, header = picture(house, url, size="256x256")
+        assert (image.size, header, blocks(image)) == ((256, 128), "fake-upscaler; factor=4", True)
+        assert picture(house, url, size="200x200")[0].size == (200, 100)
+        assert upscaler.sides == [(32, 64)], "the result of the first call is stored"
+        assert picture(house, url, size="1024x1024")[1] == "fake-upscaler; factor=16"
+        assert upscaler.sides[1:] == [(32, 64), (128, 256)], "twice for 16 times"
+        assert picture(house, url, size="32x32")[1] is None
+        loser = next(i for i in range(3) if i != index)
+        assert picture(house, f"/v1/generations/{made['id']}/images/{loser}", size="128x128")[1] == "lanczos; factor=2"
+        assert len(upscaler.sides) == 3
+        is_problem(house.client.get(url, params={"size": "4097x4097"}), 422, "invalid_request", "#/size")
+        house.client.delete(f"/v1/generations/{made['id']}")
+        assert not list((tmp_path / "data" / "blobs").rglob("*upscaled*")), "deleted with its generation"
+
+
+def test_without_an_upscaler_the_filter_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path, None) as house:
+        made = house.made(size="64x64", output_size="160x160")
+        notice = told(made)
+        assert notice is not None
+        assert (notice["upscaler"], notice["factor"]) == ("lanczos", 2.5)
+        assert picture(house, made["data"][0]["url"])[1] == "lanczos; factor=2.5"
+        assert picture(house, made["data"][0]["url"], size="320x320")[1] == "lanczos; factor=2"
+        assert all("upscaler" not in each for each in house.client.get("/v1/models").json()["data"])
+
+
+def test_large_images_go_in_tiles_and_full_memory_takes_smaller_ones(tmp_path: Path) -> None:
+    upscaler = Instrumented(factor=2, tile=4096, most=130 * 130)
+    with serving(tmp_path, upscaler) as house:
+        made = house.made(size="256x192", output_size="512x384", n=1)
+        assert told(made) is not None
+        assert max(max(each) for each in upscaler.sides) == 128, "256 did not fit, half of it did"
+        image = np.asarray(picture(house, made["data"][0]["url"])[0].convert("RGB"))
+        whole = np.repeat(np.repeat(image[::2, ::2], 2, axis=0), 2, axis=1)
+        assert np.array_equal(image, whole), "no seams"
+        before = len(upscaler.sides)
+        house.made(size="256x192", output_size="512x384", n=1)
+        assert len(upscaler.sides) == 2 * before, "the size that fitted is remembered"
+
+
+def test_an_upscaler_that_fails_is_told_and_the_image_is_filtered(tmp_path: Path) -> None:
+    with serving(tmp_path, Instrumented(most=10)) as house:
+        made = house.made(size="64x64", output_size="256x256", n=2)
+        notice = told(made)
+        assert notice is not None
+        assert notice["upscaler"] == "lanczos"
+        assert "memory" in notice["reason"]
+        image, header = picture(house, made["data"][1]["url"])
+        assert (image.size, header) == ((256, 256), "lanczos; factor=4")
+        assert house.made()["status"] == "succeeded"
+
+
+def test_other_formats_and_rerankings_keep_the_upscaled_image(tmp_path: Path) -> None:
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        made = house.made(size="64x64", output_size="256x256", n=1, output_format="jpeg")
+        index = made["data"][0]["index"]
+        where = f"/v1/generations/{made['id']}"
+        exact, header = picture(house, f"{where}/images/{index}", format="png")
+        assert (header, blocks(exact)) == ("fake-upscaler; factor=4", True)
+        stored = house.post(f"{where}/rerank", json={"n": 3, "store": True}).json()
+        headers = {i: picture(house, f"/v1/generations/{stored['id']}/images/{i}.jpeg")[1] for i in range(3)}
+        assert headers.pop(index) == "fake-upscaler; factor=4"
+        assert set(headers.values()) == {"lanczos; factor=4"}
+
+
+def test_models_list_the_upscaler(tmp_path: Path) -> None:
+    with serving(tmp_path, Instrumented(tile=512)) as house:
+        listed = {each["id"]: each for each in house.client.get("/v1/models").json()["data"]}
+        assert listed["fake-upscaler"]["upscaler"] == {
+            "revision": "repeat-4",
+            "architecture": "nearest",
+            "factor": 4,
+            "tile": 512,
+            "device": "cpu",
+            "dtype": "uint8",
+        }
+        assert house.client.get("/v1/models/fake-upscaler").json() == listed["fake-upscaler"]
+
+
+def test_the_setting_loads_it(tmp_path: Path) -> None:
+    both: dict[str, Any] = {"generator": "fake", "scorer": "fake", "data_dir": tmp_path}
+    assert _load_models(Settings(**both), Progress()).upscaler is None
+    loaded = _load_models(Settings(**both, upscaler="fake"), Progress()).upscaler
+    assert loaded is not None
+    assert loaded.info.id == "fake-upscaler"
+    with pytest.raises(ValueError, match="upscaler_tile"):
+        Settings(**both, upscaler_tile=10)
