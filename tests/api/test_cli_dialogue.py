@@ -1,4 +1,4 @@
-"""A dialogue from the command line: a field is ranked again, voted on, refined and saved, line by line."""
+"""A dialogue on the command line: re-rank, vote, refine and save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients of other services are used to: -1 seeds, bare base64, skipped images, addresses with a suffix."""
+"""Inputs that clients of other services send: seed -1, bare base64, skipped images, image addresses with a suffix."""
 
 from __future__ import annotations
 

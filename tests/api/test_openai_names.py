@@ -1,4 +1,4 @@
-"""Names and sizes that OpenAI's clients have built in mean the loaded model, and the answer says so."""
+"""Model names and sizes of OpenAI's clients are mapped to the loaded model, with a warning."""
 
 from __future__ import annotations
 

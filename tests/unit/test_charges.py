@@ -1,4 +1,4 @@
-"""A quota is charged for what is delivered: under races of replicas, failures, cancellations and deaths."""
+"""Quotas are charged for delivered candidates: with races of replicas, failures, cancellations and deaths."""
 
 from __future__ import annotations
 

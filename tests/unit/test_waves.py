@@ -1,4 +1,4 @@
-"""Races that are made in waves, and those that run in shadow: how many candidates, when they stop, what is told."""
+"""Generations in waves, and shadow runs: number of candidates, early stopping, reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who works on what: the queue that replicas share, what is handed back, taken over, and failed at last."""
+"""Queue workers of several replicas: claims, returned and taken-over generations, final failures."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Notices about prompts: contradictory negatives and the like."""
+
 from __future__ import annotations
 
 import pytest

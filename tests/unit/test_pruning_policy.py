@@ -1,4 +1,4 @@
-"""What "auto" does with an engine's calibration and costs."""
+"""Pruning "auto" with an engine's calibration and costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an idle service asks of its database costs the same however much is stored. SQLite's own steps are counted."""
+"""Database work of an idle service does not grow with stored data. SQLite's own steps are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a candidate stands where it stands, and words worth trying."""
+"""Explanations of a candidate's rank, and suggested words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranking again from the command line."""
+"""Re-ranking from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fit over votes: it learns what is liked, keeps its bound, and survives what people do."""
+"""The taste model: it learns from votes, keeps its bound, and withstands contradictory votes."""
 
 from __future__ import annotations
 

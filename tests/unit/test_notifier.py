@@ -1,4 +1,4 @@
-"""Many who watch one log."""
+"""Many readers of one event log."""
 
 from __future__ import annotations
 

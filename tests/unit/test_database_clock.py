@@ -1,4 +1,4 @@
-"""A replica whose clock is days off dates, forgets and counts as the others do: by the database's clock."""
+"""A replica whose clock is days off uses the database's clock for dates, retention and counts."""
 
 from __future__ import annotations
 

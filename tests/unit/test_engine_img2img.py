@@ -1,4 +1,4 @@
-"""Generations that begin as a picture, in the engine."""
+"""Image to image in the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One address, four manners, and what is left of a generation afterwards."""
+"""One address with four response modes, and generations after their end."""
 
 from __future__ import annotations
 

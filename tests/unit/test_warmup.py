@@ -1,4 +1,4 @@
-"""What the engine learns of the cost of device calls: at load, within its seconds, and while serving."""
+"""Costs of device calls, measured within a time budget at start and learnt while serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators see: logs that name request and generation and hold no prompt, and traces where they are asked for."""
+"""Logs that name request and generation and hold no prompt, and traces on request."""
 
 from __future__ import annotations
 
