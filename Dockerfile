@@ -14,7 +14,7 @@ COPY models/__init__.py models/
 
 # GPU: the CUDA wheels, which are pip's default on Linux.
 FROM build AS build-cuda
-ARG EXTRAS=models,production,otel
+ARG EXTRAS=models,production,mcp,otel
 # hadolint ignore=DL3013
 RUN pip install ".[${EXTRAS}]"
 COPY app app
@@ -24,7 +24,7 @@ RUN pip install --no-deps --force-reinstall .
 
 # CPU: TORCH_INDEX may name an index of wheels without CUDA, a tenth of the size.
 FROM build AS build-cpu
-ARG EXTRAS=models,production,otel
+ARG EXTRAS=models,production,mcp,otel
 ARG TORCH_INDEX=""
 # hadolint ignore=DL3013
 RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" pip install ".[${EXTRAS}]"

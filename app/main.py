@@ -21,6 +21,8 @@ from app.api.compat import embeddings, openai, openai_edits
 from app.api.compat import rerank as rerank_documents
 from app.api.compat.a1111 import catalog, generate, state
 from app.api.compat.a1111.jobs import Jobs
+from app.api.compat.mcp.endpoint import McpEndpoint
+from app.api.compat.mcp.in_process import Loopback
 from app.api.dependencies import Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
@@ -105,6 +107,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(ApiKeyMiddleware)
+    app.add_middleware(Loopback, state=app.state)
     app.state.hosts = Hosts(settings.hosts, settings.public_url)
     app.add_middleware(Admission, hosts=app.state.hosts)
     app.add_middleware(NamedOrigins, origins=settings.origins)
@@ -115,6 +118,8 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     for part in (generations, listing, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
         app.include_router(part.router)
     app.include_router(catalog.ping)
+    app.state.mcp = McpEndpoint(settings.mcp, app.state.hosts, settings.origins, settings.max_body_mib * 2**20)
+    app.router.routes.append(app.state.mcp.route())
     problems.install_error_handlers(app)
     openapi.install_openapi(app)
     return app
@@ -180,6 +185,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 asyncio.create_task(_purge_repeatedly(service, settings), name="sweep"),
                 asyncio.create_task(service.run_worker(), name="work"),
                 asyncio.create_task(dispatcher.run(), name="webhooks"),
+                asyncio.create_task(app.state.mcp.run(), name="mcp"),
             ]
             try:
                 yield

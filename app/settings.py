@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         description="aliases of loaded models on OpenAI's routes: name=model, separated by commas; "
         "a name may be a pattern, the model * is the loaded one",
     )
+    mcp: Literal["sessions", "stateless", "off"] = Field(
+        "sessions",
+        description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
 
     upscaler: str = Field(

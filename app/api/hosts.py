@@ -52,9 +52,23 @@ class Hosts:
         name = _host_name(headers[0]) if headers else None
         if not name:
             return ""
+        return str(URL(scope=scope).replace(path="", query="")) if self._trusts(name, scope) else ""
+
+    def trusts_origin(self, origin: str, scope: Scope) -> bool:
+        """Whether a page of this `Origin` may use a route that checks it.
+
+        The rule is that of `origin`; the public URL's own pages may.
+        """
+        try:
+            name = (urlsplit(origin).hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        own = bool(self.public_url) and name == urlsplit(self.public_url).hostname
+        return bool(name) and (own or self._trusts(name, scope))
+
+    def _trusts(self, name: str, scope: Scope) -> bool:
         server = scope.get("server") or ("", None)
-        trusted = self._allows(name) if self.allowed else _is_local(name) or name == server[0]
-        return str(URL(scope=scope).replace(path="", query="")) if trusted else ""
+        return self._allows(name) if self.allowed else _is_local(name) or name == server[0]
 
     def _allows(self, name: str) -> bool:
         own = (urlsplit(self.public_url).hostname or "",) if self.public_url else ()

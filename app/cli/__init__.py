@@ -273,6 +273,25 @@ def refine(
         )
 
 
+@app.command()
+def mcp(url: UrlOption = None) -> None:
+    """Serve the Model Context Protocol on stdin and stdout.
+
+    For programs that start their MCP servers, such as desktop assistants. Uses the service at --url with the key in
+    `FRONTRUNNER_KEY`, or starts a local one with temporary data. Requires the extra `mcp`. Logs go to stderr.
+
+    **Examples**
+
+    `frontrunner mcp`
+
+    `FRONTRUNNER_KEY=fr_... frontrunner mcp --url https://images.example.com`
+    """
+    from app.cli.mcp import run_mcp
+
+    with _reported_errors():
+        run_mcp(url)
+
+
 def _show_result(
     console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True
 ) -> None:

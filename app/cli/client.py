@@ -45,7 +45,7 @@ class CliError(Exception):
 def connect(url: str) -> Iterator[Client]:
     """Yield a client of the service at `url`; convert HTTP errors to CliError."""
     try:
-        with httpx.Client(base_url=url, timeout=HTTP_TIMEOUT, trust_env=False, headers=_key()) as client:
+        with httpx.Client(base_url=url, timeout=HTTP_TIMEOUT, trust_env=False, headers=authorization()) as client:
             yield client
     except httpx.ConnectError:
         raise CliError(f"no service listens at {url}: start one or correct --url") from None
@@ -55,7 +55,7 @@ def connect(url: str) -> Iterator[Client]:
         raise CliError(f"the connection to {url} failed: {error}") from None
 
 
-def _key() -> dict[str, str]:
+def authorization() -> dict[str, str]:
     """Return the authorization header with the key from the environment, if set."""
     key = os.environ.get(KEY_VARIABLE)
     return {"authorization": f"Bearer {key}"} if key else {}

@@ -88,6 +88,7 @@ class DrainingServer(uvicorn.Server):
         stats = self._app.state.engine.stats()
         if overdue or stats.held == 0:
             self._app.state.drain_s = 0.0
+            self._app.state.mcp.close()
             with suppress(TimeoutError):  # other replicas claim the rest when its lease expires
                 await asyncio.wait_for(self._app.state.services.generations.release_claims(), RELEASE_TIMEOUT_S)
             self.should_exit = True

@@ -167,10 +167,10 @@ class ApiKeyAuthenticator:
         self._failed_at = 0.0
         self._read_lock = Lock()
 
-    async def authenticate(self, presented: str | None, permission: Permission) -> Caller | None:
+    async def authenticate(self, presented: str | None, permission: Permission | None) -> Caller | None:
         """The caller of the presented key; None while no key has ever been created.
 
-        Raises Unauthorized, Forbidden without the permission, and StoreUnavailable.
+        Without a `permission`, any valid key will do. Raises Unauthorized, Forbidden, and StoreUnavailable.
         """
         keys = await self._keys()
         if not keys:
@@ -183,7 +183,7 @@ class ApiKeyAuthenticator:
         if key is None or not matches or key.revoked is not None:
             raise Unauthorized("the API key is unknown or revoked: send a valid key")
         caller = Caller(key, self._clock)
-        if not caller.has_permission(permission):
+        if permission is not None and not caller.has_permission(permission):
             raise Forbidden(f"this key lacks the permission '{permission}': use a key that has it")
         return caller
 

@@ -22,6 +22,8 @@ from app.api.sse import encode_error_event
 from app.errors import FrontrunnerError, StoreUnavailable, Unauthorized
 from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, SignedLink, as_caller, using_links
 
+MCP_PATH = "/mcp"
+
 PROTECTED_PREFIXES = ("/v1/", WEB_UI_PREFIX)
 
 RECHECK_S = 2.0
@@ -36,7 +38,7 @@ _READING_PATHS = tuple(f"{WEB_UI_PREFIX}v1/{name}" for name in ("options", "png-
 
 
 class ApiKeyMiddleware:
-    """Require a valid key under `PROTECTED_PREFIXES`, unless the server has no keys.
+    """Require a valid key for the APIs, unless the server has no keys.
 
     The authenticator is `app.state.authenticator`, the signer of links `app.state.links`.
     """
@@ -46,7 +48,7 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not route_path(scope).startswith(PROTECTED_PREFIXES):
+        if scope["type"] != "http" or not _is_protected(route_path(scope)):
             await self._app(scope, receive, send)
             return
         authenticator: ApiKeyAuthenticator = scope["app"].state.authenticator
@@ -137,11 +139,18 @@ class _AuthenticatedRequest:
         await send(message)
 
 
-def required_permission(method: str, path: str) -> Permission:
-    """The permission that a request requires.
+def _is_protected(path: str) -> bool:
+    return path == MCP_PATH or path.startswith(PROTECTED_PREFIXES)
 
-    Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`.
+
+def required_permission(method: str, path: str) -> Permission | None:
+    """The permission that a request requires; None for any valid key.
+
+    Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`. Tools of MCP make requests of their
+    own, which are checked.
     """
+    if path == MCP_PATH:
+        return None
     if method in {"GET", "HEAD", "OPTIONS"} or path.startswith(_READING_PATHS):
         return Permission.READ
     if path.startswith(_RANKING_PATHS) or path.endswith("/rerank"):
