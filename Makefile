@@ -85,7 +85,7 @@ fix: $(READY) ## format, and mend what can be mended
 
 .PHONY: clean
 clean: ## forget the virtual environment and every cache; data/ and demo/ stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

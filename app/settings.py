@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.api.middleware.forwarded import TrustedProxies, clean_prefix
-from app.service.aliases import OPENAI_IMAGES, Aliases
+from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from models.load_options import LoadOptions
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     model_aliases: str = Field(
-        OPENAI_IMAGES,
-        description="aliases of loaded models on OpenAI's routes: name=model, separated by commas; "
+        DEFAULT,
+        description="aliases of loaded models on the routes of other APIs: name=model, separated by commas; "
         "a name may be a pattern, the model * is the loaded one",
     )
     mcp: Literal["sessions", "stateless", "off"] = Field(

@@ -14,6 +14,15 @@ LOADED = "*"
 OPENAI_IMAGES = f"gpt-image-*={LOADED},chatgpt-image-*={LOADED},dall-e-*={LOADED}"
 """OpenAI's names of image models."""
 
+OPENAI_EMBEDDINGS = f"text-embedding-*={LOADED}"
+"""OpenAI's names of embedding models."""
+
+RERANKERS = f"rerank-*={LOADED},jina-*={LOADED}"
+"""Cohere's and Jina's names of re-rankers."""
+
+DEFAULT = f"{OPENAI_IMAGES},{OPENAI_EMBEDDINGS},{RERANKERS}"
+"""The default aliases."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aliases:

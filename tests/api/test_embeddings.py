@@ -53,6 +53,22 @@ def test_images_and_texts_share_a_space(client: openai.OpenAI, house: House) -> 
     assert alone.data[0].embedding == pytest.approx(vectors[0], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"])
+def test_openais_names_mean_the_scorer(client: openai.OpenAI, house: House, name: str) -> None:
+    answer = client.embeddings.create(model=name, input="red")
+    own = client.embeddings.create(model="fake", input="red")
+    assert answer.data[0].embedding == pytest.approx(own.data[0].embedding)
+    (warning,) = (answer.model_extra or {})["warnings"]
+    assert (answer.model, warning["code"], warning["model"]) == ("fake", "model_aliased", "fake")
+    assert own.model_extra == {"warnings": []}
+
+
+@pytest.mark.parametrize("name", ["rerank-v3.5", "rerank-multilingual-v3.0", "jina-reranker-v2-base-multilingual"])
+def test_names_of_re_rankers_mean_the_scorer(house: House, name: str) -> None:
+    ranked = house.post(RERANK, json={"query": "red", "documents": ["red"], "model": name}).json()
+    assert [one["code"] for one in ranked["warnings"]] == ["model_aliased"]
+
+
 def test_a_long_text_is_told(house: House) -> None:
     answer = house.post(EMBEDDINGS, json={"input": "red " * 200}).json()
     assert [w["code"] for w in answer["warnings"]] == ["prompt_truncated"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.engine.local import Progress
 from app.main import _load_models
-from app.service.aliases import OPENAI_IMAGES, Aliases
+from app.service.aliases import DEFAULT, Aliases
 from app.settings import Settings
 from models.errors import ModelNotFound
 from tests.api.kit import House, is_problem, running
@@ -207,4 +207,4 @@ def test_the_first_alias_that_fits_counts() -> None:
     assert aliases.resolve("small", "small") == ("small", ())
     assert aliases.resolve(None, "small") == (None, ())
     assert Aliases.parse("").resolve("gpt-image-1", "small")[0] == "gpt-image-1"
-    assert Aliases.parse(OPENAI_IMAGES).resolve("dall-e-3", "small")[0] == "small"
+    assert Aliases.parse(DEFAULT).resolve("dall-e-3", "small")[0] == "small"

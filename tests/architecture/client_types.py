@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / "frontrunner" / "types.py"
+TYPESCRIPT = ROOT / "clients" / "typescript" / "src" / "schema.ts"
 SYNC = ROOT / "frontrunner" / "sync.py"
 ASYNC = ROOT / "frontrunner" / "aio.py"
 HEAD = '"""Types of requests and responses, generated from the OpenAPI document (`make docs`)."""'
@@ -59,9 +61,23 @@ def python_types(api: dict[str, Any]) -> str:
         custom_file_header=HEAD,
         formatters=[Formatter.BUILTIN],
     )
-    text = generate(json.dumps(_open(_native(api))), config=config)
+    text = generate(json.dumps(_without(_native(api), {"additionalProperties"})), config=config)
     assert isinstance(text, str)
     return _formatted(text)
+
+
+def typescript_types(api: dict[str, Any]) -> str | None:
+    """The types of the TypeScript client; None without its packages."""
+    tool = TYPESCRIPT.parents[1] / "node_modules" / ".bin" / "openapi-typescript"
+    if not tool.exists() or shutil.which("node") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "api.json", Path(folder) / "schema.ts"
+        source.write_text(json.dumps(_without(_native(api), {"example", "examples"})), "utf-8")
+        subprocess.run(
+            [tool, source, "--output", made, "--default-non-nullable=false"], capture_output=True, check=True
+        )
+        return made.read_text("utf-8")
 
 
 def sync_client() -> str:
@@ -87,11 +103,14 @@ def _references(part: Any) -> set[str]:
     return set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(part)))
 
 
-def _open(schema: Any) -> Any:
-    """A document without `additionalProperties`, which a TypedDict of Python 3.11 cannot express."""
-    if isinstance(schema, dict):
-        return {k: _open(v) for k, v in schema.items() if k != "additionalProperties"}
-    return [_open(one) for one in schema] if isinstance(schema, list) else schema
+def _without(part: Any, names: set[str]) -> Any:
+    """A part of a document without these members.
+
+    A TypedDict of Python 3.11 cannot express `additionalProperties`; examples are long.
+    """
+    if isinstance(part, dict):
+        return {k: _without(v, names) for k, v in part.items() if k not in names}
+    return [_without(one, names) for one in part] if isinstance(part, list) else part
 
 
 def _formatted(text: str) -> str:
@@ -105,7 +124,11 @@ def _formatted(text: str) -> str:
 
 def main() -> None:
     """Write the generated sources."""
-    PYTHON.write_text(python_types(document()), "utf-8")
+    api = document()
+    PYTHON.write_text(python_types(api), "utf-8")
+    typescript = typescript_types(api)
+    if typescript is not None:
+        TYPESCRIPT.write_text(typescript, "utf-8")
     SYNC.write_text(sync_client(), "utf-8")
 
 

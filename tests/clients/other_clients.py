@@ -22,12 +22,12 @@ def main(url: str, picture: Path) -> None:
     with picture.open("rb") as file:
         edited = litellm.image_edit(model="openai/gpt-image-1", image=file, prompt="a green apple", **base)
     assert edited.data[0].b64_json
-    assert len(litellm.embedding(model="openai/fake", input=["red", "blue"], **base).data) == 2
-    for provider in ("cohere", "jina_ai"):
+    assert len(litellm.embedding(model="openai/text-embedding-3-small", input=["red", "blue"], **base).data) == 2
+    for provider, name in (("cohere", "rerank-v3.5"), ("jina_ai", "jina-reranker-m0")):
         rerank = {"query": "red", "documents": ["blue", "red"], "api_base": f"{url}/v1/rerank", "api_key": "none"}
-        ranked = litellm.rerank(model=f"{provider}/fake", **rerank)
+        ranked = litellm.rerank(model=f"{provider}/{name}", **rerank)
         assert [one["index"] for one in ranked.results] == [1, 0]
-    embeddings = OpenAIEmbeddings(model="fake", base_url=f"{url}/v1", api_key="none", check_embedding_ctx_length=False)
+    embeddings = OpenAIEmbeddings(base_url=f"{url}/v1", api_key="none", check_embedding_ctx_length=False)
     assert len(embeddings.embed_documents(["red", "blue"])) == 2
     assert DallEAPIWrapper(base_url=f"{url}/v1", api_key="none").run("a red apple").endswith(".png")
     print("all calls worked")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.api import other_clients
 from tests.api.kit import House
+from tests.clients import other_clients
 
 PYTHON = "FRONTRUNNER_TEST_CLIENTS"
 """Names an interpreter with litellm, langchain-openai and langchain-community."""
