@@ -19,7 +19,8 @@ class Reader:
     """
 
     def __init__(self, components: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        found = [getattr(each, "tokenizer", each) for name, each in components.items() if name.startswith("tokenizer")]
+        named = (each for name, each in components.items() if name.startswith("tokenizer") and each is not None)
+        found = [getattr(each, "tokenizer", each) for each in named]
         asked = defaults.get("max_sequence_length")
         self._tokenizer, self.limit = None, _UNKNOWN_LIMIT
         for tokenizer in found:

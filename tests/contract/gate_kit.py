@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -219,6 +220,8 @@ class Native(Driven):
         self.generator = native
         self.names = frozenset(inspect.signature(self.pipe.__call__).parameters)
         self.guidance_name = native._family.guidance_argument
+        if self.family.draws is not None:
+            self._stock = {}
 
     def sample(self, latent: Latent, like: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.asarray(latent.x)
@@ -232,6 +235,20 @@ class Native(Driven):
 
     def held(self, latent: Latent) -> Any:
         return latent.x
+
+    def _run(self, job: Job) -> Made:
+        """With the noise that the native loop draws at each step."""
+        from models.generators import native
+
+        steps = itertools.count()
+
+        def drawn(*_: Any, **__: Any) -> Any:
+            return native._ancestral_noise([replace(self.row(job), step=next(steps))], np.ones(1))
+
+        with pytest.MonkeyPatch.context() as patch:
+            if self.family.draws is not None:
+                patch.setattr(f"diffusers.schedulers.{self.family.draws}.randn_tensor", drawn)
+            return super()._run(job)
 
     @contextmanager
     def counted(self, raise_on: int | None = None) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""What native loops do beyond the suite of both paths: cores, half precision, distilled models, preview decoders."""
+"""Native loops beyond the suite of both paths: cores, half precision, variants of models, preview decoders."""
 
 from __future__ import annotations
 
@@ -92,15 +92,20 @@ def without_guidance_input(pipe: Any) -> None:
     pipe.transformer = diffusers.FluxTransformer2DModel.from_config(config).eval()
 
 
+def without_t5(pipe: Any) -> None:
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "guidance", "entries"),
     [
         ("flux2_klein", distilled, "none", 1),
         ("flux", without_guidance_input, "none", 1),
         ("krea2", distilled, "cfg", 2),
+        ("stable_diffusion_3", without_t5, "cfg", 2),
     ],
 )
-def test_distilled_models_equal_stock(name: str, change: Callable[[Any], None], guidance: str, entries: int) -> None:
+def test_variants_equal_stock(name: str, change: Callable[[Any], None], guidance: str, entries: int) -> None:
     native, gated = Native(name, change), Gated(name, change)
     assert native.generator.info.guidance == gated.generator.info.guidance == guidance
     assert native.generator.info.negative_prompts == gated.generator.info.negative_prompts

@@ -57,6 +57,12 @@ def test_a_family_without_a_native_loop_is_gated(tmp_path: Path) -> None:
         registry.load_models(str(tmp_path / "ovis"), "fake", "cpu", mode="native")
 
 
+def test_a_default_size_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
+    FAMILIES["auraflow"].build("auraflow").save_pretrained(tmp_path / "aura")
+    with pytest.raises(ModelUnsupported, match="'aura': the pipeline refuses its own defaults"):
+        registry.load_models(str(tmp_path / "aura"), "fake", "cpu")
+
+
 @pytest.mark.parametrize("config", [{"stochastic_sampling": True}, {"_class_name": "FlowMatchHeunDiscreteScheduler"}])
 def test_a_scheduler_that_is_no_table_goes_through_the_gate(copied: Path, config: dict[str, Any]) -> None:
     file = copied / "scheduler" / "scheduler_config.json"

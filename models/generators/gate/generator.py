@@ -73,7 +73,7 @@ class PipelineGate:
         try:
             with memory_guard():
                 survey = Survey(self._stage, self._drive, self._made, id, defaults or {})
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise ModelUnsupported(f"the pipeline refuses its own defaults: {error}") from error
         self._factor, self._brief = survey.factor, survey.brief
         self._info = survey.describe(placement, revision, self._reader.limit, preview_decoder)

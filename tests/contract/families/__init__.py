@@ -17,7 +17,8 @@ Path: TypeAlias = Literal["gate", "native"]
 class Family:
     """How a family is built and asked. `size` in pixels; `arguments` go into each call, `guidance` is its scale.
 
-    `from_pictures`: whether its scheduler can begin at a picture.
+    `from_pictures`: whether its scheduler can begin at a picture. `draws`: the module of a scheduler that draws noise
+    at each step, where a native loop draws its own.
     """
 
     pipeline: str
@@ -26,6 +27,7 @@ class Family:
     guidance: float = 4.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     from_pictures: bool = True
+    draws: str | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -52,7 +54,7 @@ _INSTRUCTED = {"complex_human_instruction": ["Draw well.", "Draw: "]}
 FAMILIES = {
     "stable_diffusion": Family("StableDiffusionPipeline", "unets", 32),
     "stable_diffusion_xl": Family("StableDiffusionXLPipeline", "unets", 32),
-    "latent_consistency": Family("LatentConsistencyModelPipeline", "unets"),
+    "latent_consistency": Family("LatentConsistencyModelPipeline", "unets", draws="scheduling_lcm"),
     "stable_diffusion_3": Family("StableDiffusion3Pipeline", "transformers"),
     "flux": Family("FluxPipeline", "transformers", guidance=3.5),
     "flux2": Family("Flux2Pipeline", "transformers", arguments={"text_encoder_out_layers": (1,), **_SHORT}),
