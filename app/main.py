@@ -222,6 +222,7 @@ def _limits(settings: Settings) -> Limits:
         prompt_chars=settings.max_prompt_chars,
         images=settings.max_images,
         stream_s=settings.stream_s,
+        retry_window_s=settings.retry_window_s,
     )
 
 

@@ -136,7 +136,16 @@ class Settings(BaseSettings):
     )
     stream_s: float = Field(3600.0, ge=1, le=86_400, description="maximum duration of one event stream; clients resume")
     stream_grace_s: float = Field(
-        30.0, gt=0, le=3600, description="seconds that a generation continues after its stream breaks, until a resume"
+        30.0,
+        gt=0,
+        le=3600,
+        description="seconds that a generation continues after its stream or its OpenAI client is gone",
+    )
+    retry_window_s: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="seconds in which a retry of an OpenAI client continues its request; 0: never",
     )
     link_s: float = Field(
         3600.0, ge=60, le=604_800, description="seconds that a signed image link is valid, at least; servers with keys"

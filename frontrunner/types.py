@@ -415,7 +415,8 @@ class Usage(TypedDict):
     """
     Token usage, which clients expect; always 0, since tokens are not metered.
 
-    `candidates` is the number of sampled candidates.
+    `candidates` is the number of sampled candidates. `rows_stepped` counts their denoising steps, `rows_unpruned` those
+    without pruning.
     """
 
     total_tokens: int
@@ -424,6 +425,8 @@ class Usage(TypedDict):
     input_tokens_details: TokenDetails
     output_tokens_details: TokenDetails
     candidates: int
+    rows_stepped: int
+    rows_unpruned: int
 
 
 class VoteDocument(TypedDict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,11 +30,11 @@ http {
 
 
 @contextmanager
-def running_haproxy(ports: Sequence[int], folder: Path) -> Iterator[str]:
+def running_haproxy(ports: Sequence[int], folder: Path, edit: Callable[[str], str] = str) -> Iterator[str]:
     """HAProxy with `docker/haproxy.cfg` over replicas on these ports; its URL."""
     port = free_port()
     servers = "\n".join(f"  server replica{place} 127.0.0.1:{p} check" for place, p in enumerate(ports))
-    text = (DOCKER / "haproxy.cfg").read_text().replace("bind :8000", f"bind 127.0.0.1:{port}")
+    text = edit((DOCKER / "haproxy.cfg").read_text()).replace("bind :8000", f"bind 127.0.0.1:{port}")
     config = folder / f"haproxy-{port}.cfg"
     config.write_text(re.sub(r"^  server-template .*$", servers, text, flags=re.MULTILINE))
     with _running([_binary("haproxy"), "-db", "-q", "-f", str(config)], port) as url:
@@ -42,17 +42,31 @@ def running_haproxy(ports: Sequence[int], folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def running_nginx(ports: Sequence[int], folder: Path) -> Iterator[str]:
+def running_nginx(ports: Sequence[int], folder: Path, edit: Callable[[str], str] = str) -> Iterator[str]:
     """An nginx with `docker/nginx.conf` over replicas on these two ports; its URL."""
-    with _nginx((DOCKER / "nginx.conf").read_text(), ports, folder) as url:
+    with _nginx(edit((DOCKER / "nginx.conf").read_text()), ports, folder) as url:
         yield url
 
 
 @contextmanager
-def running_hop(port: int, folder: Path) -> Iterator[str]:
-    """A plain nginx before a server on this port; its URL."""
-    with _nginx(HOP, [port], folder) as url:
+def running_hop(port: int, folder: Path, *directives: str) -> Iterator[str]:
+    """A plain nginx before a server on this port, with more directives in its location; its URL."""
+    with _nginx(HOP.replace("proxy_pass", "\n      ".join([*directives, "proxy_pass"])), [port], folder) as url:
         yield url
+
+
+@contextmanager
+def running_edge(port: int, folder: Path) -> Iterator[str]:
+    """An nginx with `docker/nginx-edge.conf` before a server on this port; the URL below which the service is."""
+    with _nginx((DOCKER / "nginx-edge.conf").read_text(), [port], folder) as url:
+        yield f"{url}/images"
+
+
+def far_from_clients(text: str) -> str:
+    """A balancer's file that takes this machine for a client's, not for a proxy's."""
+    changed = text.replace("    127.0.0.0/8 1;\n", "").replace("src 127.0.0.0/8 ::1", "src 192.0.2.1")
+    assert changed != text
+    return changed
 
 
 @contextmanager

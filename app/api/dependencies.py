@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -35,6 +35,9 @@ from app.service import (
 )
 
 T = TypeVar("T")
+
+ATTEMPT_HEADER = "x-stainless-retry-count"
+"""Number of earlier attempts of the same request, as OpenAI's clients send it."""
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -120,25 +123,49 @@ def build_idempotency_key(
     return IdempotencyKey(key.strip('"'), digest.hexdigest())
 
 
+def build_retry_key(
+    request: Request, window_s: float, path: str, body: BaseModel, files: Sequence[Upload] = ()
+) -> IdempotencyKey | None:
+    """A key by which a retry of an OpenAI client continues its first request.
+
+    These clients number their attempts in a header. None for other clients, and with a window of 0.
+    """
+    attempt = request.headers.get(ATTEMPT_HEADER, "")
+    key = build_idempotency_key("retry", path, body, files) if window_s and attempt.isdecimal() else None
+    return (
+        replace(key, key=f"retry {key.fingerprint}", window_s=window_s, retry=attempt.strip("0") != "") if key else None
+    )
+
+
 async def wait_for_result(
-    request: Request, service: GenerationService, generation_id: str, *, keep: bool = False
+    request: Request,
+    service: GenerationService,
+    generation_id: str,
+    *,
+    keep: bool = False,
+    attended: bool = False,
 ) -> Generation:
     """Wait until the generation has succeeded, and return it.
 
     Raises as `wait_for_end`; also the generation's own error, or NotReady when it was cancelled.
     """
-    return require_succeeded(await wait_for_end(request, service, generation_id, keep=keep))
+    return require_succeeded(await wait_for_end(request, service, generation_id, keep=keep, attended=attended))
 
 
 async def wait_for_end(
-    request: Request, service: GenerationService, generation_id: str, *, keep: bool = False
+    request: Request,
+    service: GenerationService,
+    generation_id: str,
+    *,
+    keep: bool = False,
+    attended: bool = False,
 ) -> Generation:
     """Wait until the generation has ended, and return it.
 
-    Unless `keep` is set, a disconnect of the client cancels it. Raises ClientDisconnected and the errors of
-    `GenerationService.wait`.
+    Unless `keep` is set, a disconnect of the client cancels it. For `attended`, see `GenerationService.wait`, whose
+    errors it raises, and ClientDisconnected.
     """
-    waiting = asyncio.create_task(service.wait(generation_id))
+    waiting = asyncio.create_task(service.wait(generation_id, attended=attended))
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -14,12 +14,12 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from app.api import openapi, sse
-from app.api.dependencies import wait_for_result
-from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate
+from app.api.dependencies import require_succeeded, wait_for_result
+from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate, preferred_wait_s
 from app.api.schemas.requests import ImageFormat, ResponseFormat
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind, Generation
-from app.errors import NothingAboveMinScore, error_context
+from app.errors import NothingAboveMinScore, Unavailable, error_context
 from app.service import (
     GenerationParams,
     GenerationService,
@@ -27,6 +27,11 @@ from app.service import (
     ImageFile,
     ParamsFactory,
     generation_path,
+)
+
+PREFER = (
+    "`respond-async` returns 202 at once, with `wait=20` the result if it takes at most 20 s. `keep-alive` sends "
+    "headers at once and white space before the JSON, with status 200 also for errors."
 )
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -80,13 +85,51 @@ async def submit_and_respond(
             done = await wait_for_result(request, service, generation.id, keep=key is not None)
             return await _image_response(service, done, output_format)
     if has_preference(prefer, "respond-async"):
-        return _accepted_response(service, await service.submit(params, idempotency=key, queue_if_full=True))
+        queued = await service.submit(params, idempotency=key, queue_if_full=True)
+        wait_s = min(preferred_wait_s(prefer), service.limits.stream_s)
+        if wait_s and await _ends_within(service, queued.id, wait_s):
+            ended = await service.get(queued.id)
+            with error_context(ended.id):
+                document = await generation_response(service, require_succeeded(ended), response_format)
+            return _json_response(document, headers=_location_headers(ended.id))
+        return _accepted_response(service, queued)
     generation = await service.submit(params, idempotency=key, previews=False)
+    if has_preference(prefer, sse.KEEP_ALIVE):
+        make = partial(_result_document, service, generation.id, response_format)
+        return kept_alive_response(request, service, generation.id, make, keep=key is not None)
     with error_context(generation.id):
         done = await wait_for_result(request, service, generation.id, keep=key is not None)
         return _json_response(
             await generation_response(service, done, response_format), headers=_location_headers(done.id)
         )
+
+
+async def _ends_within(service: GenerationService, generation_id: str, wait_s: float) -> bool:
+    """Whether the generation ends within these seconds; returns as soon as it does."""
+    try:
+        async with asyncio.timeout(wait_s):
+            await service.wait(generation_id)
+    except (TimeoutError, Unavailable):
+        return False
+    return True
+
+
+async def _result_document(service: GenerationService, generation_id: str, response_format: ResponseFormat) -> str:
+    done = require_succeeded(await service.wait(generation_id))
+    return (await generation_response(service, done, response_format)).model_dump_json()
+
+
+def kept_alive_response(
+    request: Request,
+    service: GenerationService,
+    generation_id: str,
+    make: Callable[[], Awaitable[str]],
+    *,
+    keep: bool,
+) -> Response:
+    """JSON that `make` returns, headers at once. A disconnect cancels unless `keep`."""
+    on_disconnect = None if keep else partial(service.cancel_on_disconnect, generation_id)
+    return sse.KeptAliveResponse(request.scope, generation_id, make, on_disconnect=on_disconnect)
 
 
 async def _with_output_format(output_format: ImageFormat, params: ParamsFactory) -> GenerationParams:

@@ -12,6 +12,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 IMAGES = ("image/png", "image/webp", "image/jpeg")
 
+_SECONDS = re.compile(r"[0-9]{1,5}")
 _Q = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
@@ -32,6 +33,13 @@ def has_preference(prefer: str, word: str) -> bool:
     Unknown preferences are ignored.
     """
     return word in (part.partition(";")[0].strip().lower() for part in prefer.split(","))
+
+
+def preferred_wait_s(prefer: str) -> int:
+    """Seconds of the preference `wait`; 0 if it is absent or invalid."""
+    parts = (part.partition(";")[0].partition("=") for part in prefer.split(","))
+    values = [value.strip().strip('"') for name, _, value in parts if name.strip().lower() == "wait"]
+    return int(values[0]) if values and _SECONDS.fullmatch(values[0]) else 0
 
 
 def _parse_accept(accept: str) -> list[tuple[str, float]]:

@@ -1,6 +1,6 @@
-"""Server-sent events: a generation's event log with heartbeats and resumption.
+"""Responses as long as a generation: server-sent events, and JSON kept alive.
 
-Reads the log, never the engine.
+Both send something at least every `HEARTBEAT_S`. Events come from the log, never from the engine.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -17,11 +17,14 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.problems import error_member, field_errors, status_of
+from app.api.problems import error_member, field_errors, from_error, instance, status_of
 from app.errors import FrontrunnerError, error_context
 from app.service import generation_path
 
 SSE_MEDIA_TYPE = "text/event-stream"
+
+KEEP_ALIVE = "keep-alive"
+"""Preference for a JSON response that starts before the generation ends."""
 
 HEARTBEAT_S = 15.0
 """Maximum silence in seconds: proxies close idle connections after 30 to 60 s."""
@@ -33,28 +36,20 @@ RETRY_MS = 2000
 """Milliseconds after which a browser reconnects to a broken stream."""
 
 
-class EventStreamResponse(StreamingResponse):
-    """Stream a generation's events for at most `lifetime_s` seconds.
+class _LastingResponse(StreamingResponse):
+    """A stream that proxies do not buffer.
 
-    Clients reconnect to continue. `on_disconnect` runs when the client disconnects before the end; it must not raise.
+    `on_disconnect` runs when the client disconnects before the end; it must not raise.
     """
-
-    media_type = SSE_MEDIA_TYPE
 
     def __init__(
         self,
-        generation_id: str,
-        events: AsyncIterator[bytes],
-        *,
-        lifetime_s: float = math.inf,
-        headers: Mapping[str, str] | None = None,
-        on_disconnect: Callable[[], Awaitable[object]] | None = None,
+        chunks: AsyncIterator[bytes],
+        headers: Mapping[str, str] | None,
+        on_disconnect: Callable[[], Awaitable[object]] | None,
     ) -> None:
         defaults = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        with_error = _with_error_event(generation_id, events)
-        super().__init__(
-            self._mark_end(_with_heartbeats(with_error, lifetime_s)), headers={**defaults, **(headers or {})}
-        )
+        super().__init__(self._mark_end(chunks), headers={**defaults, **(headers or {})})
         self._on_disconnect = on_disconnect
         self._ended = False
 
@@ -71,6 +66,71 @@ class EventStreamResponse(StreamingResponse):
         async for chunk in chunks:
             yield chunk
         self._ended = True
+
+
+class EventStreamResponse(_LastingResponse):
+    """Stream a generation's events for at most `lifetime_s` seconds.
+
+    Clients reconnect to continue.
+    """
+
+    media_type = SSE_MEDIA_TYPE
+
+    def __init__(
+        self,
+        generation_id: str,
+        events: AsyncIterator[bytes],
+        *,
+        lifetime_s: float = math.inf,
+        headers: Mapping[str, str] | None = None,
+        on_disconnect: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        with_error = _with_error_event(generation_id, events)
+        super().__init__(_with_heartbeats(with_error, lifetime_s), headers, on_disconnect)
+
+
+class KeptAliveResponse(_LastingResponse):
+    """Send headers at once, white space while `make` runs, then the JSON it returns.
+
+    The status is always 200; an error of the service becomes a problem document with a status of its own.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self,
+        scope: Scope,
+        generation_id: str,
+        make: Callable[[], Awaitable[str]],
+        *,
+        on_disconnect: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        headers = {
+            "location": generation_path(generation_id),
+            "preference-applied": KEEP_ALIVE,
+            "x-frontrunner-id": generation_id,
+            "vary": "accept, prefer",
+        }
+        super().__init__(_with_white_space(_or_problem(scope, generation_id, make)), headers, on_disconnect)
+
+
+async def _or_problem(scope: Scope, generation_id: str, make: Callable[[], Awaitable[str]]) -> bytes:
+    try:
+        with error_context(generation_id):
+            return (await make()).encode()
+    except FrontrunnerError as error:
+        return bytes(from_error(error, instance(scope)).body)
+
+
+async def _with_white_space(document: Coroutine[Any, Any, bytes]) -> AsyncIterator[bytes]:
+    making = asyncio.create_task(document)
+    try:
+        while not making.done():
+            yield b"\n"
+            await asyncio.wait({making}, timeout=HEARTBEAT_S)
+        yield making.result()
+    finally:
+        making.cancel()
 
 
 def encode_event(kind: str, data: BaseModel | Mapping[str, Any], seq: int | None = None) -> bytes:

@@ -16,7 +16,8 @@ class Limits:
     """Limits of a request: `prompt_chars` per text, `images` per ranking.
 
     `output_side` limits the sides of resized images, `output_pixels` those of one answer together, `texts` the inputs
-    of one embedding request. `stream_s` limits one event stream; clients reconnect and resume.
+    of one embedding request. `stream_s` limits one event stream; clients reconnect and resume. Within
+    `retry_window_s` retries of OpenAI clients continue their first request.
     """
 
     candidates: int = 64
@@ -27,6 +28,7 @@ class Limits:
     negatives: int = 16
     images: int = 64
     stream_s: float = 3600.0
+    retry_window_s: float = 0.0
     references: int = 8
     output_side: int = 4096
     output_pixels: int = 2**26
@@ -91,11 +93,15 @@ class SubmitOptions:
 class IdempotencyKey:
     """Makes a repeated request return the earlier result.
 
-    `key` is the caller's, 1 to 255 characters; `fingerprint` (at most 64) is equal for equal requests.
+    `key` is the caller's, 1 to 255 characters; `fingerprint` (at most 64) is equal for equal requests. With a
+    `window_s` the key only serves retries: a request that is no `retry` starts a generation and takes the key over. So
+    does a retry of what failed or is older.
     """
 
     key: str
     fingerprint: str
+    window_s: float | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ contain further members. An OpenAI field without effect here adds an entry to `w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, cast
@@ -21,16 +21,19 @@ from app.api.dependencies import (
     Services,
     ServicesDep,
     build_idempotency_key,
+    build_retry_key,
     require_succeeded,
     wait_for_result,
 )
-from app.api.generation_response import generation_response, require_images
+from app.api.generation_response import generation_response, kept_alive_response, require_images
 from app.api.hosts import Hosts
 from app.api.json_body import JsonRoute
+from app.api.negotiation import has_preference
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.responses import ImageOutput
 from app.domain import Event, EventKind, Generation
 from app.errors import error_context
+from app.imaging import Upload
 from app.service import GenerationParams, GenerationService, IdempotencyKey, ParamsFactory, file_size
 
 router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=JsonRoute)
@@ -76,8 +79,25 @@ async def create_images(
 
     Fields that OpenAI's API lacks go into its `extra_body`.
     """
-    key = build_idempotency_key(idempotency_key, router.prefix, body)
+    key = request_key(request, services, idempotency_key, router.prefix, body)
     return await respond(request, services, body, partial(params, request, services, body), key, GENERATED)
+
+
+def request_key(
+    request: Request,
+    services: Services,
+    key: str | None,
+    path: str,
+    body: ImagesRequest,
+    files: Sequence[Upload] = (),
+) -> IdempotencyKey | None:
+    """The client's idempotency key, or the one that its retries share.
+
+    A stream has none of its own: it cannot be continued.
+    """
+    if key is not None or body.stream:
+        return build_idempotency_key(key, path, body, files)
+    return build_retry_key(request, services.generations.limits.retry_window_s, path, body, files)
 
 
 async def params(request: Request, services: Services, body: ImagesRequest) -> GenerationParams:
@@ -99,7 +119,8 @@ async def respond(
 ) -> Response:
     """Submit a generation and respond with one document, or a stream."""
     service = services.generations
-    generation = await service.submit(make, idempotency=key, previews=bool(body.stream))
+    attended = key is not None and key.window_s is not None
+    generation = await service.submit(make, idempotency=key, previews=bool(body.stream), attended=attended)
     if body.stream:
         on_disconnect = partial(service.cancel_on_disconnect, generation.id) if key is None else None
         return sse.EventStreamResponse(
@@ -108,10 +129,25 @@ async def respond(
             lifetime_s=service.limits.stream_s,
             on_disconnect=on_disconnect,
         )
+    if has_preference(request.headers.get("prefer", ""), sse.KEEP_ALIVE):
+        make_document = partial(_awaited_document, request, service, generation.id, body, attended=attended)
+        return kept_alive_response(request, service, generation.id, make_document, keep=key is not None)
     with error_context(generation.id):
-        done = await wait_for_result(request, service, generation.id, keep=key is not None)
-        response = await generation_response(service, done, body.delivery)
-        require_images(response.data)  # clients expect at least one image
+        done = await wait_for_result(request, service, generation.id, keep=key is not None, attended=attended)
+        return Response(await _document(request, service, done, body), media_type="application/json")
+
+
+async def _awaited_document(
+    request: Request, service: GenerationService, generation_id: str, body: ImagesRequest, *, attended: bool
+) -> str:
+    done = require_succeeded(await service.wait(generation_id, attended=attended))
+    return await _document(request, service, done, body)
+
+
+async def _document(request: Request, service: GenerationService, done: Generation, body: ImagesRequest) -> str:
+    """OpenAI's response for a generation that succeeded. Raises NothingAboveMinScore."""
+    response = await generation_response(service, done, body.delivery)
+    require_images(response.data)  # clients expect at least one image
     hosts: Hosts = request.app.state.hosts
     origin = hosts.origin(request.scope)
     images = ImagesResponse(
@@ -119,12 +155,17 @@ async def respond(
         data=[_item(image, origin) for image in response.data],
         output_format=response.output_format,
         size=response.output_size,
-        usage=Usage(candidates=len(response.candidates)),
+        usage=_usage(done),
         id=response.id,
         model=response.model,
         warnings=[*response.warnings, *body.unsupported_warnings()],
     )
-    return Response(images.model_dump_json(), media_type="application/json")
+    return images.model_dump_json()
+
+
+def _usage(done: Generation) -> Usage:
+    work = done.work
+    return Usage(candidates=len(done.candidates), rows_stepped=work.rows_stepped, rows_unpruned=work.rows_unpruned)
 
 
 def _item(image: ImageOutput, origin: str) -> ImageItem:
@@ -159,7 +200,7 @@ async def _events(
     warnings = [warning.model_dump(mode="json") for warning in (*response.warnings, *body.unsupported_warnings())]
     for image in response.data:
         members = image.model_dump(include=set(ImageItem.model_fields) - {"url"})
-        usage = Usage(candidates=len(done.candidates)).model_dump()
+        usage = _usage(done).model_dump()
         result = {"id": done.id, "output_format": done.output_format, "usage": usage, "warnings": warnings}
         yield sse.encode_event(names.completed, {"type": names.completed, **members, **result, **common})
 

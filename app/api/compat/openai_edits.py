@@ -18,7 +18,6 @@ from app.api.dependencies import (
     IdempotencyKeyHeader,
     Services,
     ServicesDep,
-    build_idempotency_key,
     media_type,
     unless_gone,
 )
@@ -71,7 +70,7 @@ async def edit(request: Request, services: ServicesDep, idempotency_key: Idempot
     body, images, mask = await _read(request, EditForm)
     if body.markup is not None:
         raise NoInpainting("the loaded model cannot read a sketch on the image: send `mask`", pointer="#/markup")
-    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, [*images, *mask])
+    key = openai.request_key(request, services, idempotency_key, route_path(request.scope), body, [*images, *mask])
     make = partial(_params, request, services, body, images, REFERENCE, mask)
     return await openai.respond(request, services, body, make, key, EDITED)
 
@@ -88,7 +87,7 @@ async def variation(request: Request, services: ServicesDep, idempotency_key: Id
 
     Candidates are ranked by similarity to the image."""
     body, images, _ = await _read(request, VariationForm)
-    key = build_idempotency_key(idempotency_key, route_path(request.scope), body, images)
+    key = openai.request_key(request, services, idempotency_key, route_path(request.scope), body, images)
     make = partial(_params, request, services, body, images, LIKENESS)
     return await openai.respond(request, services, body, make, key, openai.GENERATED)
 

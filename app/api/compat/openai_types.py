@@ -164,7 +164,8 @@ class TokenDetails(ResponseModel):
 class Usage(ResponseModel):
     """Token usage, which clients expect; always 0, since tokens are not metered.
 
-    `candidates` is the number of sampled candidates.
+    `candidates` is the number of sampled candidates. `rows_stepped` counts their denoising steps, `rows_unpruned` those
+    without pruning.
     """
 
     total_tokens: int = 0
@@ -173,6 +174,8 @@ class Usage(ResponseModel):
     input_tokens_details: TokenDetails = TokenDetails()
     output_tokens_details: TokenDetails = TokenDetails()
     candidates: int = 0
+    rows_stepped: int = 0
+    rows_unpruned: int = 0
 
 
 class ImagesResponse(ResponseModel):

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.hosts import route_path
 from app.api.problems import WEB_UI_PREFIX, from_error, instance
-from app.api.sse import encode_error_event
+from app.api.sse import SSE_MEDIA_TYPE, encode_error_event
 from app.errors import FrontrunnerError, StoreUnavailable, Unauthorized
 from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, SignedLink, as_caller, using_links
 
@@ -92,6 +92,7 @@ class _AuthenticatedRequest:
         self._refusal: FrontrunnerError | None = None
         self._receiving: asyncio.Timeout | None = None
         self._started = False
+        self._streams_events = False
         self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +106,8 @@ class _AuthenticatedRequest:
         if self._refusal is not None and not self._started:
             await from_error(self._refusal, instance(scope))(scope, receive, send)
         elif self._refusal is not None and not self._ended:
-            await send({"type": "http.response.body", "body": encode_error_event(self._refusal)})
+            event, document = encode_error_event(self._refusal), from_error(self._refusal, instance(scope)).body
+            await send({"type": "http.response.body", "body": event if self._streams_events else document})
 
     async def _watch(self) -> None:
         while self._refusal is None:
@@ -133,7 +135,9 @@ class _AuthenticatedRequest:
             return
         if message["type"] == "http.response.start":
             self._started = True
-            MutableHeaders(scope=message).update(_rate_limit_headers(self._caller))
+            headers = MutableHeaders(scope=message)
+            self._streams_events = headers.get("content-type", "").startswith(SSE_MEDIA_TYPE)
+            headers.update(_rate_limit_headers(self._caller))
         else:
             self._ended = not message.get("more_body", False)
         await send(message)

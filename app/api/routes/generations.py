@@ -19,6 +19,7 @@ from app.api.dependencies import (
     build_idempotency_key,
 )
 from app.api.generation_response import (
+    PREFER,
     RESPONSES,
     encode_event_log,
     file_headers,
@@ -50,7 +51,7 @@ async def create_generation(
     request: Request,
     body: Annotated[GenerationRequest, Body(openapi_examples=cast(Any, openapi.REQUESTS))],
     services: ServicesDep,
-    prefer: Annotated[str, Header(description="`respond-async` returns 202 at once.")] = "",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """A plain request waits for the result; a disconnect cancels the generation.

@@ -18,7 +18,7 @@ from app.api.dependencies import (
     ServicesDep,
     build_idempotency_key,
 )
-from app.api.generation_response import RESPONSES, submit_and_respond
+from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_init_image
@@ -128,7 +128,7 @@ async def refine_generation(
     generation_id: GenerationId,
     body: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
     services: ServicesDep,
-    prefer: Annotated[str, Header(description="`respond-async` returns 202 at once.")] = "",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Image to image, with the response forms of POST /v1/generations.

@@ -37,7 +37,13 @@ class Attendance:
         if not generation.attended or generation.status.is_final:
             yield
             return
-        noting = asyncio.create_task(self._record(generation.id), name=f"attend {generation.id}")
+        with self.waiting(generation.id):
+            yield
+
+    @contextmanager
+    def waiting(self, generation_id: str) -> Iterator[None]:
+        """The same for a generation that is known to be open and `attended`."""
+        noting = asyncio.create_task(self._record(generation_id), name=f"attend {generation_id}")
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from app.domain import Event, Failure, Generation, GenerationSpec, Status
@@ -199,11 +199,16 @@ class GenerationService:
         usual = info.steps * info.calls_per_step(info.sampler)
         return spec.n_candidates * spec.steps_made * info.calls_per_step(spec.sampler) / usual
 
-    async def wait(self, generation_id: str) -> Generation:
+    async def wait(self, generation_id: str, *, attended: bool = False) -> Generation:
         """The final generation, from this or another replica.
 
-        Raises NotFound if it is deleted, StoreUnavailable if it is not stored, Draining if this replica stops first.
+        With `attended`, it is recorded that a client waits. Raises NotFound if it is deleted, StoreUnavailable if it is
+        not stored, Draining if this replica stops first.
         """
+        with self._attendance.waiting(generation_id) if attended else nullcontext():
+            return await self._wait(generation_id)
+
+    async def _wait(self, generation_id: str) -> Generation:
         generation = await self._worker.wait_ended(generation_id)
         if generation is None:
             async for _ in self._watch(generation_id, 0, HANDOVER_WAIT_S):

@@ -162,7 +162,13 @@ class SqlGenerationStore:
 
     def _take_key(self, connection: Connection, key: KeyRecord, generation_id: str) -> None:
         row = {"owner": key.owner, "key": key.key, "fingerprint": key.fingerprint, "generation_id": generation_id}
-        inserted = connection.execute(dialect_insert(connection, idempotency).values(row).on_conflict_do_nothing())
+        taken = dialect_insert(connection, idempotency).values(row)
+        taken = taken.on_conflict_do_update(
+            index_elements=[idempotency.c.owner, idempotency.c.key],
+            set_={"fingerprint": key.fingerprint, "generation_id": generation_id},
+            where=idempotency.c.generation_id == key.replaces,
+        )
+        inserted = connection.execute(taken)
         if inserted.rowcount == 0:
             raise _KeyTaken
 

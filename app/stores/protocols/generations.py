@@ -49,11 +49,15 @@ class Claimable:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A caller's idempotency key, with the fingerprint of its request."""
+    """A caller's idempotency key, with the fingerprint of its request.
+
+    `replaces` is a generation from which the key may be taken.
+    """
 
     owner: str
     key: str
     fingerprint: str
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)

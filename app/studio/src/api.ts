@@ -245,12 +245,13 @@ export async function read<T>(path: string, init?: RequestInit): Promise<T> {
   return (await (await call(path, init)).json()) as T;
 }
 
-const GENERATIONS = "/v1/generations";
+/** Relative, so that the page works under any path. */
+export const GENERATIONS = "v1/generations";
 
 export const address = (id: string): string => `${GENERATIONS}/${encodeURIComponent(id)}`;
 export const picture = (id: string, index: number): string => `${address(id)}/images/${index}`;
 
-const profileAddress = (profile: string): string => `/v1/taste/${encodeURIComponent(profile)}`;
+const profileAddress = (profile: string): string => `v1/taste/${encodeURIComponent(profile)}`;
 
 /** The URL of a candidate's image, at most `box` pixels per side. */
 export function thumbnail(made: Generation, index: number, box: number): string {
@@ -259,7 +260,7 @@ export function thumbnail(made: Generation, index: number, box: number): string 
 }
 
 export const api = {
-  service: () => read<Service>("/v1/models"),
+  service: () => read<Service>("v1/models"),
   generation: (id: string) => read<Generation>(address(id)),
   lineage: (id: string) => read<{ data: Generation[] }>(`${address(id)}/lineage`),
   rerank: (id: string, asked: Reweighing, signal: AbortSignal) =>
@@ -269,8 +270,8 @@ export const api = {
   forget: (id: string) => call(address(id), { method: "DELETE" }),
   why: (id: string, index: number, prompt: string, signal: AbortSignal) =>
     read<Why>(`${address(id)}/candidates/${index}/why?${new URLSearchParams({ prompt }).toString()}`, { signal }),
-  presets: () => read<{ data: Preset[] }>("/v1/presets"),
-  profiles: () => read<{ data: string[] }>("/v1/taste"),
+  presets: () => read<{ data: Preset[] }>("v1/presets"),
+  profiles: () => read<{ data: string[] }>("v1/taste"),
   taste: (profile: string) => read<TasteSummary>(profileAddress(profile)),
   votes: (profile: string, votes: object) => read<TasteSummary>(`${profileAddress(profile)}/votes`, posted(votes)),
   unlearn: (profile: string) => call(profileAddress(profile), { method: "DELETE" }),

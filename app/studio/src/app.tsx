@@ -15,7 +15,7 @@ export function App() {
     <div class="page">
       <aside class="rail">
         <header class="masthead">
-          <a href="/" class="wordmark">
+          <a href="." class="wordmark">
             <svg viewBox="0 0 28 22" aria-hidden="true">
               <path class="lane one" d="M2 4h24" />
               <path class="lane two" d="M2 11h15" />

@@ -25,10 +25,10 @@ export function Copy({ made }: Props) {
   };
   return (
     <div class="copy" role="group" aria-label="Copy the request">
-      <button type="button" onClick={() => void copy("curl", asCurl(made, location.origin))}>
+      <button type="button" onClick={() => void copy("curl", asCurl(made, document.baseURI))}>
         {done.value === "curl" ? "Copied ✓" : "Copy as curl"}
       </button>
-      <button type="button" onClick={() => void copy("Python", asPython(made, location.origin))}>
+      <button type="button" onClick={() => void copy("Python", asPython(made, document.baseURI))}>
         {done.value === "Python" ? "Copied ✓" : "Python"}
       </button>
     </div>

@@ -1,6 +1,6 @@
 // Code that repeats the generation on the page. The API key appears as a variable only.
 
-import { address, type Generation } from "./api";
+import { address, GENERATIONS, type Generation } from "./api";
 import { key } from "./key";
 import { askedOf, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -52,17 +52,18 @@ function request(made: Generation): Request {
     const body = { index: parent.index, strength: made.strength, ...sampled };
     return { path: `${address(parent.generation)}/refine`, body };
   }
-  return { path: "/v1/generations", body: { ...sampled, size: made.size } };
+  return { path: GENERATIONS, body: { ...sampled, size: made.size } };
 }
 
-export function asCurl(made: Generation, origin: string): string {
+/** `base` is the URL of the page. */
+export function asCurl(made: Generation, base: string): string {
   const { path, body } = request(made);
   const text = JSON.stringify(body).replaceAll("'", "'\\''");
   const lock = key.value ? ` \\\n  -H "Authorization: Bearer $${VARIABLE}"` : "";
-  return `curl -s ${origin}${path}${lock} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
+  return `curl -s ${new URL(path, base).href}${lock} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
 }
 
-export function asPython(made: Generation, origin: string): string {
+export function asPython(made: Generation, base: string): string {
   const { path, body } = request(made);
   const lines = Object.entries(body).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`);
   const lock = key.value ? `, headers={"Authorization": "Bearer " + os.environ["${VARIABLE}"]}` : "";
@@ -73,7 +74,7 @@ export function asPython(made: Generation, origin: string): string {
     "asked = {",
     ...lines,
     "}",
-    `made = httpx.post(${JSON.stringify(origin + path)}, json=asked${lock}, timeout=None).raise_for_status().json()`,
+    `made = httpx.post(${JSON.stringify(new URL(path, base).href)}, json=asked${lock}, timeout=None).raise_for_status().json()`,
     'print(made["data"][0]["url"], made["data"][0]["score"])',
     "",
   ].join("\n");

@@ -1,7 +1,7 @@
 // State and actions of the page. Components render these signals and call these actions.
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
-import { api, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
+import { address, api, GENERATIONS, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
 import { change, drop, entry, remember, running, type Running } from "./kept";
 import { key, shut } from "./key";
 import { follow, fresh, named, race, type Start } from "./race";
@@ -147,7 +147,7 @@ function note(made: Generation): void {
 
 /** `pictures` are the requested references, including uploads. */
 export function generate(asked: Asked, pictures: Reference[]): Promise<void> {
-  return begin("/v1/generations", { ...asked, previews: 4 }, asked.prompt, asked.n_candidates, pictures);
+  return begin(GENERATIONS, { ...asked, previews: 4 }, asked.prompt, asked.n_candidates, pictures);
 }
 
 export function refine(asked: Refining): Promise<void> {
@@ -155,7 +155,7 @@ export function refine(asked: Refining): Promise<void> {
   if (!from) return Promise.resolve();
   const prompt = asked.prompt ?? from.ranking.prompt;
   const body = { ...asked, previews: 4 };
-  return begin(`/v1/generations/${from.id}/refine`, body, prompt, asked.n_candidates, own(from).references);
+  return begin(`${address(from.id)}/refine`, body, prompt, asked.n_candidates, own(from).references);
 }
 
 function begin(path: string, body: unknown, prompt: string, count: number, pictures: Reference[]): Promise<void> {
