@@ -118,7 +118,8 @@ def test_what_openais_clients_send(service: House, folder: Path) -> None:
 
 
 def test_no_recipe_is_left_out() -> None:
-    assert len(_blocks("docker/CMS.md", "sh", "")) == 5
+    """WordPress's is run by `tests/system/test_wordpress.py`, that of webhook services by `test_cms_recipes.py`."""
+    assert len(_blocks("docker/CMS.md", "sh", "")) == 7
 
 
 def test_the_best_by_the_web_uis_api(service: House, folder: Path) -> None:

@@ -2117,7 +2117,8 @@ export interface components {
          * Usage
          * @description Token usage, which clients expect; always 0, since tokens are not metered.
          *
-         *     `candidates` is the number of sampled candidates.
+         *     `candidates` is the number of sampled candidates. `rows_stepped` counts their denoising steps, `rows_unpruned` those
+         *     without pruning.
          */
         Usage: {
             /**
@@ -2154,6 +2155,16 @@ export interface components {
              * @default 0
              */
             candidates: number;
+            /**
+             * Rows Stepped
+             * @default 0
+             */
+            rows_stepped: number;
+            /**
+             * Rows Unpruned
+             * @default 0
+             */
+            rows_unpruned: number;
         };
         /**
          * VoteDocument
@@ -2391,7 +2402,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `respond-async` returns 202 at once. */
+                /** @description `respond-async` returns 202 at once, with `wait=20` the result if it takes at most 20 s. `keep-alive` sends headers at once and white space before the JSON, with status 200 also for errors. */
                 prefer?: string;
                 /** @description A repeat with this key and body returns the first generation, on any replica. Quoted or bare. */
                 "idempotency-key"?: string | null;
@@ -3218,7 +3229,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `respond-async` returns 202 at once. */
+                /** @description `respond-async` returns 202 at once, with `wait=20` the result if it takes at most 20 s. `keep-alive` sends headers at once and white space before the JSON, with status 200 also for errors. */
                 prefer?: string;
                 /** @description A repeat with this key and body returns the first generation, on any replica. Quoted or bare. */
                 "idempotency-key"?: string | null;
