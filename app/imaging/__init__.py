@@ -11,7 +11,14 @@ from app.imaging.decoding import decode_upload, parse_image_text
 from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, fit, resize, thumbnail
 from app.imaging.heatmap import heat_map
 from app.imaging.infotext import SAMPLER_NAMES, infotext, parse_infotext
-from app.imaging.masks import crop_mask_to_fill, place_in_uncropped, transparent_area, white_area
+from app.imaging.masks import (
+    crop_mask_to_fill,
+    painted_area,
+    place_in_uncropped,
+    stretch_mask,
+    transparent_area,
+    white_area,
+)
 from app.imaging.tiles import cut as cut_tiles
 from app.imaging.tiles import paste as paste_tile
 
@@ -30,11 +37,13 @@ __all__ = [
     "fit",
     "heat_map",
     "infotext",
+    "painted_area",
     "parse_image_text",
     "parse_infotext",
     "paste_tile",
     "place_in_uncropped",
     "resize",
+    "stretch_mask",
     "thumbnail",
     "transparent_area",
     "white_area",

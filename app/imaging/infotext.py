@@ -16,13 +16,10 @@ SAMPLER_NAMES = {
     "ddim": "DDIM",
     "ddim_quadratic": "DDIM quadratic",
     "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2m_sde_karras": "DPM++ 2M SDE Karras",
-    "dpmpp_sde": "DPM++ SDE",
     "heun": "Heun",
     "lcm": "LCM",
-    "lms": "LMS",
+    "tcd": "TCD",
     "unipc": "UniPC",
 }
 """Names of samplers in web UIs; other samplers keep their own."""

@@ -30,6 +30,18 @@ def transparent_area(image: NDArray[np.uint8]) -> Mask:
     return np.asarray(image[..., 3] == 0)
 
 
+def painted_area(image: NDArray[np.uint8]) -> Mask:
+    """Opaque pixels of an image with transparency, else white ones, as in web UIs."""
+    opaque = image[..., 3] >= _HALF
+    return white_area(image) if opaque.all() else np.asarray(opaque)
+
+
+def stretch_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Stretch a mask to `size` (width, height); each pixel takes the nearest value."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size[::-1], mask.shape, strict=True))
+    return np.asarray(mask[rows[:, None], columns])
+
+
 def crop_mask_to_fill(mask: Mask, size: tuple[int, int]) -> Mask:
     """Fit a mask to `size` (width, height) as `crop_to_fill` does its image.
 

@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import re
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,8 @@ from PIL import Image
 from app import imaging
 from app.api.compat.a1111.samplers import resolve_sampler
 from app.errors import InvalidRequest
-from app.service import Permission, auth
 from models.synthetic.generator import FakeGenerator
-from tests.api.keys_kit import add_key
-from tests.api.kit import House, running, until
-from tests.synthetic_models import InstrumentedGenerator
+from tests.api.kit import House, running
 
 TXT2IMG, IMG2IMG = "/sdapi/v1/txt2img", "/sdapi/v1/img2img"
 SMALL = {"prompt": "a red apple", "steps": 4, "frontrunner_candidates": 4, "seed": 7}
@@ -50,17 +45,17 @@ def _made(house: House, path: str = TXT2IMG, **members: Any) -> tuple[dict[str, 
     return body, json.loads(body["info"])
 
 
-def _file(image: str) -> Image.Image:
+def opened(image: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(image)))
 
 
-def _warnings(info: dict[str, Any]) -> set[tuple[str, str]]:
+def warning_codes(info: dict[str, Any]) -> set[tuple[str, str]]:
     """Codes and members, except that the synthetic model cannot be pruned."""
     found = {(one["code"], one.get("param", "")) for one in info["warnings"]}
     return found - {("pruning_uncalibrated", "")}
 
 
-def _refused(answer: httpx.Response, status: int, code: str, part: str) -> None:
+def refused(answer: httpx.Response, status: int, code: str, part: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -81,13 +76,13 @@ def test_the_images_are_the_best_of_the_candidates(house: House) -> None:
     assert info["frontrunner"]["scores"] == sorted(info["frontrunner"]["scores"], reverse=True)
     assert (behind["guidance_scale"], behind["steps"], behind["seed"]) == (3.0, 4, 7)
     for image, text, seed in zip(body["images"], info["infotexts"], info["all_seeds"], strict=True):
-        file = _file(image)
+        file = opened(image)
         assert file.info["parameters"] == text
         assert text.split("\n")[:2] == ["a red apple", "Negative prompt: blue"]
         assert re.fullmatch(
             rf"Steps: 4, Sampler: DDIM, CFG scale: 3.0, Seed: {seed}, Size: 64x64, Model: fake", text.split("\n")[2]
         )
-    assert _warnings(info) == set()
+    assert warning_codes(info) == set()
 
 
 def test_parameters_echo_every_member(house: House) -> None:
@@ -112,16 +107,16 @@ def test_the_default_number_of_candidates_is_the_servers(house: House) -> None:
 
 def test_sizes_are_sampled_near_and_resized(house: House) -> None:
     body, info = _made(house, width=512, height=768)
-    assert _file(body["images"][0]).size == (512, 768)
+    assert opened(body["images"][0]).size == (512, 768)
     assert (info["width"], info["height"]) == (512, 768)
-    assert ("size_adapted", "size") in _warnings(info)
+    assert ("size_adapted", "size") in warning_codes(info)
     assert "Size: 512x768" in info["infotexts"][0]
     assert "Sampled size: " in info["infotexts"][0]
     body, info = _made(house, enable_hr=True, hr_scale=1.5)
-    assert _file(body["images"][0]).size == (96, 96)
-    assert ("unsupported_parameter", "enable_hr") in _warnings(info)
+    assert opened(body["images"][0]).size == (96, 96)
+    assert ("unsupported_parameter", "enable_hr") in warning_codes(info)
     body, info = _made(house, enable_hr=True, hr_resize_x=128, hr_resize_y=80)
-    assert _file(body["images"][0]).size == (128, 80)
+    assert opened(body["images"][0]).size == (128, 80)
 
 
 def test_known_members_without_effect_and_unknown_ones_are_named(house: House) -> None:
@@ -129,7 +124,7 @@ def test_known_members_without_effect_and_unknown_ones_are_named(house: House) -
         house, restore_faces=True, tiling=False, s_noise=1, subseed_strength=0.5, colour="x", seed=-1,
         override_settings={"CLIP_stop_at_last_layers": 2, "sd_model_checkpoint": "fake [0123456789]"},
     )  # fmt: skip
-    assert _warnings(info) == {
+    assert warning_codes(info) == {
         ("unsupported_parameter", "restore_faces"),
         ("unsupported_parameter", "subseed_strength"),
         ("unsupported_parameter", "override_settings.CLIP_stop_at_last_layers"),
@@ -140,30 +135,63 @@ def test_known_members_without_effect_and_unknown_ones_are_named(house: House) -
 def test_numbers_may_be_texts(house: House) -> None:
     _, info = _made(house, steps="5", cfg_scale="2.5", width="64", seed=9.0)
     assert (info["steps"], info["cfg_scale"]) == (5, 2.5)
-    _refused(house.post(TXT2IMG, json={**SMALL, "steps": "many"}), 422, "invalid_request", "steps")
+    refused(house.post(TXT2IMG, json={**SMALL, "steps": "many"}), 422, "invalid_request", "steps")
 
 
 def test_styles_are_presets_and_networks_are_removed(house: House) -> None:
     style = house.client.get("/sdapi/v1/prompt-styles").json()[0]
     _, info = _made(house, styles=[style["name"], "none such"], prompt="a <lora:thin:0.5> red apple")
     assert info["prompt"] == f"a  red apple, {style['prompt']}"
-    assert {("unknown_style", "styles"), ("unsupported_parameter", "prompt")} <= _warnings(info)
+    assert {("unknown_style", "styles"), ("unsupported_parameter", "prompt")} <= warning_codes(info)
     _, info = _made(house, prompt="")
     assert info["prompt"] == "a picture"
-    assert ("empty_prompt", "prompt") in _warnings(info)
+    assert ("empty_prompt", "prompt") in warning_codes(info)
 
 
 def test_image_to_image_keeps_what_the_strength_keeps(house: House) -> None:
     body, info = _made(house, IMG2IMG, init_images=[f"data:image/png;base64,{_picture(colour='blue')}"],
                        denoising_strength=0, width=64, height=64)  # fmt: skip
-    red, _, blue = _file(body["images"][0]).convert("RGB").resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    red, _, blue = opened(body["images"][0]).convert("RGB").resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
     assert blue > 200 > red
     assert info["denoising_strength"] == 0
     assert "Denoising strength: 0" in info["infotexts"][0]
-    _refused(house.post(IMG2IMG, json=SMALL), 422, "invalid_request", "init_images")
-    _refused(house.post(IMG2IMG, json={**SMALL, "init_images": ["x"]}), 400, "bad_image", "init_images.0")
+    refused(house.post(IMG2IMG, json=SMALL), 422, "invalid_request", "init_images")
+    refused(house.post(IMG2IMG, json={**SMALL, "init_images": ["x"]}), 400, "bad_image", "init_images.0")
     body = {**SMALL, "init_images": [_picture()], "denoising_strength": 2}
-    _refused(house.post(IMG2IMG, json=body), 422, "invalid_request", "denoising_strength")
+    refused(house.post(IMG2IMG, json=body), 422, "invalid_request", "denoising_strength")
+
+
+def _corner(size: tuple[int, int], mode: str) -> str:
+    """A mask of the upper left quarter: white, or opaque."""
+    image = Image.new(mode, size, 0)
+    image.paste(255 if mode == "L" else (0, 0, 0, 255), (0, 0, size[0] // 2, size[1] // 2))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize(("mode", "size"), [("L", (64, 64)), ("L", (256, 128)), ("RGBA", (64, 64))])
+@pytest.mark.parametrize("invert", [0, 1])
+def test_only_the_masked_area_is_redrawn(house: House, mode: str, size: tuple[int, int], invert: int) -> None:
+    body, info = _made(
+        house, IMG2IMG, init_images=[_picture(colour="blue")], mask=_corner(size, mode), width=64, height=64,
+        inpainting_mask_invert=invert, denoising_strength=1, mask_blur=4, inpainting_fill=1, inpaint_full_res=False,
+    )  # fmt: skip
+    image = opened(body["images"][0]).convert("RGB")
+    inside, outside = image.getpixel((8, 8)), image.getpixel((56, 56))
+    kept, redrawn = (inside, outside) if invert else (outside, inside)
+    assert kept == (0, 0, 255)
+    assert redrawn != (0, 0, 255)
+    assert {name for code, name in warning_codes(info) if code == "unsupported_parameter"} == {"mask_blur"}
+
+
+def test_a_cropped_image_is_named(house: House) -> None:
+    wide = [_picture((128, 64))]
+    _, info = _made(house, IMG2IMG, init_images=wide, width=64, height=64)
+    assert ("init_image_cropped", "resize_mode") in warning_codes(info)
+    for members in ({"resize_mode": 1, "width": 64, "height": 64}, {"width": 128, "height": 64}):
+        _, info = _made(house, IMG2IMG, init_images=wide, **members)
+        assert ("init_image_cropped", "resize_mode") not in warning_codes(info)
 
 
 @pytest.mark.parametrize(
@@ -190,21 +218,21 @@ def test_image_to_image_keeps_what_the_strength_keeps(house: House) -> None:
 def test_errors_have_the_web_uis_shape(
     house: House, members: dict[str, Any], status: int, code: str, part: str
 ) -> None:
-    _refused(house.post(TXT2IMG, json={**SMALL, **members}), status, code, part)
+    refused(house.post(TXT2IMG, json={**SMALL, **members}), status, code, part)
 
 
 def test_errors_of_http_have_the_web_uis_shape(house: House) -> None:
-    _refused(house.client.get("/sdapi/v1/nothing"), 404, "not_found", "no route")
-    _refused(house.client.get(TXT2IMG), 405, "method_not_allowed", "POST")
-    _refused(
+    refused(house.client.get("/sdapi/v1/nothing"), 404, "not_found", "no route")
+    refused(house.client.get(TXT2IMG), 405, "method_not_allowed", "POST")
+    refused(
         house.post(TXT2IMG, content=b"{", headers={"content-type": "application/json"}), 400, "invalid_json", "JSON"
     )
-    _refused(house.post(TXT2IMG, content=b" " * 3 * 2**20), 413, "too_large", "exceeds")
+    refused(house.post(TXT2IMG, content=b" " * 3 * 2**20), 413, "too_large", "exceeds")
 
 
 def test_errors_keep_their_shape_under_a_prefix(tmp_path: Path) -> None:
     with running(tmp_path, root_path="/images", wait=False) as house:
-        _refused(house.client.get("/images/sdapi/v1/nothing"), 404, "not_found", "no route")
+        refused(house.client.get("/images/sdapi/v1/nothing"), 404, "not_found", "no route")
 
 
 def test_disabled_scripts_are_accepted(house: House) -> None:
@@ -239,7 +267,7 @@ def test_an_unknown_sampler_is_refused() -> None:
 def test_a_replaced_sampler_is_named(house: House) -> None:
     _, info = _made(house, sampler_name="UniPC")
     assert info["sampler_name"] == "DDIM"
-    assert ("sampler_replaced", "sampler_name") in _warnings(info)
+    assert ("sampler_replaced", "sampler_name") in warning_codes(info)
     _, info = _made(house, sampler_index="Euler a")
     assert info["sampler_name"] == "Euler a"
     assert "Sampler: Euler a" in info["infotexts"][0]
@@ -254,7 +282,7 @@ def test_options_are_read_only(house: House) -> None:
     assert (same.status_code, same.json()) == (200, None)
     other = house.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2}).json()
     assert [one["param"] for one in other["warnings"]] == ["CLIP_stop_at_last_layers"]
-    _refused(house.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sdxl"}), 404, "not_found", "'sdxl'")
+    refused(house.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sdxl"}), 404, "not_found", "'sdxl'")
 
 
 def test_png_info_reads_what_was_written(house: House) -> None:
@@ -265,11 +293,11 @@ def test_png_info_reads_what_was_written(house: House) -> None:
     expected = {"Prompt": 'two lines, "quoted":\nof a prompt', "Negative prompt": "blue, green", "Size-1": "512"}
     assert expected.items() <= read["parameters"].items()
     jpeg, _ = _made(house, override_settings={"samples_format": "jpg"})
-    assert _file(jpeg["images"][0]).format == "JPEG"
+    assert opened(jpeg["images"][0]).format == "JPEG"
     assert '"seed"' in house.post("/sdapi/v1/png-info", json={"image": jpeg["images"][0]}).json()["info"]
     plain = house.post("/sdapi/v1/png-info", json={"image": f"data:image/png;base64,{_picture()}"}).json()
     assert plain == {"info": "", "items": {}, "parameters": {}}
-    _refused(house.post("/sdapi/v1/png-info", json={"image": "x"}), 400, "bad_image", "image")
+    refused(house.post("/sdapi/v1/png-info", json={"image": "x"}), 400, "bad_image", "image")
 
 
 def test_infotext_is_read_as_it_is_written() -> None:
@@ -284,98 +312,3 @@ def test_infotext_is_read_as_it_is_written() -> None:
         "Negative prompt": "",
     }
     assert imaging.parse_infotext("a" * 12_000)["Prompt"] == "a" * 12_000
-
-
-@pytest.fixture
-def slow(tmp_path: Path) -> Iterator[House]:
-    with running(tmp_path, InstrumentedGenerator(delay_s=0.05)) as it:
-        yield it
-
-
-def _in_background(house: House, found: list[httpx.Response], **members: Any) -> threading.Thread:
-    body = {**SMALL, "steps": 100, **members}
-    thread = threading.Thread(target=lambda: found.append(house.post(TXT2IMG, json=body)))
-    thread.start()
-    return thread
-
-
-def _progress(house: House, **options: Any) -> dict[str, Any]:
-    found: dict[str, Any] = house.client.get("/sdapi/v1/progress", **options).json()
-    return found
-
-
-def test_progress_while_a_request_runs_and_its_interruption(slow: House) -> None:
-    idle = _progress(slow)
-    assert (idle["progress"], idle["eta_relative"], idle["state"]["job_count"]) == (0, 0, 0)
-    assert list(idle) == ["progress", "eta_relative", "state", "current_image", "textinfo"]
-    found: list[httpx.Response] = []
-    thread = _in_background(slow, found)
-    until(lambda: _progress(slow)["state"]["sampling_step"] > 2)
-    busy = _progress(slow, params={"skip_current_image": "true"})
-    assert 0 < busy["progress"] < 1
-    assert busy["eta_relative"] > 0
-    assert busy["current_image"] is None
-    assert (busy["state"]["job"], busy["state"]["job_count"], busy["state"]["sampling_steps"]) == ("txt2img", 1, 100)
-    assert slow.post("/sdapi/v1/interrupt").json() == {}
-    thread.join(60)
-    assert found[0].status_code == 200, found[0].text
-    body = found[0].json()
-    assert body["images"] == []
-    assert ("interrupted", "") in _warnings(json.loads(body["info"]))
-    assert _progress(slow) == idle
-    until(lambda: slow.live == 0)
-
-
-def test_an_interrupted_race_gives_its_best_preview(slow: House) -> None:
-    found: list[httpx.Response] = []
-    thread = _in_background(slow, found, width=128, height=128, frontrunner_previews=4)
-    until(lambda: _progress(slow)["current_image"] is not None)
-    shown = _file(_progress(slow)["current_image"])
-    assert shown.size == (128, 128)
-    assert slow.post("/sdapi/v1/skip").json() is None
-    thread.join(60)
-    body = found[0].json()
-    info = json.loads(body["info"])
-    assert _file(body["images"][0]).size == (128, 128)
-    assert _file(body["images"][0]).info["parameters"] == info["infotexts"][0]
-    assert info["all_seeds"][0] in range(7, 11)
-    assert slow.client.get(f"/v1/generations/{info['frontrunner']['id']}").json()["status"] == "cancelled"
-
-
-def test_a_key_is_the_password_and_sees_its_own_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "KEY_CACHE_TTL_S", 0.0)
-    with running(tmp_path, InstrumentedGenerator(delay_s=0.05)) as house:
-        mine, other, reader = (
-            add_key(tmp_path / "data", *rights)[1]["authorization"].removeprefix("Bearer ")
-            for rights in ((), (), (Permission.READ,))
-        )
-        refused = house.client.get("/sdapi/v1/samplers")
-        _refused(refused, 401, "unauthorized", "missing")
-        assert refused.headers["www-authenticate"].startswith("Basic")
-        for wrong in (("user", "x"), ("", ""), (mine, "")):
-            _refused(house.client.get("/sdapi/v1/samplers", auth=wrong), 401, "unauthorized", "key")
-        broken = {"authorization": "Basic !"}
-        _refused(house.client.get("/sdapi/v1/samplers", headers=broken), 401, "unauthorized", "key")
-        assert house.client.get("/v1/models", auth=("any", mine)).status_code == 401
-        _refused(house.post(TXT2IMG, json=SMALL, auth=("any", reader)), 403, "forbidden", "generate")
-        assert house.post("/sdapi/v1/options", json={}, auth=("any", reader)).status_code == 200
-        bearer = {"authorization": f"Bearer {mine}"}
-        assert house.client.get("/sdapi/v1/samplers", headers=bearer).status_code == 200
-        found: list[httpx.Response] = []
-        body = {**SMALL, "steps": 100}
-        thread = threading.Thread(target=lambda: found.append(house.post(TXT2IMG, json=body, auth=("any", mine))))
-        thread.start()
-        until(lambda: _progress(house, auth=("any", mine))["state"]["job_count"] == 1)
-        assert _progress(house, auth=("any", other))["state"]["job_count"] == 0
-        house.post("/sdapi/v1/interrupt", auth=("any", other))
-        assert _progress(house, auth=("any", mine))["state"]["interrupted"] is False
-        house.post("/sdapi/v1/interrupt", auth=("any", mine))
-        thread.join(60)
-        assert json.loads(found[0].json()["info"])["warnings"][-1]["code"] == "interrupted"
-
-
-def test_a_client_that_leaves_cancels_its_request(slow: House) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        slow.post(TXT2IMG, json={**SMALL, "steps": 150}, timeout=0.5)
-    until(lambda: slow.live == 0)
-    assert _progress(slow)["state"]["job_count"] == 0

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.api import openapi
 from app.api.compat.a1111.params import is_model
-from app.api.compat.a1111.samplers import AUTOMATIC, sampler_names, scheduler_names
+from app.api.compat.a1111.samplers import AUTOMATIC, sampler_names
 from app.api.compat.a1111.types import MAX_NAME, PngInfoRequest, PngInfoResponse
 from app.api.dependencies import GenerationServiceDep, JsonBody, ServicesDep
 from app.api.json_body import JsonRoute
@@ -93,14 +93,10 @@ async def list_samplers(service: GenerationServiceDep) -> list[SamplerItem]:
     return [SamplerItem(name=one.name, aliases=list(one.aliases), options={}) for one in sampler_names(generator)]
 
 
-@router.get("/schedulers", summary="List schedulers (A1111 API)", responses=_ERRORS)
-async def list_schedulers(service: GenerationServiceDep) -> list[SchedulerItem]:
-    """`automatic`, and `karras` if the model has such samplers."""
-    generator, _ = service.models()
-    return [
-        SchedulerItem(name=name, label=name.capitalize(), aliases=None, default_rho=-1, need_inner_model=False)
-        for name in scheduler_names(generator)
-    ]
+@router.get("/schedulers", summary="List schedulers (A1111 API)")
+async def list_schedulers() -> list[SchedulerItem]:
+    """Only `automatic`: each sampler has its own noise schedule."""
+    return [SchedulerItem(name=AUTOMATIC, label="Automatic", aliases=None, default_rho=-1, need_inner_model=False)]
 
 
 @router.get("/sd-models", summary="List checkpoints (A1111 API)", responses=_ERRORS)
@@ -110,12 +106,13 @@ async def list_checkpoints(service: GenerationServiceDep) -> list[ModelItem]:
     return [ModelItem(title=name, model_name=name, hash=None, sha256=None, filename=name, config=None)]
 
 
-@router.get("/upscalers", summary="List upscalers (A1111 API)")
-async def list_upscalers() -> list[UpscalerItem]:
-    """The filter that resizes images to the requested size."""
+@router.get("/upscalers", summary="List upscalers (A1111 API)", responses=_ERRORS)
+async def list_upscalers(service: GenerationServiceDep) -> list[UpscalerItem]:
+    """What enlarges images to the requested size: the upscaler, else a filter."""
+    loaded = service.upscaler()
+    names = [("None", 1.0), ("Lanczos", 4.0), *([(loaded.id, float(loaded.factor))] if loaded else [])]
     return [
-        UpscalerItem(name=name, model_name=None, model_path=None, model_url=None, scale=4)
-        for name in ("None", "Lanczos")
+        UpscalerItem(name=name, model_name=None, model_path=None, model_url=None, scale=scale) for name, scale in names
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,21 +11,24 @@ from typing import Any
 
 from fastapi import Request
 
+from app import imaging
 from app.api.compat.a1111.samplers import resolve_sampler
 from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, TextToImageRequest
 from app.api.dependencies import Services, unless_gone
-from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking
-from app.api.upload_limits import Sent
+from app.api.ranking_inputs import DEFAULT_STRENGTH, MASKED_STRENGTH, resolve_ranking
+from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice, Ranking
-from app.errors import FrontrunnerError, InvalidRequest, NoInpainting
+from app.errors import FrontrunnerError, InvalidRequest
 from app.imaging import Upload
-from app.service import GenerationParams
+from app.service import GenerationParams, RedrawMask
 
 DEFAULT_PROMPT = "a picture"
 """Prompt of a request without one: a ranking needs a text."""
 
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 """File formats by the name in `samples_format`."""
+
+MASK_RULE = "paint the area to redraw white"
 
 MAX_UNKNOWN = 16
 """Maximum unknown members that get a warning of their own."""
@@ -65,7 +69,7 @@ async def text_to_image(request: Request, services: Services, body: TextToImageR
         width, height = params.width or info.width, params.height or info.height
         factor = 2.0 if body.hr_scale is None else body.hr_scale
         size = body.hr_resize_x or round(width * factor), body.hr_resize_y or round(height * factor)
-        detail = "enable_hr enlarges the images by a filter, without a second pass"
+        detail = "enable_hr enlarges the images without a second pass of sampling"
         return replace(
             params,
             output_size=size,
@@ -75,8 +79,6 @@ async def text_to_image(request: Request, services: Services, body: TextToImageR
 
 async def image_to_image(request: Request, services: Services, body: ImageToImageRequest) -> GenerationParams:
     """Service parameters of a generation from the first initial image."""
-    if body.mask:
-        raise NoInpainting("the loaded model changes only whole images: omit `mask`", pointer="#/mask")
     if not body.init_images:
         raise InvalidRequest("Init image not found: send one image in `init_images`", pointer="#/init_images")
     with renamed_pointers():
@@ -85,14 +87,34 @@ async def image_to_image(request: Request, services: Services, body: ImageToImag
             detail = "only the first image of init_images is used: send one request for each image"
             notice = Notice("unsupported_parameter", detail, {"param": "init_images"})
             params = replace(params, notices=(*params.notices, notice))
-        strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
+        usual = MASKED_STRENGTH if body.mask else DEFAULT_STRENGTH
+        strength = usual if body.denoising_strength is None else body.denoising_strength
         sent = [Sent(Upload(body.init_images[0]), "#/init_images/0")]
+        if body.mask:
+            sent.append(Sent(Upload(body.mask, alpha=True), "#/mask"))
 
         async def read() -> GenerationParams:
             async with services.uploads.read(sent) as images:
-                return await services.img2img.from_upload(params, images[0], strength)
+                mask = await asyncio.to_thread(_mask, images[1], images[0], body.invert) if body.mask else None
+                started = await services.img2img.from_upload(params, images[0], strength, mask=mask)
+                return replace(started, notices=(*started.notices, *_cropped(started, images[0], body)))
 
         return await unless_gone(request, read())
+
+
+def _mask(mask: Pixels, image: Pixels, invert: bool) -> RedrawMask:
+    """The painted area of a mask (H, W, 4), stretched to its image (h, w, 3)."""
+    area = imaging.stretch_mask(imaging.painted_area(mask), (image.shape[1], image.shape[0]))
+    return RedrawMask(~area if invert else area, MASK_RULE)
+
+
+def _cropped(params: GenerationParams, image: Pixels, body: ImageToImageRequest) -> Iterator[Notice]:
+    """A notice if the image loses a margin, unless the request asks for that."""
+    height, width = image.shape[:2]
+    size = params.output_size or (params.width or width, params.height or height)
+    if body.resize_mode != 1 and abs(size[0] * height - size[1] * width) > max(size) * max(width, height) / 100:
+        detail = f"the initial image of {width}x{height} was cropped to the ratio of {size[0]}x{size[1]}"
+        yield Notice("init_image_cropped", detail, {"param": "resize_mode"})
 
 
 async def _params(request: Request, services: Services, body: ProcessingRequest) -> GenerationParams:

@@ -17,16 +17,11 @@ from models.protocols import GeneratorInfo
 AUTOMATIC = "automatic"
 """The scheduler that leaves the noise schedule to the sampler."""
 
-KARRAS = "karras"
-"""The scheduler of samplers whose name ends so."""
-
 _ALIASES = {
     "euler": ("k_euler",),
     "euler_ancestral": ("k_euler_a", "k_euler_ancestral"),
     "dpmpp_2m": ("k_dpmpp_2m",),
-    "dpmpp_2m_karras": ("k_dpmpp_2m_ka",),
     "heun": ("k_heun",),
-    "lms": ("k_lms",),
 }
 _KNOWN = frozenset(
     name.lower()
@@ -36,7 +31,7 @@ _KNOWN = frozenset(
         *("PLMS", "UniPC", "LCM", "DDPM", "Flow Match Euler", "Euler SMEA", "Euler CFG++", "Euler a CFG++", "TCD"),
     )
 )
-_SUFFIXES = (KARRAS, "exponential", "polyexponential", "sgm uniform")
+_SUFFIXES = ("karras", "exponential", "polyexponential", "sgm uniform")
 _DEFAULTS = frozenset({"", AUTOMATIC, "none", "default", "use same scheduler", "use same sampler"})
 
 
@@ -60,11 +55,6 @@ def web_name(sampler: str) -> str:
     return SAMPLER_NAMES.get(sampler, sampler)
 
 
-def scheduler_names(generator: GeneratorInfo) -> list[str]:
-    """Schedulers that have an effect on the model."""
-    return [AUTOMATIC, *([KARRAS] if any(own.endswith(f"_{KARRAS}") for own in generator.samplers) else [])]
-
-
 def resolve_sampler(
     name: str | None, scheduler: str | None, generator: GeneratorInfo
 ) -> tuple[str | None, tuple[Notice, ...]]:
@@ -84,13 +74,11 @@ def resolve_sampler(
             f"Sampler not found: use one of {', '.join(one.name for one in names)}", pointer="#/sampler_name"
         )
     used = found.own if found else generator.sampler
-    if schedule == KARRAS and f"{used}_{KARRAS}" in generator.samplers:
-        used, schedule = f"{used}_{KARRAS}", ""
     notices = []
     if found is None and wanted not in _DEFAULTS:
         detail = f"the model does not have the sampler {name!r}: {web_name(used)!r} was used"
         notices.append(Notice("sampler_replaced", detail, {"param": "sampler_name", "sampler": used}))
-    if schedule and not used.endswith(f"_{schedule}"):
+    if schedule:
         detail = f"the sampler {web_name(used)!r} has no scheduler {schedule!r}: its own noise schedule was used"
         notices.append(Notice("scheduler_replaced", detail, {"param": "scheduler", "sampler": used}))
     return (None if used == generator.sampler else used), tuple(notices)

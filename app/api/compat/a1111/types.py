@@ -64,7 +64,6 @@ TXT2IMG_MEMBERS: dict[str, tuple[Any, Any]] = {
 }
 IMG2IMG_MEMBERS: dict[str, tuple[Any, Any]] = {
     **MEMBERS,
-    "resize_mode": (0, ANY),
     "image_cfg_scale": (None, ANY),
     "mask_blur_x": (4, ANY),
     "mask_blur_y": (4, ANY),
@@ -72,10 +71,21 @@ IMG2IMG_MEMBERS: dict[str, tuple[Any, Any]] = {
     "inpainting_fill": (0, ANY),
     "inpaint_full_res": (True, ANY),
     "inpaint_full_res_padding": (0, ANY),
-    "inpainting_mask_invert": (0, ANY),
     "initial_noise_multiplier": (None, (1,)),
     "latent_mask": (None, ("",)),
 }
+MASKED_MEMBERS: dict[str, tuple[Any, Any]] = {
+    **IMG2IMG_MEMBERS,
+    "mask_blur_x": (4, (0,)),
+    "mask_blur_y": (4, (0,)),
+    "mask_blur": (None, (0,)),
+    "inpainting_fill": (0, (1,)),
+    "inpaint_full_res": (True, (False,)),
+}
+"""The same with a mask.
+
+It is not blurred, the original is below it, and the whole image is sampled.
+"""
 
 
 def _integer(value: object) -> object:
@@ -199,14 +209,25 @@ class ImageToImageRequest(ProcessingRequest):
     init_images: list[str] | None = Field(
         None, max_length=64, description="The initial image, as a data: URI or bare base64; only the first is used."
     )
-    mask: str | None = Field(None, description="Not supported: 422.")
+    mask: str | None = Field(
+        None, description="White, or opaque in an image with transparency, where the image is redrawn."
+    )
+    inpainting_mask_invert: Integer | bool | None = Field(0, description="1 redraws what is not masked.")
+    resize_mode: Integer | None = Field(
+        0, description="The initial image is always cropped to the ratio, as 1 asks; others add a warning."
+    )
     denoising_strength: Number | None = Field(0.75, description="0 keeps the initial image, 1 ignores it.")
     include_init_images: bool | None = Field(False, description="Repeat the images in `parameters`.")
 
     @property
     def members(self) -> dict[str, tuple[Any, Any]]:
         """See the base class."""
-        return IMG2IMG_MEMBERS
+        return MASKED_MEMBERS if self.mask else IMG2IMG_MEMBERS
+
+    @property
+    def invert(self) -> bool:
+        """Whether the area outside the mask is redrawn."""
+        return bool(self.inpainting_mask_invert)
 
     def echo(self, **used: Any) -> dict[str, Any]:
         """See the base class."""

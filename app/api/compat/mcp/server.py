@@ -37,9 +37,7 @@ Inline: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int | None, Field(description="Seed of the first candidate. Default: random.")]
 Steps: TypeAlias = Annotated[int | None, Field(description="Denoising steps. Default: the model's.")]
 Guidance: TypeAlias = Annotated[float | None, Field(description="Guidance scale. Default: the model's.")]
-Strength: TypeAlias = Annotated[
-    float | None, Field(description="0 keeps the initial image, 1 ignores it. Default: 0.75 with image, else 0.5.")
-]
+Strength: TypeAlias = Annotated[float | None, Field(description="0 keeps the initial image, 1 ignores it.")]
 Picture: TypeAlias = Annotated[str | None, Field(description="Initial image, as a data: URI or bare base64.")]
 
 _READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
@@ -97,6 +95,7 @@ def _add_refine(server: MCPServer, connect: Connect) -> None:
         generation: GenerationId,
         index: Annotated[int | None, Field(description="Index of the candidate to start from, unless image.")] = None,
         image: Picture = None,
+        mask: Annotated[str | None, Field(description="Image of the same size, white where to redraw.")] = None,
         strength: Strength = None,
         prompt: Annotated[str | None, Field(description="New prompt. Default: unchanged.")] = None,
         negative_prompt: Negative = None,
@@ -112,6 +111,7 @@ def _add_refine(server: MCPServer, connect: Connect) -> None:
         body = {
             "index": index,
             "image": image,
+            "mask": mask,
             "strength": strength,
             "prompt": prompt,
             "negative_prompt": negative_prompt,
