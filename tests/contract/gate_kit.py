@@ -264,7 +264,9 @@ class Native(Driven):
         return torch.from_numpy(array[None].astype(np.float32))
 
 
+@functools.cache
 def driven(name: str, path: Path) -> Driven:
+    """An unmodified family, made once: its calls are traced once."""
     return Native(name) if path == "native" else Gated(name)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from models.protocols import StepRow, to_host
 from tests.contract.families import FAMILIES
-from tests.contract.gate_kit import JOBS, Gated, Job, Native, apart, levels
+from tests.contract.gate_kit import JOBS, Gated, Job, Native, apart, driven, levels
 
 pytestmark = pytest.mark.torch
 
@@ -48,7 +48,7 @@ def rows_of(generator: Any, name: str, *jobs: Job) -> list[StepRow]:
 def test_cores_share_the_calls(name: str) -> None:
     from models.runtime.row_parallel import RowParallel
 
-    native = Native(name)
+    native = driven(name, "native")
     shared = made(name, native.pipe, parallel=RowParallel(2))
     jobs = [replace(JOBS[0], seed=seed) for seed in range(3)]
     alone = [native.step([native.row(job)])[0].latent for job in jobs]
@@ -67,7 +67,7 @@ def test_half_precision_runs_near_the_whole(name: str) -> None:
     import torch
 
     half = made(name, FAMILIES[name].build(name).to(torch.bfloat16), dtype=torch.bfloat16)
-    whole = Native(name)
+    whole = driven(name, "native")
     (latent,) = half.step(rows_of(half, name, JOBS[0]), 1)
     (wanted,) = whole.step([whole.row(JOBS[0])])
     assert latent.x.dtype == torch.float32
@@ -131,7 +131,7 @@ def test_variants_equal_stock(name: str, change: Callable[[Any], None], guidance
     ],
 )
 def test_a_row_without_a_negative_is_guided_as_in_the_pipeline(name: str, guidance: float, entries: list[int]) -> None:
-    native, gated = Native(name), Gated(name)
+    native, gated = driven(name, "native"), driven(name, "gate")
     with native.counted() as calls:
         (row,) = native.step([replace(native.row(JOBS[0]), negative=None, guidance_scale=guidance)])
     assert calls == entries
@@ -141,7 +141,7 @@ def test_a_row_without_a_negative_is_guided_as_in_the_pipeline(name: str, guidan
 
 
 def test_texts_of_unequal_length_share_calls_where_the_denoiser_pads() -> None:
-    native = Native("z_image")
+    native = driven("z_image", "native")
     jobs = [Job("a red duck on a lake"), Job("a yellow duck on water", 7), Job("a yellow duck on a lake", 8)]
     rows = [native.row(job) for job in jobs]
     assert len({row.prompt.length for row in rows}) == 1
@@ -165,7 +165,7 @@ def test_previews_may_have_a_decoder_of_their_own(name: str) -> None:
     blocks = {f"{side}_block_out_channels": (16,) for side in ("encoder", "decoder")}
     counts = {"num_encoder_blocks": (1,), "num_decoder_blocks": (1,)}
     tiny = diffusers.AutoencoderTiny(**blocks, **counts).eval()
-    native, family = Native(name), FAMILIES[name]
+    native, family = driven(name, "native"), FAMILIES[name]
     defaults = {"width": family.size, "height": family.size}
     generator = NativeGenerator(
         native.pipe,

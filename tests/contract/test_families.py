@@ -13,7 +13,7 @@ import pytest
 
 from models.protocols import OutOfMemory
 from tests.contract.families import FAMILIES
-from tests.contract.gate_kit import JOBS, Driven, Gated, Job, Native, apart, driven, levels
+from tests.contract.gate_kit import JOBS, Driven, Job, Native, apart, driven, levels
 
 pytestmark = pytest.mark.torch
 
@@ -186,7 +186,7 @@ def test_pictures_become_latents_of_the_stored_kind(driven_by: Driven) -> None:
     "name", [name for name, family in FAMILIES.items() if "native" in family.paths and not family.draws]
 )
 def test_the_native_loop_equals_the_gate(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    gated, native = Gated(name), Native(name)
+    gated, native = driven(name, "gate"), Native(name)
     facts = [
         (info.width, info.height, info.steps, info.guidance_scale, info.sampler, info.guidance, info.negative_prompts)
         for info in (gated.generator.info, native.generator.info)
