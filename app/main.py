@@ -174,7 +174,9 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                     Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH),
                     limits,
                 ),
-                Metrics(service, dispatcher, (records.connections.instruments, blobs.instruments)),
+                Metrics(
+                    service, dispatcher, (records.connections.instruments, blobs.instruments), lambda: records.notifies
+                ),
                 UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
                 Embedder(engine, limits),
                 Aliases.parse(settings.model_aliases),
@@ -211,7 +213,7 @@ async def _open_stores(settings: Settings) -> tuple[SqlGenerationStore, ObjectBl
     except OSError as error:
         raise StoreUnavailable("data_dir cannot be created or written: check its path and permissions") from error
     blobs = ObjectBlobStore.open(settings.blobs)
-    return await SqlGenerationStore.open(settings.database), blobs
+    return await SqlGenerationStore.open(settings.database, options=settings.database_options), blobs
 
 
 def _limits(settings: Settings) -> Limits:

@@ -6,7 +6,7 @@ process can hold several apps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,6 +25,7 @@ GAUGES = {
     "frontrunner_capacity_candidates": "maximum held candidates; further ones are rejected",
     "frontrunner_seconds_per_candidate": "measured device seconds per candidate",
     "frontrunner_webhooks_waiting": "undelivered webhooks of all replicas",
+    "frontrunner_notifications": "1 when PostgreSQL notifies this replica of writes, 0 when it polls",
 }
 COUNTERS = {
     "frontrunner_rows_stepped_total": "denoising steps, counted per candidate",
@@ -47,13 +48,17 @@ NAMES = (*GAUGES, *COUNTERS, *HTTP)
 
 
 class Metrics:
-    """The metrics of one app."""
+    """The metrics of one app; `notified` is whether the database sends notifications."""
 
     def __init__(
-        self, service: GenerationService, dispatcher: WebhookDispatcher, stores: Sequence[StoreInstruments]
+        self,
+        service: GenerationService,
+        dispatcher: WebhookDispatcher,
+        stores: Sequence[StoreInstruments],
+        notified: Callable[[], bool],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(service, dispatcher, stores))
+        self._registry.register(_ServiceCollector(service, dispatcher, stores, notified))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -72,11 +77,16 @@ class Metrics:
 
 class _ServiceCollector(Collector):
     def __init__(
-        self, service: GenerationService, dispatcher: WebhookDispatcher, stores: Sequence[StoreInstruments]
+        self,
+        service: GenerationService,
+        dispatcher: WebhookDispatcher,
+        stores: Sequence[StoreInstruments],
+        notified: Callable[[], bool],
     ) -> None:
         self._service = service
         self._dispatcher = dispatcher
         self._stores = stores
+        self._notified = notified
 
     def collect(self) -> Iterator[Metric]:
         stats = self._service.stats()
@@ -88,6 +98,7 @@ class _ServiceCollector(Collector):
             stats.capacity,
             stats.seconds_per_candidate,
             self._dispatcher.pending,
+            self._notified(),
         )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))

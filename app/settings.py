@@ -17,6 +17,7 @@ from app.api.middleware.forwarded import TrustedProxies, clean_prefix
 from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
+from app.stores.connections import DatabaseOptions
 from models.load_options import LoadOptions
 
 ENV_PREFIX = "FRONTRUNNER_"
@@ -49,6 +50,12 @@ class Settings(BaseSettings):
         Path("data"), description="folder of the database and the images; created if missing, closed to other users"
     )
     database_url: str = Field("", repr=False, description="database URL; empty for SQLite in the data folder")
+    database_connections: int = Field(
+        10, ge=1, le=1000, description="maximum pooled PostgreSQL connections of a replica; it uses two more"
+    )
+    database_listen_url: str = Field(
+        "", repr=False, description="PostgreSQL URL for notifications, past a pooler; empty for the database URL"
+    )
     blob_url: str = Field("", repr=False, description="image store URL; empty for a folder in the data folder")
 
     generator: str = Field("pictogram", min_length=1, description="generator: pack, folder or hub id")
@@ -192,7 +199,7 @@ class Settings(BaseSettings):
         Aliases.parse(value)
         return value
 
-    @field_validator("database_url", "blob_url")
+    @field_validator("database_url", "database_listen_url", "blob_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
         if value and "://" not in value:
@@ -288,6 +295,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database URL: the configured one, or the SQLite file in the data folder."""
         return self.database_url or f"sqlite:///{self.data_dir}/frontrunner.db"
+
+    @property
+    def database_options(self) -> DatabaseOptions:
+        """How the process uses PostgreSQL."""
+        return DatabaseOptions(self.database_connections, self.database_listen_url)
 
     @property
     def blobs(self) -> str:

@@ -111,8 +111,12 @@ class PostgreSQL:
         """The URL of a new, empty database."""
         self._databases += 1
         name = f"db{self._databases}"
-        asyncio.run(self._execute(f"CREATE DATABASE {name}"))
+        self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement as the superuser."""
+        asyncio.run(self._execute(statement))
 
     async def _execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url("postgres"))

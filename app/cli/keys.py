@@ -112,7 +112,7 @@ async def _with_store(settings: Settings, use: Callable[[SqlApiKeyStore], Awaita
             private_folder(settings.data_dir)
         except OSError as error:
             raise CliError("data_dir cannot be created or written: check its path and permissions") from error
-    database = await SqlGenerationStore.open(settings.database)
+    database = await SqlGenerationStore.open(settings.database, options=settings.database_options)
     try:
         return await use(SqlApiKeyStore(database.connections))
     finally:

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.kit import PROMPT, House, is_problem, until
+from tests.api.kit import PROMPT, House, is_problem, running, until
 from tests.api.test_webhooks import SECRET, listening
-from tests.servers import free_port
+from tests.servers import PostgreSQL, free_port
 
 ROOT = Path(__file__).parents[2]
 WORDS = "zebrafish parade"
@@ -96,3 +96,10 @@ def test_traces_go_to_a_collector_when_asked_for(tmp_path: Path) -> None:
             assert client.post("/v1/generations", json={**PROMPT, "prompt": WORDS}).status_code == 200
         until(lambda: any(b"/v1/generations" in body for _, body in collector.got))
     assert not [body for _, body in collector.got if b"zebrafish" in body or b"/readyz" in body]
+
+
+def test_whether_notifications_arrive_is_a_metric(tmp_path: Path, house: House, postgresql: PostgreSQL) -> None:
+    assert "frontrunner_notifications 0.0" in house.client.get("/metrics").text, "a file has none"
+    with running(tmp_path, database_url=postgresql.database(), database_connections=2) as served:
+        until(lambda: "frontrunner_notifications 1.0" in served.client.get("/metrics").text)
+        assert served.made()["status"] == "succeeded"

@@ -38,7 +38,7 @@ from app.domain import Event, EventKind, Generation, Progress
 from app.stores import codec
 from app.stores.api_keys import CHARGE_COLUMNS, QuotaRefused, charge_quota, quota_used, refund_quota
 from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
-from app.stores.connections import Connections, dialect_insert, notify_statement
+from app.stores.connections import Connections, DatabaseOptions, dialect_insert, notify_statement
 from app.stores.generations.queries import FINAL, OPEN, older_than, oldest_claimable, page, unattended
 from app.stores.migrations import migrate
 from app.stores.protocols import (
@@ -76,14 +76,20 @@ class SqlGenerationStore:
         self._notifying = False
 
     @classmethod
-    async def open(cls, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        options: DatabaseOptions | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Self:
         """Connect and migrate the tables.
 
         `url` is `sqlite:///folder/file` (the folder must exist), `sqlite://` (in memory, until closed) or
-        `postgresql://user@host/name`. `monotonic` times leases on SQLite. Raises StoreUnavailable, also when a later
-        release created the database.
+        `postgresql://user@host/name`, to which `options` apply. `monotonic` times leases on SQLite. Raises
+        StoreUnavailable, also when a later release created the database.
         """
-        store = cls(await Connections.open(make_url(url)), monotonic)
+        store = cls(await Connections.open(make_url(url), options or DatabaseOptions()), monotonic)
         try:
             await store._prepare()
         except BaseException:
