@@ -64,6 +64,12 @@ OPENAI_REQUESTS = {
         },
     },
 }
+WEB_UI_REQUESTS = {
+    "best two of eight": {
+        "summary": "Two images, the best of eight candidates",
+        "value": {**EXAMPLE_PROMPT, "batch_size": 2, "sampler_name": "Euler a", "frontrunner_candidates": 8, "seed": 7},
+    },
+}
 _RED = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAA"
     "BLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="

@@ -61,7 +61,8 @@ class LocalService:
                 self._stopping.wait()
         except _Stopped:
             pass
-        except CliError as error:
+        except (CliError, OSError) as error:
+            error = error if isinstance(error, CliError) else CliError(f"the service did not start: {error}")
             with suppress(InvalidStateError):
                 self._url.set_exception(error)
 

@@ -278,6 +278,8 @@ def test_pages_of_other_origins_are_refused(tmp_path: Path) -> None:
         ):  # fmt: skip
             answer = house.post("/mcp", json=INITIALIZE, headers={**ACCEPT, "origin": origin})
             assert answer.status_code == status, (origin, answer.text)
+            if origin == "https://app.example.com":
+                assert "Mcp-Session-Id" in answer.headers["access-control-expose-headers"]
         rebound = {**ACCEPT, "host": "evil.example.net", "origin": "http://evil.example.net"}
         assert house.post("/mcp", json=INITIALIZE, headers=rebound).status_code == 403
     with running(tmp_path, allowed_hosts="images.example.com") as house:
@@ -298,6 +300,14 @@ def test_bodies_are_checked_before_the_protocol(house: House, served_afterwards:
 def test_it_can_be_off(tmp_path: Path) -> None:
     with running(tmp_path, mcp="off") as house:
         is_problem(house.post("/mcp", json=INITIALIZE, headers=ACCEPT), 404, "not_found")
+
+
+def test_a_package_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "app.api.compat.mcp.server", None)
+    with running(tmp_path) as house:
+        for _ in range(2):
+            found = is_problem(house.post("/mcp", json=INITIALIZE, headers=ACCEPT), 404, "not_found")
+            assert "does not fit" in found["detail"]
 
 
 def test_a_stopping_service_ends_streams_that_only_wait(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ EXPOSED_HEADERS = (
     "Content-Disposition",
     "ETag",
     "Location",
+    "Mcp-Session-Id",
     "Preference-Applied",
     "RateLimit",
     "RateLimit-Policy",

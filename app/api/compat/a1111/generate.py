@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from PIL import Image
 
 from app import __version__, imaging
@@ -67,7 +67,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     responses=_RESPONSES,
 )
 async def text_to_image(
-    request: Request, body: TextToImageRequest, services: ServicesDep, idempotency_key: IdempotencyKeyHeader = None
+    request: Request,
+    body: Annotated[TextToImageRequest, Body(openapi_examples=cast(Any, openapi.WEB_UI_REQUESTS))],
+    services: ServicesDep,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """`batch_size * n_iter` images are the best of `frontrunner_candidates`.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from app.api.hosts import Hosts
 from app.api.problems import from_error, instance
 from app.errors import Draining, NotFound
 from app.service import current_owner
+
+log = logging.getLogger(__name__)
 
 PATH = "/mcp"
 METHODS = ("GET", "POST", "DELETE")
@@ -42,6 +45,7 @@ class McpEndpoint:
         self._hosts = hosts
         self._origins = origins
         self._max_bytes = max_bytes
+        self._unusable = ""
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
@@ -54,11 +58,16 @@ class McpEndpoint:
     async def run(self) -> None:
         """Load the protocol once it is wanted, and serve sessions until cancelled."""
         await self._wanted.wait()
-        async with AsyncExitStack() as stack:
-            self._manager = await asyncio.to_thread(self._load)
-            await stack.enter_async_context(self._manager.run())
+        try:
+            async with AsyncExitStack() as stack:
+                self._manager = await asyncio.to_thread(self._load)
+                await stack.enter_async_context(self._manager.run())
+                self._ready.set()
+                await asyncio.Event().wait()
+        except ImportError:
+            log.exception("MCP is not offered: the installed package `mcp` does not fit")
+            self._unusable = "the installed package `mcp` does not fit this service: install the extra `mcp`"
             self._ready.set()
-            await asyncio.Event().wait()
 
     def close(self) -> None:
         """End the streams that only wait for messages, so that the server can stop."""
@@ -81,6 +90,9 @@ class McpEndpoint:
             receive = self._ending(receive)
         self._wanted.set()
         await self._ready.wait()
+        if self._unusable:
+            await from_error(NotFound(self._unusable), instance(scope))(scope, receive, send)
+            return
         response = _Completed(send)
         await self._manager.handle_request(_with_owner(scope), receive, response.send)
         await response.complete()
