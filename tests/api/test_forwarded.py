@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -81,6 +82,8 @@ def _check_all_addresses(house: House, door: str) -> None:
         assert place.startswith("/fr/v1/")
         assert house.client.get(place).status_code == 200
         assert house.client.get(door + place.removeprefix("/fr")).status_code == 200
+        with httpx.Client(base_url=f"{house.url}/fr") as joined:
+            assert joined.get(place).status_code == 200, "httpx appends what begins with a slash"
     missing = is_problem(house.client.get(f"{door}/v1/generations/x"), 404, "not_found")
     assert missing["instance"] == "/fr/v1/generations/x"
     for path in ("/healthz", "/docs", "/", "/studio/studio.js"):

@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 from app.cli import app as commands
 from app.domain import Candidate, Status
 from app.service import LinkSigner, Permission, auth, links
+from app.service.webhooks import dispatcher
 from app.service.webhooks.dispatcher import build_payload
 from app.settings import Settings
 from tests.api.keys_kit import add_key, in_folder
-from tests.api.kit import PROMPT, House, events, is_problem, running
+from tests.api.kit import PROMPT, House, events, is_problem, running, until
+from tests.api.test_webhooks import listening
 from tests.unit.store_kit import generation
 
 PNG = b"\x89PNG"
@@ -162,6 +164,20 @@ def test_configured_keys_sign_and_verify(tmp_path: Path, monkeypatch: pytest.Mon
         is_problem(_shown(house, url), 403, "invalid_link")
     with pytest.raises(ValidationError, match="at least 32 characters"):
         Settings(data_dir=tmp_path, link_keys=f"{new},short")
+
+
+def test_a_webhook_holds_links_that_show_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "KEY_CACHE_TTL_S", 0.0)
+    monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.05)
+    site = "https://images.example.com"
+    with running(tmp_path, webhook_private=True, public_url=f"{site}/fr") as house, listening() as receiver:
+        _made(house, add_key(tmp_path / "data")[1], webhook={"url": receiver.url})
+        until(lambda: receiver.got)
+        data = json.loads(receiver.got[0][1])["data"]
+        assert data["url"] == f"{site}/fr/v1/generations/{data['id']}"
+        url = data["data"][0]["url"]
+        assert url.startswith(f"{site}/fr/v1/")
+        assert _shown(house, url.removeprefix(site)).content[:4] == PNG
 
 
 def test_links_in_a_webhook_are_signed_and_absolute() -> None:

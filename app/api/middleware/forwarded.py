@@ -84,8 +84,7 @@ class ForwardedMiddleware:
             await RedirectResponse(f"{prefix}/", 307)(scope, receive, send)
             return
         scope["root_path"] = prefix
-        if not scope["path"].startswith(f"{prefix}/"):
-            scope["path"] = prefix + scope["path"]
+        scope["path"] = prefix + _without(prefix, scope["path"])
         if trusted:
             _take_host(scope)
         with using_links(prefix=prefix):
@@ -111,6 +110,16 @@ class ForwardedMiddleware:
             " and ".join(names),
             peer or "an unknown address",
         )
+
+
+def _without(prefix: str, path: str) -> str:
+    """The path without the prefix.
+
+    Clients that append a link to a base URL with the same prefix send it twice.
+    """
+    while prefix and path.startswith(f"{prefix}/"):
+        path = path.removeprefix(prefix)
+    return path
 
 
 def _take_host(scope: Scope) -> None:
