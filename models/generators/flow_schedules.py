@@ -75,17 +75,17 @@ class FlowSolver:
 class FlowSchedules:
     """The tables of a pipeline's own scheduler, which is its only sampler.
 
-    `arguments` go into the pipeline's call. Raises ModelUnsupported for a scheduler whose steps are not linear, draw
-    noise, or use more than one earlier step.
+    `arguments` go into the pipeline's call; `empty` makes the encoding of the empty text. Raises ModelUnsupported for a
+    scheduler whose steps are not linear, draw noise, or use more than one earlier step.
     """
 
     prediction_type = "flow"
     second_order: tuple[str, ...] = ()
 
-    def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Any, arguments: Mapping[str, Any], empty: Callable[[], Any]) -> None:
         self._pipe = copy.copy(pipe)
         self._arguments = arguments
-        vars(self._pipe).update(encode_prompt=_encoded_once(pipe.encode_prompt), _progress_bar_config={"disable": True})
+        vars(self._pipe).update(encode_prompt=lambda *_, **__: empty(), _progress_bar_config={"disable": True})
         self._max_steps = int(pipe.scheduler.config.get("num_train_timesteps", 1000))
         self.default = scheduler_name(pipe.scheduler)
         self.samplers: tuple[str, ...] = (self.default,)
@@ -96,7 +96,8 @@ class FlowSchedules:
         try:
             self._table(_TRIAL_STEPS, width, height)
         except (ValueError, ArithmeticError, AttributeError, TypeError) as error:
-            raise ModelUnsupported(f"the scheduler {type(self._pipe.scheduler).__name__} has no table") from error
+            name = type(self._pipe.scheduler).__name__
+            raise ModelUnsupported(f"the scheduler {name} needs FRONTRUNNER_GENERATOR_MODE=gate") from error
 
     def __call__(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
         """The table at an image size in pixels.
@@ -141,15 +142,3 @@ class FlowSchedules:
             del scheduler.set_timesteps
             return scheduler
         raise ValueError("the pipeline sets no schedule")
-
-
-def _encoded_once(encode: Callable[..., Any]) -> Callable[..., Any]:
-    """`encode_prompt` of a pipeline, made once: here it only gets the empty text."""
-    known: list[Any] = []
-
-    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        if not known:
-            known.append(encode(*args, **kwargs))
-        return known[0]
-
-    return encode_prompt

@@ -189,3 +189,25 @@ def _pixels(image: Any) -> Any:
     import torch
 
     return ((image * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def test_the_empty_text_is_encoded_once_for_schedules_and_rows() -> None:
+    pipe = FAMILIES["flux"].build("flux")
+    calls: list[Any] = []
+    pipe.text_encoder_2.register_forward_hook(lambda *_: calls.append(1))
+    generator = made("flux", pipe)
+    for steps in (2, 3):
+        generator.schedule(generator.info.sampler, steps, 16, 16)
+    generator.encode(["", ""])
+    assert calls == [1]
+    generator.encode(["a dog"])
+    assert calls == [1, 1]
+
+
+def test_a_qwen_image_with_two_guidance_scales_is_left_to_the_gate() -> None:
+    from models.errors import ModelUnsupported
+
+    pipe = FAMILIES["qwen_image"].build("qwen_image")
+    pipe.transformer.register_to_config(guidance_embeds=True)
+    with pytest.raises(ModelUnsupported, match="FRONTRUNNER_GENERATOR_MODE=gate"):
+        made("qwen_image", pipe)

@@ -72,7 +72,9 @@ def test_a_scheduler_that_is_no_table_goes_through_the_gate(copied: Path, config
     kinds["scheduler"] = ["diffusers", config.get("_class_name", kinds["scheduler"][1])]
     index_file.write_text(json.dumps(kinds))
     assert kind(registry.load_models(str(copied), "fake", "cpu").generator) == "PipelineGate"
-    with pytest.raises(ModelUnsupported, match=r"'sd3': the scheduler FlowMatch.* has no table"):
+    with pytest.raises(
+        ModelUnsupported, match=r"'sd3': the scheduler FlowMatch.* needs FRONTRUNNER_GENERATOR_MODE=gate"
+    ):
         registry.load_models(str(copied), "fake", "cpu", mode="native")
 
 

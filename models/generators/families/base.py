@@ -133,7 +133,8 @@ class NativeFamily:
         Raises ModelUnsupported if its scheduler has no table.
         """
         plain = {"use_resolution_binning": False} if "use_resolution_binning" in self.settings else {}
-        made = FlowSchedules(self.pipe, {**plain, **self.arguments, self.guidance_argument: self.unguided})
+        arguments = {**plain, **self.arguments, self.guidance_argument: self.unguided}
+        made = FlowSchedules(self.pipe, arguments, lambda: self.encoded(""))
         made.check(*self.size)
         return made
 
@@ -155,7 +156,17 @@ class NativeFamily:
         return self._reader.cut(text)
 
     def encoded(self, text: str, **changes: Any) -> Any:
-        """`encode_prompt` of the pipeline for one text, with the settings of its call."""
+        """`encode_prompt` of the pipeline for one text, with the settings of its call.
+
+        The empty text is kept: schedules need it too.
+        """
+        return self._encode(text, changes) if text or changes else self._empty
+
+    @cached_property
+    def _empty(self) -> Any:
+        return self._encode("", {})
+
+    def _encode(self, text: str, changes: Mapping[str, Any]) -> Any:
         known = inspect.signature(self.pipe.encode_prompt).parameters
         settings = {name: value for name, value in self.settings.items() if name not in _NOT_SETTINGS}
         wanted = {**settings, **_ENCODED, "prompt": text, "device": self.placement.device, **changes}

@@ -19,7 +19,7 @@ class QwenImage(FilmFamily):
         self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
     ) -> None:
         if pipe.transformer.config.guidance_embeds:
-            raise ModelUnsupported("a guidance-distilled Qwen-Image has two guidance scales")
+            raise ModelUnsupported("a guidance-distilled Qwen-Image needs FRONTRUNNER_GENERATOR_MODE=gate")
         super().__init__(pipe, placement, arguments, defaults)
 
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
