@@ -91,6 +91,11 @@ class AsyncClient:
         """Close the client."""
         await self.aclose()
 
+    @property
+    def base_url(self) -> str:
+        """The address of the service, without `/v1`."""
+        return self._url
+
     async def aclose(self) -> None:
         """Close all connections, except those of a client that you passed."""
         if self._owned:

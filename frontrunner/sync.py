@@ -88,6 +88,11 @@ class Client:
         """Close the client."""
         self.close()
 
+    @property
+    def base_url(self) -> str:
+        """The address of the service, without `/v1`."""
+        return self._url
+
     def close(self) -> None:
         """Close all connections, except those of a client that you passed."""
         if self._owned:

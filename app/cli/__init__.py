@@ -19,6 +19,7 @@ from app.cli import keys, output
 from app.cli import rerank as again
 from app.cli.client import CliError
 from app.cli.local_server import running_service
+from frontrunner import Client
 
 app = typer.Typer(
     name="frontrunner",
@@ -265,9 +266,7 @@ def refine(
         if image is not None:
             body["image"] = again.image_data_uri(image)
         else:
-            body["index"] = remote.index_at_place(
-                remote.request_json(client, "GET", f"/v1/generations/{generation}"), pick
-            )
+            body["index"] = remote.index_at_place(remote.read_generation(client, generation), pick)
         _show_result(
             console, client, output.show_progress(again.stream_refine(client, generation, body), progress), out
         )
@@ -292,9 +291,7 @@ def mcp(url: UrlOption = None) -> None:
         run_mcp(url)
 
 
-def _show_result(
-    console: Console, client: remote.Client, done: remote.Json, out: Path | None, *, named: bool = True
-) -> None:
+def _show_result(console: Console, client: Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
     """Print the ranked list, the id if `named`, and the files written to `out`."""
     console.print(output.candidates_table(done))
     if named:
@@ -304,15 +301,13 @@ def _show_result(
 
 
 @contextmanager
-def _service(url: str | None, console: Console) -> Iterator[remote.Client]:
+def _service(url: str | None, console: Console) -> Iterator[Client]:
     """Yield a client of the service at `url`, or of a temporary local one."""
     with ExitStack() as stack:
-        if url is not None:
-            client = stack.enter_context(remote.connect(url))
-        else:
+        if url is None:
             with console.status("loading the models") as status:
-                client = stack.enter_context(running_service(status.update))
-        yield client
+                url = stack.enter_context(running_service(status.update))
+        yield stack.enter_context(remote.connect(url))
 
 
 @contextmanager

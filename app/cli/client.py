@@ -1,4 +1,4 @@
-"""HTTP client of the command line: requests, event streams, downloads, errors."""
+"""Calls of the command line to a service, their errors, and the files they write."""
 
 from __future__ import annotations
 
@@ -8,30 +8,19 @@ import math
 import os
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import httpx
 import numpy as np
 from PIL import Image
 
 from app import imaging
+from frontrunner import ApiError, Client, Event, FrontrunnerError
 
-Client: TypeAlias = httpx.Client
 Json: TypeAlias = dict[str, Any]
-Events: TypeAlias = Generator[tuple[str, Json], None, None]
-"""Names and data of a generation's events."""
-
-HTTP_TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
-"""A minute of silence is a failure: the event stream has a heartbeat every 15 s."""
-
-
-CANCEL_TIMEOUT_S = 5.0
-"""Maximum seconds that an interrupted command waits to cancel its generation."""
-
-CLOSING = frozenset({"succeeded", "failed", "cancelled", "error"})
-"""The events that end a stream."""
+Events: TypeAlias = Generator[Event, None, None]
 
 KEY_VARIABLE = "FRONTRUNNER_KEY"
 """Environment variable with the API key, if the service requires one."""
@@ -43,16 +32,12 @@ class CliError(Exception):
 
 @contextmanager
 def connect(url: str) -> Iterator[Client]:
-    """Yield a client of the service at `url`; convert HTTP errors to CliError."""
+    """Yield a client of the service at `url`; convert its errors to CliError."""
     try:
-        with httpx.Client(base_url=url, timeout=HTTP_TIMEOUT, trust_env=False, headers=authorization()) as client:
-            yield client
-    except httpx.ConnectError:
-        raise CliError(f"no service listens at {url}: start one or correct --url") from None
-    except httpx.TimeoutException:
-        raise CliError(f"the service at {url} did not respond in time: try again") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CliError(f"the connection to {url} failed: {error}") from None
+        with httpx.Client(trust_env=False) as http:
+            yield Client(url, http=http)
+    except (FrontrunnerError, httpx.InvalidURL) as error:
+        raise CliError(str(error)) from None
 
 
 def authorization() -> dict[str, str]:
@@ -61,63 +46,35 @@ def authorization() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def stream_generation(client: Client, body: Mapping[str, Any], path: str = "/v1/generations") -> Events:
-    """Request a generation; yield its events (name, data). Raises CliError.
+def stream_generation(client: Client, body: Mapping[str, Any]) -> Events:
+    """Request a generation; yield its events.
 
-    Closing the iterator early, as Ctrl-C does, cancels the generation.
+    Without an idempotency key: a command that is killed leaves no generation behind. Closing the iterator early, as
+    Ctrl-C does, cancels it at once.
     """
-    payload = {k: v for k, v in body.items() if v is not None}
-    with client.stream("POST", path, json=payload, headers={"accept": "text/event-stream"}) as answer:
-        if answer.status_code != 200:
-            answer.read()
-            raise error_from_response(answer)
-        kind = ""
-        try:
-            for kind, data in _events(answer.iter_lines()):
-                yield kind, data
-        except (KeyboardInterrupt, GeneratorExit):
-            if kind not in CLOSING:
-                with suppress(httpx.HTTPError):
-                    client.delete(answer.headers["location"], timeout=CANCEL_TIMEOUT_S)
-            raise
+    return client.stream(idempotency_key="", **present(body))
 
 
-def _events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
-    kind, data = "", ""
-    for line in lines:
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            kind = value
-        elif name == "data":
-            data += value
-        elif not line and data:
-            yield kind, json.loads(data)
-            kind, data = "", ""
+def read_generation(client: Client, generation_id: str) -> Json:
+    """Return a generation."""
+    return cast(Json, client.get(generation_id))
 
 
 def rank_files(client: Client, prompt: str, negative: str, files: Sequence[Path]) -> Json:
-    """Rank image files by a prompt. Raises CliError."""
-    with ExitStack() as stack:
-        parts = [("images", (f.name, stack.enter_context(f.open("rb")))) for f in files]
-        answer = client.post("/v1/rank", data={"prompt": prompt, "negative_prompt": negative}, files=parts)
-    if answer.status_code != 200:
-        raise error_from_response(answer, files)
-    ranked: Json = answer.json()
-    return ranked
+    """Rank image files by a prompt. Raises CliError that names the file at fault."""
+    try:
+        return cast(Json, client.rank(prompt, files, negative_prompt=negative))
+    except ApiError as error:
+        pointer = next((field.get("pointer") for field in error.errors), None) or ""
+        found = re.fullmatch(r"#/images/(\d+)", pointer)
+        raise CliError(f"{files[int(found[1])].name}: {error}" if found else str(error)) from None
+    except OSError as error:
+        raise CliError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def request_json(client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
-    """Return the JSON response to a request without the None fields of `body`.
-
-    Raises CliError.
-    """
-    payload = None if body is None else {k: v for k, v in body.items() if v is not None}
-    answer = client.request(method, path, json=payload)
-    if not answer.is_success:
-        raise error_from_response(answer)
-    result: Json = answer.json() if answer.content else {}
-    return result
+def present(body: Mapping[str, Any]) -> Json:
+    """Return the fields that have a value."""
+    return {k: v for k, v in body.items() if v is not None}
 
 
 def save_images(client: Client, done: Json, out: Path) -> list[Path]:
@@ -137,7 +94,7 @@ def save_sheet(client: Client, done: Json, path: Path) -> Path:
 
 def save_lineage(client: Client, generation_id: str, path: Path) -> Path:
     """Write the lineage of a generation as JSON; return the path. Raises CliError."""
-    lineage = request_json(client, "GET", f"/v1/generations/{generation_id}/lineage")
+    lineage = client.lineage(generation_id)
     return _write(path.parent, {path: json.dumps(lineage, indent=1).encode() + b"\n"})[0]
 
 
@@ -175,10 +132,7 @@ def index_at_place(done: Json, place: int) -> int:
 
 
 def _image(client: Client, generation_id: str, index: int) -> bytes:
-    answer = client.get(f"/v1/generations/{generation_id}/images/{index}", params={"format": "png"})
-    if answer.status_code != 200:
-        raise error_from_response(answer)
-    return answer.content
+    return client.image(generation_id, index, file_format="png")
 
 
 def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequence[bytes]) -> bytes:
@@ -195,15 +149,3 @@ def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequenc
     ]
     pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
-
-
-def error_from_response(answer: httpx.Response, files: Sequence[Path] = ()) -> CliError:
-    """Convert an error response to a CliError that names its file of `files`."""
-    try:
-        problem = answer.json()
-        pointers = [str(e.get("pointer")) for e in problem.get("errors", ())]
-        found = re.fullmatch(r"#/images/(\d+)", pointers[0]) if pointers else None
-        about = f"{files[int(found[1])].name}: " if found and files else ""
-        return CliError(f"{about}{problem['detail']}")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return CliError(f"the service returned HTTP status {answer.status_code}")

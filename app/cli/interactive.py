@@ -19,7 +19,8 @@ from rich.table import Table
 
 from app.cli import client as remote
 from app.cli import output, rerank
-from app.cli.client import Client, CliError, Json
+from app.cli.client import CliError, Json
+from frontrunner import ApiError, Client
 
 COMMANDS = (
     ("prompt TEXT", "compare with another text"),
@@ -90,7 +91,7 @@ class InteractiveSession:
                     break
                 try:
                     self._execute(name, argument.strip())
-                except CliError as error:
+                except (CliError, ApiError) as error:
                     refused += 1
                     self._print(f"frontrunner: {error}")
         finally:
@@ -120,8 +121,8 @@ class InteractiveSession:
         if not places:
             raise CliError("like and dislike require places in the list, such as 1 3")
         now = self._turns[-1].answer
-        ballot = {"generation": now["id"], how: [remote.index_at_place(now, place) for place in places]}
-        remote.request_json(self._client, "POST", f"/v1/taste/{self._profile}/votes", ballot)
+        ballot: Json = {"generation": now["id"], how: [remote.index_at_place(now, place) for place in places]}
+        self._client.vote(self._profile, **ballot)
         self._voted = True
         self._taste("on")
 
@@ -204,7 +205,7 @@ class InteractiveSession:
 
     def _delete_votes(self) -> None:
         if self._voted and self._temporary_profile:
-            remote.request_json(self._client, "DELETE", f"/v1/taste/{self._profile}")
+            self._client.delete_taste(self._profile)
 
 
 def read_lines(console: Console) -> Iterator[str]:

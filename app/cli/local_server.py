@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.cli.client import Client, CliError, connect
+from app.cli.client import CliError
 from app.settings import ENV_PREFIX
 
 STARTUP_TIMEOUT_S = 600.0
@@ -29,8 +29,8 @@ def silent(detail: str) -> None:
 
 
 @contextmanager
-def running_service(watch: Callable[[str], None] = silent) -> Iterator[Client]:
-    """Start a service for this block; yield a client once it is ready.
+def running_service(watch: Callable[[str], None] = silent) -> Iterator[str]:
+    """Start a service for this block; yield its URL once it is ready.
 
     `watch` receives the detail of `/readyz` several times a second while the models load. Raises CliError when the
     service cannot start.
@@ -42,9 +42,9 @@ def running_service(watch: Callable[[str], None] = silent) -> Iterator[Client]:
             port = listening.getsockname()[1]
             process = _start(listening, Path(folder), log)
         try:
-            with connect(f"http://127.0.0.1:{port}") as client:
-                _wait(client, process, log, watch)
-                yield client
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process, log, watch)
+            yield url
         finally:
             _stop(process)
 
@@ -64,13 +64,13 @@ def _start(listening: socket.socket, folder: Path, log: Path) -> subprocess.Pope
         )
 
 
-def _wait(client: Client, process: subprocess.Popen[bytes], log: Path, watch: Callable[[str], None]) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path, watch: Callable[[str], None]) -> None:
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise CliError(_last_line(log))
         with suppress(httpx.TransportError):  # the child is starting or ending
-            answer = client.get("/readyz")
+            answer = httpx.get(f"{url}/readyz", trust_env=False, timeout=60)
             if answer.status_code == 200:
                 return
             watch(str(answer.json()["detail"]))

@@ -56,8 +56,8 @@ class LocalService:
 
     def _run(self) -> None:
         try:
-            with running_service(self._watch) as client, suppress(InvalidStateError):
-                self._url.set_result(str(client.base_url))
+            with running_service(self._watch) as url, suppress(InvalidStateError):
+                self._url.set_result(url)
                 self._stopping.wait()
         except _Stopped:
             pass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,23 +28,22 @@ def show_progress(events: Events, console: Console) -> Json:
     best = float("-inf")
     with closing(events), Progress(TextColumn("sampling"), *_COLUMNS, console=console) as progress:
         task = progress.add_task("", total=None, step=0, steps="?", live="?", note="queued")
-        for kind, data in events:
+        for event in events:
+            kind, data = event.kind, event.data
             if kind == "preview" and data["score"] is not None:
                 best = max(best, data["score"])
                 progress.update(task, note=f"best preview {best:.3f}")
-            elif kind == "error":
-                raise CliError(data["error"]["message"])
             elif kind in {"failed", "cancelled"}:
                 raise CliError((data["error"] or {"message": f"the generation was {kind}"})["message"])
             elif kind == "succeeded":
                 progress.update(task, total=1, completed=1, note=f"{data['timings']['total_ms'] / 1000:.1f} s")
-                return data
+                return dict(data)
             else:
                 _update_progress(progress, task, kind, data)
     raise CliError("the event stream ended before the result: try again")
 
 
-def _update_progress(progress: Progress, task: TaskID, kind: str, data: Json) -> None:
+def _update_progress(progress: Progress, task: TaskID, kind: str, data: Mapping[str, Any]) -> None:
     if kind == "queued":
         progress.update(task, live=data["n_candidates"])
     elif kind == "started":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from app.cli.client import Client, CliError, Events, Json, request_json, stream_generation
+from app.cli.client import CliError, Events, Json, present
+from frontrunner import Client, data_uri
 
 
 def build_references(like: Sequence[Path], unlike: Sequence[Path]) -> list[Json] | None:
@@ -20,22 +20,18 @@ def build_references(like: Sequence[Path], unlike: Sequence[Path]) -> list[Json]
 
 
 def request_rerank(client: Client, generation_id: str, body: Mapping[str, Any]) -> Json:
-    """Return the generation in another ranking. Raises CliError."""
-    return request_json(client, "POST", f"/v1/generations/{generation_id}/rerank", body)
+    """Return the generation in another ranking."""
+    return cast(Json, client.rerank(generation_id, **present(body)))
 
 
 def stream_refine(client: Client, generation_id: str, body: Mapping[str, Any]) -> Events:
-    """Refine a candidate or an image; yield the events of the new generation.
-
-    Raises CliError.
-    """
-    return stream_generation(client, {"previews": 2, **body}, f"/v1/generations/{generation_id}/refine")
+    """Refine a candidate or an image; yield the events of the new generation."""
+    return client.stream_refine(generation_id, idempotency_key="", **present({"previews": 2, **body}))
 
 
 def image_data_uri(path: Path) -> str:
     """Return an image file as a data URI. Raises CliError for an unreadable file."""
     try:
-        data = path.read_bytes()
+        return data_uri(path)
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror}") from None
-    return f"data:image/*;base64,{base64.b64encode(data).decode('ascii')}"

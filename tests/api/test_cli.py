@@ -98,6 +98,12 @@ def test_generate_uses_the_service_at_url(tmp_path: Path, house: House) -> None:
     assert (tmp_path / "out" / "sheet.png").exists()
 
 
+def test_a_line_separator_in_a_prompt_does_not_end_the_stream(tmp_path: Path, house: House) -> None:
+    asked = ["generate", "a red\u2028apple", *ASKED[2:]]
+    _told(*asked, "--out", tmp_path / "out", "--url", house.url)
+    assert (tmp_path / "out" / "sheet.png").exists()
+
+
 def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> None:
     url = ["--url", house.url]
     assert "65 is not a multiple of 8" in _complaint(*ASKED, "--size", "65x64", *url)

@@ -36,11 +36,11 @@ Attack = Callable[[tuple[str, int], float], None]
 
 def attacks(seconds: float = SECONDS, names: Sequence[str] = ()) -> list[Figure]:
     """The attacks with these names, or all, against a service with the embedded models, for so long. Linux."""
-    with running_service() as client:
+    with running_service() as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         good = {"prompt": "x", "images": [_uri(saved(Image.new("RGB", (64, 64)), "PNG"))]}
         for _ in range(3):
             client.post("/v1/rank", json=good).raise_for_status()
-        url, service = str(client.base_url), _child()
+        service = _child()
         idle, answers, sizes = _resident(service), list[float](), list[float]()
         ranked: list[float] = []
         command = [sys.executable, "-m", "tests.bench.attacks", "--at", url, "--for", str(seconds)]

@@ -97,9 +97,8 @@ def main() -> None:
         print(f"built: millions of parameters {build(asked.folder)}", flush=True)
     os.environ["FRONTRUNNER_GENERATOR"] = str(asked.folder.absolute())
     parts = Parts()
-    with running_service(parts) as client:
+    with running_service(parts) as url, httpx.Client(base_url=url, timeout=None, trust_env=False) as client:
         parts("ready")
-        client.timeout = httpx.Timeout(None)
         began = time.monotonic()
         made = server.generate(client, PROMPT, n_candidates=4, n=1, steps=1)
         took = time.monotonic() - began

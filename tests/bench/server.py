@@ -18,8 +18,7 @@ TIMEOUT = httpx.Timeout(600.0)
 @contextmanager
 def service() -> Iterator[httpx.Client]:
     """A client of a running service on the embedded pack."""
-    with running_service() as client:
-        client.timeout = TIMEOUT
+    with running_service() as url, httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False) as client:
         yield client
 
 

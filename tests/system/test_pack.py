@@ -27,8 +27,7 @@ BASE: dict[str, Any] = {"prompt": PROMPT, "seed": SEED, "steps": 6, "pruning": "
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with running_service() as client:
-        client.timeout = httpx.Timeout(240)
+    with running_service() as url, httpx.Client(base_url=url, timeout=240, trust_env=False) as client:
         yield client
 
 
