@@ -45,9 +45,9 @@ def _counted(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[obj
     calls: list[object] = []
     original = getattr(kind, name)
 
-    def counted(*given: Any) -> Any:
+    def counted(*given: Any, **named: Any) -> Any:
         calls.append(given)
-        return original(*given)
+        return original(*given, **named)
 
     monkeypatch.setattr(kind, name, counted)
     return calls
@@ -166,6 +166,23 @@ async def test_notifications_that_stop_are_noticed_and_found_again(
             swallowed.clear()
             assert caplog.text.count("notifications do not arrive") == silence
         await _until(lambda: store.notifies)
+
+
+async def test_an_address_for_notifications_that_leads_nowhere_is_said_once(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "RECONNECT_S", 0.01)
+    caplog.set_level(logging.WARNING)
+    url = await asyncio.to_thread(postgresql.database)
+    options = DatabaseOptions(listen_url="postgresql://tester@127.0.0.1:1/nowhere")
+    store = await SqlGenerationStore.open(url, options=options)
+    tried = _counted(monkeypatch, server.PostgresqlServer, "connect")
+    async with _told(store):
+        await _until(lambda: len(tried) >= 3)
+        await _life(store, "gen_a")
+    assert caplog.text.count("FRONTRUNNER_DATABASE_LISTEN_URL") == 1
+    assert not store.notifies
+    await store.close()
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -50,6 +50,11 @@ NO_NOTIFICATIONS = (
     "FRONTRUNNER_DATABASE_LISTEN_URL to the address of the server, or to a pooler with pool_mode = session"
 )
 
+NO_LISTENER = (
+    "the connection for PostgreSQL notifications failed (%s), so this replica polls and tries again: check the server "
+    "and FRONTRUNNER_DATABASE_LISTEN_URL"
+)
+
 FOREIGN_OPTIONS = {"channel_binding", "connect_timeout", "connection_limit", "keepalives", "pgbouncer", "pool_timeout"}
 """Options in the URLs of providers that are for other drivers, and left out."""
 
@@ -144,8 +149,8 @@ class PostgresqlServer:
                 finally:
                     on_state(False)
                     connection.terminate()
-            except errors:
-                log.debug("the notification listener lost the database; reconnecting")
+            except errors as error:
+                self._log_silence(NO_LISTENER, type(error).__name__)
             await asyncio.sleep(pause)
 
     async def _receive(
@@ -173,7 +178,7 @@ class PostgresqlServer:
             await notify(echo_payload)
             if not await _set_within(echo, ECHO_S) and not lost.is_set():
                 await connection.remove_listener(CHANNEL, received)
-                self._log_silence()
+                self._log_silence(NO_NOTIFICATIONS)
                 return True
             if not open_before:
                 open_before, self._silent = True, False
@@ -182,10 +187,10 @@ class PostgresqlServer:
             await _set_within(lost, LISTEN_CHECK_S)
         return False
 
-    def _log_silence(self) -> None:
+    def _log_silence(self, message: str, *values: object) -> None:
         """Log once per silence."""
         if not self._silent:
-            log.warning(NO_NOTIFICATIONS)
+            log.warning(message, *values)
         self._silent = True
 
 
