@@ -65,9 +65,9 @@ def _images(result: CallToolResult) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(one.data))) for one in found]
 
 
-def _picture(colour: str) -> str:
+def _picture(colour: str, size: tuple[int, int] = (64, 64)) -> str:
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
+    Image.new("RGB", size, colour).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -113,6 +113,13 @@ def test_a_result_is_ranked_again_refined_and_shown(house: House) -> None:
     assert refined.structured_content is not None
     behind = house.client.get(f"/v1/generations/{refined.structured_content['id']}").json()
     assert behind["parent"] == {"kind": "refine", "generation": made["id"], "index": 2}
+    narrow = _call(house, "refine", generation=made["id"], index=2, mask=_picture("white", (32, 64)))
+    assert _text(narrow).startswith("invalid_request: the mask is 32x64, but its image is 64x64")
+    masked = _call(
+        house, "refine", generation=made["id"], index=2, mask=_picture("white"), n_candidates=2, inline=False
+    )
+    assert masked.structured_content is not None
+    assert "mask_covers_all" in {one["code"] for one in masked.structured_content["warnings"]}
     shown = _call(house, "get_image", generation=made["id"], index=3, format="webp", size="32x32")
     assert [(image.size, image.format) for image in _images(shown)] == [((32, 32), "WEBP")]
     assert shown.structured_content is not None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import webuiapi
 from PIL import Image
 
-from tests.api.kit import House
+from app.service import auth
+from tests.api.keys_kit import add_key
+from tests.api.kit import House, running
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,18 @@ def test_what_it_asks_at_start(client: webuiapi.WebUIApi) -> None:
     assert client.get_prompt_styles()[0].keys() == {"name", "prompt", "negative_prompt"}
     assert client.get_memory().keys() == {"ram", "cuda"}
     assert client.get_cmd_flags()["api"] is True
+
+
+def test_its_user_and_password_are_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "KEY_CACHE_TTL_S", 0.0)
+    with running(tmp_path) as house:
+        key = add_key(tmp_path / "data")[1]["authorization"].removeprefix("Bearer ")
+        api = webuiapi.WebUIApi(baseurl=f"{house.url}/sdapi/v1", steps=4, username="anybody", password=key)
+        assert api.txt2img(prompt="a red apple", width=64, height=64).image.size == (64, 64)
+        api.set_auth("anybody", "fr_wrong")
+        with pytest.raises(RuntimeError, match="unauthorized"):
+            api.txt2img(prompt="a red apple")
+        api.session.close()
 
 
 def test_it_reads_errors(client: webuiapi.WebUIApi) -> None:
