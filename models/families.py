@@ -158,17 +158,24 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
 
 
 def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str, Any]) -> StepwiseGenerator:
-    """The pipeline behind its native loop, or behind the gate, as the mode requires."""
-    if kind in NATIVE_LOOPS and context.mode != "gate":
+    """The pipeline behind its native loop, or behind the gate, as the mode requires.
+
+    ControlNets run behind the gate.
+    """
+    if context.options.controls and context.mode == "native":
+        raise ModelUnsupported("ControlNets have no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
+    if kind in NATIVE_LOOPS and context.mode != "gate" and not context.options.controls:
         try:
             return NATIVE_LOOPS[kind](pipe, context.placement, **options)
         except ModelUnsupported as error:
             if context.mode == "native":
                 raise
             log.warning("the generator runs behind the gate: %s", error)
+    from models.generators.control import load_nets
     from models.generators.gate.generator import PipelineGate
 
-    return PipelineGate(pipe, context.placement, **options)
+    nets = load_nets(context.options.controls, pipe, context.placement)
+    return PipelineGate(pipe, context.placement, nets=nets, **options)
 
 
 def _native(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGenerator:

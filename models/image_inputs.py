@@ -63,10 +63,23 @@ class Inpainting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """An image uint8 (H, W, 3) in the sampled size, which the composition follows.
+
+    `kind` is one of `GeneratorInfo.controls`. `weight` 0 has no effect, 1 is the usual one.
+    """
+
+    kind: str
+    image: NDArray[np.uint8]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageInputs:
     """The images that all rows of a generation share. Compared by identity."""
 
     inpainting: Inpainting | None = None
+    controls: tuple[Control, ...] = ()
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

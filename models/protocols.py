@@ -107,6 +107,7 @@ class GeneratorInfo:
 
     `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect.
     `second_order` names the samplers that call the denoiser twice per step.
+    `controls` are the kinds of images that can control the composition.
     """
 
     id: str
@@ -126,6 +127,7 @@ class GeneratorInfo:
     guidance: Guidance = "cfg"
     negative_prompts: bool = True
     second_order: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""

@@ -41,7 +41,7 @@ def load_models(
     ignore it. `preview_decoder` is a folder or hub id of a tiny decoder for the generator's latents. `calibration` is
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
-    `options` also name an upscaler.
+    `options` also name an upscaler and ControlNets.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None

@@ -20,6 +20,9 @@ from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, 
 
 _INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 _STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|Combined|Prior|Pipeline)")
+_INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", "FluxFillPipeline")
+"""Inpainting pipelines that are served: without a mask they make whole images."""
+
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 _NEEDED = ("prompt", "num_inference_steps", "generator", "width", "height")
 _FOREIGN = {
@@ -96,7 +99,7 @@ def check(kind: Any) -> None:
         )
     parameters = inspect.signature(known.__call__).parameters
     foreign = next((what for name, what in _FOREIGN.items() if name in parameters), None)
-    if foreign is not None:
+    if foreign is not None and kind not in _INPAINTING:
         raise ModelUnsupported(f"{_a(kind)} {foreign}; use a text-to-image pipeline")
     missing = [name for name in _NEEDED if name not in parameters]
     if missing:

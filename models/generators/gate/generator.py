@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import ModelUnsupported
+from models.generators.control import controlled
 from models.generators.gate.calls import Call, part, together, zeros
-from models.generators.gate.latents import Attempt, GateLatent, GateSchedule
+from models.generators.gate.latents import Attempt, GateLatent, GateSchedule, flat_shape, likeliest
 from models.generators.gate.packing import Packing, blended, probe
 from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler_proxy import Blend, mixes, noised
@@ -29,6 +31,7 @@ from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels
 from models.runtime.placement import DevicePlacement, memory_guard
 
 _CACHED = 128
+_CACHED_CONTROLS = 16
 _CACHED_TEXTS = 256
 _FORMS = 64
 
@@ -49,12 +52,14 @@ class PipelineGate:
         defaults: Mapping[str, Any] | None = None,
         preview_decoder: Any | None = None,
         arguments: Mapping[str, Any] | None = None,
+        nets: Mapping[str, Any] | None = None,
     ) -> None:
         """Take a loaded pipeline, standard or modular.
 
         `defaults` may hold `steps`, `guidance_scale`, `width` and `height`. `preview_decoder` is an autoencoder of the
-        same latent space. `arguments` are passed to each call of the pipeline. Makes one or two steps at the default
-        size. Raises OutOfMemory, and ModelUnsupported for a pipeline that cannot run row by row.
+        same latent space. `arguments` are passed to each call of the pipeline. `nets` are ControlNets by kind. Makes
+        one or two steps at the default size. Raises OutOfMemory, and ModelUnsupported for a pipeline that cannot run
+        row by row.
         """
         self._placement = placement
         self._stage = Stage(pipe, arguments)
@@ -77,6 +82,11 @@ class PipelineGate:
             raise ModelUnsupported(f"the pipeline refuses its own defaults: {error}") from error
         self._factor, self._brief = survey.factor, survey.brief
         self._info = survey.describe(placement, revision, self._reader.limit, preview_decoder)
+        self._arguments, self._nets = arguments, nets or {}
+        self._info = replace(self._info, controls=tuple(sorted(self._nets)))
+        self._controlled = lru_cache(_CACHED_CONTROLS)(self._with_control)
+        for each in self._info.controls:
+            self._controlled((each,))
         self._preview_stage = self._stage
         if preview_decoder is not None:
             self._preview_stage = Stage(survey.with_decoder(pipe, preview_decoder), arguments)
@@ -140,8 +150,8 @@ class PipelineGate:
             vae = self._stage.decoder
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2) / 127.5 - 1.0
             image = image.unsqueeze(2) if like.ndim == 5 else image
-            z = _likeliest(vae.encode(image.to(like.dtype)))
-            return np.asarray(z.reshape(len(pixels), *_flat_shape(like)).to(torch.float16).cpu().numpy())
+            z = likeliest(vae.encode(image.to(like.dtype)))
+            return np.asarray(z.reshape(len(pixels), *flat_shape(like)).to(torch.float16).cpu().numpy())
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One step of each row, in as few denoiser calls as possible.
@@ -182,7 +192,7 @@ class PipelineGate:
         """Host copy for storage: the decoder's input, float16 (B, C, h, w)."""
         with memory_guard():
             found = [self._z(latent, preview) for latent in latents]
-            return np.stack([z.reshape(_flat_shape(z)).to(torch.float16).cpu().numpy() for z in found])
+            return np.stack([z.reshape(flat_shape(z)).to(torch.float16).cpu().numpy() for z in found])
 
     def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
         """Finished latents from arrays of `dump`, for `decode`."""
@@ -216,7 +226,7 @@ class PipelineGate:
 
     def _blend(self, row: StepRow) -> Blend | None:
         """What the run of a row does to its samples."""
-        if row.inpainting is None:
+        if row.inpainting is None or self._stage.inpaints:
             return None
         assert isinstance(row.schedule, GateSchedule)
         packing = self._packing(row.latent.width, row.latent.height)
@@ -224,8 +234,9 @@ class PipelineGate:
 
     def _started(self, request: Request, latent: GateLatent, calls: int, blend: Blend | None) -> CandidateRun:
         """A run for this latent that skips the steps before it."""
+        stage = self._stage_for(request)
         if calls == 0:
-            return self._stage.run(request, blend=blend)
+            return stage.run(request, blend=blend)
         if latent.memory is not None:
             remembered, x = latent.memory, latent.x
 
@@ -233,7 +244,7 @@ class PipelineGate:
                 run.recall(remembered)
                 return x
 
-            return self._stage.run(request, calls, recalled, blend)
+            return stage.run(request, calls, recalled, blend)
         if latent.picture is None:
             raise ValueError(f"a latent without a run or an image cannot make step {latent.step}")
         picture = torch.from_numpy(latent.picture).to(self._placement.device)
@@ -242,7 +253,17 @@ class PipelineGate:
         def begun(run: CandidateRun, scheduler: Any, first: Any) -> Any:  # noqa: ARG001
             return noised(scheduler, packed.to(first.dtype), first, calls)
 
-        return self._stage.run(request, calls, begun, blend)
+        return stage.run(request, calls, begun, blend)
+
+    def _stage_for(self, request: Request) -> Stage:
+        kinds = tuple(each.kind for each in request.inputs.controls) if request.inputs is not None else ()
+        return self._controlled(kinds) if kinds else self._stage
+
+    def _with_control(self, kinds: tuple[str, ...]) -> Stage:
+        """The pipeline with the ControlNets of these kinds; its models are shared."""
+        stage = Stage(controlled(self._stage.pipe, [self._nets[each] for each in kinds]), self._arguments)
+        stage.form = self._stage.form
+        return stage
 
     def _answer(self, waiting: Sequence[Attempt]) -> None:
         """Make the calls that these attempts wait for, then answer each of them."""
@@ -369,20 +390,3 @@ class PipelineGate:
         assert isinstance(event, Call)
         length = self._lengths.setdefault(event.signature, len(self._lengths) + 1)
         return Conditioning(text, length, self._reader.cut(text))
-
-
-def _likeliest(encoded: Any) -> Any:
-    """The latents of an encoder's result."""
-    for name in ("latent_dist", "latent", "latents"):
-        found = getattr(encoded, name, None)
-        if found is not None:
-            return found.mode() if name == "latent_dist" else found
-    return encoded[0]
-
-
-def _flat_shape(z: Any) -> tuple[int, int, int]:
-    """(C, h, w) of one row of the decoder's input.
-
-    Video autoencoders have a frame dimension, which is 1.
-    """
-    return int(z.shape[-4] if z.ndim == 5 else z.shape[-3]), int(z.shape[-2]), int(z.shape[-1])

@@ -115,3 +115,20 @@ def _gap(outputs: list[Any]) -> Any | None:
     if len(outputs) < 2 or outputs[0].shape != outputs[1].shape:
         return None
     return (outputs[0].float() - outputs[1].float()).square().mean().sqrt()
+
+
+def likeliest(encoded: Any) -> Any:
+    """The latents of an encoder's result."""
+    for name in ("latent_dist", "latent", "latents"):
+        found = getattr(encoded, name, None)
+        if found is not None:
+            return found.mode() if name == "latent_dist" else found
+    return encoded[0]
+
+
+def flat_shape(z: Any) -> tuple[int, int, int]:
+    """(C, h, w) of one row of the decoder's input.
+
+    Video autoencoders have a frame dimension, which is 1.
+    """
+    return int(z.shape[-4] if z.ndim == 5 else z.shape[-3]), int(z.shape[-2]), int(z.shape[-1])

@@ -84,6 +84,10 @@ def park(event: Call | Stepped) -> Any:
     return current.parent.switch(event)
 
 
+_PER_NET = ("controlnet_cond", "controlnet_mode", "conditioning_scale")
+"""Arguments with one entry for each of several ControlNets."""
+
+
 class _Proxy:
     """Stands for a module: has its class and its attributes."""
 
@@ -113,6 +117,28 @@ class GatedModule(_Proxy):
         return park(Call.of(self._module, self._signature, args, kwargs))
 
 
+class GatedControl(GatedModule):
+    """A ControlNet whose calls park the pipeline.
+
+    It takes and returns lists with an entry for each net or block; rows are inside. As tuples they cannot be mistaken
+    for lists of rows.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.__dict__["_called"] = lambda *args, **kwargs: _without_lists(module(*args, **kwargs))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the answer to this call."""
+        nets = {name: tuple(kwargs[name]) for name in _PER_NET if isinstance(kwargs.get(name), list)}
+        kwargs = {**kwargs, **nets}
+        return park(Call.of(self._called, self._signature, args, kwargs))
+
+
+def _without_lists(value: Any) -> Any:
+    return tuple(_without_lists(each) for each in value) if isinstance(value, list | tuple) else value
+
+
 class GatedDecoder(_Proxy):
     """An autoencoder whose `decode` parks the pipeline."""
 
@@ -128,6 +154,18 @@ class GatedDecoder(_Proxy):
             kwargs.pop("generator", None)  # unused by decoders, and it would prevent merging
         args = tuple(each.to(self.dtype) if isinstance(each, torch.Tensor) else each for each in args)
         return park(Call.of(self._decode, self._signature, args, kwargs))
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own result, whose distribution without a random generator is its mode.
+
+        Some pipelines draw from the process's generator, which would make images depend on other requests.
+        """
+        encoded = self._module.encode(*args, **kwargs)
+        drawn = getattr(encoded, "latent_dist", None)
+        if drawn is not None:
+            sample = drawn.sample
+            drawn.sample = lambda generator=None: drawn.mode() if generator is None else sample(generator)
+        return encoded
 
 
 class RememberedEncoder(_Proxy):

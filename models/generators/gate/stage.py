@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.errors import ModelUnsupported
 from models.generators.gate.calls import Call
 from models.generators.gate.runs import (
     Finished,
+    GatedControl,
     GatedDecoder,
     GatedModule,
     RememberedEncoder,
@@ -30,7 +32,7 @@ from models.generators.gate.runs import (
 )
 from models.generators.gate.scheduler_proxy import Blend, StepForm, WatchedScheduler, memory, recall
 from models.generators.pipeline_facts import call_defaults
-from models.image_inputs import ImageInputs
+from models.image_inputs import ImageInputs, Inpainting
 from models.runtime.remembered import Remembered
 from models.runtime.seeding import cpu_generator
 
@@ -177,7 +179,29 @@ class Stage:
         if request.negative is not None and self.reads_negative:
             wanted["negative_prompt"] = request.negative
         wanted |= {name: value for name, value in _UNASKED.items() if name in self.names}
+        wanted |= self._images(request)
         return {**wanted, **self._given, **({"output": "images"} if self.modular else {})}
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the pipeline takes a mask of its own."""
+        return "mask_image" in self.names
+
+    def _images(self, request: Request) -> dict[str, Any]:
+        """Source, mask and control images, as far as the pipeline takes them."""
+        inputs = request.inputs or ImageInputs()
+        if self.inpaints:
+            return _masked(inputs.inpainting, (request.width, request.height))
+        if "controlnet" not in self.components:
+            return {}
+        images = [Image.fromarray(control.image) for control in inputs.controls]
+        weights = [control.weight for control in inputs.controls]
+        name = "control_image" if "control_image" in self.names else "image"
+        single = len(images) == 1
+        return {
+            name: images[0] if single else images,
+            "controlnet_conditioning_scale": weights[0] if single else weights,
+        }
 
     def _guidance_name(self) -> str | None:
         """The argument with the main guidance scale; None if guider objects hold it."""
@@ -197,6 +221,15 @@ class Stage:
             return _copied(self._texts(key, lambda: encode(pipe, *args, **kwargs)))
 
         return encode_prompt
+
+
+def _masked(inpainting: Inpainting | None, size: tuple[int, int]) -> dict[str, Any]:
+    """Arguments of an inpainting pipeline; without a mask, all of a grey image is redrawn."""
+    if inpainting is None:
+        source, mask = Image.new("RGB", size, (128, 128, 128)), Image.new("L", size, 255)
+    else:
+        source, mask = Image.fromarray(inpainting.source), Image.fromarray(inpainting.mask.astype(np.uint8) * 255)
+    return {"image": source, "mask_image": mask, "strength": 1.0}
 
 
 def pictures(finished: Finished) -> NDArray[np.uint8]:
@@ -220,6 +253,8 @@ def _behind(name: str, component: Any) -> Any:
         return component
     if hasattr(component, "decode"):
         return GatedDecoder(component)
+    if name == "controlnet":
+        return GatedControl(component)
     if "encoder" in name or "checker" in name:
         return RememberedEncoder(component)
     return GatedModule(component)
