@@ -164,7 +164,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get),
                 ReferenceResolver(engine, fields, limits, service.get),
-                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), limits),
+                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(
                     engine,

@@ -21,6 +21,7 @@ from app.stores.connections import DatabaseOptions
 from models.load_options import LoadOptions
 
 ENV_PREFIX = "FRONTRUNNER_"
+CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 MIN_LINK_KEY_CHARS = 32
 
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     scorer: str = Field("pictogram", min_length=1, description="scorer: pack, folder or open_clip name/pretrained")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
+    controls: str = Field(
+        "", description="ControlNets of the generator: kind=folder or hub id, separated by commas; a sketch is a kind"
+    )
     model_aliases: str = Field(
         DEFAULT,
         description="aliases of loaded models on the routes of other APIs: name=model, separated by commas; "
@@ -199,6 +203,12 @@ class Settings(BaseSettings):
         Aliases.parse(value)
         return value
 
+    @field_validator("controls")
+    @classmethod
+    def _check_controls(cls, value: str) -> str:
+        parse_controls(value)
+        return value
+
     @field_validator("database_url", "database_listen_url", "blob_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
@@ -292,6 +302,11 @@ class Settings(BaseSettings):
         return _names(self.link_keys)
 
     @property
+    def control_nets(self) -> dict[str, str]:
+        """Folder or hub id of each ControlNet, by kind."""
+        return parse_controls(self.controls)
+
+    @property
     def database(self) -> str:
         """The database URL: the configured one, or the SQLite file in the data folder."""
         return self.database_url or f"sqlite:///{self.data_dir}/frontrunner.db"
@@ -309,12 +324,26 @@ class Settings(BaseSettings):
     @property
     def load_options(self) -> LoadOptions:
         """How models are loaded, besides their names."""
-        return LoadOptions(upscaler=self.upscaler, upscaler_tile=self.upscaler_tile)
+        return LoadOptions(self.upscaler, self.upscaler_tile, self.control_nets)
 
 
 def _names(value: str) -> tuple[str, ...]:
     """The items of a comma-separated setting."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def parse_controls(text: str) -> dict[str, str]:
+    """Folder or hub id by kind, from `kind=name` separated by commas.
+
+    Raises ValueError.
+    """
+    found: dict[str, str] = {}
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        kind, _, name = (part.strip() for part in entry.partition("="))
+        if not CONTROL_KIND.fullmatch(kind) or not name or kind in found:
+            raise ValueError("must be kind=folder or kind=hub id, separated by commas, each kind once")
+        found[kind] = name
+    return found
 
 
 def format_errors(error: ValidationError) -> list[str]:

@@ -49,6 +49,34 @@ class CheckpointInput(TypedDict):
     keep: NotRequired[int | None]
 
 
+class ControlInput(TypedDict):
+    """
+    An image that the composition follows, such as a sketch, edges or depths.
+    """
+
+    kind: str
+    """
+    A kind of the model; GET /v1/models lists them.
+    """
+    image: str
+    """
+    The image, as a data: URI or bare base64; cropped and scaled.
+    """
+    weight: NotRequired[float]
+    """
+    0 has no effect.
+    """
+
+
+class ControlOutput(TypedDict):
+    """
+    A control image that was used.
+    """
+
+    kind: str
+    weight: float
+
+
 class DocumentOutput(TypedDict):
     """
     A document of the request; exactly one member is present.
@@ -92,6 +120,7 @@ class GeneratorOutput(TypedDict):
 
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+    `controls`: kinds of control images.
     """
 
     revision: str
@@ -109,6 +138,7 @@ class GeneratorOutput(TypedDict):
     dtype: str
     guidance: Literal["cfg", "embedded", "none"]
     negative_prompts: bool
+    controls: list[str]
     second_order: list[str]
 
 
@@ -901,6 +931,10 @@ class RefineRequest(TypedDict):
     """
     0 keeps the initial image, 1 ignores it. Default: 0.5; with a mask, which keeps the rest: 1.
     """
+    control: NotRequired[list[ControlInput] | None]
+    """
+    Images that the composition follows. Default: those of the generation.
+    """
     prompt: NotRequired[str | None]
     """
     What the images should show. Default: the prompt of the last ranking.
@@ -1065,6 +1099,10 @@ class GenerationRequest(TypedDict):
     """
     Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75.
     """
+    control: NotRequired[list[ControlInput]]
+    """
+    Images that the composition follows, for models with ControlNets.
+    """
 
 
 class GenerationResponse(TypedDict):
@@ -1101,6 +1139,7 @@ class GenerationResponse(TypedDict):
     parent: ParentOutput | None
     strength: float | None
     masked: bool
+    control: list[ControlOutput]
     queue_position: int | None
     eta_seconds: float | None
     progress: float

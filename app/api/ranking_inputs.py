@@ -10,9 +10,9 @@ from fastapi import Request
 
 from app import imaging
 from app.api.dependencies import Services, unless_gone
-from app.api.schemas.requests import RankingInput, ReferenceInput, TasteInput
+from app.api.schemas.requests import ControlInput, RankingInput, ReferenceInput, TasteInput
 from app.api.upload_limits import Pixels, Sent
-from app.domain import Generation, Ranking, Reference, Taste
+from app.domain import ControlUse, Generation, Ranking, Reference, Taste
 from app.imaging import Upload
 from app.service import GenerationParams, RedrawMask, UnresolvedReference, current_owner
 
@@ -123,6 +123,26 @@ async def with_candidate(
     async def read() -> GenerationParams:
         async with services.uploads.read(_sent_mask(mask)) as images:
             return await services.img2img.from_candidate(params, source, index, strength, await _white(images[0]))
+
+    return await unless_gone(request, read())
+
+
+async def with_controls(
+    request: Request, services: Services, params: GenerationParams, controls: Sequence[ControlInput]
+) -> GenerationParams:
+    """`params` with control images.
+
+    Raises the errors of `Img2ImgService.with_controls`, the error of an invalid image, or ClientDisconnected.
+    """
+    if not controls:
+        return params
+    uses = [ControlUse(each.kind, each.weight) for each in controls]
+    services.img2img.check_controls(uses)
+    sent = [Sent(Upload(each.image), f"#/control/{index}/image") for index, each in enumerate(controls)]
+
+    async def read() -> GenerationParams:
+        async with services.uploads.read(sent) as images:
+            return await services.img2img.with_controls(params, uses, images)
 
     return await unless_gone(request, read())
 

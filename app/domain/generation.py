@@ -84,6 +84,14 @@ class InitImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlUse:
+    """An image that the composition follows: its kind, and its weight from 0 to 2."""
+
+    kind: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationSpec:
     """Everything that determines a generation's result, with all defaults filled in.
 
@@ -91,8 +99,8 @@ class GenerationSpec:
     `seed` is that of candidate 0, see `candidate_seed`.
     `wave` None makes all `n_candidates` at once; otherwise waves of this size follow until the expected gain is small.
     `shadow` only records which candidates the checkpoints would prune, to measure the cost of pruning.
-    `start` None samples from noise; `masked`: only a part of it is redrawn, see `ImageInputs`. `owner` is used for fair
-    scheduling between callers only.
+    `start` None samples from noise; `masked`: only a part of it is redrawn. The mask and the images of `controls` are
+    in `ImageInputs`. `owner` is used for fair scheduling between callers only.
     """
 
     id: str
@@ -115,6 +123,12 @@ class GenerationSpec:
     parent: Parent | None = None
     start: InitImage | None = None
     masked: bool = False
+    controls: tuple[ControlUse, ...] = ()
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether it has images that steer sampling."""
+        return self.masked or bool(self.controls)
 
     @property
     def uses_guidance(self) -> bool:

@@ -41,7 +41,7 @@ class GenerationParams:
 
     `n_candidates` "auto" adds waves while another one pays off, up to `max_candidates`. `pruning` is "auto", "off" or
     explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise. `inputs` hold
-    the mask of a `start`.
+    the mask of a `start`, and control images.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
     `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
     are warnings about how the parameters were made.

@@ -37,7 +37,10 @@ def load_nets(named: Mapping[str, str], pipe: Any, placement: DevicePlacement) -
 
 
 def controlled(pipe: Any, nets: Sequence[Any]) -> Any:
-    """The pipeline with control that has the parts of this one. Raises ModelUnsupported."""
+    """The pipeline with control that has the parts of this one.
+
+    Raises ModelUnsupported.
+    """
     known = getattr(diffusers, CONTROLLED[type(pipe).__name__][0])
     taken = inspect.signature(known.__init__).parameters
     parts = {name: part for name, part in pipe.components.items() if name in taken}

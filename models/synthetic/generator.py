@@ -39,10 +39,13 @@ class FakeLatent:
 class FakeGenerator:
     """Draws the colours that the prompt names, in another composition for each seed.
 
-    `prediction_type` is one of `PREDICTIONS`; `token_limit` counts words plus two.
+    `prediction_type` is one of `PREDICTIONS`; `token_limit` counts words plus two. Control images of the kinds
+    `controls` are mixed into the picture.
     """
 
-    def __init__(self, *, prediction_type: str = "v_prediction", token_limit: int = 24) -> None:
+    def __init__(
+        self, *, prediction_type: str = "v_prediction", token_limit: int = 24, controls: tuple[str, ...] = ()
+    ) -> None:
         if prediction_type not in PREDICTIONS:
             raise ValueError(f"`prediction_type` must be one of {', '.join(PREDICTIONS)}")
         self._info = GeneratorInfo(
@@ -60,6 +63,7 @@ class FakeGenerator:
             prediction_type=prediction_type,
             device="cpu",
             dtype="float32",
+            controls=controls,
         )
 
     @property
@@ -143,8 +147,7 @@ def _alpha_sigma(t: Array) -> tuple[Array, Array]:
 def _denoise(z: Array, t: float, picture: Array, prediction_type: str) -> Array:
     """The exact denoiser of N(picture, _SPREAD^2), in the requested parametrisation."""
     alpha, sigma = _alpha_sigma(np.array(t))
-    enlarged = _enlarged(picture, z.shape)
-    x0 = enlarged + alpha * _SPREAD**2 / (alpha**2 * _SPREAD**2 + sigma**2) * (z - alpha * enlarged)
+    x0 = picture + alpha * _SPREAD**2 / (alpha**2 * _SPREAD**2 + sigma**2) * (z - alpha * picture)
     epsilon = (z - alpha * x0) / sigma
     return {"epsilon": epsilon, "v_prediction": alpha * epsilon - sigma * x0, "sample": x0}[prediction_type]
 
@@ -152,10 +155,11 @@ def _denoise(z: Array, t: float, picture: Array, prediction_type: str) -> Array:
 def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
     t, c_in, a, b, c, d, h, s = row.schedule.table[row.step]
     x = row.latent.x.astype(np.float64)
-    output = _denoise(c_in * x, t, row.prompt.state, prediction_type)
+    picture = _controlled(_enlarged(row.prompt.state, x.shape), row)
+    output = _denoise(c_in * x, t, picture, prediction_type)
     guidance_gap = 0.0
     if row.negative is not None:
-        away = _denoise(c_in * x, t, row.negative.state, prediction_type)
+        away = _denoise(c_in * x, t, _enlarged(row.negative.state, x.shape), prediction_type)
         guidance_gap = float(np.sqrt(np.mean((output - away) ** 2)))
         output = away + row.guidance_scale * (output - away)
     after, x0 = a * x + b * output, c * x + d * output
@@ -164,6 +168,18 @@ def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
     if s:
         after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
     return FakeLatent(_blended(row, after).astype(np.float32), x0.astype(np.float32), guidance_gap)
+
+
+def _controlled(picture: Array, row: StepRow) -> Array:
+    """The picture of the prompt with the row's control images.
+
+    They are as bright as their weight.
+    """
+    for control in row.inputs.controls if row.inputs is not None else ():
+        _, height, width = picture.shape
+        cells = control.image.reshape(height, _FACTOR, width, _FACTOR, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+        picture = picture + control.weight * (cells / 127.5 - 1.0)
+    return picture
 
 
 def _blended(row: StepRow, after: Array) -> Array:

@@ -83,14 +83,14 @@ def finish(generator: StepwiseGenerator, rows: list[StepRow]) -> list[Any]:
     return [np.asarray(each.latent.x) for each in now]
 
 
-def stock(pipe: Any, guidance: str, size: int, negative: bool, **images: Any) -> Any:
+def stock(pipe: Any, guidance: str | None, size: int, negative: bool, **images: Any) -> Any:
     """The last sample of a stock pipeline alone."""
     import torch
 
     seen: list[Any] = []
     pipe.scheduler = recording(pipe.scheduler, seen)
     pipe.set_progress_bar_config(disable=True)
-    texts = {"prompt": PROMPT, **({"negative_prompt": NEGATIVE} if negative else {}), guidance: 4.0}
+    texts = {"prompt": PROMPT, **({"negative_prompt": NEGATIVE} if negative else {}), str(guidance): 4.0}
     with torch.inference_mode():
         pipe(
             **texts, **images, num_inference_steps=STEPS, width=size, height=size, output_type="latent",
@@ -150,15 +150,20 @@ def test_controlled_rows_are_the_same_alone_and_beside_others(name: str) -> None
 def test_rows_of_one_control_share_their_calls() -> None:
     """As many rows as a ControlNet has blocks, whose lists must not be taken for rows."""
     from models.generators.gate import generator as module
+    from models.generators.gate.calls import together
 
     generator, size = gate("stable_diffusion"), FAMILIES["stable_diffusion"].size
     made: list[int] = []
     inputs = [ImageInputs(controls=(Control("depth", picture(each, size), 0.7),)) for each in range(6)]
     rows = [row(generator, each, seed, 2) for seed, each in enumerate(inputs)]
     alone = [finish(generator, [each])[0] for each in rows]
-    together = module.together
+
+    def counted(calls: Any) -> Any:
+        made.append(len(calls))
+        return together(calls)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "together", lambda calls: made.append(len(calls)) or together(calls))
+        patch.setattr(module, "together", counted)
         found = finish(generator, rows)
     assert made == [6] * 4, "two steps, each one call of the ControlNet and one of the UNet"
     assert max(apart(one, other) for one, other in zip(found, alone, strict=True)) <= LATENTS

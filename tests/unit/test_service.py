@@ -89,7 +89,7 @@ async def test_latents_are_decoded_by_the_weights_that_made_them(tmp_path: Path)
         await h.service.image(name, other, "webp")
         h.generator._info = replace(h.generator.info, revision="2")
         engine, images = h.service._engine, h.service._images
-        refiner = Img2ImgService(engine, CandidateArrays(engine, h.blobs), images, Limits())
+        refiner = Img2ImgService(engine, CandidateArrays(engine, h.blobs), images, h.blobs, Limits())
         for form, index in (("jpeg", kept), ("webp", other)):
             assert (await h.service.image(name, index, form)).data, "made of a picture that was stored"
         for forgotten in (

@@ -27,7 +27,7 @@ from app.api.generation_response import (
     submit_and_respond,
 )
 from app.api.json_body import JsonRoute
-from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_init_image
+from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image
 from app.api.schemas.requests import SIZE_PATTERN, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
@@ -67,13 +67,13 @@ async def create_generation(
 
 
 async def _build_params(request: Request, services: Services, body: GenerationRequest) -> GenerationParams:
-    """Service parameters with the ranking and the initial image resolved."""
+    """Service parameters with the ranking and the images resolved."""
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
-    if body.image is None:
-        return params
-    strength = DEFAULT_STRENGTH if body.strength is None else body.strength
-    return await with_init_image(request, services, params, body.image, strength)
+    if body.image is not None:
+        strength = DEFAULT_STRENGTH if body.strength is None else body.strength
+        params = await with_init_image(request, services, params, body.image, strength)
+    return await with_controls(request, services, params, body.control)
 
 
 @router.get("/{generation_id}", summary="Read a generation", responses=openapi.error_responses(404, 503))

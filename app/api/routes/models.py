@@ -23,6 +23,7 @@ class GeneratorOutput(ResponseModel):
 
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+    `controls`: kinds of control images.
     """
 
     revision: str
@@ -40,6 +41,7 @@ class GeneratorOutput(ResponseModel):
     dtype: str
     guidance: Literal["cfg", "embedded", "none"]
     negative_prompts: bool
+    controls: list[str]
     second_order: list[str]
 
 

@@ -21,8 +21,9 @@ from app.api.dependencies import (
 from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
-from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_init_image
+from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
 from app.api.schemas.requests import (
+    Controls,
     FiniteFloat,
     ImageFormat,
     NonBlankText,
@@ -70,6 +71,9 @@ class RefineRequest(SamplingOptions):
         ge=0,
         le=1,
         description="0 keeps the initial image, 1 ignores it. Default: 0.5; with a mask, which keeps the rest: 1.",
+    )
+    control: Controls | None = Field(
+        None, description="Images that the composition follows. Default: those of the generation."
     )
     prompt: NonBlankText | None = Field(
         None, description="What the images should show. Default: the prompt of the last ranking."
@@ -150,5 +154,9 @@ async def _build_params(
     usual = REFINE_STRENGTH if body.mask is None else MASKED_STRENGTH
     strength = usual if body.strength is None else body.strength
     if body.image is None:
-        return await with_candidate(request, services, params, source, body.index or 0, strength, body.mask)
-    return await with_init_image(request, services, params, body.image, strength, source, body.mask)
+        params = await with_candidate(request, services, params, source, body.index or 0, strength, body.mask)
+    else:
+        params = await with_init_image(request, services, params, body.image, strength, source, body.mask)
+    if body.control is None:
+        return await services.img2img.inherit_controls(params, source)
+    return await with_controls(request, services, params, body.control)

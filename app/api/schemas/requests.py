@@ -189,6 +189,17 @@ class WebhookInput(RequestModel):
         return Webhook(self.url, tuple(self.events))
 
 
+class ControlInput(RequestModel):
+    """An image that the composition follows, such as a sketch, edges or depths."""
+
+    kind: Annotated[str, StringConstraints(min_length=1, max_length=32)] = Field(
+        description="A kind of the model; GET /v1/models lists them."
+    )
+    image: str = Field(description="The image, as a data: URI or bare base64; cropped and scaled.")
+    weight: FiniteFloat = Field(1.0, ge=0, le=2, description="0 has no effect.")
+
+
+Controls: TypeAlias = Annotated[list[ControlInput], Field(max_length=4)]
 Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointInput], Field(max_length=16)]
 
 
@@ -284,6 +295,8 @@ class GenerationRequest(SamplingRequest):
     strength: FiniteFloat | None = Field(
         None, ge=0, le=1, description="Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75."
     )
+
+    control: Controls = Field([], description="Images that the composition follows, for models with ControlNets.")
 
     @field_validator("strength")
     @classmethod

@@ -77,6 +77,13 @@ class ImageOutput(ScoreOutput):
     b64_json: str | None
 
 
+class ControlOutput(ResponseModel):
+    """A control image that was used."""
+
+    kind: str
+    weight: float
+
+
 class CandidateOutput(ResponseModel):
     """One of the N candidates; a pruned one has the score of its last preview."""
 
@@ -209,6 +216,7 @@ class GenerationResponse(ResponseModel):
     parent: ParentOutput | None
     strength: float | None
     masked: bool
+    control: list[ControlOutput]
     queue_position: int | None
     eta_seconds: float | None
     progress: float
@@ -262,6 +270,7 @@ class GenerationResponse(ResponseModel):
             parent=ParentOutput.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
             strength=spec.start.strength if spec.start else None,
             masked=spec.masked,
+            control=[ControlOutput(kind=each.kind, weight=each.weight) for each in spec.controls],
             queue_position=queue_position.position if queue_position else None,
             eta_seconds=queue_position.eta_seconds if queue_position else None,
             progress=generation.completed,

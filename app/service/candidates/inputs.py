@@ -1,4 +1,4 @@
-"""Stored images that steer the sampling of a generation: source and mask.
+"""Stored images that steer the sampling of a generation: source, mask, controls.
 
 They are written before the record that refers to them, so that any replica can continue the generation and decode its
 images again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from app.engine.latent_codec import decode_init_latents
 from app.errors import NotFound
 from app.service.candidates.keys import inputs_key
 from app.stores.protocols import BlobStore
-from models.image_inputs import ImageInputs, Inpainting
+from models.image_inputs import Control, ImageInputs, Inpainting
 
 
 async def save_inputs(blobs: BlobStore, spec: GenerationSpec, inputs: ImageInputs) -> None:
@@ -29,11 +30,11 @@ async def load_inputs(blobs: BlobStore, spec: GenerationSpec) -> ImageInputs | N
 
     Raises NotFound if the file is gone, StoreUnavailable.
     """
-    if not spec.masked:
+    if not spec.has_inputs:
         return None
     file = await blobs.get(inputs_key(spec.id))
     if file is None:
-        raise NotFound("the generation's source image and mask are gone: refine again")
+        raise NotFound("the generation's control images or its mask are gone: send them again")
     return await asyncio.to_thread(_decode, file, spec)
 
 
@@ -42,21 +43,32 @@ async def copy_inputs(blobs: BlobStore, spec: GenerationSpec, target_id: str) ->
 
     Raises as `load_inputs`.
     """
-    if spec.masked:
+    if spec.has_inputs:
         file = await blobs.get(inputs_key(spec.id))
         if file is None:
-            raise NotFound("the generation's source image and mask are gone: refine again")
+            raise NotFound("the generation's control images or its mask are gone: send them again")
         await blobs.put(inputs_key(target_id), file)
 
 
 def _encode(inputs: ImageInputs) -> bytes:
-    assert inputs.inpainting is not None
+    arrays: dict[str, Any] = {_control(index): each.image for index, each in enumerate(inputs.controls)}
+    if inputs.inpainting is not None:
+        arrays |= {"source": inputs.inpainting.source, "mask": inputs.inpainting.mask}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, source=inputs.inpainting.source, mask=inputs.inpainting.mask)
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
 def _decode(file: bytes, spec: GenerationSpec) -> ImageInputs:
-    assert spec.start is not None
     with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
-        return ImageInputs(Inpainting(arrays["source"], decode_init_latents(spec.start), arrays["mask"]))
+        used = enumerate(spec.controls)
+        controls = tuple(Control(each.kind, arrays[_control(index)], each.weight) for index, each in used)
+        if not spec.masked or spec.start is None:
+            return ImageInputs(controls=controls)
+        source = Inpainting(arrays["source"], decode_init_latents(spec.start), arrays["mask"])
+        return ImageInputs(source, controls)
+
+
+def _control(index: int) -> str:
+    """Name of a control image in the file."""
+    return f"control_{index}"

@@ -1,25 +1,28 @@
-"""Image to image and inpainting, from a stored candidate or an upload."""
+"""Images that steer sampling: initial images, masks and control images."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import imaging
-from app.domain import Generation, Notice, Parent, ParentKind
+from app.domain import ControlUse, Generation, Notice, Parent, ParentKind
 from app.engine import latent_codec
 from app.engine.protocols import Engine
 from app.errors import InvalidRequest, NotFound
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.images import CandidateImages, made_by
+from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import file_size
 from app.service.generations.sizing import settle_size
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range
-from models.image_inputs import ImageInputs, Inpainting
+from app.stores.protocols import BlobStore
+from models.image_inputs import Control, ImageInputs, Inpainting
 
 _WHOLE = Notice("mask_covers_all", "the mask covers the whole image, so all of it is redrawn")
 
@@ -45,15 +48,18 @@ class RedrawMask:
 
 
 class Img2ImgService:
-    """Adds the initial image, and its mask, to parameters.
+    """Adds the initial image, its mask and control images to parameters.
 
-    Pointers refer to a body with `index`, `image`, `mask` and `strength`.
+    Pointers refer to a body with `index`, `image`, `mask`, `strength` and `control`.
     """
 
-    def __init__(self, engine: Engine, fields: CandidateArrays, images: CandidateImages, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, fields: CandidateArrays, images: CandidateImages, blobs: BlobStore, limits: Limits
+    ) -> None:
         self._engine = engine
         self._fields = fields
         self._images = images
+        self._blobs = blobs
         self._limits = limits
 
     async def from_candidate(
@@ -119,6 +125,44 @@ class Img2ImgService:
                 pointer="#/mask",
             )
         return _masked(started, pixels, array, area)
+
+    def check_controls(self, uses: Sequence[ControlUse]) -> None:
+        """Raise InvalidRequest for kinds that the loaded model does not have."""
+        known = self._engine.generator.controls
+        for index, use in enumerate(uses):
+            if use.kind in known:
+                continue
+            choice = f"use {', '.join(known)}" if known else "it has none; send the sketch as `image`"
+            raise InvalidRequest(
+                f"the loaded model takes no control of kind {use.kind!r}: {choice}", pointer=f"#/control/{index}/kind"
+            )
+
+    async def with_controls(
+        self, params: GenerationParams, uses: Sequence[ControlUse], images: Sequence[NDArray[np.uint8]]
+    ) -> GenerationParams:
+        """Add control images (H, W, 3) of any size, cropped and scaled.
+
+        The size is that of `params`, which is settled here. Raises InvalidRequest and Loading.
+        """
+        self.check_controls(uses)
+        info = self._engine.generator
+        params = settle_size(params, info, self._limits)
+        size = params.width or info.width, params.height or info.height
+        fitted = [await asyncio.to_thread(imaging.crop_to_fill, image, size) for image in images]
+        controls = tuple(Control(use.kind, image, use.weight) for use, image in zip(uses, fitted, strict=True))
+        return replace(params, inputs=replace(params.inputs or ImageInputs(), controls=controls))
+
+    async def inherit_controls(self, params: GenerationParams, source: Generation) -> GenerationParams:
+        """Add the control images of `source`, if it has any.
+
+        Raises InvalidRequest if the loaded model has no such control, and NotFound if they are gone.
+        """
+        if not source.spec.controls:
+            return params
+        self.check_controls(source.spec.controls)
+        inputs = await load_inputs(self._blobs, source.spec)
+        controls = inputs.controls if inputs is not None else ()
+        return replace(params, inputs=replace(params.inputs or ImageInputs(), controls=controls))
 
 
 def _masked(

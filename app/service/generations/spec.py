@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, GenerationSpec, Notice
+from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, ControlUse, GenerationSpec, Notice
 from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
@@ -97,8 +97,14 @@ def build_spec(
         parent=params.parent,
         start=params.start,
         masked=params.inputs is not None and params.inputs.inpainting is not None,
+        controls=_controls(params),
     )
     return spec, (*params.notices, *fitted, *notices)
+
+
+def _controls(params: GenerationParams) -> tuple[ControlUse, ...]:
+    controls = params.inputs.controls if params.inputs is not None else ()
+    return tuple(ControlUse(each.kind, each.weight) for each in controls)
 
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:

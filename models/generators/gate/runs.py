@@ -156,9 +156,10 @@ class GatedDecoder(_Proxy):
         return park(Call.of(self._decode, self._signature, args, kwargs))
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own result, whose distribution without a random generator is its mode.
+        """The module's own result.
 
-        Some pipelines draw from the process's generator, which would make images depend on other requests.
+        Its distribution without a random generator is its mode. Some pipelines draw from the process's generator, which
+        would make images depend on other requests.
         """
         encoded = self._module.encode(*args, **kwargs)
         drawn = getattr(encoded, "latent_dist", None)

@@ -224,7 +224,10 @@ class Stage:
 
 
 def _masked(inpainting: Inpainting | None, size: tuple[int, int]) -> dict[str, Any]:
-    """Arguments of an inpainting pipeline; without a mask, all of a grey image is redrawn."""
+    """Arguments of an inpainting pipeline.
+
+    Without a mask, all of a grey image is redrawn.
+    """
     if inpainting is None:
         source, mask = Image.new("RGB", size, (128, 128, 128)), Image.new("L", size, 255)
     else:
