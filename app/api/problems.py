@@ -93,6 +93,9 @@ class ErrorMember(BaseModel):
 REQUEST_ID_KEY = "frontrunner.request_id"
 """Key of the request id in the ASGI scope."""
 
+CORS_KEY = "frontrunner.cors"
+"""Key of the response headers for a named origin in the ASGI scope."""
+
 MAX_ERRORS = 50
 """Maximum errors in one response."""
 
@@ -314,8 +317,8 @@ def install_error_handlers(app: FastAPI) -> None:
         return Response(status_code=499)
 
     async def on_bug(request: Request, _: Exception) -> Response:
-        """Set `X-Request-Id` here: this runs outside the middleware that sets it."""
-        headers = {"x-request-id": str(request.scope.get(REQUEST_ID_KEY, ""))}
+        """Set some headers here: this runs outside the middleware that sets them."""
+        headers = {"x-request-id": str(request.scope.get(REQUEST_ID_KEY, "")), **request.scope.get(CORS_KEY, {})}
         return from_http(
             500, "an unexpected error: report `X-Request-Id` to the operator", instance(request.scope), headers
         )

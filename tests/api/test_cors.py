@@ -62,6 +62,22 @@ def test_a_named_origin_reads_answers_and_their_headers(open_to: tuple[House, di
     assert "origin" in house.client.get(url).headers["vary"].lower(), "what is cached without an origin"
 
 
+def test_a_named_origin_can_read_of_a_defect(
+    open_to: tuple[House, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, bearer = open_to
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(house.app.state.services.generations, "get", broken)
+    url = f"{house.url}/v1/generations/gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
+    answer = httpx.get(url, headers={**bearer, "origin": APP})
+    is_problem(answer, 500, "internal_error")
+    assert _granted(answer)["access-control-allow-origin"] == APP
+    assert not _granted(httpx.get(url, headers=bearer))
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://app.example.com", f"{APP}.evil.example", "null"])
 def test_other_origins_get_nothing(open_to: tuple[House, dict[str, str]], origin: str) -> None:
     house, bearer = open_to

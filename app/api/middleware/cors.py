@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import from_http, instance
+from app.api.problems import CORS_KEY, from_http, instance
 
 EXPOSED_HEADERS = (
     "Content-Disposition",
@@ -50,6 +50,9 @@ class NamedOrigins(CORSMiddleware):
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is not None and self.is_allowed_origin(origin):
+            scope[CORS_KEY] = {**self.simple_headers, "vary": "Origin"}
+            if not self.allow_all_origins:
+                scope[CORS_KEY]["access-control-allow-origin"] = origin
             await super().__call__(scope, receive, send)
         elif origin is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             detail = "this origin is not allowed: add it to the setting FRONTRUNNER_CORS_ORIGINS"
