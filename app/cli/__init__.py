@@ -234,6 +234,10 @@ def refine(
     image: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Image to start from instead.")
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Image of the same size: only its white area is redrawn."),
+    ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="Change: 0 none, 1 complete.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="New prompt. Default: unchanged.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", "-x", help="New negative prompt.")] = None,
@@ -252,6 +256,8 @@ def refine(
     `frontrunner refine gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --pick 2 --strength 0.4 --prompt "a green apple"`
 
     `frontrunner refine gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --image sketch.png --candidates 32 -n 4`
+
+    `frontrunner refine gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --mask sky.png --prompt "a boat at night"`
     """
     console, progress = Console(), Console(stderr=True)
     body: dict[str, Any] = {
@@ -263,6 +269,8 @@ def refine(
         "seed": seed,
     }
     with _reported_errors(), remote.connect(url) as client:
+        if mask is not None:
+            body["mask"] = again.image_data_uri(mask)
         if image is not None:
             body["image"] = again.image_data_uri(image)
         else:

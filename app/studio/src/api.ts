@@ -61,6 +61,7 @@ export interface Generation {
   n_candidates: number;
   n: number;
   size: string;
+  output_size: string;
   steps: number;
   guidance_scale: number;
   sampler: string;
@@ -78,6 +79,8 @@ export interface Generation {
   };
   parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;
   strength: number | null;
+  masked: boolean;
+  control: { kind: string; weight: number }[];
   queue_position: number | null;
   eta_seconds: number | null;
   data: Ranked[];
@@ -93,7 +96,7 @@ export interface Generation {
 export interface Service {
   data: {
     id: string;
-    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number } | null;
+    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number; controls: string[] } | null;
   }[];
   limits: {
     candidates: number;
@@ -149,15 +152,24 @@ export interface Asked {
   seed?: number;
   image?: string;
   strength?: number;
+  control?: AskedControl[];
   ranking: AskedRanking;
 }
 
 export interface Refining {
   index: number;
   strength: number;
+  mask?: string;
   prompt?: string;
   n_candidates: number;
   n: number;
+}
+
+/** An image that the composition follows, as a data: URI. */
+export interface AskedControl {
+  kind: string;
+  image: string;
+  weight: number;
 }
 
 /** How candidates are compared; an omitted field keeps its value, null resets it. */

@@ -4,11 +4,15 @@ import { Presets } from "./presets";
 import { race } from "./race";
 import { small } from "./reference";
 import { References } from "./references";
+import { controls, Sketching } from "./sketch";
 import { generate, generator, limits, tell } from "./state";
 
 function submit(event: Event): void {
   event.preventDefault();
-  if (draft.value.prompt.trim()) void generate(asked(), references.value);
+  if (draft.value.prompt.trim()) {
+    const control = controls();
+    void generate({ ...asked(), ...(control.length > 0 ? { control } : {}) }, references.value);
+  }
 }
 
 function onKeyDown(event: KeyboardEvent): void {
@@ -49,6 +53,7 @@ export function Composer() {
         />
         <References label="Reference images" list={references.value} onChange={(list) => (references.value = list)} />
         <Beginning />
+        <Sketching />
       </div>
       <div class="pairs">
         <Count

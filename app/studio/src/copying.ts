@@ -10,7 +10,7 @@ const VARIABLE = "FRONTRUNNER_KEY";
 /** Whether the code can contain every input; uploads of earlier visits are lost. */
 export function whole(made: Generation): boolean {
   const references = referencesOf(made);
-  return askedOf(references).length === references.length && !(made.parent && made.parent.generation === null);
+  return askedOf(references).length === references.length && !(made.parent && made.parent.generation === null) && !made.masked && made.control.length === 0;
 }
 
 interface Request {

@@ -4,6 +4,7 @@ import { Bar } from "./bar";
 import { entry } from "./kept";
 import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
+import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
 import { ordinal, parts, signed, written } from "./score";
 import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
@@ -25,6 +26,7 @@ export function Inspector({ made, data, most }: Props) {
       <figure>
         <Picture class={small ? "pixels" : ""} path={picture(made.id, one.index)} alt={`Candidate ${one.index + 1}: ${made.ranking.prompt}`} />
         <Heat />
+        <RedrawCanvas made={made} index={one.index} />
       </figure>
       <div class="account">
         <h2>
@@ -129,14 +131,18 @@ function Actions({ made, one }: { made: Generation; one: Ranked }) {
 }
 
 function Refine({ made, index }: { made: Generation; index: number }) {
-  const strength = useSignal(0.5);
+  const chosen = useSignal<number | null>(null);
+  const strength = chosen.value ?? (painted(made, index) ? 1 : 0.5);
   const prompt = useSignal("");
   const count = Math.min(made.n_candidates, limits.value?.candidates ?? 64);
   const submit = (event: Event) => {
     event.preventDefault();
+    const area = mask(made, index);
+    stop();
     void refine({
       index,
-      strength: strength.value,
+      strength,
+      ...(area !== null ? { mask: area } : {}),
       ...(prompt.value.trim() ? { prompt: prompt.value } : {}),
       n_candidates: count,
       n: Math.min(made.n, count),
@@ -146,17 +152,18 @@ function Refine({ made, index }: { made: Generation; index: number }) {
     <details class="more refine">
       <summary>Refine this candidate</summary>
       <form onSubmit={submit}>
+        <RedrawTools made={made} index={index} />
         <label class="slider">
           <span>
-            Strength <b>{Math.round(100 * strength.value)} %</b>
+            Strength <b>{Math.round(100 * strength)} %</b>
           </span>
           <input
             type="range"
             min={0.05}
             max={1}
             step={0.05}
-            value={strength.value}
-            onInput={(e) => (strength.value = e.currentTarget.valueAsNumber)}
+            value={strength}
+            onInput={(e) => (chosen.value = e.currentTarget.valueAsNumber)}
           />
         </label>
         <label class="field">
