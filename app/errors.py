@@ -63,6 +63,14 @@ class InvalidRequest(FrontrunnerError):
     code, status, title = "invalid_request", 422, "The request is not valid"
 
 
+class InvalidEntries(InvalidRequest):
+    """Entries of a batch are invalid; `fields` are their messages and pointers."""
+
+    def __init__(self, detail: str, *, pointer: str | None = None, fields: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail, pointer=pointer)
+        self.fields = fields
+
+
 class NothingAboveMinScore(InvalidRequest):
     """An image was requested, but no candidate reached `min_score`."""
 

@@ -30,6 +30,7 @@ from app.api.middleware.auth import ApiKeyMiddleware
 from app.api.middleware.cors import NamedOrigins
 from app.api.middleware.forwarded import ForwardedMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
+from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
 from app.api.upload_limits import UploadLimiter
 from app.engine.config import EngineConfig
@@ -41,6 +42,7 @@ from app.metrics import Metrics
 from app.service import (
     Aliases,
     ApiKeyAuthenticator,
+    BatchService,
     CandidateArrays,
     CandidateImages,
     Embedder,
@@ -63,7 +65,7 @@ from app.service import (
 from app.settings import Settings
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.blobs import ObjectBlobStore
-from app.stores.generations import SqlGenerationStore
+from app.stores.generations import SqlBatchStore, SqlGenerationStore
 from app.stores.privacy import private_folder
 from app.stores.protocols import ProfileCaps
 from app.stores.taste import SqlVoteStore
@@ -115,7 +117,20 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         ForwardedMiddleware, proxies=settings.proxies, prefix=settings.prefix, fixed=bool(settings.public_url)
     )
     app.add_middleware(AccessLogMiddleware)
-    for part in (generations, listing, rerank, refine, taste, explain, *_COMPAT, rank, models, health, studio):
+    for part in (
+        generations,
+        listing,
+        batch_routes,
+        rerank,
+        refine,
+        taste,
+        explain,
+        *_COMPAT,
+        rank,
+        models,
+        health,
+        studio,
+    ):
         app.include_router(part.router)
     app.include_router(catalog.ping)
     app.state.mcp = McpEndpoint(settings.mcp, app.state.hosts, settings.origins, settings.max_body_mib * 2**20)
@@ -147,6 +162,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             dispatcher = WebhookDispatcher(
                 outbox, keys, webhook_client, hooks, records.clock, links=links, public_url=settings.public_url
             )
+            batch_store = SqlBatchStore(records)
             service = GenerationService(
                 engine,
                 records,
@@ -156,24 +172,19 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
                 hooks=hooks,
                 stream_grace_s=settings.stream_grace_s,
+                batches=batch_store,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
             fields = CandidateArrays(engine, blobs)
+            known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
             app.state.services = Services(
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get),
                 ReferenceResolver(engine, fields, limits, service.get),
                 Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
-                Explainer(
-                    engine,
-                    records,
-                    blobs,
-                    fields,
-                    Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH),
-                    limits,
-                ),
+                Explainer(engine, records, blobs, fields, known_presets, limits),
                 Metrics(
                     service, dispatcher, (records.connections.instruments, blobs.instruments), lambda: records.notifies
                 ),
@@ -181,10 +192,11 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Embedder(engine, limits),
                 Aliases.parse(settings.model_aliases),
                 links,
+                batches := BatchService(service, records, batch_store, blobs, hooks),
             )
             engine.start()
             upkeep = [
-                asyncio.create_task(_purge_repeatedly(service, settings), name="sweep"),
+                asyncio.create_task(_purge_repeatedly(service, batches, settings), name="sweep"),
                 asyncio.create_task(service.run_worker(), name="work"),
                 asyncio.create_task(dispatcher.run(), name="webhooks"),
                 asyncio.create_task(app.state.mcp.run(), name="mcp"),
@@ -266,11 +278,12 @@ def _log_engine_death(reason: BaseException) -> None:
     log.critical("the engine died: %s", reason)
 
 
-async def _purge_repeatedly(service: GenerationService, settings: Settings) -> None:
+async def _purge_repeatedly(service: GenerationService, batches: BatchService, settings: Settings) -> None:
     """Purge expired generations and recover lost ones periodically, until cancelled."""
     while True:
         try:
             await service.purge_expired(settings.retention_s)
+            await batches.purge_expired(settings.retention_s)
         except StoreUnavailable:
             log.warning("expired data was not purged: the store is unavailable")
         await asyncio.sleep(settings.sweep_s)

@@ -5,6 +5,39 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
+class BatchCountsOutput(TypedDict):
+    """
+    Entries by state.
+
+    `refused` ones were invalid; `deleted` ones were deleted as generations.
+    """
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    refused: int
+    deleted: int
+
+
+class BatchSummary(TypedDict):
+    """
+    A batch without its entries.
+
+    `failed` means that no entry succeeded. `progress` is the share of entries that have ended.
+    """
+
+    id: str
+    object: Literal["batch"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created: int
+    finished: float | None
+    progress: float
+    counts: BatchCountsOutput
+
+
 class CalibrationOutput(TypedDict):
     """
     How well previews after each step predict the ranking of final images.
@@ -103,6 +136,16 @@ class EmbeddingUsage(TypedDict):
 
     prompt_tokens: int
     total_tokens: int
+
+
+class EntryErrorOutput(TypedDict):
+    """
+    Why an entry was refused; `pointer` is into the batch's body.
+    """
+
+    code: str
+    message: str
+    pointer: str | None
 
 
 class FailureOutput(TypedDict):
@@ -573,6 +616,46 @@ class Problem(TypedDict):
     instance: str
     error: ErrorMember
     errors: NotRequired[list[FieldError] | None]
+
+
+class BatchEntryOutput(TypedDict):
+    """
+    An entry; `id` is that of its generation, null if it was refused or deleted.
+    """
+
+    index: int
+    id: str | None
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "refused", "deleted"]
+    progress: float
+    error: EntryErrorOutput | None
+
+
+class BatchListResponse(TypedDict):
+    """
+    A page of batches, newest first.
+
+    `next` is the `after` of the next page; null on the last page.
+    """
+
+    object: Literal["list"]
+    data: list[BatchSummary]
+    has_more: bool
+    next: str | None
+
+
+class BatchResponse(TypedDict):
+    """
+    A batch with its entries, by index.
+    """
+
+    id: str
+    object: Literal["batch"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created: int
+    finished: float | None
+    progress: float
+    counts: BatchCountsOutput
+    entries: list[BatchEntryOutput]
 
 
 class DocumentRerankRequest(TypedDict):
@@ -1297,3 +1380,22 @@ class RankResponse(TypedDict):
     margin: float | None
     low_confidence: bool
     warnings: list[WarningOutput]
+
+
+class BatchRequest(TypedDict):
+    """
+    Generations to make when no single request waits.
+    """
+
+    on_error: NotRequired[Literal["fail", "skip"]]
+    """
+    fail refuses a batch with an invalid entry; skip makes the other entries.
+    """
+    webhook: NotRequired[WebhookInput | None]
+    """
+    Receiver of a notification when the batch ends.
+    """
+    requests: list[GenerationRequest]
+    """
+    Bodies of POST /v1/generations.
+    """

@@ -23,6 +23,7 @@ from app.imaging import Upload
 from app.metrics import Metrics
 from app.service import (
     Aliases,
+    BatchService,
     Embedder,
     Explainer,
     GenerationService,
@@ -57,6 +58,7 @@ class Services:
     embedder: Embedder
     aliases: Aliases
     links: LinkSigner
+    batches: BatchService
 
 
 def get_services(request: Request) -> Services:

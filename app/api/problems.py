@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import FrontrunnerError, QuotaExceeded, Unauthorized, Unavailable
+from app.errors import FrontrunnerError, InvalidEntries, QuotaExceeded, Unauthorized, Unavailable
 from app.service import generation_path
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -211,7 +211,9 @@ def status_of(error: FrontrunnerError) -> int:
 
 
 def field_errors(error: FrontrunnerError) -> list[FieldError]:
-    """The field that an error points at, if any."""
+    """The fields that an error points at, at most `MAX_ERRORS`."""
+    if isinstance(error, InvalidEntries):
+        return [FieldError(detail=detail, pointer=pointer) for detail, pointer in error.fields[:MAX_ERRORS]]
     return [FieldError(detail=error.detail, pointer=error.pointer)] if error.pointer else []
 
 
@@ -231,6 +233,11 @@ def from_validation(error: RequestValidationError, instance: str) -> Response:
 
 def _not_json(instance: str, detail: str = "the body is not valid JSON: send one JSON document in UTF-8") -> Response:
     return problem_response(400, "invalid_json", "The body is not JSON", detail, instance)
+
+
+def fields_of(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
+    """The fields at fault in a value that does not match its schema."""
+    return _select_errors([{**found, "loc": ("body", *found["loc"])} for found in problems], body)
 
 
 def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:

@@ -4,6 +4,7 @@ No wire format (see `app.api.schemas.requests`), no storage (see `app.stores`), 
 epoch; durations name their unit.
 """
 
+from app.domain.batches import BATCH_PREFIX, Batch, BatchCounts, BatchEntry, RefusedEntry
 from app.domain.events import Event, EventKind
 from app.domain.generation import (
     SEED_LIMIT,
@@ -29,8 +30,12 @@ from app.domain.ranking import Negative, Ranking, Reference, Score, Taste
 from app.domain.votes import TasteProfile, Vote, VoteKind
 
 __all__ = [
+    "BATCH_PREFIX",
     "SEED_LIMIT",
     "SHORT_SEED_LIMIT",
+    "Batch",
+    "BatchCounts",
+    "BatchEntry",
     "Candidate",
     "Checkpoint",
     "ControlUse",
@@ -47,6 +52,7 @@ __all__ = [
     "Progress",
     "Ranking",
     "Reference",
+    "RefusedEntry",
     "Score",
     "Status",
     "StopReason",

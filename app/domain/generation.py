@@ -239,7 +239,8 @@ class Generation:
     `candidates` by index; they and the other results are set on success. `stopped` says why no further wave was made.
     `attempts` counts how often a device started it. An `attended` one is cancelled when no client follows its stream.
     A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
-    at most about a second old; it starts again when another process takes over.
+    at most about a second old; it starts again when another process takes over. `batch` is the id of the batch of
+    which it is entry `batch_index`.
     """
 
     spec: GenerationSpec
@@ -265,6 +266,8 @@ class Generation:
     model_revision: str = ""
     output_size: tuple[int, int] | None = None
     progress: Progress = Progress()
+    batch: str | None = None
+    batch_index: int = 0
 
     @property
     def id(self) -> str:

@@ -6,6 +6,7 @@ refers to; `Img2ImgService`, those that candidates start from.
 
 from app.service.aliases import Aliases
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
+from app.service.batches import MAX_ENTRIES, BatchService
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.candidates.images import CandidateImages
@@ -14,7 +15,7 @@ from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
-from app.service.links import LinkSigner, SignedLink, generation_path, image_path, using_links
+from app.service.links import LinkSigner, SignedLink, batch_path, generation_path, image_path, using_links
 from app.service.presets import Presets
 from app.service.ranking.embed import Embedded, Embedder
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
@@ -26,6 +27,7 @@ from app.service.types import (
     ImageFile,
     Limits,
     ParamsFactory,
+    PreparedGeneration,
     QueuePosition,
     RankedImage,
     RankResult,
@@ -35,10 +37,12 @@ from app.service.webhooks.http_client import WebhookClient
 from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
 
 __all__ = [
+    "MAX_ENTRIES",
     "Aliases",
     "ApiKey",
     "ApiKeyAuthenticator",
     "Ballot",
+    "BatchService",
     "Caller",
     "CandidateArrays",
     "CandidateImages",
@@ -60,6 +64,7 @@ __all__ = [
     "ParamsFactory",
     "Permission",
     "PhraseScore",
+    "PreparedGeneration",
     "Presets",
     "PruningPolicy",
     "QueuePosition",
@@ -77,6 +82,7 @@ __all__ = [
     "WebhookDispatcher",
     "WebhookPolicy",
     "as_caller",
+    "batch_path",
     "create_api_key",
     "current_owner",
     "file_size",

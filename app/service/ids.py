@@ -1,4 +1,4 @@
-"""Generation ids."""
+"""Ids of generations and batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def new_id() -> str:
-    """`gen_` and a ULID: 48 bits of milliseconds, 80 random bits, Crockford base 32."""
+def new_id(prefix: str = "gen_") -> str:
+    """The prefix and a ULID: 48 bits of milliseconds, 80 random bits, Crockford base 32."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "gen_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return prefix + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -28,6 +28,7 @@ Repeated answers then hold equal links.
 """
 
 GENERATIONS_PATH = "/v1/generations"
+BATCHES_PATH = "/v1/batches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,11 @@ def using_links(*, prefix: str | None = None, signer: LinkSigner | None = None) 
 def generation_path(generation_id: str) -> str:
     """Path of a generation."""
     return f"{_links.get().prefix}{GENERATIONS_PATH}/{generation_id}"
+
+
+def batch_path(batch_id: str) -> str:
+    """Path of a batch."""
+    return f"{_links.get().prefix}{BATCHES_PATH}/{batch_id}"
 
 
 def image_path(generation_id: str, index: int, output_format: str) -> str:

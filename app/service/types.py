@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from app.domain import Checkpoint, InitImage, Notice, Parent, Ranking, Score, Webhook
+from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Ranking, Score, Webhook
 from models.image_inputs import ImageInputs
 
 
@@ -78,6 +78,14 @@ class GenerationParams:
 
 ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]
 """Resolves what a request refers to; called only for new requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGeneration:
+    """A checked generation that is not stored, and the images that steer it."""
+
+    generation: Generation
+    inputs: ImageInputs | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,25 @@ def charge_quota(connection: Connection, generation_id: str, charge: QuotaCharge
 
     The database adds up, so concurrent replicas never exceed the quota together. Raises QuotaRefused.
     """
+    usage_after, window = _use_quota(connection, charge)
+    note = update(generations).where(generations.c.id == generation_id)
+    connection.execute(note.values(charged=charge.candidates, charged_window=window))
+    return usage_after
+
+
+def charge_batch(connection: Connection, batch_id: str, charge: QuotaCharge) -> QuotaUsage:
+    """Charge all entries of a batch at once, and record each one's share.
+
+    Raises QuotaRefused.
+    """
+    usage_after, window = _use_quota(connection, charge)
+    note = update(generations).where(generations.c.batch == batch_id)
+    connection.execute(note.values(charged=generations.c.candidates, charged_window=window))
+    return usage_after
+
+
+def _use_quota(connection: Connection, charge: QuotaCharge) -> tuple[QuotaUsage, int]:
+    """Add to the key's usage; the usage and its window. Raises QuotaRefused."""
     open_window = dialect_insert(connection, usage).values(key_id=charge.key_id, window=charge.window, used=0)
     open_window = open_window.on_conflict_do_update(
         index_elements=[usage.c.key_id],
@@ -99,9 +118,7 @@ def charge_quota(connection: Connection, generation_id: str, charge: QuotaCharge
     found = connection.execute(select(usage.c.used, usage.c.window).where(mine)).one()
     if not granted:
         raise QuotaRefused(QuotaUsage(False, found.used))
-    note = update(generations).where(generations.c.id == generation_id)
-    connection.execute(note.values(charged=charge.candidates, charged_window=found.window))
-    return QuotaUsage(True, found.used)
+    return QuotaUsage(True, found.used), int(found.window)
 
 
 def refund_quota(connection: Connection, generation: Row[*tuple[Any, ...]], delivered: int) -> None:

@@ -59,12 +59,14 @@ def columns(generation: Generation) -> dict[str, Any]:
         "model": generation.model,
         "scorer": generation.scorer,
         "candidates": generation.spec.n_candidates,
+        "batch": generation.batch,
+        "batch_index": generation.batch_index if generation.batch is not None else None,
         "record": encode(generation),
         **progress_columns(generation.progress),
     }
 
 
-def from_row(row: Row[Any]) -> Generation:
+def from_row(row: Row[*tuple[Any, ...]]) -> Generation:
     """The generation of a row with `ROW`."""
     return replace(decode(row.record), progress=Progress(row.progress, row.step, row.live))
 

@@ -27,9 +27,30 @@ generations = Table(
     Column("progress", Double, nullable=False, server_default="0"),
     Column("step", Integer),
     Column("live", Integer),
+    Column("batch", String(64)),
+    Column("batch_index", Integer),
     Column("last_seq", Integer, nullable=False),
     Column("record", Text, nullable=False),
 )
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("served", Double, nullable=False),
+    Column("cancelled", Double),
+    Column("finished", Double),
+    Column("status", String(16)),
+    Column("webhook_host", String(255)),
+    Column("webhook_due", Double),
+    Column("webhook_attempts", Integer, nullable=False),
+)
+"""`served` is when an entry was last claimed. `webhook_due` is null until the batch ends, and once it is delivered."""
+
 events = Table(
     "events",
     metadata,

@@ -1,6 +1,6 @@
 """Webhook outbox: one row per requested webhook.
 
-The row is created with its generation and deleted after delivery.
+The row is created with its generation and deleted after delivery. A batch's webhook is in its own row.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Column, Connection, Row, ScalarSelect, Select, delete, func, select, tuple_, update
 
-from app.domain import Status, Webhook
-from app.stores import codec
+from app.domain import BATCH_PREFIX, Status, Webhook
+from app.stores import batch_rows, codec
 from app.stores.connections import Connections
-from app.stores.protocols import DeliveryLimits, PendingDelivery
-from app.stores.schema import generations, webhooks
+from app.stores.protocols import DeliveryLimits, EndedBatch, PendingDelivery
+from app.stores.schema import batches, generations, webhooks
 
 
 def _generation_column(column: Column[Any]) -> ScalarSelect[Any]:
@@ -32,8 +32,12 @@ _ENDED = _generation_column(generations.c.status).in_([status.value for status i
 
 def outbox_row(generation_id: str, webhook: Webhook) -> dict[str, Any]:
     """The outbox row of a requested webhook, written with its generation."""
-    host = (urlsplit(webhook.url).hostname or "").rstrip(".")[:255]
-    return {"generation_id": generation_id, "attempts": 0, "due": 0.0, "host": host}
+    return {"generation_id": generation_id, "attempts": 0, "due": 0.0, "host": webhook_host(webhook.url)}
+
+
+def webhook_host(url: str) -> str:
+    """The host of a webhook's URL."""
+    return (urlsplit(url).hostname or "").rstrip(".")[:255]
 
 
 class SqlWebhookOutbox:
@@ -59,24 +63,43 @@ class SqlWebhookOutbox:
             rows = {row.generation_id: row for row in connection.execute(ready)}
             connection.execute(update(webhooks).where(webhooks.c.generation_id.in_(rows)).values(due=now + lease_s))
             leased = (rows[name] for name in names if name in rows)
-            return [PendingDelivery(codec.decode(row.record), row.attempts, row.host) for row in leased]
+            found = [PendingDelivery(codec.decode(row.record), row.attempts, row.host) for row in leased]
+            room = min(limits.per_host, limits.total - len(in_flight) - len(found))
+            return found + _lease_batches(connection, now, lease_s, room)
 
         return await self._connections.write(lease)
 
-    async def reschedule(self, generation_id: str, due: float, attempts: int) -> None:
+    async def reschedule(self, subject_id: str, due: float, attempts: int) -> None:
         """See WebhookOutbox."""
-        change = update(webhooks).where(webhooks.c.generation_id == generation_id).values(due=due, attempts=attempts)
-        await self._connections.write(lambda connection: connection.execute(change))
+        table = webhooks.c
+        change = update(webhooks).where(table.generation_id == subject_id).values(due=due, attempts=attempts)
+        batch = update(batches).where(batches.c.id == subject_id).values(webhook_due=due, webhook_attempts=attempts)
+        await self._connections.write(lambda c: c.execute(batch if subject_id.startswith(BATCH_PREFIX) else change))
 
-    async def remove(self, generation_id: str) -> None:
+    async def remove(self, subject_id: str) -> None:
         """See WebhookOutbox."""
-        gone = delete(webhooks).where(webhooks.c.generation_id == generation_id)
-        await self._connections.write(lambda connection: connection.execute(gone))
+        gone = delete(webhooks).where(webhooks.c.generation_id == subject_id)
+        batch = update(batches).where(batches.c.id == subject_id).values(webhook_due=None)
+        await self._connections.write(lambda c: c.execute(batch if subject_id.startswith(BATCH_PREFIX) else gone))
 
     async def count_pending(self) -> int:
         """See WebhookOutbox."""
         ended = select(func.count()).select_from(webhooks).where(_ENDED)
-        return await self._connections.read(lambda connection: int(connection.execute(ended).scalar_one()))
+        of_batches = select(func.count()).select_from(batches).where(batches.c.webhook_due.is_not(None))
+        return await self._connections.read(lambda c: sum(int(c.execute(q).scalar_one()) for q in (ended, of_batches)))
+
+
+def _lease_batches(connection: Connection, now: float, lease_s: float, room: int) -> list[PendingDelivery]:
+    """Lease up to `room` due webhooks of ended batches, oldest first."""
+    if room <= 0:
+        return []
+    due = select(batches).where(batches.c.webhook_due <= now).order_by(batches.c.webhook_due).limit(room)
+    rows = connection.execute(due.with_for_update(skip_locked=True)).all()
+    names = [row.id for row in rows]
+    if names:
+        connection.execute(update(batches).where(batches.c.id.in_(names)).values(webhook_due=now + lease_s))
+    ended = [EndedBatch(*batch_rows.decode(connection, row)) for row in rows]
+    return [PendingDelivery(one, row.webhook_attempts, row.webhook_host) for one, row in zip(ended, rows, strict=True)]
 
 
 def _due_candidates(now: float, limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]) -> Select[Any]:

@@ -152,7 +152,7 @@ def test_the_examples_work(small: House) -> None:
         for example in examples + ([content["example"]] if "example" in content else []):
             body = json.loads(json.dumps(example).replace(openapi.EXAMPLE_GENERATION_ID, made))
             answer = small.client.request(method, path.format(generation_id=made, profile="mine"), json=body)
-            assert answer.status_code in {200, 201}, answer.text
+            assert answer.status_code in {200, 201, 202}, answer.text
             tried += 1
     assert tried >= 11
 

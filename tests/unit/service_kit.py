@@ -10,9 +10,9 @@ from typing import Any
 
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
-from app.service import GenerationParams, GenerationService, Limits
+from app.service import BatchService, GenerationParams, GenerationService, Limits, WebhookPolicy
 from app.stores.blobs import ObjectBlobStore
-from app.stores.generations import SqlGenerationStore
+from app.stores.generations import SqlBatchStore, SqlGenerationStore
 from models.protocols import Models
 from models.synthetic.scorer import FakeScorer
 from tests.synthetic_models import InstrumentedGenerator
@@ -27,7 +27,9 @@ class House:
         records: SqlGenerationStore,
         blobs: ObjectBlobStore,
         generator: InstrumentedGenerator,
+        batches: BatchService,
     ) -> None:
+        self.batches = batches
         self.service = service
         self.records = records
         self.blobs = blobs
@@ -46,12 +48,14 @@ async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **
     engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
     records = await SqlGenerationStore.open(url or f"sqlite:///{tmp_path}/records.db")
     blobs = ObjectBlobStore.open(f"file://{tmp_path}/blobs")
-    made = GenerationService(engine, records, blobs, Limits(), **service)
+    store = SqlBatchStore(records)
+    made = GenerationService(engine, records, blobs, Limits(), batches=store, **service)
+    batches = BatchService(made, records, store, blobs, WebhookPolicy())
     engine.start()
     while not engine.stats().ready:
         await asyncio.sleep(0.005)
     try:
-        yield House(made, records, blobs, generator)
+        yield House(made, records, blobs, generator, batches)
     finally:
         await engine.close(5)
         await made.close()

@@ -37,7 +37,7 @@ async def _ended(database: SqlGenerationStore, name: str, owner: str, url: str) 
 async def _taken(
     store: SqlWebhookOutbox, now: float, in_flight: list[tuple[str, str]], limits: DeliveryLimits = FEW
 ) -> list[str]:
-    return [due.generation.id for due in await store.lease_due(now, 60.0, limits, in_flight)]
+    return [due.id for due in await store.lease_due(now, 60.0, limits, in_flight)]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -60,13 +60,13 @@ async def create_generation(
     `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation continues without its client.
     """
     key = build_idempotency_key(idempotency_key, router.prefix, body)
-    params = partial(_build_params, request, services, body)
+    params = partial(build_params, request, services, body)
     return await submit_and_respond(
         request, services.generations, params, (body.response_format, body.output_format), prefer, key
     )
 
 
-async def _build_params(request: Request, services: Services, body: GenerationRequest) -> GenerationParams:
+async def build_params(request: Request, services: Services, body: GenerationRequest) -> GenerationParams:
     """Service parameters with the ranking and the images resolved."""
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))

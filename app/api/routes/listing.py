@@ -46,15 +46,16 @@ async def list_generations(
     after: Cursor | None = None,
     created_after: Annotated[Time | None, Query(description="Created then or later, in epoch seconds.")] = None,
     created_before: Annotated[Time | None, Query(description="Created earlier, in epoch seconds.")] = None,
+    batch: Annotated[str | None, Query(max_length=64, description="Only entries of this batch.")] = None,
 ) -> GenerationListResponse:
     """The generations of the caller's key, newest first.
 
     Pages do not shift when generations are added or deleted meanwhile: pass `next` as `after`.
     """
-    query = ListQuery("", tuple(status), created_after, created_before)
+    query = ListQuery("", tuple(status), created_after, created_before, batch)
     found, more = await service.find(query, decode_cursor(after) if after else None, limit)
     return GenerationListResponse(
         data=[GenerationSummary.from_domain(generation) for generation in found],
         has_more=more,
-        next=encode_cursor(found[-1]) if more else None,
+        next=encode_cursor(found[-1].created, found[-1].id) if more else None,
     )

@@ -83,9 +83,9 @@ class GenerationListResponse(ResponseModel):
     next: str | None
 
 
-def encode_cursor(last: Generation) -> str:
-    """The cursor of the page that follows `last`."""
-    return base64.urlsafe_b64encode(f"{last.created!r} {last.id}".encode()).decode("ascii").rstrip("=")
+def encode_cursor(created: float, last_id: str) -> str:
+    """The cursor of the page that follows the entry of this time and id."""
+    return base64.urlsafe_b64encode(f"{created!r} {last_id}".encode()).decode("ascii").rstrip("=")
 
 
 def decode_cursor(cursor: str) -> PageMark:

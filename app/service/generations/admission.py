@@ -19,7 +19,7 @@ from app.service.generations.queue_worker import Worker
 from app.service.generations.sizing import settle_size
 from app.service.generations.spec import build_spec
 from app.service.idempotency import Idempotency
-from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, SubmitOptions
+from app.service.types import GenerationParams, IdempotencyKey, Limits, ParamsFactory, PreparedGeneration, SubmitOptions
 from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BlobStore, Claim, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 
@@ -70,17 +70,20 @@ class Admission:
                     raise
                 params = replace(params, affordable=refusal.left)
 
-    async def _begin(
-        self, params: GenerationParams, options: SubmitOptions, key: KeyRecord | None
-    ) -> Generation | IdempotencyMatch:
+    async def prepare_entry(self, params: GenerationParams) -> PreparedGeneration:
+        """The generation of a batch's entry, checked and completed, not stored.
+
+        Raises as `GenerationService.submit`.
+        """
+        params = replace(params, owner=current_owner(), affordable=auth.quota_limit())
+        return PreparedGeneration(await self._prepare(params), params.inputs)
+
+    async def _prepare(self, params: GenerationParams) -> Generation:
         generator, scorer = self._engine.generator, self._engine.scorer
         self._hooks.check(params.webhook)
         params = settle_size(params, generator, self._limits)
-        if not options.queue_if_full:
-            n_candidates = params.n_candidates if isinstance(params.n_candidates, int) else 1
-            self._worker.check_capacity(min(n_candidates, self._limits.candidates))
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
-        generation = Generation(
+        return Generation(
             spec,
             Status.QUEUED,
             self._records.clock(),
@@ -91,9 +94,16 @@ class Admission:
             scorer_revision=scorer.revision,
             model_revision=generator.revision,
             webhook=params.webhook,
-            attended=options.attended,
             output_size=params.output_size,
         )
+
+    async def _begin(
+        self, params: GenerationParams, options: SubmitOptions, key: KeyRecord | None
+    ) -> Generation | IdempotencyMatch:
+        if not options.queue_if_full:
+            n_candidates = params.n_candidates if isinstance(params.n_candidates, int) else 1
+            self._worker.check_capacity(min(n_candidates, self._limits.candidates))
+        generation = replace(await self._prepare(params), attended=options.attended)
         if params.inputs is None:
             return await self._start(generation, params, options, key)
         return await self._start_with_inputs(generation, params, options, key)

@@ -25,6 +25,17 @@ MARK = "database"
 """Key of the file that names the database; other databases' files are kept."""
 
 
+async def erase_generation(records: GenerationStore, blobs: BlobStore, generation_id: str) -> None:
+    """Delete files, record, and files again.
+
+    If the process dies in between, the record remains for another attempt. A reader of the old record may write a file
+    meanwhile; later writers see that the record is gone.
+    """
+    await blobs.delete_prefix(blob_prefix(generation_id))
+    await records.delete(generation_id)
+    await blobs.delete_prefix(blob_prefix(generation_id))
+
+
 class Orphans:
     """Finds and deletes them. `ticks` is monotonic; a new process restarts the wait."""
 

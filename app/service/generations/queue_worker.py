@@ -34,7 +34,7 @@ from app.service.candidates.inputs import load_inputs
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
-from app.stores.protocols import BlobStore, Claim, Claimable, Claimed, GenerationStore
+from app.stores.protocols import BatchStore, BlobStore, Claim, Claimable, Claimed, GenerationStore
 from models.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ QUEUE_POLL_INTERVAL_S = 1.0
 
 QUEUE_OVERDUE_S = 2.0
 """Seconds a busy replica leaves the queue head to idle ones."""
+
+BATCH_SHARE = 4
+"""Entries of batches hold at most the capacity divided by this, or one entry."""
 
 MAX_CLAIMS = 5
 """Claims that may be lost before a generation starts."""
@@ -75,6 +78,7 @@ class Worker:
         lease_policy: LeasePolicy,
         clock: Callable[[], float],
         upscaler: ImageUpscaler,
+        batches: BatchStore | None = None,
     ) -> None:
         self._upscaler = upscaler
         self._engine = engine
@@ -83,6 +87,7 @@ class Worker:
         self._notifier = notifier
         self._lease_policy = lease_policy
         self._clock = clock
+        self._batches = batches
         self._recordings: dict[str, tuple[GenerationRecorder, asyncio.Task[None]]] = {}
         self._outcomes: dict[str, int] = {}
         self._pruning_regrets = (0, 0.0)
@@ -234,12 +239,36 @@ class Worker:
         stats = self._engine.stats()
         room = most - stats.held
         self._queue_overdue = overdue and first is not None and first.candidates > room
-        if first is None or first.candidates > room or (stats.queued and not overdue):
+        if first is None:
+            return not stats.queued and await self._claim_entry(room)
+        if first.candidates > room or (stats.queued and not overdue):
             return False
         claim = self.new_claim()
         found = await self._records.claim(*models, room, claim, max_candidates=most)
-        if found is None:
+        return found is not None and await self._start_claimed(found, claim)
+
+    async def _claim_entry(self, room: int) -> bool:
+        """Claim an entry of a batch while no request waits.
+
+        Entries hold at most a share of the capacity, and one runs at a time beside requests.
+        """
+        entries = [held for held in self if held.batch is not None]
+        beside_requests = len(entries) < len(self._recordings)
+        if self._batches is None or (entries and beside_requests):
             return False
+        held = sum(entry.spec.n_candidates for entry in entries)
+        share = max(1, self._engine.stats().capacity // BATCH_SHARE)
+        models = self._engine.generator.id, self._engine.scorer.id
+        most = room if not entries else min(room, share - held)
+        entry = await self._batches.next_entry(*models, most, self._lease_policy.lease_s)
+        if entry is None:
+            return False
+        claim = self.new_claim()
+        found = await self._batches.claim(entry.generation_id, claim)
+        return found is None or await self._start_claimed(found, claim)
+
+    async def _start_claimed(self, found: Claimed, claim: Claim) -> bool:
+        """Run a claimed generation; False if it was released again."""
         generation = found.generation
         if generation.id in self._recordings:
             return await self._reclaim(generation, claim)

@@ -19,12 +19,11 @@ from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailab
 from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.images import CandidateImages
-from app.service.candidates.keys import blob_prefix
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.admission import Admission
 from app.service.generations.attendance import Attendance
-from app.service.generations.event_log import EventLogReader, Notifier, wait_until_set
-from app.service.generations.orphaned_files import Orphans
+from app.service.generations.event_log import QUEUE_TOPIC, EventLogReader, Notifier, wait_until_set
+from app.service.generations.orphaned_files import Orphans, erase_generation
 from app.service.generations.pruning_policy import PruningPlanner, PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy, Worker
 from app.service.generations.recorder import closing_line
@@ -34,11 +33,12 @@ from app.service.types import (
     ImageFile,
     Limits,
     ParamsFactory,
+    PreparedGeneration,
     QueuePosition,
     SubmitOptions,
 )
 from app.service.webhooks.dispatcher import WebhookPolicy
-from app.stores.protocols import BlobStore, GenerationStore, ListQuery, PageMark
+from app.stores.protocols import BatchStore, BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 from models.upscaling import UpscalerInfo
 
@@ -80,6 +80,7 @@ class GenerationService:
         pruning: PruningPolicy | None = None,
         hooks: WebhookPolicy | None = None,
         stream_grace_s: float = 30.0,
+        batches: BatchStore | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -88,8 +89,8 @@ class GenerationService:
         self._notifier = Notifier()
         self._log_reader = EventLogReader(records)
         self._upscaler = ImageUpscaler(engine)
-        lease_policy = lease_policy or LeasePolicy()
-        self._worker = Worker(engine, records, blobs, self._notifier, lease_policy, records.clock, self._upscaler)
+        leases = lease_policy or LeasePolicy()
+        self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, self._upscaler, batches)
         self._unready = False
         self._released_at = math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
@@ -166,6 +167,14 @@ class GenerationService:
         (with a pointer), KeyReused, QuotaExceeded, NotFound (model), Overloaded, Draining, Loading, EngineDead.
         """
         return await self._admission.run(params, idempotency, SubmitOptions(queue_if_full, previews, attended))
+
+    async def prepare(self, params: GenerationParams) -> PreparedGeneration:
+        """See `Admission.prepare_entry`."""
+        return await self._admission.prepare_entry(params)
+
+    def wake_worker(self) -> None:
+        """Look for claimable generations at once."""
+        self._notifier.notify(QUEUE_TOPIC)
 
     async def get(self, generation_id: str) -> Generation:
         """The current generation. Raises NotFound, also for another owner's."""
@@ -387,12 +396,5 @@ class GenerationService:
         await self._worker.close(CLOSE_TIMEOUT_S)
 
     async def _erase(self, generation_id: str) -> None:
-        """Delete files, record, and files again.
-
-        If the process dies in between, the record remains for another attempt. A reader of the old record may write a
-        file meanwhile; later writers see that the record is gone.
-        """
-        await self._blobs.delete_prefix(blob_prefix(generation_id))
-        await self._records.delete(generation_id)
-        await self._blobs.delete_prefix(blob_prefix(generation_id))
+        await erase_generation(self._records, self._blobs, generation_id)
         self._notifier.notify(generation_id)

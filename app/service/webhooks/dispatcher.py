@@ -25,9 +25,9 @@ import httpx
 from app.domain import Generation, Status, Webhook
 from app.errors import InvalidRequest, StoreUnavailable
 from app.service.auth import current_caller
-from app.service.links import LinkSigner, generation_path, image_path, using_links
+from app.service.links import LinkSigner, batch_path, generation_path, image_path, using_links
 from app.service.webhooks.http_client import DeliveryError, WebhookClient, is_public_address
-from app.stores.protocols import ApiKeyStore, DeliveryLimits, PendingDelivery, WebhookOutbox
+from app.stores.protocols import ApiKeyStore, DeliveryLimits, EndedBatch, PendingDelivery, WebhookOutbox
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +177,8 @@ class WebhookDispatcher:
         if signer is not None:
             await signer.load()
         for delivery in due:
-            secret = secrets.get(delivery.generation.spec.owner, self._policy.secret)
-            task = asyncio.create_task(
-                self._deliver(delivery, secret, signer), name=f"webhook {delivery.generation.id}"
-            )
+            secret = secrets.get(delivery.owner, self._policy.secret)
+            task = asyncio.create_task(self._deliver(delivery, secret, signer), name=f"webhook {delivery.id}")
             self._active_deliveries[task] = delivery.lane
             task.add_done_callback(self._ended)
 
@@ -189,22 +187,23 @@ class WebhookDispatcher:
         self._freed.set()
 
     async def _deliver(self, due: PendingDelivery, secret: str, signer: LinkSigner | None = None) -> None:
-        generation, hook = due.generation, due.generation.webhook
+        hook = due.webhook
         try:
-            if hook is None or str(generation.status) not in hook.events:
-                await self._outbox.remove(generation.id)
+            if hook is None or str(due.status) not in hook.events:
+                await self._outbox.remove(due.id)
                 return
             with using_links(prefix=self._public_url, signer=signer):
-                body = build_payload(generation)
+                subject = due.subject
+                body = build_payload(subject) if isinstance(subject, Generation) else build_batch_payload(subject)
             try:
-                await self._client.post(hook.url, body, self._sign(generation.id, body, secret))
+                await self._client.post(hook.url, body, self._sign(due.id, body, secret))
             except DeliveryError as error:
                 await self._record_failure(due, error)
             else:
                 self._outcomes["delivered"] += 1
-                await self._outbox.remove(generation.id)
+                await self._outbox.remove(due.id)
         except StoreUnavailable:
-            log.warning("webhook outcome not stored: it may be delivered twice", extra={"generation": generation.id})
+            log.warning("webhook outcome not stored: it may be delivered twice", extra={"generation": due.id})
 
     def _sign(self, generation_id: str, body: bytes, secret: str) -> dict[str, str]:
         try:
@@ -213,7 +212,7 @@ class WebhookDispatcher:
             raise DeliveryError("no valid signing secret") from None
 
     async def _record_failure(self, due: PendingDelivery, error: DeliveryError) -> None:
-        name = due.generation.id
+        name = due.id
         if error.final or due.attempts >= len(self._retry_delays_s):
             self._outcomes["given_up"] += 1
             log.warning("webhook given up: %s", error, extra={"generation": name})
@@ -247,6 +246,25 @@ def build_payload(generation: Generation) -> bytes:
     }
     payload = {"type": f"generation.{generation.status}", "timestamp": ended.isoformat(), "data": data}
     return json.dumps(payload, allow_nan=False).encode()
+
+
+def build_batch_payload(ended: EndedBatch) -> bytes:
+    """The payload of a batch: status, URL and the number of entries by state."""
+    batch = ended.batch
+    at = datetime.fromtimestamp(batch.finished or batch.created, UTC)
+    counts = {name: getattr(ended.counts, name) for name in COUNTED}
+    data = {
+        "id": batch.id,
+        "object": "batch",
+        "status": str(batch.status),
+        "url": batch_path(batch.id),
+        "counts": counts,
+    }
+    return json.dumps({"type": f"batch.{batch.status}", "timestamp": at.isoformat(), "data": data}).encode()
+
+
+COUNTED = ("total", "succeeded", "failed", "cancelled", "refused", "deleted")
+"""The counts of an ended batch."""
 
 
 def sign(generation_id: str, timestamp: int, body: bytes, secret: str) -> dict[str, str]:

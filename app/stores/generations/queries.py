@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, true, 
 from app.domain import Status
 from app.stores import codec
 from app.stores.protocols import ListQuery, PageMark
-from app.stores.schema import generations
+from app.stores.schema import batches, generations
 
 OPEN = [status.value for status in Status if not status.is_final]
 FINAL = [status.value for status in Status if status.is_final]
@@ -23,20 +23,33 @@ Time: TypeAlias = ColumnElement[float] | float
 def oldest_claimable(
     now: Time, model: str, scorer: str, max_candidates: int | None, lease_s: float
 ) -> Select[tuple[Any, Any]]:
-    """Id and candidates of the oldest open generation that is unclaimed or expired.
-
-    `lease_s` applies to claims stored without a lease.
-    """
+    """Id and candidates of the oldest open generation that is free and of no batch."""
     table = generations.c
-    length = func.coalesce(table.lease_s, lease_s)
-    free = or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
+    free = is_free(now, lease_s)
     fits = table.candidates <= max_candidates if max_candidates is not None else true()
     return (
         select(table.id, table.candidates)
-        .where(table.status.in_(OPEN), table.model == model, table.scorer == scorer, free, fits)
+        .where(table.status.in_(OPEN), table.batch.is_(None), table.model == model, table.scorer == scorer, free, fits)
         .order_by(table.created, table.id)
         .limit(1)
     )
+
+
+def first_entry(
+    batch_id: str, now: Time, model: str, scorer: str, room: int, lease_s: float
+) -> Select[tuple[Any, Any]]:
+    """Id and candidates of a batch's first claimable entry of at most `room`."""
+    table = generations.c
+    mine = table.batch == batch_id, table.status.in_(OPEN), table.model == model, table.scorer == scorer
+    query = select(table.id, table.candidates).where(*mine, is_free(now, lease_s), table.candidates <= room)
+    return query.order_by(table.batch_index).limit(1)
+
+
+def is_free(now: Time, lease_s: float) -> ColumnElement[bool]:
+    """Unclaimed or expired; `lease_s` applies to claims stored without a lease."""
+    table = generations.c
+    length = func.coalesce(table.lease_s, lease_s)
+    return or_(table.lease_until.is_(None), table.lease_until < now, table.lease_until > now + 2 * length)
 
 
 def unattended(now: Time, span_s: float) -> ColumnElement[bool]:
@@ -54,9 +67,17 @@ def page(query: ListQuery, after: PageMark | None, limit: int) -> Select[Any]:
         conditions.append(table.created >= query.since)
     if query.before is not None:
         conditions.append(table.created < query.before)
+    if query.batch is not None:
+        conditions.append(table.batch == query.batch)
     if after is not None:
         conditions.append(tuple_(table.created, table.id) < tuple_(literal(after.created), literal(after.id)))
     return select(*codec.ROW).where(*conditions).order_by(table.created.desc(), table.id.desc()).limit(limit)
+
+
+def not_in_active_batch(since: float) -> ColumnElement[bool]:
+    """Not an entry of a batch of which another entry was claimed after `since`."""
+    active = select(batches.c.id).where(or_(batches.c.served >= since, batches.c.created >= since))
+    return or_(generations.c.batch.is_(None), generations.c.batch.not_in(active))
 
 
 def older_than(created_before: float, which: ColumnElement[bool], limit: int) -> Select[tuple[Any]]:

@@ -23,9 +23,7 @@ from sqlalchemy import (
     Executable,
     Row,
     and_,
-    delete,
     func,
-    insert,
     make_url,
     or_,
     select,
@@ -36,10 +34,19 @@ from sqlalchemy import (
 
 from app.domain import Event, EventKind, Generation, Progress
 from app.stores import codec
-from app.stores.api_keys import CHARGE_COLUMNS, QuotaRefused, charge_quota, quota_used, refund_quota
-from app.stores.clock import POSTGRESQL_NOW, DatabaseClock
-from app.stores.connections import Connections, DatabaseOptions, dialect_insert, notify_statement
-from app.stores.generations.queries import FINAL, OPEN, older_than, oldest_claimable, page, unattended
+from app.stores.api_keys import QuotaRefused, charge_quota, quota_used
+from app.stores.clock import DatabaseClock
+from app.stores.connections import Connections, DatabaseOptions
+from app.stores.generations.queries import (
+    FINAL,
+    OPEN,
+    not_in_active_batch,
+    older_than,
+    oldest_claimable,
+    page,
+    unattended,
+)
+from app.stores.generations.writes import KeyTaken, RowWriter
 from app.stores.migrations import migrate
 from app.stores.protocols import (
     Claim,
@@ -54,16 +61,11 @@ from app.stores.protocols import (
     QuotaCharge,
     QuotaUsage,
 )
-from app.stores.schema import events, generations, idempotency, identity, webhooks
-from app.stores.webhooks import outbox_row
+from app.stores.schema import events, generations, idempotency, identity
 
 _MIGRATION_LOCK = 4_650_318
 _QUEUE_LOCK = 4_650_319
 _IDS_PER_STATEMENT = 500
-
-
-class _KeyTaken(Exception):
-    """Another generation holds the idempotency key; rolls the transaction back."""
 
 
 class SqlGenerationStore:
@@ -72,7 +74,7 @@ class SqlGenerationStore:
     def __init__(self, connections: Connections, monotonic: Callable[[], float]) -> None:
         self._connections = connections
         self._clock = DatabaseClock(connections)
-        self._monotonic = monotonic
+        self.rows = RowWriter(connections, self._clock, monotonic)
         self._notifying = False
 
     @classmethod
@@ -130,20 +132,14 @@ class SqlGenerationStore:
         room: int | None = None,
     ) -> IdempotencyMatch | QuotaUsage | None:
         """See GenerationStore."""
-        row = {"id": generation.id, "last_seq": len(lines), "claims": int(claim is not None), "charged": 0}
-        row |= codec.columns(generation) | self._lease(claim)
-        row["attended"] = self._now() if generation.attended else None
 
         def insert_all(connection: Connection) -> QuotaUsage | None:
             if room is not None and self._unclaimed(connection) + generation.spec.n_candidates > room:
                 raise QueueFull
-            connection.execute(insert(generations).values(row))
-            self._log(connection, generation.id, 1, lines)
+            self.rows.insert(connection, generation, lines, claim)
             if key is not None:
-                self._take_key(connection, key, generation.id)
-            if generation.webhook is not None and not generation.status.is_final:
-                connection.execute(insert(webhooks), outbox_row(generation.id, generation.webhook))
-            self._notify(connection, "" if claim is None else generation.id)
+                self.rows.take_key(connection, key, generation.id)
+            self.rows.notify(connection, "" if claim is None else generation.id)
             return charge_quota(connection, generation.id, charge) if charge is not None else None
 
         while True:
@@ -151,7 +147,7 @@ class SqlGenerationStore:
                 return await self._connections.write(insert_all)
             except QuotaRefused as refused:
                 return refused.usage
-            except _KeyTaken:
+            except KeyTaken:
                 assert key is not None
                 earlier = await self.find_idempotent(key.owner, key.key)
                 if earlier is not None:
@@ -162,25 +158,13 @@ class SqlGenerationStore:
         if self._connections.postgresql:
             connection.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
         waiting = select(func.coalesce(func.sum(generations.c.candidates), 0)).where(
-            generations.c.status.in_(OPEN), generations.c.lease_until.is_(None)
+            generations.c.status.in_(OPEN), generations.c.lease_until.is_(None), generations.c.batch.is_(None)
         )
         return int(connection.execute(waiting).scalar_one())
 
-    def _take_key(self, connection: Connection, key: KeyRecord, generation_id: str) -> None:
-        row = {"owner": key.owner, "key": key.key, "fingerprint": key.fingerprint, "generation_id": generation_id}
-        taken = dialect_insert(connection, idempotency).values(row)
-        taken = taken.on_conflict_do_update(
-            index_elements=[idempotency.c.owner, idempotency.c.key],
-            set_={"fingerprint": key.fingerprint, "generation_id": generation_id},
-            where=idempotency.c.generation_id == key.replaces,
-        )
-        inserted = connection.execute(taken)
-        if inserted.rowcount == 0:
-            raise _KeyTaken
-
     async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """See GenerationStore."""
-        columns = codec.columns(generation) | self._lease(None if generation.status.is_final else claim)
+        columns = codec.columns(generation) | self.rows.lease(None if generation.status.is_final else claim)
         delivered = generation.delivered if generation.status.is_final else None
         return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, delivered=delivered)
 
@@ -188,20 +172,20 @@ class SqlGenerationStore:
         self, generation_id: str, lines: Sequence[NewEvent], claim: Claim, progress: Progress | None = None
     ) -> bool:
         """See GenerationStore."""
-        columns = self._lease(claim) | (codec.progress_columns(progress) if progress is not None else {})
+        columns = self.rows.lease(claim) | (codec.progress_columns(progress) if progress is not None else {})
         return await self._write(generation_id, columns, lines, generations.c.claim == claim.token)
 
     async def release(self, generation: Generation, claim: Claim) -> bool:
         """See GenerationStore."""
-        columns = codec.columns(generation) | self._lease(None) | {"claims": generations.c.claims - 1}
+        columns = codec.columns(generation) | self.rows.lease(None) | {"claims": generations.c.claims - 1}
         return await self._write(generation.id, columns, (), generations.c.claim == claim.token, notify="")
 
     async def settle(
         self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
     ) -> bool:
         """See GenerationStore."""
-        columns = codec.columns(generation) | self._lease(None)
-        lapsed = true() if unattended_s is None else unattended(self._now(), unattended_s)
+        columns = codec.columns(generation) | self.rows.lease(None)
+        lapsed = true() if unattended_s is None else unattended(self.rows.now(), unattended_s)
         allowed = and_(generations.c.status.in_(OPEN), lapsed)
         return await self._write(generation.id, columns, lines, allowed, delivered=generation.delivered)
 
@@ -214,52 +198,29 @@ class SqlGenerationStore:
         notify: str | None = None,
         delivered: int | None = None,
     ) -> bool:
-        """Update one row if `allowed`, append to its log, and settle the charge if given."""
-        advance = (
-            update(generations)
-            .where(generations.c.id == generation_id, allowed)
-            .values(last_seq=generations.c.last_seq + len(lines), **columns)
-            .returning(generations.c.last_seq, *CHARGE_COLUMNS)
+        """See `RowWriter.advance`."""
+        return await self._connections.write(
+            lambda connection: self.rows.advance(connection, generation_id, columns, lines, allowed, notify, delivered)
         )
-
-        def write(connection: Connection) -> bool:
-            row = connection.execute(advance).first()
-            if row is None:
-                return False
-            self._log(connection, generation_id, row.last_seq - len(lines) + 1, lines)
-            if lines or notify is not None:
-                self._notify(connection, generation_id if notify is None else notify)
-            if delivered is not None:
-                refund_quota(connection, row, delivered)
-            return True
-
-        return await self._connections.write(write)
-
-    def _log(self, connection: Connection, generation_id: str, first: int, lines: Sequence[NewEvent]) -> None:
-        now = self._clock.time()
-        rows = [
-            {"generation_id": generation_id, "seq": seq, "kind": e.kind, "data": codec.to_json(e.data), "created": now}
-            for seq, e in enumerate(lines, first)
-        ]
-        if rows:
-            connection.execute(insert(events), rows)
 
     async def record_attendance(self, generation_id: str) -> None:
         """See GenerationStore."""
         row = generations.c
         seen = update(generations).where(row.id == generation_id, row.attended.is_not(None), row.status.in_(OPEN))
-        await self._connections.write(lambda connection: connection.execute(seen.values(attended=self._now())))
+        await self._connections.write(lambda connection: connection.execute(seen.values(attended=self.rows.now())))
 
     async def list_unattended(self, span_s: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         query = (
-            select(generations.c.id).where(generations.c.status.in_(OPEN), unattended(self._now(), span_s)).limit(limit)
+            select(generations.c.id)
+            .where(generations.c.status.in_(OPEN), unattended(self.rows.now(), span_s))
+            .limit(limit)
         )
         return [row.id for row in await self._read(query)]
 
     async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
         """See GenerationStore."""
-        rows = await self._read(oldest_claimable(self._now(), model, scorer, max_candidates, lease_s))
+        rows = await self._read(oldest_claimable(self.rows.now(), model, scorer, max_candidates, lease_s))
         return Claimable(rows[0].id, rows[0].candidates) if rows else None
 
     async def claim(
@@ -268,13 +229,13 @@ class SqlGenerationStore:
         """See GenerationStore."""
         table, oldest = (
             generations.c,
-            oldest_claimable(self._now(), model, scorer, max_candidates, claim.lease_s),
+            oldest_claimable(self.rows.now(), model, scorer, max_candidates, claim.lease_s),
         )
         mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
         claim_oldest = (
             update(generations)
             .where(table.id == mine, table.candidates <= room)
-            .values(claims=table.claims + 1, **self._lease(claim))
+            .values(claims=table.claims + 1, **self.rows.lease(claim))
             .returning(table.record, table.claims)
         )
         row = await self._connections.write(lambda connection: connection.execute(claim_oldest).first())
@@ -326,29 +287,22 @@ class SqlGenerationStore:
 
     async def list_expired(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
-        query = older_than(created_before, generations.c.status.in_(FINAL), limit)
+        table = generations.c
+        query = older_than(created_before, and_(table.status.in_(FINAL), table.batch.is_(None)), limit)
         return [row.id for row in await self._read(query)]
 
     async def list_abandoned(self, created_before: float, limit: int = 100) -> list[str]:
         """See GenerationStore."""
         table = generations.c
-        idle = or_(table.lease_until.is_(None), table.lease_until < self._now())
-        query = older_than(created_before, and_(table.status.in_(OPEN), idle), limit)
+        idle = or_(table.lease_until.is_(None), table.lease_until < self.rows.now())
+        query = older_than(
+            created_before, and_(table.status.in_(OPEN), idle, not_in_active_batch(created_before)), limit
+        )
         return [row.id for row in await self._read(query)]
 
     async def delete(self, generation_id: str) -> bool:
         """See GenerationStore."""
-        row = generations.c
-        remove = delete(generations).where(row.id == generation_id).returning(row.status, *CHARGE_COLUMNS)
-
-        def remove_row(connection: Connection) -> bool:
-            deleted = connection.execute(remove).first()
-            if deleted is not None and deleted.status in OPEN:
-                refund_quota(connection, deleted, 0)
-            self._notify(connection, generation_id)
-            return deleted is not None
-
-        return await self._connections.write(remove_row)
+        return await self._connections.write(lambda connection: self.rows.delete(connection, generation_id))
 
     @property
     def notifies(self) -> bool:
@@ -380,21 +334,6 @@ class SqlGenerationStore:
 
     def _set_notifying(self, notifying: bool) -> None:
         self._notifying = notifying
-
-    def _notify(self, connection: Connection, payload: str) -> None:
-        """Notify listeners when the transaction commits."""
-        if self._connections.postgresql:
-            connection.execute(notify_statement(payload))
-
-    def _now(self) -> ColumnElement[float] | float:
-        if self._connections.postgresql:
-            return POSTGRESQL_NOW
-        return self._monotonic()
-
-    def _lease(self, claim: Claim | None) -> dict[str, Any]:
-        if claim is None:
-            return {"claim": None, "lease_until": None, "lease_s": None}
-        return {"claim": claim.token, "lease_until": self._now() + claim.lease_s, "lease_s": claim.lease_s}
 
     async def _read(self, query: Executable) -> Sequence[Row[Any]]:
         return await self._connections.read(lambda connection: connection.execute(query).all())

@@ -4,6 +4,7 @@ Every SQL method is one transaction. Every method raises StoreUnavailable while 
 """
 
 from app.stores.protocols.api_keys import ApiKey, ApiKeyStore, Permission
+from app.stores.protocols.batches import BatchStore
 from app.stores.protocols.blobs import BlobStore
 from app.stores.protocols.generations import (
     Claim,
@@ -20,16 +21,18 @@ from app.stores.protocols.generations import (
     QuotaUsage,
 )
 from app.stores.protocols.votes import ProfileCaps, ProfileCapsExceeded, VoteStore
-from app.stores.protocols.webhooks import DeliveryLimits, PendingDelivery, WebhookOutbox
+from app.stores.protocols.webhooks import DeliveryLimits, EndedBatch, PendingDelivery, WebhookOutbox
 
 __all__ = [
     "ApiKey",
     "ApiKeyStore",
+    "BatchStore",
     "BlobStore",
     "Claim",
     "Claimable",
     "Claimed",
     "DeliveryLimits",
+    "EndedBatch",
     "GenerationStore",
     "IdempotencyMatch",
     "KeyRecord",

@@ -105,6 +105,7 @@ class ListQuery:
     statuses: tuple[Status, ...] = ()
     since: float | None = None
     before: float | None = None
+    batch: str | None = None
 
 
 class QueueFull(Exception):

@@ -1,0 +1,167 @@
+"""Routes under /v1/batches: submit, list, read, cancel, delete."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import APIRouter, Body, Depends, Path, Request, Response
+
+from app.api import openapi, problems
+from app.api.dependencies import (
+    IdempotencyKeyHeader,
+    JsonBody,
+    Services,
+    ServicesDep,
+    build_idempotency_key,
+)
+from app.api.json_body import JsonRoute
+from app.api.routes.generations import build_params
+from app.api.routes.listing import Cursor, Limit
+from app.api.schemas.batches import (
+    BatchListResponse,
+    BatchRequest,
+    BatchResponse,
+    BatchSummary,
+    SkippedEntry,
+)
+from app.api.schemas.listing import decode_cursor, encode_cursor
+from app.domain import RefusedEntry
+from app.errors import FrontrunnerError, InvalidEntries, NotFound, QuotaExceeded
+from app.service import PreparedGeneration, batch_path
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
+
+_ID = re.compile(r"batch_[0-9A-HJKMNP-TV-Z]{26}")
+
+_EXAMPLES: Any = {
+    "two prompts": {
+        "summary": "Two prompts, with different numbers of candidates",
+        "value": {"requests": [{"prompt": "a red apple", "seed": 7}, {"prompt": "a green tree", "n_candidates": 8}]},
+    },
+}
+
+
+def _batch_id(
+    batch_id: Annotated[
+        str, Path(description="Id in the response to POST.", examples=["batch_01M8KEAKT88E4HDP00KRY0DYGH"])
+    ],
+) -> str:
+    if not _ID.fullmatch(batch_id):
+        raise NotFound("no batch has this id: an id is `batch_` and 26 Crockford base32 characters")
+    return batch_id
+
+
+BatchId: TypeAlias = Annotated[str, Depends(_batch_id)]
+
+
+@router.post(
+    "",
+    summary="Submit a batch of generations",
+    status_code=202,
+    dependencies=[JsonBody],
+    response_model=BatchResponse,
+    responses={
+        202: {"headers": openapi.header_docs(Location="URL of the batch.")},
+        **openapi.error_responses(400, 404, 408, 413, 415, 422, 500, 503),
+    },
+)
+async def create_batch(
+    request: Request,
+    response: Response,
+    body: Annotated[BatchRequest, Body(openapi_examples=_EXAMPLES)],
+    services: ServicesDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> BatchResponse:
+    """Stores every entry as a queued generation and returns at once.
+
+    Entries run when no single request waits, on any replica. A batch with an invalid entry is refused with pointers
+    to its fields, unless `on_error` is `skip`. All candidates are charged to the quota; those that are not delivered
+    are given back as each entry ends.
+    """
+    key = build_idempotency_key(idempotency_key, router.prefix, body)
+    batch_id = await services.batches.find_earlier(key)
+    if batch_id is None:
+        webhook = body.webhook.to_domain() if body.webhook is not None else None
+        services.batches.check_webhook(webhook)
+        entries, refused = await _prepare(request, services, body)
+        batch_id = await services.batches.submit(entries, refused, webhook, key)
+    response.headers["location"] = batch_path(batch_id)
+    return await _response(services, batch_id)
+
+
+async def _prepare(
+    request: Request, services: Services, body: BatchRequest
+) -> tuple[list[tuple[int, PreparedGeneration]], list[RefusedEntry]]:
+    """The generations of valid entries, and the refused entries.
+
+    Raises InvalidEntries for invalid entries that are not to be skipped, or without a valid one.
+    """
+    entries, refused = list[tuple[int, PreparedGeneration]](), list[RefusedEntry]()
+    for index, entry in enumerate(body.requests):
+        if isinstance(entry, SkippedEntry):
+            refused.append(_invalid(index, entry))
+            continue
+        try:
+            params = await build_params(request, services, entry)
+            entries.append((index, await services.generations.prepare(params)))
+        except FrontrunnerError as error:
+            if error.status >= 500 or isinstance(error, QuotaExceeded):
+                raise
+            refused.append(RefusedEntry(index, error.code, error.detail, _placed(index, error.pointer)))
+    if refused and (body.on_error == "fail" or not entries):
+        fields = tuple((one.detail, one.pointer or f"#/requests/{one.index}") for one in refused)
+        count = f"{len(refused)} of {len(body.requests)} entries cannot be made"
+        raise InvalidEntries(f'{count}: correct them, or send `on_error: "skip"`', fields=fields)
+    return entries, refused
+
+
+def _invalid(index: int, entry: SkippedEntry) -> RefusedEntry:
+    fields = problems.fields_of(entry.errors, entry.value)
+    detail = "; ".join(field.detail for field in fields[:3])
+    return RefusedEntry(index, InvalidEntries.code, detail, _placed(index, fields[0].pointer))
+
+
+def _placed(index: int, pointer: str | None) -> str:
+    """A pointer into an entry, as one into the batch."""
+    return f"#/requests/{index}" + (pointer or "#").removeprefix("#")
+
+
+@router.get("", summary="List batches", responses=openapi.error_responses(422, 503))
+@router.head("", include_in_schema=False)
+async def list_batches(services: ServicesDep, limit: Limit = 20, after: Cursor | None = None) -> BatchListResponse:
+    """The batches of the caller's key, newest first, without their entries."""
+    found, more = await services.batches.find(decode_cursor(after) if after else None, limit)
+    last = found[-1][0] if more else None
+    return BatchListResponse(
+        data=[BatchSummary.from_domain(batch, counts) for batch, counts in found],
+        has_more=more,
+        next=encode_cursor(last.created, last.id) if last is not None else None,
+    )
+
+
+@router.get("/{batch_id}", summary="Read a batch", responses=openapi.error_responses(404, 503))
+@router.head("/{batch_id}", include_in_schema=False)
+async def read_batch(batch_id: BatchId, services: ServicesDep) -> BatchResponse:
+    """The state of every entry; read results at `/v1/generations/{id}`."""
+    return await _response(services, batch_id)
+
+
+@router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=openapi.error_responses(404, 503))
+async def cancel_batch(batch_id: BatchId, services: ServicesDep) -> BatchResponse:
+    """Cancels the entries that have not ended; the others keep their results."""
+    await services.batches.cancel(batch_id)
+    return await _response(services, batch_id)
+
+
+@router.delete(
+    "/{batch_id}", summary="Cancel and delete a batch", status_code=204, responses=openapi.error_responses(404, 503)
+)
+async def delete_batch(batch_id: BatchId, services: ServicesDep) -> None:
+    """Cancels the batch, then deletes it with the records, logs and files of its entries."""
+    await services.batches.delete(batch_id)
+
+
+async def _response(services: Services, batch_id: str) -> BatchResponse:
+    batch, counts = await services.batches.get(batch_id)
+    return BatchResponse.with_entries(batch, counts, await services.batches.entries(batch_id))
