@@ -17,6 +17,7 @@ import numpy as np
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
+from app.engine.negation import negation_notices
 from app.engine.notices import contradiction_notices, truncation_notice, unrecognised, unsteered_notice
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import predict_score
@@ -192,9 +193,9 @@ class EngineCore:
         notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
         if spec.negative_prompt and not self._generator.info.negative_prompts:
             notices.append(unsteered_notice(spec.negative_prompt))
-        run.texts = EncodedTexts(
-            prompt, negative, query, (*notices, *unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-        )
+        notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
+        notices += negation_notices(texts[0], texts[1:])
+        run.texts = EncodedTexts(prompt, negative, query, tuple(notices))
 
     def _make_wave(self, run: ActiveGeneration) -> None:
         """Create the next rows of a generation: all, or one wave."""

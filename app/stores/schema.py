@@ -49,7 +49,10 @@ batches = Table(
     Column("webhook_due", Double),
     Column("webhook_attempts", Integer, nullable=False),
 )
-"""`served` is when an entry was last claimed. `webhook_due` is null until the batch ends, and once it is delivered."""
+"""`served` is when an entry was last claimed.
+
+`webhook_due` is null until the batch ends, and once its webhook is delivered.
+"""
 
 events = Table(
     "events",

@@ -43,6 +43,17 @@ def test_a_seed_of_64_bits_makes_its_image_again(house: House) -> None:
     assert int(shown.headers["x-frontrunner-seed"]) in {large, large + 1, 0}
 
 
+def test_a_negation_is_told_with_the_negative_that_works(house: House) -> None:
+    prompt = "a red apple without a green background"
+    told = [w for w in house.made(prompt=prompt, n_candidates=1)["warnings"] if w["code"] == "negation_in_prompt"]
+    assert [(w["text"], w["negative_prompt"]) for w in told] == [("without a green background", "green background")]
+    told = house.made(prompt=prompt, n_candidates=1, negative_prompt="green background")["warnings"]
+    assert "negation_in_prompt" not in {w["code"] for w in told}
+    made = house.made(n_candidates=1)["id"]
+    ranked = house.post(f"/v1/generations/{made}/rerank", json={"ranking": {"prompt": prompt}}).json()
+    assert "negation_in_prompt" in {w["code"] for w in ranked["warnings"]}
+
+
 def test_minus_one_draws_a_seed_on_every_route(house: House) -> None:
     first, second = (house.made(seed=-1, n_candidates=1)["seed"] for _ in range(2))
     assert first != second

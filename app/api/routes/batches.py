@@ -158,7 +158,7 @@ async def cancel_batch(batch_id: BatchId, services: ServicesDep) -> BatchRespons
     "/{batch_id}", summary="Cancel and delete a batch", status_code=204, responses=openapi.error_responses(404, 503)
 )
 async def delete_batch(batch_id: BatchId, services: ServicesDep) -> None:
-    """Cancels the batch, then deletes it with the records, logs and files of its entries."""
+    """Cancels the batch, then deletes its entries with their logs and files."""
     await services.batches.delete(batch_id)
 
 

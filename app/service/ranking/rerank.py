@@ -30,6 +30,7 @@ from app.domain import (
     Timings,
     Work,
 )
+from app.engine.negation import negation_notices
 from app.engine.notices import (
     contradiction_notices,
     shortfall_notices,
@@ -245,8 +246,9 @@ class RankingService:
         stacked = np.stack([v.vector for v in vectors])
         query = rank_math.build_query(ranking, stacked[0], stacked[1:], [n.weight for n in negatives])
         read = zip(texts, vectors, strict=True)
-        notices = tuple(truncation_notice("scorer", t, v.truncation) for t, v in read if v.truncation is not None)
-        return query, (*notices, *unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
+        notices = [truncation_notice("scorer", t, v.truncation) for t, v in read if v.truncation is not None]
+        notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
+        return query, (*notices, *negation_notices(prompt, texts[1:]))
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:

@@ -88,8 +88,8 @@ class RowWriter:
     ) -> bool:
         """Update one row if `allowed`, append to its log, and settle the charge if given.
 
-        The last entry of a batch to end closes the batch, unless `closes` is False: a transaction with several rows
-        locks the batch after all of them, so that no two wait for each other.
+        The last entry of a batch to end closes the batch, unless `closes` is False. A transaction with several rows
+        locks the batch after all of them, so that no two transactions wait for each other.
         """
         change = (
             update(generations)
