@@ -49,7 +49,7 @@ def test_b64_json_holds_the_images(house: House) -> None:
 
 
 def test_async_answers_at_once_and_the_result_comes_by_get(house: House) -> None:
-    answer = house.post(json=PROMPT, headers={"prefer": "wait=5, respond-async; x=1"})
+    answer = house.post(json=PROMPT, headers={"prefer": "handling=strict, respond-async; x=1"})
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "respond-async"
     assert int(answer.headers["retry-after"]) >= 1
