@@ -19,6 +19,9 @@ from frontrunner.events import Event, EventLog, result
 from frontrunner.images import Image
 from frontrunner.retries import CANCEL_TIMEOUT_S, Attempts, async_shield, async_sleep, backoff, connection_failed
 from frontrunner.types import (
+    BatchListResponse,
+    BatchRequest,
+    BatchResponse,
     DocumentRerankRequest,
     DocumentRerankResponse,
     EmbeddingsRequest,
@@ -228,6 +231,34 @@ class AsyncClient:
     async def heat_map(self, generation_id: str, index: int, text: str) -> bytes:
         """A PNG that shows where in a candidate the scorer finds a text."""
         return await self._bytes(calls.heat_map(generation_id, index, text))
+
+    # batches
+
+    async def submit_batch(self, *, idempotency_key: str | None = None, **body: Unpack[BatchRequest]) -> BatchResponse:
+        """Make many generations in the background: `requests` are bodies of generations."""
+        return await self._json(calls.create_batch(body, idempotency_key))
+
+    async def batch(self, batch_id: str) -> BatchResponse:
+        """The state of a batch and of its entries."""
+        return await self._json(calls.read_batch(batch_id))
+
+    async def wait_batch(self, batch_id: str, *, every_s: float = 2.0) -> BatchResponse:
+        """A batch when it has ended, read every so many seconds. Entries may have failed."""
+        while (batch := await self.batch(batch_id))["finished"] is None:
+            await async_sleep(every_s)
+        return batch
+
+    async def batches(self, *, limit: int | None = None, after: str | None = None) -> BatchListResponse:
+        """One page of your batches, newest first, without entries."""
+        return await self._json(calls.list_batches(limit, after))
+
+    async def cancel_batch(self, batch_id: str) -> BatchResponse:
+        """Cancel the entries that have not ended."""
+        return await self._json(calls.cancel_batch(batch_id))
+
+    async def delete_batch(self, batch_id: str) -> None:
+        """Cancel and delete a batch with its generations."""
+        await self._send(calls.delete_batch(batch_id))
 
     # images and texts of your own
 

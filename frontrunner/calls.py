@@ -11,6 +11,9 @@ from urllib.parse import quote
 
 from frontrunner.images import Image, read
 from frontrunner.types import (
+    BatchListResponse,
+    BatchRequest,
+    BatchResponse,
     DocumentRerankRequest,
     DocumentRerankResponse,
     EmbeddingsRequest,
@@ -130,6 +133,33 @@ def heat_map(generation_id: str, index: int, text: str) -> Call[bytes]:
     return Call("GET", f"{_generation(generation_id)}/candidates/{index}/heat", params={"text": text})
 
 
+def create_batch(body: BatchRequest, key: str | None) -> Call[BatchResponse]:
+    """POST /v1/batches."""
+    headers = _key(key)
+    return Call("POST", "/v1/batches", body, headers=headers, idempotent=KEY_HEADER in headers)
+
+
+def list_batches(limit: int | None, after: str | None) -> Call[BatchListResponse]:
+    """GET /v1/batches."""
+    page = {"limit": limit, "after": after}
+    return Call("GET", "/v1/batches", params={name: value for name, value in page.items() if value is not None})
+
+
+def read_batch(batch_id: str) -> Call[BatchResponse]:
+    """GET /v1/batches/{id}."""
+    return Call("GET", _batch(batch_id))
+
+
+def cancel_batch(batch_id: str) -> Call[BatchResponse]:
+    """POST /v1/batches/{id}/cancel."""
+    return Call("POST", f"{_batch(batch_id)}/cancel")
+
+
+def delete_batch(batch_id: str) -> Call[None]:
+    """DELETE /v1/batches/{id}."""
+    return Call("DELETE", _batch(batch_id))
+
+
 def rank(
     prompt: str,
     images: Sequence[Image],
@@ -195,6 +225,10 @@ def _present(**values: str | None) -> dict[str, str]:
 
 def _generation(generation_id: str) -> str:
     return f"/v1/generations/{quote(generation_id, safe='')}"
+
+
+def _batch(batch_id: str) -> str:
+    return f"/v1/batches/{quote(batch_id, safe='')}"
 
 
 def _taste(profile: str) -> str:

@@ -16,6 +16,9 @@ from frontrunner.events import Event, EventLog, result
 from frontrunner.images import Image
 from frontrunner.retries import CANCEL_TIMEOUT_S, Attempts, backoff, connection_failed, shield, sleep
 from frontrunner.types import (
+    BatchListResponse,
+    BatchRequest,
+    BatchResponse,
     DocumentRerankRequest,
     DocumentRerankResponse,
     EmbeddingsRequest,
@@ -219,6 +222,34 @@ class Client:
     def heat_map(self, generation_id: str, index: int, text: str) -> bytes:
         """A PNG that shows where in a candidate the scorer finds a text."""
         return self._bytes(calls.heat_map(generation_id, index, text))
+
+    # batches
+
+    def submit_batch(self, *, idempotency_key: str | None = None, **body: Unpack[BatchRequest]) -> BatchResponse:
+        """Make many generations in the background: `requests` are bodies of generations."""
+        return self._json(calls.create_batch(body, idempotency_key))
+
+    def batch(self, batch_id: str) -> BatchResponse:
+        """The state of a batch and of its entries."""
+        return self._json(calls.read_batch(batch_id))
+
+    def wait_batch(self, batch_id: str, *, every_s: float = 2.0) -> BatchResponse:
+        """A batch when it has ended, read every so many seconds. Entries may have failed."""
+        while (batch := self.batch(batch_id))["finished"] is None:
+            sleep(every_s)
+        return batch
+
+    def batches(self, *, limit: int | None = None, after: str | None = None) -> BatchListResponse:
+        """One page of your batches, newest first, without entries."""
+        return self._json(calls.list_batches(limit, after))
+
+    def cancel_batch(self, batch_id: str) -> BatchResponse:
+        """Cancel the entries that have not ended."""
+        return self._json(calls.cancel_batch(batch_id))
+
+    def delete_batch(self, batch_id: str) -> None:
+        """Cancel and delete a batch with its generations."""
+        self._send(calls.delete_batch(batch_id))
 
     # images and texts of your own
 

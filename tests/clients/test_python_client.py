@@ -96,6 +96,22 @@ def test_lists(client: Client) -> None:
     assert len(everything) > 2
 
 
+def test_batches(client: Client) -> None:
+    asked: Any = [{**PROMPT, "n_candidates": 1}, {"prompt": "x", "size": "65x64"}]
+    with pytest.raises(InvalidRequest) as refused:
+        client.submit_batch(requests=asked)
+    assert refused.value.errors[0].get("pointer") == "#/requests/1/size"
+    batch = client.submit_batch(requests=asked, on_error="skip", idempotency_key=f"batch-{type(client).__name__}")
+    done = client.wait_batch(batch["id"], every_s=0.05)
+    assert (done["status"], done["counts"]["succeeded"], done["counts"]["refused"]) == ("succeeded", 1, 1)
+    assert client.get(done["entries"][0]["id"] or "")["status"] == "succeeded"
+    assert client.batches(limit=1)["data"][0]["id"] == batch["id"]
+    assert client.cancel_batch(batch["id"])["status"] == "succeeded"
+    client.delete_batch(batch["id"])
+    with pytest.raises(NotFound):
+        client.batch(batch["id"])
+
+
 def test_taste(client: Client) -> None:
     made = client.generate(**PROMPT)
     voted = client.vote("a.b", generation=made["id"], liked=[0], preferred=[[1, 2]])

@@ -61,6 +61,13 @@ def test_in_the_background(service: House, folder: Path) -> None:
     assert _run("In the background", service)["done"]["id"] == scope["done"]["id"]
 
 
+def test_many_prompts(service: House, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(_run("Many prompts", service)["batch"]["entries"]) == 2
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["0", "succeeded"], ["1", "succeeded"],
+    ]  # fmt: skip
+
+
 def test_coroutines(service: House, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run("Coroutines", service)
     assert [line.rpartition(" ")[0] for line in capsys.readouterr().out.splitlines()] == [
@@ -95,6 +102,7 @@ def test_no_example_is_left_out() -> None:
         "The best image of a prompt": 1,
         "Progress": 2,
         "In the background": 1,
+        "Many prompts": 1,
         "Coroutines": 1,
         "Rank, rank again, refine, explain": 1,
         "Errors and repeats": 1,

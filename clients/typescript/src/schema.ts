@@ -128,6 +128,78 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/batches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List batches
+         * @description The batches of the caller's key, newest first, without their entries.
+         */
+        get: operations["list_batches_v1_batches_get"];
+        put?: never;
+        /**
+         * Submit a batch of generations
+         * @description Stores every entry as a queued generation and returns at once.
+         *
+         *     Entries run when no single request waits, on any replica. A batch with an invalid entry is refused with pointers
+         *     to its fields, unless `on_error` is `skip`. All candidates are charged to the quota; those that are not delivered
+         *     are given back as each entry ends.
+         */
+        post: operations["create_batch_v1_batches_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batches/{batch_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read a batch
+         * @description The state of every entry; read results at `/v1/generations/{id}`.
+         */
+        get: operations["read_batch_v1_batches__batch_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Cancel and delete a batch
+         * @description Cancels the batch, then deletes its entries with their logs and files.
+         */
+        delete: operations["delete_batch_v1_batches__batch_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batches/{batch_id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a batch
+         * @description Cancels the entries that have not ended; the others keep their results.
+         */
+        post: operations["cancel_batch_v1_batches__batch_id__cancel_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/generations/{generation_id}/rerank": {
         parameters: {
             query?: never;
@@ -520,6 +592,144 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * BatchCountsOutput
+         * @description Entries by state.
+         *
+         *     `refused` ones were invalid; `deleted` ones were deleted as generations.
+         */
+        BatchCountsOutput: {
+            /** Total */
+            total: number;
+            /** Queued */
+            queued: number;
+            /** Running */
+            running: number;
+            /** Succeeded */
+            succeeded: number;
+            /** Failed */
+            failed: number;
+            /** Cancelled */
+            cancelled: number;
+            /** Refused */
+            refused: number;
+            /** Deleted */
+            deleted: number;
+        };
+        /**
+         * BatchEntryOutput
+         * @description An entry; `id` is that of its generation, null if it was refused or deleted.
+         */
+        BatchEntryOutput: {
+            /** Index */
+            index: number;
+            /** Id */
+            id: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "queued" | "running" | "succeeded" | "failed" | "cancelled" | "refused" | "deleted";
+            /** Progress */
+            progress: number;
+            error: components["schemas"]["EntryErrorOutput"] | null;
+        };
+        /**
+         * BatchListResponse
+         * @description A page of batches, newest first.
+         *
+         *     `next` is the `after` of the next page; null on the last page.
+         */
+        BatchListResponse: {
+            /**
+             * Object
+             * @default list
+             * @constant
+             */
+            object: "list";
+            /** Data */
+            data: components["schemas"]["BatchSummary"][];
+            /** Has More */
+            has_more: boolean;
+            /** Next */
+            next: string | null;
+        };
+        /**
+         * BatchRequest
+         * @description Generations to make when no single request waits.
+         */
+        BatchRequest: {
+            /**
+             * On Error
+             * @description fail refuses a batch with an invalid entry; skip makes the other entries.
+             * @default fail
+             * @enum {string}
+             */
+            on_error?: "fail" | "skip";
+            /** @description Receiver of a notification when the batch ends. */
+            webhook?: components["schemas"]["WebhookInput"] | null;
+            /**
+             * Requests
+             * @description Bodies of POST /v1/generations.
+             */
+            requests: components["schemas"]["GenerationRequest"][];
+        };
+        /**
+         * BatchResponse
+         * @description A batch with its entries, by index.
+         */
+        BatchResponse: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default batch
+             * @constant
+             */
+            object: "batch";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+            /** Created */
+            created: number;
+            /** Finished */
+            finished: number | null;
+            /** Progress */
+            progress: number;
+            counts: components["schemas"]["BatchCountsOutput"];
+            /** Entries */
+            entries: components["schemas"]["BatchEntryOutput"][];
+        };
+        /**
+         * BatchSummary
+         * @description A batch without its entries.
+         *
+         *     `failed` means that no entry succeeded. `progress` is the share of entries that have ended.
+         */
+        BatchSummary: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default batch
+             * @constant
+             */
+            object: "batch";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+            /** Created */
+            created: number;
+            /** Finished */
+            finished: number | null;
+            /** Progress */
+            progress: number;
+            counts: components["schemas"]["BatchCountsOutput"];
+        };
+        /**
          * CalibrationOutput
          * @description How well previews after each step predict the ranking of final images.
          *
@@ -580,6 +790,38 @@ export interface components {
             at: number;
             /** Keep */
             keep?: number | null;
+        };
+        /**
+         * ControlInput
+         * @description An image that the composition follows, such as a sketch, edges or depths.
+         */
+        ControlInput: {
+            /**
+             * Kind
+             * @description A kind of the model; GET /v1/models lists them.
+             */
+            kind: string;
+            /**
+             * Image
+             * @description The image, as a data: URI or bare base64; cropped and scaled.
+             */
+            image: string;
+            /**
+             * Weight
+             * @description 0 has no effect.
+             * @default 1
+             */
+            weight?: number;
+        };
+        /**
+         * ControlOutput
+         * @description A control image that was used.
+         */
+        ControlOutput: {
+            /** Kind */
+            kind: string;
+            /** Weight */
+            weight: number;
         };
         /**
          * DocumentOutput
@@ -768,6 +1010,18 @@ export interface components {
             warnings: components["schemas"]["WarningOutput"][];
         };
         /**
+         * EntryErrorOutput
+         * @description Why an entry was refused; `pointer` is into the batch's body.
+         */
+        EntryErrorOutput: {
+            /** Code */
+            code: string;
+            /** Message */
+            message: string;
+            /** Pointer */
+            pointer: string | null;
+        };
+        /**
          * ExplanationResponse
          * @description A candidate's scores by phrase; `of` is the number of ranked candidates.
          */
@@ -942,6 +1196,12 @@ export interface components {
              * @description Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75.
              */
             strength?: number | null;
+            /**
+             * Control
+             * @description Images that the composition follows, for models with ControlNets.
+             * @default []
+             */
+            control?: components["schemas"]["ControlInput"][];
         };
         /**
          * GenerationResponse
@@ -1012,6 +1272,8 @@ export interface components {
             strength: number | null;
             /** Masked */
             masked: boolean;
+            /** Control */
+            control: components["schemas"]["ControlOutput"][];
             /** Queue Position */
             queue_position: number | null;
             /** Eta Seconds */
@@ -1084,6 +1346,7 @@ export interface components {
          *
          *     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
          *     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+         *     `controls`: kinds of control images.
          */
         GeneratorOutput: {
             /** Revision */
@@ -1119,6 +1382,8 @@ export interface components {
             guidance: "cfg" | "embedded" | "none";
             /** Negative Prompts */
             negative_prompts: boolean;
+            /** Controls */
+            controls: string[];
             /** Second Order */
             second_order: string[];
         };
@@ -1852,6 +2117,11 @@ export interface components {
              */
             strength?: number | null;
             /**
+             * Control
+             * @description Images that the composition follows. Default: those of the generation.
+             */
+            control?: components["schemas"]["ControlInput"][] | null;
+            /**
              * Prompt
              * @description What the images should show. Default: the prompt of the last ranking.
              */
@@ -2342,6 +2612,8 @@ export interface operations {
                 created_after?: number | null;
                 /** @description Created earlier, in epoch seconds. */
                 created_before?: number | null;
+                /** @description Only entries of this batch. */
+                batch?: string | null;
             };
             header?: never;
             path?: never;
@@ -3002,6 +3274,388 @@ export interface operations {
             };
             /** @description The engine failed; `x-should-retry: false`. */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_batches_v1_batches_get: {
+        parameters: {
+            query?: {
+                /** @description Maximum entries of the page. */
+                limit?: number;
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchListResponse"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_batch_v1_batches_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A repeat with this key and body returns the first generation, on any replica. Quoted or bare. */
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BatchRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    /** @description URL of the batch. */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchResponse"];
+                };
+            };
+            /** @description The body is not JSON, or an image cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body or an image exceeds the limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body or of an image is not supported. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine failed; `x-should-retry: false`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_batch_v1_batches__batch_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id in the response to POST. */
+                batch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchResponse"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_batch_v1_batches__batch_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id in the response to POST. */
+                batch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_batch_v1_batches__batch_id__cancel_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id in the response to POST. */
+                batch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchResponse"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };
