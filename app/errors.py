@@ -90,9 +90,9 @@ class PatchesUnsupported(InvalidRequest):
 
 
 class NoInpainting(InvalidRequest):
-    """An edit has a mask, but the loaded model changes only whole images."""
+    """An edit has `markup`, a sketch on the image: send a `mask` instead."""
 
-    code, title = "no_inpainting", "The model changes only whole images"
+    code, title = "no_inpainting", "The model reads no sketch on an image"
 
 
 class ScorerMismatch(InvalidRequest):
