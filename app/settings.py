@@ -18,7 +18,7 @@ from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
-from models.load_options import LoadOptions
+from models.load_options import CACHES, LoadOptions, NumberFormat, Offload, Quantization
 
 ENV_PREFIX = "FRONTRUNNER_"
 CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -78,7 +78,23 @@ class Settings(BaseSettings):
         "sessions",
         description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:1")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:1 or mps"
+    )
+    dtype: NumberFormat = Field(
+        "auto", description="number format of the models: float32, bfloat16, float16; auto suits the device"
+    )
+    quantization: Quantization = Field(
+        "", description="quantised weights: torchao-int8, -int4, -float8, bitsandbytes-int8, -nf4; empty for none"
+    )
+    quantized_parts: str = Field(
+        "", description="parts to quantise, comma-separated; empty for the denoiser and the text encoders"
+    )
+    gguf: str = Field("", description="GGUF file of the denoiser, as a path or OWNER/NAME/FILE; empty for none")
+    offload: Offload = Field("none", description="what waits in host memory: none, model, sequential")
+    compile: bool = Field(False, description="whether the denoiser's repeated blocks are compiled")
+    attention: str = Field("", description="attention backend of diffusers, such as native or flash; empty for its own")
+    cache: str = Field("none", description="none; the caches of diffusers are refused, and the error says why")
 
     upscaler: str = Field(
         "", description="model file that spandrel reads, or folder or hub id of a diffusers upscaler; empty for none"
@@ -195,6 +211,14 @@ class Settings(BaseSettings):
     def _check_presets(cls, value: Path | None) -> Path | None:
         if value is not None:
             Presets.read(value)
+        return value
+
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, value: str) -> str:
+        if value != "none":
+            reason = CACHES.get(value, f"it is no cache of diffusers; those are {', '.join(CACHES)}")
+            raise ValueError(f"{value!r} is refused: {reason}; set none")
         return value
 
     @field_validator("model_aliases")
@@ -324,7 +348,18 @@ class Settings(BaseSettings):
     @property
     def load_options(self) -> LoadOptions:
         """How models are loaded, besides their names."""
-        return LoadOptions(self.upscaler, self.upscaler_tile, self.control_nets)
+        return LoadOptions(
+            upscaler=self.upscaler,
+            upscaler_tile=self.upscaler_tile,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            quantized_parts=tuple(name.strip() for name in self.quantized_parts.split(",") if name.strip()),
+            gguf=self.gguf,
+            offload=self.offload,
+            compile=self.compile,
+            attention=self.attention,
+            controls=self.control_nets,
+        )
 
 
 def _names(value: str) -> tuple[str, ...]:

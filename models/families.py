@@ -21,7 +21,7 @@ from models.errors import ModelNotFound, ModelUnsupported
 from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
-from models.protocols import Embedder, StepwiseGenerator
+from models.protocols import Embedder, OutOfMemory, StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.synthetic.upscaler import FakeUpscaler
@@ -96,7 +96,7 @@ class LoadContext:
         from models.runtime import placement
 
         placement.prepare_process()
-        return placement.select_device(self._device)
+        return placement.select_device(self._device, self.options.dtype)
 
     def text_encoder(self, pack: Pack) -> Any:
         """The pack's text encoder, which its generator and its scorer share."""
@@ -153,8 +153,14 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
             raise ModelUnsupported(
                 f"the pipeline {kind} has no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate"
             )
-        pipe = pipelines.load(place, placement, context.text_encoder(pack) if pack else None)
-        return _with_loop(context, kind, pipe, options)
+        loading = context.options
+        pipe, revision = pipelines.load(place, placement, context.text_encoder(pack) if pack else None, loading)
+        if revision is not None:
+            options["revision"] = revision
+        try:
+            return _with_loop(context, kind, pipe, options)
+        except OutOfMemory as error:
+            raise ModelUnsupported(f"{error} while making a step; {pipelines.SAVE_MEMORY}") from error
 
 
 def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str, Any]) -> StepwiseGenerator:
@@ -164,9 +170,10 @@ def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str,
     """
     if context.options.controls and context.mode == "native":
         raise ModelUnsupported("ControlNets have no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
+    placement = context.placement.untraced() if context.options.changes_modules else context.placement
     if kind in NATIVE_LOOPS and context.mode != "gate" and not context.options.controls:
         try:
-            return NATIVE_LOOPS[kind](pipe, context.placement, **options)
+            return NATIVE_LOOPS[kind](pipe, placement, **options)
         except ModelUnsupported as error:
             if context.mode == "native":
                 raise
@@ -175,7 +182,7 @@ def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str,
     from models.generators.gate.generator import PipelineGate
 
     nets = load_nets(context.options.controls, pipe, context.placement)
-    return PipelineGate(pipe, context.placement, nets=nets, **options)
+    return PipelineGate(pipe, placement, nets=nets, **options)
 
 
 def _native(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGenerator:

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 DEFAULT_TILE = 512
 """Longest side of an upscaler's call, in pixels."""
+
+NumberFormat: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+"""Number format of weights and activations; `auto` suits the device."""
+
+Quantization: TypeAlias = Literal[
+    "", "torchao-int8", "torchao-int4", "torchao-float8", "bitsandbytes-int8", "bitsandbytes-nf4"
+]
+"""Library and format of quantised weights; empty for none."""
+
+Offload: TypeAlias = Literal["none", "model", "sequential"]
+"""What waits in host memory: nothing, idle models, or all weights that are not in use."""
+
+CACHES: dict[str, str] = {
+    "first_block": "it decides by the mean of a batch, so a candidate would depend on the others in its call",
+    "faster": "it keeps state in the denoiser, which candidates at different steps share",
+    "mag": "it keeps state in the denoiser, which candidates at different steps share",
+    "pyramid_attention": "it keeps state in the denoiser, which candidates at different steps share",
+    "taylor_seer": "it keeps state in the denoiser, which candidates at different steps share",
+}
+"""Caches of diffusers that are refused, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +35,26 @@ class LoadOptions:
     """How models are loaded, besides their names and their device.
 
     `upscaler` is a model file, folder or hub id; empty for none. `upscaler_tile` is the longest side of one of its
-    calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind.
+    calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind. calls, in pixels. `quantization` is of the generator's `quantized_parts`, of its denoiser and its text encoders if
+    there are none. `gguf` is a file with the denoiser's weights. `compile` is of the denoiser's repeated blocks.
+    `attention` is an attention backend of diffusers; empty for its default.
     """
 
     upscaler: str = ""
     upscaler_tile: int = DEFAULT_TILE
     controls: Mapping[str, str] = field(default_factory=dict)
+    dtype: NumberFormat = "auto"
+    quantization: Quantization = ""
+    quantized_parts: tuple[str, ...] = ()
+    gguf: str = ""
+    offload: Offload = "none"
+    compile: bool = False
+    attention: str = ""
+
+    @property
+    def changes_modules(self) -> bool:
+        """Whether modules differ from plain ones, so that calls are not traced or split among threads."""
+        return bool(self.quantization or self.gguf or self.compile or self.attention or self.offload != "none")
 
 
 DEFAULTS = LoadOptions()

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +73,9 @@ def _load(
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
-    with _garbage_collection_paused(), deferred_imports():
+    options = context.options
+    needed = {options.quantization.partition("-")[0]}
+    with _garbage_collection_paused(), nullcontext() if options.compile else deferred_imports(needed):
         report("loading the generator")
         made = generator[0].load(context, generator[1])
         report("loading the scorer")

@@ -118,7 +118,7 @@ class EngineCore:
             if not self._scheduler.lower_ceiling(plan):
                 self._fail(
                     plan,
-                    OutOfDeviceMemory("the device memory is too small for one batch of this size: use fewer pixels"),
+                    _out_of_memory(plan.kind),
                 )
         except FrontrunnerError as error:
             self._fail(plan, error)
@@ -362,3 +362,12 @@ def _step_row(row: Row) -> StepRow:
         row.seed,
         run.inputs,
     )
+
+
+def _out_of_memory(kind: CallKind) -> OutOfDeviceMemory:
+    if kind is CallKind.ENCODE:
+        return OutOfDeviceMemory(
+            "the device memory is too small for the text encoder: ask the operator to set FRONTRUNNER_OFFLOAD or "
+            "FRONTRUNNER_QUANTIZATION"
+        )
+    return OutOfDeviceMemory("the device memory is too small for one batch of this size: use fewer pixels")

@@ -5,6 +5,7 @@ Owns loading, and the refusal of pipelines that cannot run row by row, before an
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import re
@@ -16,7 +17,12 @@ from typing import Any
 import diffusers
 
 from models.errors import ModelNotFound, ModelUnsupported, is_host_out_of_memory
+from models.load_options import DEFAULTS, LoadOptions
+from models.runtime import acceleration, hub
 from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, quiet_libraries
+
+SAVE_MEMORY = "use a smaller model, FRONTRUNNER_QUANTIZATION or FRONTRUNNER_OFFLOAD"
+"""What to do if a model does not fit."""
 
 _INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 _STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|Combined|Prior|Pipeline)")
@@ -110,18 +116,25 @@ def _a(kind: str) -> str:
     return f"{'an' if kind[0] in 'AEIO' else 'a'} {kind}"
 
 
-def load(source: Path | str, placement: DevicePlacement, text_encoder: TextEncoder | None = None) -> Any:
-    """The stock pipeline of a local folder, or a modular one, on its device.
+def load(
+    source: Path | str,
+    placement: DevicePlacement,
+    text_encoder: TextEncoder | None = None,
+    options: LoadOptions = DEFAULTS,
+) -> tuple[Any, str | None]:
+    """The stock pipeline of a local folder, or a modular one, on its device, and a revision.
 
-    It has no safety checker. A given text encoder replaces its own. Raises ModelUnsupported, ModelNotFound, or one of
-    FILE_ERRORS.
+    It has no safety checker. A given text encoder replaces its own. `options` say how weights are stored and run; the
+    revision is None if they change nothing. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
     """
     kind = kind_of(source)
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
-    if isinstance(source, Path) and kind != "ModularPipeline":
-        _complete(source, own)
     with quiet_libraries(), _explained(placement):
+        if isinstance(source, Path) and kind != "ModularPipeline":
+            own |= _gguf_denoiser(source, options, placement)
+            _complete(source, own)
         if kind == "ModularPipeline":
+            _check_modular(options)
             pipe = diffusers.ModularPipeline.from_pretrained(source, local_files_only=isinstance(source, Path))
             pipe.load_components(dtype=placement.dtype)
         else:
@@ -129,9 +142,62 @@ def load(source: Path | str, placement: DevicePlacement, text_encoder: TextEncod
             without = {"safety_checker": None, "add_watermarker": False, "requires_safety_checker": False}
             taken = inspect.signature(known.__init__).parameters
             unwanted = {name: value for name, value in without.items() if name in taken}
-            pipe = known.from_pretrained(source, local_files_only=True, dtype=placement.dtype, **own, **unwanted)
-        pipe.to(placement.device)
-    return pipe
+            quantized = acceleration.load_arguments(options, placement, _libraries(source, own))
+            given = {**own, **unwanted, **quantized}
+            pipe = known.from_pretrained(source, local_files_only=True, dtype=placement.dtype, **given)
+        shared = ("text_encoder",) if text_encoder else ()
+        return pipe, acceleration.apply(pipe, options, placement, shared)
+
+
+def _libraries(source: Path | str, given: Iterable[str]) -> dict[str, str]:
+    """The library of each part with weights, by name, without those that are `given`."""
+    parts = ((name, part) for name, part in _index(Path(source)).items() if isinstance(part, list) and all(part))
+    return {name: part[0] for name, part in parts if name not in given and (Path(source) / name).is_dir()}
+
+
+def _check_modular(options: LoadOptions) -> None:
+    """Raise ModelUnsupported for options that need a standard pipeline."""
+    if options.gguf:
+        raise ModelUnsupported("a modular pipeline takes no GGUF file; use its standard pipeline")
+    if options.quantization.startswith("bitsandbytes"):
+        raise ModelUnsupported("bitsandbytes does not quantise modular pipelines here; use torchao-int8")
+
+
+def _gguf_denoiser(source: Path, options: LoadOptions, placement: DevicePlacement) -> dict[str, Any]:
+    """The denoiser with the weights of the GGUF file, by the name of its part; empty without a file.
+
+    Raises ModelUnsupported.
+    """
+    if not options.gguf:
+        return {}
+    name = next((each for each in ("transformer", "unet") if each in _index(source)), None)
+    if name is None:
+        raise ModelUnsupported("the pipeline has no denoiser that a GGUF file could replace")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelUnsupported("GGUF files need gguf; install frontrunner[quantize]")
+    known = getattr(diffusers, _index(source)[name][1])
+    if not hasattr(known, "from_single_file"):
+        raise ModelUnsupported(f"a {known.__name__} cannot be loaded from a GGUF file")
+    file = _found_gguf(options.gguf)
+    try:
+        denoiser = known.from_single_file(
+            str(file),
+            config=str(source / name),
+            quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=placement.dtype),
+            dtype=placement.dtype,
+        )
+    except (*FILE_ERRORS, KeyError, RuntimeError, AttributeError, TypeError, IndexError) as error:
+        raise ModelUnsupported(
+            f"the GGUF file {file.name} does not hold the weights of this {known.__name__}; use another file"
+        ) from error
+    return {name: denoiser}
+
+
+def _found_gguf(name: str) -> Path:
+    try:
+        return hub.find_file(name)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"GGUF file {Path(name).name!r} not found; use a path or OWNER/NAME/FILE") from error
 
 
 def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
@@ -155,7 +221,9 @@ def _explained(placement: DevicePlacement) -> Iterator[None]:
         raise ModelUnsupported(f"a part of the model needs a missing package; install it: {error}") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or is_host_out_of_memory(error):
-            raise ModelUnsupported(f"the model does not fit into the memory of {placement.device}") from error
+            raise ModelUnsupported(
+                f"the model does not fit into the memory of {placement.device}; {SAVE_MEMORY}"
+            ) from error
         raise
     except FILE_ERRORS:
         raise

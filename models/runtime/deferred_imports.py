@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -31,16 +31,22 @@ HELPERS = {
 WHOLE = ("scipy.integrate", "scipy.stats")
 """Modules that are imported without access to their contents."""
 
+UNUSED = ("torchao",)
+"""Packages that diffusers imports if they are installed, and that are used without it."""
+
 
 @contextmanager
-def deferred_imports() -> Iterator[None]:
+def deferred_imports(needed: Collection[str] = ()) -> Iterator[None]:
     """Import and load models inside this context.
 
-    Stand-ins answer for the modules, and load them for anything else. After the context, imports get the real modules.
-    Use it from one thread, which imports torch, and compile nothing inside.
+    Stand-ins answer for the modules, and load them for anything else. Packages of `UNUSED` seem to be missing, unless
+    they are `needed`. After the context, imports get the real modules. Use it from one thread, which imports torch,
+    and compile nothing inside.
     """
     import torch
 
+    hidden = [name for name in UNUSED if name not in needed and name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import fails
     stand_ins = _stand_ins()
     sys.modules.update(stand_ins)
     sys.meta_path.insert(0, finder := _Rest())
@@ -50,6 +56,8 @@ def deferred_imports() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for name in hidden:
+            sys.modules.pop(name, None)
         for name in stand_ins:
             _remove(name)
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,15 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class DevicePlacement:
-    """Device and floating-point type of a model, and the sharing of its rows."""
+    """Device and floating-point type of a model, and the sharing of its rows.
+
+    `traces` is whether calls on a host may be traced.
+    """
 
     device: Any
     dtype: Any
     parallel: RowParallel
+    traces: bool = True
 
     @property
     def on_cpu(self) -> bool:
@@ -48,7 +52,11 @@ class DevicePlacement:
 
     def traced(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call for this device: traced on the host, unchanged elsewhere."""
-        return TracedCall(call) if self.on_cpu else call
+        return TracedCall(call) if self.on_cpu and self.traces else call
+
+    def untraced(self) -> DevicePlacement:
+        """The same device without traces and without row parallelism."""
+        return replace(self, parallel=RowParallel(1), traces=False)
 
     @property
     def dtype_name(self) -> str:
@@ -56,21 +64,22 @@ class DevicePlacement:
         return str(self.dtype).removeprefix("torch.")
 
 
-def select_device(device: str) -> DevicePlacement:
+def select_device(device: str, dtype: str = "auto") -> DevicePlacement:
     """The placement for a device name; `auto` is CUDA if available.
 
-    float32 on CPUs, where half precision is slow. On CUDA bfloat16, or float16 before Ampere. Raises ModelUnsupported
-    for a device that is not available.
+    `dtype` is a number format; `auto` is float32 on CPUs, where half precision is slow, and on Apple GPUs (`mps`). On
+    CUDA it is bfloat16, or float16 before Ampere. Raises ModelUnsupported for a device that is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelUnsupported(f"device {device!r} is not available; use auto, cpu or cuda[:n]") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelUnsupported(f"device {device!r} is not available; use auto, cpu, cuda[:n] or mps") from error
     where = torch.device(device)
-    if where.type != "cuda":
-        return DevicePlacement(where, torch.float32, RowParallel(torch.get_num_threads() if where.type == "cpu" else 1))
+    parallel = RowParallel(torch.get_num_threads() if where.type == "cpu" else 1)
+    if dtype != "auto" or where.type != "cuda":
+        return DevicePlacement(where, torch.float32 if dtype == "auto" else getattr(torch, dtype), parallel)
     ampere = torch.cuda.get_device_capability(where) >= (8, 0)
     return DevicePlacement(where, torch.bfloat16 if ampere else torch.float16, RowParallel(1))
 
@@ -119,6 +128,9 @@ def memory_guard() -> Iterator[None]:
         torch.cuda.empty_cache()
         raise OutOfMemory("the device is out of memory") from error
     except (RuntimeError, MemoryError) as error:
+        if "MPS backend out of memory" in str(error):
+            torch.mps.empty_cache()
+            raise OutOfMemory("the device is out of memory") from error
         if not is_host_out_of_memory(error):
             raise
         raise OutOfMemory("the host is out of memory") from error
@@ -129,11 +141,20 @@ def fingerprint(*modules: Any) -> str:
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in module.state_dict().items():
-            flat = tensor.detach().flatten()
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            flat = _dense(tensor.detach()).flatten()
             sample = flat[:: max(1, len(flat) // _FINGERPRINT_VALUES)][:_FINGERPRINT_VALUES]
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(sample.double().cpu().numpy().tobytes())
+            digest.update(sample.cpu().double().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _dense(tensor: Any) -> Any:
+    """The values of a tensor, quantised or not."""
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return tensor
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor.dequantize()
 
 
 @dataclass(frozen=True, slots=True)

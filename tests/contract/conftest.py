@@ -73,7 +73,7 @@ class Workshop:
 
             prepare_process()
             pack, placement = packs()[name], select_device("cpu")
-            return load(pack.generator, placement, load_text_encoder(pack, placement))
+            return load(pack.generator, placement, load_text_encoder(pack, placement))[0]
         from tests.contract import tiny
 
         kind, _, prediction = name.partition("-")
