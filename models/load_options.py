@@ -18,7 +18,7 @@ Quantization: TypeAlias = Literal[
 """Library and format of quantised weights; empty for none."""
 
 Offload: TypeAlias = Literal["none", "model", "sequential"]
-"""What waits in host memory: nothing, idle models, or all weights that are not in use."""
+"""What waits in host memory: nothing, idle models, or all idle weights."""
 
 CACHES: dict[str, str] = {
     "first_block": "it decides by the mean of a batch, so a candidate would depend on the others in its call",
@@ -35,9 +35,10 @@ class LoadOptions:
     """How models are loaded, besides their names and their device.
 
     `upscaler` is a model file, folder or hub id; empty for none. `upscaler_tile` is the longest side of one of its
-    calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind. calls, in pixels. `quantization` is of the generator's `quantized_parts`, of its denoiser and its text encoders if
-    there are none. `gguf` is a file with the denoiser's weights. `compile` is of the denoiser's repeated blocks.
-    `attention` is an attention backend of diffusers; empty for its default.
+    calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind. `quantization` is of the generator's
+    `quantized_parts`, of its denoiser and its text encoders if there are none. `gguf` is a file with the denoiser's
+    weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
+    its default.
     """
 
     upscaler: str = ""
@@ -53,7 +54,7 @@ class LoadOptions:
 
     @property
     def changes_modules(self) -> bool:
-        """Whether modules differ from plain ones, so that calls are not traced or split among threads."""
+        """Whether modules differ from plain ones: then no call is traced or split."""
         return bool(self.quantization or self.gguf or self.compile or self.attention or self.offload != "none")
 
 

@@ -13,9 +13,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.client import CliError
+from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
+from app.engine.cost_model import CostModel
 from app.engine.pruning import calibration
+from app.engine.pruning.planner import PlanInput, plan_checkpoints
 from app.engine.trajectories import record_trajectories
 from app.errors import FrontrunnerError
 from app.settings import Settings, format_errors
@@ -26,6 +29,17 @@ from models.protocols import Calibration
 
 MIN_PROMPTS = 8
 """Minimum number of prompts; with fewer, the correlations are mostly noise."""
+
+NOTHING_TO_PRUNE = (
+    "no pruning is possible: the generator makes one step, and candidates are pruned between steps. "
+    "Nothing was written; serve without a calibration."
+)
+
+TYPICAL = 16
+"""Candidates of the generation whose plan is printed."""
+
+CHEAP_PREVIEW = 0.1
+"""Assumed seconds of a tiny decoder's preview, relative to the autoencoder's."""
 
 
 def run_calibration(
@@ -41,7 +55,11 @@ def run_calibration(
             settings.device,
             settings.preview_decoder or None,
             mode=settings.generator_mode,
+            options=replace(settings.load_options, upscaler=""),
         )
+        if models.generator.info.steps == 1:
+            console.print(NOTHING_TO_PRUNE, soft_wrap=True, highlight=False)
+            return
         core = EngineCore(models, EngineConfig())
         with console.status("measuring the device"):
             core.measure()
@@ -66,6 +84,8 @@ def run_calibration(
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from None
     console.print(_table(made))
+    outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
+    console.print(outlook, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
 
 
@@ -80,6 +100,28 @@ def _read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
     if len(texts) < MIN_PROMPTS:
         raise CliError(f"--prompts has {len(texts)} prompts; at least {MIN_PROMPTS} are required, 64 are recommended")
     return texts
+
+
+def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool) -> str:
+    """The plan on this device, and whether a tiny decoder would pay."""
+    correlations = calibration.correlations_by_step(made, made.sampler, made.steps)
+
+    def planned(costs: CostModel) -> tuple[tuple[Checkpoint, ...], float]:
+        """The plan, and the share of the device's seconds that it takes."""
+        asked = PlanInput(TYPICAL, 1, made.steps, correlations, costs)
+        plan = plan_checkpoints(asked, quality)
+        return plan, asked.device_seconds(plan) / asked.device_seconds(())
+
+    plan, share = planned(costs)
+    cuts = " and ".join(f"after step {c.at} to {c.keep}" for c in plan)
+    what = f"cuts {cuts} and takes {share:.2f} of the device time" if plan else "prunes nothing: no cut pays"
+    advice = ""
+    if not tiny:
+        cheap = replace(costs, preview=tuple((rows, CHEAP_PREVIEW * seconds) for rows, seconds in costs.preview))
+        better = planned(cheap)[1]
+        if better < share - 0.02:
+            advice = f"; with a tiny decoder (FRONTRUNNER_PREVIEW_DECODER) about {better:.2f}"
+    return f"best of {TYPICAL} in {made.steps} steps: pruning {what}{advice}"
 
 
 def _table(made: Calibration) -> Table:

@@ -122,7 +122,7 @@ def load(
     text_encoder: TextEncoder | None = None,
     options: LoadOptions = DEFAULTS,
 ) -> tuple[Any, str | None]:
-    """The stock pipeline of a local folder, or a modular one, on its device, and a revision.
+    """The pipeline of a folder, or a modular one, on its device, and a revision.
 
     It has no safety checker. A given text encoder replaces its own. `options` say how weights are stored and run; the
     revision is None if they change nothing. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
@@ -135,8 +135,7 @@ def load(
             _complete(source, own)
         if kind == "ModularPipeline":
             _check_modular(options)
-            pipe = diffusers.ModularPipeline.from_pretrained(source, local_files_only=isinstance(source, Path))
-            pipe.load_components(dtype=placement.dtype)
+            pipe = _modular(source, placement)
         else:
             known = getattr(diffusers, kind)
             without = {"safety_checker": None, "add_watermarker": False, "requires_safety_checker": False}
@@ -155,6 +154,33 @@ def _libraries(source: Path | str, given: Iterable[str]) -> dict[str, str]:
     return {name: part[0] for name, part in parts if name not in given and (Path(source) / name).is_dir()}
 
 
+def _modular(source: Path | str, placement: DevicePlacement) -> Any:
+    """A modular pipeline with all its parts.
+
+    Parts of a hub id are downloaded if they are not in the cache. Raises ModelUnsupported if it is not text to
+    image or brings its own code, ModelNotFound if a part is missing.
+    """
+    try:
+        pipe = diffusers.ModularPipeline.from_pretrained(source, local_files_only=isinstance(source, Path))
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelUnsupported("the modular pipeline brings its own code, which is not run; use its blocks") from error
+    inputs = {each.name for each in pipe.blocks.inputs}
+    missing = [name for name in _NEEDED if name not in inputs]
+    if missing:
+        raise ModelUnsupported(f"the modular pipeline takes no {missing[0]}; use a text-to-image pipeline")
+    specs = {name: each for name, each in pipe._component_specs.items() if each.pretrained_model_name_or_path}
+    for name, spec in specs.items():
+        if isinstance(source, Path) and (source / (spec.subfolder or name)).is_dir():
+            spec.pretrained_model_name_or_path = str(source)  # the folder may have been moved since it was saved
+    pipe.load_components(dtype=placement.dtype)
+    lost = [name for name in specs if pipe.components.get(name) is None]
+    if lost:
+        raise ModelNotFound(f"parts of the modular pipeline are missing or unreadable: {', '.join(sorted(lost))}")
+    return pipe
+
+
 def _check_modular(options: LoadOptions) -> None:
     """Raise ModelUnsupported for options that need a standard pipeline."""
     if options.gguf:
@@ -164,9 +190,9 @@ def _check_modular(options: LoadOptions) -> None:
 
 
 def _gguf_denoiser(source: Path, options: LoadOptions, placement: DevicePlacement) -> dict[str, Any]:
-    """The denoiser with the weights of the GGUF file, by the name of its part; empty without a file.
+    """The denoiser with the GGUF file's weights, by the name of its part.
 
-    Raises ModelUnsupported.
+    Empty without a file. Raises ModelUnsupported.
     """
     if not options.gguf:
         return {}

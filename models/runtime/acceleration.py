@@ -48,7 +48,7 @@ def load_arguments(options: LoadOptions, placement: DevicePlacement, parts: Mapp
 
 
 def apply(pipe: Any, options: LoadOptions, placement: DevicePlacement, shared: Collection[str] = ()) -> str | None:
-    """Quantise, compile, choose attention, and place a pipeline that was loaded into host memory.
+    """Quantise, compile, choose attention, and place a pipeline from host memory.
 
     Parts that are `shared` with other models are not quantised. Returns the revision of changed weights, None for
     unchanged ones. Raises ModelUnsupported for an option that the pipeline, the device or the installation does not

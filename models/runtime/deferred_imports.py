@@ -32,7 +32,7 @@ WHOLE = ("scipy.integrate", "scipy.stats")
 """Modules that are imported without access to their contents."""
 
 UNUSED = ("torchao",)
-"""Packages that diffusers imports if they are installed, and that are used without it."""
+"""Packages that diffusers imports if installed, and that are used without it."""
 
 
 @contextmanager

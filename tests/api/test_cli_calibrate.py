@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.cli.calibrate import _outlook
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.main import create_app
@@ -38,6 +40,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     code, told = calibrate("--prompts", prompts, "--candidates", "8", "--out", out)
     assert code == 0, told
     assert "8/8" in told
+    assert "best of 16 in 8 steps: pruning" in told
     models = registry.load_models("fake", "fake", calibration=out)
     known = calibration_io.read_calibration(out)
     assert models.calibration == known
@@ -142,3 +145,58 @@ def test_too_little_to_measure_is_told(tmp_path: Path, lines: list[str] | None, 
     assert code == 1
     assert complaint in told
     assert not (tmp_path / "calibration.json").exists()
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("mode", "name", "steps"), [("gate", "tiny-schnell", 4), ("native", "tiny-schnell", 4), ("gate", "tiny-sprint", 2)]
+)
+def test_few_step_models_are_calibrated_and_cut_at_most_once(
+    tmp_path: Path, mode: str, name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps come from words in the model's name, as for the real ones."""
+    from models.generators.families import base
+    from models.generators.gate import survey
+    from tests.contract.families import FAMILIES
+
+    for module in (base, survey):
+        monkeypatch.setattr(module, "default_size", lambda *_: (32, 32))
+    FAMILIES["flux"].build("flux").save_pretrained(tmp_path / name)
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "calibration.json"
+    prompts.write_text("\n".join(f"a red {thing}" for thing in THINGS))
+    model = {"FRONTRUNNER_GENERATOR": str(tmp_path / name), "FRONTRUNNER_GENERATOR_MODE": mode}
+    costs = CostModel.from_measurements({1: 1.0, 16: 16.0}, {1: 0.001}, {1: 0.001})
+    monkeypatch.setattr(EngineCore, "measure", lambda core, *_: setattr(core, "costs", costs))
+    code, told = calibrate("--prompts", prompts, "--candidates", "4", "--out", out, **model)
+    assert code == 0, told
+    known = calibration_io.read_calibration(out)
+    assert (known.steps, len(known.correlation)) == (steps, steps)
+    assert known.spearman[-1] == pytest.approx(1.0)
+    assert f"best of 16 in {steps} steps: pruning" in told
+
+
+@pytest.mark.torch
+def test_one_step_leaves_nothing_to_prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.synthetic.generator import FakeGenerator
+
+    info = FakeGenerator().info
+    monkeypatch.setattr(FakeGenerator, "info", property(lambda _: replace(info, steps=1)))
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "calibration.json"
+    prompts.write_text("\n".join(THINGS))
+    code, told = calibrate("--prompts", prompts, "--out", out)
+    assert code == 0
+    assert "no pruning is possible: the generator makes one step" in told
+    assert not out.exists()
+
+
+def test_the_outlook_says_where_a_tiny_decoder_pays() -> None:
+    known = (0.99, 0.99, 0.99, 1.0)
+    made = Calibration("1", "1", "flow_match_euler", 4, 1.0, known, known, (1.0,) * 4, (0.0,) * 4)
+    steps, slow, quick = {1: 1.0, 16: 16.0}, {1: 5.0, 16: 80.0}, {1: 0.1, 16: 1.6}
+    dear = _outlook(made, CostModel.from_measurements(steps, slow, quick), 0.97, tiny=False)
+    assert "no cut pays" in dear
+    assert "with a tiny decoder" in dear
+    cheap = _outlook(made, CostModel.from_measurements(steps, quick, quick), 0.97, tiny=True)
+    assert cheap.count("after step") == 1
+    assert "tiny decoder" not in cheap

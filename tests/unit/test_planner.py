@@ -138,3 +138,11 @@ def test_plans_keep_their_promises(one: PlanInput, some: float, other: float) ->
 def test_the_same_question_has_the_same_answer() -> None:
     first = plan_checkpoints(race(12), 0.95)
     assert plan_checkpoints(race(12), 0.95) == first
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_few_steps_are_cut_at_most_once(steps: int) -> None:
+    costs = CostModel.from_measurements({1: 1.0, 16: 16.0}, {1: 0.001}, {1: 0.001})
+    known = tuple(min(0.999, 0.9 + 0.04 * step) for step in range(steps))
+    plan = plan_checkpoints(PlanInput(64, 1, steps, known, costs), 0.97)
+    assert len(plan) == (0 if steps == 1 else 1)

@@ -34,6 +34,9 @@ EARLIEST_SHARE = 0.2
 HALFWAY_SHARE = 0.5
 """Share of the steps before which at least max(n, 2) candidates are kept."""
 
+FEW_STEPS = 4
+"""Steps up to which at most one checkpoint is used."""
+
 MAX_STEPS_CONSIDERED = 12
 """Number of evenly spaced steps considered as checkpoints; limits the search."""
 
@@ -68,9 +71,10 @@ class PlanInput:
 
 
 def plan_checkpoints(plan_input: PlanInput, quality: float) -> tuple[Checkpoint, ...]:
-    """Return at most two checkpoints, none if pruning does not pay.
+    """Return at most two checkpoints; none if pruning does not pay.
 
-    Pruning does not pay if it saves no work or costs too much quality. Takes one or two seconds of a core at most.
+    With `FEW_STEPS` and fewer there is at most one. Pruning does not pay if it saves no work or costs too much
+    quality. Takes one or two seconds of a core at most.
     """
     if plan_input.n_candidates <= plan_input.min_finishers:
         return ()
@@ -93,7 +97,7 @@ class _Search:
         for i, at in enumerate(places):
             for cut, kept in self._prunings(at):
                 self._consider((cut,))
-                for later in places[i + 1 :]:
+                for later in places[i + 1 :] if self._input.steps > FEW_STEPS else ():
                     self._search_second(cut, kept, later)
         return self._best
 
