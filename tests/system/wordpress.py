@@ -90,10 +90,8 @@ def running_wordpress() -> Iterator[WordPress]:
             (root / "wp-config.php").write_text(CONFIG.format(socket=socket, url=url, folder=folder))
             blog = WordPress(root, url)
             with (folder / "php.out").open("wb") as output:
-                server = subprocess.Popen(
-                    ["php", "-S", f"127.0.0.1:{port}", "-t", root],
-                    env=os.environ | {"PHP_CLI_SERVER_WORKERS": "3"}, stdout=output, stderr=output,
-                )  # fmt: skip
+                command = ["php", "-S", f"127.0.0.1:{port}", "-t", str(root)]
+                server = subprocess.Popen(command, stdout=output, stderr=output)
             try:
                 until(lambda: listens(port))
                 yield blog
