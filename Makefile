@@ -8,6 +8,8 @@ PROMPT ?= a red apple on a white background
 NEGATIVE ?=
 N ?= 16
 OUT ?= demo
+DEVICE ?= auto
+MODELS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ export DEMO_OUT = $(value OUT)
 
 .PHONY: help
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 .PHONY: demo
 demo: $(READY) ## sample, rank and show: PROMPT="..." NEGATIVE="..." N=16 OUT=demo
@@ -64,6 +66,10 @@ fuzz: $(READY) ## two minutes of mutated uploads, headers and forms; what fails 
 .PHONY: bench
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 	env -u OMP_WAIT_POLICY $(BIN)/python -m tests.bench
+
+.PHONY: bench-device
+bench-device: $(READY) ## real sizes with random weights on a device, at most 10 minutes: DEVICE=cuda MODELS="sdxl"
+	env -u OMP_WAIT_POLICY timeout 600 $(BIN)/python -m tests.bench.device --device $(DEVICE) $(if $(MODELS),--models $(MODELS))
 
 .PHONY: evaluate
 evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures (half an hour; needs node)

@@ -14,7 +14,7 @@ import httpx
 
 from models import registry
 from models.protocols import Models
-from tests.bench import attacks, dialogue, floor, gain, latency, memory, overload, plots, server, speed, start
+from tests.bench import attacks, dialogue, floor, gain, gate, latency, memory, overload, plots, server, speed, start
 from tests.bench.judge import judge
 from tests.bench.kit import RESULTS, Figure, machine, store, table
 from tests.bench.straight import Straight
@@ -22,7 +22,7 @@ from tests.bench.straight import Straight
 FEWEST_RUNS, FEWEST_PROMPTS = 5, 64
 """What is measured with fewer of either is printed and not stored: it would take the place of a better figure."""
 
-PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "attacks", "gain", "dialogue", "start")
+PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "attacks", "gain", "dialogue", "start", "gate")
 
 
 def main() -> None:
@@ -55,14 +55,9 @@ def main() -> None:
         note(floor.overhead(models, asked.runs))
         note(floor.machine_share(models, 4 * asked.runs))
         note(floor.embedding(models, script, asked.runs))
-    if "memory" in asked.only:
-        note(*memory.growth(asked.runs))
-    if "overload" in asked.only:
-        note(*overload.overload())
-    if "attacks" in asked.only:
-        note(*attacks.attacks())
-    if "start" in asked.only:
-        note(*start.start(asked.runs))
+    _in_own_processes(asked, note)
+    if "gate" in asked.only:
+        note(*gate.figures(asked.runs))
     if "gain" in asked.only and models.calibration is not None:
         made, curve = _gain(models, asked.prompts)
         note(*made)
@@ -73,6 +68,18 @@ def main() -> None:
         print(f"wrote {path}")
     else:
         print("not stored")
+
+
+def _in_own_processes(asked: argparse.Namespace, note: Callable[..., None]) -> None:
+    """The parts that start what they measure."""
+    if "memory" in asked.only:
+        note(*memory.growth(asked.runs))
+    if "overload" in asked.only:
+        note(*overload.overload())
+    if "attacks" in asked.only:
+        note(*attacks.attacks())
+    if "start" in asked.only:
+        note(*start.start(asked.runs))
 
 
 def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, note: Callable[..., None]) -> None:
