@@ -34,7 +34,8 @@ from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
 from app.api.upload_limits import UploadLimiter
 from app.engine.config import EngineConfig
-from app.engine.local import LocalEngine, Progress
+from app.engine.local import LocalEngine
+from app.engine.warmup import Progress
 from app.errors import StoreUnavailable
 from app.imaging import DecoderPool
 from app.logs import telemetry
@@ -193,6 +194,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 Aliases.parse(settings.model_aliases),
                 links,
                 batches := BatchService(service, records, batch_store, blobs, hooks),
+                settings.lora_folder,
             )
             engine.start()
             upkeep = [

@@ -19,6 +19,7 @@ from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
 from models.load_options import CACHES, LoadOptions, NumberFormat, Offload, Quantization
+from models.loras import LoraFolder
 
 ENV_PREFIX = "FRONTRUNNER_"
 CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
         "sessions",
         description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
     )
+    lora_dir: Path | None = Field(None, description="folder of LoRA adapters: a .safetensors file or sub-folder each")
+    loras: str = Field("", description="adapters of requests that name none: name:weight, separated by commas")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:1 or mps"
     )
@@ -294,11 +297,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 "MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES; otherwise the largest request never fits"
             )
+        LoraFolder.of(self.lora_dir, self.loras)
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError("MAX_BODIES_MIB must be at least MAX_BODY_MIB; otherwise the largest body never fits")
         if self.default_candidates > self.max_candidates:
             raise ValueError("DEFAULT_CANDIDATES must be at most MAX_CANDIDATES")
         return self
+
+    @property
+    def lora_folder(self) -> LoraFolder | None:
+        """The LoRA adapters; None without a folder."""
+        return LoraFolder.of(self.lora_dir, self.loras)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -359,6 +368,7 @@ class Settings(BaseSettings):
             compile=self.compile,
             attention=self.attention,
             controls=self.control_nets,
+            loras=self.lora_folder,
         )
 
 

@@ -157,34 +157,6 @@ class FailureOutput(TypedDict):
     message: str
 
 
-class GeneratorOutput(TypedDict):
-    """
-    Defaults and limits of a generator.
-
-    Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
-    input of the denoiser. `second_order`: samplers with two denoiser calls per step.
-    `controls`: kinds of control images.
-    """
-
-    revision: str
-    width: int
-    height: int
-    size_multiple: int
-    max_size: int
-    steps: int
-    guidance_scale: float
-    sampler: str
-    samplers: list[str]
-    token_limit: int
-    prediction_type: str
-    device: str
-    dtype: str
-    guidance: Literal["cfg", "embedded", "none"]
-    negative_prompts: bool
-    controls: list[str]
-    second_order: list[str]
-
-
 class ImageSummary(TypedDict):
     """
     A returned image of a listed generation.
@@ -225,6 +197,30 @@ class LimitsOutput(TypedDict):
     output_side: int
     output_pixels: int
     texts: int
+
+
+class LoraInput(TypedDict):
+    """
+    A LoRA adapter and its weight.
+    """
+
+    name: str
+    """
+    Name of an adapter of the server; GET /v1/models lists them.
+    """
+    weight: NotRequired[float]
+    """
+    1 as trained, 0 has no effect.
+    """
+
+
+class LoraOutput(TypedDict):
+    """
+    A LoRA adapter of a generation.
+    """
+
+    name: str
+    weight: float
 
 
 class NegativeInput(TypedDict):
@@ -794,6 +790,37 @@ class GenerationSummary(TypedDict):
     error: FailureOutput | None
 
 
+class GeneratorOutput(TypedDict):
+    """
+    Defaults and limits of a generator.
+
+    Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
+    input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+    `controls`: kinds of control images.
+    `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+    """
+
+    revision: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    samplers: list[str]
+    token_limit: int
+    prediction_type: str
+    device: str
+    dtype: str
+    guidance: Literal["cfg", "embedded", "none"]
+    negative_prompts: bool
+    controls: list[str]
+    second_order: list[str]
+    loras: list[str]
+    default_loras: list[LoraOutput]
+
+
 class ImageItem(TypedDict):
     """
     One image: OpenAI's members first, then Frontrunner's.
@@ -985,6 +1012,10 @@ class RefineRequest(TypedDict):
     """
     A sampler of the model; GET /v1/models lists them.
     """
+    loras: NotRequired[list[LoraInput] | None]
+    """
+    LoRA adapters to use together; an empty list uses none.
+    """
     seed: NotRequired[int | None]
     """
     Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
@@ -1117,6 +1148,10 @@ class GenerationRequest(TypedDict):
     """
     A sampler of the model; GET /v1/models lists them.
     """
+    loras: NotRequired[list[LoraInput] | None]
+    """
+    LoRA adapters to use together; an empty list uses none.
+    """
     seed: NotRequired[int | None]
     """
     Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
@@ -1215,6 +1250,7 @@ class GenerationResponse(TypedDict):
     steps: int
     guidance_scale: float
     sampler: str
+    loras: list[LoraOutput]
     ranking: RankingOutput
     checkpoints: list[dict[str, Any]]
     deterministic: bool
@@ -1267,6 +1303,10 @@ class ImagesRequest(TypedDict):
     sampler: NotRequired[str | None]
     """
     A sampler of the model; GET /v1/models lists them.
+    """
+    loras: NotRequired[list[LoraInput] | None]
+    """
+    LoRA adapters to use together; an empty list uses none.
     """
     seed: NotRequired[int | None]
     """

@@ -134,6 +134,7 @@ def family_of(families: tuple[Family[Model], ...], source: Source) -> Family[Mod
 def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     placement = context.placement
     from models.generators import pipelines
+    from models.generators.adapters import Adapters
 
     decoder = None
     if context.preview_decoder is not None:
@@ -157,6 +158,7 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
         pipe, revision = pipelines.load(place, placement, context.text_encoder(pack) if pack else None, loading)
         if revision is not None:
             options["revision"] = revision
+        options["adapters"] = Adapters(pipe, context.options.loras, own_texts=pack is None)
         try:
             return _with_loop(context, kind, pipe, options)
         except OutOfMemory as error:

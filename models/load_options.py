@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from models.loras import LoraFolder
+
 DEFAULT_TILE = 512
 """Longest side of an upscaler's call, in pixels."""
 
@@ -38,7 +40,7 @@ class LoadOptions:
     calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind. `quantization` is of the generator's
     `quantized_parts`, of its denoiser and its text encoders if there are none. `gguf` is a file with the denoiser's
     weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
-    its default.
+    its default. `loras` is the folder of LoRA adapters.
     """
 
     upscaler: str = ""
@@ -51,6 +53,7 @@ class LoadOptions:
     offload: Offload = "none"
     compile: bool = False
     attention: str = ""
+    loras: LoraFolder | None = None
 
     @property
     def changes_modules(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image_inputs import ImageInputs, Inpainting
+from models.loras import Lora
 from models.schedules import QUADRATIC as QUADRATIC
 from models.schedules import Schedule as Schedule
 from models.schedules import steps_left as steps_left
@@ -107,7 +108,8 @@ class GeneratorInfo:
 
     `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect.
     `second_order` names the samplers that call the denoiser twice per step.
-    `controls` are the kinds of images that can control the composition.
+    `controls` are the kinds of images that can control the composition. `loras` are the adapters of requests that name
+    none; None if the generator takes no adapters.
     """
 
     id: str
@@ -128,6 +130,7 @@ class GeneratorInfo:
     negative_prompts: bool = True
     second_order: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    loras: tuple[Lora, ...] | None = None
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""
@@ -249,6 +252,14 @@ class StepwiseGenerator(Protocol):
         """Images of one size as finished latents, float16 (B, C, h, w).
 
         For storage and `add_noise`. Width and height are multiples of `info.size_multiple`. Raises `OutOfMemory`.
+        """
+        ...
+
+    def adapt(self, loras: tuple[Lora, ...]) -> None:
+        """Use these adapters, and no others, in the next calls of `encode` and `step`.
+
+        Loads them from their files when needed. Encodings and latents belong to the adapters they were made with.
+        Raises ValueError for adapters that cannot be used with this generator; then none is in use.
         """
         ...
 

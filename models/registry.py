@@ -11,12 +11,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from models import calibration_io, families
-from models.errors import PackCorrupt
+from models.errors import ModelUnsupported, PackCorrupt
 from models.families import Family, LoadContext, Mode, Source
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import MANIFEST, Pack, packs
@@ -41,7 +41,7 @@ def load_models(
     ignore it. `preview_decoder` is a folder or hub id of a tiny decoder for the generator's latents. `calibration` is
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
-    `options` also name an upscaler and ControlNets.
+    `options` also name an upscaler, ControlNets and LoRA adapters; those of requests that name none are loaded at once.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None
@@ -61,7 +61,10 @@ def load_models(
         report("importing libraries")
         _prepare_threads()
         own = _pack_calibration(made) if generator == scorer else None
+        if options.loras is not None:
+            _import_adapters()
         models = _load(context, (generators, made), (scorers, ranked), report)
+    _try_adapters(models.generator)
     return replace(models, calibration=_chosen(given, own, models))
 
 
@@ -83,6 +86,22 @@ def _load(
         if context.options.upscaler:
             report("loading the upscaler")
         return Models(made, ranked, upscaler=families.load_upscaler(context))
+
+
+def _import_adapters() -> None:
+    """Import peft before `deferred_imports`, which has a stand-in for it."""
+    with suppress(ImportError):
+        import peft.tuners.tuners_utils  # noqa: F401
+
+
+def _try_adapters(generator: StepwiseGenerator) -> None:
+    """Load the adapters of requests that name none. Raises ModelUnsupported."""
+    try:
+        generator.adapt(generator.info.loras or ())
+    except ValueError as error:
+        raise ModelUnsupported(str(error)) from error
+    finally:
+        generator.adapt(())
 
 
 def _sources(names: Iterable[str], pool: ThreadPoolExecutor) -> dict[str, Source]:

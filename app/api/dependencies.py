@@ -34,6 +34,7 @@ from app.service import (
     ReferenceResolver,
     TasteService,
 )
+from models.loras import LoraFolder
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class Services:
     aliases: Aliases
     links: LinkSigner
     batches: BatchService
+    loras: LoraFolder | None
 
 
 def get_services(request: Request) -> Services:

@@ -20,6 +20,7 @@ from app.cli import rerank as again
 from app.cli.client import CliError
 from app.cli.local_server import running_service
 from frontrunner import Client
+from models import loras
 
 app = typer.Typer(
     name="frontrunner",
@@ -91,6 +92,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler of the model, such as euler or ddim.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
+    ] = None,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
@@ -126,6 +130,8 @@ def generate(
         "sampler": sampler,
         "previews": 2,
     }
+    if lora is not None:
+        body["loras"] = _loras(lora)
     console, progress = Console(), Console(stderr=True)
     with _reported_errors(), _service(url, progress) as client:
         done = output.show_progress(remote.stream_generation(client, body), progress)
@@ -341,3 +347,11 @@ def _raise_interrupt(_: int, __: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the `frontrunner` command."""
     app(prog_name="frontrunner")
+
+
+def _loras(options: list[str]) -> list[dict[str, str | float]]:
+    """The member `loras` of a request."""
+    try:
+        return [{"name": lora.name, "weight": lora.weight} for lora in loras.parse(",".join(options))]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--lora") from error

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.domain.ranking import Ranking, Score
+from models.loras import Lora
 from models.protocols import steps_left
 
 SEED_LIMIT = 2**64
@@ -100,7 +101,8 @@ class GenerationSpec:
     `wave` None makes all `n_candidates` at once; otherwise waves of this size follow until the expected gain is small.
     `shadow` only records which candidates the checkpoints would prune, to measure the cost of pruning.
     `start` None samples from noise; `masked`: only a part of it is redrawn. The mask and the images of `controls` are
-    in `ImageInputs`. `owner` is used for fair scheduling between callers only.
+    in `ImageInputs`. `loras` are the adapters of denoiser and text encoders. `owner` is used for fair scheduling
+    between callers only.
     """
 
     id: str
@@ -124,6 +126,7 @@ class GenerationSpec:
     start: InitImage | None = None
     masked: bool = False
     controls: tuple[ControlUse, ...] = ()
+    loras: tuple[Lora, ...] = ()
 
     @property
     def has_inputs(self) -> bool:

@@ -27,6 +27,7 @@ from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row, paste_s
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
 from models.image_inputs import ImageInputs
+from models.loras import Lora
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepRow, StepwiseGenerator, to_host
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class EngineCore:
             return
         alike = all(
             (r.generation.spec.width, r.generation.spec.height, r.generation.spec.uses_guidance) == usual
+            and not r.generation.spec.loras
             for r in plan.rows
         )
         if alike and self._scheduler.note(plan.kind, rows, seconds) and self._scheduler.costs.moved(self.costs):
@@ -180,9 +182,10 @@ class EngineCore:
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
             if spec.masked and spec.start is not None:  # refuse it before the first step
                 self._generator.add_noise(decode_init_latents(spec.start), spec.seed, run.schedule, 0)
-        prompt = self._generator.encode([spec.prompt])[0]
         steered = spec.uses_guidance and self._generator.info.negative_prompts
-        negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
+        with self._adapted(spec.loras):
+            prompt = self._generator.encode([spec.prompt])[0]
+            negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
         texts = (spec.ranking_prompt, *(n.text for n in spec.ranking.negatives))
         vectors = [self._scorer.embed_texts([t])[0] for t in texts]
         stacked = np.stack([v.vector for v in vectors])
@@ -196,6 +199,22 @@ class EngineCore:
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
         notices += negation_notices(texts[0], texts[1:])
         run.texts = EncodedTexts(prompt, negative, query, tuple(notices))
+
+    @contextmanager
+    def _adapted(self, loras: tuple[Lora, ...]) -> Iterator[None]:
+        """Use adapters for calls of the generator.
+
+        None are in use afterwards: a pack's scorer shares the text encoder.
+        """
+        if not loras:
+            yield
+            return
+        try:
+            with _refusals():
+                self._generator.adapt(loras)
+            yield
+        finally:
+            self._generator.adapt(())
 
     def _make_wave(self, run: ActiveGeneration) -> None:
         """Create the next rows of a generation: all, or one wave."""
@@ -220,7 +239,8 @@ class EngineCore:
         return Row(run, index, seed, latent)
 
     def _step(self, plan: CallPlan) -> None:
-        latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
+        with self._adapted(plan.rows[0].generation.spec.loras):
+            latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
         for row, latent in zip(plan.rows, latents, strict=True):
             row.latent = latent
         advance_rows(plan.rows)

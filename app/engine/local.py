@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -26,8 +26,19 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Update, UpdateSink
-from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Loading, Overloaded, TooLarge
+from app.engine.warmup import Progress
+from app.errors import (
+    Draining,
+    EngineDead,
+    EngineFailed,
+    FrontrunnerError,
+    InvalidRequest,
+    Loading,
+    Overloaded,
+    TooLarge,
+)
 from models.image_inputs import ImageInputs
+from models.loras import Lora
 from models.protocols import (
     Calibration,
     Embedder,
@@ -54,20 +65,6 @@ FINAL_CALL_TIMEOUT_S = 30.0
 
 EMBED_ROWS = 32
 """Maximum images per embedding call, so that uploads do not block the device."""
-
-
-class Progress:
-    """The current part of the start-up; the engine's thread sets and logs it."""
-
-    def __init__(self) -> None:
-        self.part = "starting"
-        self._began = perf_counter()
-
-    def __call__(self, part: str) -> None:
-        """Begin a part with a short name such as `loading the scorer`."""
-        self.part = part
-        seconds = {"elapsed_s": perf_counter() - self._began, "processor_s": process_time()}
-        log.info("start-up: %s", part, extra={name: round(each, 1) for name, each in seconds.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +216,10 @@ class LocalEngine:
             self._holds -= 1
             self._set_idle()
 
+    async def prepare_loras(self, loras: tuple[Lora, ...]) -> None:
+        """See `Engine`."""
+        await self._call_device(lambda generator, _: _try_loras(generator, loras))
+
     def stats(self) -> EngineStats:
         """See `Engine`."""
         core = self._core
@@ -300,6 +301,8 @@ class LocalEngine:
                 self._call_on_loop(
                     settle, None, TooLarge("the image is too large for the device memory: send it with fewer pixels")
                 )
+            except FrontrunnerError as error:
+                self._call_on_loop(settle, None, error)
             except Exception as error:
                 log.exception("one-off device call failed")
                 self._call_on_loop(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
@@ -378,6 +381,15 @@ class LocalEngine:
             if message is None:
                 return False
             message(core)
+
+
+def _try_loras(generator: StepwiseGenerator, loras: tuple[Lora, ...]) -> None:
+    try:
+        generator.adapt(loras)
+    except ValueError as error:
+        raise InvalidRequest(str(error), pointer="#/loras") from error
+    finally:
+        generator.adapt(())
 
 
 def _embed(images: Sequence[NDArray[np.uint8]], _: StepwiseGenerator, scorer: Embedder) -> Embeddings:

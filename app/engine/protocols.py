@@ -17,6 +17,7 @@ from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Tim
 from app.engine.cost_model import CostModel
 from app.errors import FrontrunnerError
 from models.image_inputs import ImageInputs
+from models.loras import Lora
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 from models.upscaling import UpscalerInfo
 
@@ -231,6 +232,10 @@ class Engine(Protocol):
 
     def hold(self) -> AbstractContextManager[None]:
         """Count as work that a stopping engine waits for, between device calls."""
+        ...
+
+    async def prepare_loras(self, loras: tuple[Lora, ...]) -> None:
+        """Load adapters between two ticks. Raises InvalidRequest if they cannot be used."""
         ...
 
     def stats(self) -> EngineStats:

@@ -124,11 +124,12 @@ class ActiveGeneration:
         """Batching key: rows of runs with equal keys can share a denoiser call.
 
         The bits of a row depend on the number of guided rows in the call. So deterministic guided and unguided rows
-        have different keys.
+        have different keys. Adapters are active for all rows of a call.
         """
         spec, texts = self.spec, self.texts
         lengths = texts.lengths if texts is not None else ()
-        return spec.width, spec.height, lengths, spec.deterministic, spec.deterministic and spec.uses_guidance
+        guided = spec.deterministic and spec.uses_guidance
+        return spec.width, spec.height, lengths, spec.deterministic, guided, spec.loras
 
     @property
     def entries(self) -> int:

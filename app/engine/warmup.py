@@ -6,7 +6,9 @@ Engine thread only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from time import perf_counter, process_time
 from typing import TypeAlias
 
 from app.engine.config import EngineConfig
@@ -14,6 +16,8 @@ from app.engine.cost_model import CallSeconds
 from app.engine.scheduler import CallKind
 from app.errors import OutOfDeviceMemory
 from models.protocols import Embedder, Latent, OutOfMemory, StepRow, StepwiseGenerator
+
+log = logging.getLogger(__name__)
 
 Report: TypeAlias = Callable[[str], None]
 """Receives the name of the start-up part that begins. Any thread."""
@@ -24,6 +28,20 @@ TIMED_ROWS = 8
 
 def silent(part: str) -> None:
     """Ignore the report."""
+
+
+class Progress:
+    """The current part of the start-up; the engine's thread sets and logs it."""
+
+    def __init__(self) -> None:
+        self.part = "starting"
+        self._began = perf_counter()
+
+    def __call__(self, part: str) -> None:
+        """Begin a part with a short name such as `loading the scorer`."""
+        self.part = part
+        seconds = {"elapsed_s": perf_counter() - self._began, "processor_s": process_time()}
+        log.info("start-up: %s", part, extra={name: round(each, 1) for name, each in seconds.items()})
 
 
 class Warmup:

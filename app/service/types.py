@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Ranking, Score, Webhook
 from models.image_inputs import ImageInputs
+from models.loras import Lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class GenerationParams:
 
     `n_candidates` "auto" adds waves while another one pays off, up to `max_candidates`. `pruning` is "auto", "off" or
     explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise. `inputs` hold
-    the mask of a `start`, and control images.
+    the mask of a `start`, and control images. `loras` None selects the server's adapters, an empty tuple none.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
     `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
     are warnings about how the parameters were made.
@@ -67,6 +68,7 @@ class GenerationParams:
     owner: str = ""
     start: InitImage | None = None
     inputs: ImageInputs | None = None
+    loras: tuple[Lora, ...] | None = None
     parent: Parent | None = None
     webhook: Webhook | None = None
     affordable: int | None = None

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.generators.adapters import Adapters
 from models.generators.families import FAMILIES
 from models.generators.families.base import NativeFamily
 from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
+from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
 
@@ -60,12 +62,13 @@ class NativeGenerator:
         defaults: Mapping[str, Any] | None = None,
         preview_decoder: Any | None = None,
         arguments: Mapping[str, Any] | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """Take a loaded pipeline of one of `families.FAMILIES`.
 
         `defaults` may hold `steps`, `guidance_scale`, `sampler`, `width` and `height`. `preview_decoder` is an
-        AutoencoderTiny of the same latent space. `arguments` are passed to each call of the pipeline. Raises
-        ModelUnsupported for a pipeline that its family cannot make.
+        AutoencoderTiny of the same latent space. `arguments` are passed to each call of the pipeline. `adapters` are
+        those of this pipeline. Raises ModelUnsupported for a pipeline that its family cannot make.
         """
         self._placement = placement
         self._family = _family_of(pipe)(pipe, placement, arguments or {}, defaults or {})
@@ -77,6 +80,7 @@ class NativeGenerator:
             self._family.prepare(module)
         denoise = self._family.denoise
         self._denoiser = placement.traced(denoise) if self._family.traceable else denoise
+        self._adapters = adapters or Adapters(pipe, None)
         self._vae, self._preview_decoder = vae, tiny
         self._encoded = partial(self._family.encode, vae)
         self._decoded = self._decoder(vae)
@@ -92,7 +96,7 @@ class NativeGenerator:
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
         """Encode texts for the denoiser, in order, with a cache."""
-        return self._texts(texts, negative)
+        return self._texts(texts, negative, self._adapters.active)
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
         """The table of a sampler, cached.
@@ -135,6 +139,11 @@ class NativeGenerator:
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
             mode = self._shared(self._encoded, image / 127.5 - 1.0)
             return np.asarray(self._family.from_encoder(mode.float()).to(torch.float16).cpu().numpy())
+
+    def adapt(self, loras: tuple[Lora, ...]) -> None:
+        """Use these adapters in the next calls of `encode` and `step`."""
+        with memory_guard():
+            self._adapters.use(loras)
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One denoiser call for rows of one latent shape.
@@ -221,6 +230,7 @@ class NativeGenerator:
 
         Entry i is row `places[i]` with `texts[i]`. Entries whose texts have equal shapes share a call.
         """
+        denoise = self._family.denoise if self._adapters.active else self._denoiser  # traces hold the bare weights
         groups: dict[Any, list[int]] = {}
         for index, text in enumerate(texts):
             groups.setdefault(tuple(each.shape for each in text), []).append(index)
@@ -229,7 +239,7 @@ class NativeGenerator:
             rows = [places[index] for index in group]
             stacked = [torch.stack(each) for each in zip(*(texts[index] for index in group), strict=True)]
             x = scaled[rows].to(self._placement.dtype)
-            output = self._placement.parallel(self._denoiser, x, t[rows], scales[rows], *stacked).float()
+            output = self._placement.parallel(denoise, x, t[rows], scales[rows], *stacked).float()
             if len(groups) == 1:
                 return output
             predicted |= zip(group, output, strict=True)
@@ -269,6 +279,7 @@ class NativeGenerator:
             guidance=family.guidance,
             negative_prompts=family.negative_prompts,
             second_order=schedules.second_order,
+            loras=self._adapters.default,
         )
 
     def _revision(self, known: str | None) -> str:

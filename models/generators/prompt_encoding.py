@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from models.generators.families.base import NativeFamily
+from models.loras import Lora
 from models.protocols import Conditioning
 from models.runtime.placement import DevicePlacement, memory_guard
 from models.runtime.remembered import Remembered
@@ -26,13 +27,14 @@ class PromptEncoder:
         self._dtype = placement.dtype
         self._known = Remembered()
 
-    def __call__(self, texts: Sequence[str], negative: bool) -> list[Conditioning]:
+    def __call__(self, texts: Sequence[str], negative: bool, loras: tuple[Lora, ...]) -> list[Conditioning]:
         """Texts of one role, in order; equal ones share their state.
 
+        `loras` are the active adapters.
         The state is a tuple of tensors without a batch dimension, the first (tokens, ...).
         """
-        keys = ((text, negative) for text in texts)
-        return [Conditioning(*self._known(key, partial(self._encode, *key))) for key in keys]
+        keys = ((text, negative, loras) for text in texts)
+        return [Conditioning(*self._known(key, partial(self._encode, *key[:2]))) for key in keys]
 
     def _encode(self, text: str, negative: bool) -> tuple[Any, ...]:
         with memory_guard():

@@ -2,7 +2,8 @@
 
 `torch._dynamo`, the compiler, is a fifth of all imports. transformers, diffusers, timm and torchvision import it for
 decorators that are hints to the compiler, and for a few helpers. Schedulers and losses that never run here import
-`scipy`. Any other access to these modules loads them; nothing is changed permanently.
+`scipy`, and the loaders of LoRA adapters import `peft`. Any other access to these modules loads them; nothing is
+changed permanently.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ HELPERS = {
     f"{COMPILER}.utils": "is_compile_supported",
     f"{COMPILER}._trace_wrapped_higher_order_op": "TransformGetItemToIndex",
     "scipy.optimize": "linear_sum_assignment",
+    "peft.helpers": "disable_input_dtype_casting",
 }
 """Names that are imported from a module, and called later if at all."""
 
-WHOLE = ("scipy.integrate", "scipy.stats")
+CLASSES = {"peft": "PeftModel", "peft.tuners.tuners_utils": "BaseTunerLayer"}
+"""Classes whose instances are looked for; there are none before `peft` is loaded."""
+
+WHOLE = ("scipy.integrate", "scipy.stats", *CLASSES)
 """Modules that are imported without access to their contents."""
 
 UNUSED = ("torchao",)
@@ -73,6 +78,10 @@ def _stand_ins() -> dict[str, ModuleType]:
     }
     for module in found.keys() & HELPERS.keys():
         setattr(found[module], HELPERS[module], _later(module, HELPERS[module]))
+    for module in found.keys() & CLASSES.keys():
+        setattr(found[module], CLASSES[module], _Adapted)
+    if "peft" in found:
+        found["peft"].__spec__ = importlib.util.find_spec("peft")
     if COMPILER in found:
         vars(found[COMPILER]).update(dict.fromkeys(HINTS, _hint), eval_frame=SimpleNamespace(OptimizedModule=_Compiled))
     return found
@@ -80,6 +89,10 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 class _Compiled:
     """Type of a compiled module; without the compiler there are none."""
+
+
+class _Adapted:
+    """Type of a layer with LoRA adapters; without peft there are none."""
 
 
 class _StandIn(ModuleType):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.generators.solver_coefficients import quadratic_times
+from models.loras import Lora
 from models.protocols import QUADRATIC, Conditioning, GeneratorInfo, Images, Latent, Schedule, StepRow
 from models.synthetic.thumbnails import Array, thumbnail, truncate, truncation
 
@@ -99,6 +100,11 @@ class FakeGenerator:
         cells = pixels.reshape(batch, height // _FACTOR, _FACTOR, width // _FACTOR, _FACTOR, 3).mean(axis=(2, 4))
         inner = np.clip(cells.transpose(0, 3, 1, 2) / 127.5 - 1.0, -_BRIGHTEST, _BRIGHTEST)
         return np.asarray(np.arctanh(inner), np.float16)
+
+    def adapt(self, loras: tuple[Lora, ...]) -> None:
+        """Raises ValueError for any adapter."""
+        if loras:
+            raise ValueError("this model takes no LoRA adapters: omit `loras`")
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One step of each row. Raises ValueError for no rows or more than `size`."""

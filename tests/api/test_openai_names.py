@@ -14,7 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
-from app.engine.local import Progress
+from app.engine.warmup import Progress
 from app.main import _load_models
 from app.service.aliases import DEFAULT, Aliases
 from app.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.engine.local import Progress
+from app.engine.warmup import Progress
 from app.main import _load_models
 from app.settings import Settings
 from models.protocols import Models, OutOfMemory

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from app.engine.config import EngineConfig
-from app.engine.local import LocalEngine, Progress
+from app.engine.local import LocalEngine
 from app.engine.protocols import Cancelled, Failed, Succeeded, Update
 from app.engine.scheduler import Scheduler
+from app.engine.warmup import Progress
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
 from models.protocols import Embeddings, Images, Latent, Models, Pixels, StepRow
 from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from app.settings import ENV_PREFIX, Settings, format_errors
+from models.loras import Lora
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +81,21 @@ def test_contradictions(given: dict[str, int], says: str) -> None:
     (line,) = format_errors(refused.value)
     assert line.startswith("settings: ")
     assert says in line
+
+
+def test_lora_adapters_of_the_start_need_their_folder(tmp_path: Path) -> None:
+    made = Settings(data_dir=tmp_path / "data", lora_dir=tmp_path, loras="film:0.8, ink")
+    assert made.lora_folder is not None
+    assert made.lora_folder.default == (Lora("film", 0.8), Lora("ink", 1.0))
+    assert Settings(data_dir=tmp_path / "data").lora_folder is None
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"loras": "film"}, "LORAS requires LORA_DIR"),
+        ({"lora_dir": tmp_path / "absent"}, "is no folder"),
+        ({"lora_dir": tmp_path, "loras": "film:9"}, "weight of -4..4"),
+        ({"lora_dir": tmp_path, "loras": "film:x"}, "weight of -4..4"),
+        ({"lora_dir": tmp_path, "loras": ":1"}, "is no adapter"),
+        ({"lora_dir": tmp_path, "loras": "film,film"}, "once"),
+    ]
+    for changes, why in wrong:
+        with pytest.raises(ValidationError, match=why):
+            Settings(**{"data_dir": tmp_path / "data", **changes})

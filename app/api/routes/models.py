@@ -10,10 +10,9 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
-from app.api.dependencies import GenerationServiceDep
-from app.api.schemas.responses import ResponseModel, is_absent
+from app.api.dependencies import Services, ServicesDep
+from app.api.schemas.responses import LoraOutput, ResponseModel, is_absent
 from app.errors import NotFound
-from app.service import GenerationService
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -24,6 +23,7 @@ class GeneratorOutput(ResponseModel):
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
     `controls`: kinds of control images.
+    `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
     revision: str
@@ -43,6 +43,8 @@ class GeneratorOutput(ResponseModel):
     negative_prompts: bool
     controls: list[str]
     second_order: list[str]
+    loras: list[str]
+    default_loras: list[LoraOutput]
 
 
 class ScorerOutput(ResponseModel):
@@ -135,9 +137,9 @@ class ModelListResponse(ResponseModel):
 
 @router.get("", summary="List the loaded models", responses=openapi.error_responses(503))
 @router.head("", include_in_schema=False)
-async def list_models(service: GenerationServiceDep) -> ModelListResponse:
+async def list_models(services: ServicesDep) -> ModelListResponse:
     """The generator, the scorer, and the limits of requests."""
-    return ModelListResponse(data=_models(service), limits=LimitsOutput(**asdict(service.limits)))
+    return ModelListResponse(data=_models(services), limits=LimitsOutput(**asdict(services.generations.limits)))
 
 
 @router.get("/{model_id:path}", summary="Read a loaded model", responses=openapi.error_responses(404, 503))
@@ -146,21 +148,25 @@ async def read_model(
     model_id: Annotated[
         str, Path(description="Id of the model; may contain slashes, as hub ids do.", examples=["pictogram"])
     ],
-    service: GenerationServiceDep,
+    services: ServicesDep,
 ) -> ModelResponse:
     """The id is the value of `model` in requests."""
-    for model in _models(service):
+    for model in _models(services):
         if model.id == model_id:
             return model
     raise NotFound("no loaded model has this id: use one of GET /v1/models")
 
 
-def _models(service: GenerationService) -> list[ModelResponse]:
+def _models(services: Services) -> list[ModelResponse]:
+    service = services.generations
     generator, scorer = service.models()
     calibration, parts = service.calibration(), dict[str, dict[str, Any]]()
     loaded = {"generator": asdict(generator), "scorer": asdict(scorer)}
     if (upscaler := service.upscaler()) is not None:
         loaded["upscaler"] = asdict(upscaler)
+    default = loaded["generator"].pop("loras")
+    names = services.loras.names if services.loras is not None and default is not None else ()
+    loaded["generator"] |= {"loras": list(names), "default_loras": default or []}
     for kind, details in loaded.items():
         parts.setdefault(details.pop("id"), {})[kind] = details
     if calibration is not None:

@@ -30,6 +30,7 @@ from app.api.schemas.requests import (
     ResponseFormat,
     SamplingOptions,
     drawn,
+    to_loras,
     to_pruning,
 )
 from app.domain import Generation
@@ -110,6 +111,7 @@ class RefineRequest(SamplingOptions):
             guidance_scale=spec.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             sampler=self.sampler or spec.sampler,
             seed=drawn(self.seed),
+            loras=spec.loras if self.loras is None else to_loras(self.loras),
             ranking=replace(spec.ranking.without_negative_prompt(spec.negative_prompt), prompt=None),
             pruning=to_pruning(self.pruning),
             partial_images=self.previews,

@@ -24,6 +24,7 @@ from pydantic import (
 
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
 from app.service import GenerationParams
+from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
@@ -203,6 +204,19 @@ Controls: TypeAlias = Annotated[list[ControlInput], Field(max_length=4)]
 Pruning: TypeAlias = Literal["auto", "off"] | Annotated[list[CheckpointInput], Field(max_length=16)]
 
 
+class LoraInput(RequestModel):
+    """A LoRA adapter and its weight."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        description="Name of an adapter of the server; GET /v1/models lists them."
+    )
+    weight: FiniteFloat = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="1 as trained, 0 has no effect.")
+
+    def to_domain(self) -> Lora:
+        """Convert to the domain."""
+        return Lora(self.name, self.weight)
+
+
 class SamplingOptions(RequestModel):
     """Fields of every request that samples.
 
@@ -219,6 +233,9 @@ class SamplingOptions(RequestModel):
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: FiniteFloat | None = Field(None, ge=0, le=100, description="1 or less disables guidance.")
     sampler: ModelName | None = Field(None, description="A sampler of the model; GET /v1/models lists them.")
+    loras: list[LoraInput] | None = Field(
+        None, max_length=MAX_LORAS, description="LoRA adapters to use together; an empty list uses none."
+    )
     seed: int | None = Field(
         None,
         ge=-1,
@@ -230,6 +247,14 @@ class SamplingOptions(RequestModel):
         None, description="auto, off, or the checkpoints at which weak candidates are dropped."
     )
     webhook: WebhookInput | None = Field(None, description="Receiver of a notification when the generation ends.")
+
+    @field_validator("loras")
+    @classmethod
+    def _check_loras(cls, loras: list[LoraInput] | None) -> list[LoraInput] | None:
+        names = [lora.name for lora in loras or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("a LoRA adapter is named twice: name each once")
+        return loras
 
 
 class SamplingRequest(SamplingOptions):
@@ -271,6 +296,7 @@ class SamplingRequest(SamplingOptions):
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             seed=drawn(self.seed),
+            loras=to_loras(self.loras),
             model=self.model,
             aspect_ratio=(int(ratio[0]), int(ratio[1])) if ratio else None,
             fit=self.fit,
@@ -331,6 +357,11 @@ class RankRequest(RankForm):
     """Images to rank against a prompt, as data URIs or bare base64."""
 
     images: list[str] = Field(min_length=1, max_length=MAX_ITEMS, description="Images, as data: URIs or bare base64.")
+
+
+def to_loras(body: list[LoraInput] | None) -> tuple[Lora, ...] | None:
+    """Convert adapters to service parameters."""
+    return None if body is None else tuple(lora.to_domain() for lora in body)
 
 
 def drawn(seed: int | None) -> int | None:

@@ -183,6 +183,13 @@ class FailureOutput(ResponseModel):
     message: str
 
 
+class LoraOutput(ResponseModel):
+    """A LoRA adapter of a generation."""
+
+    name: str
+    weight: float
+
+
 class GenerationResponse(ResponseModel):
     """The current state of a generation, with the parameters that were used.
 
@@ -209,6 +216,7 @@ class GenerationResponse(ResponseModel):
     steps: int
     guidance_scale: float
     sampler: str
+    loras: list[LoraOutput]
     ranking: RankingOutput
     checkpoints: list[dict[str, int | None]]
     deterministic: bool
@@ -263,6 +271,7 @@ class GenerationResponse(ResponseModel):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
+            loras=[LoraOutput(name=lora.name, weight=lora.weight) for lora in spec.loras],
             ranking=ranking_output(spec.prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,

@@ -48,6 +48,7 @@ def image_metadata(generation: Generation, candidate: Candidate, upscaler: str |
     """
     spec = generation.spec
     optional = {
+        "loras": [{"name": lora.name, "weight": lora.weight} for lora in spec.loras] or None,
         "strength": spec.start.strength if spec.start else None,
         "output_size": "{}x{}".format(*generation.output_size) if generation.output_size else None,
     }

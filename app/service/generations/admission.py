@@ -83,6 +83,8 @@ class Admission:
         self._hooks.check(params.webhook)
         params = settle_size(params, generator, self._limits)
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
+        if spec.loras:
+            await self._engine.prepare_loras(spec.loras)
         return Generation(
             spec,
             Status.QUEUED,

@@ -16,6 +16,7 @@ from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range, check_ranking, check_text
+from models.loras import Lora
 from models.protocols import GeneratorInfo
 
 DEFAULT_WAVE_SIZE = 8
@@ -24,6 +25,8 @@ DEFAULT_WAVE_SIZE = 8
 _INIT_IMAGE_UNCALIBRATED = Notice(
     "pruning_uncalibrated", "calibrations do not cover initial images, so nothing was pruned"
 )
+
+_LORAS_UNCALIBRATED = Notice("pruning_uncalibrated", "calibrations do not cover LoRA adapters, so nothing was pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ def build_spec(
     check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
     sampler = _check_sampler(params.sampler, generator)
     executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)
+    params = replace(params, loras=_check_loras(params.loras, generator))
     context = PruningContext(
         wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0
     )
@@ -98,6 +102,7 @@ def build_spec(
         start=params.start,
         masked=params.inputs is not None and params.inputs.inpainting is not None,
         controls=_controls(params),
+        loras=params.loras or (),
     )
     return spec, (*params.notices, *fitted, *notices)
 
@@ -105,6 +110,13 @@ def build_spec(
 def _controls(params: GenerationParams) -> tuple[ControlUse, ...]:
     controls = params.inputs.controls if params.inputs is not None else ()
     return tuple(ControlUse(each.kind, each.weight) for each in controls)
+
+
+def _check_loras(loras: tuple[Lora, ...] | None, generator: GeneratorInfo) -> tuple[Lora, ...]:
+    """The adapters; the device checks their files."""
+    if loras and generator.loras is None:
+        raise InvalidRequest("this model takes no LoRA adapters: omit `loras`", pointer="#/loras")
+    return (generator.loras or ()) if loras is None else loras
 
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:
@@ -164,6 +176,8 @@ def _checkpoints(
         if problem is not None:
             raise InvalidRequest(problem[1], pointer=f"#/pruning/{problem[0]}")
         return params.pruning, False, ()
+    if params.loras:
+        return (), False, (_LORAS_UNCALIBRATED,) if params.pruning == "auto" else ()
     if params.start is not None:
         return (), False, (_INIT_IMAGE_UNCALIBRATED,) if params.pruning == "auto" else ()
     return plan_pruning(params.pruning, context)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import ModelUnsupported
+from models.generators.adapters import Adapters
 from models.generators.control import controlled
 from models.generators.gate.calls import Call, part, together, zeros
 from models.generators.gate.latents import Attempt, GateLatent, GateSchedule, flat_shape, likeliest
@@ -27,6 +28,7 @@ from models.generators.gate.scheduler_proxy import Blend, mixes, noised
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.text_limits import Reader
+from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, memory_guard
 
@@ -53,6 +55,7 @@ class PipelineGate:
         preview_decoder: Any | None = None,
         arguments: Mapping[str, Any] | None = None,
         nets: Mapping[str, Any] | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """Take a loaded pipeline, standard or modular.
 
@@ -62,10 +65,10 @@ class PipelineGate:
         row by row.
         """
         self._placement = placement
-        self._stage = Stage(pipe, arguments)
-        for component in self._stage.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.requires_grad_(False)
+        self._adapters = adapters or Adapters(pipe, None)
+        self._stage = Stage(pipe, arguments, self._adapters.current)
+        for module in self._stage.modules:
+            module.requires_grad_(False)
         decoder = self._stage.decoder
         if decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
             decoder.to(torch.float32)  # else each decode would do it, during the runs of others
@@ -83,7 +86,7 @@ class PipelineGate:
         self._factor, self._brief = survey.factor, survey.brief
         self._info = survey.describe(placement, revision, self._reader.limit, preview_decoder)
         self._arguments, self._nets = arguments, nets or {}
-        self._info = replace(self._info, controls=tuple(sorted(self._nets)))
+        self._info = replace(self._info, controls=tuple(sorted(self._nets)), loras=self._adapters.default)
         self._controlled = lru_cache(_CACHED_CONTROLS)(self._with_control)
         for each in self._info.controls:
             self._controlled((each,))
@@ -102,7 +105,7 @@ class PipelineGate:
 
         Texts of equal `length` reach the denoiser in tensors of one shape.
         """
-        return [self._encoded(text) for text in texts]
+        return [self._encoded(text, self._adapters.active) for text in texts]
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
         """The pipeline's steps at this size, cached. ValueError for what it refuses."""
@@ -116,11 +119,7 @@ class PipelineGate:
             raise ValueError(f"the model makes {' x '.join(map(str, seen.size(self._factor)))}, not {width} x {height}")
         if seen.calls < steps or not np.isfinite(seen.times).all():
             raise ValueError(f"the model's scheduler cannot make {steps} steps")
-        starts = tuple(-(-step * seen.calls // steps) for step in range(steps + 1)) if seen.calls > steps else None
-        table = np.full((seen.calls, len(Schedule.COLUMNS)), np.nan)
-        table[:, 0] = seen.times
-        entry = np.full((seen.calls, 2), np.nan)
-        return GateSchedule(sampler, float("nan"), table, entry, starts=starts, width=width, height=height)
+        return GateSchedule.of(sampler, steps, seen.times, width, height)
 
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> GateLatent:  # noqa: ARG002
         """A candidate without noise yet.
@@ -152,6 +151,11 @@ class PipelineGate:
             image = image.unsqueeze(2) if like.ndim == 5 else image
             z = likeliest(vae.encode(image.to(like.dtype)))
             return np.asarray(z.reshape(len(pixels), *flat_shape(like)).to(torch.float16).cpu().numpy())
+
+    def adapt(self, loras: tuple[Lora, ...]) -> None:
+        """Use these adapters in the next calls of `encode` and `step`."""
+        with memory_guard():
+            self._adapters.use(loras)
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         """One step of each row, in as few denoiser calls as possible.
@@ -261,7 +265,8 @@ class PipelineGate:
 
     def _with_control(self, kinds: tuple[str, ...]) -> Stage:
         """The pipeline with the ControlNets of these kinds; its models are shared."""
-        stage = Stage(controlled(self._stage.pipe, [self._nets[each] for each in kinds]), self._arguments)
+        pipe = controlled(self._stage.pipe, [self._nets[each] for each in kinds])
+        stage = Stage(pipe, self._arguments, self._adapters.current)
         stage.form = self._stage.form
         return stage
 
@@ -380,8 +385,11 @@ class PipelineGate:
 
     # texts
 
-    def _encode(self, text: str) -> Conditioning:
-        """Run the pipeline to its denoiser with this text, and look at the call."""
+    def _encode(self, text: str, loras: tuple[Lora, ...]) -> Conditioning:  # noqa: ARG002
+        """Run the pipeline to its denoiser with this text, and look at the call.
+
+        `loras` are the active adapters.
+        """
         with memory_guard():
             info = self._info
             run = self._stage.run(Request(text, None, UNGUIDED, self._brief, info.width, info.height, 0))

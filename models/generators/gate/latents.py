@@ -5,6 +5,7 @@ Owns `GateLatent`, which is data, and `Attempt`, a run that continues from it an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,16 @@ class GateSchedule(Schedule):
 
     width: int = 0
     height: int = 0
+
+    @classmethod
+    def of(cls, sampler: str, steps: int, times: Sequence[float], width: int, height: int) -> GateSchedule:
+        """The schedule of scheduler steps at these times."""
+        calls = len(times)
+        starts = tuple(-(-step * calls // steps) for step in range(steps + 1)) if calls > steps else None
+        table = np.full((calls, len(Schedule.COLUMNS)), np.nan)
+        table[:, 0] = times
+        entry = np.full((calls, 2), np.nan)
+        return cls(sampler, float("nan"), table, entry, starts=starts, width=width, height=height)
 
 
 @dataclass(slots=True, eq=False)

@@ -172,19 +172,23 @@ class GatedDecoder(_Proxy):
 class RememberedEncoder(_Proxy):
     """A text encoder that makes equal calls once, while they are cached."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, context: Callable[[], Hashable]) -> None:
+        """`context` is what the results depend on besides the arguments."""
         super().__init__(module)
-        self.__dict__["_known"] = Remembered()
+        self.__dict__.update(_known=Remembered(), _context=context)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the call; its tensors are shared."""
-        return self._known(plain_key((args, kwargs)), lambda: self._module(*args, **kwargs))
+        return self._known(plain_key((args, kwargs), self._context()), lambda: self._module(*args, **kwargs))
 
 
-def plain_key(value: Any) -> Hashable | None:
-    """A key for arguments of texts, numbers and small integer tensors; else None."""
+def plain_key(value: Any, context: Hashable = None) -> Hashable | None:
+    """A key for arguments of texts, numbers and small integer tensors; else None.
+
+    `context` becomes part of it.
+    """
     try:
-        return _frozen(value)
+        return _frozen(value), context
     except TypeError:
         return None
 

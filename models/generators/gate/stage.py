@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,14 @@ class Stage:
     The given pipeline is not changed.
     """
 
-    def __init__(self, pipe: Any, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        arguments: Mapping[str, Any] | None = None,
+        context: Callable[[], Hashable] = lambda: None,
+    ) -> None:
+        """`context` is what text encodings depend on besides their texts."""
+        self._context = context
         self._given = dict(arguments or {})
         self.pipe = pipe
         self.modular = not hasattr(pipe, "register_modules")
@@ -108,13 +115,18 @@ class Stage:
         self.names = _argument_names(pipe, self.modular)
         self.defaults = _defaults(pipe, self.modular) | self._given
         self._pipe = copy.copy(pipe)
-        vars(self._pipe).update({name: _behind(name, each) for name, each in self.components.items()})
+        vars(self._pipe).update({name: _behind(name, each, context) for name, each in self.components.items()})
         vars(self._pipe).update(maybe_free_model_hooks=lambda: None, _progress_bar_config={"disable": True})
         if self.modular:
             _silence(pipe._blocks)
         self.form = StepForm()
         self.guidance_name = self._guidance_name()
         self._texts = Remembered()
+
+    @property
+    def modules(self) -> list[Any]:
+        """The pipeline's models."""
+        return [each for each in self.components.values() if isinstance(each, torch.nn.Module)]
 
     def run(
         self,
@@ -217,7 +229,7 @@ class Stage:
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             settings = {k: v for k, v in vars(pipe).items() if isinstance(v, int | float | bool | str)}
-            key = plain_key((args, kwargs, settings))
+            key = plain_key((args, kwargs, settings), self._context())
             return _copied(self._texts(key, lambda: encode(pipe, *args, **kwargs)))
 
         return encode_prompt
@@ -250,7 +262,7 @@ def decoder_of(event: Any) -> bool:
     return isinstance(event, Call) and getattr(event.function, "__name__", "") == "decode"
 
 
-def _behind(name: str, component: Any) -> Any:
+def _behind(name: str, component: Any, context: Callable[[], Hashable]) -> Any:
     """A model behind its proxy; schedulers, tokenizers and guiders unchanged."""
     if not isinstance(component, torch.nn.Module):
         return component
@@ -259,7 +271,7 @@ def _behind(name: str, component: Any) -> Any:
     if name == "controlnet":
         return GatedControl(component)
     if "encoder" in name or "checker" in name:
-        return RememberedEncoder(component)
+        return RememberedEncoder(component, context)
     return GatedModule(component)
 
 

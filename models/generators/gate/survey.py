@@ -97,8 +97,7 @@ class Survey:
         config = self._stage.components["scheduler"].config
         flow = "Flow" in type(self._stage.components["scheduler"]).__name__ or config.get("use_flow_sigmas")
         sampler = scheduler_name(self._stage.components["scheduler"])
-        modules = [each for each in self._stage.components.values() if isinstance(each, torch.nn.Module)]
-        known = f"{revision or fingerprint(*modules)}-gate"  # native loops store latents in another scale
+        known = f"{revision or fingerprint(*self._stage.modules)}-gate"  # native loops store latents in another scale
         return GeneratorInfo(
             id=self._id,
             revision=known if preview is None else f"{known}+{fingerprint(preview)}",
