@@ -40,6 +40,7 @@ _CLASSES = {
 
 _BY_SIGMA = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
 _NEAREST = {
+    "HeunDiscreteScheduler": "euler",
     "DDPMScheduler": "ddim",
     "PNDMScheduler": "dpmpp_2m",
     "LMSDiscreteScheduler": "dpmpp_2m",
@@ -54,6 +55,11 @@ _NEAREST = {
 _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 _DISTILLED_STEPS = 50
 _TRIAL_STEPS = 4
+_MAX_SECOND_ORDER_NOISE = 1000.0
+"""Largest first sigma of a second-order sampler.
+
+Its first step averages two slopes over the whole way from there, so a nearly infinite sigma leaves no image.
+"""
 _CACHED_TABLES = 128
 
 
@@ -196,6 +202,8 @@ class DiffusersSamplers:
         )
         if scheduler.order == 1:
             return found
+        if found.noise_scale > _MAX_SECOND_ORDER_NOISE:
+            raise ValueError(f"the first sigma, {found.noise_scale:.0f}, is too large for a second-order sampler")
         return replace(found, starts=tuple(min(scheduler.order * step, found.calls) for step in range(steps + 1)))
 
     def _made(self, sampler: str) -> Any:
@@ -210,8 +218,7 @@ class DiffusersSamplers:
         try:
             return self._table(sampler, _TRIAL_STEPS, 0).steps == _TRIAL_STEPS
         except (ValueError, NotImplementedError, ImportError) as error:
-            level = logging.WARNING if sampler in _CLASSES else logging.INFO
-            log.log(level, "the sampler %s is disabled: %s", sampler, error)
+            log.info("the sampler %s is disabled: %s", sampler, error)
             return False
 
 

@@ -272,6 +272,17 @@ def test_the_default_is_the_models_own_scheduler_or_the_nearest(scheduler: str, 
 
 
 @needs_torch
+def test_second_order_samplers_need_a_finite_first_sigma() -> None:
+    import diffusers
+
+    from models.generators.samplers import DiffusersSamplers
+
+    cosine = {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
+    made = DiffusersSamplers(diffusers.HeunDiscreteScheduler.from_config(cosine))
+    assert (made.default, made.second_order) == ("euler", ())
+
+
+@needs_torch
 def test_a_full_device_is_told_apart() -> None:
     import torch
 
