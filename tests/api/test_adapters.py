@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from app.cli import app
 from models.loras import LoraFolder
 from models.protocols import Models
 from models.synthetic.scorer import FakeScorer
@@ -150,3 +152,31 @@ def test_a_generator_without_adapters_says_so(tmp_path: Path) -> None:
         assert "takes no LoRA adapters" in answer.json()["detail"]
         (model,) = [each for each in bare.client.get("/v1/models").json()["data"] if "generator" in each]
         assert model["generator"]["loras"] == []
+
+
+def test_tags_of_the_web_ui_name_adapters(house: House) -> None:
+    assert {"film", "ink"} <= {one["name"] for one in house.client.get("/sdapi/v1/loras").json()}
+    body = {"steps": 3, "width": 32, "height": 32, "frontrunner_candidates": 2}
+    prompt = "a <lora:film:0.8> red <lora:ink> apple <lora:none:1> <hypernet:x:1>"
+    answer = house.post("/sdapi/v1/txt2img", json={**body, "prompt": prompt}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    info = json.loads(answer.json()["info"])
+    behind = house.client.get(f"/v1/generations/{info['frontrunner']['id']}").json()
+    assert behind["loras"] == [FILM, INK]
+    assert "<" not in behind["prompt"]
+    assert sum(one["code"] == "unsupported_parameter" for one in info["warnings"]) == 2
+    wrong = house.post("/sdapi/v1/txt2img", json={**body, "prompt": "an apple <lora:film:9>"})
+    assert (wrong.status_code, wrong.json()["detail"][:7]) == (422, "prompt:")
+
+
+def test_the_command_line_names_adapters(house: House, tmp_path: Path) -> None:
+    command = ["generate", "a red apple", "-c", "2", "-n", "1", "--steps", "3", "--size", "32x32"]
+    command += ["--url", house.url, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*command, "--lora", "film:0.8", "--lora", "ink"])
+    assert done.exit_code == 0, done.output
+    (newest,) = house.client.get("/v1/generations", params={"limit": 1}).json()["data"]
+    assert house.client.get(f"/v1/generations/{newest['id']}").json()["loras"] == [FILM, INK]
+    unknown = CliRunner().invoke(app, [*command, "--lora", "none:1"])
+    assert (unknown.exit_code, "there is no LoRA adapter" in unknown.output) == (1, True)
+    wrong = CliRunner().invoke(app, [*command, "--lora", "film:strong"])
+    assert (wrong.exit_code, "--lora" in wrong.output) == (2, True)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel
 
 from app.api import openapi
-from app.api.compat.a1111.params import is_model
+from app.api.compat.a1111.params import adapter_names, is_model
 from app.api.compat.a1111.samplers import AUTOMATIC, sampler_names
 from app.api.compat.a1111.types import MAX_NAME, PngInfoRequest, PngInfoResponse
 from app.api.dependencies import GenerationServiceDep, JsonBody, ServicesDep
@@ -29,7 +29,6 @@ EMPTY = {
     "realesrgan-models": "upscaling models",
     "script-info": "scripts",
     "extensions": "extensions",
-    "loras": "LoRAs",
 }
 """Lists that are empty, by route."""
 
@@ -78,6 +77,15 @@ class UpscalerItem(BaseModel):
     scale: float | None
 
 
+class LoraItem(BaseModel):
+    """A LoRA adapter, for tags such as `<lora:film:0.8>` in a prompt."""
+
+    name: str
+    alias: str
+    path: str
+    metadata: dict[str, str]
+
+
 class StyleItem(BaseModel):
     """A preset."""
 
@@ -121,6 +129,12 @@ async def list_styles(services: ServicesDep) -> list[StyleItem]:
     """The presets of GET /v1/presets."""
     items = services.explainer.presets.items
     return [StyleItem(name=item.name, prompt=item.prompt, negative_prompt=item.negative) for item in items]
+
+
+@router.get("/loras", summary="List LoRA adapters (A1111 API)", responses=_ERRORS)
+async def list_loras(services: ServicesDep) -> list[LoraItem]:
+    """The adapters that the loaded model can use."""
+    return [LoraItem(name=name, alias=name, path=name, metadata={}) for name in adapter_names(services)]
 
 
 @router.get("/embeddings", summary="List textual inversions (A1111 API)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from app.domain import Notice, Ranking
 from app.errors import FrontrunnerError, InvalidRequest
 from app.imaging import Upload
 from app.service import GenerationParams, RedrawMask
+from models.loras import MAX_WEIGHT, Lora
 
 DEFAULT_PROMPT = "a picture"
 """Prompt of a request without one: a ranking needs a text."""
@@ -33,7 +35,7 @@ MASK_RULE = "paint the area to redraw white"
 MAX_UNKNOWN = 16
 """Maximum unknown members that get a warning of their own."""
 
-_EXTRA_NETWORK = re.compile(r"<(\w{1,20}):([^<>:]{1,200})(?::[^<>]{0,200})?>")
+_EXTRA_NETWORK = re.compile(r"<(\w{1,20}):([^<>:]{1,200})(?::([^<>:]{0,20}))?(?::[^<>]{0,200})?>")
 _POINTERS = {
     "#/guidance_scale": "#/cfg_scale",
     "#/sampler": "#/sampler_name",
@@ -42,6 +44,7 @@ _POINTERS = {
     "#/size": "#/width",
     "#/output_size": "#/width",
     "#/strength": "#/denoising_strength",
+    "#/loras": "#/prompt",
     "#/image": "#/init_images/0",
     "#/model": "#/override_settings/sd_model_checkpoint",
 }
@@ -124,6 +127,7 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
     model, aliased = services.aliases.resolve(_model(settings, generator.id), generator.id)
     sampler, replaced = resolve_sampler(body.sampler_name or body.sampler_index, body.scheduler, generator)
     prompt, negative, texts = _texts(services, body)
+    prompt, loras, networks = _networks(services, prompt)
     ranking = await resolve_ranking(request, services, body.frontrunner_ranking, Ranking())
     return GenerationParams(
         prompt=prompt,
@@ -140,8 +144,9 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
         model=model,
         ranking=ranking,
         partial_images=body.frontrunner_previews or 0,
+        loras=loras,
         output_format=_output_format(settings),
-        notices=(*aliased, *replaced, *texts),
+        notices=(*aliased, *replaced, *texts, *networks),
     )
 
 
@@ -169,7 +174,7 @@ def _output_format(settings: Mapping[str, Any]) -> str:
 
 
 def _texts(services: Services, body: ProcessingRequest) -> tuple[str, str, list[Notice]]:
-    """Prompt and negative prompt with styles and without extra networks, and notices."""
+    """Prompt and negative prompt with styles, and notices."""
     notices: list[Notice] = []
     presets = {preset.name: preset for preset in services.explainer.presets.items}
     prompts, negatives = [body.prompt or ""], [body.negative_prompt or ""]
@@ -180,14 +185,45 @@ def _texts(services: Services, body: ProcessingRequest) -> tuple[str, str, list[
         else:
             detail = f"the style {style[:64]!r} is unknown and was ignored: use one of GET /sdapi/v1/prompt-styles"
             notices.append(Notice("unknown_style", detail, {"param": "styles"}))
-    for kind, name in _EXTRA_NETWORK.findall(prompts[0]):
-        detail = f"<{kind}:{name}> was removed from the prompt: no such network is loaded"
-        notices.append(Notice("unsupported_parameter", detail, {"param": "prompt"}))
-    prompts[0] = _EXTRA_NETWORK.sub("", prompts[0]).strip()
     prompt = ", ".join(part for part in prompts if part.strip())
-    if not prompt:
+    if not _EXTRA_NETWORK.sub("", prompt).strip():
         notices.append(Notice("empty_prompt", f"the prompt is empty: {DEFAULT_PROMPT!r} was used", {"param": "prompt"}))
-    return prompt or DEFAULT_PROMPT, ", ".join(part for part in negatives if part.strip()), notices
+        prompt = f"{DEFAULT_PROMPT} {prompt}"
+    return prompt, ", ".join(part for part in negatives if part.strip()), notices
+
+
+def adapter_names(services: Services) -> tuple[str, ...]:
+    """LoRA adapters that the loaded model can use."""
+    generator, _ = services.generations.models()
+    return services.loras.names if services.loras is not None and generator.loras is not None else ()
+
+
+def _networks(services: Services, prompt: str) -> tuple[str, tuple[Lora, ...] | None, list[Notice]]:
+    """The prompt without its tags of networks, the adapters they name, and notices.
+
+    Raises InvalidRequest for a wrong weight.
+    """
+    known, loras, notices = adapter_names(services), dict[str, Lora](), list[Notice]()
+    for kind, name, weight in _EXTRA_NETWORK.findall(prompt):
+        if kind.lower() == "lora" and name in known:
+            loras[name] = Lora(name, _weight(weight))
+        else:
+            detail = f"<{kind}:{name}> was removed from the prompt: use a name of GET /sdapi/v1/loras"
+            notices.append(Notice("unsupported_parameter", detail, {"param": "prompt"}))
+    return _EXTRA_NETWORK.sub("", prompt).strip(), tuple(loras.values()) or None, notices
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text or 1.0)
+    except ValueError:
+        weight = math.nan
+    if not abs(weight) <= MAX_WEIGHT:
+        raise InvalidRequest(
+            f"{text!r} is no weight of an adapter: use a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            pointer="#/prompt",
+        )
+    return weight
 
 
 def _check_scripts(body: ProcessingRequest) -> None:
