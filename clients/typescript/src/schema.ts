@@ -1109,6 +1109,11 @@ export interface components {
              */
             sampler?: string | null;
             /**
+             * Loras
+             * @description LoRA adapters to use together; an empty list uses none.
+             */
+            loras?: components["schemas"]["LoraInput"][] | null;
+            /**
              * Seed
              * @description Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
              */
@@ -1255,6 +1260,8 @@ export interface components {
             guidance_scale: number;
             /** Sampler */
             sampler: string;
+            /** Loras */
+            loras: components["schemas"]["LoraOutput"][];
             ranking: components["schemas"]["RankingOutput"];
             /** Checkpoints */
             checkpoints: {
@@ -1347,6 +1354,7 @@ export interface components {
          *     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
          *     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
          *     `controls`: kinds of control images.
+         *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
         GeneratorOutput: {
             /** Revision */
@@ -1386,6 +1394,10 @@ export interface components {
             controls: string[];
             /** Second Order */
             second_order: string[];
+            /** Loras */
+            loras: string[];
+            /** Default Loras */
+            default_loras: components["schemas"]["LoraOutput"][];
         };
         /**
          * ImageItem
@@ -1506,6 +1518,11 @@ export interface components {
              * @description A sampler of the model; GET /v1/models lists them.
              */
             sampler?: string | null;
+            /**
+             * Loras
+             * @description LoRA adapters to use together; an empty list uses none.
+             */
+            loras?: components["schemas"]["LoraInput"][] | null;
             /**
              * Seed
              * @description Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
@@ -1695,6 +1712,33 @@ export interface components {
             data: components["schemas"]["GenerationResponse"][];
             /** Missing */
             missing: string | null;
+        };
+        /**
+         * LoraInput
+         * @description A LoRA adapter and its weight.
+         */
+        LoraInput: {
+            /**
+             * Name
+             * @description Name of an adapter of the server; GET /v1/models lists them.
+             */
+            name: string;
+            /**
+             * Weight
+             * @description 1 as trained, 0 has no effect.
+             * @default 1
+             */
+            weight?: number;
+        };
+        /**
+         * LoraOutput
+         * @description A LoRA adapter of a generation.
+         */
+        LoraOutput: {
+            /** Name */
+            name: string;
+            /** Weight */
+            weight: number;
         };
         /**
          * ModelListResponse
@@ -2082,6 +2126,11 @@ export interface components {
              * @description A sampler of the model; GET /v1/models lists them.
              */
             sampler?: string | null;
+            /**
+             * Loras
+             * @description LoRA adapters to use together; an empty list uses none.
+             */
+            loras?: components["schemas"]["LoraInput"][] | null;
             /**
              * Seed
              * @description Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
@@ -4955,6 +5004,11 @@ export interface operations {
                      */
                     sampler?: string | null;
                     /**
+                     * Loras
+                     * @description LoRA adapters to use together; an empty list uses none.
+                     */
+                    loras?: components["schemas"]["LoraInput"][] | null;
+                    /**
                      * Seed
                      * @description Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
                      */
@@ -5259,6 +5313,11 @@ export interface operations {
                      * @description A sampler of the model; GET /v1/models lists them.
                      */
                     sampler?: string | null;
+                    /**
+                     * Loras
+                     * @description LoRA adapters to use together; an empty list uses none.
+                     */
+                    loras?: components["schemas"]["LoraInput"][] | null;
                     /**
                      * Seed
                      * @description Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
