@@ -114,19 +114,20 @@ class DecoderPool:
             "alarm_s": math.ceil(self._timeout_s) + 5,
         }
         slot = await self._free.get()
-        try:
-            await self._in_thread(slot.start)
-        except BaseException:
+
+        def free(ended: asyncio.Future[Any]) -> None:
+            """Release the slot once its thread has ended, even for a killed child."""
+            if not ended.cancelled():
+                ended.exception()  # the result may have no reader
             self._free.put_nowait(slot)
+
+        starting = self._in_thread(slot.start)
+        try:
+            await asyncio.shield(starting)  # a cancelled job does not stop its thread
+        except BaseException:
+            starting.add_done_callback(free)
             raise
         working = self._in_thread(lambda: slot.exchange(job, upload.data))
-
-        def free(_: object) -> None:
-            """Release the slot once its thread has ended, even for a killed child."""
-            if not working.cancelled():
-                working.exception()  # the result may have no reader
-            self._free.put_nowait(slot)
-
         working.add_done_callback(free)
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -62,6 +62,9 @@ def test_pages_of_ones_own_generations(tmp_path: Path) -> None:
         ("created_after", "nan"),
         ("created_before", "yesterday"),
         ("created_before", "inf"),
+        ("after", "MS4wIGdlbl8A"),
+        ("batch", "\0"),
+        ("batch", "gen_01M8KEAKT88E4HDP00KRY0DYGH"),
     ],
 )
 def test_bad_parameters_are_named(house: House, parameter: str, value: str) -> None:

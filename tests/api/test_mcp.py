@@ -238,6 +238,7 @@ def test_keys_rights_and_quotas_hold(guarded: tuple[House, Path]) -> None:
         is_problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")
         is_problem(house.client.get("/mcp", headers={**ACCEPT, **wrong}), 401, "unauthorized")
+        is_problem(house.post("/mcp%0A", json=INITIALIZE, headers={**ACCEPT, **wrong}), 401, "unauthorized")
 
     async def use(client: Client) -> tuple[CallToolResult, CallToolResult]:
         return await client.call_tool("generate", SMALL), await client.call_tool("generate", SMALL)
@@ -250,6 +251,10 @@ def test_keys_rights_and_quotas_hold(guarded: tuple[House, Path]) -> None:
     assert second.is_error
     assert _text(second).startswith("quota_exceeded: this key allows 6 candidates")
     known = first.structured_content["id"]
+    shown = _with(house, lambda client: client.call_tool("get_image", {"generation": known, "index": 3}), headers=mine)
+    assert shown.structured_content is not None
+    assert f"{known}/images/3.png?expires=" in shown.structured_content["url"]
+    assert httpx.get(shown.structured_content["url"]).headers["content-type"] == "image/png"
 
     async def ranks_only(client: Client) -> None:
         assert _text(await client.call_tool("generate", SMALL)).startswith("forbidden: this key lacks")

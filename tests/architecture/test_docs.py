@@ -29,3 +29,9 @@ def test_commands() -> None:
     for command in commands.registered_commands:
         assert command.callback is not None
         assert re.search(rf"frontrunner [a-z |]*{command.callback.__name__}", README)
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    titles = re.findall(r"^## (\d+)\. (.*)", (ROOT / "DECISIONS.md").read_text("utf-8"), re.MULTILINE)
+    repeated = [title for place, title in enumerate(titles) if title[0] in {number for number, _ in titles[:place]}]
+    assert not repeated, "give the later entries the next free numbers, and correct references to them"

@@ -7,6 +7,7 @@ import base64
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -162,6 +163,31 @@ def test_images_come_back_whole_from_children() -> None:
                 await pool.decode(Upload(b"\x89PNG"), LIMIT)
             uri = Upload("data:image/png;base64," + base64.b64encode(encode(noise, "png")).decode())
             assert np.array_equal(await pool.decode(uri, LIMIT), noise)
+
+    asyncio.run(both())
+
+
+def test_a_job_that_is_cancelled_while_its_decoder_starts_keeps_the_decoder_until_then() -> None:
+    file = Upload(encode(np.zeros((8, 8, 3), np.uint8), "png"))
+
+    async def both() -> None:
+        async with _pool() as pool:
+            slot, begun, go = pool._slots[0], threading.Event(), threading.Event()
+            start = slot.start
+
+            def start_late() -> None:
+                begun.set()
+                go.wait(DEADLINE_S)
+                start()
+
+            slot.start = start_late  # type: ignore[method-assign]
+            gone = asyncio.create_task(pool.decode(file, LIMIT))
+            await asyncio.to_thread(begun.wait, DEADLINE_S)
+            gone.cancel()
+            await asyncio.wait({gone})
+            assert pool._free.empty()
+            go.set()
+            assert (await pool.decode(file, LIMIT)).shape == (8, 8, 3)
 
     asyncio.run(both())
 

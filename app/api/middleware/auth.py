@@ -24,7 +24,8 @@ from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, Sig
 
 MCP_PATH = "/mcp"
 
-PROTECTED_PREFIXES = ("/v1/", WEB_UI_PREFIX)
+PROTECTED_PREFIXES = ("/v1/", WEB_UI_PREFIX, MCP_PATH)
+"""Prefixes, since a route also matches its path followed by a line break."""
 
 RECHECK_S = 2.0
 """Interval at which the key of a long request is checked again."""
@@ -144,7 +145,7 @@ class _AuthenticatedRequest:
 
 
 def _is_protected(path: str) -> bool:
-    return path == MCP_PATH or path.startswith(PROTECTED_PREFIXES)
+    return path.startswith(PROTECTED_PREFIXES)
 
 
 def required_permission(method: str, path: str) -> Permission | None:
@@ -153,7 +154,7 @@ def required_permission(method: str, path: str) -> Permission | None:
     Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`. Tools of MCP make requests of their
     own, which are checked.
     """
-    if path == MCP_PATH:
+    if path.startswith(MCP_PATH):
         return None
     if method in {"GET", "HEAD", "OPTIONS"} or path.startswith(_READING_PATHS):
         return Permission.READ

@@ -17,7 +17,7 @@ from app.api.dependencies import (
 )
 from app.api.json_body import JsonRoute
 from app.api.routes.generations import build_params
-from app.api.routes.listing import Cursor, Limit
+from app.api.routes.listing import BATCH_ID, Cursor, Limit
 from app.api.schemas.batches import (
     BatchListResponse,
     BatchRequest,
@@ -32,8 +32,6 @@ from app.service import PreparedGeneration, batch_path
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
 
-_ID = re.compile(r"batch_[0-9A-HJKMNP-TV-Z]{26}")
-
 _EXAMPLES: Any = {
     "two prompts": {
         "summary": "Two prompts, with different numbers of candidates",
@@ -47,7 +45,7 @@ def _batch_id(
         str, Path(description="Id in the response to POST.", examples=["batch_01M8KEAKT88E4HDP00KRY0DYGH"])
     ],
 ) -> str:
-    if not _ID.fullmatch(batch_id):
+    if not re.fullmatch(BATCH_ID, batch_id):
         raise NotFound("no batch has this id: an id is `batch_` and 26 Crockford base32 characters")
     return batch_id
 

@@ -31,7 +31,7 @@ from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_contr
 from app.api.schemas.requests import SIZE_PATTERN, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
-from app.service import GenerationParams
+from app.service import GenerationParams, image_path
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=JsonRoute)
 
@@ -121,6 +121,7 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
             ETag="Identifies these bytes.",
             Cache_Control=IMAGE_CACHE_CONTROL.format(MAX_CACHE_S),
             Content_Disposition="inline, with a file name.",
+            Link="The image's link, signed where required, as `canonical`; absent after a signed link.",
             X_Frontrunner_Upscaler="What enlarged the image, and by which factor; absent if it was not enlarged.",
         ),
     },
@@ -198,8 +199,8 @@ async def read_image(
     """
     service = services.generations
     generation = await service.get(generation_id)
-    box = parse_size(size) if size else None
-    file = await service.image(generation_id, index, output_format or generation.output_format, box)
+    box, file_format = parse_size(size) if size else None, output_format or generation.output_format
+    file = await service.image(generation_id, index, file_format, box)
     max_age_s = MAX_CACHE_S
     if expires is not None and signature is not None:
         max_age_s = min(max_age_s, max(0, services.links.seconds_left(expires)))
@@ -208,6 +209,8 @@ async def read_image(
         "cache-control": IMAGE_CACHE_CONTROL.format(max_age_s),
         **file_headers(generation_id, index, file),
     }
+    if signature is None:
+        headers["link"] = f'<{image_path(generation_id, index, file_format)}>; rel="canonical"'
     if _etag_matches(if_none_match, file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.data, media_type=file.media_type, headers=headers)

@@ -18,6 +18,8 @@ router = APIRouter(prefix="/v1/generations", tags=["generations"])
 MAX_PAGE = 100
 """Maximum generations of one page."""
 
+BATCH_ID = "^batch_[0-9A-HJKMNP-TV-Z]{26}$"
+
 _LATEST = 2.0**53
 
 
@@ -46,7 +48,7 @@ async def list_generations(
     after: Cursor | None = None,
     created_after: Annotated[Time | None, Query(description="Created then or later, in epoch seconds.")] = None,
     created_before: Annotated[Time | None, Query(description="Created earlier, in epoch seconds.")] = None,
-    batch: Annotated[str | None, Query(max_length=64, description="Only entries of this batch.")] = None,
+    batch: Annotated[str | None, Query(pattern=BATCH_ID, description="Only entries of this batch.")] = None,
 ) -> GenerationListResponse:
     """The generations of the caller's key, newest first.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from typing import Literal
 
 from app.api.schemas.responses import FailureOutput, ResponseModel
 from app.domain import Generation
 from app.service import PageMark, image_path
+
+_LISTED_ID = re.compile(r"[a-z]{1,16}_[0-9A-Z]{26}")
 
 
 class ImageSummary(ResponseModel):
@@ -95,6 +98,6 @@ def decode_cursor(cursor: str) -> PageMark:
         mark = PageMark(float(created), id_)
     except (binascii.Error, ValueError):
         mark = PageMark(math.nan, "")
-    if not math.isfinite(mark.created):
+    if not math.isfinite(mark.created) or not _LISTED_ID.fullmatch(mark.id):
         raise ValueError("not a cursor of this list: send the `next` of the previous page")
     return mark

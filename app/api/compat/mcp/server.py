@@ -185,8 +185,8 @@ def _add_get_image(server: MCPServer, connect: Connect) -> None:
         path = f"/v1/generations/{_segment(generation)}/images/{index}"
 
         async def call(service: Service) -> CallToolResult:
-            content = await tools.image(service.client, path, format=format, size=size)
-            return tools.image_result(content, generation, index, service.link(f"{path}.{format}"))
+            content, url = await tools.image(service.client, path, format=format, size=size)
+            return tools.image_result(content, generation, index, service.link(url))
 
         return await _called(connect, context, call)
 

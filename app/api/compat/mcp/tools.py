@@ -122,14 +122,18 @@ async def request(client: httpx.AsyncClient, path: str, body: Mapping[str, Any])
     return result
 
 
-async def image(client: httpx.AsyncClient, url: str, **query: str | None) -> ImageContent:
-    """The image at a link as content. Raises Refused."""
+async def image(client: httpx.AsyncClient, url: str, **query: str | None) -> tuple[ImageContent, str]:
+    """The image at a link as content, and its own link, signed where required.
+
+    Raises Refused.
+    """
     parts = httpx.URL(_path_of(url))
     given = {name: value for name, value in query.items() if value is not None}
     response = await client.get(parts.copy_merge_params(given))
     await _check(response)
     data = b64encode(response.content).decode("ascii")
-    return ImageContent(type="image", data=data, mime_type=response.headers["content-type"])
+    content = ImageContent(type="image", data=data, mime_type=response.headers["content-type"])
+    return content, response.links.get("canonical", {}).get("url", url)
 
 
 async def generation_result(service: Service, found: Mapping[str, Any], *, inline: bool) -> CallToolResult:
@@ -150,7 +154,7 @@ async def generation_result(service: Service, found: Mapping[str, Any], *, inlin
     images: list[ContentBlock] = []
     for one in result.images[: MAX_INLINE if inline else 0]:
         try:
-            images.append(await image(service.client, one.url or ""))
+            images.append((await image(service.client, one.url or ""))[0])
         except Refused as error:  # such as a key that may not read
             lines.append(f"the image of index {one.index} cannot be read: {error}")
     return _result([TextContent(type="text", text="\n".join(lines)), *images], result)
