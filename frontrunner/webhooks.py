@@ -17,6 +17,8 @@ TOLERANCE_S = 300.0
 """Maximum difference between a webhook's time and the clock, in seconds."""
 
 _PREFIX = "whsec_"
+_MIN_BYTES = 24
+_MAX_DIGITS = 15
 
 
 def verify_webhook(
@@ -37,7 +39,7 @@ def verify_webhook(
         name, sent, signatures = (given[f"webhook-{part}"] for part in ("id", "timestamp", "signature"))
     except KeyError as missing:
         raise InvalidSignature(f"the header {missing.args[0]} is missing") from None
-    if not (sent.isascii() and sent.isdigit()):
+    if not (sent.isascii() and sent.isdigit() and len(sent) <= _MAX_DIGITS):
         raise InvalidSignature("webhook-timestamp is not a number of seconds")
     if not abs((time.time() if now is None else now) - int(sent)) <= tolerance_s:
         raise InvalidSignature("webhook-timestamp is too far from the clock: check the clock, or ignore the replay")
@@ -55,6 +57,9 @@ def verify_webhook(
 
 def _key(secret: str) -> bytes:
     try:
-        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"a secret is {_PREFIX} and base64, as `frontrunner keys add` prints it") from None
+        key = b""
+    if len(key) < _MIN_BYTES:  # an empty one, such as of an unset variable, would verify forgeries
+        raise ValueError(f"a secret is {_PREFIX} and base64, as `frontrunner keys add` prints it")
+    return key

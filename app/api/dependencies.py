@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from app.api import openapi
 from app.api.problems import ClientDisconnected
+from app.api.schemas.messages import described
 from app.api.upload_limits import UploadLimiter
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
@@ -106,7 +107,10 @@ JsonBody = Depends(json_body)
 IdempotencyKeyHeader: TypeAlias = Annotated[
     str | None,
     Header(
-        pattern=r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
+        pattern=described(
+            r'^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x7e]{1,255})$',
+            "1 to 255 visible ASCII characters, quoted or bare",
+        ),
         description="A repeat with this key and body returns the first generation, on any replica. Quoted or bare.",
     ),
 ]

@@ -67,7 +67,7 @@ async def form(request: Request, files: Collection[str], limit: int) -> AsyncIte
                 if isinstance(value, UploadFile) and bare in found:
                     found[bare].append(value)
                 elif isinstance(value, UploadFile):
-                    raise InvalidRequest("the field must be text, not a file", pointer=f"#/{name}")
+                    raise InvalidRequest("the field must be text: send it without a file name", pointer=f"#/{name}")
                 elif name in texts:
                     raise InvalidRequest("the field is repeated: send it once", pointer=f"#/{name}")
                 else:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.api.schemas.messages import message
 from app.errors import FrontrunnerError, InvalidEntries, QuotaExceeded, Unauthorized, Unavailable
 from app.service import generation_path
 
@@ -55,16 +56,6 @@ _OPENAI_ERROR_TYPES = {
     504: "overloaded_error",
 }
 """OpenAI's error types by HTTP status."""
-
-
-_MESSAGES = {
-    "extra_forbidden": "unknown field: remove it or check its spelling",
-    "missing": "the field is required",
-    "string_unicode": "the text must be valid Unicode",
-    "model_type": "the value must be an object",
-    "model_attributes_type": "the value must be an object",
-}
-"""Messages that replace pydantic's, by its error type."""
 
 
 class ClientDisconnected(Exception):
@@ -271,7 +262,7 @@ def _is_mismatch(found: Mapping[str, Any]) -> bool:
 
 def _field_error(found: Mapping[str, Any], body: Any) -> FieldError:
     where, *path = found["loc"]
-    detail = _MESSAGES.get(found["type"], str(found["msg"]).removeprefix("Value error, "))
+    detail = message(found)
     if where != "body":
         return FieldError(detail=detail, parameter=".".join(str(p) for p in path))
     return FieldError(detail=detail, pointer=_pointer(path, body, missing=found["type"] == "missing"))

@@ -54,7 +54,8 @@ class Caller:
             return None
         if candidates > quota:
             raise InvalidRequest(
-                f"n_candidates is {candidates}; this key allows at most {quota}: request fewer", pointer=pointer
+                f"the request has {candidates} candidates; this key allows at most {quota}: request fewer",
+                pointer=pointer,
             )
         return QuotaCharge(self.key.id, self.window, candidates, quota)
 

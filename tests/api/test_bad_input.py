@@ -134,9 +134,24 @@ def test_fields_out_of_range(house: House, field: str, value: Any, pointer: str)
 @pytest.mark.parametrize(
     ("field", "value", "pointer", "detail"),
     [
-        ("n_candidates", 0, "#/n_candidates", "Input should be greater than or equal to 1"),
-        ("n_candidates", "some", "#/n_candidates", "Input should be 'auto'"),
-        ("pruning", [{"at": 0}], "#/pruning/0/at", "Input should be greater than or equal to 1"),
+        ("n_candidates", 0, "#/n_candidates", "the value is too small: send at least 1"),
+        ("n_candidates", "some", "#/n_candidates", "the value is unknown: send 'auto'"),
+        ("pruning", [{"at": 0}], "#/pruning/0/at", "the value is too small: send at least 1"),
+        ("n", "2", "#/n", "the value must be a whole number"),
+        ("previews", 11, "#/previews", "the value is too large: send at most 10"),
+        (
+            "size",
+            "100000x1",
+            "#/size",
+            "the text is not valid: send WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels",
+        ),
+        (
+            "aspect_ratio",
+            "0:1",
+            "#/aspect_ratio",
+            "the text is not valid: send WIDTH:HEIGHT such as 16:9, each from 1 to 9999",
+        ),
+        ("control", [{}] * 5, "#/control", "the list is too long: send at most 4"),
     ],
 )
 def test_of_two_kinds_the_nearer_is_told(house: House, field: str, value: Any, pointer: str, detail: str) -> None:
@@ -217,10 +232,10 @@ def test_ids_that_are_none(house: House, path: str) -> None:
 def test_wrong_addresses_and_methods(house: House) -> None:
     is_problem(house.client.get("/nowhere"), 404, "not_found")
     is_problem(house.client.get("/v1/generations/"), 404, "not_found")
-    for method in ("PUT", "OPTIONS", "PATCH", "GET"):
+    for method in ("PUT", "OPTIONS", "PATCH"):
         answer = house.client.request(method, "/v1/generations")
         is_problem(answer, 405, "method_not_allowed")
-        assert answer.headers["allow"] == "POST"
+        assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/rank", "/nowhere"])

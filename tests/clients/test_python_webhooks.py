@@ -42,7 +42,7 @@ def test_what_the_reference_library_signs() -> None:
         (BODY, {}, NOW + 301, "too far"),
         (BODY, {}, NOW - 301, "too far"),
         (BODY, {"Webhook-Timestamp": "nan"}, NOW, "not a number"),
-        (BODY, {"Webhook-Timestamp": "9" * 400}, NOW, "too far"),
+        (BODY, {"Webhook-Timestamp": "9" * 5000}, NOW, "not a number"),
     ],
 )
 def test_what_is_refused(body: str, changed: dict[str, str], now: int, why: str) -> None:
@@ -63,8 +63,9 @@ def test_other_secrets() -> None:
         verify_webhook(BODY, _headers(), OTHER, now=NOW)
     with pytest.raises(InvalidSignature):
         verify_webhook(BODY, _headers(), now=NOW)
-    with pytest.raises(ValueError, match="base64"):
-        verify_webhook(BODY, _headers(), "whsec_?", now=NOW)
+    for secret in ("whsec_?", "whsec_", ""):  # anybody can sign with an empty one
+        with pytest.raises(ValueError, match="base64"):
+            verify_webhook(BODY, _headers(), secret, now=NOW)
 
 
 def test_a_delivery_of_the_service(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

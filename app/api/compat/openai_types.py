@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
+from app.api.schemas.messages import described
 from app.api.schemas.requests import FiniteFloat, ImageFormat, NonBlankText, ResponseFormat, SamplingRequest
 from app.api.schemas.responses import NegativeOutput, ResponseModel, WarningOutput, is_absent
 from app.service import GenerationParams
@@ -27,6 +28,10 @@ SUPPORTED_VALUES: dict[str, set[object]] = {
 }
 """OpenAI's fields without effect, with the values that request no effect."""
 
+SIZE_OR_AUTO = described(
+    r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", "auto, or WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
+)
+
 MAX_IMAGES = 16
 """Maximum images of one edit."""
 
@@ -35,7 +40,7 @@ class ImagesRequest(SamplingRequest):
     """The request of OpenAI's API with additional fields of Frontrunner."""
 
     n: int | None = Field(None, ge=1, le=1024, description="Images to return, best first. Default: 1.")
-    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = Field(
+    size: Annotated[str, StringConstraints(pattern=SIZE_OR_AUTO)] | None = Field(
         None,
         description="WIDTHxHEIGHT in pixels, or auto for the model's default. "
         "An unsupported size is sampled near it and resized.",

@@ -109,8 +109,9 @@ async def _prepare(
             refused.append(RefusedEntry(index, error.code, error.detail, _placed(index, error.pointer)))
     if refused and (body.on_error == "fail" or not entries):
         fields = tuple((one.detail, one.pointer or f"#/requests/{one.index}") for one in refused)
+        advice = 'correct them, or send `on_error: "skip"`' if body.on_error == "fail" else "correct at least one"
         count = f"{len(refused)} of {len(body.requests)} entries cannot be made"
-        raise InvalidEntries(f'{count}: correct them, or send `on_error: "skip"`', fields=fields)
+        raise InvalidEntries(f"{count}: {advice}", fields=fields)
     return entries, refused
 
 

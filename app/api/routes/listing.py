@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 from app.api import openapi
 from app.api.dependencies import GenerationServiceDep
 from app.api.schemas.listing import GenerationListResponse, GenerationSummary, decode_cursor, encode_cursor
+from app.api.schemas.messages import described
 from app.domain import Status
 from app.service import ListQuery
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1/generations", tags=["generations"])
 MAX_PAGE = 100
 """Maximum generations of one page."""
 
-BATCH_ID = "^batch_[0-9A-HJKMNP-TV-Z]{26}$"
+BATCH_ID = described("^batch_[0-9A-HJKMNP-TV-Z]{26}$", "the id of a batch: `batch_` and 26 characters")
 
 _LATEST = 2.0**53
 
@@ -30,7 +31,10 @@ def _check_cursor(cursor: str) -> str:
 
 Cursor: TypeAlias = Annotated[
     str,
-    Query(pattern=r"^[A-Za-z0-9_-]{1,200}$", description="`next` of the previous page."),
+    Query(
+        pattern=described(r"^[A-Za-z0-9_-]{1,200}$", "the `next` of the previous page"),
+        description="`next` of the previous page.",
+    ),
     AfterValidator(_check_cursor),
 ]
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum entries of the page.")]

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.api.schemas.messages import described
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
@@ -31,9 +32,13 @@ ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 
 _INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
-PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-RATIO = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
-SIZE_PATTERN = r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"
+PROFILE_PATTERN = described(
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "1 to 64 letters, digits and ._-, beginning with a letter or digit"
+)
+RATIO = described(r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", "WIDTH:HEIGHT such as 16:9, each from 1 to 9999")
+SIZE_PATTERN = described(
+    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", "WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
+)
 
 
 def _reject_control_characters(text: str) -> str:

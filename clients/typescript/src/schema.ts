@@ -3141,6 +3141,8 @@ export interface operations {
                     "Cache-Control"?: string;
                     /** @description inline, with a file name. */
                     "Content-Disposition"?: string;
+                    /** @description The image's link, signed where required, as `canonical`; absent after a signed link. */
+                    Link?: string;
                     /** @description What enlarged the image, and by which factor; absent if it was not enlarged. */
                     "X-Frontrunner-Upscaler"?: string;
                     [name: string]: unknown;
@@ -3259,6 +3261,8 @@ export interface operations {
                     "Cache-Control"?: string;
                     /** @description inline, with a file name. */
                     "Content-Disposition"?: string;
+                    /** @description The image's link, signed where required, as `canonical`; absent after a signed link. */
+                    Link?: string;
                     /** @description What enlarged the image, and by which factor; absent if it was not enlarged. */
                     "X-Frontrunner-Upscaler"?: string;
                     [name: string]: unknown;

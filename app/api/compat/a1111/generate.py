@@ -40,7 +40,7 @@ from app.api.generation_response import images_as_base64, require_images
 from app.api.json_body import JsonRoute
 from app.api.schemas.responses import warning_outputs
 from app.domain import Candidate, Generation, Notice, Status
-from app.errors import InvalidRequest, error_context
+from app.errors import error_context
 from app.service import (
     GenerationService,
     IdempotencyKey,
@@ -105,8 +105,6 @@ async def _respond(
     idempotency_key: str | None,
 ) -> Response:
     service = services.generations
-    if body.n < 1:
-        raise InvalidRequest("batch_size and n_iter must be at least 1", pointer="#/batch_size")
     key: IdempotencyKey | None = build_idempotency_key(idempotency_key, request.url.path, body)
     with params.renamed_pointers():
         generation = await service.submit(make, idempotency=key)

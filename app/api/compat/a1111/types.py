@@ -16,7 +16,12 @@ MAX_MEMBERS = 256
 MAX_NAME = 64
 """Maximum characters of an unknown member's name in a warning."""
 
+MAX_COUNT, MAX_SIDE, MAX_SCALE = 1024, 99_999, 64
+"""Bounds of counts, sides in pixels and `hr_scale`; the service has narrower ones."""
+
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
+_EXACT = 2**53
+"""Floating point numbers below it are exact as integers."""
 _NUMBER = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,10})?")
 
 ANY = object()
@@ -89,7 +94,7 @@ It is not blurred, the original is below it, and the whole image is sampled.
 
 
 def _integer(value: object) -> object:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
 
@@ -123,12 +128,12 @@ class ProcessingRequest(BaseModel):
     sampler_name: str | None = Field(None, max_length=100, description="A name of GET /sdapi/v1/samplers.")
     sampler_index: str | None = Field(None, max_length=100, description="Older name of `sampler_name`.")
     scheduler: str | None = Field(None, max_length=100, description="A name of GET /sdapi/v1/schedulers.")
-    batch_size: Integer | None = Field(1, description="Images to return, times `n_iter`.")
-    n_iter: Integer | None = Field(1, description="Images to return, times `batch_size`.")
+    batch_size: Integer | None = Field(1, ge=1, le=MAX_COUNT, description="Images to return, times `n_iter`.")
+    n_iter: Integer | None = Field(1, ge=1, le=MAX_COUNT, description="Images to return, times `batch_size`.")
     steps: Integer | None = Field(None, description="Denoising steps.")
     cfg_scale: Number | None = Field(None, description="Guidance scale.")
-    width: Integer | None = Field(None, description="Width of the images in pixels.")
-    height: Integer | None = Field(None, description="Height of the images in pixels.")
+    width: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Width of the images in pixels.")
+    height: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Height of the images in pixels.")
     override_settings: dict[str, Any] | None = Field(
         None, description="`sd_model_checkpoint` and `samples_format` have an effect."
     )
@@ -193,9 +198,9 @@ class TextToImageRequest(ProcessingRequest):
     """A generation from noise."""
 
     enable_hr: bool | None = Field(False, description="Enlarges the images by a filter, without a second pass.")
-    hr_scale: Number | None = Field(2.0, description="Factor of `enable_hr`.")
-    hr_resize_x: Integer | None = Field(0, description="Width instead of `hr_scale`; 0 for none.")
-    hr_resize_y: Integer | None = Field(0, description="Height instead of `hr_scale`; 0 for none.")
+    hr_scale: Number | None = Field(2.0, ge=1, le=MAX_SCALE, description="Factor of `enable_hr`.")
+    hr_resize_x: Integer | None = Field(0, ge=0, le=MAX_SIDE, description="Width instead of `hr_scale`; 0 for none.")
+    hr_resize_y: Integer | None = Field(0, ge=0, le=MAX_SIDE, description="Height instead of `hr_scale`; 0 for none.")
 
     @property
     def members(self) -> dict[str, tuple[Any, Any]]:
