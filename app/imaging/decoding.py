@@ -1,7 +1,7 @@
 """Decodes uploads: PNG, JPEG, WebP, GIF and BMP to RGB pixels; owns their limits.
 
 The content determines the format, not the name or declared type. TIFF, PSD, HEIC and SVG are not supported: their
-decoders are large and rarely needed here. Embedded colour profiles are ignored, as in CLIP's own preprocessing.
+decoders are large and rarely needed here. Pixels are converted to sRGB by the embedded colour profile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from app.errors import BadImage, FrontrunnerError, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
+from app.imaging.color_profiles import srgb_conversion
 from app.imaging.structure import MAX_EXIF_BYTES, check_structure
 
 ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -73,8 +73,8 @@ Image.MAX_IMAGE_PIXELS = None
 def decode_upload(data: bytes, max_pixels: int, declared: str | None = None) -> NDArray[np.uint8]:
     """Decode an image file to pixels (H, W, 3), upright.
 
-    Transparency becomes white; of several frames the first one is used. `declared`, the caller's media type, only
-    selects the error for data that is no image. Structure and size are checked before decoding.
+    They are sRGB. Transparency becomes white; of several frames the first one is used. `declared`, the caller's media
+    type, only selects the error for data that is no image. Structure and size are checked before decoding.
     Raises BadImage, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia.
 
     This function decodes in place without a deadline; use `DecoderPool` for bytes of a caller.
@@ -127,13 +127,18 @@ def decoded(data: bytes, max_pixels: int, declared: str | None = None) -> Iterat
 
 
 def strips(image: Image.Image, *, alpha: bool = False) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of a loaded image in strips (h, W, 3), top to bottom.
+    """Yield the sRGB pixels of a loaded image in strips (h, W, 3), top to bottom.
 
     With `alpha` they are (h, W, 4). A copy of the whole image may be large.
     """
+    to_srgb = srgb_conversion(image)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if strip.mode.startswith("I"):
+            strip = _from_16_bit(strip)
+        if to_srgb is not None:
+            strip = to_srgb(strip)
         yield _to_rgba(strip) if alpha else _to_rgb(strip)
 
 
@@ -227,8 +232,6 @@ def _apply_orientation(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image))
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
@@ -243,7 +246,7 @@ def _to_rgba(image: Image.Image) -> NDArray[np.uint8]:
     return np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=2)
 
 
-def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale grey (H, W) from 0..65535 to 0..255; Pillow alone would clip it."""
-    scaled = (np.clip(grey, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535
-    return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scale grey from 0..65535 to 0..255; Pillow alone would clip it."""
+    grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
