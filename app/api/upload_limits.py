@@ -48,7 +48,7 @@ class UploadLimiter:
     def __init__(self, pool: DecoderPool, image_pixels: int, total_pixels: int) -> None:
         self._pool = pool
         self._image_pixels = image_pixels
-        self._total_pixels = total_pixels
+        self.total_pixels = total_pixels
         self._small = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
         self._large = asyncio.Semaphore(1)
         self._waiting = 0
@@ -98,13 +98,13 @@ class UploadLimiter:
         """Pixels of each image; 0 for one that is skipped."""
         sizes: list[int] = []
         for index, item in enumerate(sent):
-            remaining = self._total_pixels - sum(sizes)
+            remaining = self.total_pixels - sum(sizes)
             try:
                 width, height = await self._pool.measure(item.upload, min(self._image_pixels, remaining))
             except FrontrunnerError as error:
                 error.pointer = item.pointer
                 if type(error) is TooLarge and remaining < self._image_pixels:
-                    error.detail = f"the images exceed {self._total_pixels} pixels in total: send fewer or smaller ones"
+                    error.detail = f"the images exceed {self.total_pixels} pixels in total: send fewer or smaller ones"
                 _skip(index, error, skipped)
                 width = height = 0
             sizes.append(width * height)

@@ -89,6 +89,12 @@ class PreparedGeneration:
     generation: Generation
     inputs: ImageInputs | None
 
+    @property
+    def input_pixels(self) -> int:
+        """Pixels of its control images, which are held until it is stored."""
+        controls = self.inputs.controls if self.inputs is not None else ()
+        return sum(each.image[..., 0].size for each in controls)
+
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:

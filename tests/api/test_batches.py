@@ -150,6 +150,19 @@ def test_a_repeat_with_the_same_key_returns_the_first_batch(quick: House) -> Non
     is_problem(single, 422, "idempotency_key_reused")
 
 
+def test_a_key_outlives_the_entry_that_holds_it(quick: House) -> None:
+    def sent() -> Any:
+        body = {"requests": [ENTRY, ENTRY, ENTRY]}
+        return quick.post("/v1/batches", json=body, headers={"idempotency-key": "batch-2"}).json()
+
+    first = sent()
+    for entry in first["entries"][:2]:
+        assert quick.client.delete(f"/v1/generations/{entry['id']}").status_code == 204
+        assert sent()["id"] == first["id"]
+    assert quick.client.delete(f"/v1/batches/{first['id']}").status_code == 204
+    assert sent()["id"] != first["id"]
+
+
 def test_the_end_is_announced_once_and_signed(quick: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "OUTBOX_POLL_INTERVAL_S", 0.05)
     with listening(500, 204) as batches, listening() as entries:

@@ -126,6 +126,15 @@ def test_another_replica_continues_it(tmp_path: Any) -> None:
         assert contrast(second, {"id": name}) > 30
 
 
+def test_the_images_of_a_batch_are_bounded_together(tmp_path: Any) -> None:
+    with running(tmp_path, generator=InstrumentedGenerator(controls=KINDS), max_total_pixels=10_000) as house:
+        for count, status in ((2, 202), (3, 413)):
+            entries = [{**PROMPT, "control": [control()]}] * count
+            answer = house.post("/v1/batches", json={"requests": entries})
+            assert answer.status_code == status, answer.text
+        is_problem(answer, 413, "too_large", "#/requests/2/control")
+
+
 def test_the_setting_names_kinds() -> None:
     assert parse_controls(" sketch=/models/a , depth=some/net,") == {"sketch": "/models/a", "depth": "some/net"}
     assert Settings(controls="sketch=a/b").control_nets == {"sketch": "a/b"}

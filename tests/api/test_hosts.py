@@ -45,6 +45,11 @@ def test_only_allowed_hosts_are_served(tmp_path: Path) -> None:
                 assert house.client.get(path, headers={"host": host}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/mcp", "/openapi.json", "/internal/ping", "/v1/models"])
+def test_a_path_with_a_line_break_is_unknown(house: House, path: str) -> None:
+    is_problem(house.client.get(f"{path}%0A"), 404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("lines", "status"),
     [

@@ -238,7 +238,7 @@ def test_keys_rights_and_quotas_hold(guarded: tuple[House, Path]) -> None:
         is_problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")
         is_problem(house.client.get("/mcp", headers={**ACCEPT, **wrong}), 401, "unauthorized")
-        is_problem(house.post("/mcp%0A", json=INITIALIZE, headers={**ACCEPT, **wrong}), 401, "unauthorized")
+        is_problem(house.post("/mcp%0A", json=INITIALIZE, headers={**ACCEPT, **wrong}), 404, "not_found")
 
     async def use(client: Client) -> tuple[CallToolResult, CallToolResult]:
         return await client.call_tool("generate", SMALL), await client.call_tool("generate", SMALL)

@@ -1,4 +1,4 @@
-"""Refuse requests over the connection limit, and requests for unknown hosts."""
+"""Refuse requests over the connection limit, for unknown hosts or odd paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _CLOSE_HEADERS = {"connection": "close"}
 
 
 class Admission:
-    """Pass health routes always, other routes for allowed hosts within the limit."""
+    """Pass health routes always, other routes for allowed hosts within the limit.
+
+    A path with a line break is unknown: load balancers do not recognise it as the route that would match it.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
@@ -28,6 +31,9 @@ class Admission:
         """See ASGI."""
         if scope["type"] != "http" or route_path(scope) in HEALTH:
             await self._app(scope, receive, send)
+        elif "\n" in scope["path"]:  # Starlette's routes also match a path with a line break at the end
+            detail = "no route has this path: see /docs for all routes"
+            await from_http(404, detail, instance(scope))(scope, receive, send)
         elif scope.get("state", {}).get(CROWDED):
             error = Unavailable("the server is at its connection limit: retry after the interval in `Retry-After`")
             await from_error(error, instance(scope), _CLOSE_HEADERS)(scope, receive, send)

@@ -27,7 +27,7 @@ from app.api.schemas.batches import (
 )
 from app.api.schemas.listing import decode_cursor, encode_cursor
 from app.domain import RefusedEntry
-from app.errors import FrontrunnerError, InvalidEntries, NotFound, QuotaExceeded
+from app.errors import FrontrunnerError, InvalidEntries, NotFound, QuotaExceeded, TooLarge
 from app.service import PreparedGeneration, batch_path
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
@@ -96,17 +96,25 @@ async def _prepare(
     Raises InvalidEntries for invalid entries that are not to be skipped, or without a valid one.
     """
     entries, refused = list[tuple[int, PreparedGeneration]](), list[RefusedEntry]()
+    held, limit = 0, services.uploads.total_pixels
     for index, entry in enumerate(body.requests):
         if isinstance(entry, SkippedEntry):
             refused.append(_invalid(index, entry))
             continue
         try:
             params = await build_params(request, services, entry)
-            entries.append((index, await services.generations.prepare(params)))
+            prepared = await services.generations.prepare(params)
+            entries.append((index, prepared))
+            held += prepared.input_pixels
         except FrontrunnerError as error:
             if error.status >= 500 or isinstance(error, QuotaExceeded):
                 raise
             refused.append(RefusedEntry(index, error.code, error.detail, _placed(index, error.pointer)))
+        if held > limit:
+            raise TooLarge(
+                f"the control images of the batch exceed {limit} pixels in total: send several batches",
+                pointer=_placed(index, "#/control"),
+            )
     if refused and (body.on_error == "fail" or not entries):
         fields = tuple((one.detail, one.pointer or f"#/requests/{one.index}") for one in refused)
         advice = 'correct them, or send `on_error: "skip"`' if body.on_error == "fail" else "correct at least one"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from app.domain import Generation
 from app.stores import codec
@@ -122,6 +122,7 @@ class RowWriter:
     def delete(self, connection: Connection, generation_id: str) -> bool:
         """Delete a row with its log and key, and refund an open one's charge."""
         row = generations.c
+        self._pass_key_on(connection, generation_id)
         remove = delete(generations).where(row.id == generation_id).returning(row.status, row.batch, *CHARGE_COLUMNS)
         deleted = connection.execute(remove).first()
         if deleted is not None and deleted.status in OPEN:
@@ -130,3 +131,15 @@ class RowWriter:
                 close_batch(connection, deleted.batch, self._clock.time())
         self.notify(connection, generation_id)
         return deleted is not None
+
+    def _pass_key_on(self, connection: Connection, generation_id: str) -> None:
+        """Move the key of a batch from an entry that is deleted to another one."""
+        row = generations.c
+        batch = connection.execute(select(row.batch).where(row.id == generation_id)).scalar()
+        if batch is None:
+            return
+        other = select(func.min(row.id)).where(row.batch == batch, row.id != generation_id)
+        found = connection.execute(other).scalar()
+        if found is not None:
+            key = update(idempotency).where(idempotency.c.generation_id == generation_id)
+            connection.execute(key.values(generation_id=found))
