@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from models.errors import ModelNotFound, ModelUnsupported
 from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
-from models.protocols import Embedder, OutOfMemory, StepwiseGenerator
+from models.protocols import Embedder, StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.synthetic.upscaler import FakeUpscaler
@@ -139,7 +139,7 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     decoder = None
     if context.preview_decoder is not None:
         preview = Source(context.preview_decoder)
-        with _translated_errors("preview decoder", preview):
+        with _named_errors(context, "preview decoder", preview):
             decoder = pipelines.load_preview_decoder(preview.name, placement)
     pack = source.verified_pack()
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
@@ -147,7 +147,7 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
         options |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
     folder = pack.generator if pack else source.folder
     hub_id = "" if folder else _hub_id(source)
-    with _translated_errors("generator", source):
+    with _named_errors(context, "generator", source):
         place = folder or pipelines.fetch(hub_id)
         kind = pipelines.kind_of(place)
         if context.mode == "native" and kind not in NATIVE_LOOPS:
@@ -158,11 +158,10 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
         pipe, revision = pipelines.load(place, placement, context.text_encoder(pack) if pack else None, loading)
         if revision is not None:
             options["revision"] = revision
+        if decoder is not None:
+            pipelines.check_preview_decoder(decoder, pipe)
         options["adapters"] = Adapters(pipe, context.options.loras, own_texts=pack is None)
-        try:
-            return _with_loop(context, kind, pipe, options)
-        except OutOfMemory as error:
-            raise ModelUnsupported(f"{error} while making a step; {pipelines.SAVE_MEMORY}") from error
+        return _with_loop(context, kind, pipe, options)
 
 
 def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str, Any]) -> StepwiseGenerator:
@@ -194,6 +193,10 @@ def _native(pipe: Any, placement: DevicePlacement, **options: Any) -> StepwiseGe
 
 
 def _hub_id(source: Source) -> str:
+    if Path(source.name).is_file():
+        raise ModelUnsupported(
+            f"generator {source.label!r} is a single file; save it as a folder with `save_pretrained` of diffusers"
+        )
     if not _HUB_ID.fullmatch(source.name):
         known = ", ".join((FAKE, *packs()))
         raise ModelNotFound(
@@ -202,21 +205,14 @@ def _hub_id(source: Source) -> str:
     return source.name
 
 
-@contextmanager
-def _translated_errors(kind: str, source: Source) -> Iterator[None]:
-    """Turn the libraries' file errors into errors that name the model.
+def _named_errors(context: LoadContext, kind: str, source: Source) -> AbstractContextManager[None]:
+    """Turn the libraries' errors into errors that name the model."""
+    from models.runtime.load_errors import named_errors
 
-    Their messages hold no local path.
-    """
-    from models.runtime.placement import FILE_ERRORS
-
-    try:
-        yield
-    except (ModelNotFound, ModelUnsupported) as error:
-        raise type(error)(f"{kind} {source.label!r}: {error}") from error
-    except FILE_ERRORS as error:
-        reason = "a file is missing or unreadable" if source.folder else "not on the hub, or the hub is unreachable"
-        raise ModelNotFound(f"{kind} {source.label!r}: {reason}") from error
+    missing = "not on the hub, or the hub is unreachable; check its name and your connection, or use a folder"
+    if source.folder or Path(source.name).is_absolute():
+        missing = "a file is missing or unreadable; download or save it again"
+    return named_errors(f"{kind} {source.label!r}", missing=missing, device=context.placement.device)
 
 
 # open_clip
@@ -253,7 +249,7 @@ def load_upscaler(context: LoadContext) -> Upscaler | None:
     from models.runtime import hub
     from models.upscalers import model_files, pipelines
 
-    with _translated_errors("upscaler", source):
+    with _named_errors(context, "upscaler", source):
         if Path(name).suffix.lower() in model_files.SUFFIXES:
             return model_files.ModelFileUpscaler(hub.find_file(name), placement, tile)
         if source.folder is None and not _HUB_ID.fullmatch(name):

@@ -9,26 +9,23 @@ import importlib.util
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 
-from models.errors import ModelNotFound, ModelUnsupported, is_host_out_of_memory
+from models.errors import ModelNotFound, ModelUnsupported
 from models.load_options import DEFAULTS, LoadOptions
-from models.runtime import acceleration, hub
+from models.runtime import acceleration, hub, tokenization
 from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, quiet_libraries
-
-SAVE_MEMORY = "use a smaller model, FRONTRUNNER_QUANTIZATION or FRONTRUNNER_OFFLOAD"
-"""What to do if a model does not fit."""
 
 _INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
 _STAGES = re.compile(r"IF[A-Z]|StableCascade|Wuerstchen|GlmImage|Kandinsky(V22|Combined|Prior|Pipeline)")
 _INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", "FluxFillPipeline")
 """Inpainting pipelines that are served: without a mask they make whole images."""
 
+_EVERYDAY_TEXT = "a red apple"
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 _NEEDED = ("prompt", "num_inference_steps", "generator", "width", "height")
 _FOREIGN = {
@@ -83,15 +80,23 @@ def _index(source: Path) -> dict[str, Any]:
 def _complete(source: Path, given: Iterable[str]) -> None:
     """Raise ModelNotFound if a required part has no folder and is not `given`."""
     index = _index(source)
+    known = getattr(diffusers, index["_class_name"])
+    needed = {
+        each.name
+        for each in list(inspect.signature(known.__init__).parameters.values())[1:]
+        if each.default is each.empty and each.name not in known._optional_components
+    }
     parts = {name for name, part in index.items() if isinstance(part, list) and all(part) and not name.startswith("_")}
-    missing = [name for name in parts - {*given, *_OPTIONAL} if not (source / name).is_dir()]
+    absent = {name for name in parts if not (source / name).is_dir()}
+    missing = (absent | needed - parts) - {*given, *_OPTIONAL}
     if missing:
         raise ModelNotFound(f"the folder of the {index['_class_name']} lacks {', '.join(sorted(missing))}")
 
 
 def check(kind: Any) -> None:
     """Raise ModelUnsupported for a class that cannot make images row by row."""
-    kind = kind[-1] if isinstance(kind, list) else str(kind)
+    with_code = isinstance(kind, list)
+    kind = str(kind[-1] if with_code and kind else kind)
     if _STAGES.match(kind):
         raise ModelUnsupported(f"{_a(kind)} has several stages; use a single-stage model")
     if "PAG" in kind:
@@ -103,6 +108,8 @@ def check(kind: Any) -> None:
         raise ModelUnsupported(
             f"diffusers {diffusers.__version__} has no pipeline class {kind}; use a text-to-image pipeline"
         )
+    if with_code:
+        raise ModelUnsupported(f"this {kind} brings code of its own, which is not run; use a pipeline of diffusers")
     parameters = inspect.signature(known.__call__).parameters
     foreign = next((what for name, what in _FOREIGN.items() if name in parameters), None)
     if foreign is not None and kind not in _INPAINTING:
@@ -125,11 +132,12 @@ def load(
     """The pipeline of a folder, or a modular one, on its device, and a revision.
 
     It has no safety checker. A given text encoder replaces its own. `options` say how weights are stored and run; the
-    revision is None if they change nothing. Raises ModelUnsupported, ModelNotFound, or one of FILE_ERRORS.
+    revision is None if they change nothing. Raises ModelUnsupported, ModelNotFound, and errors of the libraries, see
+    `load_errors`.
     """
     kind = kind_of(source)
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
-    with quiet_libraries(), _explained(placement):
+    with quiet_libraries():
         if isinstance(source, Path) and kind != "ModularPipeline":
             own |= _gguf_denoiser(source, options, placement)
             _complete(source, own)
@@ -144,8 +152,21 @@ def load(
             quantized = acceleration.load_arguments(options, placement, _libraries(source, own))
             given = {**own, **unwanted, **quantized}
             pipe = known.from_pretrained(source, local_files_only=True, dtype=placement.dtype, **given)
+        _check_tokenizers(pipe, own)
         shared = ("text_encoder",) if text_encoder else ()
         return pipe, acceleration.apply(pipe, options, placement, shared)
+
+
+def _check_tokenizers(pipe: Any, given: Iterable[str]) -> None:
+    """Raise ModelNotFound for a tokenizer without words that is not `given`.
+
+    transformers makes one if the files of its words are missing.
+    """
+    for name, part in pipe.components.items():
+        if not name.startswith("tokenizer") or part is None or name in given:
+            continue
+        if not tokenization.knows(getattr(part, "tokenizer", part), _EVERYDAY_TEXT):
+            raise ModelNotFound(f"the {name} knows no words: its files are missing; download or save the model again")
 
 
 def _libraries(source: Path | str, given: Iterable[str]) -> dict[str, str]:
@@ -222,38 +243,29 @@ def _gguf_denoiser(source: Path, options: LoadOptions, placement: DevicePlacemen
 def _found_gguf(name: str) -> Path:
     try:
         return hub.find_file(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModelNotFound) as error:
         raise ModelNotFound(f"GGUF file {Path(name).name!r} not found; use a path or OWNER/NAME/FILE") from error
 
 
 def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
     """An AutoencoderTiny from a folder or a hub id, on its device.
 
-    Raises OSError if there is none.
+    Raises ModelUnsupported for another class, and errors of the libraries, see `load_errors`.
     """
     with quiet_libraries():
+        kind = diffusers.AutoencoderTiny.load_config(name).get("_class_name", "AutoencoderTiny")
+        if kind != "AutoencoderTiny":
+            raise ModelUnsupported(f"its class is {kind}; use an AutoencoderTiny, such as madebyollin/taesd")
         decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
     return decoder.to(placement.device).eval()
 
 
-@contextmanager
-def _explained(placement: DevicePlacement) -> Iterator[None]:
-    """Explain missing packages and full memory, which the libraries raise."""
-    import torch
-
-    try:
-        yield
-    except ImportError as error:
-        raise ModelUnsupported(f"a part of the model needs a missing package; install it: {error}") from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or is_host_out_of_memory(error):
-            raise ModelUnsupported(
-                f"the model does not fit into the memory of {placement.device}; {SAVE_MEMORY}"
-            ) from error
-        raise
-    except FILE_ERRORS:
-        raise
-    except (TypeError, AttributeError, KeyError) as error:
+def check_preview_decoder(decoder: Any, pipe: Any) -> None:
+    """Raise ModelUnsupported if a decoder is of other latents than the pipeline."""
+    config = pipe.vae.config
+    own, other = config.get("latent_channels", config.get("z_dim")), decoder.config.latent_channels
+    if own is not None and own != other:
         raise ModelUnsupported(
-            f"the model's files are inconsistent ({type(error).__name__}); download or save it again"
-        ) from error
+            f"the preview decoder takes latents of {other} channels, not {own}; "
+            "set FRONTRUNNER_PREVIEW_DECODER to one of this model's family"
+        )

@@ -34,6 +34,12 @@ def recognised(tokenizer: Any, text: str) -> bool:
     return any(each != tokenizer.unk_token_id for each in _ids(tokenizer, text))
 
 
+def knows(tokenizer: Any, text: str) -> bool:
+    """Whether the vocabulary of a transformers tokenizer holds every part of the text."""
+    ids = _ids(tokenizer, text)
+    return bool(ids) and tokenizer.unk_token_id not in ids
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
     return ids

@@ -16,6 +16,7 @@ from PIL import Image
 
 from models.errors import ModelUnsupported
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard, quiet_libraries
+from models.runtime.seeding import cpu_generator
 from models.upscaling import UpscalerInfo
 
 FACTORS = {"StableDiffusionLatentUpscalePipeline": 2, "StableDiffusionUpscalePipeline": 4}
@@ -32,7 +33,7 @@ class PipelineUpscaler:
 
         Raises ModelUnsupported for another class of pipeline, and OSError or ValueError if there is none.
         """
-        kind = diffusers.DiffusionPipeline.load_config(source)["_class_name"]
+        kind = str(diffusers.DiffusionPipeline.load_config(source).get("_class_name"))
         if kind not in FACTORS:
             raise ModelUnsupported(f"a {kind} is no upscaler; use one of {', '.join(FACTORS)}")
         with quiet_libraries():
@@ -61,6 +62,6 @@ class PipelineUpscaler:
         padding = ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE), (0, 0))
         padded = Image.fromarray(np.pad(image, padding, mode="edge"))
         with memory_guard():
-            made: Any = self._pipe(prompt=prompt, image=padded, generator=torch.Generator().manual_seed(seed))
+            made: Any = self._pipe(prompt=prompt, image=padded, generator=cpu_generator(seed))
         factor = self._info.factor
         return np.asarray(made.images[0].convert("RGB"), np.uint8)[: factor * height, : factor * width]

@@ -131,6 +131,8 @@ def test_a_consistency_model_has_a_native_loop(tmp_path: Path, pipeline: str) ->
         ("AudioLDM2Pipeline", "makes sound"),
         ("MyPipeline", "has no pipeline class MyPipeline"),
         (["some_module", "MyPipeline"], "has no pipeline class MyPipeline"),
+        (["pipeline", "FluxPipeline"], "code of its own"),
+        ([], "has no pipeline class"),
         ("UNet2DConditionModel", "has no pipeline class UNet2DConditionModel"),
         ("DDPMPipeline", "takes no prompt"),
     ],
@@ -175,6 +177,66 @@ def test_a_missing_part_is_named(copied: Path, part: str) -> None:
     shutil.rmtree(copied / part)
     with pytest.raises(ModelNotFound, match=f"'sd3': the folder of the StableDiffusion3Pipeline lacks {part}"):
         registry.load_models(str(copied), "fake", "cpu")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "vae", "scheduler"])
+def test_a_part_that_the_index_leaves_out_is_named(copied: Path, part: str) -> None:
+    file = copied / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {part: [None, None]}))
+    with pytest.raises(ModelNotFound, match=f"'sd3': the folder of the StableDiffusion3Pipeline lacks {part}"):
+        registry.load_models(str(copied), "fake", "cpu")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_3"])
+@pytest.mark.parametrize("files", ["tokenizer.json", "*"])
+def test_a_tokenizer_without_its_words_is_refused(copied: Path, part: str, files: str) -> None:
+    """An empty tokenizer would be made of such a folder, which reads every prompt alike."""
+    for file in (copied / part).glob(files):
+        file.unlink()
+    with pytest.raises(ModelNotFound, match=f"'sd3': the {part} knows no words"):
+        registry.load_models(str(copied), "fake", "cpu")
+
+
+def test_weights_that_lack_a_layer_are_refused(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = copied / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights[min(weights)]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ModelUnsupported, match="'sd3': the model's files are inconsistent"):
+        registry.load_models(str(copied), "fake", "cpu")
+
+
+@pytest.mark.parametrize("mode", ["auto", "gate"])
+def test_a_denoiser_of_more_channels_is_refused(workshop: Workshop, tmp_path: Path, mode: families.Mode) -> None:
+    import diffusers
+
+    pipe = workshop.pipe("sd-epsilon")
+    config = {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
+    parts = {**pipe.components, "unet": diffusers.UNet2DConditionModel(**config | {"in_channels": 9})}
+    diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "nine")
+    with pytest.raises(ModelUnsupported, match="'nine': "):
+        registry.load_models(str(tmp_path / "nine"), "fake", "cpu", mode=mode)
+
+
+def test_a_single_file_is_no_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"0")
+    with pytest.raises(ModelUnsupported, match=r"'model.safetensors' is a single file; save it as a folder") as error:
+        registry.load_models(str(tmp_path / "model.safetensors"), "fake", "cpu")
+    assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["native", "gate"])
+def test_a_preview_decoder_of_other_latents_is_refused(folder: Path, tmp_path: Path, mode: families.Mode) -> None:
+    import diffusers
+
+    config = diffusers.AutoencoderKL.load_config(folder / "vae")
+    diffusers.AutoencoderTiny(latent_channels=config["latent_channels"] + 1).save_pretrained(tmp_path / "tiny")
+    with pytest.raises(ModelUnsupported, match=r"'sd3': the preview decoder takes latents of \d+ channels, not"):
+        registry.load_models(str(folder), "fake", "cpu", str(tmp_path / "tiny"), mode=mode)
+    with pytest.raises(ModelUnsupported, match="preview decoder 'vae': its class is AutoencoderKL; use an Auto"):
+        registry.load_models(str(folder), "fake", "cpu", str(folder / "vae"), mode=mode)
 
 
 @pytest.mark.parametrize(

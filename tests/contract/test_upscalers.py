@@ -113,6 +113,12 @@ def test_bad_files_are_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ModelNotFound, match="upscaler 'folder'"):
         loaded(tmp_path / "folder")
+    with pytest.raises(ModelNotFound, match=r"upscaler 'gone\.pth': no such file; use a path or OWNER/NAME/FILE"):
+        loaded(tmp_path / "folder" / "gone.pth")
+    for index in ({}, {"_class_name": ["a", "b"]}):
+        (tmp_path / "folder" / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelUnsupported, match="is no upscaler"):
+            loaded(tmp_path / "folder")
     (tmp_path / "folder" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ModelUnsupported, match="a FluxPipeline is no upscaler; use one of StableDiffusionLatent"):
         loaded(tmp_path / "folder")
