@@ -795,7 +795,8 @@ class GeneratorOutput(TypedDict):
     Defaults and limits of a generator.
 
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
-    input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+    input of the denoiser. `unguided_scale`: the largest guidance scale at which a `cfg` model is unguided, and negative
+    prompts do not steer. `second_order`: samplers with two denoiser calls per step.
     `controls`: kinds of control images.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
@@ -816,6 +817,7 @@ class GeneratorOutput(TypedDict):
     guidance: Literal["cfg", "embedded", "none"]
     negative_prompts: bool
     controls: list[str]
+    unguided_scale: float
     second_order: list[str]
     loras: list[str]
     default_loras: list[LoraOutput]
@@ -1006,7 +1008,7 @@ class RefineRequest(TypedDict):
     """
     guidance_scale: NotRequired[float | None]
     """
-    1 or less disables guidance.
+    Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
     """
     sampler: NotRequired[str | None]
     """
@@ -1142,7 +1144,7 @@ class GenerationRequest(TypedDict):
     """
     guidance_scale: NotRequired[float | None]
     """
-    1 or less disables guidance.
+    Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
     """
     sampler: NotRequired[str | None]
     """
@@ -1298,7 +1300,7 @@ class ImagesRequest(TypedDict):
     """
     guidance_scale: NotRequired[float | None]
     """
-    1 or less disables guidance.
+    Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
     """
     sampler: NotRequired[str | None]
     """

@@ -68,8 +68,8 @@ class Conditioning:
 class StepRow:
     """One denoiser call of one candidate, with the update that follows.
 
-    `negative` None means unguided: one entry in the denoiser batch, else two. Where the scale guides without a negative
-    prompt, as in some families, None stands for the empty text.
+    `negative` None means unguided; where the scale guides all the same, see `GeneratorInfo.is_guided`, it stands for
+    the empty text.
 
     `step` is the row of the schedule's table. With `inpainting`, the new state outside the mask is the source, noised
     to the level of the next step; see `inpainting.LatentBlender`.
@@ -83,11 +83,6 @@ class StepRow:
     step: int
     seed: int
     inputs: ImageInputs | None = None
-
-    @property
-    def entries(self) -> int:
-        """Denoiser batch entries of this row."""
-        return 1 if self.negative is None else 2
 
     @property
     def inpainting(self) -> Inpainting | None:
@@ -106,8 +101,9 @@ Guidance: TypeAlias = Literal["cfg", "embedded", "none"]
 class GeneratorInfo:
     """A generator's name, limits and defaults. Sizes are in pixels.
 
-    `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect.
-    `second_order` names the samplers that call the denoiser twice per step.
+    `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect, in guided
+    rows. `unguided_scale` is the largest guidance scale at which a `cfg` model makes one prediction; below 0 it always
+    makes two. `second_order` names the samplers that call the denoiser twice per step.
     `controls` are the kinds of images that can control the composition. `loras` are the adapters of requests that name
     none; None if the generator takes no adapters.
     """
@@ -128,6 +124,7 @@ class GeneratorInfo:
     dtype: str
     guidance: Guidance = "cfg"
     negative_prompts: bool = True
+    unguided_scale: float = 1.0
     second_order: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     loras: tuple[Lora, ...] | None = None
@@ -135,6 +132,10 @@ class GeneratorInfo:
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""
         return 2 if sampler in self.second_order else 1
+
+    def is_guided(self, guidance_scale: float) -> bool:
+        """Whether a row at this scale is two entries of the denoiser's batch."""
+        return self.guidance == "cfg" and guidance_scale > self.unguided_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class TextEmbedding:
 MAX_GUIDANCE_RATIO = 1.5
 """Largest factor between a calibration's guidance scale and a request's.
 
-Beyond it the calibration is not used. Scales of 1 and less count as 1, unguided.
+Beyond it the calibration is not used. Scales count from the largest unguided one, which counts as 1.
 """
 
 
@@ -204,9 +205,12 @@ class Calibration:
         """Whether it was measured with exactly these weights."""
         return (self.generator, self.scorer) == (generator.revision, scorer.revision)
 
-    def covers_guidance(self, guidance_scale: float) -> bool:
-        """Whether it is valid at this guidance scale, see `MAX_GUIDANCE_RATIO`."""
-        near, far = sorted(max(1.0, scale) for scale in (self.guidance_scale, guidance_scale))
+    def covers_guidance(self, guidance_scale: float, unguided_scale: float = 1.0) -> bool:
+        """Whether it is valid at this guidance scale, see `MAX_GUIDANCE_RATIO`.
+
+        `unguided_scale` is that of the generator.
+        """
+        near, far = sorted(1 + max(0.0, scale - unguided_scale) for scale in (self.guidance_scale, guidance_scale))
         return far <= MAX_GUIDANCE_RATIO * near
 
 

@@ -134,11 +134,6 @@ class GenerationSpec:
         return self.masked or bool(self.controls)
 
     @property
-    def uses_guidance(self) -> bool:
-        """Whether sampling uses classifier-free guidance: two denoiser entries per row."""
-        return self.guidance_scale > 1.0
-
-    @property
     def ranking_prompt(self) -> str:
         """The text to compare candidates with."""
         return self.prompt if self.ranking.prompt is None else self.ranking.prompt

@@ -79,7 +79,8 @@ class EngineCore:
         self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False, inputs: ImageInputs | None = None
     ) -> None:
         """Add a generation that arrived at `submitted` (seconds of this clock)."""
-        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs))
+        guided = self._generator.info.is_guided(spec.guidance_scale)
+        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs, guided))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation and its rows. Ignores unknown ids."""
@@ -148,12 +149,12 @@ class EngineCore:
     def _learn_cost(self, plan: CallPlan, seconds: float) -> None:
         """Learn the cost of the call if its rows have the default size and guidance."""
         info = self._generator.info
-        usual = (info.width, info.height, info.guidance_scale > 1)
+        usual = (info.width, info.height, info.is_guided(info.guidance_scale))
         rows = plan.size or len(plan.rows)
         if not rows or seconds <= 0:
             return
         alike = all(
-            (r.generation.spec.width, r.generation.spec.height, r.generation.spec.uses_guidance) == usual
+            (r.generation.spec.width, r.generation.spec.height, r.generation.guided) == usual
             and not r.generation.spec.loras
             for r in plan.rows
         )
@@ -182,7 +183,8 @@ class EngineCore:
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
             if spec.masked and spec.start is not None:  # refuse it before the first step
                 self._generator.add_noise(decode_init_latents(spec.start), spec.seed, run.schedule, 0)
-        steered = spec.uses_guidance and self._generator.info.negative_prompts
+        info = self._generator.info
+        steered = run.guided and info.negative_prompts
         with self._adapted(spec.loras):
             prompt = self._generator.encode([spec.prompt])[0]
             negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
@@ -194,8 +196,8 @@ class EngineCore:
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
-        if spec.negative_prompt and not self._generator.info.negative_prompts:
-            notices.append(unsteered_notice(spec.negative_prompt))
+        if spec.negative_prompt and not steered:
+            notices.append(unsteered_notice(spec.negative_prompt, info, spec.guidance_scale))
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
         notices += negation_notices(texts[0], texts[1:])
         run.texts = EncodedTexts(prompt, negative, query, tuple(notices))

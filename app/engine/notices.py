@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.domain import Candidate, GenerationSpec, Notice, Score
 from app.engine.ranking.scoring import CHANCE_Z_SCORE, z_score
-from models.protocols import Embeddings, ScorerInfo, TextEmbedding, Truncation
+from models.protocols import Embeddings, GeneratorInfo, ScorerInfo, TextEmbedding, Truncation
 
 CONTRADICTION_COSINE = 0.9
 """Minimum cosine of a negative with the prompt for a contradiction."""
@@ -84,10 +84,15 @@ def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
     )
 
 
-def unsteered_notice(negative: str) -> Notice:
-    """The warning for a negative prompt that the generator has no input for."""
-    return Notice(
-        "negative_prompt_not_steering",
-        "this generator has no input for a negative prompt: it does not steer sampling",
-        {"text": negative},
-    )
+def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: float) -> Notice:
+    """The warning for a negative prompt that does not steer sampling.
+
+    The generator has no input for it, or the guidance scale is too small.
+    """
+    why = "this generator has no input for a negative prompt: it does not steer sampling"
+    if generator.negative_prompts:
+        why = (
+            f"guidance_scale {guidance_scale:g} is unguided, so the negative prompt does not steer sampling; "
+            f"use more than {generator.unguided_scale:g}"
+        )
+    return Notice("negative_prompt_not_steering", why, {"text": negative})

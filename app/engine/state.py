@@ -102,12 +102,14 @@ class ActiveGeneration:
     `deficit` is its credit with the scheduler, in denoiser entries. `needs_rows` requests new rows: at first, and
     before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
+    `guided` rows are two predictions each.
     """
 
     spec: GenerationSpec
     submitted: float
     exclusive: bool = False
     inputs: ImageInputs | None = None
+    guided: bool = False
     schedule: Schedule | None = None
     texts: EncodedTexts | None = None
     rows: list[Row] = field(default_factory=list)
@@ -128,13 +130,13 @@ class ActiveGeneration:
         """
         spec, texts = self.spec, self.texts
         lengths = texts.lengths if texts is not None else ()
-        guided = spec.deterministic and spec.uses_guidance
+        guided = spec.deterministic and self.guided
         return spec.width, spec.height, lengths, spec.deterministic, guided, spec.loras
 
     @property
     def entries(self) -> int:
         """Denoiser batch entries per row."""
-        return 2 if self.spec.uses_guidance else 1
+        return 2 if self.guided else 1
 
     @property
     def progress(self) -> float:

@@ -109,7 +109,7 @@ class Warmup:
         info = self._generator.info
         schedule = self._generator.schedule(info.sampler, info.steps, info.width, info.height)
         text = self._generator.encode([""])[0]
-        negative = text if info.guidance_scale > 1 else None
+        negative = text if info.is_guided(info.guidance_scale) and info.negative_prompts else None
         noise = self._generator.noise(0, info.width, info.height, schedule)
         return StepRow(noise, text, negative, info.guidance_scale, schedule, 0, 0)
 

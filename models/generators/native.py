@@ -221,7 +221,7 @@ class NativeGenerator:
 
     def _negative(self, row: StepRow) -> Any | None:
         """The encoding that guidance moves away from; None for an unguided row."""
-        if self._family.guidance != "cfg" or row.guidance_scale <= self._family.unguided:
+        if not self._info.is_guided(row.guidance_scale):
             return None
         return (row.negative or self.encode([""], negative=True)[0]).state
 
@@ -278,6 +278,7 @@ class NativeGenerator:
             dtype=self._placement.dtype_name,
             guidance=family.guidance,
             negative_prompts=family.negative_prompts,
+            unguided_scale=family.unguided,
             second_order=schedules.second_order,
             loras=self._adapters.default,
         )

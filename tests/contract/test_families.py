@@ -60,6 +60,16 @@ def test_a_candidate_alone_is_the_one_in_company(driven_by: Driven) -> None:
         assert apart(np.asarray(alone.x), np.asarray(latent.x)) <= LATENTS
 
 
+def test_a_row_makes_as_many_predictions_as_the_model_says(driven_by: Driven) -> None:
+    info = driven_by.generator.info
+    row = driven_by.row(JOBS[0])
+    for guidance in (0.0, 0.5, 1.0, 3.0):
+        guided = info.is_guided(guidance)
+        with driven_by.counted() as calls:
+            driven_by.step([replace(row, guidance_scale=guidance, negative=row.negative if guided else None)])
+        assert sum(calls) == (2 if guided else 1), guidance
+
+
 def test_survivors_do_not_notice_the_pruned(driven_by: Driven) -> None:
     rows = [driven_by.row(job) for job in JOBS]
     rows = driven_by.step(driven_by.step(rows))
@@ -188,7 +198,10 @@ def test_pictures_become_latents_of_the_stored_kind(driven_by: Driven) -> None:
 def test_the_native_loop_equals_the_gate(name: str, caplog: pytest.LogCaptureFixture) -> None:
     gated, native = driven(name, "gate"), Native(name)
     facts = [
-        (info.width, info.height, info.steps, info.guidance_scale, info.sampler, info.guidance, info.negative_prompts)
+        (
+            *(info.width, info.height, info.steps, info.guidance_scale),
+            *(info.sampler, info.guidance, info.negative_prompts, info.unguided_scale),
+        )
         for info in (gated.generator.info, native.generator.info)
     ]
     same = slice(4, None) if name.startswith("stable_diffusion") else slice(None)

@@ -25,9 +25,9 @@ from tests.unit.engine_kit import Bench, spec
 class OddGenerator(InstrumentedGenerator):
     """A fake whose texts are as long as their words, and which can make square images only."""
 
-    def __init__(self, *, negative_prompts: bool = True) -> None:
+    def __init__(self, **facts: Any) -> None:
         super().__init__()
-        self._info = replace(self._info, negative_prompts=negative_prompts)
+        self._info = replace(self._info, **facts)
         self.encoded: list[tuple[str, bool]] = []
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
@@ -67,6 +67,32 @@ def test_negative_prompts_are_encoded_where_they_steer(read: bool) -> None:
     assert (("blue", True) in generator.encoded) is read
     notices = {notice.code: notice.data for notice in made.outcome().notices}
     assert ("negative_prompt_not_steering" in notices) is not read
+
+
+@pytest.mark.parametrize(
+    ("facts", "scale", "guided"),
+    [
+        ({}, 1.0, False),
+        ({}, 1.1, True),
+        ({"unguided_scale": 0.0}, 0.0, False),
+        ({"unguided_scale": 0.0}, 0.5, True),
+        ({"unguided_scale": -1.0}, 0.0, True),
+        ({"guidance": "embedded", "negative_prompts": False}, 3.5, False),
+    ],
+)
+def test_the_model_says_from_which_scale_on_a_negative_prompt_steers(
+    facts: dict[str, Any], scale: float, guided: bool
+) -> None:
+    made = bench(generator := OddGenerator(**facts))
+    made.submit(spec(negative_prompt="blue", guidance_scale=scale))
+    (run,) = made.core._scheduler.generations
+    assert run.entries == (2 if guided else 1)
+    made.run()
+    assert (("blue", True) in generator.encoded) is guided
+    notices = [notice for notice in made.outcome().notices if notice.code == "negative_prompt_not_steering"]
+    assert bool(notices) is not guided
+    if notices and generator.info.negative_prompts:
+        assert notices[0].detail.endswith(f"use more than {generator.info.unguided_scale:g}")
 
 
 def test_a_picture_that_cannot_be_begun_at_fails_its_request_alone() -> None:

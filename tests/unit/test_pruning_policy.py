@@ -100,6 +100,8 @@ def test_no_guidance_is_one_kind_of_race_whatever_its_scale() -> None:
     known = replace(calibrated(), guidance_scale=0.0)
     assert all(known.covers_guidance(scale) for scale in (0.0, 0.5, 1.0, 1.5))
     assert not known.covers_guidance(2.0)
+    assert known.covers_guidance(0.5, unguided_scale=0.0)
+    assert not known.covers_guidance(1.0, unguided_scale=0.0), "guidance 1 is twice the prompt's weight there"
 
 
 def test_changed_costs_are_planned_for_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +158,8 @@ def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
     turbo = SimpleNamespace(calibration=known, generator=info, scorer=engine.scorer, costs=costs)
     for guidance in (0.0, 1.2):
         PruningPlanner(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=guidance))
-    assert seen == [1.0, 2.0]
+    turbo.generator = replace(info, unguided_scale=0.0)
+    PruningPlanner(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=0.4))
+    turbo.generator = replace(info, guidance="embedded")
+    PruningPlanner(cast(Engine, turbo), PruningPolicy())("auto", replace(HEAT, guidance_scale=1.2))
+    assert seen == [1.0, 2.0, 2.0, 1.0]

@@ -21,7 +21,8 @@ class GeneratorOutput(ResponseModel):
     """Defaults and limits of a generator.
 
     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
-    input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+    input of the denoiser. `unguided_scale`: the largest guidance scale at which a `cfg` model is unguided, and negative
+    prompts do not steer. `second_order`: samplers with two denoiser calls per step.
     `controls`: kinds of control images.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
@@ -42,6 +43,7 @@ class GeneratorOutput(ResponseModel):
     guidance: Literal["cfg", "embedded", "none"]
     negative_prompts: bool
     controls: list[str]
+    unguided_scale: float
     second_order: list[str]
     loras: list[str]
     default_loras: list[LoraOutput]

@@ -236,7 +236,9 @@ class SamplingOptions(RequestModel):
     )
     max_candidates: int | None = Field(None, ge=1, le=1024, description="Maximum for n_candidates auto.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
-    guidance_scale: FiniteFloat | None = Field(None, ge=0, le=100, description="1 or less disables guidance.")
+    guidance_scale: FiniteFloat | None = Field(
+        None, ge=0, le=100, description="Up to the model's `unguided_scale`, mostly 1, sampling is unguided."
+    )
     sampler: ModelName | None = Field(None, description="A sampler of the model; GET /v1/models lists them.")
     loras: list[LoraInput] | None = Field(
         None, max_length=MAX_LORAS, description="LoRA adapters to use together; an empty list uses none."

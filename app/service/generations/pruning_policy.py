@@ -97,22 +97,22 @@ class PruningPlanner:
             return (), False, (_uncalibrated_notice("this model has no calibration"),)
         if not known.matches(self._engine.generator, self._engine.scorer):
             return (), False, (_uncalibrated_notice("the calibration was measured with other weights"),)
-        if not known.covers_guidance(context.guidance_scale):
+        info = self._engine.generator
+        if not known.covers_guidance(context.guidance_scale, info.unguided_scale):
             far = (
                 f"the calibration was measured at guidance {known.guidance_scale:g}, "
                 f"far from {context.guidance_scale:g}"
             )
             return (), False, (_uncalibrated_notice(far),)
-        info = self._engine.generator
-        measured = info.guidance_scale > 1
+        guided, measured = info.is_guided(context.guidance_scale), info.is_guided(info.guidance_scale)
         calls = info.calls_per_step(context.sampler)
-        costs = self._engine.costs.scaled(calls * (1 + context.guided) / (1 + measured))
+        costs = self._engine.costs.scaled(calls * (1 + guided) / (1 + measured))
         correlations = calibration.correlations_by_step(known, context.sampler, context.steps)
         min_survivors = DIVERSITY_POOL_FACTOR * context.n if context.diverse else context.n
         plan_input = planner.PlanInput(
             context.n_candidates, context.n, context.steps, correlations, costs, min_survivors
         )
-        shape = replace(context, guidance_scale=float(context.guided))  # of the scale only this reaches the costs
+        shape = replace(context, guidance_scale=float(guided))  # of the scale only this reaches the costs
         checkpoints = self._plans.get(shape, plan_input)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 

@@ -43,11 +43,6 @@ class PruningContext:
     guidance_scale: float
     diverse: bool = False
 
-    @property
-    def guided(self) -> bool:
-        """Whether each row takes two entries of the denoiser's batch."""
-        return self.guidance_scale > 1
-
 
 PlanPruning: TypeAlias = Callable[[str | None, PruningContext], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
 """From "auto", "off" or None (default): checkpoints, whether in shadow, notices."""

@@ -1100,7 +1100,7 @@ export interface components {
             steps?: number | null;
             /**
              * Guidance Scale
-             * @description 1 or less disables guidance.
+             * @description Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
              */
             guidance_scale?: number | null;
             /**
@@ -1352,7 +1352,8 @@ export interface components {
          * @description Defaults and limits of a generator.
          *
          *     Sizes are in pixels and multiples of `size_multiple`. `guidance`: `cfg` combines two predictions, `embedded` is an
-         *     input of the denoiser. `second_order`: samplers with two denoiser calls per step.
+         *     input of the denoiser. `unguided_scale`: the largest guidance scale at which a `cfg` model is unguided, and negative
+         *     prompts do not steer. `second_order`: samplers with two denoiser calls per step.
          *     `controls`: kinds of control images.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
@@ -1392,6 +1393,8 @@ export interface components {
             negative_prompts: boolean;
             /** Controls */
             controls: string[];
+            /** Unguided Scale */
+            unguided_scale: number;
             /** Second Order */
             second_order: string[];
             /** Loras */
@@ -1510,7 +1513,7 @@ export interface components {
             steps?: number | null;
             /**
              * Guidance Scale
-             * @description 1 or less disables guidance.
+             * @description Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
              */
             guidance_scale?: number | null;
             /**
@@ -2118,7 +2121,7 @@ export interface components {
             steps?: number | null;
             /**
              * Guidance Scale
-             * @description 1 or less disables guidance.
+             * @description Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
              */
             guidance_scale?: number | null;
             /**
@@ -4999,7 +5002,7 @@ export interface operations {
                     steps?: number | null;
                     /**
                      * Guidance Scale
-                     * @description 1 or less disables guidance.
+                     * @description Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
                      */
                     guidance_scale?: number | null;
                     /**
@@ -5309,7 +5312,7 @@ export interface operations {
                     steps?: number | null;
                     /**
                      * Guidance Scale
-                     * @description 1 or less disables guidance.
+                     * @description Up to the model's `unguided_scale`, mostly 1, sampling is unguided.
                      */
                     guidance_scale?: number | null;
                     /**

@@ -159,7 +159,7 @@ class Stage:
         arguments = self._arguments(request, random)
         if self.guidance_name is None:
             for guider in guiders:
-                guider.guidance_scale = request.guidance
+                guider.guidance_scale = _of_guider(guider, request.guidance)
         run = CandidateRun(lambda: pipe(**arguments), scheduler, random, guiders)
         made.append(weakref.ref(run))
         return run
@@ -297,6 +297,14 @@ def _silence(blocks: Any) -> None:
 def _embeds_guidance(component: Any) -> bool:
     config = getattr(component, "config", None)
     return bool(getattr(config, "guidance_embeds", False)) if isinstance(component, torch.nn.Module) else False
+
+
+def _of_guider(guider: Any, guidance: float) -> float:
+    """The scale for a guider, which below 1 moves to the negative prompt.
+
+    The original formulation counts from 0.
+    """
+    return guidance if getattr(guider, "use_original_formulation", False) else max(1.0, guidance)
 
 
 def _copied(value: Any) -> Any:

@@ -27,7 +27,7 @@ Drive: TypeAlias = Callable[[CandidateRun], Call | Finished]
 Made: TypeAlias = Callable[[Sequence[CandidateRun]], list[tuple[CandidateRun, Any]]]
 
 UNGUIDED = 1.0
-"""A guidance scale at which pipelines make one prediction."""
+"""The largest guidance scale at which most pipelines make one prediction."""
 
 _FAR = 10**9
 _BRIEF = (1, 2, 4)
@@ -80,12 +80,13 @@ class Survey:
         self.guidance = float(defaults.get("guidance_scale", guidance))
         width, height = default_size(stage.pipe, stage.defaults)
         self.width, self.height = int(defaults.get("width", width)), int(defaults.get("height", height))
-        entries = self._make_a_step(made)
+        entries = self._make_a_step(made, max(self.guidance, 2.0))
         self.brief, seen = self._briefest(drive)
         self.factor = max(1, self.height // int(seen.z.shape[-2]))
         if seen.size(self.factor) != (self.width, self.height):
             raise ModelUnsupported(f"the model cannot make its own default size of {self.width} x {self.height}")
         self.guidance_kind: Guidance = "cfg" if entries > 1 else self._embedded()
+        self.unguided_scale = UNGUIDED if entries == 1 else self._largest_unguided(made, entries)
 
     def describe(
         self, placement: DevicePlacement, revision: str | None, limit: int, preview: Any | None
@@ -115,6 +116,7 @@ class Survey:
             dtype=placement.dtype_name,
             guidance=self.guidance_kind,
             negative_prompts=self.guidance_kind == "cfg" and self._stage.reads_negative,
+            unguided_scale=self.unguided_scale,
             second_order=(sampler,) if self._stage.components["scheduler"].order > 1 else (),
         )
 
@@ -132,13 +134,12 @@ class Survey:
             return _GUIDANCE if default is None else float(default)
         return float(getattr(stage.components.get("guider"), "guidance_scale", UNGUIDED))
 
-    def _make_a_step(self, made: Made) -> int:
-        """Make the first step of a guided run; returns the number of predictions.
+    def _make_a_step(self, made: Made, guidance: float) -> int:
+        """Make the first step of a run; returns the number of predictions.
 
         Learns the form of the scheduler's results.
         """
-        strong = max(self.guidance, 2.0)
-        run = self._stage.run(Request("", "", strong, self.steps, self.width, self.height, 0))
+        run = self._stage.run(Request("", "", guidance, self.steps, self.width, self.height, 0))
         event, entries = run.resume(), 0
         while isinstance(event, Call):
             if decoder_of(event):
@@ -150,6 +151,10 @@ class Survey:
         self._stage.form = run.scheduler.form
         run.close()
         return entries
+
+    def _largest_unguided(self, made: Made, guided: int) -> float:
+        """The largest scale with fewer than `guided` predictions; below 0 for none."""
+        return next((scale for scale in (UNGUIDED, 0.0) if self._make_a_step(made, scale) < guided), -1.0)
 
     def _briefest(self, drive: Drive) -> tuple[int, Rehearsal]:
         for steps in (*_BRIEF, self.steps):
