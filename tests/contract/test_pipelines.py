@@ -87,6 +87,7 @@ def test_one_entry_adds_a_native_loop(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(families, "NATIVE_LOOPS", {**families.NATIVE_LOOPS, "StableDiffusion3Pipeline": load})
     assert kind(registry.load_models(str(folder), "fake", "cpu", mode="native").generator) == "FakeGenerator"
+    assert kind(given.pop("adapters")) == "Adapters"
     assert given == {"id": "sd3", "preview_decoder": None, "kind": "StableDiffusion3Pipeline", "device": "cpu"}
 
 
