@@ -30,10 +30,11 @@ class Event:
 
     @property
     def progress(self) -> float | None:
-        """The sampled share of the steps, 0 to 1; None for events that do not say."""
-        if self.kind == "step":
-            return float(self.data["step"] / self.data["steps"])
-        return 1.0 if self.kind == "succeeded" else None
+        """The completed share of the work, 0 to 1; None for events that do not say."""
+        if self.kind == "succeeded":
+            return 1.0
+        share = self.data.get("progress") if self.kind not in FINAL else None
+        return float(share) if share is not None else None
 
     @property
     def generation(self) -> GenerationResponse | None:

@@ -64,8 +64,8 @@ class SqlWebhookOutbox:
             connection.execute(update(webhooks).where(webhooks.c.generation_id.in_(rows)).values(due=now + lease_s))
             leased = (rows[name] for name in names if name in rows)
             found = [PendingDelivery(codec.decode(row.record), row.attempts, row.host) for row in leased]
-            room = min(limits.per_host, limits.total - len(in_flight) - len(found))
-            return found + _lease_batches(connection, now, lease_s, room)
+            lanes = [*in_flight, *(one.lane for one in found)]
+            return found + _lease_batches(connection, now, lease_s, limits, lanes)
 
         return await self._connections.write(lease)
 
@@ -89,11 +89,20 @@ class SqlWebhookOutbox:
         return await self._connections.read(lambda c: sum(int(c.execute(q).scalar_one()) for q in (ended, of_batches)))
 
 
-def _lease_batches(connection: Connection, now: float, lease_s: float, room: int) -> list[PendingDelivery]:
-    """Lease up to `room` due webhooks of ended batches, oldest first."""
+def _lease_batches(
+    connection: Connection, now: float, lease_s: float, limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]
+) -> list[PendingDelivery]:
+    """Lease due webhooks of ended batches, oldest first, at most `per_host` at once.
+
+    Owners and hosts at their limit are left out.
+    """
+    room = min(limits.per_host, limits.total - len(in_flight))
     if room <= 0:
         return []
-    due = select(batches).where(batches.c.webhook_due <= now).order_by(batches.c.webhook_due).limit(room)
+    owners, lanes = _at_limit(limits, in_flight)
+    row = batches.c
+    due = select(batches).where(row.webhook_due <= now).order_by(row.webhook_due).limit(room)
+    due = due.where(row.owner.not_in(owners), tuple_(row.owner, row.webhook_host).not_in(lanes))
     rows = connection.execute(due.with_for_update(skip_locked=True)).all()
     names = [row.id for row in rows]
     if names:
@@ -102,14 +111,19 @@ def _lease_batches(connection: Connection, now: float, lease_s: float, room: int
     return [PendingDelivery(one, row.webhook_attempts, row.webhook_host) for one, row in zip(ended, rows, strict=True)]
 
 
+def _at_limit(limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Owners, and pairs of owner and host, that have their limit of attempts."""
+    owners = [name for name, count in Counter(name for name, _ in in_flight).items() if count >= limits.per_owner]
+    return owners, [lane for lane, count in Counter(in_flight).items() if count >= limits.per_host]
+
+
 def _due_candidates(now: float, limits: DeliveryLimits, in_flight: Sequence[tuple[str, str]]) -> Select[Any]:
     """The first due webhooks of every owner and host below its limit.
 
     Within an owner, hosts alternate.
     """
     owner = _generation_column(generations.c.owner)
-    owners = [name for name, count in Counter(name for name, _ in in_flight).items() if count >= limits.per_owner]
-    lanes = [lane for lane, count in Counter(in_flight).items() if count >= limits.per_host]
+    owners, lanes = _at_limit(limits, in_flight)
     age = (webhooks.c.due, webhooks.c.generation_id)
     by_host = (
         select(

@@ -57,6 +57,9 @@ def test_prefixes_of_several_proxies_are_joined(house: House, sent: str) -> None
     expected = sent.replace(" ", "").rstrip("/").replace(",", "")
     answer = house.post(json=PROMPT, headers={"x-forwarded-prefix": sent})
     assert answer.headers["location"].startswith(f"{expected}/v1/generations/gen_")
+    where = f"/v1/generations/{answer.json()['id']}/candidates/0/why"
+    why = house.client.get(where, headers={"x-forwarded-prefix": sent}).json()
+    assert why["phrases"][0]["heat_map"].startswith(f"{expected}/v1/generations/gen_")
 
 
 @pytest.mark.parametrize(

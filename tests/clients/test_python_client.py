@@ -48,6 +48,7 @@ def test_generate_waits_and_shows_progress(client: Client) -> None:
     assert progress == sorted(progress)
     assert progress[-1] == 1
     assert len(progress) > 1
+    assert progress[:-1] == [event.data["progress"] for event in seen if "progress" in event.data][: len(progress) - 1]
     assert done == client.get(done["id"])
 
 

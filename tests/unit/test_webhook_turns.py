@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.domain import Status, Webhook
+from app.domain import Batch, Status, Webhook
 from app.service import WebhookClient, WebhookDispatcher, WebhookPolicy
 from app.service.webhooks import dispatcher
 from app.stores.api_keys import SqlApiKeyStore
-from app.stores.generations import SqlGenerationStore
+from app.stores.generations import SqlBatchStore, SqlGenerationStore
 from app.stores.protocols import DeliveryLimits
 from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, generation
@@ -74,6 +74,24 @@ async def test_the_owner_with_the_fewest_attempts_comes_first(database: SqlGener
     await _ended(database, "gen_z", "two", GOOD)
     in_flight = [("one", "x.example"), ("one", "y.example"), *[(f"{n}", "z.example") for n in range(3)]]
     assert await _taken(store, 1.0, in_flight) == ["gen_z"], "there is room for one"
+
+
+async def test_batches_keep_to_the_limits_of_their_owner_and_host(database: SqlGenerationStore) -> None:
+    store, batches = SqlWebhookOutbox(database.connections), SqlBatchStore(database)
+    for number in range(4):
+        batch = Batch(f"batch_a{number}", "one", number, 1, (), Webhook(TARPIT, ("failed",)))
+        made = generation(f"gen_a{number}", Status.QUEUED)
+        entry = replace(made, spec=replace(made.spec, owner="one"), batch=batch.id, batch_index=0)
+        await batches.create(batch, [(entry, [])], None, None)
+        await batches.settle([replace(entry, status=Status.FAILED)], [])
+    last = replace(batch, id="batch_b", owner="two", created=9.0)
+    entry = replace(entry, spec=replace(entry.spec, id="gen_b", owner="two"), batch=last.id)
+    await batches.create(last, [(entry, [])], None, None)
+    await batches.settle([replace(entry, status=Status.FAILED)], [])
+    lane = ("one", "tarpit.example")
+    assert await _taken(store, 1.0, [lane, lane]) == ["batch_b"], "two of one owner to one host at once"
+    assert await _taken(store, 1.0, [("one", f"{number}.example") for number in range(4)]) == [], "four of one owner"
+    assert await _taken(store, 1.0, []) == ["batch_a0", "batch_a1"]
 
 
 class Slow(WebhookClient):

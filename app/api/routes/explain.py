@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Response
 from app.api import openapi
 from app.api.dependencies import GenerationId, ServicesDep
 from app.api.schemas.responses import ResponseModel
-from app.service import PhraseScore
+from app.service import PhraseScore, generation_path
 
 router = APIRouter(prefix="/v1", tags=["dialogue"])
 
@@ -83,7 +83,7 @@ async def explain_candidate(
     The presets identify phrases of style and composition.
     """
     explanation = await services.explainer.explain(await services.generations.get(generation_id), index, prompt)
-    heat_map_url = f"{router.prefix}/generations/{generation_id}/candidates/{index}/heat"
+    heat_map_url = f"{generation_path(generation_id)}/candidates/{index}/heat"
     return ExplanationResponse(
         generation=generation_id,
         index=index,
