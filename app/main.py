@@ -33,6 +33,7 @@ from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
 from app.api.upload_limits import UploadLimiter
+from app.domain import Provenance
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
 from app.engine.warmup import Progress
@@ -239,6 +240,7 @@ def _limits(settings: Settings) -> Limits:
         images=settings.max_images,
         stream_s=settings.stream_s,
         retry_window_s=settings.retry_window_s,
+        provenance=Provenance(settings.provenance),
     )
 
 

@@ -81,9 +81,7 @@ class Settings(BaseSettings):
     )
     lora_dir: Path | None = Field(None, description="folder of LoRA adapters: a .safetensors file or sub-folder each")
     loras: str = Field("", description="adapters of requests that name none: name:weight, separated by commas")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:1 or mps"
-    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda:1 or mps")
     dtype: NumberFormat = Field(
         "auto", description="number format of the models: float32, bfloat16, float16; auto suits the device"
     )
@@ -104,6 +102,7 @@ class Settings(BaseSettings):
     )
     upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
 
+    provenance: Literal["none", "metadata"] = Field("none", description="what image files contain: none, metadata")
     presets: Path | None = Field(None, description="TOML file that replaces the built-in presets")
 
     max_candidates: int = Field(64, ge=1, le=1024, description="maximum candidates of one generation")

@@ -1027,6 +1027,10 @@ class RefineRequest(TypedDict):
     """
     auto, off, or the checkpoints at which weak candidates are dropped.
     """
+    provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
+    """
+    metadata writes prompt, seed, model and score into the image files; none writes nothing.
+    """
     webhook: NotRequired[WebhookInput | None]
     """
     Receiver of a notification when the generation ends.
@@ -1163,6 +1167,10 @@ class GenerationRequest(TypedDict):
     """
     auto, off, or the checkpoints at which weak candidates are dropped.
     """
+    provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
+    """
+    metadata writes prompt, seed, model and score into the image files; none writes nothing.
+    """
     webhook: NotRequired[WebhookInput | None]
     """
     Receiver of a notification when the generation ends.
@@ -1257,6 +1265,7 @@ class GenerationResponse(TypedDict):
     checkpoints: list[dict[str, Any]]
     deterministic: bool
     output_format: Literal["png", "webp", "jpeg"]
+    provenance: Literal["none", "metadata"]
     parent: ParentOutput | None
     strength: float | None
     masked: bool
@@ -1318,6 +1327,10 @@ class ImagesRequest(TypedDict):
     pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
     """
     auto, off, or the checkpoints at which weak candidates are dropped.
+    """
+    provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
+    """
+    metadata writes prompt, seed, model and score into the image files; none writes nothing.
     """
     webhook: NotRequired[WebhookInput | None]
     """

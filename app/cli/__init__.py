@@ -95,6 +95,9 @@ def generate(
     lora: Annotated[
         list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
     ] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
+    ] = True,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
@@ -129,6 +132,7 @@ def generate(
         "guidance_scale": guidance,
         "sampler": sampler,
         "previews": 2,
+        "provenance": "metadata" if metadata else "none",
     }
     if lora is not None:
         body["loras"] = _loras(lora)

@@ -33,6 +33,13 @@ class Status(StrEnum):
         return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 
 
+class Provenance(StrEnum):
+    """What image files say about how they were made."""
+
+    NONE = "none"
+    METADATA = "metadata"
+
+
 class StopReason(StrEnum):
     """Why a generation in waves stopped: the maximum, or a small expected gain."""
 
@@ -266,6 +273,7 @@ class Generation:
     progress: Progress = Progress()
     batch: str | None = None
     batch_index: int = 0
+    provenance: Provenance = Provenance.NONE
 
     @property
     def id(self) -> str:

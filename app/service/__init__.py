@@ -10,7 +10,7 @@ from app.service.batches import MAX_ENTRIES, BatchService
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.candidates.images import CandidateImages
-from app.service.candidates.keys import file_size, image_metadata
+from app.service.candidates.keys import file_metadata, file_size, image_metadata
 from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
@@ -85,6 +85,7 @@ __all__ = [
     "batch_path",
     "create_api_key",
     "current_owner",
+    "file_metadata",
     "file_size",
     "generation_path",
     "image_metadata",

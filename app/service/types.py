@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Ranking, Score, Webhook
+from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
 from models.image_inputs import ImageInputs
 from models.loras import Lora
 
@@ -18,7 +18,8 @@ class Limits:
 
     `output_side` limits the sides of resized images, `output_pixels` those of one answer together, `texts` the inputs
     of one embedding request. `stream_s` limits one event stream; clients reconnect and resume. Within
-    `retry_window_s` retries of OpenAI clients continue their first request.
+    `retry_window_s` retries of OpenAI clients continue their first request. `provenance` is that of requests that name
+    none.
     """
 
     candidates: int = 64
@@ -34,6 +35,7 @@ class Limits:
     output_side: int = 4096
     output_pixels: int = 2**26
     texts: int = 1024
+    provenance: Provenance = Provenance.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class GenerationParams:
     aspect_ratio: tuple[int, int] | None = None
     fit: Literal["exact", "nearest"] = "exact"
     output_size: tuple[int, int] | None = None
+    provenance: Provenance | None = None
     notices: tuple[Notice, ...] = ()
 
 

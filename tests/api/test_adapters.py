@@ -86,7 +86,7 @@ def test_requests_with_other_adapters_at_once_are_each_right(house: House) -> No
 
 
 def test_the_answer_the_record_and_the_list_name_them(house: House) -> None:
-    body = made(house, loras=[{"name": "film"}])
+    body = made(house, loras=[{"name": "film"}], provenance="metadata")
     assert body["loras"] == [{"name": "film", "weight": 1.0}]
     assert house.client.get(f"/v1/generations/{body['id']}").json()["loras"] == body["loras"]
     (model,) = [each for each in house.client.get("/v1/models").json()["data"] if "generator" in each]

@@ -39,7 +39,7 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
     for name, answer in answers.items():
         files = [{**image, "url": f"{image['url']}.{answer['output_format']}"} for image in answer["data"]]
         since = {"output_size": answer["size"], "data": files, "progress": 1.0, "step": None, "live": None}
-        since |= {"control": [], "loras": [], "masked": False}
+        since |= {"control": [], "loras": [], "masked": False, "provenance": "none"}
         assert old.client.get(f"/v1/generations/{answer['id']}").json() == answer | since, name
         for image in answer["data"]:
             assert old.client.get(image["url"]).status_code == 200

@@ -68,7 +68,7 @@ def blocks(image: Image.Image) -> bool:
 def test_winners_go_through_the_upscaler_and_every_form_says_so(tmp_path: Path) -> None:
     upscaler = Instrumented()
     with serving(tmp_path, upscaler) as house:
-        made = house.made(size="64x64", output_size="256x256", n=2)
+        made = house.made(size="64x64", output_size="256x256", n=2, provenance="metadata")
         notice = told(made)
         assert notice is not None
         assert (notice["upscaler"], notice["factor"], notice["reason"]) == ("fake-upscaler", 4, None)
@@ -91,7 +91,7 @@ def test_a_size_that_is_not_larger_calls_no_upscaler(tmp_path: Path) -> None:
     upscaler = Instrumented()
     with serving(tmp_path, upscaler) as house:
         for asked in ({}, {"size": "64x64", "output_size": "32x64"}, {"size": "128x128", "output_size": "100x128"}):
-            made = house.made(**asked)
+            made = house.made(**asked, provenance="metadata")
             image, header = picture(house, made["data"][0]["url"])
             assert (told(made), header) == (None, None)
         assert upscaler.sides == []

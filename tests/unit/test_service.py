@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from app import imaging
-from app.domain import Checkpoint, EventKind, Negative, Ranking, Status
+from app.domain import Checkpoint, EventKind, Negative, Provenance, Ranking, Status
 from app.errors import FrontrunnerError, InvalidRequest, NotFound, NotReady, Overloaded, StoreUnavailable
 from app.service import CandidateArrays, GenerationParams, GenerationService, Img2ImgService, Limits
 from app.service.candidates.keys import blob_prefix
@@ -121,7 +121,7 @@ async def test_images_come_in_other_formats_and_sizes(tmp_path: Path) -> None:
 
 async def test_a_png_says_how_it_was_made(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
-        name = await h.made(n_candidates=3, negative_prompt="green")
+        name = await h.made(n_candidates=3, negative_prompt="green", provenance=Provenance.METADATA)
         record = await h.service.get(name)
         winner = record.best[0]
         with Image.open(BytesIO((await h.service.image(name, winner.index, "png")).data)) as picture:

@@ -22,6 +22,7 @@ from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
+from app.api.schemas.provenance import to_provenance
 from app.api.schemas.requests import (
     Controls,
     FiniteFloat,
@@ -119,6 +120,7 @@ class RefineRequest(SamplingOptions):
             deterministic=spec.deterministic if self.deterministic is None else self.deterministic,
             output_format=self.output_format or source.output_format,
             output_size=source.output_size,
+            provenance=to_provenance(self.provenance) or source.provenance,
         )
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from app.api.schemas.messages import described
+from app.api.schemas.provenance import ProvenanceInput, to_provenance
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
@@ -253,6 +254,9 @@ class SamplingOptions(RequestModel):
     pruning: Pruning | None = Field(
         None, description="auto, off, or the checkpoints at which weak candidates are dropped."
     )
+    provenance: ProvenanceInput | None = Field(
+        None, description="metadata writes prompt, seed, model and score into the image files; none writes nothing."
+    )
     webhook: WebhookInput | None = Field(None, description="Receiver of a notification when the generation ends.")
 
     @field_validator("loras")
@@ -312,6 +316,7 @@ class SamplingRequest(SamplingOptions):
             partial_images=previews,
             deterministic=self.deterministic,
             output_format=output_format,
+            provenance=to_provenance(self.provenance),
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
         )
 

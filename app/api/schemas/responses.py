@@ -221,6 +221,7 @@ class GenerationResponse(ResponseModel):
     checkpoints: list[dict[str, int | None]]
     deterministic: bool
     output_format: ImageFormat
+    provenance: Literal["none", "metadata"]
     parent: ParentOutput | None
     strength: float | None
     masked: bool
@@ -276,6 +277,7 @@ class GenerationResponse(ResponseModel):
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,
+            provenance=generation.provenance.value,
             parent=ParentOutput.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
             strength=spec.start.strength if spec.start else None,
             masked=spec.masked,

@@ -18,9 +18,9 @@ from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import (
     arrays_key,
     blob_prefix,
+    file_metadata,
     file_size,
     image_key,
-    image_metadata,
     upscaled_key,
 )
 from app.service.candidates.upscaling import LANCZOS, Enlargement, ImageUpscaler, file_enlargement, file_scale
@@ -121,7 +121,7 @@ class CandidateImages:
         candidate = generation.candidates[index]
         pixels = await self._pixels(generation, index)
         made = file_enlargement(generation, index)
-        metadata = image_metadata(generation, candidate, made.upscaler if made else None)
+        metadata = file_metadata(generation, candidate, made.upscaler if made else None)
         data = await asyncio.to_thread(imaging.encode, pixels, output_format, metadata)
         await self._store(generation, key, data)
         return data

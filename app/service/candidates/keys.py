@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.domain import Candidate, Generation
+from app.domain import Candidate, Generation, Provenance
 
 FILES = "generations/"
 """Prefix of the files of all generations."""
@@ -41,8 +41,17 @@ def file_size(generation: Generation) -> tuple[int, int]:
     return generation.output_size or (generation.spec.width, generation.spec.height)
 
 
+def file_metadata(
+    generation: Generation, candidate: Candidate, upscaler: str | None = None
+) -> Mapping[str, Any] | None:
+    """What the file of an image contains of `image_metadata`: all or nothing."""
+    if generation.provenance is Provenance.NONE:
+        return None
+    return image_metadata(generation, candidate, upscaler)
+
+
 def image_metadata(generation: Generation, candidate: Candidate, upscaler: str | None = None) -> Mapping[str, Any]:
-    """The parameters that reproduce an image, embedded in its file.
+    """The parameters that reproduce an image.
 
     `upscaler` is what enlarged it; None if it was not enlarged.
     """

@@ -97,6 +97,7 @@ class Admission:
             model_revision=generator.revision,
             webhook=params.webhook,
             output_size=params.output_size,
+            provenance=params.provenance or self._limits.provenance,
         )
 
     async def _begin(

@@ -35,7 +35,7 @@ from app.engine.protocols import (
 )
 from app.errors import EngineDead, FrontrunnerError, StoreUnavailable
 from app.service.candidates.images import resized
-from app.service.candidates.keys import arrays_key, blob_prefix, image_key, image_metadata
+from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key
 from app.service.candidates.upscaling import LANCZOS, UPSCALED, ImageUpscaler, file_scale, upscaled_notice
 from app.service.generations.event_log import wait_until_set
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
@@ -324,7 +324,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
     upscaler = next((n.data["upscaler"] for n in generation.warnings if n.code == UPSCALED), None)
     files = {
         image_key(generation.id, c.index, output_format): imaging.encode(
-            resized(outcome.images[c.index], generation), output_format, image_metadata(generation, c, upscaler)
+            resized(outcome.images[c.index], generation), output_format, file_metadata(generation, c, upscaler)
         )
         for c in generation.best
     }

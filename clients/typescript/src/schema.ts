@@ -1125,6 +1125,11 @@ export interface components {
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
              */
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
+            /**
+             * Provenance
+             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             */
+            provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -1274,6 +1279,11 @@ export interface components {
              * @enum {string}
              */
             output_format: "png" | "webp" | "jpeg";
+            /**
+             * Provenance
+             * @enum {string}
+             */
+            provenance: "none" | "metadata";
             parent: components["schemas"]["ParentOutput"] | null;
             /** Strength */
             strength: number | null;
@@ -1538,6 +1548,11 @@ export interface components {
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
              */
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
+            /**
+             * Provenance
+             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             */
+            provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -2146,6 +2161,11 @@ export interface components {
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
              */
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
+            /**
+             * Provenance
+             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             */
+            provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -5027,6 +5047,11 @@ export interface operations {
                      * @description auto, off, or the checkpoints at which weak candidates are dropped.
                      */
                     pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
+                    /**
+                     * Provenance
+                     * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+                     */
+                    provenance?: ("none" | "metadata" | "c2pa") | null;
                     /** @description Receiver of a notification when the generation ends. */
                     webhook?: components["schemas"]["WebhookInput"] | null;
                     /**
@@ -5337,6 +5362,11 @@ export interface operations {
                      * @description auto, off, or the checkpoints at which weak candidates are dropped.
                      */
                     pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
+                    /**
+                     * Provenance
+                     * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+                     */
+                    provenance?: ("none" | "metadata" | "c2pa") | null;
                     /** @description Receiver of a notification when the generation ends. */
                     webhook?: components["schemas"]["WebhookInput"] | null;
                     /**

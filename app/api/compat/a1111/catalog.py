@@ -231,6 +231,7 @@ def _options(model: str) -> dict[str, Any]:
         "sd_vae": "Automatic",
         "CLIP_stop_at_last_layers": 1,
         "samples_format": "png",
+        "enable_pnginfo": True,
         "default_scheduler": AUTOMATIC,
     }
 

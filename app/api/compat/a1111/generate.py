@@ -46,6 +46,7 @@ from app.service import (
     IdempotencyKey,
     ParamsFactory,
     current_owner,
+    file_metadata,
     file_size,
     generation_path,
     image_metadata,
@@ -137,7 +138,7 @@ def _enlarged(preview: str, done: Generation, candidate: Candidate) -> str:
     """A preview of the log as a file of the generation's size, in base64."""
     pixels = np.asarray(Image.open(io.BytesIO(imaging.parse_image_text(preview))).convert("RGB"))
     data = imaging.encode(
-        imaging.crop_to_fill(pixels, file_size(done)), done.output_format, image_metadata(done, candidate)
+        imaging.crop_to_fill(pixels, file_size(done)), done.output_format, file_metadata(done, candidate)
     )
     return base64.b64encode(data).decode("ascii")
 

@@ -18,7 +18,7 @@ from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, T
 from app.api.dependencies import Services, unless_gone
 from app.api.ranking_inputs import DEFAULT_STRENGTH, MASKED_STRENGTH, resolve_ranking
 from app.api.upload_limits import Pixels, Sent
-from app.domain import Notice, Ranking
+from app.domain import Notice, Provenance, Ranking
 from app.errors import FrontrunnerError, InvalidRequest
 from app.imaging import Upload
 from app.service import GenerationParams, RedrawMask
@@ -29,6 +29,9 @@ DEFAULT_PROMPT = "a picture"
 
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 """File formats by the name in `samples_format`."""
+
+USED_SETTINGS = frozenset({"sd_model_checkpoint", "samples_format", "enable_pnginfo"})
+"""Settings of a request that have an effect."""
 
 MASK_RULE = "paint the area to redraw white"
 
@@ -146,6 +149,7 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
         partial_images=body.frontrunner_previews or 0,
         loras=loras,
         output_format=_output_format(settings),
+        provenance=_provenance(settings),
         notices=(*aliased, *replaced, *texts, *networks),
     )
 
@@ -162,6 +166,17 @@ def _model(settings: Mapping[str, Any], loaded: str) -> str | None:
     if title in (None, "", "None"):
         return None
     return loaded if is_model(title, loaded) else str(title)
+
+
+def _provenance(settings: Mapping[str, Any]) -> Provenance:
+    """Files contain metadata unless the web UI's own setting turns it off.
+
+    Clients of the web UI read it, so the server's default does not count.
+    """
+    enabled = settings.get("enable_pnginfo", True)
+    if not isinstance(enabled, bool):
+        raise InvalidRequest("send true or false", pointer="#/override_settings/enable_pnginfo")
+    return Provenance.METADATA if enabled else Provenance.NONE
 
 
 def _output_format(settings: Mapping[str, Any]) -> str:
@@ -259,5 +274,6 @@ def _ignored_settings(body: ProcessingRequest) -> list[str]:
     return [
         name.encode("ascii", "replace").decode("ascii")[:64]
         for name, value in (body.override_settings or {}).items()
-        if name not in {"sd_model_checkpoint", "samples_format"} and value not in harmless.get(name, ())
+        if name not in {"sd_model_checkpoint", "samples_format", "enable_pnginfo"}
+        and value not in harmless.get(name, ())
     ][:MAX_UNKNOWN]

@@ -135,7 +135,7 @@ class ProcessingRequest(BaseModel):
     width: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Width of the images in pixels.")
     height: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Height of the images in pixels.")
     override_settings: dict[str, Any] | None = Field(
-        None, description="`sd_model_checkpoint` and `samples_format` have an effect."
+        None, description="`sd_model_checkpoint`, `samples_format` and `enable_pnginfo` have an effect."
     )
     script_name: str | None = Field(None, max_length=200, description="No script is available: 422.")
     script_args: list[Any] | None = None
