@@ -143,6 +143,12 @@ def test_styles_are_presets_and_networks_are_removed(house: House) -> None:
     _, info = _made(house, styles=[style["name"], "none such"], prompt="a <lora:thin:0.5> red apple")
     assert info["prompt"] == f"a  red apple, {style['prompt']}"
     assert {("unknown_style", "styles"), ("unsupported_parameter", "prompt")} <= warning_codes(info)
+    _, info = _made(house, prompt="an apple " + "".join(f"<lora:{number % 40}>" for number in range(200)))
+    removed = [one["detail"] for one in info["warnings"] if "removed from the prompt" in one["detail"]]
+    assert len(removed) == 17
+    assert removed[-1].startswith("24 more ")
+    many = house.post(TXT2IMG, json={**SMALL, "prompt": "an apple" + "<a:b>" * 100_000})
+    refused(many, 422, "invalid_request", "prompt: the text has 500008 characters")
     _, info = _made(house, prompt="")
     assert info["prompt"] == "a picture"
     assert ("empty_prompt", "prompt") in warning_codes(info)

@@ -21,6 +21,7 @@ from app.errors import FrontrunnerError, InvalidRequest, NotFound, NotReady, Ove
 from app.service import CandidateArrays, GenerationParams, GenerationService, Img2ImgService, Limits
 from app.service.candidates.keys import blob_prefix
 from app.service.generations import admission
+from models.loras import Lora
 from tests.unit.service_kit import house
 
 pytestmark = pytest.mark.anyio
@@ -345,3 +346,10 @@ async def test_a_full_replica_refuses_before_it_plans(tmp_path: Path, monkeypatc
         with pytest.raises(Overloaded):
             await h.service.submit(GenerationParams("x", n_candidates=most))
         h.generator.delay_s = 0.0
+
+
+async def test_a_request_names_few_adapters(tmp_path: Path) -> None:
+    loras = tuple(Lora(str(number)) for number in range(9))
+    async with house(tmp_path) as h:
+        with pytest.raises(InvalidRequest, match="9 adapters were sent; send at most 8"):
+            await h.service.prepare(GenerationParams("x", loras=loras))

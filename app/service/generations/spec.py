@@ -16,7 +16,7 @@ from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range, check_ranking, check_text
-from models.loras import Lora
+from models.loras import MAX_LORAS, Lora
 from models.protocols import GeneratorInfo
 
 DEFAULT_WAVE_SIZE = 8
@@ -109,6 +109,8 @@ def _controls(params: GenerationParams) -> tuple[ControlUse, ...]:
 
 def _check_loras(loras: tuple[Lora, ...] | None, generator: GeneratorInfo) -> tuple[Lora, ...]:
     """The adapters; the device checks their files."""
+    if loras and len(loras) > MAX_LORAS:
+        raise InvalidRequest(f"{len(loras)} adapters were sent; send at most {MAX_LORAS}", pointer="#/loras")
     if loras and generator.loras is None:
         raise InvalidRequest("this model takes no LoRA adapters: omit `loras`", pointer="#/loras")
     return (generator.loras or ()) if loras is None else loras

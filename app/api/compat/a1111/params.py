@@ -22,6 +22,7 @@ from app.domain import Notice, Provenance, Ranking
 from app.errors import FrontrunnerError, InvalidRequest
 from app.imaging import Upload
 from app.service import GenerationParams, RedrawMask
+from app.service.validation import check_text
 from models.loras import MAX_WEIGHT, Lora
 
 DEFAULT_PROMPT = "a picture"
@@ -36,7 +37,7 @@ USED_SETTINGS = frozenset({"sd_model_checkpoint", "samples_format", "enable_pngi
 MASK_RULE = "paint the area to redraw white"
 
 MAX_UNKNOWN = 16
-"""Maximum unknown members that get a warning of their own."""
+"""Maximum unknown members, or tags, that get a warning of their own."""
 
 _EXTRA_NETWORK = re.compile(r"<(\w{1,20}):([^<>:]{1,200})(?::([^<>:]{0,20}))?(?::[^<>]{0,200})?>")
 _POINTERS = {
@@ -216,15 +217,21 @@ def adapter_names(services: Services) -> tuple[str, ...]:
 def _networks(services: Services, prompt: str) -> tuple[str, tuple[Lora, ...] | None, list[Notice]]:
     """The prompt without its tags of networks, the adapters they name, and notices.
 
-    Raises InvalidRequest for a wrong weight.
+    Raises InvalidRequest for a wrong weight, and for a prompt that is too long with its tags.
     """
-    known, loras, notices = adapter_names(services), dict[str, Lora](), list[Notice]()
+    check_text(prompt, "#/prompt", services.generations.limits)
+    known, loras, unknown = adapter_names(services), dict[str, Lora](), dict[str, None]()
     for kind, name, weight in _EXTRA_NETWORK.findall(prompt):
         if kind.lower() == "lora" and name in known:
             loras[name] = Lora(name, _weight(weight))
         else:
-            detail = f"<{kind}:{name}> was removed from the prompt: use a name of GET /sdapi/v1/loras"
-            notices.append(Notice("unsupported_parameter", detail, {"param": "prompt"}))
+            unknown[f"<{kind}:{name}>"] = None
+    tags = [
+        *list(unknown)[:MAX_UNKNOWN],
+        *([f"{len(unknown) - MAX_UNKNOWN} more"] if len(unknown) > MAX_UNKNOWN else []),
+    ]
+    detail = "{} removed from the prompt: use a name of GET /sdapi/v1/loras"
+    notices = [Notice("unsupported_parameter", detail.format(tag), {"param": "prompt"}) for tag in tags]
     return _EXTRA_NETWORK.sub("", prompt).strip(), tuple(loras.values()) or None, notices
 
 
