@@ -19,9 +19,20 @@ Their folders do not hold these values.
 """
 
 
-def few_steps(id: str) -> tuple[int, float] | None:
-    """Steps and guidance of a distilled model of this name; None for other models."""
-    return next((few for word, few in _FEW_STEPS.items() if word in id.lower()), None)
+_DISTILLED = {"Flux2KleinPipeline": "klein", "Krea2Pipeline": "turbo"}
+"""Words for the distilled models of classes whose folders tell distilled ones."""
+
+
+def few_steps(id: str, pipe: Any) -> tuple[int, float] | None:
+    """Steps and guidance of a distilled model of this name; None for other models.
+
+    What the pipeline's folder says about it counts before the name: FLUX.2-klein-base is not distilled.
+    """
+    distilled = getattr(getattr(pipe, "config", None), "is_distilled", None)
+    if distilled is False:
+        return None
+    name = id.lower() if distilled is None else f"{id.lower()} {_DISTILLED.get(type(pipe).__name__, '')}"
+    return next((few for word, few in _FEW_STEPS.items() if word in name), None)
 
 
 def call_defaults(pipe: Any) -> dict[str, Any]:

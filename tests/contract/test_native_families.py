@@ -191,6 +191,26 @@ def _pixels(image: Any) -> Any:
     return ((image * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "id", "few"),
+    [("flux2_klein", "flux2-klein-base", (4, 1.0)), ("krea2", "my-krea", (8, 0.0)), ("krea2", "no-turbo", (8, 0.0))],
+)
+def test_the_folder_says_whether_a_model_is_distilled(name: str, id: str, few: tuple[int, float]) -> None:
+    from models.generators.pipeline_facts import few_steps
+
+    pipe = FAMILIES[name].build(name)
+    assert few_steps(id, pipe) is None
+    pipe.register_to_config(is_distilled=True)
+    assert few_steps(id, pipe) == few
+
+
+def test_names_say_it_where_folders_do_not() -> None:
+    from models.generators.pipeline_facts import few_steps
+
+    assert few_steps("Tongyi-MAI/Z-Image-Turbo", object()) == (8, 0.0)
+    assert few_steps("black-forest-labs/FLUX.1-dev", object()) is None
+
+
 def test_the_empty_text_is_encoded_once_for_schedules_and_rows() -> None:
     pipe = FAMILIES["flux"].build("flux")
     calls: list[Any] = []

@@ -124,7 +124,7 @@ class NativeFamily:
     def steps_and_guidance(self, id: str) -> tuple[int, float]:
         """Default number of steps and guidance scale of the model of this name."""
         own = self.settings["num_inference_steps"], self.settings.get(self.guidance_argument)
-        return few_steps(id) or (int(own[0]), float(own[1] or 0.0))
+        return few_steps(id, self.pipe) or (int(own[0]), float(own[1] or 0.0))
 
     @cached_property
     def schedules(self) -> Schedules:

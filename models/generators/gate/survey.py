@@ -74,7 +74,7 @@ class Survey:
     def __init__(self, stage: Stage, drive: Drive, made: Made, id: str, defaults: Mapping[str, Any]) -> None:
         self._stage = stage
         self._id = id
-        few = few_steps(id)
+        few = few_steps(id, stage.pipe)
         steps, guidance = few or (stage.defaults.get("num_inference_steps") or _STEPS, self._own_guidance())
         self.steps = int(defaults.get("steps", steps))
         self.guidance = float(defaults.get("guidance_scale", guidance))
