@@ -798,6 +798,8 @@ class GeneratorOutput(TypedDict):
     input of the denoiser. `unguided_scale`: the largest guidance scale at which a `cfg` model is unguided, and negative
     prompts do not steer. `second_order`: samplers with two denoiser calls per step.
     `controls`: kinds of control images.
+    `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
+    `unsupported`.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -819,6 +821,7 @@ class GeneratorOutput(TypedDict):
     controls: list[str]
     unguided_scale: float
     second_order: list[str]
+    prompt_weights: Literal["applied", "not_installed", "unsupported"]
     loras: list[str]
     default_loras: list[LoraOutput]
 

@@ -97,6 +97,13 @@ Guidance: TypeAlias = Literal["cfg", "embedded", "none"]
 """
 
 
+PromptWeights: TypeAlias = Literal["applied", "not_installed", "unsupported"]
+"""What becomes of weights in prompts, see `prompt_weights`.
+
+`not_installed`: the library that applies them is missing. `unsupported`: the text encoder takes none.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorInfo:
     """A generator's name, limits and defaults. Sizes are in pixels.
@@ -128,6 +135,7 @@ class GeneratorInfo:
     second_order: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     loras: tuple[Lora, ...] | None = None
+    prompt_weights: PromptWeights = "unsupported"
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.domain.ranking import Ranking, Score
 from models.loras import Lora
+from models.prompt_weights import without_marks
 from models.protocols import steps_left
 
 SEED_LIMIT = 2**64
@@ -109,7 +110,7 @@ class GenerationSpec:
     `shadow` only records which candidates the checkpoints would prune, to measure the cost of pruning.
     `start` None samples from noise; `masked`: only a part of it is redrawn. The mask and the images of `controls` are
     in `ImageInputs`. `loras` are the adapters of denoiser and text encoders. `owner` is used for fair scheduling
-    between callers only.
+    between callers only. `weighted` prompts have marks that the generator applies as weights.
     """
 
     id: str
@@ -134,6 +135,7 @@ class GenerationSpec:
     masked: bool = False
     controls: tuple[ControlUse, ...] = ()
     loras: tuple[Lora, ...] = ()
+    weighted: bool = False
 
     @property
     def has_inputs(self) -> bool:
@@ -142,8 +144,15 @@ class GenerationSpec:
 
     @property
     def ranking_prompt(self) -> str:
-        """The text to compare candidates with."""
-        return self.prompt if self.ranking.prompt is None else self.ranking.prompt
+        """The text to compare candidates with: without marks where they are weights."""
+        if self.ranking.prompt is not None:
+            return self.ranking.prompt
+        return without_marks(self.prompt) if self.weighted else self.prompt
+
+    @property
+    def ranking_negative_prompt(self) -> str:
+        """The negative prompt as it is in `ranking.negatives`."""
+        return without_marks(self.negative_prompt) if self.weighted else self.negative_prompt
 
     @property
     def steps_made(self) -> int:

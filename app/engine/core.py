@@ -18,7 +18,7 @@ from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
 from app.engine.negation import negation_notices
-from app.engine.notices import contradiction_notices, truncation_notice, unrecognised, unsteered_notice
+from app.engine.notices import contradiction_notices, prompt_notices, truncation_notice, unrecognised
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import predict_score
 from app.engine.ranking import scoring
@@ -196,8 +196,7 @@ class EngineCore:
         read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
         read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
         notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
-        if spec.negative_prompt and not steered:
-            notices.append(unsteered_notice(spec.negative_prompt, info, spec.guidance_scale))
+        notices += prompt_notices(info, spec, steered)
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
         notices += negation_notices(texts[0], texts[1:])
         run.texts = EncodedTexts(prompt, negative, query, tuple(notices))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from app.domain import Candidate, GenerationSpec, Notice, Score
 from app.engine.ranking.scoring import CHANCE_Z_SCORE, z_score
+from models.prompt_weights import MAX_WEIGHT, read_weights
 from models.protocols import Embeddings, GeneratorInfo, ScorerInfo, TextEmbedding, Truncation
 
 CONTRADICTION_COSINE = 0.9
 """Minimum cosine of a negative with the prompt for a contradiction."""
+
+_NO_WEIGHTS: Mapping[str, str] = {
+    "unsupported": "this model takes no weights, omit them",
+    "not_installed": "weights need the package compel, run `pip install compel` on the server",
+}
 
 
 def contradiction_notices(texts: Sequence[str], vectors: Embeddings) -> tuple[Notice, ...]:
@@ -84,6 +90,16 @@ def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
     )
 
 
+def prompt_notices(generator: GeneratorInfo, spec: GenerationSpec, steered: bool) -> tuple[Notice, ...]:
+    """Warn about what the generator does not apply of the prompts.
+
+    `steered` is whether the negative prompt steers sampling.
+    """
+    unused = spec.negative_prompt and not steered
+    notices = (unsteered_notice(spec.negative_prompt, generator, spec.guidance_scale),) if unused else ()
+    return (*notices, *weights_notices(generator, spec.prompt, spec.negative_prompt))
+
+
 def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: float) -> Notice:
     """The warning for a negative prompt that does not steer sampling.
 
@@ -96,3 +112,23 @@ def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: fl
             f"use more than {generator.unguided_scale:g}"
         )
     return Notice("negative_prompt_not_steering", why, {"text": negative})
+
+
+def weights_notices(generator: GeneratorInfo, *texts: str) -> tuple[Notice, ...]:
+    """Warn about each text with weights that the generator does not apply."""
+    return tuple(notice for text in texts for notice in _weights_notices(generator, text))
+
+
+def _weights_notices(generator: GeneratorInfo, text: str) -> Iterator[Notice]:
+    read = read_weights(text)
+    if read is None:
+        return
+    applied = generator.prompt_weights == "applied"
+    marks = read.rejected if applied else read.marks
+    if marks:
+        reason = f"use a weight from 0 to {MAX_WEIGHT:g}" if applied else _NO_WEIGHTS[generator.prompt_weights]
+        detail = f"the marks for weights were read as letters: {reason}"
+        yield Notice("weights_ignored", detail, {"text": text, "marks": list(marks)})
+    if applied and read.limited:
+        detail = f"nested weights were limited: use weights with a product of at most {MAX_WEIGHT:g}"
+        yield Notice("weights_limited", detail, {"text": text, "limit": MAX_WEIGHT})

@@ -281,6 +281,7 @@ class NativeGenerator:
             unguided_scale=family.unguided,
             second_order=schedules.second_order,
             loras=self._adapters.default,
+            prompt_weights=family.prompt_weights,
         )
 
     def _revision(self, known: str | None) -> str:

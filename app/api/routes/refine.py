@@ -103,7 +103,7 @@ class RefineRequest(SamplingOptions):
         cap = (self.max_candidates or spec.n_candidates) if waves else self.max_candidates
         most = n_candidates if isinstance(n_candidates, int) else cap
         return GenerationParams(
-            prompt=self.prompt or spec.ranking_prompt,
+            prompt=self.prompt or spec.ranking.prompt or spec.prompt,
             negative_prompt=spec.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             n_candidates=n_candidates,
             max_candidates=cap,
@@ -113,7 +113,7 @@ class RefineRequest(SamplingOptions):
             sampler=self.sampler or spec.sampler,
             seed=drawn(self.seed),
             loras=spec.loras if self.loras is None else to_loras(self.loras),
-            ranking=replace(spec.ranking.without_negative_prompt(spec.negative_prompt), prompt=None),
+            ranking=replace(spec.ranking.without_negative_prompt(spec.ranking_negative_prompt), prompt=None),
             pruning=to_pruning(self.pruning),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,

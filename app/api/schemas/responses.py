@@ -273,7 +273,7 @@ class GenerationResponse(ResponseModel):
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
             loras=[LoraOutput(name=lora.name, weight=lora.weight) for lora in spec.loras],
-            ranking=ranking_output(spec.prompt, spec.ranking),
+            ranking=ranking_output(spec.ranking_prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,

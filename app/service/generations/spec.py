@@ -17,6 +17,7 @@ from app.service.ids import new_id
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range, check_ranking, check_text
 from models.loras import MAX_LORAS, Lora
+from models.prompt_weights import read_weights, without_marks
 from models.protocols import GeneratorInfo
 
 DEFAULT_WAVE_SIZE = 8
@@ -75,6 +76,8 @@ def build_spec(
         wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0
     )
     checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
+    weighted = generator.prompt_weights == "applied" and _has_weights(params)
+    negative = without_marks(params.negative_prompt) if weighted else params.negative_prompt
     spec = GenerationSpec(
         id=new_id(),
         prompt=params.prompt,
@@ -87,7 +90,7 @@ def build_spec(
         guidance_scale=guidance,
         sampler=sampler,
         seed=seed,
-        ranking=params.ranking.with_negative_prompt(params.negative_prompt),
+        ranking=params.ranking.with_negative_prompt(negative),
         checkpoints=pruning.with_preview_rounds(params.partial_images, executed_steps, checkpoints),
         wave=wave,
         shadow=shadow,
@@ -98,8 +101,13 @@ def build_spec(
         masked=params.inputs is not None and params.inputs.inpainting is not None,
         controls=_controls(params),
         loras=params.loras or (),
+        weighted=weighted,
     )
     return spec, (*params.notices, *fitted, *notices)
+
+
+def _has_weights(params: GenerationParams) -> bool:
+    return any(read is not None and read.marks for read in map(read_weights, (params.prompt, params.negative_prompt)))
 
 
 def _controls(params: GenerationParams) -> tuple[ControlUse, ...]:

@@ -1365,6 +1365,8 @@ export interface components {
          *     input of the denoiser. `unguided_scale`: the largest guidance scale at which a `cfg` model is unguided, and negative
          *     prompts do not steer. `second_order`: samplers with two denoiser calls per step.
          *     `controls`: kinds of control images.
+         *     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
+         *     `unsupported`.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
         GeneratorOutput: {
@@ -1407,6 +1409,11 @@ export interface components {
             unguided_scale: number;
             /** Second Order */
             second_order: string[];
+            /**
+             * Prompt Weights
+             * @enum {string}
+             */
+            prompt_weights: "applied" | "not_installed" | "unsupported";
             /** Loras */
             loras: string[];
             /** Default Loras */

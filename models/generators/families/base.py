@@ -16,7 +16,7 @@ import torch
 from models.generators.flow_schedules import FlowSchedules
 from models.generators.pipeline_facts import call_defaults, default_size, few_steps
 from models.generators.text_limits import Reader
-from models.protocols import Guidance, Schedule, Truncation
+from models.protocols import Guidance, PromptWeights, Schedule, Truncation
 from models.runtime.placement import DevicePlacement
 
 _ENCODED = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
@@ -105,6 +105,11 @@ class NativeFamily:
     def guidance(self) -> Guidance:
         """How the guidance scale works."""
         return "cfg"
+
+    @property
+    def prompt_weights(self) -> PromptWeights:
+        """Whether weights in prompts are applied."""
+        return "unsupported"
 
     @property
     def negative_prompts(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ import torch
 from models.errors import ModelUnsupported
 from models.generators.families.base import NativeFamily, Schedules
 from models.generators.samplers import DiffusersSamplers
-from models.protocols import Guidance, Truncation
+from models.prompt_weights import WeightedPrompt, read_weights
+from models.protocols import Guidance, PromptWeights, Truncation
 from models.runtime import tokenization
 from models.runtime.placement import DevicePlacement
 
@@ -22,12 +24,16 @@ _STEPS = 30
 _CONSISTENCY = 4, 8.5
 """Default steps and guidance scale of consistency models."""
 
+_CLIP = "CLIPTextModel", "CLIPTextModelWithProjection"
+
 
 class StableDiffusion(NativeFamily):
     """One CLIP text encoder."""
 
     default_guidance = 7.5
     cells = 1
+    hidden_states = "LAST_HIDDEN_STATES_NORMALIZED"
+    """compel's name of the text encoders' output that the denoiser takes."""
 
     def __init__(
         self, pipe: Any, placement: DevicePlacement, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
@@ -58,10 +64,21 @@ class StableDiffusion(NativeFamily):
         return [self.pipe.tokenizer]
 
     @property
+    def text_encoders(self) -> list[Any]:
+        """The text encoders, in the order of the tokenizers."""
+        return [*filter(None, (self.pipe.text_encoder, getattr(self.pipe, "text_encoder_2", None)))]
+
+    @property
     def modules(self) -> list[Any]:
         """UNet, autoencoder and text encoders."""
-        encoders = (self.pipe.text_encoder, getattr(self.pipe, "text_encoder_2", None))
-        return [self.pipe.unet, self.pipe.vae, *filter(None, encoders)]
+        return [self.pipe.unet, self.pipe.vae, *self.text_encoders]
+
+    @cached_property
+    def prompt_weights(self) -> PromptWeights:
+        """Compel applies them to CLIP's texts; packs have another text encoder."""
+        if any(type(encoder).__name__ not in _CLIP for encoder in self.text_encoders):
+            return "unsupported"
+        return "applied" if find_spec("compel") else "not_installed"
 
     def steps_and_guidance(self, id: str) -> tuple[int, float]:
         """One unguided step for Turbo models, four for consistency models."""
@@ -80,7 +97,34 @@ class StableDiffusion(NativeFamily):
 
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
         """Hidden states (tokens, D) for cross-attention."""
-        return (self.encoded(text)[0][0],)
+        marked = self.marked(text)
+        return (self.encoded(text)[0][0] if marked is None else self.weighted(marked),)
+
+    def marked(self, text: str) -> WeightedPrompt | None:
+        """The weights that are applied to a text; None for a text without any."""
+        read = read_weights(text) if self.prompt_weights == "applied" else None
+        return read if read is not None and read.marks else None
+
+    def weighted(self, prompt: WeightedPrompt) -> Any:
+        """Hidden states (tokens, D) of a prompt with weights, by compel.
+
+        Not kept between calls: compel's cache of the empty text would outlive a change of adapters.
+        """
+        from compel import EmbeddingsProvider, ReturnedEmbeddingsType
+
+        parts = [(text, weight) for text, weight in prompt.parts if text.strip()]
+        texts, weights = ([[each[side] for each in parts]] for side in (0, 1))
+        made = []
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            provider = EmbeddingsProvider(
+                tokenizer,
+                encoder,
+                device=self.placement.device,
+                returned_embeddings_type=ReturnedEmbeddingsType[self.hidden_states],
+            )
+            found = provider.get_embeddings_for_weighted_prompt_fragments(texts, weights, device=provider.device)
+            made.append(found[0].to(self.placement.device))
+        return torch.cat(made, dim=-1)
 
     def encoded(self, text: str, **changes: Any) -> Any:
         """`encode_prompt` for one text; packs have no settings for it."""
@@ -93,7 +137,9 @@ class StableDiffusion(NativeFamily):
         )
 
     def truncation(self, text: str) -> Truncation | None:
-        """What the first tokenizer that cuts the text drops."""
+        """What the first tokenizer that cuts the text drops; marks take no room."""
+        marked = self.marked(text)
+        text = text if marked is None else marked.plain
         cuts = (tokenization.transformers_truncation(each, text, self.token_limit) for each in self.tokenizers)
         return next((cut for cut in cuts if cut), None)
 
@@ -124,6 +170,7 @@ class StableDiffusionXL(StableDiffusion):
     """Two CLIP text encoders, a pooled text, and sizes as inputs."""
 
     default_guidance = 5.0
+    hidden_states = "PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED"
 
     @property
     def tokenizers(self) -> list[Any]:
@@ -133,10 +180,12 @@ class StableDiffusionXL(StableDiffusion):
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
         """Hidden states (tokens, D), and the pooled text (P,).
 
-        Those of the empty text may be zeros.
+        Those of the empty text may be zeros. Weights do not reach the pooled text.
         """
-        encoded = self.encoded(text)
-        hidden, pooled = encoded[0][0], encoded[2][0]
+        marked = self.marked(text)
+        encoded = self.encoded(text if marked is None else marked.plain)
+        hidden = encoded[0][0] if marked is None else self.weighted(marked)
+        pooled = encoded[2][0]
         if not text and self.pipe.config.force_zeros_for_empty_prompt:
             return torch.zeros_like(hidden), torch.zeros_like(pooled)
         return hidden, pooled
