@@ -46,7 +46,7 @@ def kept(models: Models) -> Iterator[Calls]:
 
     placed = generator._placement, scorer._placement
     generator._placement, scorer._placement = replace(placed[0], parallel=sampled), replace(placed[1], parallel=scored)
-    encoders = {id(each): each for each in (generator._texts._pipe.text_encoder, scorer._model.text.transformer)}
+    encoders = {id(each): each for each in (generator._family.pipe.text_encoder, scorer._model.text.transformer)}
     hooks = [each.register_forward_pre_hook(read, with_kwargs=True) for each in encoders.values()]
     try:
         yield calls

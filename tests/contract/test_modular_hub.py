@@ -34,7 +34,7 @@ except ModelError as error:
 schedule = made.schedule(made.info.sampler, 1, 32, 32)
 (prompt,) = made.encode(["a red apple"])
 (latent,) = made.step([StepRow(made.noise(3, 32, 32, schedule), prompt, None, 3.5, schedule, 0, 3)], 1)
-print(made.info.id, made.tuple(made.decode([latent]).shape))
+print(made.info.id, tuple(made.decode([latent]).shape))
 """
 
 
@@ -91,7 +91,8 @@ def test_a_missing_part_and_a_missing_repository_are_told(tmp_path: Path, saved:
     code, told = loading(tmp_path, "owner/nothing")
     assert (code, told) == (
         3,
-        "ModelNotFound generator 'owner/nothing': not on the hub, or the hub is unreachable",
+        "ModelNotFound generator 'owner/nothing': not on the hub, or the hub is unreachable; "
+        "check its name and your connection, or use a folder",
     )
 
 

@@ -131,6 +131,9 @@ def as_exact(found: tuple[Any, Any], wanted: tuple[Any, Any], exact: tuple[Any, 
 )
 def test_equals_the_stock_pipeline(workshop: Workshop, real: str, sampler: str, steps: int, guidance: float) -> None:
     pipe, exact, generator = workshop.pipe(real), workshop.precise(real), workshop.generator(real)
+    if sampler not in generator.info.samplers:
+        assert (real, sampler) == ("pictogram", "heun")
+        return
     size = (generator.info.width, generator.info.height)
     noise = unit_noise(pipe, *size)
     wanted = stock(pipe, scheduler_of(pipe, sampler), noise, guidance, steps, size)

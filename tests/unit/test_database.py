@@ -32,7 +32,7 @@ from app.domain import (
     Work,
 )
 from app.errors import StoreUnavailable
-from app.stores import connections, schema
+from app.stores import schema
 from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import Claimed, NewEvent
 from tests.unit.store_kit import MINE, STEP, generation, opened
@@ -228,7 +228,7 @@ async def test_ping_tells_of_writes_that_fail_until_they_do_not(file_url: str, m
 @pytest.mark.anyio
 async def test_a_writer_that_waits_too_long_is_unavailable(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = file_url
-    monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("app.stores.connections.pools.BUSY_TIMEOUT_S", 0.05)
     async with opened(url) as store:
         await store.create(generation(), [STEP], MINE)
         other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)

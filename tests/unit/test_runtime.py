@@ -127,7 +127,7 @@ async def test_every_part_of_the_start_is_named_while_it_is_under_way(caplog: py
         await local.close(0)
     parts = ["loading the scorer", "timing a step", "timing a decode", "timing larger calls"]
     assert list(dict.fromkeys(seen)) == parts
-    assert [r.getMessage() for r in caplog.records if r.name == "app.engine.local"] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "app.engine.warmup"] == [
         f"start-up: {part}" for part in ("loading the models", *parts, "ready")
     ]
 
