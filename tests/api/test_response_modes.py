@@ -162,7 +162,7 @@ def test_an_image_that_nothing_is_good_enough_for_is_an_error(house: House) -> N
 
 
 def test_png_tells_how_it_was_made(house: House) -> None:
-    answer = house.post(json=PROMPT, headers={"accept": "image/png"})
+    answer = house.post(json={**PROMPT, "provenance": "metadata"}, headers={"accept": "image/png"})
     told = str(Image.open(io.BytesIO(answer.content)).info)
     assert "a red apple" in told
     assert answer.headers["x-frontrunner-seed"] in told

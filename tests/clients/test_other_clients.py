@@ -17,7 +17,7 @@ PYTHON = "FRONTRUNNER_TEST_CLIENTS"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no Python with litellm and LangChain")
+@pytest.mark.skipif(not os.environ.get(PYTHON), reason=f"{PYTHON} names no Python with litellm and LangChain")
 def test_their_calls_work(house: House, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     ran = subprocess.run(
