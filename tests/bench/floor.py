@@ -86,7 +86,7 @@ def _generate(core: EngineCore, info: GeneratorInfo, run: int) -> None:
 def machine_share(models: Models, runs: int) -> Figure:
     """FLOP a second of the denoiser at 16 guided rows, against a large matrix product."""
     generator = cast(Any, models.generator)
-    unet, parallel = generator._unet, generator._placement.parallel
+    unet, parallel = generator._family.denoiser, generator._placement.parallel
     config, rows = unet.config, 32
     x = torch.randn(rows, config.in_channels, config.sample_size, config.sample_size)
     text = torch.randn(rows, 24, config.cross_attention_dim)
