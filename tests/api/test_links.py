@@ -1,4 +1,4 @@
-"""Signed image links: a page shows them without a key, for a while, and nobody can make one."""
+"""Signed image links: a page shows them without a key, until it expires. A forged link is refused."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_mixed_candidates_are_those_of_the_stock_pipeline(driven_by: Driven) -> 
     assert levels(pixels[0], pixels[1]) > LEVELS
 
 
-def test_a_candidate_alone_is_the_one_in_company(driven_by: Driven) -> None:
+def test_a_candidate_alone_is_the_one_in_a_batch(driven_by: Driven) -> None:
     together = driven_by.finish([driven_by.row(job) for job in JOBS])
     for job, latent in zip(JOBS, together, strict=True):
         (alone,) = driven_by.finish([driven_by.row(job)])
@@ -112,12 +112,12 @@ def test_a_row_can_be_stepped_again(driven_by: Driven) -> None:
         assert off(driven_by, latent, JOBS[1]) <= LATENTS
 
 
-def test_one_size_gives_the_same_bits_in_any_company(driven_by: Driven) -> None:
+def test_one_size_gives_the_same_bits_in_any_batch(driven_by: Driven) -> None:
     job = Job(steps=2)
     alone = driven_by.finish([driven_by.row(job)], size=3)[0]
     others = [Job("a blue horse"[: len(job.prompt)], 20, 2), Job(seed=21, steps=2)]
-    company = driven_by.finish([driven_by.row(others[0]), driven_by.row(job), driven_by.row(others[1])], size=3)
-    np.testing.assert_array_equal(np.asarray(company[1].x), np.asarray(alone.x))
+    batch = driven_by.finish([driven_by.row(others[0]), driven_by.row(job), driven_by.row(others[1])], size=3)
+    np.testing.assert_array_equal(np.asarray(batch[1].x), np.asarray(alone.x))
 
 
 def test_requests_of_one_length_share_their_calls(driven_by: Driven) -> None:

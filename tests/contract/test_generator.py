@@ -155,11 +155,11 @@ def test_mixed_candidates_end_as_they_do_alone(generator: StepwiseGenerator) -> 
     assert levels(to_host(generator.decode(together)), to_host(generator.decode(alone))) <= LEVELS
 
 
-def test_one_size_gives_the_same_bits_in_any_company(generator: StepwiseGenerator) -> None:
+def test_one_size_gives_the_same_bits_in_any_batch(generator: StepwiseGenerator) -> None:
     alone = finish(generator, [start(generator, 5, prompt="two green cars", steps=3)], size=4)[0]
     for place in range(4):
-        company = [start(generator, 20 + each, prompt="dog", steps=3) for each in range(3)]
-        batch = [*company[:place], start(generator, 5, prompt="two green cars", steps=3), *company[place:]]
+        others = [start(generator, 20 + each, prompt="dog", steps=3) for each in range(3)]
+        batch = [*others[:place], start(generator, 5, prompt="two green cars", steps=3), *others[place:]]
         np.testing.assert_array_equal(values(finish(generator, batch, size=4)[place]), values(alone))
 
 

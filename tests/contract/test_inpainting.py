@@ -67,12 +67,12 @@ def test_the_rest_ends_as_the_source(generator: StepwiseGenerator) -> None:
 
 def test_a_masked_row_is_the_same_alone_and_beside_others(generator: StepwiseGenerator) -> None:
     inputs = source_of(generator)
-    company = [
+    batch = [
         inpainted(generator, inputs),
         start(generator, 8, steps=4),
         inpainted(generator, source_of(generator), seed=4, begin=2),
     ]
-    beside = finish(generator, company)
+    beside = finish(generator, batch)
     assert difference(beside[0], finish(generator, [inpainted(generator, inputs)])[0]) <= LATENTS
     assert difference(beside[1], finish(generator, [start(generator, 8, steps=4)])[0]) <= LATENTS
 

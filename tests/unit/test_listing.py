@@ -39,7 +39,7 @@ async def test_the_newest_of_the_owner_come_first(records: SqlGenerationStore) -
     await records.create(owned("gen_x", 9.0, owner="others"), [], None)
     assert await names(records, ListQuery("me")) == ["gen_c", "gen_d", "gen_b", "gen_a"]
     assert await names(records, ListQuery("me"), PageMark(2.0, "gen_d")) == ["gen_b", "gen_a"]
-    assert await names(records, ListQuery("nobody")) == []
+    assert await names(records, ListQuery("another")) == []
 
 
 async def test_filters(records: SqlGenerationStore) -> None:
