@@ -22,10 +22,10 @@ from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
 from models.protocols import Embedder, StepwiseGenerator
+from models.protocols.upscaling import Upscaler
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.synthetic.upscaler import FakeUpscaler
-from models.upscaling import Upscaler
 
 if TYPE_CHECKING:
     from models.runtime.placement import DevicePlacement

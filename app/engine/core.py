@@ -26,9 +26,9 @@ from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, ap
 from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row, paste_sources
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
-from models.image_inputs import ImageInputs
 from models.loras import Lora
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepRow, StepwiseGenerator, to_host
+from models.protocols.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
 

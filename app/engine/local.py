@@ -37,7 +37,6 @@ from app.errors import (
     Overloaded,
     TooLarge,
 )
-from models.image_inputs import ImageInputs
 from models.loras import Lora
 from models.protocols import (
     Calibration,
@@ -52,7 +51,8 @@ from models.protocols import (
     TextEmbedding,
     to_host,
 )
-from models.upscaling import UpscalerInfo
+from models.protocols.image_inputs import ImageInputs
+from models.protocols.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 

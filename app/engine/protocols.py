@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
 from app.engine.cost_model import CostModel
 from app.errors import FrontrunnerError
-from models.image_inputs import ImageInputs
 from models.loras import Lora
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
-from models.upscaling import UpscalerInfo
+from models.protocols.image_inputs import ImageInputs
+from models.protocols.upscaling import UpscalerInfo
 
 
 @dataclass(frozen=True, slots=True)

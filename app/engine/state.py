@@ -19,8 +19,8 @@ from app.engine.protocols import Outcome
 from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
-from models.image_inputs import ImageInputs
 from models.protocols import Conditioning, Latent, Pixels, Schedule, ScorerInfo, to_host
+from models.protocols.image_inputs import ImageInputs
 
 
 class Phase(Enum):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
-from models.image_inputs import ImageInputs
 from models.loras import Lora
+from models.protocols.image_inputs import ImageInputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from models.image_inputs import Inpainting
 from models.protocols import StepRow
+from models.protocols.image_inputs import Inpainting
 from models.runtime.seeding import cpu_generator
 
 

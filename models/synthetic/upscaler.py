@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.upscaling import UpscalerInfo
+from models.protocols.upscaling import UpscalerInfo
 
 
 class FakeUpscaler:
-    """Repeats every pixel `factor` times, see `models.upscaling.Upscaler`."""
+    """Repeats every pixel `factor` times, see `models.protocols.upscaling.Upscaler`."""
 
     def __init__(self, factor: int = 4, tile: int = 64) -> None:
         self._info = UpscalerInfo("fake-upscaler", f"repeat-{factor}", "nearest", factor, tile, "cpu", "uint8")

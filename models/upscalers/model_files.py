@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import ModelUnsupported
+from models.protocols.upscaling import UpscalerInfo
 from models.runtime.placement import FILE_ERRORS, DevicePlacement, fingerprint, memory_guard
-from models.upscaling import UpscalerInfo
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 """Suffixes of the files that spandrel reads."""
 
 
 class ModelFileUpscaler:
-    """A feed-forward upscaler, see `models.upscaling.Upscaler`."""
+    """A feed-forward upscaler, see `models.protocols.upscaling.Upscaler`."""
 
     def __init__(self, file: Path, placement: DevicePlacement, tile: int) -> None:
         """Load a model file. `tile` is the longest side of one call, in pixels.

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import ModelUnsupported
+from models.protocols.upscaling import UpscalerInfo
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard, quiet_libraries
 from models.runtime.seeding import cpu_generator
-from models.upscaling import UpscalerInfo
 
 FACTORS = {"StableDiffusionLatentUpscalePipeline": 2, "StableDiffusionUpscalePipeline": 4}
 """Factor of each pipeline class that is supported."""
@@ -26,7 +26,7 @@ _MULTIPLE = 64
 
 
 class PipelineUpscaler:
-    """A diffusion upscaler, see `models.upscaling.Upscaler`."""
+    """A diffusion upscaler, see `models.protocols.upscaling.Upscaler`."""
 
     def __init__(self, source: Path | str, id: str, placement: DevicePlacement, tile: int) -> None:
         """Load a folder or hub id. `tile` is the longest side of one call, in pixels.

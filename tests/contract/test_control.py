@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.image_inputs import Control, ImageInputs, Inpainting
 from models.protocols import StepRow, StepwiseGenerator
+from models.protocols.image_inputs import Control, ImageInputs, Inpainting
 from tests.contract.families import FAMILIES
 from tests.contract.gate_kit import built, recording
 

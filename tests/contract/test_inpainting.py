@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.image_inputs import ImageInputs, Inpainting
 from models.protocols import StepRow, StepwiseGenerator, to_host
+from models.protocols.image_inputs import ImageInputs, Inpainting
 from tests.contract.conftest import Workshop
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE, Path
 from tests.contract.gate_kit import Driven, Job, driven, recording

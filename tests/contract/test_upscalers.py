@@ -13,7 +13,7 @@ from models import registry
 from models.errors import ModelNotFound, ModelUnsupported
 from models.load_options import LoadOptions
 from models.protocols import OutOfMemory
-from models.upscaling import Upscaler
+from models.protocols.upscaling import Upscaler
 
 pytestmark = pytest.mark.torch
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.narrow_protocols import GeneratedImages, Generator, Scorer
 from models.protocols import Pixels, StepRow
+from models.protocols.narrow import GeneratedImages, Generator, Scorer
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 

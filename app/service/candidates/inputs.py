@@ -17,7 +17,7 @@ from app.engine.latent_codec import decode_init_latents
 from app.errors import NotFound
 from app.service.candidates.keys import inputs_key
 from app.stores.protocols import BlobStore
-from models.image_inputs import Control, ImageInputs, Inpainting
+from models.protocols.image_inputs import Control, ImageInputs, Inpainting
 
 
 async def save_inputs(blobs: BlobStore, spec: GenerationSpec, inputs: ImageInputs) -> None:

@@ -19,7 +19,7 @@ from app.domain import Generation, Notice
 from app.engine.protocols import Engine
 from app.errors import Draining, EngineDead, EngineFailed, TooLarge
 from app.service.candidates.keys import file_size
-from models.upscaling import UpscalerInfo
+from models.protocols.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 

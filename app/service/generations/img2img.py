@@ -22,7 +22,7 @@ from app.service.generations.sizing import settle_size
 from app.service.types import GenerationParams, Limits
 from app.service.validation import check_range
 from app.stores.protocols import BlobStore
-from models.image_inputs import Control, ImageInputs, Inpainting
+from models.protocols.image_inputs import Control, ImageInputs, Inpainting
 
 _WHOLE = Notice("mask_covers_all", "the mask covers the whole image, so all of it is redrawn")
 

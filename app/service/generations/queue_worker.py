@@ -35,7 +35,7 @@ from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
 from app.stores.protocols import BatchStore, BlobStore, Claim, Claimable, Claimed, GenerationStore
-from models.image_inputs import ImageInputs
+from models.protocols.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from app.service.types import (
 from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BatchStore, BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
-from models.upscaling import UpscalerInfo
+from models.protocols.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 

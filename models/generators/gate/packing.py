@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from models.generators.gate.scheduler_proxy import Blend, noised
-from models.image_inputs import Inpainting
+from models.protocols.image_inputs import Inpainting
 
 _DIGIT = 8
 """Base in which positions are written into a sample.

@@ -32,7 +32,7 @@ from models.generators.gate.runs import (
 )
 from models.generators.gate.scheduler_proxy import Blend, StepForm, WatchedScheduler, memory, recall
 from models.generators.pipeline_facts import call_defaults
-from models.image_inputs import ImageInputs, Inpainting
+from models.protocols.image_inputs import ImageInputs, Inpainting
 from models.runtime.remembered import Remembered
 from models.runtime.seeding import cpu_generator
 

@@ -1,7 +1,7 @@
 """Protocols between the engine and neural models, without torch.
 
 Owns the protocols and the plain values that cross them; tables of samplers are in `schedules`. `StepwiseGenerator` and
-`Embedder` are what the engine runs; those of models without steps or embeddings are in `narrow_protocols`. Tensors stay
+`Embedder` are what the engine runs; those of models without steps or embeddings are in `narrow`. Tensors stay
 on the models' side: the engine carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread,
 the engine's.
 """
@@ -15,13 +15,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.image_inputs import ImageInputs, Inpainting
 from models.loras import Lora
-from models.schedules import QUADRATIC as QUADRATIC
-from models.schedules import Schedule as Schedule
-from models.schedules import steps_left as steps_left
-from models.schedules import time_done as time_done
-from models.upscaling import Upscaler
+from models.protocols.image_inputs import ImageInputs, Inpainting
+from models.protocols.schedules import QUADRATIC as QUADRATIC
+from models.protocols.schedules import Schedule as Schedule
+from models.protocols.schedules import steps_left as steps_left
+from models.protocols.schedules import time_done as time_done
+from models.protocols.upscaling import Upscaler
 
 Latent: TypeAlias = Any
 """A candidate's state between two steps: x, and the last step's x0 estimate."""
