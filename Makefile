@@ -40,10 +40,17 @@ serve: $(READY) ## the service on 127.0.0.1:8000 (FRONTRUNNER_HOST and FRONTRUNN
 
 .PHONY: check
 check: $(READY) ## format, lint, types, import rules and the quick tests, which need no torch
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+
+.PHONY: lint
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+.PHONY: quick
+quick: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not torch and not slow and not soak' $(QUICK_TESTS)
 
 .PHONY: test

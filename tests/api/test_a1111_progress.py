@@ -17,6 +17,8 @@ from tests.api.kit import House, running, until
 from tests.api.test_a1111 import SMALL, TXT2IMG, opened, refused, warning_codes
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[House]:

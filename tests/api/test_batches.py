@@ -15,6 +15,8 @@ from tests.api.keys_kit import add_key
 from tests.api.kit import House, is_problem, running, until
 from tests.api.test_webhooks import SECRET, listening
 
+pytestmark = pytest.mark.slow
+
 ENTRY = {"prompt": "a red apple", "n_candidates": 2, "steps": 2, "seed": 7}
 
 

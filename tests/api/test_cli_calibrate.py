@@ -24,6 +24,8 @@ from models import calibration_io, registry
 from models.protocols import Calibration
 from tests.api.kit import until
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
 THINGS = ("apple", "boat", "car", "duck", "house", "leaf", "moon", "star")
 

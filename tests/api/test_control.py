@@ -15,6 +15,8 @@ from tests.api.kit import PROMPT, House, is_problem, running, until
 from tests.api.test_refine import pixels
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("depth", "sketch")
 
 

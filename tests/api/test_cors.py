@@ -14,6 +14,8 @@ from app.settings import Settings
 from tests.api.keys_kit import add_key
 from tests.api.kit import PROMPT, House, is_problem, running
 
+pytestmark = pytest.mark.slow
+
 APP = "https://app.example.com"
 
 

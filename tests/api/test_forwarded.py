@@ -15,6 +15,8 @@ from app.api.middleware.forwarded import clean_prefix
 from app.settings import Settings
 from tests.api.kit import PROMPT, House, events, is_problem, running
 
+pytestmark = pytest.mark.slow
+
 FORWARDED = {
     "x-forwarded-proto": "https",
     "x-forwarded-host": "localhost:8443",

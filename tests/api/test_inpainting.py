@@ -19,6 +19,8 @@ from tests.api.kit import House, events, is_problem, running, until
 from tests.api.test_openai_edits import EDITS, FORM
 from tests.api.test_refine import pixels, refined
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 BOX = (16, 8, 40, 32)
 """Left, top, right and bottom of the part that is redrawn, in pixels."""

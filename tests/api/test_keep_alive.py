@@ -13,6 +13,8 @@ from app.api.negotiation import preferred_wait_s
 from tests.api.kit import PROMPT, House, running, until
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 KEEP = {"prefer": "keep-alive"}
 SLOW = {**PROMPT, "steps": 30}
 

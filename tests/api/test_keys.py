@@ -27,6 +27,8 @@ from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import generation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Path]]:

@@ -21,6 +21,8 @@ from models.protocols import Conditioning, GeneratorInfo
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 WEEK_S = 7 * 86_400 + 60
 LONG = {**PROMPT, "n_candidates": 16, "steps": 150}
 OURS, THEIRS = "/v1/generations", "/v1/images/generations"

@@ -25,6 +25,8 @@ from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.api.test_webhooks import listening
 from tests.unit.store_kit import generation
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG"
 
 

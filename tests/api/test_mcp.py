@@ -26,6 +26,8 @@ from tests.api.keys_kit import add_key
 from tests.api.kit import House, is_problem, running, until
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 SMALL = {"prompt": "a red apple", "n_candidates": 4, "steps": 4, "seed": 7}
 INITIALIZE = {

@@ -21,6 +21,8 @@ from tests.api.kit import House, running
 from tests.api.test_mcp import INITIALIZE, SMALL
 from tests.servers import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "app.cli", "mcp"]
 

@@ -18,6 +18,8 @@ from tests.api.kit import House, running, until
 from tests.hostile import png
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"prompt": "a red apple", "n_candidates": 4, "steps": 4}
 ROUTE = "/v1/images/generations"
 

@@ -13,6 +13,8 @@ import pytest
 from tests.api.kit import House, is_problem, running
 from tests.api.test_rerank import NOWHERE, reranked
 
+pytestmark = pytest.mark.slow
+
 NANS = base64.b64encode(b"\x00\x7e" * 13).decode()
 FIELD = {"prompt": "apple", "n_candidates": 32, "n": 3, "steps": 2}
 

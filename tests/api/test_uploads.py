@@ -23,7 +23,7 @@ from tests.api.kit import PROMPT, House, is_problem, running
 from tests.hostile import scans
 from tests.servers import PATIENCE_S
 
-pytestmark = pytest.mark.usefixtures("served_afterwards")
+pytestmark = [pytest.mark.usefixtures("served_afterwards"), pytest.mark.slow]
 
 
 def _file(image: Image.Image, form: str = "PNG", **given: Any) -> bytes:

@@ -23,6 +23,8 @@ from models.synthetic.upscaler import FakeUpscaler
 from tests.api.kit import House, is_problem, running
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 
 class Instrumented(FakeUpscaler):
     """Counts its calls by the sides of what they took; more than `most` pixels do not fit into memory."""

@@ -21,6 +21,8 @@ from tests.api.kit import House, running, until
 from tests.clients.kit import PROMPT, Breaking, connected
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("kind", ["sync", "async"])
 SLOW: Any = {"prompt": "a red apple", "n_candidates": 8, "steps": 150}
 

@@ -16,7 +16,7 @@ from app.stores.blobs import ObjectBlobStore
 from app.stores.protocols import BlobStore
 from tests.servers import S3
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ from app.stores.generations import SqlGenerationStore
 from app.stores.protocols import Claimed, NewEvent
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.anyio
 async def test_a_new_generation_is_found_with_its_first_lines(records: SqlGenerationStore) -> None:

@@ -22,7 +22,7 @@ from tests.servers import S3
 from tests.unit.service_kit import house
 from tests.unit.store_kit import MINE, generation, opened
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 def _left(tmp_path: Path) -> list[Path]:

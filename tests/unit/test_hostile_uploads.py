@@ -21,6 +21,8 @@ from app.errors import BadImage, DecoderUnavailable, FrontrunnerError, TooComple
 from app.imaging import DecoderPool, Upload, encode
 from tests.hostile import BOMBS, saved
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 40_000_000
 DEADLINE_S = 30.0
 MEMORY_MIB = 700

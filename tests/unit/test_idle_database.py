@@ -18,6 +18,8 @@ from app.stores.protocols import DeliveryLimits
 from app.stores.webhooks import SqlWebhookOutbox
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
+pytestmark = pytest.mark.slow
+
 FEW, MANY = 100, 5000
 
 PERIODIC: dict[str, Callable[[SqlGenerationStore], Awaitable[Any]]] = {

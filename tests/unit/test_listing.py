@@ -15,7 +15,7 @@ from app.stores.generations.queries import page
 from app.stores.protocols import ListQuery, PageMark
 from tests.unit.store_kit import MINE, generation, opened
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 def owned(name: str, created: float, status: Status = Status.SUCCEEDED, owner: str = "me") -> Generation:

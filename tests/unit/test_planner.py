@@ -120,6 +120,7 @@ def test_fewer_than_are_to_be_left_never_finish() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(RACES, st.floats(0.5, 0.999), st.floats(0.5, 0.999))
+@pytest.mark.slow
 def test_plans_keep_their_promises(one: PlanInput, some: float, other: float) -> None:
     low, high = sorted((some, other))
     plans = [plan_checkpoints(one, low), plan_checkpoints(one, high)]

@@ -23,7 +23,7 @@ from tests.servers import PostgreSQL, running_pgbouncer
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import MINE, STEP, generation, opened
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @asynccontextmanager

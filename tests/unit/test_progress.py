@@ -18,6 +18,8 @@ from tests.unit.engine_kit import Bench, spec
 from tests.unit.service_kit import house
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation
 
+pytestmark = pytest.mark.slow
+
 
 def shares(bench: Bench) -> list[float]:
     return [u.progress for u in bench.updates["gen_a"] if isinstance(u, Stepped | Pruned | Finished)]

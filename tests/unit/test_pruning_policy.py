@@ -19,6 +19,8 @@ from models.protocols import Calibration
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
+pytestmark = pytest.mark.slow
+
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 HEAT = PruningContext(16, 1, "ddim", 8, guidance_scale=4.0)
 

@@ -14,6 +14,8 @@ from app.stores.protocols import Claim, Claimed, IdempotencyMatch, KeyRecord, Ne
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.anyio
 async def test_only_who_has_the_claim_writes(records: SqlGenerationStore) -> None:

@@ -20,7 +20,7 @@ from app.service.generations import recorder
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def counted(there: House) -> Mapping[str, int]:

@@ -19,7 +19,7 @@ from models.protocols import Embeddings, Images, Latent, Models, Pixels, StepRow
 from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer
 from tests.unit.engine_kit import spec
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Inbox:
