@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from typing import TypeAlias
 
@@ -112,6 +113,7 @@ def _moved(now: Mapping[int, float], then: Mapping[int, float]) -> bool:
     return any(max(now[rows], then[rows]) > MOVED * min(now[rows], then[rows]) for rows in now)
 
 
+@lru_cache(4096)
 def _call_seconds(table: CostTable, rows: int) -> float:
     """Return seconds for `rows` rows in the call sizes with the best time per row."""
     total = 0.0

@@ -11,8 +11,10 @@ favours lucky ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,24 +72,45 @@ class PlanInput:
         return total + (self.steps - last) * self.costs.steps(live) + self.costs.finishes(live)
 
 
-def plan_checkpoints(plan_input: PlanInput, quality: float) -> tuple[Checkpoint, ...]:
+class FeasibleCuts:
+    """How hard a field may be cut at the required quality, by first cut and step.
+
+    It depends on the calibration and the numbers of a race, not on costs. A search adds what it had to simulate, so
+    the next search with other costs takes milliseconds instead of a second. Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._choices: dict[tuple[Checkpoint | None, int], int] = {}
+
+    def count(self, first: Checkpoint | None, at: int, simulate: Callable[[], int]) -> int:
+        """Return how many of the survivor counts at `at` keep the quality, after `first`."""
+        key = (first, at)
+        if key not in self._choices:
+            self._choices[key] = simulate()
+        return self._choices[key]
+
+
+def plan_checkpoints(
+    plan_input: PlanInput, quality: float, feasible: FeasibleCuts | None = None
+) -> tuple[Checkpoint, ...]:
     """Return at most two checkpoints; none if pruning does not pay.
 
     With `FEW_STEPS` and fewer there is at most one. Pruning does not pay if it saves no work or costs too much
-    quality. Takes one or two seconds of a core at most.
+    quality. Takes one or two seconds of a core at most. `feasible` are the cuts known from earlier plans that differ
+    in costs only.
     """
     if plan_input.n_candidates <= plan_input.min_finishers:
         return ()
-    return _Search(plan_input, quality).run()
+    return _Search(plan_input, quality, feasible or FeasibleCuts()).run()
 
 
 class _Search:
     """Exhaustive search that skips plans which cannot improve on the best so far."""
 
-    def __init__(self, plan_input: PlanInput, quality: float) -> None:
+    def __init__(self, plan_input: PlanInput, quality: float, feasible: FeasibleCuts) -> None:
         self._input = plan_input
         self._quality = quality
-        self._field = _SimulatedFields(plan_input)
+        self._feasible = feasible
         self._best: tuple[Checkpoint, ...] = ()
         self._least = plan_input.device_seconds(())
 
@@ -95,26 +118,29 @@ class _Search:
         """Return the plan with the least work at the required quality."""
         places = _checkpoint_steps(self._input.steps)
         for i, at in enumerate(places):
-            for cut, kept in self._prunings(at):
+            for cut in self._cuts(None, at):
                 self._consider((cut,))
                 for later in places[i + 1 :] if self._input.steps > FEW_STEPS else ():
-                    self._search_second(cut, kept, later)
+                    self._search_second(cut, later)
         return self._best
 
-    def _search_second(self, first: Checkpoint, kept: NDArray[np.intp], at: int) -> None:
+    def _search_second(self, first: Checkpoint, at: int) -> None:
         cheapest = (first, Checkpoint(at, _min_kept(self._input, at)))
         if self._input.device_seconds(cheapest) < self._least:
-            for cut, _ in self._prunings(at, kept):
+            for cut in self._cuts(first, at):
                 self._consider((first, cut))
 
-    def _prunings(
-        self, at: int, among: NDArray[np.intp] | None = None
-    ) -> Iterator[tuple[Checkpoint, NDArray[np.intp]]]:
-        """Yield ever harder cuts at a step, with survivors, while the quality suffices."""
-        for keep, kept in self._field.prune(at, _min_kept(self._input, at), among):
-            if self._field.quality(kept) < self._quality:
-                return
-            yield Checkpoint(at, keep), kept
+    def _cuts(self, first: Checkpoint | None, at: int) -> list[Checkpoint]:
+        """Return ever harder cuts at a step that keep the quality."""
+        live = self._input.n_candidates if first is None else first.keep
+        assert live is not None
+        keeps = _survivor_counts(live, _min_kept(self._input, at))
+        count = self._feasible.count(first, at, lambda: self._field.count_good(first, at, keeps, self._quality))
+        return [Checkpoint(at, keep) for keep in keeps[:count]]
+
+    @cached_property
+    def _field(self) -> _SimulatedFields:
+        return _SimulatedFields(self._input)
 
     def _consider(self, checkpoints: tuple[Checkpoint, ...]) -> None:
         work = self._input.device_seconds(checkpoints)
@@ -164,16 +190,23 @@ class _SimulatedFields:
             later = link * later + np.sqrt(1 - link**2) * draw.standard_normal(shape)
             self._previews[at], known = later, correlation
 
-    def prune(
-        self, at: int, floor: int, among: NDArray[np.intp] | None = None
-    ) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Yield the survivors (F, keep) of a cut at a step, for every number considered."""
-        fields, n_candidates = self._finals.shape
-        places = np.tile(np.arange(n_candidates), (fields, 1)) if among is None else among
-        previews = np.take_along_axis(self._previews[at], places, axis=1)
-        ranked = np.take_along_axis(places, np.argsort(-previews, axis=1), axis=1)
-        for keep in _survivor_counts(places.shape[1], floor):
-            yield keep, ranked[:, :keep]
+        self._ranked: dict[int, NDArray[np.intp]] = {}
+
+    def count_good(self, first: Checkpoint | None, at: int, keeps: Sequence[int], quality: float) -> int:
+        """Return how many of the descending `keeps` have the quality in a row."""
+        among = None if first is None else self.ranked(first.at)[:, : first.keep]
+        ranked = self.ranked(at, among)
+        good = (self.quality(ranked[:, :keep]) >= quality for keep in keeps)
+        return sum(1 for _ in takewhile(bool, good))
+
+    def ranked(self, at: int, among: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+        """Return places (F, N) by descending preview; with `among` (F, K) those only."""
+        if among is not None:
+            previews = np.take_along_axis(self._previews[at], among, axis=1)
+            return np.take_along_axis(among, np.argsort(-previews, axis=1), axis=1)
+        if at not in self._ranked:
+            self._ranked[at] = np.argsort(-self._previews[at], axis=1)
+        return self._ranked[at]
 
     def quality(self, kept: NDArray[np.intp]) -> float:
         """Return the share of the gain that survivors keep, minus its standard error."""

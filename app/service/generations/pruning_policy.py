@@ -40,12 +40,14 @@ class PlanCache:
     """Plans by generation shape. Any thread.
 
     The first plan of a shape is computed by the caller, which takes up to two seconds. After a change of the costs the
-    old plan serves until a background thread has computed the new one: its quality holds at any cost.
+    old plan serves until a background thread has computed the new one: its quality holds at any cost. What is known of
+    the quality is kept, so that later plans of a shape take milliseconds.
     """
 
     def __init__(self, quality: float) -> None:
         self._quality = quality
         self._plans: dict[PruningContext, tuple[CostModel, Plan]] = {}
+        self._feasible: dict[PruningContext, planner.FeasibleCuts] = {}
         self._pending: set[PruningContext] = set()
         self._lock = threading.Lock()
         self._background = ThreadPoolExecutor(1, "pruning-planner")
@@ -62,8 +64,10 @@ class PlanCache:
         return stored[1] if stored is not None else self._compute(shape, plan_input)
 
     def _compute(self, shape: PruningContext, plan_input: planner.PlanInput) -> Plan:
+        with self._lock:
+            feasible = self._feasible.setdefault(shape, planner.FeasibleCuts())
         try:
-            plan = planner.plan_checkpoints(plan_input, self._quality)
+            plan = planner.plan_checkpoints(plan_input, self._quality, feasible)
         finally:
             with self._lock:
                 self._pending.discard(shape)
@@ -71,7 +75,9 @@ class PlanCache:
             self._plans.pop(shape, None)
             self._plans[shape] = (plan_input.costs, plan)
             if len(self._plans) > MAX_PLANS:
-                del self._plans[next(iter(self._plans))]
+                oldest = next(iter(self._plans))
+                del self._plans[oldest]
+                self._feasible.pop(oldest, None)
         return plan
 
 
