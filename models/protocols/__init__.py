@@ -1,9 +1,8 @@
 """Protocols between the engine and neural models, without torch.
 
-Owns the protocols and the plain values that cross them; tables of samplers are in `schedules`. `StepwiseGenerator` and
-`Embedder` are what the engine runs; those of models without steps or embeddings are in `narrow`. Tensors stay
-on the models' side: the engine carries `Latent` and `Pixels` as opaque handles. Every method is called from one thread,
-the engine's.
+Owns the protocol of generators. Tables of samplers are in `schedules`, scorers in `scoring`, generators without steps
+in `narrow`, and images and embeddings in `values`. Tensors stay on the models' side: the engine carries `Latent` and
+`Pixels` as opaque handles. Every method is called from one thread, the engine's, except those of remote scorers.
 """
 
 from __future__ import annotations
@@ -21,34 +20,21 @@ from models.protocols.schedules import QUADRATIC as QUADRATIC
 from models.protocols.schedules import Schedule as Schedule
 from models.protocols.schedules import steps_left as steps_left
 from models.protocols.schedules import time_done as time_done
+from models.protocols.scoring import Embedder as Embedder
+from models.protocols.scoring import Scorer as Scorer
+from models.protocols.scoring import ScorerInfo as ScorerInfo
+from models.protocols.scoring import ScoringInfo as ScoringInfo
+from models.protocols.scoring import TextEmbedding as TextEmbedding
+from models.protocols.scoring import embeds as embeds
 from models.protocols.upscaling import Upscaler
+from models.protocols.values import Embeddings as Embeddings
+from models.protocols.values import Images as Images
+from models.protocols.values import Pixels as Pixels
+from models.protocols.values import Truncation as Truncation
+from models.protocols.values import to_host as to_host
 
 Latent: TypeAlias = Any
 """A candidate's state between two steps: x, and the last step's x0 estimate."""
-
-Pixels: TypeAlias = Any
-"""uint8 (B, H, W, 3), sRGB, in host memory or on the generator's device.
-
-A NumPy array or a torch tensor, see `to_host`.
-"""
-
-Images: TypeAlias = NDArray[np.uint8]
-"""uint8 (B, H, W, 3), sRGB, in host memory."""
-
-Embeddings: TypeAlias = NDArray[np.float32]
-"""float32 (B, D), every row L2-normalised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """A text that was cut off at the token limit.
-
-    `tokens` is the length of the whole text with special tokens; `dropped` is the lost tail, as text.
-    """
-
-    tokens: int
-    limit: int
-    dropped: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,37 +130,6 @@ class GeneratorInfo:
     def is_guided(self, guidance_scale: float) -> bool:
         """Whether a row at this scale is two entries of the denoiser's batch."""
         return self.guidance == "cfg" and guidance_scale > self.unguided_scale
-
-
-@dataclass(frozen=True, slots=True)
-class ScorerInfo:
-    """A scorer's name and limits.
-
-    `null_mean` and `null_std` describe the cosines of images with unrelated texts; None if unknown.
-    """
-
-    id: str
-    revision: str
-    dimensions: int
-    image_size: int
-    token_limit: int
-    logit_scale: float
-    device: str
-    null_mean: float | None = None
-    null_std: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TextEmbedding:
-    """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
-
-    `recognised` is False if the vocabulary holds no part of the text. All its tokens are then unknown ones, and the
-    vector does not depend on its meaning.
-    """
-
-    vector: NDArray[np.float32]
-    truncation: Truncation | None = None
-    recognised: bool = True
 
 
 MAX_GUIDANCE_RATIO = 1.5
@@ -307,33 +262,6 @@ class StepwiseGenerator(Protocol):
         ...
 
 
-class Embedder(Protocol):
-    """A joint image and text embedder, such as CLIP."""
-
-    @property
-    def info(self) -> ScorerInfo:
-        """Name and limits; constant."""
-        ...
-
-    def embed_images(self, pixels: Pixels) -> Embeddings:
-        """Embeddings of images of one size, on any device, in order.
-
-        Raises `OutOfMemory`.
-        """
-        ...
-
-    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        """Embeddings of texts, in order. May be cached."""
-        ...
-
-    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
-        """Patches of one image (H, W, 3) in the same space, top left first.
-
-        Unit vectors, float32 (h, w, D). None if the image tower has no patches.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Models:
     """What one process serves. Used from one thread only."""
@@ -346,9 +274,3 @@ class Models:
 
 class OutOfMemory(RuntimeError):
     """The device cannot hold a batch; a smaller one may fit."""
-
-
-def to_host(pixels: Pixels) -> Images:
-    """Pixels as a contiguous NumPy array, copied from the device if needed."""
-    host = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
-    return np.ascontiguousarray(host, dtype=np.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.protocols import Pixels, StepRow
-from models.protocols.narrow import GeneratedImages, Generator, Scorer
+from models.protocols import Pixels, Scorer, ScoringInfo, StepRow, embeds
+from models.protocols.narrow import GeneratedImages, Generator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
@@ -41,6 +41,7 @@ class Preference:
 
     def __init__(self) -> None:
         self._model = FakeScorer()
+        self.info = ScoringInfo("preference", "1", "cpu")
 
     def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
         (embedded,) = self._model.embed_texts([text])
@@ -55,5 +56,6 @@ def test_a_model_that_only_generates_and_one_that_only_scores() -> None:
     found, other = scorer.score(red.images, "red"), scorer.score(red.images, "cyan")
     assert (found.shape, str(found.dtype)) == ((3,), "float32")
     assert (found > other).all()
+    assert (embeds(scorer), embeds(FakeScorer())) == (False, True)
     with pytest.raises(ValueError, match="at least one seed"):
         generator.generate("a red apple", "", [], 64, 64)

@@ -1,0 +1,114 @@
+"""Protocols of models that compare images with texts, without torch.
+
+An `Embedder` has vectors that can be stored and compared with any text later. A `Scorer` has only numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.protocols.values import Embeddings, Pixels, Truncation
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerInfo:
+    """A scorer's name and limits.
+
+    `null_mean` and `null_std` describe the cosines of images with unrelated texts; None if unknown.
+    """
+
+    id: str
+    revision: str
+    dimensions: int
+    image_size: int
+    token_limit: int
+    logit_scale: float
+    device: str
+    null_mean: float | None = None
+    null_std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
+
+    `recognised` is False if the vocabulary holds no part of the text. All its tokens are then unknown ones, and the
+    vector does not depend on its meaning.
+    """
+
+    vector: NDArray[np.float32]
+    truncation: Truncation | None = None
+    recognised: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringInfo:
+    """Name and traits of a model that only scores.
+
+    `remote` is whether `score` waits for a network: it then never runs on the device thread. `reads_text` is False if
+    the score depends on the image alone; a stored score is then valid for every text.
+    """
+
+    id: str
+    revision: str
+    device: str
+    remote: bool = False
+    reads_text: bool = True
+
+
+class Embedder(Protocol):
+    """A joint image and text embedder, such as CLIP."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        """Name and limits; constant."""
+        ...
+
+    def embed_images(self, pixels: Pixels) -> Embeddings:
+        """Embeddings of images of one size, on any device, in order.
+
+        Raises `OutOfMemory`.
+        """
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        """Embeddings of texts, in order. May be cached."""
+        ...
+
+    def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
+        """Patches of one image (H, W, 3) in the same space, top left first.
+
+        Unit vectors, float32 (h, w, D). None if the image tower has no patches.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """A model that scores images against a text, such as a preference model.
+
+    It has no embeddings that could be stored, averaged or compared with other texts later.
+    """
+
+    @property
+    def info(self) -> ScoringInfo:
+        """Name and traits; constant."""
+        ...
+
+    def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
+        """Scores of images of one size, on any device, in order: float32 (B,).
+
+        Finite, higher is better. The scale is the model's own: compare scores of one model and one text only. A remote
+        model takes images in host memory and may be called from any thread, several at once; the others are called
+        from the engine's thread. Raises `OutOfMemory`, and `ScoringFailed` if there is no score for one of the images.
+        """
+        ...
+
+
+def embeds(model: Embedder | Scorer) -> TypeGuard[Embedder]:
+    """Whether a model has embeddings, so that its images can be re-ranked without it."""
+    return hasattr(model, "embed_images")
