@@ -59,10 +59,13 @@ class CalibrationOutput(TypedDict):
 class CandidateOutput(TypedDict):
     """
     One of the N candidates; a pruned one has the score of its last preview.
+
+    `wording` is the text that it was sampled from; null if that is the generation's prompt.
     """
 
     index: int
     seed: int
+    wording: str | None
     rank: int | None
     score: float | None
     similarity: float | None
@@ -848,9 +851,10 @@ class ImageOutput(TypedDict):
     """
     A returned image.
 
-    `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
-    pruned candidate that a re-ranking returned: its image is its last preview. `url` is a path. On servers with keys it
-    is signed, and shows the image without a key until it expires.
+    `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
+    With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
+    near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
+    preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
     """
 
     score: float
@@ -863,6 +867,7 @@ class ImageOutput(TypedDict):
     rank: int
     index: int
     seed: int
+    wording: str | None
     score_is_preview: bool
     duplicate_of: int | None
     softmax: float | None

@@ -111,6 +111,8 @@ class GenerationSpec:
     `start` None samples from noise; `masked`: only a part of it is redrawn. The mask and the images of `controls` are
     in `ImageInputs`. `loras` are the adapters of denoiser and text encoders. `owner` is used for fair scheduling
     between callers only. `weighted` prompts have marks that the generator applies as weights.
+    `wordings` are the texts that candidates are sampled from, see `wording_index`; empty: all from `prompt`. Either way
+    `ranking_prompt` ranks them.
     """
 
     id: str
@@ -136,6 +138,24 @@ class GenerationSpec:
     controls: tuple[ControlUse, ...] = ()
     loras: tuple[Lora, ...] = ()
     weighted: bool = False
+    wordings: tuple[str, ...] = ()
+
+    @property
+    def sampling_prompts(self) -> tuple[str, ...]:
+        """The texts that candidates are sampled from: the wordings, or the prompt alone."""
+        return self.wordings or (self.prompt,)
+
+    def wording_index(self, index: int) -> int:
+        """Which of `sampling_prompts` candidate `index` is sampled from.
+
+        It depends on the candidate's seed alone, so that one candidate can be made again. Consecutive seeds take the
+        wordings in turn, which spreads them evenly.
+        """
+        return self.candidate_seed(index) % len(self.sampling_prompts)
+
+    def sampling_prompt(self, index: int) -> str:
+        """The text that candidate `index` is sampled from."""
+        return self.sampling_prompts[self.wording_index(index)]
 
     @property
     def has_inputs(self) -> bool:

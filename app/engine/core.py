@@ -17,13 +17,12 @@ import numpy as np
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
-from app.engine.negation import negation_notices
-from app.engine.notices import contradiction_notices, prompt_notices, truncation_notice, unrecognised
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import predict_score
 from app.engine.ranking import scoring
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
-from app.engine.state import ActiveGeneration, EncodedTexts, Phase, Row, paste_sources
+from app.engine.state import ActiveGeneration, Phase, Row, paste_sources
+from app.engine.texts.encoding import encode_prompts, encode_ranking
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
 from models.loras import Lora
@@ -177,29 +176,16 @@ class EngineCore:
             self._finish(plan)
 
     def _encode(self, run: ActiveGeneration) -> None:
-        """Encode texts, one per call, so that batching never changes the bits."""
+        """Encode texts, and make the schedule."""
         spec = run.spec
         with _refusals():
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
             if spec.masked and spec.start is not None:  # refuse it before the first step
                 self._generator.add_noise(decode_init_latents(spec.start), spec.seed, run.schedule, 0)
-        info = self._generator.info
-        steered = run.guided and info.negative_prompts
+        steered = run.guided and self._generator.info.negative_prompts
         with self._adapted(spec.loras):
-            prompt = self._generator.encode([spec.prompt])[0]
-            negative = self._generator.encode([spec.negative_prompt], negative=True)[0] if steered else None
-        texts = (spec.ranking_prompt, *(n.text for n in spec.ranking.negatives))
-        vectors = [self._scorer.embed_texts([t])[0] for t in texts]
-        stacked = np.stack([v.vector for v in vectors])
-        query = scoring.build_query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
-        read = [("generator", spec.prompt, prompt.truncation)]
-        read += [("generator", spec.negative_prompt, negative.truncation)] if negative is not None else []
-        read += [("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True)]
-        notices = [truncation_notice(m, t, cut) for m, t, cut in read if cut is not None]
-        notices += prompt_notices(info, spec, steered)
-        notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-        notices += negation_notices(texts[0], texts[1:])
-        run.texts = EncodedTexts(prompt, negative, query, tuple(notices))
+            prompts, negative = encode_prompts(self._generator, spec, steered=steered)
+        run.texts = encode_ranking(self._scorer, self._generator, spec, prompts, negative, steered=steered)
 
     @contextmanager
     def _adapted(self, loras: tuple[Lora, ...]) -> Iterator[None]:
@@ -375,7 +361,7 @@ def _step_row(row: Row) -> StepRow:
     assert run.schedule is not None
     return StepRow(
         row.latent,
-        run.texts.prompt,
+        run.texts.prompts[run.spec.wording_index(row.index)],
         run.texts.negative,
         run.spec.guidance_scale,
         run.schedule,

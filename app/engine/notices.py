@@ -97,7 +97,7 @@ def prompt_notices(generator: GeneratorInfo, spec: GenerationSpec, steered: bool
     """
     unused = spec.negative_prompt and not steered
     notices = (unsteered_notice(spec.negative_prompt, generator, spec.guidance_scale),) if unused else ()
-    return (*notices, *weights_notices(generator, spec.prompt, spec.negative_prompt))
+    return (*notices, *weights_notices(generator, *dict.fromkeys(spec.sampling_prompts), spec.negative_prompt))
 
 
 def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: float) -> Notice:

@@ -137,14 +137,14 @@ class Scheduler:
         """
         if not plan.rows or plan.rows[0].generation.spec.deterministic:
             return False
-        stepping, key = plan.kind is CallKind.STEP, plan.rows[0].generation.batch_key
+        stepping, key = _place(plan)
         size = plan.size if stepping else len(plan.rows)
         self._ceilings[stepping, key] = _Ceiling(size - 1 if stepping else max(1, size // 2))
         return size > (self._config.buckets[0] if stepping else 1)
 
     def record_fit(self, plan: CallPlan) -> None:
         """Count a call that fitted; after `CEILING_RETRY_CALLS` its limit is removed."""
-        place = (plan.kind is CallKind.STEP, plan.rows[0].generation.batch_key) if plan.rows else None
+        place = _place(plan) if plan.rows else None
         if place in self._ceilings:
             self._ceilings[place].calls += 1
             if self._ceilings[place].calls == CEILING_RETRY_CALLS:
@@ -275,13 +275,14 @@ class Scheduler:
         head = next((r for r in self._running if r.steppable_rows()), None)
         if head is None:
             return None
-        peers = [r for r in self._running if r.batch_key == head.batch_key and r.steppable_rows()]
+        key = head.step_key(head.steppable_rows()[0])
+        peers = [r for r in self._running if (rows := r.steppable_rows()) and r.step_key(rows[0]) == key]
         self._running.rotate(-1)
         if head.spec.deterministic:
             fixed = self._config.deterministic_rows
             return CallPlan(CallKind.STEP, tuple(_next_batch(peers, fixed)), size=fixed)
         share = self._share(peers)
-        ceiling = self._ceiling(True, head.batch_key)
+        ceiling = self._ceiling(True, key)
         chosen = self.bucket(sum(min(share, len(r.steppable_rows())) for r in peers), ceiling)
         rows = _next_batch(peers, chosen)
         return CallPlan(CallKind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
@@ -313,6 +314,12 @@ class Scheduler:
         cost = {b: self._seconds[b] / min(b, rows) for b in fitting}
         best = min(cost.values())
         return min(b for b, c in cost.items() if c <= BUCKET_TOLERANCE * best)
+
+
+def _place(plan: CallPlan) -> tuple[bool, BatchKey]:
+    """Return whether a plan steps, and the batching key of its rows."""
+    first, stepping = plan.rows[0], plan.kind is CallKind.STEP
+    return stepping, first.generation.step_key(first) if stepping else first.generation.batch_key
 
 
 def _reserved_rows(run: ActiveGeneration) -> int:

@@ -19,7 +19,8 @@ from app.engine.protocols import Outcome
 from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
-from models.protocols import Conditioning, Latent, Pixels, Schedule, ScorerInfo, to_host
+from app.engine.texts.encoding import EncodedTexts
+from models.protocols import Latent, Pixels, Schedule, ScorerInfo, to_host
 from models.protocols.image_inputs import ImageInputs
 
 
@@ -79,22 +80,6 @@ class Row:
         return self.score.score if self.score is not None else float("nan")
 
 
-@dataclass(slots=True)
-class EncodedTexts:
-    """The encoded texts of a generation, for denoiser and scorer."""
-
-    prompt: Conditioning
-    negative: Conditioning | None
-    query: scoring.Query
-    notices: tuple[Notice, ...]
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Token lengths that rows of one call must share, without repeats."""
-        lengths = (self.prompt.length, self.negative.length if self.negative is not None else self.prompt.length)
-        return tuple(dict.fromkeys(lengths))
-
-
 @dataclass(slots=True, eq=False)
 class ActiveGeneration:
     """A generation in the engine.
@@ -128,10 +113,19 @@ class ActiveGeneration:
         The bits of a row depend on the number of guided rows in the call. So deterministic guided and unguided rows
         have different keys. Adapters are active for all rows of a call.
         """
-        spec, texts = self.spec, self.texts
-        lengths = texts.lengths if texts is not None else ()
+        return self._key(self.texts.lengths() if self.texts is not None else ())
+
+    def _key(self, lengths: tuple[int, ...]) -> tuple[Any, ...]:
+        spec = self.spec
         guided = spec.deterministic and self.guided
         return spec.width, spec.height, lengths, spec.deterministic, guided, spec.loras
+
+    def step_key(self, row: Row) -> tuple[Any, ...]:
+        """The batching key of one row for denoiser calls: its own wording's length counts."""
+        return self._key(self._lengths(row))
+
+    def _lengths(self, row: Row) -> tuple[int, ...]:
+        return self.texts.lengths(self.spec.wording_index(row.index)) if self.texts is not None else ()
 
     @property
     def entries(self) -> int:
@@ -165,8 +159,14 @@ class ActiveGeneration:
         return [r for r in self.rows if r.phase in LIVE_PHASES]
 
     def steppable_rows(self) -> list[Row]:
-        """Return the rows that can step, those with the fewest steps first."""
-        return sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
+        """Return the rows that can step in one call, those with the fewest steps first.
+
+        Wordings of other lengths than the first row's wait for another call.
+        """
+        ready = sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
+        if ready and len(self.spec.wordings) > 1:
+            return [r for r in ready if self._lengths(r) == self._lengths(ready[0])]
+        return ready
 
     def add_timings(self, **seconds: float) -> None:
         """Add to the timings, named as in `Timings` without `_ms`."""

@@ -46,6 +46,7 @@ class GenerationParams:
     explicit checkpoints. "auto" is off with a `start`, since calibrations cover only sampling from noise. `inputs` hold
     the mask of a `start`, and control images. `loras` None selects the server's adapters, an empty tuple none.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
+    `wordings` are other texts to sample from, see `GenerationSpec`; `prompt` ranks all of them.
     `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
     are warnings about how the parameters were made.
     """
@@ -79,6 +80,7 @@ class GenerationParams:
     output_size: tuple[int, int] | None = None
     provenance: Provenance | None = None
     notices: tuple[Notice, ...] = ()
+    wordings: tuple[str, ...] = ()
 
 
 ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.api.schemas.requests import ImageFormat
-from app.domain import Candidate, Generation, Negative, Notice, Ranking, Reference, Score, Status
+from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
 from app.service import QueuePosition, file_size, image_path
 
 
@@ -61,14 +61,16 @@ class ScoreOutput(ResponseModel):
 class ImageOutput(ScoreOutput):
     """A returned image.
 
-    `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
-    pruned candidate that a re-ranking returned: its image is its last preview. `url` is a path. On servers with keys it
-    is signed, and shows the image without a key until it expires.
+    `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
+    With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
+    near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
+    preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
     """
 
     rank: int
     index: int
     seed: int
+    wording: str | None
     score_is_preview: bool
     duplicate_of: int | None
     softmax: float | None
@@ -85,10 +87,14 @@ class ControlOutput(ResponseModel):
 
 
 class CandidateOutput(ResponseModel):
-    """One of the N candidates; a pruned one has the score of its last preview."""
+    """One of the N candidates; a pruned one has the score of its last preview.
+
+    `wording` is the text that it was sampled from; null if that is the generation's prompt.
+    """
 
     index: int
     seed: int
+    wording: str | None
     rank: int | None
     score: float | None
     similarity: float | None
@@ -288,7 +294,7 @@ class GenerationResponse(ResponseModel):
             step=generation.progress.step if running else None,
             live=generation.progress.live if running else None,
             data=[_image_output(generation, c, c.score, files) for c in generation.best if c.score is not None],
-            candidates=[_candidate_output(c) for c in generation.candidates],
+            candidates=[_candidate_output(spec, c) for c in generation.candidates],
             margin=generation.margin,
             low_confidence=generation.low_confidence,
             stopped=generation.stopped.value if generation.stopped else None,
@@ -328,6 +334,7 @@ def _image_output(
         rank=candidate.rank or 0,
         index=candidate.index,
         seed=candidate.seed,
+        wording=_wording(spec, candidate.index),
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
         **score_fields(score, spec.ranking.negatives, spec.ranking.references),
@@ -338,11 +345,17 @@ def _image_output(
     )
 
 
-def _candidate_output(candidate: Candidate) -> CandidateOutput:
+def _wording(spec: GenerationSpec, index: int) -> str | None:
+    text = spec.sampling_prompt(index)
+    return text if text != spec.prompt else None
+
+
+def _candidate_output(spec: GenerationSpec, candidate: Candidate) -> CandidateOutput:
     score = candidate.score
     return CandidateOutput(
         index=candidate.index,
         seed=candidate.seed,
+        wording=_wording(spec, candidate.index),
         rank=candidate.rank,
         score=score.score if score else None,
         similarity=score.similarity if score else None,

@@ -64,7 +64,7 @@ def image_metadata(generation: Generation, candidate: Candidate, upscaler: str |
     return {
         **({"upscaler": upscaler} if upscaler is not None else {}),
         "generation": spec.id,
-        "prompt": spec.prompt,
+        "prompt": spec.sampling_prompt(candidate.index),
         "negative_prompt": spec.negative_prompt,
         "seed": candidate.seed,
         "steps": spec.steps,

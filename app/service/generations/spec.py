@@ -60,6 +60,7 @@ def build_spec(
         raise NotFound(f"model {params.model!r} is not loaded; use {generator.id!r}", pointer="#/model")
     check_text(params.prompt, "#/prompt", limits, allow_empty=False)
     check_text(params.negative_prompt, "#/negative_prompt", limits)
+    _check_wordings(params.wordings, limits)
     check_ranking(params.ranking, limits)
     n_candidates, wave = _candidate_counts(params, limits)
     fitted = _quota_notice(n_candidates, params, limits)
@@ -102,12 +103,20 @@ def build_spec(
         controls=_controls(params),
         loras=params.loras or (),
         weighted=weighted,
+        wordings=params.wordings,
     )
     return spec, (*params.notices, *fitted, *notices)
 
 
 def _has_weights(params: GenerationParams) -> bool:
-    return any(read is not None and read.marks for read in map(read_weights, (params.prompt, params.negative_prompt)))
+    texts = (*params.wordings, params.prompt, params.negative_prompt)
+    return any(read is not None and read.marks for read in map(read_weights, texts))
+
+
+def _check_wordings(wordings: tuple[str, ...], limits: Limits) -> None:
+    check_range(len(wordings), 0, limits.candidates, "#/variants")
+    for index, text in enumerate(wordings):
+        check_text(text, f"#/variants/{index}", limits, allow_empty=False)
 
 
 def _controls(params: GenerationParams) -> tuple[ControlUse, ...]:

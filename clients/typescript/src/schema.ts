@@ -758,12 +758,16 @@ export interface components {
         /**
          * CandidateOutput
          * @description One of the N candidates; a pruned one has the score of its last preview.
+         *
+         *     `wording` is the text that it was sampled from; null if that is the generation's prompt.
          */
         CandidateOutput: {
             /** Index */
             index: number;
             /** Seed */
             seed: number;
+            /** Wording */
+            wording: string | null;
             /** Rank */
             rank: number | null;
             /** Score */
@@ -1449,9 +1453,10 @@ export interface components {
          * ImageOutput
          * @description A returned image.
          *
-         *     `seed` alone reproduces it. `duplicate_of` is the index of a better near-duplicate. `score_is_preview` marks a
-         *     pruned candidate that a re-ranking returned: its image is its last preview. `url` is a path. On servers with keys it
-         *     is signed, and shows the image without a key until it expires.
+         *     `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
+         *     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
+         *     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
+         *     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
          */
         ImageOutput: {
             /** Score */
@@ -1474,6 +1479,8 @@ export interface components {
             index: number;
             /** Seed */
             seed: number;
+            /** Wording */
+            wording: string | null;
             /** Score Is Preview */
             score_is_preview: boolean;
             /** Duplicate Of */

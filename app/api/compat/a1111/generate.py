@@ -177,7 +177,7 @@ def info(done: Generation, best: Sequence[Candidate], body: ProcessingRequest, k
     warnings = warning_outputs([*done.warnings, *params.unsupported_settings(body)])
     return {
         "prompt": spec.prompt,
-        "all_prompts": [spec.prompt] * n,
+        "all_prompts": [spec.sampling_prompt(candidate.index) for candidate in best],
         "negative_prompt": spec.negative_prompt,
         "all_negative_prompts": [spec.negative_prompt] * n,
         "seed": seeds[0] if seeds else spec.seed,

@@ -1,0 +1,1 @@
+"""The texts of a generation as the models read them."""

@@ -1,0 +1,104 @@
+"""Candidates that are sampled from other texts than the prompt, which ranks all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.domain import GenerationSpec
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.protocols import Succeeded
+from app.errors import InvalidRequest
+from app.service import GenerationParams
+from app.service.candidates.keys import image_metadata
+from models.protocols import Conditioning, Latent, Models, StepRow
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
+from tests.unit.engine_kit import alone, spec
+from tests.unit.service_kit import house
+
+WORDINGS = ("a red apple, old style", "a red apple, new style", "an apple")
+
+
+class Recording(FakeGenerator):
+    """Remembers texts and calls; every text is as long as it has letters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.encoded: list[str] = []
+        self.calls: list[list[int]] = []
+
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
+        self.encoded += texts
+        found = super().encode(texts, negative=negative)
+        return [replace(each, length=len(text)) for each, text in zip(found, texts, strict=True)]
+
+    def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
+        self.calls.append([row.prompt.length for row in rows])
+        return super().step(rows, size)
+
+
+def run(one: GenerationSpec, config: EngineConfig | None = None) -> tuple[Recording, Succeeded]:
+    generator = Recording()
+    core = EngineCore(Models(generator, FakeScorer()), config or EngineConfig(), clock=lambda: 0.0)
+    core.submit(one, 0.0)
+    updates = [update for _ in range(500) for _, update in core.tick()]
+    assert isinstance(updates[-1], Succeeded), updates[-1]
+    return generator, updates[-1]
+
+
+def test_candidates_take_the_wordings_in_turn_and_each_is_the_image_of_its_wording_alone() -> None:
+    field = spec(n_candidates=7, n=7, wordings=WORDINGS)
+    assert Counter(map(field.wording_index, range(7))) == {0: 2, 1: 3, 2: 2}
+    many = alone(field)
+    for index, candidate in enumerate(many.candidates):
+        asked = spec(n_candidates=1, prompt=field.sampling_prompt(index), seed=candidate.seed)
+        np.testing.assert_array_equal(alone(asked).images[0], many.images[index])
+        again = spec(n_candidates=1, seed=candidate.seed, wordings=WORDINGS)
+        assert again.sampling_prompt(0) == field.sampling_prompt(index)
+    assert not np.array_equal(many.images[0], alone(spec(n_candidates=1)).images[0])
+
+
+def test_the_prompt_that_was_asked_ranks_all_wordings() -> None:
+    field = alone(spec(n_candidates=6, n=6, wordings=WORDINGS))
+    plain = FakeScorer().embed_texts(["a red apple"])[0].vector
+    for candidate, vector in zip(field.candidates, field.embeddings, strict=True):
+        assert candidate.score is not None
+        assert candidate.score.similarity == pytest.approx(float(vector @ plain), abs=1e-6)
+
+
+def test_each_distinct_wording_is_encoded_once_and_the_prompt_only_if_it_is_one() -> None:
+    doubled = (WORDINGS[0], WORDINGS[1], WORDINGS[0], WORDINGS[1])
+    generator, _ = run(spec(n_candidates=8, wordings=doubled))
+    assert generator.encoded == [WORDINGS[0], WORDINGS[1], ""]
+    generator, _ = run(spec(n_candidates=8))
+    assert generator.encoded == ["a red apple", ""]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_wordings_of_different_lengths_share_no_denoiser_call(deterministic: bool) -> None:
+    one = spec(n_candidates=6, wordings=WORDINGS, deterministic=deterministic)
+    generator, last = run(one, EngineConfig(buckets=(1, 2, 4, 8)))
+    assert all(len(set(lengths)) == 1 for lengths in generator.calls)
+    assert {lengths[0] for lengths in generator.calls} == {22, 8}, "two of the wordings are of equal length"
+    assert last.outcome.work.rows_stepped == 6 * one.steps
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_the_service_checks_and_stores_wordings(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(InvalidRequest) as refusal:
+            await h.service.submit(GenerationParams("a red apple", wordings=("an apple", " ")))
+        assert refusal.value.pointer == "#/variants/1"
+        made = await h.service.get(await h.made(n_candidates=4, wordings=WORDINGS[:2]))
+        assert made.spec.wordings == WORDINGS[:2]
+        used = [image_metadata(made, candidate)["prompt"] for candidate in made.candidates]
+        assert used == [WORDINGS[1], WORDINGS[0], WORDINGS[1], WORDINGS[0]], "the first seed is 7"
