@@ -6,6 +6,7 @@ The exit code is 1 if the engine dies.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -52,6 +53,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_s = drain_s
         self._notice_s = notice_s
         self._signalled_at: float | None = None
+        self._frozen = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, stop on the second.
@@ -76,6 +78,9 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Check the drain; uvicorn calls this ten times a second."""
+        if not self._frozen and self._app.state.engine.stats().ready:
+            gc.freeze()  # a full collection over the libraries' objects stopped every thread for a second
+            self._frozen = True
         if self._signalled_at is not None and not self.should_exit:
             waited = time.monotonic() - self._signalled_at - self._notice_s
             if waited >= 0:
