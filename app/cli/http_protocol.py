@@ -92,10 +92,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See Protocol."""
-        for start in range(0, len(data), OVERHEAD_BYTES):
+        step = OVERHEAD_BYTES if self.waits else len(data)  # pieces of a body would be copied to be joined again
+        for start in range(0, len(data), step):
             if self._refused or self.transport.is_closing():
                 return
-            piece = data[start : start + OVERHEAD_BYTES]
+            piece = data[start : start + step]
             self._overhead += len(piece)
             super().data_received(piece)
             if self._overhead > OVERHEAD_BYTES:
