@@ -18,11 +18,11 @@ from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
-from models.load_options import CACHES, LoadOptions, NumberFormat, Offload, Quantization
+from models.ensembles import check_names
+from models.load_options import CACHES, LoadOptions, NumberFormat, Offload, Quantization, parse_controls
 from models.loras import LoraFolder
 
 ENV_PREFIX = "FRONTRUNNER_"
-CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 MIN_LINK_KEY_CHARS = 32
 
@@ -65,6 +65,8 @@ class Settings(BaseSettings):
         "auto", description="auto: native loop where the family has one, else the stock pipeline; native, gate: only it"
     )
     scorer: str = Field("pictogram", min_length=1, description="scorer: pack, folder or open_clip name/pretrained")
+    scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
+    referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     controls: str = Field(
@@ -297,6 +299,7 @@ class Settings(BaseSettings):
                 "MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES; otherwise the largest request never fits"
             )
         LoraFolder.of(self.lora_dir, self.loras)
+        check_names([self.scorer, *_names(self.scorers)], self.referee)
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError("MAX_BODIES_MIB must be at least MAX_BODY_MIB; otherwise the largest body never fits")
         if self.default_candidates > self.max_candidates:
@@ -368,26 +371,14 @@ class Settings(BaseSettings):
             attention=self.attention,
             controls=self.control_nets,
             loras=self.lora_folder,
+            scorers=_names(self.scorers),
+            referee=self.referee,
         )
 
 
 def _names(value: str) -> tuple[str, ...]:
     """The items of a comma-separated setting."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
-
-
-def parse_controls(text: str) -> dict[str, str]:
-    """Folder or hub id by kind, from `kind=name` separated by commas.
-
-    Raises ValueError.
-    """
-    found: dict[str, str] = {}
-    for entry in filter(None, (each.strip() for each in text.split(","))):
-        kind, _, name = (part.strip() for part in entry.partition("="))
-        if not CONTROL_KIND.fullmatch(kind) or not name or kind in found:
-            raise ValueError("must be kind=folder or kind=hub id, separated by commas, each kind once")
-        found[kind] = name
-    return found
 
 
 def format_errors(error: ValidationError) -> list[str]:

@@ -21,10 +21,10 @@ from models.errors import ModelNotFound, ModelUnsupported
 from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
-from models.protocols import Embedder, StepwiseGenerator
+from models.protocols import Embedder, Scorer, StepwiseGenerator
 from models.protocols.upscaling import Upscaler
 from models.synthetic.generator import FakeGenerator
-from models.synthetic.scorer import FakeScorer
+from models.synthetic.members import SCORER_KINDS
 from models.synthetic.upscaler import FakeUpscaler
 
 if TYPE_CHECKING:
@@ -262,6 +262,10 @@ def _is_fake(source: Source) -> bool:
     return source.name == FAKE
 
 
+def _is_synthetic_scorer(source: Source) -> bool:
+    return source.name in SCORER_KINDS
+
+
 def _is_pack(source: Source) -> bool:
     return source.pack is not None
 
@@ -283,8 +287,8 @@ GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
 )
 """Families of generators, first match wins."""
 
-SCORERS: tuple[Family[Embedder], ...] = (
-    Family("synthetic", _is_fake, lambda _context, _source: FakeScorer(), needs_torch=False),
+SCORERS: tuple[Family[Embedder | Scorer], ...] = (
+    Family("synthetic", _is_synthetic_scorer, lambda _, source: SCORER_KINDS[source.name](), needs_torch=False),
     Family("pack", _is_pack, _load_pack_scorer),
     Family("open_clip", _is_any, _load_open_clip),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -32,6 +33,9 @@ CACHES: dict[str, str] = {
 """Caches of diffusers that are refused, and why."""
 
 
+_CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How models are loaded, besides their names and their device.
@@ -40,7 +44,8 @@ class LoadOptions:
     calls, in pixels. `controls` are folders or hub ids of ControlNets, by kind. `quantization` is of the generator's
     `quantized_parts`, of its denoiser and its text encoders if there are none. `gguf` is a file with the denoiser's
     weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
-    its default. `loras` is the folder of LoRA adapters.
+    its default. `loras` is the folder of LoRA adapters. `scorers` names the scorers beside the main one, `referee` the
+    one that never ranks; empty for none.
     """
 
     upscaler: str = ""
@@ -54,6 +59,8 @@ class LoadOptions:
     compile: bool = False
     attention: str = ""
     loras: LoraFolder | None = None
+    scorers: tuple[str, ...] = ()
+    referee: str = ""
 
     @property
     def changes_modules(self) -> bool:
@@ -63,3 +70,17 @@ class LoadOptions:
 
 DEFAULTS = LoadOptions()
 """Models as they are, without an upscaler and ControlNets."""
+
+
+def parse_controls(text: str) -> dict[str, str]:
+    """Folder or hub id by kind, from `kind=name` separated by commas.
+
+    Raises ValueError.
+    """
+    found: dict[str, str] = {}
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        kind, _, name = (part.strip() for part in entry.partition("="))
+        if not _CONTROL_KIND.fullmatch(kind) or not name or kind in found:
+            raise ValueError("must be kind=folder or kind=hub id, separated by commas, each kind once")
+        found[kind] = name
+    return found

@@ -9,20 +9,24 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
-from models import calibration_io, families
+from models import calibration_io, ensembles, families
 from models.errors import ModelUnsupported, PackCorrupt
 from models.families import Family, LoadContext, Mode, Source
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import MANIFEST, Pack, packs
-from models.protocols import Calibration, Embedder, Models, StepwiseGenerator
+from models.protocols import Calibration, Embedder, Models, Scorer, StepwiseGenerator
 
 log = logging.getLogger(__name__)
+
+_Chosen: TypeAlias = tuple[Family[StepwiseGenerator], Source]
+_ChosenScorer: TypeAlias = tuple[Family[Embedder | Scorer], Source]
 
 
 def load_models(
@@ -41,51 +45,58 @@ def load_models(
     ignore it. `preview_decoder` is a folder or hub id of a tiny decoder for the generator's latents. `calibration` is
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
-    `options` also name an upscaler, ControlNets and LoRA adapters; those of requests that name none are loaded at once.
+    `options` also name further scorers, a referee, an upscaler, ControlNets and LoRA adapters; those of requests that
+    name none are loaded at once.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None
     report = report or log.debug
     context = LoadContext(device, mode, preview_decoder, options)
+    names = (scorer, *options.scorers, *filter(None, [options.referee]))
     with ThreadPoolExecutor(1, "checksums") as pool:
-        sources = _sources({generator, scorer}, pool)
-        made, ranked = sources[generator], sources[scorer]
-        generators, scorers = (
-            families.family_of(families.GENERATORS, made),
-            families.family_of(families.SCORERS, ranked),
-        )
-        torch_free = not generators.needs_torch and not scorers.needs_torch and options.upscaler in {"", families.FAKE}
-        if torch_free:
-            upscaler = families.load_upscaler(context)
-            return Models(generators.load(context, made), scorers.load(context, ranked), given, upscaler)
+        sources = _sources({generator, *names}, pool)
+        made = sources[generator]
+        generators = families.family_of(families.GENERATORS, made)
+        scorers = tuple((families.family_of(families.SCORERS, sources[name]), sources[name]) for name in names)
+        torch_free = not generators.needs_torch and not any(family.needs_torch for family, _ in scorers)
+        if torch_free and options.upscaler in {"", families.FAKE}:
+            return replace(_load(context, (generators, made), scorers, report), calibration=given)
         report("importing libraries")
         _prepare_threads()
         own = _pack_calibration(made) if generator == scorer else None
         if options.loras is not None:
             _import_adapters()
-        models = _load(context, (generators, made), (scorers, ranked), report)
+        models = _load_with_torch(context, (generators, made), scorers, report)
     _try_adapters(models.generator)
     return replace(models, calibration=_chosen(given, own, models))
 
 
-def _load(
-    context: LoadContext,
-    generator: tuple[Family[StepwiseGenerator], Source],
-    scorer: tuple[Family[Embedder], Source],
-    report: Callable[[str], None],
+def _load_with_torch(
+    context: LoadContext, generator: _Chosen, scorers: Sequence[_ChosenScorer], report: Callable[[str], None]
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
     options = context.options
     needed = {options.quantization.partition("-")[0]}
     with _garbage_collection_paused(), nullcontext() if options.compile else deferred_imports(needed):
-        report("loading the generator")
-        made = generator[0].load(context, generator[1])
-        report("loading the scorer")
-        ranked = scorer[0].load(context, scorer[1])
-        if context.options.upscaler:
-            report("loading the upscaler")
-        return Models(made, ranked, upscaler=families.load_upscaler(context))
+        return _load(context, generator, scorers, report)
+
+
+def _load(
+    context: LoadContext, generator: _Chosen, scorers: Sequence[_ChosenScorer], report: Callable[[str], None]
+) -> Models:
+    """Load the parts in order: generator, main scorer, members, referee, upscaler."""
+    report("loading the generator")
+    made = generator[0].load(context, generator[1])
+    ranked = list[Embedder | Scorer]()
+    for family, source in scorers:
+        report("loading the scorer" if not ranked else f"loading the scorer {source.label}")
+        ranked.append(family.load(context, source))
+    referee = ranked.pop() if context.options.referee else None
+    if context.options.upscaler:
+        report("loading the upscaler")
+    upscaler = families.load_upscaler(context)
+    return ensembles.checked(made, ranked[0], ranked[1:], referee, upscaler)
 
 
 def _import_adapters() -> None:

@@ -264,12 +264,17 @@ class StepwiseGenerator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What one process serves. Used from one thread only."""
+    """What one process serves. Used from one thread only, except for remote scorers.
+
+    `members` judge finalists beside `scorer`, for requests that name them. The `referee` never ranks.
+    """
 
     generator: StepwiseGenerator
     scorer: Embedder
     calibration: Calibration | None = None
     upscaler: Upscaler | None = None
+    members: tuple[Embedder | Scorer, ...] = ()
+    referee: Embedder | Scorer | None = None
 
 
 class OutOfMemory(RuntimeError):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.settings import Settings, parse_controls
+from app.settings import Settings
+from models.load_options import parse_controls
 from tests.api.kit import PROMPT, House, is_problem, running, until
 from tests.api.test_refine import pixels
 from tests.synthetic_models import InstrumentedGenerator

@@ -1,0 +1,76 @@
+"""Scorers beside the main one: which serve together, and how they load."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+from models import registry
+from models.errors import ModelUnsupported
+from models.load_options import LoadOptions
+from models.protocols import embeds
+from models.synthetic.members import ColourJudge, RandomFeatureScorer
+from models.synthetic.scorer import FakeScorer
+
+
+def test_members_and_referee_load_by_name() -> None:
+    options = LoadOptions(scorers=("fake-2", "fake-judge"), referee="fake-3")
+    models = registry.load_models("fake", "fake", options=options)
+    assert models.scorer.info.id == "fake"
+    assert [(each.info.id, embeds(each)) for each in models.members] == [("fake-2", True), ("fake-judge", False)]
+    assert models.referee is not None
+    assert models.referee.info.id == "fake-3"
+    plain = registry.load_models("fake", "fake")
+    assert (plain.members, plain.referee) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "options", "message"),
+    [
+        ("fake", LoadOptions(scorers=("fake",)), "fake is named twice"),
+        ("fake", LoadOptions(scorers=("fake-2", "fake-2")), "fake-2 is named twice"),
+        ("fake", LoadOptions(referee="fake"), "'fake' also ranks"),
+        ("fake", LoadOptions(scorers=("fake-2",), referee="fake-2"), "'fake-2' also ranks"),
+        ("fake-judge", LoadOptions(), "only scores, and the main scorer must embed"),
+    ],
+)
+def test_scorers_that_cannot_serve_together_are_refused(scorer: str, options: LoadOptions, message: str) -> None:
+    with pytest.raises(ModelUnsupported, match=message):
+        registry.load_models("fake", scorer, options=options)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scorer": "a", "referee": "a"},
+        {"scorer": "a", "scorers": "b, c", "referee": "c"},
+        {"scorer": "a", "scorers": "b,b"},
+        {"scorer": "a", "scorers": "a"},
+    ],
+)
+def test_settings_refuse_names_before_anything_loads(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"FRONTRUNNER_(REFEREE|SCORERS)"):
+        Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_settings_pass_the_names_to_the_loaders() -> None:
+    options = Settings(scorers="b/x, c", referee="d").load_options
+    assert (options.scorers, options.referee) == (("b/x", "c"), "d")
+
+
+def test_the_synthetic_members_see_images_otherwise() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    orders = []
+    for scorer in (FakeScorer(), RandomFeatureScorer(2), RandomFeatureScorer(3)):
+        vectors = scorer.embed_images(pixels)
+        assert vectors.shape == (40, scorer.info.dimensions)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        orders.append(tuple(np.argsort(vectors @ scorer.embed_texts(["a red apple"])[0].vector)))
+    assert len(set(orders)) == 3
+    red, blue = np.zeros((2, 1, 4, 4, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 200, 200
+    judge = ColourJudge()
+    assert judge.score(red, "red")[0] > judge.score(blue, "red")[0]
+    assert judge.score(red, "red").dtype == np.float32
