@@ -19,7 +19,7 @@ from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
 from models.ensembles import check_names
-from models.load_options import CACHES, LoadOptions, NumberFormat, Offload, Quantization, parse_controls
+from models.load_options import CACHES, LoadOptions, LongPrompts, NumberFormat, Offload, Quantization, parse_controls
 from models.loras import LoraFolder
 
 ENV_PREFIX = "FRONTRUNNER_"
@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda:1 or mps")
     dtype: NumberFormat = Field(
         "auto", description="number format of the models: float32, bfloat16, float16; auto suits the device"
+    )
+    long_prompts: LongPrompts = Field(
+        "truncate", description="texts above the token limit: truncate, or chunks for Stable Diffusion and SDXL"
     )
     quantization: Quantization = Field(
         "", description="quantised weights: torchao-int8, -int4, -float8, bitsandbytes-int8, -nf4; empty for none"
@@ -373,6 +376,7 @@ class Settings(BaseSettings):
             loras=self.lora_folder,
             scorers=_names(self.scorers),
             referee=self.referee,
+            long_prompts=self.long_prompts,
         )
 
 

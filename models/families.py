@@ -169,14 +169,21 @@ def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str,
 
     ControlNets run behind the gate.
     """
-    if context.options.controls and context.mode == "native":
+    loading, long_prompts = context.options, context.options.long_prompts
+    if loading.controls and context.mode == "native":
         raise ModelUnsupported("ControlNets have no native loop; set FRONTRUNNER_GENERATOR_MODE to auto or gate")
-    placement = context.placement.untraced() if context.options.changes_modules else context.placement
-    if kind in NATIVE_LOOPS and context.mode != "gate" and not context.options.controls:
+    placement = context.placement.untraced() if loading.changes_modules else context.placement
+    native = kind in NATIVE_LOOPS and context.mode != "gate" and not loading.controls
+    if long_prompts == "chunks" and not native:
+        raise ModelUnsupported(
+            "only the native loops of Stable Diffusion and SDXL read long prompts in chunks, without ControlNets; "
+            "set FRONTRUNNER_LONG_PROMPTS to truncate"
+        )
+    if native:
         try:
-            return NATIVE_LOOPS[kind](pipe, placement, **options)
+            return NATIVE_LOOPS[kind](pipe, placement, long_prompts=long_prompts, **options)
         except ModelUnsupported as error:
-            if context.mode == "native":
+            if context.mode == "native" or long_prompts == "chunks":
                 raise
             log.warning("the generator runs behind the gate: %s", error)
     from models.generators.control import load_nets
@@ -278,7 +285,7 @@ NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = dict.fromkeys(NAT
 """Adapters with a native loop, by pipeline class.
 
 Each is called with pipeline and placement, and by name with `id`, `preview_decoder` and, for packs, `revision` and
-`defaults`. It may raise ModelUnsupported: mode `auto` then uses the gate.
+`defaults`, and `long_prompts`. It may raise ModelUnsupported: mode `auto` then uses the gate.
 """
 
 GENERATORS: tuple[Family[StepwiseGenerator], ...] = (

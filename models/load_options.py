@@ -23,6 +23,12 @@ Quantization: TypeAlias = Literal[
 Offload: TypeAlias = Literal["none", "model", "sequential"]
 """What waits in host memory: nothing, idle models, or all idle weights."""
 
+LongPrompts: TypeAlias = Literal["truncate", "chunks"]
+"""What becomes of texts above the token limit.
+
+`truncate`: the rest is dropped. `chunks`: parts of that length are encoded one by one, and joined.
+"""
+
 CACHES: dict[str, str] = {
     "first_block": "it decides by the mean of a batch, so a candidate would depend on the others in its call",
     "faster": "it keeps state in the denoiser, which candidates at different steps share",
@@ -45,7 +51,7 @@ class LoadOptions:
     `quantized_parts`, of its denoiser and its text encoders if there are none. `gguf` is a file with the denoiser's
     weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
     its default. `loras` is the folder of LoRA adapters. `scorers` names the scorers beside the main one, `referee` the
-    one that never ranks; empty for none.
+    one that never ranks; empty for none. `long_prompts` is what becomes of texts above the token limit.
     """
 
     upscaler: str = ""
@@ -61,6 +67,7 @@ class LoadOptions:
     loras: LoraFolder | None = None
     scorers: tuple[str, ...] = ()
     referee: str = ""
+    long_prompts: LongPrompts = "truncate"
 
     @property
     def changes_modules(self) -> bool:

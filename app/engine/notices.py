@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from app.domain import Candidate, GenerationSpec, Notice, Score
 from app.engine.ranking.scoring import CHANCE_Z_SCORE, z_score
 from models.prompt_weights import MAX_WEIGHT, read_weights
-from models.protocols import Embeddings, GeneratorInfo, ScorerInfo, TextEmbedding, Truncation
+from models.protocols import Conditioning, Embeddings, GeneratorInfo, ScorerInfo, TextEmbedding, Truncation
 
 CONTRADICTION_COSINE = 0.9
 """Minimum cosine of a negative with the prompt for a contradiction."""
@@ -87,6 +87,20 @@ def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
             "limit": truncation.limit,
             "dropped": truncation.dropped,
         },
+    )
+
+
+def chunk_notices(read: Sequence[tuple[str, Conditioning]]) -> tuple[Notice, ...]:
+    """Say of each text that the generator read it in chunks."""
+    return tuple(
+        Notice(
+            "prompt_in_chunks",
+            f"the generator read this text in {encoded.chunks} parts; words of different parts do not affect each "
+            "other's meaning",
+            {"text": text, "chunks": encoded.chunks},
+        )
+        for text, encoded in read
+        if encoded.chunks > 1
     )
 
 

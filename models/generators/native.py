@@ -23,7 +23,7 @@ from models.generators.families.base import NativeFamily
 from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
-from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
+from models.protocols import Conditioning, GeneratorInfo, Images, Latent, LongPrompts, Pixels, Schedule, StepRow
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
 
 _SIZE_MULTIPLE = 8
@@ -63,15 +63,20 @@ class NativeGenerator:
         preview_decoder: Any | None = None,
         arguments: Mapping[str, Any] | None = None,
         adapters: Adapters | None = None,
+        long_prompts: LongPrompts = "truncate",
     ) -> None:
         """Take a loaded pipeline of one of `families.FAMILIES`.
 
         `defaults` may hold `steps`, `guidance_scale`, `sampler`, `width` and `height`. `preview_decoder` is an
         AutoencoderTiny of the same latent space. `arguments` are passed to each call of the pipeline. `adapters` are
-        those of this pipeline. Raises ModelUnsupported for a pipeline that its family cannot make.
+        those of this pipeline. `long_prompts` is what becomes of texts above the token limit. Raises ModelUnsupported
+        for a pipeline that its family cannot make.
         """
         self._placement = placement
         self._family = _family_of(pipe)(pipe, placement, arguments or {}, defaults or {})
+        self._long_prompts: LongPrompts = long_prompts
+        if long_prompts == "chunks":
+            self._family.read_in_chunks()
         vae = pipe.vae
         if placement.dtype == torch.float16 and vae.config.get("force_upcast"):
             vae.to(torch.float32)
@@ -282,6 +287,7 @@ class NativeGenerator:
             second_order=schedules.second_order,
             loras=self._adapters.default,
             prompt_weights=family.prompt_weights,
+            long_prompts=self._long_prompts,
         )
 
     def _revision(self, known: str | None) -> str:

@@ -40,4 +40,5 @@ class PromptEncoder:
         with memory_guard():
             made = self._family.texts(text, negative)
             state = tuple(each.to(self._dtype) if each.is_floating_point() else each for each in made)
-        return state, int(state[0].shape[0]), self._family.truncation(text)
+        length = int(state[0].shape[0])
+        return state, length, self._family.truncation(text), self._family.chunks(length)

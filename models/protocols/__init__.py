@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.load_options import LongPrompts as LongPrompts
 from models.loras import Lora
 from models.protocols.image_inputs import ImageInputs, Inpainting
 from models.protocols.schedules import QUADRATIC as QUADRATIC
@@ -42,12 +43,13 @@ class Conditioning:
     """A text, encoded for the denoiser.
 
     `state` is opaque and may be shared by any number of rows. Rows share a denoiser call only if their conditionings
-    have the same `length` (tokens).
+    have the same `length` (tokens). `chunks` is in how many parts a long text was encoded.
     """
 
     state: Any
     length: int
     truncation: Truncation | None = None
+    chunks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class GeneratorInfo:
     controls: tuple[str, ...] = ()
     loras: tuple[Lora, ...] | None = None
     prompt_weights: PromptWeights = "unsupported"
+    long_prompts: LongPrompts = "truncate"
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""

@@ -165,11 +165,11 @@ def test_half_precision(native: Any) -> None:
 
     read = read_weights("a (red:1.4) (dark:0.2) apple")
     assert read is not None
-    whole = family.weighted(read).detach()
+    whole = family.by_parts(read.parts).detach()
     for encoder in family.text_encoders:
         encoder.to(torch.bfloat16)
     try:
-        half = family.weighted(read).detach()
+        half = family.by_parts(read.parts).detach()
     finally:
         for encoder in family.text_encoders:
             encoder.to(torch.float32)

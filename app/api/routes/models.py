@@ -25,7 +25,7 @@ class GeneratorOutput(ResponseModel):
     prompts do not steer. `second_order`: samplers with two denoiser calls per step.
     `controls`: kinds of control images.
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
-    `unsupported`.
+    `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -48,6 +48,7 @@ class GeneratorOutput(ResponseModel):
     unguided_scale: float
     second_order: list[str]
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
+    long_prompts: Literal["truncate", "chunks"]
     loras: list[str]
     default_loras: list[LoraOutput]
 

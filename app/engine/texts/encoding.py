@@ -12,7 +12,7 @@ import numpy as np
 
 from app.domain import GenerationSpec, Notice
 from app.engine.negation import negation_notices
-from app.engine.notices import contradiction_notices, prompt_notices, truncation_notice, unrecognised
+from app.engine.notices import chunk_notices, contradiction_notices, prompt_notices, truncation_notice, unrecognised
 from app.engine.ranking import scoring
 from models.protocols import Conditioning, Embedder, StepwiseGenerator
 
@@ -84,4 +84,5 @@ def _generator_notices(
     prompts: Mapping[str, Conditioning], negative_prompt: str, negative: Conditioning | None
 ) -> Sequence[Notice]:
     read = [*prompts.items(), *([(negative_prompt, negative)] if negative is not None else [])]
-    return [truncation_notice("generator", t, each.truncation) for t, each in read if each.truncation is not None]
+    cut = [truncation_notice("generator", t, each.truncation) for t, each in read if each.truncation is not None]
+    return [*cut, *chunk_notices(read)]

@@ -1370,7 +1370,7 @@ export interface components {
          *     prompts do not steer. `second_order`: samplers with two denoiser calls per step.
          *     `controls`: kinds of control images.
          *     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
-         *     `unsupported`.
+         *     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
         GeneratorOutput: {
@@ -1418,6 +1418,11 @@ export interface components {
              * @enum {string}
              */
             prompt_weights: "applied" | "not_installed" | "unsupported";
+            /**
+             * Long Prompts
+             * @enum {string}
+             */
+            long_prompts: "truncate" | "chunks";
             /** Loras */
             loras: string[];
             /** Default Loras */

@@ -13,11 +13,15 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from models.errors import ModelUnsupported
 from models.generators.flow_schedules import FlowSchedules
 from models.generators.pipeline_facts import call_defaults, default_size, few_steps
 from models.generators.text_limits import Reader
 from models.protocols import Guidance, PromptWeights, Schedule, Truncation
 from models.runtime.placement import DevicePlacement
+
+NO_CHUNKS = "set FRONTRUNNER_LONG_PROMPTS to truncate"
+"""What to do if long prompts cannot be read in chunks."""
 
 _ENCODED = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 _NOT_SETTINGS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
@@ -148,6 +152,17 @@ class NativeFamily:
         module.requires_grad_(False)
 
     # texts
+
+    def read_in_chunks(self) -> None:
+        """Encode long texts in chunks from now on.
+
+        Raises ModelUnsupported if the family's texts cannot be split, or a library is missing.
+        """
+        raise ModelUnsupported("only Stable Diffusion and SDXL read long prompts in chunks; " + NO_CHUNKS)
+
+    def chunks(self, tokens: int) -> int:  # noqa: ARG002
+        """In how many parts an encoding of so many tokens was made."""
+        return 1
 
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:
         """Encodings of a text without a batch dimension; the first is (tokens, ...).

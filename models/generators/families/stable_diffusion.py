@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from models.errors import ModelUnsupported
-from models.generators.families.base import NativeFamily, Schedules
+from models.generators.families.base import NO_CHUNKS, NativeFamily, Schedules
 from models.generators.samplers import DiffusersSamplers
 from models.prompt_weights import WeightedPrompt, read_weights
 from models.protocols import Guidance, PromptWeights, Truncation
@@ -42,6 +42,7 @@ class StableDiffusion(NativeFamily):
             raise ModelUnsupported("an inpainting or editing model: the denoiser needs more inputs than latents")
         super().__init__(pipe, placement, arguments, defaults)
         self._guidance_dimensions = pipe.unet.config.time_cond_proj_dim
+        self._in_chunks = False
 
     @property
     def guidance(self) -> Guidance:
@@ -97,22 +98,45 @@ class StableDiffusion(NativeFamily):
 
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
         """Hidden states (tokens, D) for cross-attention."""
+        parts = self.parts(text)
+        return (self.encoded(text)[0][0] if parts is None else self.by_parts(parts),)
+
+    def read_in_chunks(self) -> None:
+        """Compel splits long texts between sentences, else between words."""
+        if self.prompt_weights == "not_installed":
+            raise ModelUnsupported(f"chunks of long prompts need compel; install frontrunner[weights], or {NO_CHUNKS}")
+        if self.prompt_weights == "unsupported":
+            super().read_in_chunks()
+        first, *others = self.tokenizers
+        if any(each.get_vocab() != first.get_vocab() for each in others):
+            raise ModelUnsupported(f"the model's tokenizers split texts differently; {NO_CHUNKS}")
+        self._in_chunks = True
+
+    def chunks(self, tokens: int) -> int:
+        """Each is as long as the token limit."""
+        return tokens // self.token_limit if self._in_chunks else 1
+
+    def parts(self, text: str) -> tuple[tuple[str, float], ...] | None:
+        """The weighted parts of a text that compel encodes; None for the stock encoding."""
         marked = self.marked(text)
-        return (self.encoded(text)[0][0] if marked is None else self.weighted(marked),)
+        if marked is not None:
+            return marked.parts
+        return ((text, 1.0),) if self._in_chunks and self._cut(text) else None
 
     def marked(self, text: str) -> WeightedPrompt | None:
         """The weights that are applied to a text; None for a text without any."""
         read = read_weights(text) if self.prompt_weights == "applied" else None
         return read if read is not None and read.marks else None
 
-    def weighted(self, prompt: WeightedPrompt) -> Any:
-        """Hidden states (tokens, D) of a prompt with weights, by compel.
+    def by_parts(self, prompt: tuple[tuple[str, float], ...]) -> Any:
+        """Hidden states (tokens, D) of texts with weights, by compel.
 
         Not kept between calls: compel's cache of the empty text would outlive a change of adapters.
         """
         from compel import EmbeddingsProvider, ReturnedEmbeddingsType
 
-        parts = [(text, weight) for text, weight in prompt.parts if text.strip()]
+        parts = [(text, weight) for text, weight in prompt if text.strip()]
+        whole = self._in_chunks and self._cut("".join(text for text, _ in prompt)) is not None
         texts, weights = ([[each[side] for each in parts]] for side in (0, 1))
         made = []
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
@@ -120,6 +144,7 @@ class StableDiffusion(NativeFamily):
                 tokenizer,
                 encoder,
                 device=self.placement.device,
+                truncate=not whole,
                 returned_embeddings_type=ReturnedEmbeddingsType[self.hidden_states],
             )
             found = provider.get_embeddings_for_weighted_prompt_fragments(texts, weights, device=provider.device)
@@ -137,9 +162,14 @@ class StableDiffusion(NativeFamily):
         )
 
     def truncation(self, text: str) -> Truncation | None:
-        """What the first tokenizer that cuts the text drops; marks take no room."""
+        """What the first tokenizer that cuts the text drops; nothing if it reads chunks.
+
+        Marks take no room.
+        """
         marked = self.marked(text)
-        text = text if marked is None else marked.plain
+        return None if self._in_chunks else self._cut(text if marked is None else marked.plain)
+
+    def _cut(self, text: str) -> Truncation | None:
         cuts = (tokenization.transformers_truncation(each, text, self.token_limit) for each in self.tokenizers)
         return next((cut for cut in cuts if cut), None)
 
@@ -180,11 +210,11 @@ class StableDiffusionXL(StableDiffusion):
     def texts(self, text: str, negative: bool) -> tuple[Any, ...]:  # noqa: ARG002
         """Hidden states (tokens, D), and the pooled text (P,).
 
-        Those of the empty text may be zeros. Weights do not reach the pooled text.
+        Those of the empty text may be zeros. Weights, and chunks after the first, do not reach the pooled text.
         """
-        marked = self.marked(text)
-        encoded = self.encoded(text if marked is None else marked.plain)
-        hidden = encoded[0][0] if marked is None else self.weighted(marked)
+        parts = self.parts(text)
+        encoded = self.encoded(text if parts is None else "".join(each for each, _ in parts))
+        hidden = encoded[0][0] if parts is None else self.by_parts(parts)
         pooled = encoded[2][0]
         if not text and self.pipe.config.force_zeros_for_empty_prompt:
             return torch.zeros_like(hidden), torch.zeros_like(pooled)
