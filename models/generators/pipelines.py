@@ -18,6 +18,7 @@ import diffusers
 from models.errors import ModelNotFound, ModelUnsupported
 from models.load_options import DEFAULTS, LoadOptions
 from models.runtime import acceleration, hub, tokenization
+from models.runtime.load_errors import check_complete, noted_gaps
 from models.runtime.placement import FILE_ERRORS, DevicePlacement, TextEncoder, quiet_libraries
 
 _INDEX, _MODULAR_INDEX = "model_index.json", "modular_model_index.json"
@@ -137,7 +138,7 @@ def load(
     """
     kind = kind_of(source)
     own = {"text_encoder": text_encoder.model, "tokenizer": text_encoder.tokenizer} if text_encoder else {}
-    with quiet_libraries():
+    with quiet_libraries(), noted_gaps() as gaps:
         if isinstance(source, Path) and kind != "ModularPipeline":
             own |= _gguf_denoiser(source, options, placement)
             _complete(source, own)
@@ -152,6 +153,7 @@ def load(
             quantized = acceleration.load_arguments(options, placement, _libraries(source, own))
             given = {**own, **unwanted, **quantized}
             pipe = known.from_pretrained(source, local_files_only=True, dtype=placement.dtype, **given)
+        check_complete(pipe.components, gaps)
         _check_tokenizers(pipe, own)
         shared = ("text_encoder",) if text_encoder else ()
         return pipe, acceleration.apply(pipe, options, placement, shared)
@@ -257,6 +259,7 @@ def load_preview_decoder(name: str, placement: DevicePlacement) -> Any:
         if kind != "AutoencoderTiny":
             raise ModelUnsupported(f"its class is {kind}; use an AutoencoderTiny, such as madebyollin/taesd")
         decoder = diffusers.AutoencoderTiny.from_pretrained(name, dtype=placement.dtype)
+        check_complete({"decoder": decoder}, [])
     return decoder.to(placement.device).eval()
 
 

@@ -1,14 +1,17 @@
 """Errors of the libraries that load models, as errors that name the model.
 
-Their messages hold no local path.
+Owns the refusal of incomplete weights, which the libraries fill at random. Messages hold no local path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
+import transformers
 
 from models.errors import ModelNotFound, ModelUnsupported, is_host_out_of_memory
 from models.protocols import OutOfMemory
@@ -16,6 +19,14 @@ from models.runtime.placement import FILE_ERRORS
 
 SAVE_MEMORY = "use a smaller model, FRONTRUNNER_QUANTIZATION or FRONTRUNNER_OFFLOAD"
 """What to do if a model does not fit."""
+
+Gaps: TypeAlias = list[tuple[Any, frozenset[str]]]
+"""Loaded models, each with the names of tensors that its files lack."""
+
+_UNUSED = re.compile(r"(^|\.)(position_ids|logit_scale|lm_head(\.\w+)*)$")
+"""Tensors that no text encoding depends on; publishers leave them out."""
+
+_NAMED_TENSORS = 3
 
 _INCONSISTENT = (RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError)
 """Errors of the libraries for files that can be read and do not fit each other."""
@@ -42,3 +53,46 @@ def named_errors(model: str, *, missing: str, device: object) -> Iterator[None]:
         raise ModelUnsupported(
             f"{model}: the model's files are inconsistent ({type(error).__name__}); download or save it again"
         ) from error
+
+
+@contextmanager
+def noted_gaps() -> Iterator[Gaps]:
+    """Load models; yields those of transformers that lack tensors.
+
+    transformers draws missing tensors at random and only logs it. Its loaders report them on request; libraries that
+    load whole pipelines make no such request, so it is added here. Use it from one thread.
+    """
+    gaps: Gaps = []
+    base = transformers.PreTrainedModel
+    own = vars(base)["from_pretrained"]
+
+    def from_pretrained(cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
+        model, info = own.__func__(cls, *args, output_loading_info=True, **options)
+        if info["missing_keys"]:
+            gaps.append((model, frozenset(info["missing_keys"])))
+        return (model, info) if output_loading_info else model
+
+    base.from_pretrained = classmethod(from_pretrained)
+    try:
+        yield gaps
+    finally:
+        base.from_pretrained = own
+
+
+def check_complete(parts: Mapping[str, Any], gaps: Gaps) -> None:
+    """Raise ModelNotFound for the first part whose files lack tensors that it needs.
+
+    diffusers leaves missing tensors without values, on the device `meta`.
+    """
+    for name, part in parts.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        tensors = part.state_dict()
+        missing = {key for key, tensor in tensors.items() if getattr(tensor, "is_meta", False)}
+        missing |= {key for model, keys in gaps if model is part for key in keys}
+        lost = sorted(key for key in missing if not _UNUSED.search(key))
+        if lost:
+            shown = ", ".join(lost[:_NAMED_TENSORS]) + (", ..." if len(lost) > _NAMED_TENSORS else "")
+            raise ModelNotFound(
+                f"the {name} lacks {len(lost)} of {len(tensors)} tensors ({shown}); download or save the model again"
+            )

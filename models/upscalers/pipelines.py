@@ -16,6 +16,7 @@ from PIL import Image
 
 from models.errors import ModelUnsupported
 from models.protocols.upscaling import UpscalerInfo
+from models.runtime.load_errors import check_complete, noted_gaps
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard, quiet_libraries
 from models.runtime.seeding import cpu_generator
 
@@ -36,8 +37,9 @@ class PipelineUpscaler:
         kind = str(diffusers.DiffusionPipeline.load_config(source).get("_class_name"))
         if kind not in FACTORS:
             raise ModelUnsupported(f"a {kind} is no upscaler; use one of {', '.join(FACTORS)}")
-        with quiet_libraries():
+        with quiet_libraries(), noted_gaps() as gaps:
             pipe = getattr(diffusers, kind).from_pretrained(source, dtype=placement.dtype)
+        check_complete(pipe.components, gaps)
         self._pipe = pipe.to(placement.device)
         self._pipe.set_progress_bar_config(disable=True)
         modules = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
