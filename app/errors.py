@@ -22,6 +22,7 @@
     +- EngineFailed         500 engine_failed         a device call failed and ended this generation
     |  +- OutOfDeviceMemory 500 out_of_device_memory  the smallest batch does not fit
     |  +- Interrupted       500 interrupted           every process that worked on the generation has died
+    +- SigningFailed        500 signing_failed        a file could not be signed: certificate, key or library
     +- Unavailable          503 (with Retry-After)
        +- Overloaded        503 queue_full            the queue holds its maximum of candidates
        +- Draining          503 draining              shutting down; another replica may respond
@@ -185,6 +186,12 @@ class EngineFailed(FrontrunnerError):
     """A device call failed and ended its generations."""
 
     code, status, title = "engine_failed", 500, "The engine failed"
+
+
+class SigningFailed(FrontrunnerError):
+    """An image file could not be signed: certificate, key or library."""
+
+    code, status, title = "signing_failed", 500, "The image file could not be signed"
 
 
 class OutOfDeviceMemory(EngineFailed):

@@ -31,7 +31,7 @@ from app.api.middleware.cors import NamedOrigins
 from app.api.middleware.forwarded import ForwardedMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import batches as batch_routes
-from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste
+from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste, verify
 from app.api.upload_limits import UploadLimiter
 from app.domain import Provenance
 from app.engine.config import EngineConfig
@@ -39,6 +39,7 @@ from app.engine.local import LocalEngine
 from app.engine.warmup import Progress
 from app.errors import StoreUnavailable
 from app.imaging import DecoderPool
+from app.imaging.provenance import SigningPair, TrustList
 from app.logs import telemetry
 from app.metrics import Metrics
 from app.service import (
@@ -49,6 +50,7 @@ from app.service import (
     CandidateImages,
     Embedder,
     Explainer,
+    FileSealer,
     GenerationService,
     Img2ImgService,
     LeasePolicy,
@@ -87,7 +89,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     """Build the service as an ASGI app.
 
     The app starts and closes `engine`; None loads the models of the settings. `on_death` is called with the reason
-    when the engine dies and should end the process. Without it /readyz stays 503.
+    when the engine dies and should end the process. Without it /readyz stays 503. Raises CertificateError.
     """
     engine = engine or _engine(settings, on_death or _log_engine_death)
     app = FastAPIOffline(
@@ -96,7 +98,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         summary="Generate many, keep the best.",
         description=openapi.DESCRIPTION,
         version=__version__,
-        lifespan=_lifespan(settings, engine),
+        lifespan=_lifespan(settings, engine, *_signing(settings)),
         redirect_slashes=False,
         telemetry=telemetry(on=settings.telemetry),
     )
@@ -129,6 +131,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         explain,
         *_COMPAT,
         rank,
+        verify,
         models,
         health,
         studio,
@@ -142,19 +145,20 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     return app
 
 
-def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _signing(settings: Settings) -> tuple[FileSealer, TrustList]:
+    """What signs and verifies files. Raises CertificateError."""
+    pair = SigningPair.configured(
+        settings.c2pa_certificate, settings.c2pa_key, required=Provenance(settings.provenance) is Provenance.C2PA
+    )
+    return FileSealer(pair), TrustList.configured(settings.c2pa_trust, pair)
+
+
+def _lifespan(
+    settings: Settings, engine: LocalEngine, sealer: FileSealer, trust: TrustList
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        try:
-            records, blobs = await _open_stores(settings)
-        except StoreUnavailable as error:
-            app.state.startup_error = error.detail
-            raise
-        except Exception as error:
-            app.state.startup_error = (
-                f"the stores cannot be opened ({type(error).__name__}: {error}): check database_url and blob_url"
-            )
-            raise
+        records, blobs = await _stores(app, settings)
         try:
             limits, keys = _limits(settings), SqlApiKeyStore(records.connections)
             hooks = WebhookPolicy(settings.webhook_secret, settings.webhook_private)
@@ -175,6 +179,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 hooks=hooks,
                 stream_grace_s=settings.stream_grace_s,
                 batches=batch_store,
+                sealer=sealer,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
@@ -182,7 +187,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
             app.state.services = Services(
                 service,
-                RankingService(engine, records, blobs, fields, limits, service.get),
+                RankingService(engine, records, blobs, fields, limits, service.get, sealer),
                 ReferenceResolver(engine, fields, limits, service.get),
                 Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
@@ -196,6 +201,7 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
                 links,
                 batches := BatchService(service, records, batch_store, blobs, hooks),
                 settings.lora_folder,
+                trust,
             )
             engine.start()
             upkeep = [
@@ -219,6 +225,20 @@ def _lifespan(settings: Settings, engine: LocalEngine) -> Callable[[FastAPI], Ab
             await records.close()
 
     return lifespan
+
+
+async def _stores(app: FastAPI, settings: Settings) -> tuple[SqlGenerationStore, ObjectBlobStore]:
+    """Open both stores, or keep the reason in the app's state and raise."""
+    try:
+        return await _open_stores(settings)
+    except StoreUnavailable as error:
+        app.state.startup_error = error.detail
+        raise
+    except Exception as error:
+        app.state.startup_error = (
+            f"the stores cannot be opened ({type(error).__name__}: {error}): check database_url and blob_url"
+        )
+        raise
 
 
 async def _open_stores(settings: Settings) -> tuple[SqlGenerationStore, ObjectBlobStore]:

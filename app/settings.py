@@ -107,7 +107,12 @@ class Settings(BaseSettings):
     )
     upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
 
-    provenance: Literal["none", "metadata"] = Field("none", description="what image files contain: none, metadata")
+    provenance: Literal["none", "metadata", "c2pa"] = Field(
+        "none", description="what image files contain: none, metadata, c2pa"
+    )
+    c2pa_certificate: Path | None = Field(None, description="PEM certificate chain that signs C2PA manifests")
+    c2pa_key: Path | None = Field(None, description="PEM private key of the C2PA certificate, on every replica")
+    c2pa_trust: Path | None = Field(None, description="PEM certificates of signers that /v1/verify trusts")
     presets: Path | None = Field(None, description="TOML file that replaces the built-in presets")
 
     max_candidates: int = Field(64, ge=1, le=1024, description="maximum candidates of one generation")

@@ -501,6 +501,50 @@ class Usage(TypedDict):
     rows_unpruned: int
 
 
+class VerifyResponse(TypedDict):
+    """
+    What the file's C2PA manifest says.
+
+    `none`: the file has no manifest. `invalid`: it was changed, or the manifest is broken. `valid`: whole, by a
+    signer that is not known here. `trusted`: whole, by this service or a signer that its operator trusts.
+    """
+
+    object: Literal["verification"]
+    state: Literal["none", "invalid", "valid", "trusted"]
+    """
+    none, invalid, valid or trusted, see above.
+    """
+    signer: str | None
+    """
+    Organisation of the signing certificate.
+    """
+    generator: str | None
+    """
+    Software that wrote the manifest.
+    """
+    title: str | None
+    generated: bool
+    """
+    Whether the manifest says that a model made the image.
+    """
+    actions: list[str]
+    """
+    C2PA's names of what was done, in order.
+    """
+    parameters: dict[str, Any] | None
+    """
+    What this software wrote: seed, model, score, hashes.
+    """
+    ingredients: list[str]
+    """
+    Titles of the files that it was made from.
+    """
+    problems: list[str]
+    """
+    C2PA's codes of failed checks.
+    """
+
+
 class VoteDocument(TypedDict):
     """
     A vote with its source.
@@ -1038,7 +1082,7 @@ class RefineRequest(TypedDict):
     """
     provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
     """
-    metadata writes prompt, seed, model and score into the image files; none writes nothing.
+    metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
     """
     webhook: NotRequired[WebhookInput | None]
     """
@@ -1178,7 +1222,7 @@ class GenerationRequest(TypedDict):
     """
     provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
     """
-    metadata writes prompt, seed, model and score into the image files; none writes nothing.
+    metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
     """
     webhook: NotRequired[WebhookInput | None]
     """
@@ -1274,7 +1318,7 @@ class GenerationResponse(TypedDict):
     checkpoints: list[dict[str, Any]]
     deterministic: bool
     output_format: Literal["png", "webp", "jpeg"]
-    provenance: Literal["none", "metadata"]
+    provenance: Literal["none", "metadata", "c2pa"]
     parent: ParentOutput | None
     strength: float | None
     masked: bool
@@ -1339,7 +1383,7 @@ class ImagesRequest(TypedDict):
     """
     provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
     """
-    metadata writes prompt, seed, model and score into the image files; none writes nothing.
+    metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
     """
     webhook: NotRequired[WebhookInput | None]
     """

@@ -21,6 +21,7 @@ from app.api.upload_limits import UploadLimiter
 from app.domain import Failure, Generation, Status
 from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
 from app.imaging import Upload
+from app.imaging.provenance import TrustList
 from app.metrics import Metrics
 from app.service import (
     Aliases,
@@ -62,6 +63,7 @@ class Services:
     links: LinkSigner
     batches: BatchService
     loras: LoraFolder | None
+    trust: TrustList
 
 
 def get_services(request: Request) -> Services:

@@ -78,6 +78,8 @@ _GREEN = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAA"
     "BLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJggg=="
 )
+VERIFY_REQUEST = {"image": _RED}
+VERIFY_FORM = {"image": ["winner.png"]}
 RANK_REQUEST = {**EXAMPLE_PROMPT, "ranking": {"negatives": [{"text": "blurry"}]}, "images": [_RED, _GREEN]}
 RANK_FORM = {
     **EXAMPLE_PROMPT,

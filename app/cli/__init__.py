@@ -17,6 +17,7 @@ from app.cli import client as remote
 from app.cli import interactive as dialogue
 from app.cli import keys, output
 from app.cli import rerank as again
+from app.cli import verify as provenance
 from app.cli.client import CliError
 from app.cli.local_server import running_service
 from frontrunner import Client
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.command()(provenance.verify)
 
 UrlOption = Annotated[
     str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")

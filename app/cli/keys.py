@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from app.cli.client import CliError
+from app.cli.verify import development_certificate
 from app.errors import StoreUnavailable
 from app.service import ApiKey, Permission, create_api_key
 from app.settings import Settings, format_errors
@@ -30,6 +31,9 @@ app = typer.Typer(
     help="Manage API keys in the database of `FRONTRUNNER_DATA_DIR` or `FRONTRUNNER_DATABASE_URL`. Once a key exists, "
     "every request requires one. Running replicas apply a change within two seconds.",
 )
+
+
+app.command(name="development-certificate")(development_certificate)
 
 
 @app.command()

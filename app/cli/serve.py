@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from app import logs
 from app.cli.client import CliError
 from app.cli.http_protocol import Crowd, LimitedProtocol
+from app.imaging.provenance import CertificateError
 from app.main import create_app
 from app.settings import Settings, format_errors
 from app.stores.privacy import private_umask
@@ -123,7 +124,10 @@ def run_server(options: Mapping[str, Any], fd: int | None = None) -> int:
         raise CliError("; ".join(format_errors(error))) from None
     logs.configure(settings.log_level, settings.log_format)
     private_umask()
-    server = _server(settings)
+    try:
+        server = _server(settings)
+    except CertificateError as error:
+        raise CliError(str(error)) from None
     try:
         server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
     except SystemExit:

@@ -39,6 +39,7 @@ class Provenance(StrEnum):
 
     NONE = "none"
     METADATA = "metadata"
+    C2PA = "c2pa"
 
 
 class StopReason(StrEnum):

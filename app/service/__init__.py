@@ -11,6 +11,7 @@ from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
+from app.service.candidates.sealing import FileSealer
 from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
@@ -50,6 +51,7 @@ __all__ = [
     "Embedder",
     "Explainer",
     "Explanation",
+    "FileSealer",
     "GenerationParams",
     "GenerationService",
     "IdempotencyKey",

@@ -152,9 +152,9 @@ def required_permission(method: str, path: str) -> Permission | None:
     """The permission that a request requires; None for any valid key.
 
     Reading requires `READ`, ranking and voting `RANK`, everything else `GENERATE`. Tools of MCP make requests of their
-    own, which are checked.
+    own, which are checked. Verifying touches no stored data.
     """
-    if path.startswith(MCP_PATH):
+    if path.startswith((MCP_PATH, "/v1/verify")):
         return None
     if method in {"GET", "HEAD", "OPTIONS"} or path.startswith(_READING_PATHS):
         return Permission.READ

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
-
-from pydantic import AfterValidator
+from typing import Literal, TypeAlias
 
 from app.domain import Provenance
 
+ProvenanceInput: TypeAlias = Literal["none", "metadata", "c2pa"]
+"""What files contain about their origin.
 
-def _check_available(value: str) -> str:
-    if value == "c2pa":
-        raise ValueError("c2pa is not available: send `none` or `metadata`")
-    return value
-
-
-ProvenanceInput: TypeAlias = Annotated[Literal["none", "metadata", "c2pa"], AfterValidator(_check_available)]
-"""What files contain about their origin; c2pa is reserved for signed manifests."""
+Nothing, the parameters, or a signed C2PA manifest.
+"""
 
 
 def to_provenance(value: str | None) -> Provenance | None:

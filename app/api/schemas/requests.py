@@ -255,7 +255,7 @@ class SamplingOptions(RequestModel):
         None, description="auto, off, or the checkpoints at which weak candidates are dropped."
     )
     provenance: ProvenanceInput | None = Field(
-        None, description="metadata writes prompt, seed, model and score into the image files; none writes nothing."
+        None, description="metadata writes prompt, seed, model and score into image files, c2pa a signed manifest."
     )
     webhook: WebhookInput | None = Field(None, description="Receiver of a notification when the generation ends.")
 

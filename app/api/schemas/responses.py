@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from app.api.schemas.provenance import ProvenanceInput
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
 from app.service import QueuePosition, file_size, image_path
@@ -227,7 +228,7 @@ class GenerationResponse(ResponseModel):
     checkpoints: list[dict[str, int | None]]
     deterministic: bool
     output_format: ImageFormat
-    provenance: Literal["none", "metadata"]
+    provenance: ProvenanceInput
     parent: ParentOutput | None
     strength: float | None
     masked: bool

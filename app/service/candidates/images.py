@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import imaging
-from app.domain import Candidate, Generation
+from app.domain import Candidate, Generation, Provenance
 from app.engine.protocols import Engine
 from app.errors import EngineFailed, InvalidRequest, NotFound, StoreUnavailable
+from app.imaging.provenance import Parent
 from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import (
     arrays_key,
@@ -23,6 +24,7 @@ from app.service.candidates.keys import (
     image_key,
     upscaled_key,
 )
+from app.service.candidates.sealing import RESIZED, FileSealer, parent_file
 from app.service.candidates.upscaling import LANCZOS, Enlargement, ImageUpscaler, file_enlargement, file_scale
 from app.service.types import ImageFile, Limits, image_file
 from app.stores.protocols import BlobStore, GenerationStore
@@ -53,12 +55,14 @@ class CandidateImages:
         blobs: BlobStore,
         limits: Limits,
         upscaler: ImageUpscaler | None = None,
+        sealer: FileSealer | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
         self._blobs = blobs
         self._limits = limits
         self._upscaler = upscaler or ImageUpscaler(engine)
+        self._sealer = sealer or FileSealer()
         self._upscaling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def image(
@@ -83,7 +87,16 @@ class CandidateImages:
             if generation.candidates[index].rank is not None:
                 pixels, made = await self._enlarged(generation, index, pixels, scale)
         data = await asyncio.to_thread(_encode_fitted, pixels, size, (width, height), output_format)
+        data = await self._sealed_resized(generation, index, data, output_format)
         return image_file(data, output_format, made.header if made else None)
+
+    async def _sealed_resized(self, generation: Generation, index: int, data: bytes, output_format: str) -> bytes:
+        """The resized file, whose manifest names the file of full size as its parent."""
+        if generation.provenance is not Provenance.C2PA:
+            return data
+        whole = await self._encoded(generation, index, output_format)
+        parent = Parent(whole, imaging.MEDIA_TYPES[output_format], f"{generation.id}-{index}.{output_format}")
+        return await self._sealer.seal(generation, index, data, output_format, parent, RESIZED)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:
         longest = self._limits.output_side
@@ -123,6 +136,8 @@ class CandidateImages:
         made = file_enlargement(generation, index)
         metadata = file_metadata(generation, candidate, made.upscaler if made else None)
         data = await asyncio.to_thread(imaging.encode, pixels, output_format, metadata)
+        parent = await parent_file(generation, self._blobs)
+        data = await self._sealer.seal(generation, index, data, output_format, parent)
         await self._store(generation, key, data)
         return data
 

@@ -45,7 +45,7 @@ def file_metadata(
     generation: Generation, candidate: Candidate, upscaler: str | None = None
 ) -> Mapping[str, Any] | None:
     """What the file of an image contains of `image_metadata`: all or nothing."""
-    if generation.provenance is Provenance.NONE:
+    if generation.provenance is not Provenance.METADATA:
         return None
     return image_metadata(generation, candidate, upscaler)
 

@@ -14,6 +14,7 @@ from app.service import auth
 from app.service.auth import current_owner
 from app.service.candidates.inputs import save_inputs
 from app.service.candidates.keys import blob_prefix
+from app.service.candidates.sealing import FileSealer
 from app.service.generations.pruning_policy import PruningPlanner
 from app.service.generations.queue_worker import Worker
 from app.service.generations.sizing import settle_size
@@ -37,6 +38,7 @@ class Admission:
         cut: PruningPlanner,
         hooks: WebhookPolicy,
         get: Callable[[str], Awaitable[Generation]],
+        sealer: FileSealer,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -45,6 +47,7 @@ class Admission:
         self._limits = limits
         self._cut = cut
         self._hooks = hooks
+        self._sealer = sealer
         self._idempotency = Idempotency(records, get)
 
     async def run(
@@ -81,6 +84,8 @@ class Admission:
     async def _prepare(self, params: GenerationParams) -> Generation:
         generator, scorer = self._engine.generator, self._engine.scorer
         self._hooks.check(params.webhook)
+        provenance = params.provenance or self._limits.provenance
+        self._sealer.check(provenance)
         params = settle_size(params, generator, self._limits)
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
         if spec.loras:
@@ -97,7 +102,7 @@ class Admission:
             model_revision=generator.revision,
             webhook=params.webhook,
             output_size=params.output_size,
-            provenance=params.provenance or self._limits.provenance,
+            provenance=provenance,
         )
 
     async def _begin(

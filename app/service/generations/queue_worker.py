@@ -31,6 +31,7 @@ from app.errors import (
 )
 from app.service.candidates.images import made_by
 from app.service.candidates.inputs import load_inputs
+from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
@@ -78,9 +79,11 @@ class Worker:
         lease_policy: LeasePolicy,
         clock: Callable[[], float],
         upscaler: ImageUpscaler,
+        sealer: FileSealer,
         batches: BatchStore | None = None,
     ) -> None:
         self._upscaler = upscaler
+        self._sealer = sealer
         self._engine = engine
         self._records = records
         self._blobs = blobs
@@ -128,6 +131,7 @@ class Worker:
             clock=self._clock,
             cancel=self._engine.cancel,
             upscaler=self._upscaler,
+            sealer=self._sealer,
             on_write=self._notifier.notify,
             is_followed=self._notifier.has_subscribers,
             durable=durable,

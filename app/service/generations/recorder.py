@@ -33,9 +33,10 @@ from app.engine.protocols import (
     Succeeded,
     Update,
 )
-from app.errors import EngineDead, FrontrunnerError, StoreUnavailable
+from app.errors import EngineDead, FrontrunnerError, SigningFailed, StoreUnavailable
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key
+from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import LANCZOS, UPSCALED, ImageUpscaler, file_scale, upscaled_notice
 from app.service.generations.event_log import wait_until_set
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
@@ -83,6 +84,7 @@ class GenerationRecorder:
         clock: Callable[[], float],
         cancel: Callable[[str], None],
         upscaler: ImageUpscaler,
+        sealer: FileSealer,
         on_write: Callable[[str], None],
         is_followed: Callable[[str], bool],
         durable: bool,
@@ -98,6 +100,7 @@ class GenerationRecorder:
         self._clock = clock
         self._cancel = cancel
         self._upscaler = upscaler
+        self._sealer = sealer
         self._on_write = on_write
         self._is_followed = is_followed
         self._durable = durable
@@ -219,12 +222,20 @@ class GenerationRecorder:
         try:
             if isinstance(last, Succeeded):
                 updates = [*updates[:-1], Succeeded(await self._upscaled(last.outcome))]
-            build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
-            self.generation, files, lines = await asyncio.to_thread(build)
+            try:
+                self.generation, files, lines = await self._build(updates)
+            except SigningFailed as error:
+                self.generation, files, lines = await self._build([*updates[:-1], Failed(error)])
             return await self._store_with_retries(files, lines)
         finally:
             stored.set()
             await keep_alive
+
+    async def _build(self, updates: Sequence[Update]) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
+        """The final record, its files and events. Raises SigningFailed, StoreUnavailable."""
+        build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
+        generation, files, lines = await asyncio.to_thread(build)
+        return generation, await self._sealer.seal_all(generation, files, self._blobs), lines
 
     async def _upscaled(self, outcome: Outcome) -> Outcome:
         """The outcome with the returned images enlarged, if the files are larger."""

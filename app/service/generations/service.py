@@ -19,6 +19,7 @@ from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailab
 from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.images import CandidateImages
+from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.admission import Admission
 from app.service.generations.attendance import Attendance
@@ -81,21 +82,20 @@ class GenerationService:
         hooks: WebhookPolicy | None = None,
         stream_grace_s: float = 30.0,
         batches: BatchStore | None = None,
+        sealer: FileSealer | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
         self._blobs = blobs
         self._limits = limits
-        self._notifier = Notifier()
-        self._log_reader = EventLogReader(records)
-        self._upscaler = ImageUpscaler(engine)
-        leases = lease_policy or LeasePolicy()
-        self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, self._upscaler, batches)
-        self._unready = False
-        self._released_at = math.inf
+        self._notifier, self._log_reader = Notifier(), EventLogReader(records)
+        self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
+        files, leases = (self._upscaler, sealer), lease_policy or LeasePolicy()
+        self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *files, batches)
+        self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
-        self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get)
-        self._images = CandidateImages(engine, records, blobs, limits, self._upscaler)
+        self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get, sealer)
+        self._images = CandidateImages(engine, records, blobs, limits, *files)
         self._attendance = Attendance(records, stream_grace_s, self._cancel_unattended)
         self._orphans = Orphans(records, blobs)
 

@@ -47,6 +47,7 @@ from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
+from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
@@ -102,6 +103,7 @@ class RankingService:
         fields: CandidateArrays,
         limits: Limits,
         get: Callable[[str], Awaitable[Generation]],
+        sealer: FileSealer | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -109,7 +111,7 @@ class RankingService:
         self._fields = fields
         self._limits = limits
         self._get = get
-        self._images = CandidateImages(engine, records, blobs, limits)
+        self._images = CandidateImages(engine, records, blobs, limits, sealer=sealer)
         self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:

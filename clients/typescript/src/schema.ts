@@ -547,6 +547,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Verify the origin of an image file
+         * @description Reads the C2PA manifest of a file.
+         *
+         *     Nothing is fetched, and a missing manifest proves nothing.
+         */
+        post: operations["verify_image_v1_verify_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -1131,7 +1153,7 @@ export interface components {
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
             /**
              * Provenance
-             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
@@ -1287,7 +1309,7 @@ export interface components {
              * Provenance
              * @enum {string}
              */
-            provenance: "none" | "metadata";
+            provenance: "none" | "metadata" | "c2pa";
             parent: components["schemas"]["ParentOutput"] | null;
             /** Strength */
             strength: number | null;
@@ -1569,7 +1591,7 @@ export interface components {
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
             /**
              * Provenance
-             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
@@ -2182,7 +2204,7 @@ export interface components {
             pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
             /**
              * Provenance
-             * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+             * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
             /** @description Receiver of a notification when the generation ends. */
@@ -2526,6 +2548,70 @@ export interface components {
              * @default 0
              */
             rows_unpruned: number;
+        };
+        /**
+         * VerifyResponse
+         * @description What the file's C2PA manifest says.
+         *
+         *     `none`: the file has no manifest. `invalid`: it was changed, or the manifest is broken. `valid`: whole, by a
+         *     signer that is not known here. `trusted`: whole, by this service or a signer that its operator trusts.
+         */
+        VerifyResponse: {
+            /**
+             * Object
+             * @default verification
+             * @constant
+             */
+            object: "verification";
+            /**
+             * State
+             * @description none, invalid, valid or trusted, see above.
+             * @enum {string}
+             */
+            state: "none" | "invalid" | "valid" | "trusted";
+            /**
+             * Signer
+             * @description Organisation of the signing certificate.
+             */
+            signer: string | null;
+            /**
+             * Generator
+             * @description Software that wrote the manifest.
+             */
+            generator: string | null;
+            /** Title */
+            title: string | null;
+            /**
+             * Generated
+             * @description Whether the manifest says that a model made the image.
+             * @default false
+             */
+            generated: boolean;
+            /**
+             * Actions
+             * @description C2PA's names of what was done, in order.
+             * @default []
+             */
+            actions: string[];
+            /**
+             * Parameters
+             * @description What this software wrote: seed, model, score, hashes.
+             */
+            parameters: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Ingredients
+             * @description Titles of the files that it was made from.
+             * @default []
+             */
+            ingredients: string[];
+            /**
+             * Problems
+             * @description C2PA's codes of failed checks.
+             * @default []
+             */
+            problems: string[];
         };
         /**
          * VoteDocument
@@ -5068,7 +5154,7 @@ export interface operations {
                     pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
                     /**
                      * Provenance
-                     * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+                     * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
                      */
                     provenance?: ("none" | "metadata" | "c2pa") | null;
                     /** @description Receiver of a notification when the generation ends. */
@@ -5383,7 +5469,7 @@ export interface operations {
                     pruning?: ("auto" | "off") | components["schemas"]["CheckpointInput"][] | null;
                     /**
                      * Provenance
-                     * @description metadata writes prompt, seed, model and score into the image files; none writes nothing.
+                     * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
                      */
                     provenance?: ("none" | "metadata" | "c2pa") | null;
                     /** @description Receiver of a notification when the generation ends. */
@@ -6058,6 +6144,124 @@ export interface operations {
                 headers: {
                     /** @description Seconds, at most 120. */
                     "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    verify_image_v1_verify_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /**
+                     * Image
+                     * @description PNG, JPEG or WebP, as a data: URI or bare base64.
+                     */
+                    image: string;
+                };
+                "multipart/form-data": {
+                    /**
+                     * Image
+                     * @description PNG, JPEG or WebP file.
+                     */
+                    image: string[];
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VerifyResponse"];
+                };
+            };
+            /** @description The body is not JSON, or an image cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body or an image exceeds the limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body or of an image is not supported. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
+                headers: {
                     [name: string]: unknown;
                 };
                 content: {
