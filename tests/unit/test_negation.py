@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.negation import negation_notices
+from app.engine.texts.negation import negation_notices
 
 
 @pytest.mark.parametrize(

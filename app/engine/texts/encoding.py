@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.domain import GenerationSpec, Notice
-from app.engine.negation import negation_notices
 from app.engine.notices import chunk_notices, contradiction_notices, prompt_notices, truncation_notice, unrecognised
 from app.engine.ranking import scoring
+from app.engine.texts.clip_limits import clip_limit_notices
 from models.protocols import Conditioning, Embedder, StepwiseGenerator
 
 
@@ -76,7 +76,7 @@ def encode_ranking(
     ]
     notices += prompt_notices(generator.info, spec, steered)
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-    notices += negation_notices(texts[0], texts[1:])
+    notices += clip_limit_notices(texts[0], texts[1:])
     return EncodedTexts(prompts, negative, query, tuple(notices))
 
 

@@ -30,7 +30,6 @@ from app.domain import (
     Timings,
     Work,
 )
-from app.engine.negation import negation_notices
 from app.engine.notices import (
     contradiction_notices,
     shortfall_notices,
@@ -41,6 +40,7 @@ from app.engine.notices import (
 from app.engine.protocols import Engine
 from app.engine.ranking import scoring as rank_math
 from app.engine.ranking.placement import Placement, Placements, place_candidates
+from app.engine.texts.clip_limits import clip_limit_notices
 from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
@@ -250,7 +250,7 @@ class RankingService:
         read = zip(texts, vectors, strict=True)
         notices = [truncation_notice("scorer", t, v.truncation) for t, v in read if v.truncation is not None]
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-        return query, (*notices, *negation_notices(prompt, texts[1:]))
+        return query, (*notices, *clip_limit_notices(prompt, texts[1:]))
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:

@@ -58,9 +58,14 @@ def negation_notices(prompt: str, negatives: Sequence[str]) -> tuple[Notice, ...
     )
 
 
+def without_quotes(text: str) -> str:
+    """The text in one line, with quoted parts blanked: they are text to draw."""
+    return _QUOTED.sub(lambda quoted: "_" * len(quoted[0]), " ".join(text.split()))
+
+
 def _negations(prompt: str) -> Iterator[tuple[str, str]]:
     """Each negation, and what it negates, in the order of the patterns."""
-    plain = _QUOTED.sub(lambda quoted: "_" * len(quoted[0]), " ".join(prompt.split()))
+    plain = without_quotes(prompt)
     seen = set[str]()
     for pattern in _PATTERNS:
         for found in pattern.finditer(plain):
