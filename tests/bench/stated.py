@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from models.training.data import icons
-from models.training.data.scenes import Scene, SceneSampler, Thing
-from models.training.evaluation.prompts import Prompt, single
+from models.training.data.scenes import Mixture, Scene, SceneSampler, Thing
+from models.training.evaluation.prompts import STYLES, Prompt, single
 
 FILE = Path(__file__).parent / "stated.json"
 COUNTS = {1: 24, 2: 64, 3: 64}
@@ -43,8 +43,8 @@ def _row(prompt: Prompt) -> dict[str, Any]:
 
 def main(runs: Path) -> None:
     """Draw and keep the prompts."""
-    pictures = icons.load_icons(runs, icons.GENERATOR_STYLES)
-    sampler = SceneSampler(pictures, icons.pack_names(), icons.GENERATOR_STYLES, seed=101, pairs=0.0)
+    pictures = icons.load_icons(runs, STYLES)
+    sampler = SceneSampler(pictures, icons.pack_names(), STYLES, 101, Mixture(pairs=0.0))
     drawn = {n: [json.dumps(_row(p)) for p in single(sampler, count, n)] for n, count in COUNTS.items()}
     lists = ",\n".join(f'"{n}": [\n' + ",\n".join(rows) + "\n]" for n, rows in drawn.items())
     FILE.write_text(f"{{{lists}}}\n")

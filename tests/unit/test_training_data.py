@@ -12,7 +12,7 @@ from models.training.data import icons, palette
 from models.training.data.captions import DISPLAY, HELD_OUT, SYNONYMS, Captioner
 from models.training.data.dataset import as_json, from_json
 from models.training.data.icons import pack_names
-from models.training.data.scenes import PLACED_PX, Scene, SceneSampler, Thing, compose, variants
+from models.training.data.scenes import PLACED_PX, Mixture, Scene, SceneSampler, Thing, compose, variants
 from models.training.evaluation import checks, prompts
 
 EDGE = 120
@@ -35,7 +35,7 @@ NAMES = ["apple", "frog", "moon"]
 
 
 def sampler(seed: int = 1, pairs: float = 0.3) -> SceneSampler:
-    return SceneSampler(ICONS, NAMES, ["noto"], seed, pairs)
+    return SceneSampler(ICONS, NAMES, ["noto"], seed, Mixture(pairs=pairs))
 
 
 def test_hsv_round_trip() -> None:
@@ -149,7 +149,7 @@ def test_a_mirrored_thing_faces_the_other_way_and_stays_in_its_place() -> None:
     box = slice(2, 2 + PLACED_PX["medium"])
     assert np.array_equal(plain[:, box], mirrored[:, box][:, ::-1])
     assert np.array_equal(plain[:, 40:], mirrored[:, 40:])
-    drawn = SceneSampler(ICONS, NAMES, ["noto"], 1, mirrored=0.5).draw(200)
+    drawn = SceneSampler(ICONS, NAMES, ["noto"], 1, Mixture(mirrored=0.5)).draw(200)
     assert 0.35 < np.mean([t.mirrored for s in drawn for t in s.things]) < 0.65
     assert from_json(as_json(drawn[0])) == drawn[0]
 

@@ -125,7 +125,7 @@ def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypat
     drawn = sampler().draw(60)
     (tmp_path / "scenes").mkdir()
     dataset.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
-    relatives = scorer.Relatives(tmp_path, seed=1)
+    relatives = scorer.Relatives(tmp_path, "scorer", seed=1)
     places, pictures = relatives.misses(list(range(60)))
     assert len(places) == scorer.MISSES
     own = autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))

@@ -4,15 +4,13 @@ Owns the vocabulary: common display names, trained synonyms, held-out synonyms o
 sentence forms. No caption for training contains a held-out synonym. This module does not import torch.
 """
 
-import json
+import functools
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from models.training.data.icons import INKED
-from models.training.data.scenes import TOLD_COLOURS, Scene, Thing
+from models.training.data.scenes import MASS, TOLD_COLOURS, WORDS, Scene, Thing
 
-WORDS = json.loads((Path(__file__).parent / "words.json").read_text("utf-8"))
 DISPLAY: dict[str, str] = WORDS["display"]
 SYNONYMS: dict[str, list[str]] = WORDS["synonyms"]
 HELD_OUT: dict[str, str] = WORDS["held_out"]
@@ -63,12 +61,46 @@ PLACE_WORDS = {
     "right": ("on the right", "on the right side", "at the right"),
     "centre": ("in the centre", "in the middle", "centered"),
 }
-MASS = frozenset(WORDS["mass"])
+NUMBERS = {1: ("one", "a single", "1"), 2: ("two", "2", "a pair of"), 3: ("three", "3")}
+COUNTED_FRAMES = (*("{}",) * 3, "a picture of {}", "icons of {}", "a pictogram of {}", "a drawing of {}")
+ROWS = (
+    "{0} and {1}",
+    "{0} and {1} side by side",
+    "{0} next to {1}",
+    "{0} beside {1}",
+    "{0} on the left and {1} on the right",
+    "{0} to the left of {1}",
+    "{1} to the right of {0}",
+)
+COLUMNS = (
+    *("{0} above {1}",) * 2,
+    "{0} over {1}",
+    "{1} below {0}",
+    "{1} under {0}",
+    "{0} at the top and {1} at the bottom",
+)
 
 
 def article(phrase: str) -> str:
     """The phrase with `a` or `an` before it."""
     return f"{'an' if phrase[0].lower() in 'aeio' else 'a'} {phrase}"
+
+
+def shown(name: str, colourless: bool = False) -> str:
+    """The display name of a thing.
+
+    With `colourless`, it is the label if the display name names a colour.
+    """
+    found = DISPLAY.get(name, name)
+    return name if colourless and TOLD_COLOURS & set(found.split()) else found
+
+
+@functools.cache
+def plural(phrase: str) -> str:
+    """The plural of a noun or of a phrase, such as "ears of corn"."""
+    import inflect
+
+    return str(inflect.engine().plural_noun(phrase))
 
 
 class Captioner:
@@ -91,20 +123,23 @@ class Captioner:
 
         With `colourless`, no word that adds a colour is used.
         """
-        shown = DISPLAY.get(name, name)
         known = SYNONYMS.get(name, [])
         if colourless:
             known = [w for w in known if not TOLD_COLOURS & set(w.split())]
-            shown = name if TOLD_COLOURS & set(shown.split()) else shown
-        return self.random.choice(known) if known and self.random.random() < 0.35 else shown
+        return self.random.choice(known) if known and self.random.random() < 0.35 else shown(name, colourless)
 
-    def thing(self, thing: Thing, style: str, size: str | None = None) -> str:
-        """An article (sometimes omitted), the stated size and colour, and the word."""
-        words = [self.random.choice(SIZE_WORDS[size])] if size else []
+    def thing(self, thing: Thing, style: str, size: str | None = None, count: int = 0) -> str:
+        """An article or number, the stated size and colour, and the word.
+
+        An article is sometimes omitted. With a number `count` above one, the word is the plural of the display name.
+        """
+        words = [self.random.choice(NUMBERS[count])] if count else []
+        words += [self.random.choice(SIZE_WORDS[size])] if size else []
         words += [thing.hue] if thing.hue else []
-        word = self.word(thing.name, colourless=thing.hue is not None or style in INKED)
+        colourless = thing.hue is not None or style in INKED
+        word = plural(shown(thing.name, colourless)) if count > 1 else self.word(thing.name, colourless)
         phrase = " ".join([*words, word])
-        if thing.name in MASS or self.random.random() < 0.3:
+        if count or thing.name in MASS or self.random.random() < 0.3:
             return phrase
         return article(phrase)
 
@@ -114,27 +149,22 @@ class Captioner:
         return text.replace(" a orange", " an orange")
 
     def subject(self, scene: Scene) -> str:
-        """The things, with their stated size, place and colour."""
+        """The things, with their stated number, size, place, order and colour."""
         if len(scene.things) == 1:
-            only = self.thing(scene.things[0], scene.style, scene.size if "size" in scene.stated else None)
+            size = scene.size if "size" in scene.stated else None
+            only = self.thing(scene.things[0], scene.style, size, int("count" in scene.stated))
             text = self.random.choice(FRAMES).format(only)
             return f"{text} {self.random.choice(PLACE_WORDS[scene.place])}" if "place" in scene.stated else text
-        left, right = (self.thing(t, scene.style) for t in scene.things)
-        forms = (
-            f"{left} and {right}",
-            f"{left} and {right} side by side",
-            f"{left} next to {right}",
-            f"{left} beside {right}",
-            f"{left} on the left and {right} on the right",
-            f"{left} to the left of {right}",
-            f"{right} to the right of {left}",
-        )
-        return self.random.choice(forms)
+        if scene.counted:
+            equal = self.thing(scene.things[0], scene.style, count=len(scene.things))
+            return self.random.choice(COUNTED_FRAMES).format(equal)
+        both = [self.thing(t, scene.style) for t in scene.things]
+        return self.random.choice(COLUMNS if scene.column else ROWS).format(*both)
 
     def keywords(self, scene: Scene) -> list[str]:
         """One or two keywords of a single thing, for at most 15 % of the captions."""
         pool = self.tags.get(scene.things[0].name, [])
-        if len(scene.things) == 2 or not pool or self.random.random() > 0.15:
+        if len(scene.things) > 1 or not pool or self.random.random() > 0.15:
             return []
         return self.random.sample(pool, min(len(pool), self.random.randint(1, 2)))
 

@@ -1,7 +1,7 @@
 """Makes the training data in four steps.
 
     icons    install the icon sets with npm and render them (needs node; the only step that needs the network)
-    scenes   compose the pictures and captions of the generator and of the scorer
+    scenes   compose the pictures and captions of the generator and of the scorers
     texts    encode the captions with the packaged sentence encoder
     latents  encode the generator's pictures with the trained autoencoder
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from models.training.data import icons
+from models.training.data import icons, split
 from models.training.data.captions import Captioner
-from models.training.data.scenes import SIZE_PX, Icons, Scene, SceneSampler, Thing, compose, variants
+from models.training.data.scenes import COMPOSED, PLAIN, SIZE_PX, Icons, Scene, SceneSampler, Thing, compose, variants
 
 
 def write_pictures(scenes: list[Scene], source: Icons, path: Path) -> None:
@@ -40,7 +40,8 @@ def as_json(scene: Scene) -> dict[str, Any]:
 def from_json(row: dict[str, Any]) -> Scene:
     """The scene that `as_json` wrote; other keys are ignored."""
     things = tuple(Thing(**t) for t in row["things"])
-    return Scene(things, row["style"], row["background"], row["size"], row["place"], frozenset(row["stated"]))
+    stated = frozenset(row["stated"])
+    return Scene(things, row["style"], row["background"], row["size"], row["place"], stated, row.get("column", False))
 
 
 def write_rows(scenes: list[Scene], path: Path, captioner: Captioner, negatives: bool, seed: int) -> None:
@@ -65,22 +66,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def make_scenes(runs: Path, counts: dict[str, int], kinds: list[str], seed: int) -> None:
-    """Composes the data sets.
+    """Composes the data sets, with the icon sets of `split`.
 
-    The generator's has two styles. The scorer's has all styles but one, and half of its things are mirrored.
+    Half of the things of scorers are mirrored.
     """
     folder = runs / "scenes"
     folder.mkdir(exist_ok=True)
     tags = {t.name: t.tags for t in icons.load_things(runs)}
-    styles = {"generator": icons.GENERATOR_STYLES, "scorer": icons.SCORER_STYLES}
+    own: dict[str, split.Sets] = {"generator": split.GENERATOR, "scorer": split.SCORER, "second": split.SECOND}
+    drawn = dataclasses.replace(COMPOSED, styles=split.GENERATOR_SHARES)
+    ranked = dataclasses.replace(COMPOSED, styled=PLAIN.styled, mirrored=0.5)
     for offset, (kind, count) in enumerate(counts.items()):
         if kind not in kinds:
             continue
-        source = icons.load_icons(runs, styles[kind])
-        mirrored = 0.5 if kind == "scorer" else 0.0
-        sampler = SceneSampler(source, icons.pack_names(), styles[kind], seed + offset, mirrored=mirrored)
-        scenes = sampler.draw(count)
-        write_rows(scenes, folder / f"{kind}.jsonl", Captioner(seed + offset, tags), kind == "scorer", seed)
+        styles = own[kind].trained
+        source = icons.load_icons(runs, styles)
+        mixture = drawn if kind == "generator" else ranked
+        scenes = SceneSampler(source, icons.pack_names(), styles, seed + offset, mixture).draw(count)
+        write_rows(scenes, folder / f"{kind}.jsonl", Captioner(seed + offset, tags), kind != "generator", seed)
         write_pictures(scenes, source, folder / f"{kind}.npy")
 
 
@@ -130,10 +133,12 @@ def main() -> None:
     parser.add_argument("step", choices=("icons", "scenes", "texts", "latents"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all run state (default: runs)")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--generator-scenes", type=int, default=30_000)
+    parser.add_argument("--generator-scenes", type=int, default=36_000)
     parser.add_argument("--scorer-scenes", type=int, default=60_000)
+    parser.add_argument("--second-scenes", type=int, default=60_000)
+    kinds = ("generator", *split.SCORERS)
     parser.add_argument(
-        "--kinds", nargs="+", default=["generator", "scorer"], help="data sets of the steps scenes and texts"
+        "--kinds", nargs="+", choices=kinds, default=kinds, help="data sets of the steps scenes and texts"
     )
     parser.add_argument(
         "--weights", type=Path, default=None, help="weights for the step latents (default: RUNS/autoencoder/final.pt)"
@@ -143,9 +148,8 @@ def main() -> None:
         icons.install(args.runs / "node")
         icons.render(args.runs)
     elif args.step == "scenes":
-        make_scenes(
-            args.runs, {"generator": args.generator_scenes, "scorer": args.scorer_scenes}, args.kinds, args.seed
-        )
+        counts = {kind: getattr(args, f"{kind}_scenes") for kind in kinds}
+        make_scenes(args.runs, counts, args.kinds, args.seed)
     elif args.step == "texts":
         make_texts(args.runs, args.kinds)
     else:

@@ -1,7 +1,8 @@
 """Icon sets: installs their packages, renders them once, and reads the results.
 
 Owns the folder RUNS/icons (SET.rgba, SET.txt) and RUNS/things.json (names, code points, keywords). Sources and licences
-are listed in `SETS`; the model card credits them. This module does not import torch.
+are listed in `SETS`; the model card credits them. `split` says which network uses which. This module does not import
+torch.
 """
 
 import dataclasses
@@ -51,11 +52,6 @@ INKED = (
 
 The white area ends slightly outside the lines.
 """
-GENERATOR_STYLES = ("noto", "twemoji")
-SCORER_UNSEEN = "emojione"
-SCORER_STYLES = tuple(style for style in SETS if style != SCORER_UNSEEN)
-JUDGE_STYLES = ("emojione", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "streamline-emojis")
-JUDGE_UNSEEN = ("noto", "twemoji")
 VERSIONS = {
     "@iconify-json/noto": "1.2.9",
     "@iconify-json/noto-v1": "1.2.5",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.training.data.palette import HUES, U8, hue_distance, nearest_background, rgb_to_hsv
-from models.training.data.scenes import Scene
+from models.training.data.scenes import SIZE_PX, Scene, Thing, boxes
 
 Mask = npt.NDArray[np.bool_]
 
@@ -56,18 +56,47 @@ def has_hue(picture: U8, mask: Mask, hue: str) -> bool:
     return bool((nearest == names.index(hue)).mean() >= 0.35)
 
 
-def halves(mask: Mask) -> tuple[Mask, Mask]:
-    """The foreground of the left and of the right half."""
-    left, right = mask.copy(), mask.copy()
-    left[:, 32:] = False
-    right[:, :32] = False
-    return left, right
+def parts(mask: Mask, scene: Scene) -> list[Mask]:
+    """The foreground (64, 64) of each thing.
+
+    It consists of the pixels nearest to the middle of the thing's box.
+    """
+    middles = np.array([(left + edge / 2, top + edge / 2) for left, top, edge in boxes(scene)])
+    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] + 0.5
+    nearest = ((np.stack([x, y], -1)[:, :, None] - middles) ** 2).sum(-1).argmin(-1)
+    return [mask & (nearest == i) for i in range(len(scene.things))]
 
 
-def two_things(mask: Mask) -> bool:
-    """Foreground in both halves and a nearly empty column between them."""
-    left, right = halves(mask)
-    return bool(left.sum() >= 50 and right.sum() >= 50 and mask[:, 28:37].sum(0).min() <= 3)
+def gap(mask: Mask, axis: int) -> bool:
+    """Whether a line near the middle is nearly empty.
+
+    The line is a column for axis 0 and a row for axis 1.
+    """
+    return bool(mask.sum(axis)[28:37].min() <= 3)
+
+
+def apart(mask: Mask, scene: Scene) -> bool:
+    """Whether several things have foreground, and nearly empty lines between them.
+
+    Things above each other, and three things, must also lie in their boxes, except for an eighth of their pixels. So a
+    picture of two things does not pass as one of three.
+    """
+    if not all(part.sum() >= 50 for part in parts(mask, scene)):
+        return False
+    if len(scene.things) == 2 and not scene.column:
+        return gap(mask, 0)
+    inside = np.zeros_like(mask)
+    for left, top, edge in boxes(scene):
+        inside[top : top + edge, left : left + edge] = True
+    fits = gap(mask, 1) and (mask & ~inside).sum() <= mask.sum() / 8
+    return bool(fits and (scene.column or gap(mask[SIZE_PX // 2 :], 0)))
+
+
+def alone(mask: Mask) -> bool:
+    """Whether the picture shows no arrangement of several things."""
+    thing = Thing("")
+    scenes = [Scene((thing,) * n, "", "", column=column) for n, column in ((2, False), (2, True), (3, False))]
+    return bool(mask.any()) and not any(apart(mask, scene) for scene in scenes)
 
 
 def size_fits(mask: Mask, scene: Scene) -> bool:
@@ -90,21 +119,24 @@ def place_fits(mask: Mask, place: str) -> bool:
 def attributes(picture: U8, scene: Scene) -> dict[str, bool]:
     """Whether the picture (64, 64, 3) shows each attribute that a caption states.
 
-    The checks are `background`, `size` and `place` where stated, `colour` of each shifted thing, and `pair`.
+    The checks are `background`, `size` and `place` where stated, and `colour` with the index of each shifted thing.
+    Two things side by side have the check `pair`, two above each other `column`, equal things and a stated "one"
+    `count`.
     They do not check which things the picture shows: the judge does.
     """
     mask = foreground(picture)
     found: dict[str, bool] = {}
     if "background" in scene.stated:
         found["background"] = background(picture) == scene.background
-    if len(scene.things) == 2:
-        found["pair"] = two_things(mask)
+    if len(scene.things) > 1:
+        found["count" if scene.counted else "column" if scene.column else "pair"] = apart(mask, scene)
+    elif "count" in scene.stated:
+        found["count"] = alone(mask)
     if len(scene.things) == 1 and "size" in scene.stated:
         found["size"] = size_fits(mask, scene)
     if len(scene.things) == 1 and "place" in scene.stated:
         found["place"] = place_fits(mask, scene.place)
-    parts = halves(mask) if len(scene.things) == 2 else (mask,)
-    for i, (thing, part) in enumerate(zip(scene.things, parts, strict=True)):
+    for i, (thing, part) in enumerate(zip(scene.things, parts(mask, scene), strict=True)):
         if thing.hue:
             found[f"colour{i}"] = has_hue(picture, part, thing.hue)
     return found

@@ -22,16 +22,18 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from models.training.data import icons
+from models.training.data import icons, split
 from models.training.data.palette import U8
-from models.training.data.scenes import SceneSampler
-from models.training.evaluation import checks, judge, prompts
+from models.training.data.scenes import Mixture, SceneSampler
+from models.training.evaluation import checks, fields, judge, prompts
 from models.training.evaluation.sampling import Drawn, Pack
 from models.training.trainers.autoencoder import Pictures, to_tensor
 from models.training.trainers.scorer import Table, Unseen, say
 
 CANDIDATES = 16
-PARTS = ("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "negative", "synonyms")
+PARTS = (
+    *("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "composition", "field", "negative", "synonyms"),
+)
 JUDGED = {"arbiter", "known", "synonyms"}
 """Parts that need the judge."""
 
@@ -54,11 +56,11 @@ class Evaluation:
     The parts in JUDGED also need a judge in `judge_folder`.
     """
 
-    def __init__(self, pack: Pack, judge_folder: Path, runs: Path, share: float) -> None:
-        self.pack, self.judge_folder, self.runs, self.share = pack, judge_folder, runs, share
+    def __init__(self, pack: Pack, judge_folder: Path, runs: Path, share: float, base: Path | None = None) -> None:
+        self.pack, self.judge_folder, self.runs, self.share, self.base = pack, judge_folder, runs, share, base
         self.table = Table(runs)
         self.steps = pack.meta["generator"]["defaults"]["steps"]
-        self.icons = icons.load_icons(runs, icons.GENERATOR_STYLES)
+        self.icons = icons.load_icons(runs, fields.SETS)
         self.sheets: dict[str, list[U8]] = {}
         self.captions: dict[str, list[str]] = {}
 
@@ -92,7 +94,7 @@ class Evaluation:
         return self.pack.draw(prompt.text, CANDIDATES, CANDIDATES * place, negative, checkpoints)
 
     def keep(self, sheet: str, prompt: prompts.Prompt, pictures: U8) -> None:
-        """Adds five pictures of a prompt to a sheet."""
+        """Adds a row of pictures of a prompt to a sheet."""
         self.sheets.setdefault(sheet, []).append(pictures)
         self.captions.setdefault(sheet, []).append(prompt.text)
 
@@ -100,17 +102,20 @@ class Evaluation:
         """Size of the pack in MiB, load time in seconds, times per row in ms.
 
         The times per row are of a guided step and of the image tower, at batch 16. Times are medians: of three loads
-        in separate processes, without torch's import, and of nine calls.
+        in separate processes, without torch's import, and of nine calls. `step_ratio` is the time of a step divided by
+        that of the pack `base`, measured in turns.
         """
         size = sum(f.stat().st_size for f in self.pack.folder.rglob("*") if f.is_file())
         command = [sys.executable, "-c", LOAD, str(self.pack.folder)]
         loads = [float(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(3)]
-        states = self.pack.encoder.states(["", "a cat"]).repeat_interleave(CANDIDATES, 0)
-        x, pictures = torch.randn(2 * CANDIDATES, 16, 8, 8), torch.rand(CANDIDATES, 3, 64, 64)
+        steps = [guided_step(pack) for pack in (self.pack, *([Pack(self.base)] if self.base else []))]
+        pictures = torch.rand(CANDIDATES, 3, 64, 64)
         with torch.inference_mode():
-            step = milliseconds(lambda: self.pack.unet(x, 500, states, return_dict=False)) / CANDIDATES
-            tower = milliseconds(lambda: self.pack.scorer.visual(pictures)) / CANDIDATES
-        return {"mib": size / 2**20, "load_s": statistics.median(loads), "step_ms": step, "tower_ms": tower}
+            found = milliseconds(*steps, lambda: self.pack.scorer.visual(pictures))
+        each = [ms / CANDIDATES for ms in found]
+        ratio = {"step_ratio": each[0] / each[1]} if self.base else {}
+        loaded = statistics.median(loads)
+        return {"mib": size / 2**20, "load_s": loaded, "step_ms": each[0], "tower_ms": each[-1], **ratio}
 
     def autoencoder(self) -> dict[str, float]:
         """PSNR in dB on things excluded from training, with the stored float16 weights."""
@@ -125,7 +130,7 @@ class Evaluation:
 
         The background accuracy is the share of stated backgrounds that rank first among eleven.
         """
-        unseen = Unseen(self.runs, self.table, (icons.SCORER_UNSEEN,))
+        unseen = Unseen(self.runs, self.table, split.SCORER.measured)
         with torch.inference_mode():
             image = torch.cat([self.pack.scorer.visual(x) for x in unseen.pictures.split(100)])
             image = functional.normalize(image, dim=-1)
@@ -135,8 +140,8 @@ class Evaluation:
         return {**unseen.recall(image, names), "background": float(right.float().mean())}
 
     def arbiter(self) -> dict[str, float]:
-        """The judge's recall in the generator's styles, which its training excludes."""
-        unseen = Unseen(self.runs, self.table, icons.JUDGE_UNSEEN)
+        """The judge's recall in generator styles that its training excludes."""
+        unseen = Unseen(self.runs, self.table, split.JUDGE.measured)
         with torch.inference_mode():
             return unseen.recall(torch.cat([self.judge.images(x) for x in unseen.pictures.split(100)]), self.names)
 
@@ -169,6 +174,7 @@ class Evaluation:
             "random_top5": random_pick,
             "best_top5": best_of,
             "any_top5": any_of,
+            **fields.gain([h[0] for h in hits], [h[1] for h in hits]),
             "judge_prefers_best": float(np.mean(prefers)),
             "spearman_25": float(np.mean(ranks[4])),
             "spearman_50": float(np.mean(ranks[8])),
@@ -176,19 +182,65 @@ class Evaluation:
 
     def composed(self) -> dict[str, Any]:
         """Shares of pictures that show two or more stated attributes, by pixel checks."""
-        sampler = SceneSampler(self.icons, self.table.names, icons.GENERATOR_STYLES, seed=77, pairs=0.3)
-        every, best_of, any_of = list[dict[str, bool]](), list[dict[str, bool]](), list[bool]()
-        for place, prompt in enumerate(self.some(prompts.composed(sampler, 100))):
+        sampler = SceneSampler(self.icons, self.table.names, prompts.STYLES, 77, Mixture(pairs=0.3))
+        return self.checked("composed", prompts.composed(sampler, 100))
+
+    def composition(self) -> dict[str, Any]:
+        """The same for several things, with colours, a number or an order."""
+        sampler = SceneSampler(self.icons, self.table.names, prompts.STYLES, 78, prompts.COMPOSITIONS)
+        return self.checked("composition", prompts.composition(sampler, 100))
+
+    def checked(self, part: str, asked: Prompts) -> dict[str, Any]:
+        """Shares of pictures that show every stated attribute.
+
+        They are those of a random pick, of the best, and of any in the field.
+        """
+        every, best_of = list[list[dict[str, bool]]](), list[dict[str, bool]]()
+        for place, prompt in enumerate(self.some(asked)):
             assert prompt.scene is not None
             drawn = self.draw(place, prompt)
             scores = self.pack.scores(drawn.pictures, prompt.text)
-            each = [checks.attributes(p, prompt.scene) for p in drawn.pictures]
-            every += each
-            best_of.append(each[int(scores.argmax())])
-            any_of.append(any(all(rights.values()) for rights in each))
-            self.keep("composed", prompt, in_order(drawn, scores))
-        shares = {"random": shown(every), "best": shown(best_of), "any": float(np.mean(any_of))}
-        return {"prompts": len(best_of), **shares, "random_by_kind": by_kind(every), "best_by_kind": by_kind(best_of)}
+            every.append([checks.attributes(p, prompt.scene) for p in drawn.pictures])
+            best_of.append(every[-1][int(scores.argmax())])
+            self.keep(part, prompt, in_order(drawn, scores))
+        random_pick, best = [shown(field) for field in every], [shown([rights]) for rights in best_of]
+        flat = [rights for field in every for rights in field]
+        return {
+            "prompts": len(best_of),
+            "random": float(np.mean(random_pick)),
+            "best": float(np.mean(best)),
+            "any": float(np.mean([share > 0 for share in random_pick])),
+            **fields.gain(random_pick, best),
+            "random_by_kind": by_kind(flat),
+            "best_by_kind": by_kind(best_of),
+        }
+
+    def field(self) -> dict[str, Any]:
+        """Variety of fields without a stated style.
+
+        `distinct` is the number of true drawings that are nearest to some candidate.
+        `spread` is the mean distance of two candidates by pixels, `score_spread` the mean deviation of the scores in a
+        field, and `shares` how often each set is nearest.
+        """
+        many = [n for n in self.table.names if len(fields.held_by(n, self.icons)) >= 6]
+        distinct, spreads, scored, sets = list[int](), list[float](), list[float](), list[str]()
+        for place, prompt in enumerate(self.some(prompts.open_style(many, 60))):
+            drawn = self.draw(place, prompt)
+            found = fields.nearest(drawn.pictures, prompt.names[0], self.icons)
+            sets += found
+            distinct.append(len(set(found)))
+            spreads.append(fields.spread(drawn.pictures))
+            scored.append(float(self.pack.scores(drawn.pictures, prompt.text).std()))
+            self.keep("field", prompt, drawn.pictures)
+        return {
+            "prompts": len(distinct),
+            "distinct": float(np.mean(distinct)),
+            "distinct_error": float(np.std(distinct) / len(distinct) ** 0.5),
+            "of": len(fields.SETS),
+            "spread": float(np.mean(spreads)),
+            "score_spread": float(np.mean(scored)),
+            "shares": {style: round(sets.count(style) / len(sets), 3) for style in fields.SETS},
+        }
 
     def negative(self) -> dict[str, Any]:
         """Share of yellow backgrounds in the top three.
@@ -215,13 +267,26 @@ class Evaluation:
         return {"prompts": len(hits), "best_top5": float(np.mean(hits))}
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """Median time in ms of nine calls, after one warm-up call."""
-    times = [time.perf_counter()]
+def guided_step(pack: Pack) -> Callable[[], object]:
+    """A call that runs one guided step of a batch."""
+    states = pack.encoder.states(["", "a cat"]).repeat_interleave(CANDIDATES, 0)
+    channels, edge = pack.unet.config.in_channels, pack.unet.config.sample_size
+    x = torch.randn(2 * CANDIDATES, channels, edge, edge)
+    return lambda: pack.unet(x, 500, states, return_dict=False)
+
+
+def milliseconds(*calls: Callable[[], object]) -> list[float]:
+    """Median time in ms of nine runs of each call.
+
+    The calls take turns, after a warm-up run of each.
+    """
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(10):
-        call()
-        times.append(time.perf_counter())
-    return 1000 * statistics.median(np.diff(times)[1:].tolist())
+        for call, taken in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - started)
+    return [1000 * statistics.median(taken[1:]) for taken in times]
 
 
 def shown(pictures: list[dict[str, bool]]) -> float:
@@ -248,11 +313,12 @@ def spearman(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
 
 
-def write_sheet(rows: list[U8], path: Path, columns: int = 3, scale: int = 2) -> None:
-    """Writes a sheet as PNG, `columns` groups per line, at most 20 lines.
+def write_sheet(rows: list[U8], path: Path, scale: int = 2) -> None:
+    """Writes a sheet as PNG, about fifteen pictures per line, at most 20 lines.
 
-    A group is the five pictures of one prompt: random pick, gap, best four.
+    A group is the pictures of one prompt: random pick, gap, best four; or a random pick and the rest of its field.
     """
+    columns = max(1, 15 // len(rows[0]))
     gap = np.full((64, 4, 3), 255, np.uint8)
     groups = [np.concatenate([r[0], gap, *r[1:], gap, gap], 1) for r in rows[: columns * 20]]
     groups += [np.full_like(groups[0], 255)] * (-len(groups) % columns)
@@ -274,13 +340,14 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=None, help="measure only these parts again: " + " ".join(PARTS)
     )
+    parser.add_argument("--base", type=Path, default=None, help="pack to which the costs are compared")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     out: Path = args.out or args.runs / "figures"
     out.mkdir(parents=True, exist_ok=True)
     pack = Pack(args.pack or args.runs / "pack")
-    run = Evaluation(pack, args.judge or args.runs / "judge", args.runs, args.share)
+    run = Evaluation(pack, args.judge or args.runs / "judge", args.runs, args.share, args.base)
     judged = (run.judge_folder / "judge.safetensors").exists()
     if not judged:
         print(f"no judge in {run.judge_folder}: skipping {', '.join(sorted(JUDGED))}", flush=True)

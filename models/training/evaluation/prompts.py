@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 from models.training.data.captions import DISPLAY, HELD_OUT, Captioner, article
 from models.training.data.palette import BACKGROUND_NAMES
-from models.training.data.scenes import Scene, SceneSampler
+from models.training.data.scenes import Mixture, Scene, SceneSampler
+
+STYLES = ("noto", "twemoji")
+"""The icon sets from which scenes of prompts are sampled.
+
+They stay the same when a generator draws more sets, so that its figures have the same prompts.
+"""
+COMPOSITIONS = Mixture(pairs=0.6, columns=0.5, coloured=1.0, counted=0.4, styled=(0.0, 0.0))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +52,29 @@ def composed(sampler: SceneSampler, count: int) -> list[Prompt]:
         if shown + (len(scene.things) == 2) >= 2:
             out.append(Prompt(captioner.caption(scene), tuple(t.name for t in scene.things), scene))
     return out
+
+
+def composition(sampler: SceneSampler, count: int) -> list[Prompt]:
+    """Two things with a colour each, or one to three equal ones.
+
+    Two are side by side or above each other. The number is stated with a colour, a background or both. `sampler` has
+    the mixture `COMPOSITIONS`.
+    """
+    captioner, out = Captioner(25), list[Prompt]()
+    while len(out) < count:
+        scene = sampler.draw(1)[0]
+        hues = [t.hue for t in scene.things if t.hue]
+        numbered = scene.counted or scene.stated >= {"count"}
+        if (numbered and (hues or "background" in scene.stated)) or (
+            len(scene.things) == 2 == len(set(scene.things)) == len(hues)
+        ):
+            out.append(Prompt(captioner.caption(scene), tuple({t.name: None for t in scene.things}), scene))
+    return out
+
+
+def open_style(names: Sequence[str], count: int) -> list[Prompt]:
+    """Things without a stated style or background."""
+    return [Prompt(article(DISPLAY.get(n, n)), (n,)) for n in random.Random(26).sample(list(names), count)]
 
 
 def single(sampler: SceneSampler, count: int, attributes: int) -> list[Prompt]:

@@ -62,10 +62,18 @@ class Pack:
         with torch.inference_mode():
             return self.decode(self.vae.encode(to_tensor(pictures)).latents * self.vae.config.scaling_factor)
 
-    def draw(self, prompt: str, count: int, seed: int, negative: str = "", checkpoints: Sequence[int] = ()) -> Drawn:
+    def draw(
+        self,
+        prompt: str,
+        count: int,
+        seed: int,
+        negative: str = "",
+        checkpoints: Sequence[int] = (),
+        guidance: float | None = None,
+    ) -> Drawn:
         """Sample `count` candidates with seeds `seed`, `seed` + 1, ...
 
-        Steps and guidance are the defaults of the pack.
+        Steps, and the guidance if it is None, are the defaults of the pack.
         """
         defaults = self.meta["generator"]["defaults"]
         with torch.inference_mode():
@@ -74,7 +82,8 @@ class Pack:
             x = torch.stack(
                 [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
             )
-            return self.denoise(x, states, defaults["steps"], defaults["guidance_scale"], checkpoints)
+            scale = defaults["guidance_scale"] if guidance is None else guidance
+            return self.denoise(x, states, defaults["steps"], scale, checkpoints)
 
     def denoise(
         self, x: torch.Tensor, states: torch.Tensor, steps: int, guidance: float, checkpoints: Sequence[int]

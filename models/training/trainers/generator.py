@@ -1,8 +1,8 @@
 """Trains the generator: a two-level UNet2DConditionModel.
 
 It trains on cached latents (8x8x16) and cached text states (24x384). The method is v-prediction on the squared-cosine
-schedule, with min-SNR-5 weights and averaged weights. A tenth of the captions are dropped for guidance. The figure is
-the loss of the averaged weights on a fixed set of latents, noises and steps.
+schedule, with min-SNR-5 weights and averaged weights. A tenth of the captions are dropped for guidance. The figures are
+the errors of the averaged weights on fixed latents, noises and steps of each style.
 """
 
 import argparse
@@ -64,6 +64,7 @@ class Latents:
         rows = read_rows(scenes / "generator.jsonl")
         self.caption = np.array([place[r["caption"]] for r in rows])
         self.plain = np.array([is_plain(r) for r in rows])
+        self.style = np.array([r["style"] for r in rows])
         self.empty = place[""]
         self.latents = np.load(scenes / "generator.latents.npy")
         self.states = np.load(scenes / "generator.states.npy", mmap_mode="r")
@@ -107,21 +108,24 @@ class Objective:
         return (weight * error).mean() / self.weight.mean(), error.mean()
 
 
-def check(run: runs.Run, objective: Objective, data: Latents, count: int = 512) -> float:
-    """Unweighted v error of the averaged weights on fixed rows, noises and steps."""
-    source = torch.Generator().manual_seed(5)
-    rows = np.random.default_rng(5).permutation(len(data.latents))[:count]
+def check(run: runs.Run, objective: Objective, data: Latents, count: int = 96) -> dict[str, float]:
+    """Unweighted v error of the averaged weights, on fixed rows, noises and steps.
+
+    `fixed_STYLE` is the mean over `count` rows of a style, and `fixed` the mean over the styles.
+    """
+    source, chance = torch.Generator().manual_seed(5), np.random.default_rng(5)
     current = {k: v.clone() for k, v in run.modules.state_dict().items()}
     run.modules.load_state_dict(run.averaged())
-    total = 0.0
+    found: dict[str, float] = {}
     with torch.inference_mode():
-        for part in np.array_split(rows, count // 64):
-            z, texts = data.batch(part, torch.zeros(len(part), dtype=torch.bool))
+        for style in sorted(set(data.style)):
+            rows = chance.permutation(np.flatnonzero(data.style == style))[:count]
+            z, texts = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
             noise = torch.randn(z.shape, generator=source)
-            steps = torch.randint(0, 1000, (len(part),), generator=source)
-            total += objective.loss(run.modules["unet"], z, texts, noise, steps)[1].item() * len(part)
+            steps = torch.randint(0, 1000, (len(rows),), generator=source)
+            found[f"fixed_{style}"] = objective.loss(run.modules["unet"], z, texts, noise, steps)[1].item()
     run.modules.load_state_dict(current)
-    return total / count
+    return {"fixed": float(np.mean(list(found.values()))), **found}
 
 
 def main() -> None:
@@ -151,8 +155,8 @@ def main() -> None:
         run.step(loss, len(z))
         run.note(loss=loss.item(), v_error=plain.item())
         if run.updates % 250 == 0:
-            run.report(**({"fixed": check(run, objective, data)} if run.updates % 1000 == 0 else {}))
-    run.report(fixed=check(run, objective, data))
+            run.report(**(check(run, objective, data) if run.updates % 1000 == 0 else {}))
+    run.report(**check(run, objective, data))
     run.finish(widths=list(args.widths))
 
 

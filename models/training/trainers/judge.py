@@ -1,12 +1,12 @@
 """Trains the independent judge on the names of the pack.
 
-The judge trains on six styles that the generator does not use. A plain classifier over the names trains on the same
+The judge trains on styles that no scorer uses (see `split`). A plain classifier over the names trains on the same
 image features and is discarded afterwards. Without the classifier, the two towers, both with random initial weights,
 made no progress for 25,000 pictures.
 
 Pictures and their twins on another background or in another style must get equal logits. Candidates often differ in
 little else, and the judge must compare their things, not these attributes. The figure is recall over the pack's names
-in the generator's two styles, which are excluded from the judge's training.
+in two of the generator's styles, which are excluded from the judge's training.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn import functional
 
 from models.training import runs
-from models.training.data import icons
+from models.training.data import icons, split
 from models.training.data.augment import augment
 from models.training.data.captions import DISPLAY, SYNONYMS
-from models.training.data.scenes import SceneSampler, compose, twins
+from models.training.data.scenes import Mixture, SceneSampler, compose, twins
 from models.training.evaluation import judge
 from models.training.trainers.autoencoder import to_tensor
 from models.training.trainers.scorer import CHECKED, Table, Unseen, naming_loss, say
@@ -41,12 +41,12 @@ class Pool:
     def __init__(self, folder: Path, table: Table, seed: int, count: int) -> None:
         path = folder / "scenes" / f"judge-pairs-{seed}-{count}.npz"
         if not path.exists():
-            source = icons.load_icons(folder, icons.JUDGE_STYLES)
-            sampler = SceneSampler(source, table.names, icons.JUDGE_STYLES, seed, pairs=0.15, mirrored=0.5)
+            source = icons.load_icons(folder, split.JUDGE.trained)
+            sampler = SceneSampler(source, table.names, split.JUDGE.trained, seed, Mixture(pairs=0.15, mirrored=0.5))
             scenes = sampler.draw(count)
             things = [[table.place[t.name] for t in (s.things * 2)[:2]] for s in scenes]
             chance = random.Random(seed)
-            free = [twins(dataclasses.replace(s, stated=frozenset()), source, icons.JUDGE_STYLES) for s in scenes]
+            free = [twins(dataclasses.replace(s, stated=frozenset()), source, split.JUDGE.trained) for s in scenes]
             pictures, others = (
                 np.stack([compose(s, source) for s in some]) for some in (scenes, [chance.choice(t) for t in free])
             )
@@ -98,7 +98,7 @@ def main() -> None:
     folder = args.runs / (args.name or "judge")
     run = runs.Run(folder, args, nn.ModuleDict({"judge": model, "head": head}), ema=0.998)
     pool = Pool(args.runs, table, args.seed + 40, 36_000)
-    unseen = Unseen(args.runs, table, icons.JUDGE_UNSEEN, 2 * CHECKED)
+    unseen = Unseen(args.runs, table, split.JUDGE.measured, 2 * CHECKED)
     rng = run.seeded()
     order = runs.batches(len(pool.things), args.batch, args.seed, run.seen)
     while not run.over():

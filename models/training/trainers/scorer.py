@@ -1,7 +1,8 @@
 """Trains the scorer: an open_clip CustomTextCLIP with the packaged text encoder.
 
 The text trunk is frozen. Training changes the image tower, the text projection and the logit scale. The pictures are
-composed in twenty styles; of those whose captions name no colour of a thing, four tenths are recoloured.
+composed in the scorer's styles; of those whose captions name no colour of a thing, four tenths are recoloured.
+With `--kind second` the styles are those of the second scorer (see `split`).
 
 Losses, by name:
 
@@ -32,7 +33,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.training import runs
-from models.training.data import icons, texts
+from models.training.data import icons, split, texts
 from models.training.data.augment import augment, recolour
 from models.training.data.captions import DISPLAY, article
 from models.training.data.dataset import from_json, read_rows
@@ -149,17 +150,17 @@ class Table:
 
 
 class Pairs:
-    """The cached data set of the scorer.
+    """The cached data set of a scorer.
 
     It holds pictures, text states of captions and near misses, and targets over names and backgrounds.
     """
 
-    def __init__(self, folder: Path, table: Table) -> None:
+    def __init__(self, folder: Path, table: Table, kind: split.Scorer) -> None:
         scenes = folder / "scenes"
-        rows = read_rows(scenes / "scorer.jsonl")
-        place = {c: i for i, c in enumerate(json.loads((scenes / "scorer.captions.json").read_text("utf-8")))}
-        self.pictures = np.load(scenes / "scorer.npy", mmap_mode="r")
-        self.pooled = torch.from_numpy(np.load(scenes / "scorer.pooled.npy")).float()
+        rows = read_rows(scenes / f"{kind}.jsonl")
+        place = {c: i for i, c in enumerate(json.loads((scenes / f"{kind}.captions.json").read_text("utf-8")))}
+        self.pictures = np.load(scenes / f"{kind}.npy", mmap_mode="r")
+        self.pooled = torch.from_numpy(np.load(scenes / f"{kind}.pooled.npy")).float()
         self.caption = torch.tensor([place[r["caption"]] for r in rows])
         self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
         self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
@@ -196,11 +197,11 @@ class Relatives:
     A near miss differs in one attribute that the caption states; a twin only in attributes that it does not state.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.rows = read_rows(folder / "scenes" / "scorer.jsonl")
-        self.icons = icons.load_icons(folder, icons.SCORER_STYLES)
-        styles = icons.SCORER_STYLES
-        self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in styles}
+    def __init__(self, folder: Path, kind: split.Scorer, seed: int) -> None:
+        self.rows = read_rows(folder / "scenes" / f"{kind}.jsonl")
+        self.styles = split.SCORERS[kind].trained
+        self.icons = icons.load_icons(folder, self.styles)
+        self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in self.styles}
         self.random = random.Random(seed)
 
     def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
@@ -219,8 +220,8 @@ class Relatives:
 
     def _alike(self, row: dict[str, Any]) -> list[Scene]:
         """Twins of a row; in inked styles only if the row states no colour."""
-        coloured = [s for s in icons.SCORER_STYLES if s not in icons.INKED]
-        return twins(from_json(row), self.icons, icons.SCORER_STYLES if colourless(row) else coloured)
+        coloured = [s for s in self.styles if s not in icons.INKED]
+        return twins(from_json(row), self.icons, self.styles if colourless(row) else coloured)
 
     def _missed(self, row: dict[str, Any]) -> list[Scene]:
         scene = from_json(row)
@@ -360,6 +361,7 @@ def main() -> None:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
+    parser.add_argument("--kind", choices=tuple(split.SCORERS), default="scorer", help="which icon sets to train on")
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
     args = parser.parse_args()
     if args.bf16:
@@ -368,9 +370,10 @@ def main() -> None:
     table = Table(args.runs)
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
-    run = runs.Run(args.runs / (args.name or "scorer"), args, parts, ema=0.998)
-    relatives = Relatives(args.runs, args.seed + run.seen + runs.worker())
-    data, unseen = Pairs(args.runs, table), Unseen(args.runs, table, (icons.SCORER_UNSEEN,), CHECKED)
+    run = runs.Run(args.runs / (args.name or args.kind), args, parts, ema=0.998)
+    relatives = Relatives(args.runs, args.kind, args.seed + run.seen + runs.worker())
+    measured = split.SCORERS[args.kind].measured
+    data, unseen = Pairs(args.runs, table, args.kind), Unseen(args.runs, table, measured, CHECKED)
     run.seeded()
     order = runs.batches(len(data.caption), args.batch, args.seed, run.seen)
     path = args.runs / "scenes" / "races.npz"
