@@ -1292,7 +1292,9 @@ class GenerationResponse(TypedDict):
 
     `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
     the maximum, `gain` means another wave would gain little. `progress` is the completed share of the work, from 0 to
-    1; `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+    1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
+    for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
+    it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
     """
 
     id: str
@@ -1304,6 +1306,8 @@ class GenerationResponse(TypedDict):
     model: str
     scorer: str
     prompt: str
+    prompt_language: str | None
+    understood: str | None
     negative_prompt: str
     seed: int
     n_candidates: int
@@ -1476,12 +1480,15 @@ class RankResponse(TypedDict):
     """
     Ranked uploads, best first.
 
-    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+    `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
+    cannot be decoded.
     """
 
     object: Literal["rank"]
     scorer: str
     prompt: str
+    prompt_language: str | None
+    understood: str | None
     ranking: RankingOutput
     data: list[RankedImageOutput]
     skipped: list[SkippedOutput]

@@ -22,7 +22,9 @@ from models.generators.families import FAMILIES as NATIVE_FAMILIES
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, packs
 from models.protocols import Embedder, Scorer, StepwiseGenerator
+from models.protocols.readings import ReadText, read_as_is
 from models.protocols.upscaling import Upscaler
+from models.reading.front import TextFront
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.members import SCORER_KINDS
 from models.synthetic.upscaler import FakeUpscaler
@@ -86,6 +88,7 @@ class LoadContext:
         self.options = options
         self._device = device
         self._text_encoders: dict[Path, Any] = {}
+        self._text_fronts: dict[Path, ReadText] = {}
 
     @cached_property
     def placement(self) -> DevicePlacement:
@@ -105,6 +108,15 @@ class LoadContext:
         if pack.folder not in self._text_encoders:
             self._text_encoders[pack.folder] = load_text_encoder(pack, self.placement)
         return self._text_encoders[pack.folder]
+
+    def text_front(self, pack: Pack) -> ReadText:
+        """What reads texts for the pack's models; both share it."""
+        if pack.words is None:
+            return read_as_is
+        if pack.folder not in self._text_fronts:
+            vocabulary = pack.text_encoder_folder() / "vocab.txt"
+            self._text_fronts[pack.folder] = TextFront(pack.words, vocabulary).read
+        return self._text_fronts[pack.folder]
 
 
 Model = TypeVar("Model")
@@ -145,6 +157,7 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
     if pack is not None:
         options |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
+        options["read"] = context.text_front(pack)
     folder = pack.generator if pack else source.folder
     hub_id = "" if folder else _hub_id(source)
     with _named_errors(context, "generator", source):
@@ -238,7 +251,7 @@ def _load_pack_scorer(context: LoadContext, source: Source) -> Embedder:
     from models.scorers import open_clip
 
     assert pack is not None
-    return open_clip.load_pack(pack, context.text_encoder(pack), placement)
+    return open_clip.load_pack(pack, context.text_encoder(pack), placement, context.text_front(pack))
 
 
 # upscalers

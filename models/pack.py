@@ -51,6 +51,12 @@ class Pack:
         return self.folder / str(self.manifest["scorer"]["folder"])
 
     @property
+    def words(self) -> Path | None:
+        """The words of its text front, see `models.reading`; None if it has none."""
+        part = self.manifest.get("words")
+        return None if part is None else self.folder / str(part["file"])
+
+    @property
     def text_encoder(self) -> Mapping[str, Any]:
         """The manifest's section on the packaged text encoder."""
         part: Mapping[str, Any] = self.manifest["text_encoder"]
@@ -58,7 +64,7 @@ class Pack:
 
     @property
     def revision(self) -> str:
-        """Version and a digest of all checksums."""
+        """Version and a digest of all checksums of weights."""
         promised = json.dumps([self.manifest["files"], self.text_encoder], sort_keys=True)
         return f"{self.manifest['version']}-{hashlib.sha256(promised.encode()).hexdigest()[:12]}"
 
@@ -78,6 +84,8 @@ class Pack:
         """Compare every file with its checksum. Raises PackCorrupt or ModelNotFound."""
         for name, promised in self.manifest["files"].items():
             self._compare(self.folder / name, name, promised)
+        if self.words is not None:
+            self._compare(self.words, self.words.name, self.manifest["words"]["sha256"])
         weights = self.text_encoder_folder() / _TEXT_WEIGHTS
         self._compare(weights, f"{self.text_encoder['package']}/{_TEXT_WEIGHTS}", self.text_encoder["weights_sha256"])
 

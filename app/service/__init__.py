@@ -4,6 +4,7 @@
 refers to; `Img2ImgService`, those that candidates start from.
 """
 
+from app.engine.texts.readings import understood
 from app.service.aliases import Aliases
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.batches import MAX_ENTRIES, BatchService
@@ -92,5 +93,6 @@ __all__ = [
     "generation_path",
     "image_metadata",
     "image_path",
+    "understood",
     "using_links",
 ]

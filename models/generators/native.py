@@ -24,6 +24,7 @@ from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, LongPrompts, Pixels, Schedule, StepRow
+from models.protocols.readings import ReadText, encode_as_read, read_as_is
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
 
 _SIZE_MULTIPLE = 8
@@ -64,13 +65,14 @@ class NativeGenerator:
         arguments: Mapping[str, Any] | None = None,
         adapters: Adapters | None = None,
         long_prompts: LongPrompts = "truncate",
+        read: ReadText = read_as_is,
     ) -> None:
         """Take a loaded pipeline of one of `families.FAMILIES`.
 
         `defaults` may hold `steps`, `guidance_scale`, `sampler`, `width` and `height`. `preview_decoder` is an
         AutoencoderTiny of the same latent space. `arguments` are passed to each call of the pipeline. `adapters` are
-        those of this pipeline. `long_prompts` is what becomes of texts above the token limit. Raises ModelUnsupported
-        for a pipeline that its family cannot make.
+        those of this pipeline. `long_prompts` is what becomes of texts above the token limit, `read` says what is
+        encoded instead of a text. Raises ModelUnsupported for a pipeline that its family cannot make.
         """
         self._placement = placement
         self._family = _family_of(pipe)(pipe, placement, arguments or {}, defaults or {})
@@ -91,7 +93,7 @@ class NativeGenerator:
         self._decoded = self._decoder(vae)
         self._previewed = self._decoder(tiny) if preview_decoder else self._decoded
         self._blend = LatentBlender(placement.device)
-        self._texts = PromptEncoder(self._family, placement)
+        self._texts, self._read = PromptEncoder(self._family, placement), read
         self._info = self._describe(id, revision, defaults or {})
 
     @property
@@ -101,7 +103,8 @@ class NativeGenerator:
 
     def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
         """Encode texts for the denoiser, in order, with a cache."""
-        return self._texts(texts, negative, self._adapters.active)
+        loras = self._adapters.active
+        return encode_as_read(texts, self._read, lambda understood: self._texts(understood, negative, loras))
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
         """The table of a sampler, cached.

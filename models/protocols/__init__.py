@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.load_options import LongPrompts as LongPrompts
 from models.loras import Lora
 from models.protocols.image_inputs import ImageInputs, Inpainting
+from models.protocols.readings import Reading as Reading
 from models.protocols.schedules import QUADRATIC as QUADRATIC
 from models.protocols.schedules import Schedule as Schedule
 from models.protocols.schedules import steps_left as steps_left
@@ -43,13 +44,15 @@ class Conditioning:
     """A text, encoded for the denoiser.
 
     `state` is opaque and may be shared by any number of rows. Rows share a denoiser call only if their conditionings
-    have the same `length` (tokens). `chunks` is in how many parts a long text was encoded.
+    have the same `length` (tokens). `chunks` is in how many parts a long text was encoded. `reading` is set if another
+    text was encoded instead.
     """
 
     state: Any
     length: int
     truncation: Truncation | None = None
     chunks: int = 1
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)

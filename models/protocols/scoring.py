@@ -12,6 +12,7 @@ from typing import Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from models.protocols.readings import Reading
 from models.protocols.values import Embeddings, Pixels, Truncation
 
 
@@ -38,12 +39,13 @@ class TextEmbedding:
     """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
 
     `recognised` is False if the vocabulary holds no part of the text. All its tokens are then unknown ones, and the
-    vector does not depend on its meaning.
+    vector does not depend on its meaning. `reading` is set if another text was embedded instead.
     """
 
     vector: NDArray[np.float32]
     truncation: Truncation | None = None
     recognised: bool = True
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.pack import Pack
 from models.protocols import Embeddings, Pixels, ScorerInfo, TextEmbedding, Truncation
+from models.protocols.readings import ReadText, encode_as_read, read_as_is
 from models.runtime import tokenization
 from models.runtime.placement import (
     FILE_ERRORS,
@@ -60,11 +61,14 @@ class OpenClipScorer:
         id: str,
         revision: str | None = None,
         null: Mapping[str, float] | None = None,
+        read: ReadText = read_as_is,
     ) -> None:
         """Take a loaded model, its tokenizer and its preprocess configuration.
 
-        `null` may hold `mean` and `std` of the cosines of images with unrelated texts.
+        `null` may hold `mean` and `std` of the cosines of images with unrelated texts. `read` says what is embedded
+        instead of a text.
         """
+        self._read = read
         self._model = model.to(placement.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._placement = placement
@@ -117,7 +121,7 @@ class OpenClipScorer:
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """Embeddings of texts, in order. Each is computed alone and cached."""
-        return [self._cached(text) for text in texts]
+        return encode_as_read(texts, self._read, lambda understood: [self._cached(text) for text in understood])
 
     def _embed_text(self, text: str) -> TextEmbedding:
         with memory_guard(), self._arithmetic():
@@ -148,8 +152,8 @@ def load_open_clip(name: str, label: str, placement: DevicePlacement) -> OpenCli
     return OpenClipScorer(model, tokenizer, model.visual.preprocess_cfg, placement, id=label)
 
 
-def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement) -> OpenClipScorer:
-    """The scorer of a pack, with the given text encoder.
+def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement, read: ReadText) -> OpenClipScorer:
+    """The scorer of a pack, with the given text encoder; `read` is its text front.
 
     Raises PackCorrupt if its weights do not fit.
     """
@@ -172,7 +176,8 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement)
         open_clip.transform.PreprocessCfg(), config["preprocess_cfg"] | size
     )
     null = pack.manifest["scorer"].get("null")
-    return OpenClipScorer(model, tokenizer, preprocess, placement, id=pack.id, revision=pack.revision, null=null)
+    names: dict[str, Any] = {"id": pack.id, "revision": pack.revision}
+    return OpenClipScorer(model, tokenizer, preprocess, placement, null=null, read=read, **names)
 
 
 def _split(name: str, label: str) -> tuple[str, str]:

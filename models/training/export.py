@@ -5,7 +5,6 @@ pack.json names the package that contains it, and its sha256.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from models.protocols import QUADRATIC
-from models.training.data import icons, texts
+from models.training.data import icons, languages, texts
 from models.training.trainers import autoencoder as train_autoencoder
 from models.training.trainers import generator, scorer
 
@@ -97,11 +96,6 @@ def export_scorer(out: Path, paths: list[Path], tower: str) -> None:
     (out / "open_clip_config.json").write_text(json.dumps(scorer.config(tower), indent=2) + "\n", "utf-8")
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def null_statistics(out: Path, runs: Path) -> dict[str, float]:
     """Cosines between composed pictures and captions of other pictures.
 
@@ -124,8 +118,8 @@ def null_statistics(out: Path, runs: Path) -> dict[str, float]:
 
 def write_index(out: Path, extra: dict[str, Any]) -> None:
     """Writes pack.json, which lists every file except itself, the card and the sheets."""
-    listed = {".json", ".safetensors"}
-    files = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in ("pack.json", "figures.json"))
+    listed, unlisted = {".json", ".safetensors"}, {"pack.json", "figures.json", languages.FILE}
+    files = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in unlisted)
     meta = {
         "id": "pictogram",
         "version": VERSION,
@@ -134,14 +128,15 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
             "distribution": texts.DISTRIBUTION,
             "package": texts.PACKAGE,
             "folder": texts.FOLDER,
-            "weights_sha256": sha256(texts.folder() / "model.safetensors"),
+            "weights_sha256": languages.sha256(texts.folder() / "model.safetensors"),
             "max_length": texts.MAX_TOKENS,
             "use_attention_mask": True,
         },
         "generator": {"folder": "generator", "defaults": DEFAULTS},
         "scorer": {"folder": "scorer", "trained": ["visual.", "text.proj.", "logit_scale"], **extra},
-        "files": {str(p.relative_to(out)): sha256(p) for p in files},
+        "files": {str(p.relative_to(out)): languages.sha256(p) for p in files},
         "names": "names.json",
+        "words": languages.entry(out),
     }
     (out / "pack.json").write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
@@ -179,6 +174,7 @@ def main() -> None:
     )
     export_scorer(out / "scorer", args.scorer or [finals["scorer"]], args.tower)
     (out / "names.json").write_text(json.dumps(icons.pack_names(), indent=0, ensure_ascii=False) + "\n", "utf-8")
+    shutil.copy(languages.EMBEDDED / languages.FILE, out)
     write_index(out, {})
     write_index(out, {"null": null_statistics(out, args.runs)})
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())

@@ -67,6 +67,42 @@ def test_every_sampler_draws_the_prompt(client: httpx.Client) -> None:
     assert {name: image["score"] for name, image in scores.items() if image["score"] < 0.4} == {}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "language"),
+    [
+        ("красное яблоко на белом фоне", "ru"),
+        ("яблоко красного цвета, фон белый", "ru"),
+        ("krasnoe yabloko na belom fone", "ru-Latn"),
+        ("🍎 on a white background", "emoji"),
+        ("a red aple on a white background", "en"),
+    ],
+)
+def test_other_languages_draw_what_the_english_caption_draws(client: httpx.Client, prompt: str, language: str) -> None:
+    asked = {"n_candidates": 3, "n": 1, "deterministic": True}
+    english, other = made(client, **asked), made(client, prompt=prompt, **asked)
+    assert (other["prompt"], other["prompt_language"], other["understood"]) == (prompt, language, PROMPT)
+    assert (english["prompt_language"], english["understood"]) == (None, None)
+    assert other["candidates"] == english["candidates"]
+    assert apart(picture(client, other, 0), picture(client, english, 0)) == 0
+
+
+def test_every_route_reads_russian(client: httpx.Client) -> None:
+    result = made(client, n_candidates=3, prompt="a red apple", negative_prompt="синий фон", guidance_scale=4.0)
+    codes = {(w["code"], w.get("understood")) for w in result["warnings"]}
+    assert ("prompt_translated", "on a blue background") in codes
+    again = client.post(f"/v1/generations/{result['id']}/rerank", json={"ranking": {"prompt": "зелёная машина"}}).json()
+    assert (again["prompt_language"], again["understood"]) == ("ru", "a green car")
+    vectors = client.post("/v1/embeddings", json={"input": ["красное яблоко", "a red apple", "квазар"]}).json()
+    first, second, _ = (np.asarray(each["embedding"]) for each in vectors["data"])
+    np.testing.assert_array_equal(first, second)
+    assert [w["words"] for w in vectors["warnings"] if w["code"] == "words_not_understood"] == [["квазар"]]
+    documents = {"query": "кот", "documents": ["a dog", "кошка", "a car"]}
+    assert client.post("/v1/rerank", json=documents).json()["results"][0]["index"] == 1
+    file = {"images": ("apple.png", client.get(f"/v1/generations/{result['id']}/images/0").content)}
+    ranked = client.post("/v1/rank", data={"prompt": "красное яблоко"}, files=file).json()
+    assert (ranked["prompt_language"], ranked["understood"]) == ("ru", "a red apple")
+
+
 def test_scores_agree_with_open_clip_on_the_returned_files(client: httpx.Client, script: Any) -> None:
     negative = "a green leaf"
     result = made(client, n_candidates=6, n=6, negative_prompt=negative, guidance_scale=4.0)

@@ -16,7 +16,7 @@ from app.api.schemas.responses import (
 )
 from app.domain import Ranking
 from app.errors import FrontrunnerError
-from app.service import RankedImage, RankResult
+from app.service import RankedImage, RankResult, understood
 
 
 class RankedImageOutput(ScoreOutput):
@@ -43,12 +43,15 @@ class SkippedOutput(ResponseModel):
 class RankResponse(ResponseModel):
     """Ranked uploads, best first.
 
-    With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+    `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
+    cannot be decoded.
     """
 
     object: Literal["rank"] = "rank"
     scorer: str
     prompt: str
+    prompt_language: str | None
+    understood: str | None
     ranking: RankingOutput
     data: list[RankedImageOutput]
     skipped: list[SkippedOutput]
@@ -63,9 +66,12 @@ class RankResponse(ResponseModel):
         `skipped` maps indices of the request to errors; `result` counts only the other images.
         """
         kept = [i for i in range(len(result.images) + len(skipped)) if i not in skipped]
+        language, words = understood(result.warnings, result.prompt, result.ranking.prompt or "")
         return cls(
             scorer=result.scorer,
             prompt=result.prompt,
+            prompt_language=language,
+            understood=words,
             ranking=ranking_output(result.prompt, result.ranking),
             data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
             skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],

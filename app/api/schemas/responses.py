@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from app.api.schemas.provenance import ProvenanceInput
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
-from app.service import QueuePosition, file_size, image_path
+from app.service import QueuePosition, file_size, image_path, understood
 
 
 class ResponseModel(BaseModel):
@@ -202,7 +202,9 @@ class GenerationResponse(ResponseModel):
 
     `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
     the maximum, `gain` means another wave would gain little. `progress` is the completed share of the work, from 0 to
-    1; `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+    1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
+    for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
+    it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
     """
 
     id: str
@@ -214,6 +216,8 @@ class GenerationResponse(ResponseModel):
     model: str
     scorer: str
     prompt: str
+    prompt_language: str | None
+    understood: str | None
     negative_prompt: str
     seed: int
     n_candidates: int
@@ -260,6 +264,7 @@ class GenerationResponse(ResponseModel):
 
         `queue_position` is for a generation that is not final. `files` are base64 images by index, instead of links.
         """
+        language, words = understood(generation.warnings, generation.spec.prompt, generation.spec.ranking_prompt)
         spec, failure, running = generation.spec, generation.failure, generation.status is Status.RUNNING
         return cls(
             id=generation.id,
@@ -270,6 +275,8 @@ class GenerationResponse(ResponseModel):
             model=generation.model,
             scorer=generation.scorer,
             prompt=spec.prompt,
+            prompt_language=language,
+            understood=words,
             negative_prompt=spec.negative_prompt,
             seed=spec.seed,
             n_candidates=spec.n_candidates,

@@ -14,6 +14,7 @@ from app.domain import GenerationSpec, Notice
 from app.engine.notices import chunk_notices, contradiction_notices, prompt_notices, truncation_notice, unrecognised
 from app.engine.ranking import scoring
 from app.engine.texts.clip_limits import clip_limit_notices
+from app.engine.texts.readings import reading_notices
 from models.protocols import Conditioning, Embedder, StepwiseGenerator
 
 
@@ -74,6 +75,13 @@ def encode_ranking(
     notices += [
         truncation_notice("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True) if v.truncation
     ]
+    notices += reading_notices(
+        [
+            *(("generator", text, each.reading) for text, each in encoded.items()),
+            *([("generator", spec.negative_prompt, negative.reading)] if negative is not None else []),
+            *(("scorer", text, each.reading) for text, each in zip(texts, vectors, strict=True)),
+        ]
+    )
     notices += prompt_notices(generator.info, spec, steered)
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
     notices += clip_limit_notices(texts[0], texts[1:])

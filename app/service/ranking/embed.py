@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from app.domain import Notice
 from app.engine.notices import truncation_notice, unrecognised
 from app.engine.protocols import Engine
+from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest
 from app.service.types import Limits
 from app.service.validation import check_text
@@ -77,5 +78,6 @@ class Embedder:
             for text, one in zip(some, found, strict=True):
                 if one.truncation is not None:
                     notices.append(truncation_notice("scorer", text, one.truncation))
+                notices += reading_notices([("scorer", text, one.reading)])
                 notices += [replace(n, code="text_not_recognised") for n in unrecognised([text], [one])]
         return tuple(notices)

@@ -41,6 +41,7 @@ from app.engine.protocols import Engine
 from app.engine.ranking import scoring as rank_math
 from app.engine.ranking.placement import Placement, Placements, place_candidates
 from app.engine.texts.clip_limits import clip_limit_notices
+from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
@@ -247,8 +248,9 @@ class RankingService:
         vectors = await self._engine.embed_texts(texts)
         stacked = np.stack([v.vector for v in vectors])
         query = rank_math.build_query(ranking, stacked[0], stacked[1:], [n.weight for n in negatives])
-        read = zip(texts, vectors, strict=True)
+        read = [*zip(texts, vectors, strict=True)]
         notices = [truncation_notice("scorer", t, v.truncation) for t, v in read if v.truncation is not None]
+        notices += reading_notices(("scorer", text, each.reading) for text, each in read)
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
         return query, (*notices, *clip_limit_notices(prompt, texts[1:]))
 

@@ -1245,7 +1245,9 @@ export interface components {
          *
          *     `size` is the sampled size, `output_size` that of the image files. `stopped`: why sampling in waves ended: `cap` is
          *     the maximum, `gain` means another wave would gain little. `progress` is the completed share of the work, from 0 to
-         *     1; `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+         *     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
+         *     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
+         *     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
          */
         GenerationResponse: {
             /** Id */
@@ -1273,6 +1275,10 @@ export interface components {
             scorer: string;
             /** Prompt */
             prompt: string;
+            /** Prompt Language */
+            prompt_language: string | null;
+            /** Understood */
+            understood: string | null;
             /** Negative Prompt */
             negative_prompt: string;
             /** Seed */
@@ -1950,7 +1956,8 @@ export interface components {
          * RankResponse
          * @description Ranked uploads, best first.
          *
-         *     With `on_error: "skip"`, `skipped` lists the images that cannot be decoded.
+         *     `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
+         *     cannot be decoded.
          */
         RankResponse: {
             /**
@@ -1963,6 +1970,10 @@ export interface components {
             scorer: string;
             /** Prompt */
             prompt: string;
+            /** Prompt Language */
+            prompt_language: string | null;
+            /** Understood */
+            understood: string | null;
             ranking: components["schemas"]["RankingOutput"];
             /** Data */
             data: components["schemas"]["RankedImageOutput"][];

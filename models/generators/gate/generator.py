@@ -30,6 +30,7 @@ from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.text_limits import Reader
 from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
+from models.protocols.readings import ReadText, encode_as_read, read_as_is
 from models.runtime.placement import DevicePlacement, memory_guard
 
 _CACHED = 128
@@ -56,6 +57,7 @@ class PipelineGate:
         arguments: Mapping[str, Any] | None = None,
         nets: Mapping[str, Any] | None = None,
         adapters: Adapters | None = None,
+        read: ReadText = read_as_is,
     ) -> None:
         """Take a loaded pipeline, standard or modular.
 
@@ -75,7 +77,7 @@ class PipelineGate:
         self._answers: OrderedDict[Any, Any] = OrderedDict()
         self._reader = Reader(self._stage.components, self._stage.defaults)
         self._lengths: dict[Any, int] = {}
-        self._encoded = lru_cache(_CACHED_TEXTS)(self._encode)
+        self._encoded, self._read = lru_cache(_CACHED_TEXTS)(self._encode), read
         self._rehearsed = lru_cache(_CACHED)(self._rehearse)
         self._packing = lru_cache(_CACHED)(self._find_packing)
         try:
@@ -105,7 +107,8 @@ class PipelineGate:
 
         Texts of equal `length` reach the denoiser in tensors of one shape.
         """
-        return [self._encoded(text, self._adapters.active) for text in texts]
+        loras = self._adapters.active
+        return encode_as_read(texts, self._read, lambda some: [self._encoded(text, loras) for text in some])
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
         """The pipeline's steps at this size, cached. ValueError for what it refuses."""
@@ -386,13 +389,10 @@ class PipelineGate:
     # texts
 
     def _encode(self, text: str, loras: tuple[Lora, ...]) -> Conditioning:  # noqa: ARG002
-        """Run the pipeline to its denoiser with this text, and look at the call.
-
-        `loras` are the active adapters.
-        """
+        """Run the pipeline to its denoiser with this text and these adapters."""
         with memory_guard():
-            info = self._info
-            run = self._stage.run(Request(text, None, UNGUIDED, self._brief, info.width, info.height, 0))
+            size = self._info.width, self._info.height
+            run = self._stage.run(Request(text, None, UNGUIDED, self._brief, *size, 0))
             event = run.resume()
             run.close()
         assert isinstance(event, Call)

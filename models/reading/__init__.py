@@ -1,0 +1,1 @@
+"""A text front for packs: Russian, emoji and misspellings become English captions."""

@@ -1,0 +1,279 @@
+"""Reads a text for models that know English captions: its language and meaning.
+
+Owns the decision what is translated. A text of words that are English stays as it is, to the letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from models.protocols.readings import Reading
+from models.reading import captions
+from models.reading.inflection import with_article
+from models.reading.lexicon import Kind, Lexicon, Meaning
+from models.reading.russian import Morphology, plain, without_diminutive
+from models.reading.spelling import CYRILLIC, LATIN, corrections
+from models.reading.transliteration import spellings
+
+_CACHED_TEXTS = 1024
+_CYRILLIC_WORD = re.compile(r"[а-яёА-ЯЁіїєґІЇЄҐ]+")
+_LATIN_WORD = re.compile(r"[a-zA-Z]+(?:'[a-zA-Z]+)?")
+_TOKEN = re.compile(rf"({_CYRILLIC_WORD.pattern})|({_LATIN_WORD.pattern})|(\d+[a-z]?)|([,.;:!?()])|(\S)")
+_JOINERS = re.compile("[\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]")
+_ARTICLES = frozenset({"a", "an", "the"})
+_LINKS = frozenset({"and", "or", "with", "next", "to", "of", "on", "in", "beside", "by", "behind", "under", "over"})
+_EQUAL = frozenset({"and", "or"})
+
+
+@dataclass(slots=True)
+class _Report:
+    """What was done to the words of a text."""
+
+    corrections: dict[str, str] = field(default_factory=dict)
+    ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def reading(self, language: str, understood: str) -> Reading:
+        return Reading(
+            language,
+            understood,
+            tuple(self.corrections.items()),
+            tuple(self.ambiguous.items()),
+            tuple(dict.fromkeys(self.unknown)),
+        )
+
+
+@dataclass(slots=True)
+class _Token:
+    """A word, an emoji or a break; `forms` are those of a word, itself first."""
+
+    text: str
+    kind: str
+    forms: tuple[str, ...] = ()
+
+
+class TextFront:
+    """See the module. Results are cached; use it in one thread."""
+
+    def __init__(self, lexicon: Path, vocabulary: Path) -> None:
+        """Take the pack's `words.json` and the text encoder's `vocab.txt`.
+
+        They are read when they are needed.
+        """
+        self._lexicon_file, self._vocabulary_file = lexicon, vocabulary
+        self._morphology = Morphology()
+        self.read = lru_cache(_CACHED_TEXTS)(self._read)
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon.read(self._lexicon_file)
+
+    @cached_property
+    def _vocabulary(self) -> frozenset[str]:
+        """Words that the text encoder has as a whole: they are English, if not the pack's."""
+        return frozenset(self._vocabulary_file.read_text("utf-8").split("\n"))
+
+    def _read(self, text: str) -> Reading | None:
+        """The reading of a text; None if the model can take the text as it is."""
+        if _CYRILLIC_WORD.search(text):
+            return self._translated(text, "ru", frozenset())
+        report, english = _Report(), self._without_emoji(text)
+        odd = [w for w in _LATIN_WORD.findall(english) if not self._is_english(w)]
+        found = {word: self._english_corrections(word) for word in odd}
+        latin = self._transliterated(english, odd, found)
+        if latin:
+            return self._translated(english, "ru-Latn", latin)
+        for word, others in found.items():
+            if len(others) == 1:
+                report.corrections[word] = others[0]
+            elif others:
+                report.ambiguous[word] = tuple(others)
+        understood = _LATIN_WORD.sub(lambda m: report.corrections.get(m[0], m[0]), english)
+        if understood == text and not report.ambiguous:
+            return None
+        return report.reading("emoji" if english != text else "en", understood)
+
+    # English
+
+    def _is_english(self, word: str) -> bool:
+        bare = word.lower().removesuffix("'s").replace("'", "")
+        stems = [bare, bare.removesuffix("s"), bare.removesuffix("es")]
+        return any(s in self._lexicon.english for s in stems) or any(s in self._vocabulary for s in stems)
+
+    def _english_corrections(self, word: str) -> list[str]:
+        known = self._lexicon.english
+        found = corrections(word.lower(), LATIN, lambda w: w if w in known else None)
+        return sorted(found)
+
+    def _without_emoji(self, text: str) -> str:
+        """The text with the names of emoji, with an article unless a word before has one."""
+        if text.isascii():
+            return text
+        pieces: list[str] = []
+        for piece in re.findall(r"[\w'-]+|\s+|[^\w\s]", _JOINERS.sub("", text)):
+            name = self._lexicon.emoji.get(piece)
+            if name is None:
+                pieces.append(piece)
+                continue
+            before = next((p for p in reversed(pieces) if not p.isspace()), "")
+            if before in self._named:
+                pieces.append(" and ")
+            adjective = before.isalpha() and before.lower() not in _LINKS
+            pieces.append(name if adjective or name in self._lexicon.mass else with_article(name))
+        changed = any(piece in self._named for piece in pieces)
+        return re.sub(r"  +", " ", "".join(pieces)).strip() if changed else text
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        names = self._lexicon.emoji.values()
+        return frozenset({*names, *map(with_article, names)})
+
+    # Russian
+
+    def _transliterated(self, text: str, odd: Sequence[str], english: dict[str, list[str]]) -> frozenset[str]:
+        """The words of a Latin text that are Russian; none if no odd word is.
+
+        If Russian words prevail, those count as well that are also English words.
+        """
+        russian = {word for word in odd if self._from_latin(word)}
+        words = _LATIN_WORD.findall(text)
+        ours = [word for word in words if word not in odd and word.lower() in self._lexicon.english]
+        if len(russian) > len(ours):
+            return frozenset(word for word in words if self._from_latin(word)) if russian else frozenset()
+        return frozenset(word for word in russian if not english[word])
+
+    def _from_latin(self, word: str) -> str | None:
+        """The Russian word of the lexicon that is written in Latin letters, if any."""
+        for spelt in spellings(word.lower()):
+            if self._base(spelt) is not None:
+                return spelt
+        return None
+
+    def _translated(self, text: str, language: str, latin: frozenset[str]) -> Reading:
+        """The reading of a text with Russian words; `latin` ones are in Latin letters."""
+        report = _Report()
+        tokens = [self._token(match, latin, report) for match in _TOKEN.finditer(_JOINERS.sub("", text))]
+        report.unknown += [t.text for t in tokens if t.kind == "mark" and not t.text.isascii() and t.text.isprintable()]
+        parts = self._parts([t for t in tokens if t.kind not in {"ambiguous", "mark"}], report)
+        understood = captions.write(parts, self._lexicon.mass)
+        return report.reading(language, understood or text)
+
+    def _token(self, match: re.Match[str], latin: frozenset[str], report: _Report) -> _Token:
+        cyrillic, western, number, mark, other = match.groups()
+        if cyrillic or western in latin:
+            return self._russian_token(cyrillic or self._from_latin(western) or western, report)
+        if western:
+            return self._english_token(western.lower(), report)
+        if number:
+            return _Token(number, "word", (number,))
+        if mark:
+            return _Token(mark, "break")
+        return _Token(other, "emoji" if other in self._lexicon.emoji else "mark")
+
+    def _english_token(self, word: str, report: _Report) -> _Token:
+        if not self._is_english(word):
+            others = self._english_corrections(word)
+            if len(others) > 1:
+                report.ambiguous[word] = tuple(others)
+                return _Token(word, "ambiguous")
+            if others:
+                report.corrections[word] = others[0]
+                word = others[0]
+        return _Token(word, "word", (word, word.removesuffix("s")))
+
+    def _russian_token(self, text: str, report: _Report) -> _Token:
+        """A word with its forms; a misspelt word has those of the only one that it can be."""
+        words, known = self._lexicon.russian_words, self._morphology
+        word = text.lower()
+        forms = known.forms(word)
+        if words.isdisjoint(forms):
+            forms = (*forms, *(base for form in forms for base in without_diminutive(form) if base in words))
+        if not words.isdisjoint(forms) or known.is_known(word):
+            return _Token(word, "word", forms)
+        others = corrections(plain(word), CYRILLIC, self._base)
+        if len(others) == 1:
+            right = next(iter(others.values()))
+            report.corrections[text] = right
+            return _Token(right, "word", known.forms(right))
+        if others:
+            report.ambiguous[text] = tuple(sorted(others.values()))
+            return _Token(word, "ambiguous")
+        return _Token(word, "word", forms)
+
+    def _base(self, word: str) -> str | None:
+        """The dictionary form of a word of the lexicon; None for any other text."""
+        if not self._morphology.is_known(word):
+            return None
+        return next((form for form in self._morphology.forms(word) if form in self._lexicon.russian_words), None)
+
+    def _parts(self, tokens: Sequence[_Token], report: _Report) -> list[captions.Part]:
+        parts: list[captions.Part] = []
+        place = 0
+        while place < len(tokens):
+            token = tokens[place]
+            run = _run(tokens[place:])
+            found = self._lexicon.russian.longest([t.forms for t in run])
+            if token.kind == "break":
+                parts.append(captions.Break())
+            elif token.kind == "emoji":
+                parts.append(captions.Word(Kind.THING, self._lexicon.emoji[token.text]))
+            elif found is not None:
+                length, meaning = found
+                if meaning.kind is Kind.THING:
+                    parts.append(self._thing(meaning, tokens, place, length, parts))
+                elif meaning.kind is not Kind.FILLER:
+                    parts.append(captions.Word(meaning.kind, meaning.english))
+                place += length - 1
+            elif token.kind == "word":
+                self._keep_unmatched(token, parts, report)
+            place += 1
+        return parts
+
+    def _keep_unmatched(self, token: _Token, parts: list[captions.Part], report: _Report) -> None:
+        if _LATIN_WORD.fullmatch(token.text) and self._is_english(token.text):
+            if token.text not in _ARTICLES:
+                parts.append(captions.Word(Kind.ADJECTIVE, token.text))
+        else:
+            report.unknown.append(token.text)
+            captions.drop_open_relation(parts)
+
+    def _thing(
+        self, meaning: Meaning, tokens: Sequence[_Token], place: int, length: int, parts: Sequence[captions.Part]
+    ) -> captions.Word:
+        """A thing with the number of its noun."""
+        words = [t.text for t in tokens[place : place + length]]
+        head = next(
+            (i for i, w in enumerate(words) if _CYRILLIC_WORD.fullmatch(w) and self._morphology.is_noun(w)), None
+        )
+        if head is None:
+            return captions.Word(meaning.kind, meaning.english)
+        before = words[head - 1] if head else tokens[place - 1].text if place else ""
+        adjective = before if _CYRILLIC_WORD.fullmatch(before) else None
+        governed = _governs(parts)
+        follows = bool(parts) and isinstance(last := parts[-1], captions.Word) and last.kind is Kind.THING
+        genitive = follows and self._morphology.is_genitive(words[head])
+        several = self._morphology.is_plural(words[head], adjective, governed=governed or genitive)
+        return captions.Word(meaning.kind, meaning.english, several, genitive)
+
+
+def _governs(parts: Sequence[captions.Part]) -> bool:
+    """Whether a noun that follows depends on the last part: a preposition, or a frame."""
+    last = parts[-1] if parts else None
+    if not isinstance(last, captions.Word):
+        return False
+    linked = last.kind is Kind.RELATION and last.english not in _EQUAL
+    return linked or last.kind in (Kind.FRAME, Kind.BACKGROUND)
+
+
+def _run(tokens: Sequence[_Token]) -> Sequence[_Token]:
+    """The words at the start, up to the first token that is none; hyphens join words."""
+    words: list[_Token] = []
+    for token in tokens:
+        if token.kind != "word":
+            break
+        words.append(token)
+    return words

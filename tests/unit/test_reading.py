@@ -1,0 +1,170 @@
+"""The text front of the embedded pack: Russian, emoji and misspellings become captions that the pack knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.pack import packs
+from models.protocols.readings import Reading
+from models.reading.front import TextFront
+from models.training.data import captions, icons
+from models.training.data.palette import BACKGROUND_NAMES
+from models.training.data.scenes import Scene, Thing
+from models.training.evaluation import russian
+
+ROOT = Path(__file__).parents[2]
+PACK = packs()["pictogram"]
+
+
+@pytest.fixture(scope="module")
+def front() -> TextFront:
+    assert PACK.words is not None
+    return TextFront(PACK.words, PACK.text_encoder_folder() / "vocab.txt")
+
+
+def understood(front: TextFront, text: str) -> str:
+    reading = front.read(text)
+    assert reading is not None, text
+    return reading.understood
+
+
+@pytest.mark.parametrize(("text", "english"), russian.everyday(), ids=lambda text: str(text))
+def test_everyday_russian_is_understood(front: TextFront, text: str, english: str) -> None:
+    reading = front.read(text)
+    assert reading == Reading("ru", english)
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("красное яблоко на белом фоне", "a red apple on a white background"),
+        ("яблоко красного цвета, фон белый", "a red apple on a white background"),
+        ("КРАСНОЕ ЯБЛОКО НА БЕЛОМ", "a red apple on white"),
+        ("Ёжик", "a hedgehog"),
+        ("ежик", "a hedgehog"),
+        ("красные яблоки", "red apples"),
+        ("два красных яблока", "two red apples"),
+        ("много ножей", "many knives"),
+        ("ножницы", "scissors"),
+        ("рисунок двух котов", "a drawing of two cats"),
+        ("фото собаки", "a picture of a dog"),
+        ("собаки", "dogs"),
+        ("букет тюльпанов", "a bouquet of tulips"),
+        ("слева кот, справа собака", "a cat on the left, a dog on the right"),
+        ("слева от дома дерево", "a tree to the left of a house"),
+        ("чёрный кот с жёлтыми глазами", "a black cat"),
+        ("снежинка на тёмно-синем фоне", "a snowflake on a dark blue background"),
+        ("размыто, текст, водяной знак", "blurry, text, a watermark"),
+        ("красный автобус в стиле ното", "a red bus in noto style"),
+        ("красное apple на white фоне", "a red apple on a white background"),
+        ("большая 🍎 на синем", "a big red apple on blue"),
+        ("слон🐘 на зелёном", "an elephant on green"),
+    ],
+)
+def test_word_forms_order_and_number(front: TextFront, text: str, english: str) -> None:
+    assert understood(front, text) == english
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("krasnoe yabloko na belom fone", "a red apple on a white background"),
+        ("chyornyy kot", "a black cat"),
+        ("chorniy kot", "a black cat"),
+        ("medved", "a bear"),
+        ("zheltaya utka i siniy avtobus", "a yellow duck and a blue bus"),
+        ("red yabloko on a white background", "a red apple on a white background"),
+    ],
+)
+def test_russian_in_latin_letters(front: TextFront, text: str, english: str) -> None:
+    assert front.read(text) == Reading("ru-Latn", english)
+
+
+@pytest.mark.parametrize(
+    ("text", "corrections", "english"),
+    [
+        ("a red aple", {"aple": "apple"}, "a red apple"),
+        ("a rabit on a whit background", {"rabit": "rabbit", "whit": "white"}, "a rabbit on a white background"),
+        ("a purple dragn, twemoji style", {"dragn": "dragon"}, "a purple dragon, twemoji style"),
+        ("сабака", {"сабака": "собака"}, "a dog"),
+        ("яблако на белом фони", {"яблако": "яблоко", "фони": "фон"}, "an apple on a white background"),
+        ("зелёная машына", {"машына": "машина"}, "a green car"),
+    ],
+)
+def test_misspellings_by_one_letter(front: TextFront, text: str, corrections: dict[str, str], english: str) -> None:
+    reading = front.read(text)
+    assert reading is not None
+    assert dict(reading.corrections) == corrections
+    assert reading.understood == english
+
+
+@pytest.mark.parametrize(("text", "word", "others"), [("a tull", "tull", ("bull", "full"))])
+def test_ambiguous_words_are_told_and_not_guessed(
+    front: TextFront, text: str, word: str, others: tuple[str, ...]
+) -> None:
+    assert front.read(text) == Reading("en", text, ambiguous=((word, others),))
+
+
+def test_short_words_have_too_many_neighbours(front: TextFront) -> None:
+    assert front.read("a caf") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("🍎", "a red apple"),
+        ("🍎 on a white background", "a red apple on a white background"),
+        ("a small 🍎", "a small red apple"),
+        ("🐈🚗", "a cat and a car"),
+        ("❤️", "a red heart"),
+    ],
+)
+def test_emoji_are_things(front: TextFront, text: str, english: str) -> None:
+    assert front.read(text) == Reading("emoji", english)
+
+
+def test_unknown_words_are_told_and_left_out(front: TextFront) -> None:
+    assert front.read("квазар на белом фоне") == Reading("ru", "on a white background", unknown=("квазар",))
+    nothing = front.read("синхрофазотрон")
+    assert nothing == Reading("ru", "синхрофазотрон", unknown=("синхрофазотрон",)), "the model gets the text as it is"
+
+
+@pytest.mark.parametrize("text", ["", "   ", "!!!", "a spaceship over paris", "猫", "قطة", "🧮", "7", "¿un gato?"])
+def test_what_it_does_not_know_stays_as_it_is(front: TextFront, text: str) -> None:
+    assert front.read(text) is None
+
+
+def test_english_captions_are_read_to_the_letter_and_load_no_morphology() -> None:
+    assert PACK.words is not None
+    front = TextFront(PACK.words, PACK.text_encoder_folder() / "vocab.txt")
+    texts = [*(PACK.folder / "prompts.txt").read_text("utf-8").splitlines()]
+    texts += (ROOT / "tests/bench/prompts.txt").read_text("utf-8").splitlines()
+    texts += [str(word) for word in captions.HELD_OUT]
+    captioner = captions.Captioner(5)
+    for place, name in enumerate(icons.pack_names()):
+        texts += [captions.DISPLAY.get(name, name), name, *captions.SYNONYMS[name]]
+        for style in captions.STYLE_WORDS:
+            background = BACKGROUND_NAMES[place % len(BACKGROUND_NAMES)]
+            stated = frozenset({"background", "size", "place", "style"})
+            texts.append(captioner.caption(Scene((Thing(name, "red"),), style, background, "small", "left", stated)))
+        texts.append(captioner.caption(Scene((Thing(name), Thing("cat")), "noto", "grey", stated=frozenset())))
+    changed = {text: reading for text in texts if (reading := front.read(text)) is not None}
+    assert changed == {}
+    assert len(texts) > 10_000
+    assert "_analyzer" not in vars(front._morphology)
+
+
+def test_russian_knows_every_thing_of_the_pack(front: TextFront) -> None:
+    """Every name of the pack is the translation of some Russian phrase."""
+    assert PACK.words is not None
+    things = set(json.loads(PACK.words.read_text("utf-8"))["russian"]["thing"].values())
+    missing = [name for name in icons.pack_names() if captions.DISPLAY.get(name, name) not in things]
+    assert len(missing) <= 5, missing
+
+
+@pytest.mark.parametrize("text", ["а" * 4000, "кот " * 1000, "абракадабра" * 300, "krasno" * 600, "x" * 4000])
+def test_long_texts_are_read_in_bounded_work(front: TextFront, text: str) -> None:
+    front.read(text)
