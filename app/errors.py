@@ -3,6 +3,8 @@
     FrontrunnerError
     +- InvalidRequest       422 invalid_request       a field is out of range or contradicts another
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
+    |  +- EverythingVetoed  422 everything_vetoed     every candidate has a flag that the request vetoes
+    |  +- GuardNotInstalled 422 guard_not_installed   a vetoed flag belongs to a guard that is not installed
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key belongs to another request
     |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
     |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
@@ -76,6 +78,18 @@ class NothingAboveMinScore(InvalidRequest):
     """An image was requested, but no candidate reached `min_score`."""
 
     code, title = "nothing_above_min_score", "No candidate reached min_score"
+
+
+class EverythingVetoed(InvalidRequest):
+    """An image was requested, but every candidate has a vetoed flag."""
+
+    code, title = "everything_vetoed", "Every candidate was vetoed"
+
+
+class GuardNotInstalled(InvalidRequest):
+    """The request vetoes flags of a guard that is not installed."""
+
+    code, title = "guard_not_installed", "The guard is not installed"
 
 
 class ProfileLimit(InvalidRequest):

@@ -52,6 +52,7 @@ from app.service import (
     Explainer,
     FileSealer,
     GenerationService,
+    ImageGuards,
     Img2ImgService,
     LeasePolicy,
     Limits,
@@ -76,7 +77,10 @@ from app.stores.taste import SqlVoteStore
 from app.stores.webhooks import SqlWebhookOutbox
 from models import registry
 from models.errors import ModelNotFound
+from models.guards.names import installed_guards
+from models.guards.text_reader import RapidOcrReader
 from models.protocols import Models
+from models.protocols.guards import TYPOGRAPHIC
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +173,7 @@ def _lifespan(
                 outbox, keys, webhook_client, hooks, records.clock, links=links, public_url=settings.public_url
             )
             batch_store = SqlBatchStore(records)
+            guards = ImageGuards(engine, RapidOcrReader() if TYPOGRAPHIC in limits.installed_guards else None)
             service = GenerationService(
                 engine,
                 records,
@@ -180,6 +185,7 @@ def _lifespan(
                 stream_grace_s=settings.stream_grace_s,
                 batches=batch_store,
                 sealer=sealer,
+                guards=guards,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
@@ -187,7 +193,7 @@ def _lifespan(
             known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
             app.state.services = Services(
                 service,
-                RankingService(engine, records, blobs, fields, limits, service.get, sealer),
+                RankingService(engine, records, blobs, fields, limits, service.get, sealer, guards),
                 ReferenceResolver(engine, fields, limits, service.get),
                 Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
@@ -261,6 +267,8 @@ def _limits(settings: Settings) -> Limits:
         stream_s=settings.stream_s,
         retry_window_s=settings.retry_window_s,
         provenance=Provenance(settings.provenance),
+        guards=settings.guard_names,
+        installed_guards=installed_guards(),
     )
 
 

@@ -19,6 +19,7 @@ from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
 from models.ensembles import check_names
+from models.guards.names import parse_guards
 from models.load_options import CACHES, LoadOptions, LongPrompts, NumberFormat, Offload, Quantization, parse_controls
 from models.loras import LoraFolder
 
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     scorer: str = Field("pictogram", min_length=1, description="scorer: pack, folder or open_clip name/pretrained")
     scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
     referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
+    guards: str = Field("artefact", description="guards of every ranking: artefact, typographic; empty for none")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     controls: str = Field(
@@ -138,10 +140,7 @@ class Settings(BaseSettings):
         1024, ge=64, le=1_048_576, description="maximum memory of a decoding process, beyond its own 50 MiB"
     )
     max_connections: int = Field(
-        1000,
-        ge=16,
-        le=100_000,
-        description="maximum connections; at most the system's limit of open files minus 96",
+        1000, ge=16, le=100_000, description="maximum connections; at most the system's limit of open files minus 96"
     )
     max_profiles: int = Field(100, ge=1, le=100_000, description="maximum taste profiles of one key")
     max_profiles_mib: int = Field(
@@ -161,12 +160,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="seconds without a heartbeat after which other replicas take over generations"
     )
-    attempts: int = Field(
-        2,
-        ge=1,
-        le=100,
-        description="maximum attempts after worker loss; retries run exclusively",
-    )
+    attempts: int = Field(2, ge=1, le=100, description="maximum attempts after worker loss; retries run exclusively")
     notice_s: float = Field(
         0.0, ge=0, le=600, description="seconds that a stopping server still accepts requests, unready"
     )
@@ -308,6 +302,7 @@ class Settings(BaseSettings):
             )
         LoraFolder.of(self.lora_dir, self.loras)
         check_names([self.scorer, *_names(self.scorers)], self.referee)
+        parse_guards(self.guards)
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError("MAX_BODIES_MIB must be at least MAX_BODY_MIB; otherwise the largest body never fits")
         if self.default_candidates > self.max_candidates:
@@ -343,6 +338,11 @@ class Settings(BaseSettings):
     def signing_keys(self) -> tuple[str, ...]:
         """The configured keys of image links."""
         return _names(self.link_keys)
+
+    @property
+    def guard_names(self) -> tuple[str, ...]:
+        """The guards of every ranking."""
+        return parse_guards(self.guards)
 
     @property
     def control_nets(self) -> dict[str, str]:

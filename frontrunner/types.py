@@ -5,6 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
+class ArtefactLimitsOutput(TypedDict):
+    """
+    Limits of the artefact guard: a minimum of contrast, and maxima.
+
+    null is not checked.
+    """
+
+    contrast: float
+    saturation: float | None
+    noise: float | None
+    tiling: float | None
+
+
 class BatchCountsOutput(TypedDict):
     """
     Entries by state.
@@ -54,6 +67,7 @@ class CalibrationOutput(TypedDict):
     correlation: list[float]
     preview_weight: list[float]
     gap_weight: list[float]
+    artefacts: ArtefactLimitsOutput | None
 
 
 class CandidateOutput(TypedDict):
@@ -63,6 +77,8 @@ class CandidateOutput(TypedDict):
     `wording` is the text that it was sampled from; null if that is the generation's prompt.
     """
 
+    flags: list[Literal["artefact", "typographic"]]
+    flag_reasons: dict[str, Any]
     index: int
     seed: int
     wording: str | None
@@ -200,6 +216,8 @@ class LimitsOutput(TypedDict):
     output_side: int
     output_pixels: int
     texts: int
+    guards: list[str]
+    installed_guards: list[str]
 
 
 class LoraInput(TypedDict):
@@ -456,6 +474,7 @@ class TimingsOutput(TypedDict):
     denoise_ms: float
     preview_ms: float
     finish_ms: float
+    guard_ms: float
     total_ms: float
 
 
@@ -545,6 +564,16 @@ class VerifyResponse(TypedDict):
     """
 
 
+class VetoedOutput(TypedDict):
+    """
+    An image that the veto excludes: its index in the request, and its flags.
+    """
+
+    flags: list[Literal["artefact", "typographic"]]
+    flag_reasons: dict[str, Any]
+    index: int
+
+
 class VoteDocument(TypedDict):
     """
     A vote with its source.
@@ -622,6 +651,7 @@ class WorkOutput(TypedDict):
     rows_unpruned: int
     previews: int
     decodes: int
+    images_read: int
 
 
 class ErrorMember(TypedDict):
@@ -902,6 +932,8 @@ class ImageOutput(TypedDict):
     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
     """
 
+    flags: list[Literal["artefact", "typographic"]]
+    flag_reasons: dict[str, Any]
     score: float
     similarity: float
     penalty: float
@@ -970,6 +1002,8 @@ class RankedImageOutput(TypedDict):
     `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
     """
 
+    flags: list[Literal["artefact", "typographic"]]
+    flag_reasons: dict[str, Any]
     score: float
     similarity: float
     penalty: float
@@ -1020,6 +1054,10 @@ class RankingInput(TypedDict):
     """
     Candidates with a lower score are not returned. Default: no limit.
     """
+    veto: NotRequired[list[Literal["artefact", "typographic"]] | None]
+    """
+    Images with one of these flags are not returned. Default: none.
+    """
 
 
 class RankingOutput(TypedDict):
@@ -1034,6 +1072,7 @@ class RankingOutput(TypedDict):
     min_score: float | None
     references: list[RankingReference]
     taste: RankingTaste | None
+    veto: list[Literal["artefact", "typographic"]]
 
 
 class RefineRequest(TypedDict):
@@ -1481,7 +1520,7 @@ class RankResponse(TypedDict):
     Ranked uploads, best first.
 
     `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
-    cannot be decoded.
+    cannot be decoded. `vetoed` lists those with a flag in `ranking.veto`.
     """
 
     object: Literal["rank"]
@@ -1492,6 +1531,7 @@ class RankResponse(TypedDict):
     ranking: RankingOutput
     data: list[RankedImageOutput]
     skipped: list[SkippedOutput]
+    vetoed: list[VetoedOutput]
     margin: float | None
     low_confidence: bool
     warnings: list[WarningOutput]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -19,7 +19,7 @@ from app.api.negotiation import EVENTS, IMAGES, JSON, has_preference, negotiate,
 from app.api.schemas.requests import ImageFormat, ResponseFormat
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind, Generation
-from app.errors import NothingAboveMinScore, Unavailable, error_context
+from app.errors import EverythingVetoed, NothingAboveMinScore, Unavailable, error_context
 from app.service import (
     GenerationParams,
     GenerationService,
@@ -178,9 +178,18 @@ async def encode_event_log(
         yield sse.encode_event(event.kind, response, event.seq)
 
 
-def require_images(images: Sequence[object]) -> None:
-    """Require at least one image. Raises NothingAboveMinScore."""
-    if not images:
+def require_images(generation: Generation) -> None:
+    """Require at least one returned image.
+
+    Raises EverythingVetoed, NothingAboveMinScore.
+    """
+    ranking = generation.spec.ranking
+    if not generation.best and any(c.is_vetoed(ranking) for c in generation.candidates):
+        raise EverythingVetoed(
+            f"every candidate has a flag among {', '.join(ranking.veto)}: raise `n_candidates`, or omit `ranking.veto`",
+            pointer="#/ranking/veto",
+        )
+    if not generation.best:
         raise NothingAboveMinScore(
             "no candidate reached `min_score`: lower it or raise `n_candidates`", pointer="#/ranking/min_score"
         )
@@ -188,7 +197,7 @@ def require_images(images: Sequence[object]) -> None:
 
 async def _image_response(service: GenerationService, generation: Generation, output_format: str) -> Response:
     """The bytes of the best image."""
-    require_images(generation.best)
+    require_images(generation)
     best = generation.best[0]
     file: ImageFile = await service.image(generation.id, best.index, output_format)
     score = best.score.score if best.score is not None else math.nan

@@ -85,6 +85,10 @@ class UploadLimiter:
         async with self.reader(sent) as batches:
             yield [image async for batch in batches for image in batch]
 
+    async def decode_again(self, sent: Sent) -> Pixels:
+        """One image (H, W, 3) of a request whose `reader` is open. Raises as `reader`."""
+        return await self._pool.decode(sent.upload, self._image_pixels)
+
     async def texts(self, sent: Sent) -> dict[str, str]:
         """Texts in the metadata of one image, by name. Raises as `reader`."""
         async with self._small:

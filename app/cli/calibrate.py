@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from app.errors import FrontrunnerError
 from app.settings import Settings, format_errors
 from models import calibration_io, registry
 from models.errors import ModelError
+from models.guards import artefacts
 from models.pack import packs
 from models.protocols import Calibration
 
@@ -71,8 +72,12 @@ def run_calibration(
             recordings = record_trajectories(
                 core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
             )
-            trajectories = [race.trajectory for race in recordings]
+            trajectories, statistics = [], []
+            for race in recordings:
+                trajectories.append(race.trajectory)
+                statistics += [artefacts.measure(image) for image in race.images]
         made = calibration.fit_calibration(trajectories, info, models.scorer.info)
+        made = replace(made, artefacts=artefacts.fit_limits(statistics))
         costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
         measured = {"device": info.device, "prompts": len(texts), **costs}
         document = calibration_io.to_json(made) | {"measured": measured}
@@ -84,6 +89,7 @@ def run_calibration(
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from None
     console.print(_table(made))
+    console.print(_limits(made), soft_wrap=True, highlight=False)
     outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
     console.print(outlook, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
@@ -122,6 +128,11 @@ def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool)
         if better < share - 0.02:
             advice = f"; with a tiny decoder (FRONTRUNNER_PREVIEW_DECODER) about {better:.2f}"
     return f"best of {TYPICAL} in {made.steps} steps: pruning {what}{advice}"
+
+
+def _limits(made: Calibration) -> str:
+    limits = asdict(made.artefacts) if made.artefacts is not None else {}
+    return "limits of the artefact guard: " + ", ".join(f"{name} {value:g}" for name, value in limits.items())
 
 
 def _table(made: Calibration) -> Table:

@@ -27,7 +27,7 @@ from app.domain.generation import (
     Webhook,
     Work,
 )
-from app.domain.ranking import Negative, Ranking, Reference, Score, Taste
+from app.domain.ranking import Flag, Negative, Ranking, Reference, Score, Taste
 from app.domain.votes import TasteProfile, Vote, VoteKind
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Failure",
+    "Flag",
     "Generation",
     "GenerationSpec",
     "InitImage",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from app.domain.ranking import Ranking, Score
+from app.domain.ranking import Flag, Ranking, Score
 from models.loras import Lora
 from models.prompt_weights import without_marks
 from models.protocols import steps_left
@@ -113,7 +113,7 @@ class GenerationSpec:
     in `ImageInputs`. `loras` are the adapters of denoiser and text encoders. `owner` is used for fair scheduling
     between callers only. `weighted` prompts have marks that the generator applies as weights.
     `wordings` are the texts that candidates are sampled from, see `wording_index`; empty: all from `prompt`. Either way
-    `ranking_prompt` ranks them.
+    `ranking_prompt` ranks them. `guards` inspect the images.
     """
 
     id: str
@@ -140,6 +140,7 @@ class GenerationSpec:
     loras: tuple[Lora, ...] = ()
     weighted: bool = False
     wordings: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
 
     @property
     def sampling_prompts(self) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ class Candidate:
 
     `score_is_preview` marks a pruned one. `softmax` is the share among finished candidates, `z_score` the standard
     deviations from the scorer's null distribution, None if unknown. `duplicate_of` is the best of its near-duplicates,
-    None for the best itself and without duplicates.
+    None for the best itself and without duplicates. `flags` are what guards found in a finished image.
     """
 
     index: int
@@ -206,6 +207,11 @@ class Candidate:
     softmax: float | None = None
     z_score: float | None = None
     duplicate_of: int | None = None
+    flags: tuple[Flag, ...] = ()
+
+    def is_vetoed(self, ranking: Ranking) -> bool:
+        """Whether it has a flag that the ranking vetoes."""
+        return any(flag.guard in ranking.veto for flag in self.flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,17 +223,22 @@ class Timings:
     denoise_ms: float = 0.0
     preview_ms: float = 0.0
     finish_ms: float = 0.0
+    guard_ms: float = 0.0
     total_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work done. `rows_unpruned` counts the steps of N candidates without pruning."""
+    """Work done. `rows_unpruned` counts the steps of N candidates without pruning.
+
+    `images_read` counts the images in which a guard read text.
+    """
 
     rows_stepped: int = 0
     rows_unpruned: int = 0
     previews: int = 0
     decodes: int = 0
+    images_read: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,8 @@ class Taste:
 class Ranking:
     """How candidates are compared. `diversity` in [0, 1]; `min_score` filters results.
 
-    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty.
+    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty. Candidates
+    with a flag in `veto` are not returned.
     """
 
     negative_weight: float = 0.5
@@ -55,6 +56,7 @@ class Ranking:
     prompt: str | None = None
     references: tuple[Reference, ...] = ()
     taste: Taste | None = None
+    veto: tuple[str, ...] = ()
 
     def with_negative_prompt(self, text: str) -> Ranking:
         """Return a copy with `text` as first negative of weight 1, unless it is empty."""
@@ -63,6 +65,14 @@ class Ranking:
     def without_negative_prompt(self, text: str) -> Ranking:
         """Return a copy without the entry that `with_negative_prompt` adds for `text`."""
         return replace(self, negatives=self.negatives[1:]) if self.negatives[:1] == (Negative(text),) else self
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What a guard found in an image: its name, and what is wrong in words."""
+
+    guard: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,7 @@ class EngineCore:
             row.phase = Phase.DONE
             row.generation.add_work(decodes=1)
             row.generation.keep_image(row, image)
-            self._emit(row.generation, Finished(row.index, row.score, row.generation.progress))
+            self._emit(row.generation, Finished(row.index, row.score, row.generation.progress, image))
         for run in plan.generations:
             run.needs_rows = not run.live_rows() and run.needs_wave()
 

@@ -70,6 +70,10 @@ def shortfall_notices(spec: GenerationSpec, candidates: Sequence[Candidate]) -> 
     missing = spec.n - sum(c.rank is not None for c in candidates)
     if not missing:
         return ()
+    vetoed = sum(c.is_vetoed(spec.ranking) for c in candidates)
+    if vetoed:
+        detail = f"{missing} of the requested images are missing, and the veto excludes {vetoed}: change `ranking.veto`"
+        return (Notice("fewer_after_veto", detail, {"vetoed": vetoed}),)
     if spec.ranking.min_score is None:
         return (Notice("fewer_returned", f"{missing} of the requested images were pruned or have no score"),)
     return (Notice("below_min_score", f"{missing} of the requested images did not reach min_score"),)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
 from app.engine.cost_model import CostModel
+from app.engine.ranking.scoring import Query
 from app.errors import FrontrunnerError
 from models.loras import Lora
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
@@ -66,20 +67,22 @@ class Pruned:
     progress: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """A candidate was decoded in full and scored."""
+    """A candidate was decoded in full and scored. `image` is uint8 (H, W, 3)."""
 
     index: int
     score: Score
     progress: float
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """The result of a generation. Arrays hold all N; pruned ones by last preview.
 
-    embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index.
+    embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index, or
+    all finished ones where guards may change the ranking. `query` is what the scores compare with.
     `regret` is the share of the best-of-N gain that pruning would have lost; only shadow generations have it.
     """
 
@@ -92,6 +95,7 @@ class Outcome:
     embeddings: Embeddings
     latents: NDArray[np.float16]
     images: Mapping[int, NDArray[np.uint8]]
+    query: Query
     stopped: StopReason | None = None
     regret: float | None = None
 

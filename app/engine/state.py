@@ -21,6 +21,7 @@ from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
 from app.engine.texts.encoding import EncodedTexts
 from models.protocols import Latent, Pixels, Schedule, ScorerInfo, to_host
+from models.protocols.guards import TYPOGRAPHIC
 from models.protocols.image_inputs import ImageInputs
 
 
@@ -179,12 +180,20 @@ class ActiveGeneration:
         self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
 
     def keep_image(self, row: Row, image: NDArray[np.uint8]) -> None:
-        """Keep a finished image that may be returned: the best n, or all with diversity."""
+        """Keep a finished image that may be returned: the best n, or all.
+
+        With diversity and with guards that change the ranking, any image may be returned.
+        """
         self.images[row.index] = image
-        if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0:
+        if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0 and not self._may_be_reordered:
             held = sorted(self.images)
             worst = held[scoring.rank_order([self.rows[i].sort_score for i in held])[-1]]
             del self.images[worst]
+
+    @property
+    def _may_be_reordered(self) -> bool:
+        """Whether guards may return other images than the engine."""
+        return bool(self.spec.ranking.veto) or TYPOGRAPHIC in self.spec.guards
 
     def needs_wave(self) -> bool:
         """Whether another wave is worthwhile, once all rows so far are done or pruned."""
@@ -256,7 +265,8 @@ class ActiveGeneration:
             work=self.work,
             embeddings=embeddings,
             latents=np.stack([r.stored_latent for r in self.rows if r.stored_latent is not None]),
-            images={i: self.images[i] for i in placements.returned},
+            images=self.images if self._may_be_reordered else {i: self.images[i] for i in placements.returned},
+            query=self.texts.query,
         )
 
 

@@ -10,6 +10,7 @@ from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_
 from app.service.batches import MAX_ENTRIES, BatchService
 from app.service.candidates.arrays import CandidateArrays
 from app.service.candidates.explain import Explainer, Explanation, PhraseScore
+from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
 from app.service.candidates.sealing import FileSealer
@@ -57,6 +58,7 @@ __all__ = [
     "GenerationService",
     "IdempotencyKey",
     "ImageFile",
+    "ImageGuards",
     "Img2ImgService",
     "LeasePolicy",
     "Limits",

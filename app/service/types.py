@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from app.domain import Checkpoint, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
+from app.domain import Checkpoint, Flag, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
 from models.loras import Lora
+from models.protocols.guards import ARTEFACT
 from models.protocols.image_inputs import ImageInputs
 
 
@@ -19,7 +20,7 @@ class Limits:
     `output_side` limits the sides of resized images, `output_pixels` those of one answer together, `texts` the inputs
     of one embedding request. `stream_s` limits one event stream; clients reconnect and resume. Within
     `retry_window_s` retries of OpenAI clients continue their first request. `provenance` is that of requests that name
-    none.
+    none. `guards` inspect the images of every ranking; a veto selects any of `installed_guards`.
     """
 
     candidates: int = 64
@@ -36,6 +37,8 @@ class Limits:
     output_pixels: int = 2**26
     texts: int = 1024
     provenance: Provenance = Provenance.NONE
+    guards: tuple[str, ...] = (ARTEFACT,)
+    installed_guards: tuple[str, ...] = (ARTEFACT,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class RankedImage:
-    """A ranked upload: `index` is its upload position; the rest as in `Candidate`."""
+    """An upload: `index` is its position; the rest as in `Candidate`."""
 
     index: int
     rank: int
@@ -135,19 +138,25 @@ class RankedImage:
     softmax: float | None
     z_score: float | None
     duplicate_of: int | None
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RankResult:
-    """Uploaded images ranked against one prompt, best first."""
+    """Uploaded images ranked against one prompt, best first.
+
+    `count` images were ranked. `vetoed` are those with a vetoed flag, which have no rank, by index.
+    """
 
     scorer: str
     prompt: str
     ranking: Ranking
+    count: int
     images: tuple[RankedImage, ...]
     margin: float | None
     low_confidence: bool
     warnings: tuple[Notice, ...]
+    vetoed: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 from app.domain import Ranking
-from app.errors import InvalidRequest
+from app.errors import GuardNotInstalled, InvalidRequest
 from app.service.types import Limits
+from models.guards.text_reader import INSTALL
 from models.protocols import GeneratorInfo
+from models.protocols.guards import GUARDS
 
 MIN_SIDE = 8
 """Shortest side of an image, in pixels."""
@@ -38,10 +40,28 @@ def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
         check_text(negative.text, f"{base}/negatives/{place}/text", limits, allow_empty=False)
         if not (math.isfinite(negative.weight) and negative.weight > 0):
             raise InvalidRequest("weight must be a finite number above 0", pointer=f"{base}/negatives/{place}/weight")
+    if unknown := set(ranking.veto) - set(GUARDS):
+        raise InvalidRequest(
+            f"the guard {min(unknown)!r} is unknown; send guards among {', '.join(GUARDS)}", pointer=f"{base}/veto"
+        )
     check_range(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
     check_range(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
         check_range(ranking.min_score, -20, 1, f"{base}/min_score")
+
+
+def active_guards(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> tuple[str, ...]:
+    """The guards of a ranking: the server's, and those of the veto.
+
+    Raises GuardNotInstalled.
+    """
+    missing = sorted(set(ranking.veto) - set(limits.installed_guards))
+    if missing:
+        raise GuardNotInstalled(
+            f"the guard {missing[0]!r} is not installed: omit it, or ask the operator to run `{INSTALL}`",
+            pointer=f"{base}/veto",
+        )
+    return tuple(name for name in GUARDS if name in {*limits.guards, *ranking.veto})
 
 
 def check_range(value: float, low: float, high: float, pointer: str) -> None:

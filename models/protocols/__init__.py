@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from models.load_options import LongPrompts as LongPrompts
 from models.loras import Lora
+from models.protocols.guards import ArtefactLimits
 from models.protocols.image_inputs import ImageInputs, Inpainting
 from models.protocols.readings import Reading as Reading
 from models.protocols.schedules import QUADRATIC as QUADRATIC
@@ -158,6 +159,8 @@ class Calibration:
 
     `correlation` is an effective one. Pruning by the fit keeps as much of the best candidate's lead as it would for
     normal scores of this correlation. It is the lower quartile over resampled prompts.
+
+    `artefacts` are limits of the statistics of random images; None if they were not measured.
     """
 
     generator: str
@@ -169,6 +172,7 @@ class Calibration:
     correlation: tuple[float, ...]
     preview_weight: tuple[float, ...]
     gap_weight: tuple[float, ...]
+    artefacts: ArtefactLimits | None = None
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with exactly these weights."""

@@ -49,12 +49,15 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     assert known.matches(models.generator.info, models.scorer.info)
     assert known.steps == 8
     assert known.spearman[-1] == pytest.approx(1.0)
+    assert known.artefacts is not None
+    assert "limits of the artefact guard: contrast" in told
     settings = Settings(generator="fake", scorer="fake", calibration=out, data_dir=tmp_path / "data")
     with TestClient(create_app(settings)) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         (model,) = client.get("/v1/models").json()["data"]
         made = client.post("/v1/generations", json={"prompt": "a red apple", "pruning": "auto"}).json()
     assert model["calibration"]["correlation"] == pytest.approx(known.correlation)
+    assert model["calibration"]["artefacts"]["noise"] == known.artefacts.noise
     assert not made["warnings"], "pruning is planned by it"
 
 

@@ -111,7 +111,13 @@ def test_pruning_counts_the_steps_that_are_made(house: House) -> None:
     made = house.made(steps=STEPS, n_candidates=4)
     child = refined(house, made, strength=0.5, n_candidates=4, pruning=[{"at": 2, "keep": 3}, {"at": 4, "keep": 1}])
     assert sorted(c["pruned_at_step"] or 9 for c in child["candidates"]) == [2, 4, 4, 9]
-    assert child["work"] == {"rows_stepped": 2 * 4 + 2 * 3 + 1, "rows_unpruned": 4 * 5, "previews": 7, "decodes": 1}
+    assert child["work"] == {
+        "rows_stepped": 2 * 4 + 2 * 3 + 1,
+        "rows_unpruned": 4 * 5,
+        "previews": 7,
+        "decodes": 1,
+        "images_read": 0,
+    }
     assert child["checkpoints"] == [{"at": 2, "keep": 3}, {"at": 4, "keep": 1}]
     begun = {**PROMPT, "steps": STEPS, "image": uri("red"), "strength": 0.5}
     for told in (house.post(json={**begun, "pruning": "auto"}).json(), refined(house, made, pruning="auto")):

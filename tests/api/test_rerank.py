@@ -51,7 +51,7 @@ def test_the_same_settings_give_the_same_order_and_scores(house: House, asked: d
     assert again["data"] == made["data"]
     assert (again["margin"], again["low_confidence"]) == (made["margin"], made["low_confidence"])
     assert [c["rank"] for c in again["candidates"]] == [c["rank"] for c in made["candidates"]]
-    assert again["work"] == {"rows_stepped": 0, "rows_unpruned": 0, "previews": 0, "decodes": 0}
+    assert again["work"] == {"rows_stepped": 0, "rows_unpruned": 0, "previews": 0, "decodes": 0, "images_read": 0}
     assert reranked(house, made, prompt="a red apple")["data"] == made["data"]
 
 
@@ -292,6 +292,7 @@ def test_omitted_fields_keep_and_null_clears(house: House) -> None:
         "diversity": 0.4,
         "min_score": -1.0,
         "prompt": "red",
+        "veto": ["artefact"],
     }
     made = house.made(n_candidates=6, n=6, negative_prompt="blue", ranking=own)
     kept = reranked(house, made)["ranking"]
@@ -301,7 +302,7 @@ def test_omitted_fields_keep_and_null_clears(house: House) -> None:
     cleared = reranked(house, made, **dict.fromkeys(own))["ranking"]
     assert cleared == {
         "prompt": "a red apple", "negatives": [], "negative_weight": 0.5, "references": [], "taste": None,
-        "diversity": 0.0, "min_score": None,
+        "diversity": 0.0, "min_score": None, "veto": [],
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.engine.pruning import calibration, early_stopping
 from app.engine.pruning.calibration import Trajectory
 from models import calibration_io
+from models.protocols.guards import ArtefactLimits
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
@@ -90,6 +91,8 @@ def test_json_round_trip_and_refusal() -> None:
     made = calibration.fit_calibration(traces(), GENERATOR, SCORER)
     stored = json.loads(json.dumps(calibration_io.to_json(made)))
     assert calibration_io.from_json(stored) == made
+    limited = replace(made, artefacts=ArtefactLimits(noise=0.5))
+    assert calibration_io.from_json(json.loads(json.dumps(calibration_io.to_json(limited)))) == limited
     for broken in (
         {},
         {**stored, "format": 9},
@@ -100,6 +103,9 @@ def test_json_round_trip_and_refusal() -> None:
         {**stored, "guidance_scale": -1.0},
         {**stored, "extra": 1},
         {**stored, "spearman": "x"},
+        {**stored, "artefacts": {"noise": float("nan")}},
+        {**stored, "artefacts": {"grain": 1.0}},
+        {**stored, "artefacts": 3},
     ):
         with pytest.raises(ValueError, match="calibration"):
             calibration_io.from_json(broken)

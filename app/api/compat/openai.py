@@ -145,9 +145,9 @@ async def _awaited_document(
 
 
 async def _document(request: Request, service: GenerationService, done: Generation, body: ImagesRequest) -> str:
-    """OpenAI's response for a generation that succeeded. Raises NothingAboveMinScore."""
+    """OpenAI's response for a generation that succeeded. Raises as `require_images`."""
     response = await generation_response(service, done, body.delivery)
-    require_images(response.data)  # clients expect at least one image
+    require_images(done)  # clients expect at least one image
     hosts: Hosts = request.app.state.hosts
     origin = hosts.origin(request.scope)
     images = ImagesResponse(
@@ -178,7 +178,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     """The best preview of each requested round, then every returned image, best first.
 
-    Pruning may use more preview rounds than requested. Raises NothingAboveMinScore without an image.
+    Pruning may use more preview rounds than requested. Raises as `require_images`.
     """
     common = {
         "created_at": int(generation.created),
@@ -196,7 +196,7 @@ async def _events(
         rounds += 1
     done = require_succeeded(await service.get(generation.id))
     response = await generation_response(service, done, "b64_json")
-    require_images(response.data)
+    require_images(done)
     warnings = [warning.model_dump(mode="json") for warning in (*response.warnings, *body.unsupported_warnings())]
     for image in response.data:
         members = image.model_dump(include=set(ImageItem.model_fields) - {"url"})

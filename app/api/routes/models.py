@@ -69,6 +69,18 @@ class ScorerOutput(ResponseModel):
     null_std: float | None
 
 
+class ArtefactLimitsOutput(ResponseModel):
+    """Limits of the artefact guard: a minimum of contrast, and maxima.
+
+    null is not checked.
+    """
+
+    contrast: float
+    saturation: float | None
+    noise: float | None
+    tiling: float | None
+
+
 class CalibrationOutput(ResponseModel):
     """How well previews after each step predict the ranking of final images.
 
@@ -84,6 +96,7 @@ class CalibrationOutput(ResponseModel):
     correlation: list[float]
     preview_weight: list[float]
     gap_weight: list[float]
+    artefacts: ArtefactLimitsOutput | None
 
 
 class UpscalerOutput(ResponseModel):
@@ -131,6 +144,8 @@ class LimitsOutput(ResponseModel):
     output_side: int
     output_pixels: int
     texts: int
+    guards: list[str]
+    installed_guards: list[str]
 
 
 class ModelListResponse(ResponseModel):

@@ -12,7 +12,7 @@ from app.api.forms import FORM_MEDIA_TYPE, checked, form
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.rank_responses import RankResponse
 from app.api.schemas.requests import RankForm, RankRequest
-from app.api.upload_limits import Sent
+from app.api.upload_limits import Pixels, Sent
 from app.domain import Ranking
 from app.errors import FrontrunnerError, InvalidRequest, UnsupportedMedia
 from app.imaging import Upload
@@ -53,7 +53,12 @@ async def _rank(
     sent = [Sent(upload, f"#/images/{place}") for place, upload in enumerate(uploads)]
     skipped: dict[int, FrontrunnerError] = {}
     async with services.uploads.reader(sent, skipped if body.on_error == "skip" else None) as batches:
-        return RankResponse.from_domain(await services.ranking.rank(body.prompt, ranking, batches), skipped)
+
+        async def image_at(place: int) -> Pixels:
+            kept = [each for each in range(len(sent)) if each not in skipped]
+            return await services.uploads.decode_again(sent[kept[place]])
+
+        return RankResponse.from_domain(await services.ranking.rank(body.prompt, ranking, batches, image_at), skipped)
 
 
 async def _from_json(request: Request, services: Services) -> tuple[RankRequest, list[Upload]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from app.api.schemas.flags import FlagsOutput, flag_fields
 from app.api.schemas.responses import (
     RankingOutput,
     ResponseModel,
@@ -19,7 +20,7 @@ from app.errors import FrontrunnerError
 from app.service import RankedImage, RankResult, understood
 
 
-class RankedImageOutput(ScoreOutput):
+class RankedImageOutput(ScoreOutput, FlagsOutput):
     """A ranked upload.
 
     `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
@@ -30,6 +31,12 @@ class RankedImageOutput(ScoreOutput):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+
+
+class VetoedOutput(FlagsOutput):
+    """An image that the veto excludes: its index in the request, and its flags."""
+
+    index: int
 
 
 class SkippedOutput(ResponseModel):
@@ -44,7 +51,7 @@ class RankResponse(ResponseModel):
     """Ranked uploads, best first.
 
     `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
-    cannot be decoded.
+    cannot be decoded. `vetoed` lists those with a flag in `ranking.veto`.
     """
 
     object: Literal["rank"] = "rank"
@@ -55,6 +62,7 @@ class RankResponse(ResponseModel):
     ranking: RankingOutput
     data: list[RankedImageOutput]
     skipped: list[SkippedOutput]
+    vetoed: list[VetoedOutput]
     margin: float | None
     low_confidence: bool
     warnings: list[WarningOutput]
@@ -65,7 +73,7 @@ class RankResponse(ResponseModel):
 
         `skipped` maps indices of the request to errors; `result` counts only the other images.
         """
-        kept = [i for i in range(len(result.images) + len(skipped)) if i not in skipped]
+        kept = [i for i in range(result.count + len(skipped)) if i not in skipped]
         language, words = understood(result.warnings, result.prompt, result.ranking.prompt or "")
         return cls(
             scorer=result.scorer,
@@ -75,6 +83,7 @@ class RankResponse(ResponseModel):
             ranking=ranking_output(result.prompt, result.ranking),
             data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
             skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
+            vetoed=[VetoedOutput(index=kept[i], **flag_fields(flags)) for i, flags in result.vetoed.items()],
             margin=result.margin,
             low_confidence=result.low_confidence,
             warnings=warning_outputs(result.warnings),
@@ -88,6 +97,7 @@ def _ranked_image_output(image: RankedImage, ranking: Ranking, places: Sequence[
         index=places[image.index],
         duplicate_of=None if image.duplicate_of is None else places[image.duplicate_of],
         **score,
+        **flag_fields(image.flags),
         softmax=image.softmax,
         z_score=image.z_score,
     )

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.api.schemas.flags import FlagName
 from app.api.schemas.messages import described
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
@@ -152,6 +153,10 @@ class RankingInput(RequestModel):
         None, ge=-20, le=1, description="Candidates with a lower score are not returned. Default: no limit."
     )
 
+    veto: list[FlagName] | None = Field(
+        None, max_length=8, description="Images with one of these flags are not returned. Default: none."
+    )
+
     def to_domain(self, base: Ranking) -> Ranking:
         """`base` with the fields of this request, except `references` and `taste`.
 
@@ -164,6 +169,8 @@ class RankingInput(RequestModel):
         }
         if "negatives" in self.model_fields_set:
             changes["negatives"] = tuple(n.to_domain() for n in self.negatives or ())
+        if "veto" in self.model_fields_set:
+            changes["veto"] = tuple(dict.fromkeys(self.veto or ()))
         return replace(base, **changes)
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from app.api.schemas.flags import FlagName, FlagsOutput, flag_fields
+from app.api.schemas.flags import ResponseModel as ResponseModel
 from app.api.schemas.provenance import ProvenanceInput
 from app.api.schemas.requests import ImageFormat
 from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
 from app.service import QueuePosition, file_size, image_path, understood
-
-
-class ResponseModel(BaseModel):
-    """Base of all response types."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
 def is_absent(value: object) -> bool:
@@ -59,7 +55,7 @@ class ScoreOutput(ResponseModel):
     references: list[ReferenceOutput]
 
 
-class ImageOutput(ScoreOutput):
+class ImageOutput(ScoreOutput, FlagsOutput):
     """A returned image.
 
     `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
@@ -87,7 +83,7 @@ class ControlOutput(ResponseModel):
     weight: float
 
 
-class CandidateOutput(ResponseModel):
+class CandidateOutput(FlagsOutput):
     """One of the N candidates; a pruned one has the score of its last preview.
 
     `wording` is the text that it was sampled from; null if that is the generation's prompt.
@@ -142,6 +138,7 @@ class RankingOutput(ResponseModel):
     min_score: float | None
     references: list[RankingReference]
     taste: RankingTaste | None
+    veto: list[FlagName]
 
 
 class ParentOutput(ResponseModel):
@@ -171,6 +168,7 @@ class TimingsOutput(ResponseModel):
     denoise_ms: float
     preview_ms: float
     finish_ms: float
+    guard_ms: float
     total_ms: float
 
 
@@ -181,6 +179,7 @@ class WorkOutput(ResponseModel):
     rows_unpruned: int
     previews: int
     decodes: int
+    images_read: int
 
 
 class FailureOutput(ResponseModel):
@@ -331,6 +330,7 @@ def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
             RankingReference(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
         ],
         taste=RankingTaste(profile=taste.profile, weight=taste.weight, bound=taste.bound) if taste else None,
+        veto=list(ranking.veto),
     )
 
 
@@ -345,6 +345,7 @@ def _image_output(
         wording=_wording(spec, candidate.index),
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
+        **flag_fields(candidate.flags),
         **score_fields(score, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
@@ -372,6 +373,7 @@ def _candidate_output(spec: GenerationSpec, candidate: Candidate) -> CandidateOu
         duplicate_of=candidate.duplicate_of,
         pruned_at_step=candidate.pruned_at_step,
         score_is_preview=candidate.score_is_preview,
+        **flag_fields(candidate.flags),
     )
 
 

@@ -29,6 +29,7 @@ from app.errors import (
     ScorerMismatch,
     StoreUnavailable,
 )
+from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import made_by
 from app.service.candidates.inputs import load_inputs
 from app.service.candidates.sealing import FileSealer
@@ -80,10 +81,12 @@ class Worker:
         clock: Callable[[], float],
         upscaler: ImageUpscaler,
         sealer: FileSealer,
+        guards: ImageGuards | None = None,
         batches: BatchStore | None = None,
     ) -> None:
         self._upscaler = upscaler
         self._sealer = sealer
+        self._guards = guards or ImageGuards(engine)
         self._engine = engine
         self._records = records
         self._blobs = blobs
@@ -132,6 +135,7 @@ class Worker:
             cancel=self._engine.cancel,
             upscaler=self._upscaler,
             sealer=self._sealer,
+            guards=self._guards,
             on_write=self._notifier.notify,
             is_followed=self._notifier.has_subscribers,
             durable=durable,

@@ -34,6 +34,8 @@ from app.engine.protocols import (
     Update,
 )
 from app.errors import EngineDead, FrontrunnerError, SigningFailed, StoreUnavailable
+from app.service.candidates.generation_guards import GenerationGuards
+from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key
 from app.service.candidates.sealing import FileSealer
@@ -85,6 +87,7 @@ class GenerationRecorder:
         cancel: Callable[[str], None],
         upscaler: ImageUpscaler,
         sealer: FileSealer,
+        guards: ImageGuards,
         on_write: Callable[[str], None],
         is_followed: Callable[[str], bool],
         durable: bool,
@@ -101,6 +104,7 @@ class GenerationRecorder:
         self._cancel = cancel
         self._upscaler = upscaler
         self._sealer = sealer
+        self._guards = GenerationGuards(guards, generation.spec)
         self._on_write = on_write
         self._is_followed = is_followed
         self._durable = durable
@@ -189,6 +193,7 @@ class GenerationRecorder:
         if started:
             self._start()
         self.generation = replace(self.generation, progress=_progress(updates, self.generation.progress))
+        await self._guards.inspect(updates)
         lines = await asyncio.to_thread(_lines, updates, self.generation.attempts, self._preview_images)
         try:
             if started:
@@ -221,7 +226,8 @@ class GenerationRecorder:
         keep_alive = asyncio.create_task(self._keep_claim_alive(stored))
         try:
             if isinstance(last, Succeeded):
-                updates = [*updates[:-1], Succeeded(await self._upscaled(last.outcome))]
+                await self._guards.inspect(updates)
+                updates = [*updates[:-1], Succeeded(await self._upscaled(await self._guards.apply(last.outcome)))]
             try:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:

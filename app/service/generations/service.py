@@ -6,7 +6,6 @@ Use in one event loop; every error is from `app.errors`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +17,7 @@ from app.engine.protocols import Engine, EngineStats
 from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
 from app.service.auth import can_view, current_owner
+from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import ImageUpscaler
@@ -42,8 +42,6 @@ from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BatchStore, BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 from models.protocols.upscaling import UpscalerInfo
-
-log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 """Seconds between log polls if another process writes without notifications."""
@@ -83,6 +81,7 @@ class GenerationService:
         stream_grace_s: float = 30.0,
         batches: BatchStore | None = None,
         sealer: FileSealer | None = None,
+        guards: ImageGuards | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -90,8 +89,9 @@ class GenerationService:
         self._limits = limits
         self._notifier, self._log_reader = Notifier(), EventLogReader(records)
         self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
+        clock = records.clock
         files, leases = (self._upscaler, sealer), lease_policy or LeasePolicy()
-        self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *files, batches)
+        self._worker = Worker(engine, records, blobs, self._notifier, leases, clock, *files, guards, batches)
         self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
         self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get, sealer)

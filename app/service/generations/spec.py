@@ -15,7 +15,7 @@ from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.types import GenerationParams, Limits
-from app.service.validation import check_range, check_ranking, check_text
+from app.service.validation import active_guards, check_range, check_ranking, check_text
 from models.loras import MAX_LORAS, Lora
 from models.prompt_weights import read_weights, without_marks
 from models.protocols import GeneratorInfo
@@ -62,6 +62,7 @@ def build_spec(
     check_text(params.negative_prompt, "#/negative_prompt", limits)
     _check_wordings(params.wordings, limits)
     check_ranking(params.ranking, limits)
+    guards = active_guards(params.ranking, limits)
     n_candidates, wave = _candidate_counts(params, limits)
     fitted = _quota_notice(n_candidates, params, limits)
     steps = generator.steps if params.steps is None else params.steps
@@ -104,6 +105,7 @@ def build_spec(
         loras=params.loras or (),
         weighted=weighted,
         wordings=params.wordings,
+        guards=guards,
     )
     return spec, (*params.notices, *fitted, *notices)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from app.domain import (
     EventKind,
+    Flag,
     Generation,
     GenerationSpec,
     Negative,
@@ -45,6 +46,7 @@ from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
+from app.service.candidates.guards import Field, Flags, GuardedRanking, ImageAt, ImageGuards, inspect, veto_notices
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
@@ -53,9 +55,10 @@ from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
 from app.service.types import IdempotencyKey, Limits, RankedImage, RankResult
-from app.service.validation import check_range, check_ranking, check_text
+from app.service.validation import active_guards, check_range, check_ranking, check_text
 from app.stores.protocols import BlobStore, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent
 from models.protocols import Embeddings, ScorerInfo
+from models.protocols.guards import ARTEFACT, ArtefactLimits
 
 MAX_LINEAGE = 1000
 """Maximum number of ancestors that are followed."""
@@ -105,8 +108,10 @@ class RankingService:
         limits: Limits,
         get: Callable[[str], Awaitable[Generation]],
         sealer: FileSealer | None = None,
+        guards: ImageGuards | None = None,
     ) -> None:
         self._engine = engine
+        self._guards = guards or ImageGuards(engine)
         self._records = records
         self._blobs = blobs
         self._fields = fields
@@ -147,23 +152,33 @@ class RankingService:
                 *notices,
                 *unrecognised_prompt_notices([scores[i] for i in pool], self._engine.scorer, notices),
                 *shortfall_notices(spec, candidates),
+                *_veto_notices(source, spec),
             ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
             work=Work(),
             stopped=None,
         )
 
-    async def rank(self, prompt: str, ranking: Ranking, images: AsyncIterable[list[NDArray[np.uint8]]]) -> RankResult:
+    async def rank(
+        self, prompt: str, ranking: Ranking, images: AsyncIterable[list[NDArray[np.uint8]]], image_at: ImageAt
+    ) -> RankResult:
         """Rank images (H, W, 3) of any sizes by a prompt, one batch in memory at a time.
 
-        Raises InvalidRequest, Loading, EngineDead, and what `images` raises.
+        `image_at` reads one of them again, for guards. Raises InvalidRequest, Loading, EngineDead, and what `images`
+        raises.
         """
         check_text(prompt, "#/prompt", self._limits, allow_empty=False)
         check_ranking(ranking, self._limits)
+        guards, flags = active_guards(ranking, self._limits), Flags()
         question = prompt if ranking.prompt is None else ranking.prompt
         query, notices = await self._build_query(question, ranking.negatives, ranking)
-        embedded = []
+        embedded = list[Embeddings]()
         async for batch in images:
+            if ARTEFACT in guards:  # uploads are of any origin: only blank ones are certain
+                numbered = list(enumerate(batch, sum(map(len, embedded))))
+                found = await asyncio.to_thread(inspect, numbered, ArtefactLimits())
+                flags |= {index: (flag,) for index, flag in found.items()}
+                del numbered
             embedded.append(await self._engine.embed_images(batch))
             batch.clear()
         count = sum(map(len, embedded))
@@ -171,17 +186,28 @@ class RankingService:
             raise InvalidRequest(
                 f"{count} readable images were sent; send 1 to {self._limits.images}", pointer="#/images"
             )
-        embeddings, pool, scorer = np.concatenate(embedded), range(count), self._engine.scorer
-        compared = await asyncio.to_thread(_score_and_place, embeddings, pool, query, ranking, count, scorer)
-        scores, placements = compared
+        embeddings, scorer = np.concatenate(embedded), self._engine.scorer
+        scores = await asyncio.to_thread(_finite_scores, embeddings, query)
+        field = Field(scores, embeddings, range(count), flags)
+        placements = await self._guards.place(field, GuardedRanking(question, query, ranking, count), guards, image_at)
         return RankResult(
             scorer=scorer.id,
             prompt=prompt,
             ranking=ranking,
-            images=tuple(_ranked_image(i, scores[i], placements.placements[i]) for i in placements.returned),
+            count=count,
+            images=tuple(
+                _ranked_image(i, field.scores[i], placements.placements[i], field.flags.get(i, ()))
+                for i in placements.returned
+            ),
             margin=placements.margin,
             low_confidence=placements.low_confidence,
-            warnings=(*notices, *unrecognised_prompt_notices(scores, scorer, notices)),
+            warnings=(
+                *notices,
+                *unrecognised_prompt_notices(field.scores, scorer, notices),
+                *field.notices,
+                *veto_notices(field.flags, ranking),
+            ),
+            vetoed={i: field.flags[i] for i in sorted(set(range(count)) - set(field.allowed(ranking)))},
         )
 
     async def save(self, make: MakeReranking, once: IdempotencyKey | None = None) -> Generation:
@@ -260,7 +286,16 @@ def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None)
     if include_pruned is None:
         competed = any(c.rank is not None and c.pruned_at_step is not None for c in source.candidates)
         include_pruned = competed or _compared_with(source.spec) != _compared_with(spec)
-    return [c.index for c in source.candidates if include_pruned or c.pruned_at_step is None]
+    competing = (c for c in source.candidates if include_pruned or c.pruned_at_step is None)
+    return [c.index for c in competing if not c.is_vetoed(spec.ranking)]
+
+
+def _veto_notices(source: Generation, spec: GenerationSpec) -> tuple[Notice, ...]:
+    """What a veto excludes, and which of its guards did not inspect the images."""
+    missing = [name for name in spec.ranking.veto if name not in source.spec.guards]
+    detail = "these guards did not inspect the images when they were made, so their veto excludes none"
+    absent = (Notice("guards_did_not_run", detail, {"guards": missing}),) if missing else ()
+    return (*veto_notices({c.index: c.flags for c in source.candidates}, spec.ranking), *absent)
 
 
 def _compared_with(spec: GenerationSpec) -> tuple[object, ...]:
@@ -272,12 +307,18 @@ def _score_and_place(
     embeddings: Embeddings, pool: Sequence[int], query: rank_math.Query, ranking: Ranking, n: int, scorer: ScorerInfo
 ) -> tuple[list[Score | None], Placements]:
     """Scores of all images (None for NaN), and their placements."""
-    scores = [None if math.isnan(s.score) else s for s in rank_math.score_images(embeddings, query)]
+    scores = _finite_scores(embeddings, query)
     return scores, place_candidates(scores, embeddings, pool, ranking, n, scorer)
 
 
-def _ranked_image(index: int, score: Score | None, placement: Placement) -> RankedImage:
+def _finite_scores(embeddings: Embeddings, query: rank_math.Query) -> list[Score | None]:
+    return [None if math.isnan(s.score) else s for s in rank_math.score_images(embeddings, query)]
+
+
+def _ranked_image(index: int, score: Score | None, placement: Placement, flags: tuple[Flag, ...]) -> RankedImage:
     """A returned image, which has a score and a rank."""
     assert score is not None
     assert placement.rank is not None
-    return RankedImage(index, placement.rank, score, placement.softmax, placement.z_score, placement.duplicate_of)
+    return RankedImage(
+        index, placement.rank, score, placement.softmax, placement.z_score, placement.duplicate_of, flags
+    )

@@ -614,6 +614,22 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ArtefactLimitsOutput
+         * @description Limits of the artefact guard: a minimum of contrast, and maxima.
+         *
+         *     null is not checked.
+         */
+        ArtefactLimitsOutput: {
+            /** Contrast */
+            contrast: number;
+            /** Saturation */
+            saturation: number | null;
+            /** Noise */
+            noise: number | null;
+            /** Tiling */
+            tiling: number | null;
+        };
+        /**
          * BatchCountsOutput
          * @description Entries by state.
          *
@@ -776,6 +792,7 @@ export interface components {
             preview_weight: number[];
             /** Gap Weight */
             gap_weight: number[];
+            artefacts: components["schemas"]["ArtefactLimitsOutput"] | null;
         };
         /**
          * CandidateOutput
@@ -784,6 +801,12 @@ export interface components {
          *     `wording` is the text that it was sampled from; null if that is the generation's prompt.
          */
         CandidateOutput: {
+            /** Flags */
+            flags: ("artefact" | "typographic")[];
+            /** Flag Reasons */
+            flag_reasons: {
+                [key: string]: string[];
+            };
             /** Index */
             index: number;
             /** Seed */
@@ -1492,6 +1515,12 @@ export interface components {
          *     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
          */
         ImageOutput: {
+            /** Flags */
+            flags: ("artefact" | "typographic")[];
+            /** Flag Reasons */
+            flag_reasons: {
+                [key: string]: string[];
+            };
             /** Score */
             score: number;
             /** Similarity */
@@ -1760,6 +1789,10 @@ export interface components {
             output_pixels: number;
             /** Texts */
             texts: number;
+            /** Guards */
+            guards: string[];
+            /** Installed Guards */
+            installed_guards: string[];
         };
         /**
          * LineageResponse
@@ -1957,7 +1990,7 @@ export interface components {
          * @description Ranked uploads, best first.
          *
          *     `understood` and `prompt_language` are as in a generation. With `on_error: "skip"`, `skipped` lists the images that
-         *     cannot be decoded.
+         *     cannot be decoded. `vetoed` lists those with a flag in `ranking.veto`.
          */
         RankResponse: {
             /**
@@ -1979,6 +2012,8 @@ export interface components {
             data: components["schemas"]["RankedImageOutput"][];
             /** Skipped */
             skipped: components["schemas"]["SkippedOutput"][];
+            /** Vetoed */
+            vetoed: components["schemas"]["VetoedOutput"][];
             /** Margin */
             margin: number | null;
             /** Low Confidence */
@@ -1993,6 +2028,12 @@ export interface components {
          *     `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
          */
         RankedImageOutput: {
+            /** Flags */
+            flags: ("artefact" | "typographic")[];
+            /** Flag Reasons */
+            flag_reasons: {
+                [key: string]: string[];
+            };
             /** Score */
             score: number;
             /** Similarity */
@@ -2058,6 +2099,11 @@ export interface components {
              * @description Candidates with a lower score are not returned. Default: no limit.
              */
             min_score?: number | null;
+            /**
+             * Veto
+             * @description Images with one of these flags are not returned. Default: none.
+             */
+            veto?: ("artefact" | "typographic")[] | null;
         };
         /**
          * RankingNegative
@@ -2087,6 +2133,8 @@ export interface components {
             /** References */
             references: components["schemas"]["RankingReference"][];
             taste: components["schemas"]["RankingTaste"] | null;
+            /** Veto */
+            veto: ("artefact" | "typographic")[];
         };
         /**
          * RankingReference
@@ -2468,6 +2516,8 @@ export interface components {
             preview_ms: number;
             /** Finish Ms */
             finish_ms: number;
+            /** Guard Ms */
+            guard_ms: number;
             /** Total Ms */
             total_ms: number;
         };
@@ -2625,6 +2675,20 @@ export interface components {
             problems: string[];
         };
         /**
+         * VetoedOutput
+         * @description An image that the veto excludes: its index in the request, and its flags.
+         */
+        VetoedOutput: {
+            /** Flags */
+            flags: ("artefact" | "typographic")[];
+            /** Flag Reasons */
+            flag_reasons: {
+                [key: string]: string[];
+            };
+            /** Index */
+            index: number;
+        };
+        /**
          * VoteDocument
          * @description A vote with its source.
          *
@@ -2720,6 +2784,8 @@ export interface components {
             previews: number;
             /** Decodes */
             decodes: number;
+            /** Images Read */
+            images_read: number;
         };
         /**
          * ErrorMember

@@ -115,7 +115,7 @@ async def _respond(
         if job.interrupted and done.status is Status.CANCELLED:
             return await _interrupted(service, body, done, job)
         require_succeeded(done)
-        require_images(done.best)
+        require_images(done)
         files = await images_as_base64(service, done) if body.send_images is not False else {}
     return _response(body, done, done.best, [files[c.index] for c in done.best if files], kind)
 

@@ -1,0 +1,172 @@
+"""Guards at work: flags of images, vetoes, and lower scores of images with text.
+
+Owns which images are inspected and how a ranking changes. Statistics and reading run in threads, the scorer between
+two ticks of the engine. What guards find is defined in `models.guards`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Flag, Notice, Ranking, Score
+from app.engine.protocols import Engine
+from app.engine.ranking import scoring
+from app.engine.ranking.placement import Placements, place_candidates
+from app.errors import Draining, EngineDead, EngineFailed, TooLarge
+from models.guards import artefacts
+from models.guards.typographic import blur, unquoted_words, written_words
+from models.protocols import Embeddings
+from models.protocols.guards import ARTEFACT, TYPOGRAPHIC, ArtefactLimits, TextReader
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+ImageAt = Callable[[int], Awaitable[Pixels]]
+"""Returns the image (H, W, 3) of an index."""
+
+Flags = dict[int, tuple[Flag, ...]]
+"""Flags of images, by index."""
+
+FINALISTS = 8
+"""Best places of a ranking whose images are read."""
+
+MAX_READINGS = 32
+"""Maximum images read for one ranking; only fields full of text reach it."""
+
+
+@dataclass(slots=True)
+class Field:
+    """A scored field: scores (None: not a number) and embeddings (N, D), by index.
+
+    `pool` are the indices that may be returned, `flags` what guards found so far. `read` are the indices whose text
+    was read, in `seconds` of all guards together.
+    """
+
+    scores: list[Score | None]
+    embeddings: Embeddings
+    pool: Sequence[int]
+    flags: Flags = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
+    seconds: float = 0.0
+    notices: tuple[Notice, ...] = ()
+
+    def add_flag(self, index: int, flag: Flag) -> None:
+        """Add a flag of one image."""
+        self.flags[index] = (*self.flags.get(index, ()), flag)
+
+    def allowed(self, ranking: Ranking) -> list[int]:
+        """The pool without images that have a vetoed flag."""
+        vetoed = {i for i, flags in self.flags.items() if any(flag.guard in ranking.veto for flag in flags)}
+        return [i for i in self.pool if i not in vetoed]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedRanking:
+    """What to place: prompt and query, the ranking, and the images to return."""
+
+    prompt: str
+    query: scoring.Query
+    ranking: Ranking
+    n: int
+
+
+class ImageGuards:
+    """See the module. `reader` is None where none is installed. Use in one event loop."""
+
+    def __init__(self, engine: Engine, reader: TextReader | None = None) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._reading = asyncio.Semaphore(1)
+
+    def artefact_limits(self, *, adapted: bool = False) -> ArtefactLimits:
+        """Limits of the loaded generator's images.
+
+        Without a calibration, only blank ones are flagged. LoRA adapters (`adapted`) change the statistics.
+        """
+        known = self._engine.calibration
+        measured = known is not None and known.generator == self._engine.generator.revision and not adapted
+        return known.artefacts or ArtefactLimits() if known is not None and measured else ArtefactLimits()
+
+    async def place(self, field: Field, asked: GuardedRanking, guards: Sequence[str], image_at: ImageAt) -> Placements:
+        """Place a field without vetoed images.
+
+        With the typographic guard, the best ones are read until every finalist has been read. This changes scores,
+        embeddings and flags of the field.
+        """
+        started = perf_counter()
+        words = unquoted_words(asked.prompt) if TYPOGRAPHIC in guards and self._reader is not None else frozenset()
+        if TYPOGRAPHIC in guards and self._reader is None:
+            field.notices += (_skipped("no reader of text is installed on this server"),)
+        placements = await self._placed(field, asked)
+        while words and (unread := [i for i in placements.returned[:FINALISTS] if i not in field.read]):
+            if len(field.read) >= MAX_READINGS:
+                field.notices += (_skipped(f"text was read in {MAX_READINGS} images, and others rank beside them"),)
+                break
+            try:
+                with self._engine.hold():
+                    for index in unread:
+                        await self._read(field, index, await image_at(index), words, asked.query)
+            except (TooLarge, EngineFailed, Draining, EngineDead) as error:
+                log.warning("the typographic guard failed: %s", error)
+                field.notices += (_skipped(f"an image could not be scored again: {error.detail}"),)
+                break
+            placements = await self._placed(field, asked)
+        field.seconds += perf_counter() - started
+        return placements
+
+    async def _placed(self, field: Field, asked: GuardedRanking) -> Placements:
+        scorer, allowed = self._engine.scorer, field.allowed(asked.ranking)
+        return await asyncio.to_thread(
+            place_candidates, field.scores, field.embeddings, allowed, asked.ranking, asked.n, scorer
+        )
+
+    async def _read(self, field: Field, index: int, image: Pixels, words: frozenset[str], query: scoring.Query) -> None:
+        """Read an image. With words of the prompt, the lower score counts."""
+        assert self._reader is not None
+        field.read.add(index)
+        async with self._reading:  # more would only occupy threads
+            texts = await asyncio.to_thread(self._reader.read, image)
+        written = written_words(texts, words)
+        if not written:
+            return
+        field.add_flag(index, Flag(TYPOGRAPHIC, tuple(dict.fromkeys(word for word, _ in written))))
+        blurred = await asyncio.to_thread(blur, image, [text for _, text in written])
+        embedding = (await self._engine.embed_images([blurred]))[0]
+        score, known = scoring.score_images(embedding[None], query)[0], field.scores[index]
+        if known is not None and score.score < known.score:
+            field.scores[index] = score
+            field.embeddings = field.embeddings.copy()
+            field.embeddings[index] = embedding
+
+
+def inspect(images: Sequence[tuple[int, Pixels]], limits: ArtefactLimits) -> dict[int, Flag]:
+    """The flags of images (H, W, 3) with artefacts, by index.
+
+    Takes milliseconds an image: use a thread.
+    """
+    found = ((index, artefacts.reasons(artefacts.measure(image), limits)) for index, image in images)
+    return {index: Flag(ARTEFACT, reasons) for index, reasons in found if reasons}
+
+
+def veto_notices(flags: Flags, ranking: Ranking) -> tuple[Notice, ...]:
+    """The notice about images that a veto excludes."""
+    vetoed = {
+        i: sorted(f.guard for f in found if f.guard in ranking.veto)
+        for i, found in sorted(flags.items())
+        if any(f.guard in ranking.veto for f in found)
+    }
+    if not vetoed:
+        return ()
+    data = {"indices": list(vetoed), "flags": list(vetoed.values())}
+    return (Notice("candidates_vetoed", f"images that the veto excludes: {len(vetoed)}", data),)
+
+
+def _skipped(why: str) -> Notice:
+    return Notice("guard_incomplete", f"the typographic guard did not read every image: {why}", {"guard": TYPOGRAPHIC})

@@ -1,0 +1,1 @@
+"""Guards: image statistics, and text in images. No torch."""
