@@ -23,7 +23,7 @@ from app.api.compat.a1111 import catalog, generate, state
 from app.api.compat.a1111.jobs import Jobs
 from app.api.compat.mcp.endpoint import McpEndpoint
 from app.api.compat.mcp.in_process import Loopback
-from app.api.dependencies import Services
+from app.api.dependencies import KnownQuery, Services
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
 from app.api.middleware.auth import ApiKeyMiddleware
@@ -84,6 +84,9 @@ from models.protocols.guards import TYPOGRAPHIC
 
 log = logging.getLogger(__name__)
 
+_NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify)
+"""Modules whose routes refuse unknown query parameters."""
+
 _COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, catalog)
 
 OnDeath = Callable[[BaseException], None]
@@ -125,21 +128,9 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
         ForwardedMiddleware, proxies=settings.proxies, prefix=settings.prefix, fixed=bool(settings.public_url)
     )
     app.add_middleware(AccessLogMiddleware)
-    for part in (
-        generations,
-        listing,
-        batch_routes,
-        rerank,
-        refine,
-        taste,
-        explain,
-        *_COMPAT,
-        rank,
-        verify,
-        models,
-        health,
-        studio,
-    ):
+    for part in _NATIVE:
+        app.include_router(part.router, dependencies=[KnownQuery], responses=openapi.error_responses(422))
+    for part in (*_COMPAT, models, health, studio):
         app.include_router(part.router)
     app.include_router(catalog.ping)
     app.state.mcp = McpEndpoint(settings.mcp, app.state.hosts, settings.origins, settings.max_body_mib * 2**20)

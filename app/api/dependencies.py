@@ -12,6 +12,9 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import anyio
 from fastapi import Depends, Header, Path, Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Query
 from pydantic import BaseModel
 
 from app.api import openapi
@@ -42,6 +45,9 @@ T = TypeVar("T")
 
 ATTEMPT_HEADER = "x-stainless-retry-count"
 """Number of earlier attempts of the same request, as OpenAI's clients send it."""
+
+MAX_NAME_CHARS = 64
+"""Maximum characters of an unknown name that an error repeats."""
 
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -100,10 +106,26 @@ def json_body(request: Request) -> None:
         raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
 
 
+def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not declare.
+
+    Raises RequestValidationError with the accepted names.
+    """
+    if not request.query_params:
+        return
+    declared = get_flat_params(request.scope["route"].dependant)
+    accepted = [field.alias for field in declared if isinstance(field.field_info, Query)]
+    if unknown := [name for name in request.query_params if name not in accepted]:
+        use = f"use {', '.join(f'`{name}`' for name in accepted)}" if accepted else "this route takes none"
+        problem = {"type": "unknown_parameter", "msg": f"the query parameter is unknown: remove it; {use}"}
+        raise RequestValidationError([{**problem, "loc": ("query", name[:MAX_NAME_CHARS])} for name in unknown])
+
+
 ServicesDep: TypeAlias = Annotated[Services, Depends(get_services)]
 GenerationServiceDep: TypeAlias = Annotated[GenerationService, Depends(_generation_service)]
 GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
 JsonBody = Depends(json_body)
+KnownQuery = Depends(known_query)
 
 
 IdempotencyKeyHeader: TypeAlias = Annotated[

@@ -38,9 +38,11 @@ ACCEPT = {"accept": "application/json, text/event-stream"}
 
 
 @asynccontextmanager
-async def _client(url: str, headers: dict[str, str] | None = None, mode: str = "auto") -> AsyncIterator[Client]:
+async def _client(
+    url: str, headers: dict[str, str] | None = None, mode: str = "auto", slash: str = ""
+) -> AsyncIterator[Client]:
     async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
-        transport = streamable_http_client(f"{url}/mcp", http_client=http)
+        transport = streamable_http_client(f"{url}/mcp{slash}", http_client=http)
         async with Client(transport, mode=mode) as client:
             yield client
 
@@ -88,6 +90,11 @@ def test_generating_returns_the_best_images_with_their_links(house: House, mode:
         assert one["url"].startswith(house.url)
         assert httpx.get(one["url"]).headers["content-type"] == "image/png"
     assert f"generation {found['id']}" in _text(result)
+
+
+def test_the_address_may_end_with_a_slash(house: House) -> None:
+    tools = _with(house, lambda client: client.list_tools(), slash="/").tools
+    assert "generate" in {tool.name for tool in tools}
 
 
 def test_the_tools_describe_themselves(house: House) -> None:

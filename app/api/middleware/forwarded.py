@@ -1,4 +1,4 @@
-"""Headers of trusted proxies, and the path prefix that clients see.
+"""Headers of trusted proxies, the path prefix that clients see, and a slash at the end of a path.
 
 `X-Forwarded-Proto`, `-For`, `-Host` and `-Prefix` count only from trusted addresses. The path in the scope always
 begins with the prefix, whether a proxy removes it or not; `app.api.hosts.route_path` is the rest.
@@ -84,7 +84,7 @@ class ForwardedMiddleware:
             await RedirectResponse(f"{prefix}/", 307)(scope, receive, send)
             return
         scope["root_path"] = prefix
-        scope["path"] = prefix + _without(prefix, scope["path"])
+        scope["path"] = prefix + _without_slash(_without(prefix, scope["path"]))
         if trusted:
             _take_host(scope)
         with using_links(prefix=prefix):
@@ -120,6 +120,14 @@ def _without(prefix: str, path: str) -> str:
     while prefix and path.startswith(f"{prefix}/"):
         path = path.removeprefix(prefix)
     return path
+
+
+def _without_slash(path: str) -> str:
+    """The path without one slash at its end.
+
+    Clients of MCP and of web UIs append one; a redirect would lose the body of their requests.
+    """
+    return path.removesuffix("/") or "/"
 
 
 def _take_host(scope: Scope) -> None:
