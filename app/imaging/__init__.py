@@ -8,7 +8,7 @@ milliseconds, so they must not run on the event loop.
 from app.imaging.contact_sheet import Caption, contact_sheet
 from app.imaging.decoder_pool import DecoderPool, Upload
 from app.imaging.decoding import decode_upload, parse_image_text
-from app.imaging.encoding import MEDIA_TYPES, crop_to_fill, encode, fit, resize, thumbnail
+from app.imaging.encoding import MEDIA_TYPES, TRUNCATED, crop_to_fill, encode, fit, jpeg_parameters, resize, thumbnail
 from app.imaging.heatmap import heat_map
 from app.imaging.infotext import SAMPLER_NAMES, infotext, parse_infotext
 from app.imaging.masks import (
@@ -25,6 +25,7 @@ from app.imaging.tiles import paste as paste_tile
 __all__ = [
     "MEDIA_TYPES",
     "SAMPLER_NAMES",
+    "TRUNCATED",
     "Caption",
     "DecoderPool",
     "Upload",
@@ -37,6 +38,7 @@ __all__ = [
     "fit",
     "heat_map",
     "infotext",
+    "jpeg_parameters",
     "painted_area",
     "parse_image_text",
     "parse_infotext",

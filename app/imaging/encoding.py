@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,13 @@ PNG_METADATA_KEYWORD = "frontrunner"
 PNG_INFOTEXT_KEYWORD = "parameters"
 """Name of the PNG text chunk with the parameters as infotext, as web UIs read it."""
 
-_EXIF_LIMIT = 65_000
+TRUNCATED = "metadata_truncated"
+"""Member of a JPEG's parameters that names the texts which were shortened."""
+
+_JPEG_TEXT_BYTES = 65_000
+"""Maximum bytes of parameters in a JPEG: its Exif segment holds 65,533."""
+
+_LONG_TEXTS = ("prompt", "negative_prompt")
 
 
 def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
@@ -37,8 +44,7 @@ def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str
     jpeg: quality 90, 4 ms at 1024 px, a third of the size or less.
 
     A png holds the `parameters` as JSON under `frontrunner` and as infotext under `parameters`. A webp or jpeg holds
-    them as JSON in the EXIF UserComment. A jpeg omits them beyond its EXIF limit of 64 KiB. Raises ValueError for
-    another format.
+    them as JSON in the EXIF UserComment, a jpeg those of `jpeg_parameters`. Raises ValueError for another format.
     """
     picture = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -47,11 +53,30 @@ def encode(image: NDArray[np.uint8], output_format: str, parameters: Mapping[str
     elif output_format == "webp":
         picture.save(buffer, "WEBP", lossless=True, quality=0, method=0, exif=_exif(parameters))
     elif output_format == "jpeg":
-        exif = _exif(parameters)
-        picture.save(buffer, "JPEG", quality=90, exif=exif if len(exif) < _EXIF_LIMIT else b"")
+        fitting = jpeg_parameters(parameters) if parameters is not None else None
+        picture.save(buffer, "JPEG", quality=90, exif=_exif(fitting))
     else:
         raise ValueError(f"output_format must be one of {', '.join(MEDIA_TYPES)}, not {output_format!r}")
     return buffer.getvalue()
+
+
+def jpeg_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters as a JPEG can hold them.
+
+    Beyond the limit of its Exif segment the prompts are cut, and `metadata_truncated` names them.
+    """
+    if len(_json(parameters)) <= _JPEG_TEXT_BYTES:
+        return parameters
+    texts = {name: str(parameters[name]) for name in _LONG_TEXTS if name in parameters}
+    longest = max(map(len, texts.values()), default=0)
+    # The largest number of characters of each text with which the parameters fit.
+    kept = bisect_right(range(longest), _JPEG_TEXT_BYTES, key=lambda n: len(_json(_cut(parameters, texts, n)))) - 1
+    return _cut(parameters, texts, max(0, kept))
+
+
+def _cut(parameters: Mapping[str, Any], texts: Mapping[str, str], chars: int) -> Mapping[str, Any]:
+    cut = [name for name, text in texts.items() if len(text) > chars]
+    return {**parameters, **{name: texts[name][:chars] for name in cut}, TRUNCATED: cut}
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -70,6 +70,26 @@ def test_metadata_is_the_same_in_every_format_and_download(house: House) -> None
     }
 
 
+def test_a_jpeg_never_loses_its_text_silently(house: House) -> None:
+    limits = house.client.get("/v1/models").json()["limits"]
+    long = "\N{ROCKET}" * limits["prompt_chars"]
+    made = house.made(prompt=long, negative_prompt=long, provenance="metadata", output_format="jpeg", n=1)
+    (warning,) = [one for one in made["warnings"] if one["code"] == "metadata_truncated"]
+    assert warning["param"] == "output_format"
+    told = _written(house.client.get(made["data"][0]["url"]).content)
+    assert told is not None
+    assert set(told["metadata_truncated"]) == {"prompt", "negative_prompt"}
+    assert long.startswith(told["prompt"])
+    assert (told["generation"], told["seed"]) == (made["id"], made["data"][0]["seed"])
+    for form in ("png", "webp"):
+        whole = _written(house.client.get(f"/v1/generations/{made['id']}/images/0.{form}").content)
+        assert whole is not None
+        assert whole["prompt"] == long
+    for silent in ({"prompt": "a" * 4000, "provenance": "metadata"}, {"prompt": long, "provenance": "none"}):
+        made = house.made(**silent, output_format="jpeg", n_candidates=1)
+        assert "metadata_truncated" not in {one["code"] for one in made["warnings"]}
+
+
 @pytest.mark.parametrize("default", ["none", "metadata"])
 def test_the_request_wins_over_the_setting(tmp_path: Path, default: str) -> None:
     with running(tmp_path, provenance=default) as house:

@@ -21,7 +21,16 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
-from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_image_text, resize, thumbnail
+from app.imaging import (
+    MEDIA_TYPES,
+    Caption,
+    contact_sheet,
+    decode_upload,
+    encode,
+    parse_image_text,
+    resize,
+    thumbnail,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -134,11 +143,6 @@ class TestEncode:
         comment = exif.get_ifd(0x8769)[0x9286]
         assert comment[:8] == b"ASCII\0\0\0"
         assert json.loads(comment[8:]) == PARAMETERS
-
-    def test_a_jpeg_goes_without_parameters_that_exif_cannot_hold(self) -> None:
-        long = {"prompt": "x" * 66_000}
-        assert not opened(encode(picture(), "jpeg", long)).getexif()
-        assert opened(encode(picture(), "webp", long)).getexif()
 
     def test_an_unknown_format_is_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="tiff"):

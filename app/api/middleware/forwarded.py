@@ -1,4 +1,4 @@
-"""Headers of trusted proxies, the path prefix that clients see, and a slash at the end of a path.
+"""Headers of trusted proxies, the path prefix, and slashes at the end of paths.
 
 `X-Forwarded-Proto`, `-For`, `-Host` and `-Prefix` count only from trusted addresses. The path in the scope always
 begins with the prefix, whether a proxy removes it or not; `app.api.hosts.route_path` is the rest.

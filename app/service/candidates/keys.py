@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.domain import Candidate, Generation, Provenance
+from app import imaging
+from app.domain import Candidate, Generation, Notice, Provenance
 
 FILES = "generations/"
 """Prefix of the files of all generations."""
@@ -79,3 +80,15 @@ def image_metadata(generation: Generation, candidate: Candidate, upscaler: str |
         "penalty": candidate.score.penalty if candidate.score is not None else None,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def truncation_notices(output_format: str, metadata: Iterable[Mapping[str, Any] | None]) -> tuple[Notice, ...]:
+    """A warning if texts in the files had to be cut."""
+    if output_format != "jpeg":
+        return ()
+    cut = {name for one in metadata if one for name in imaging.jpeg_parameters(one).get(imaging.TRUNCATED, ())}
+    if not cut:
+        return ()
+    names = " and ".join(sorted(cut, reverse=True))
+    detail = f"JPEG files hold 64 KiB of text, {names} was cut in them: request PNG or WebP for the whole text"
+    return (Notice(imaging.TRUNCATED, detail, {"param": "output_format"}),)

@@ -1,19 +1,29 @@
-"""In-process notifications: wake log watchers and workers; share log queries.
+"""The event log: its lines, and notifications in this process.
 
-Use in one event loop.
+Notifications wake log watchers and workers, who share queries. Use them in one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from app.domain import Event
-from app.stores.protocols import GenerationStore
+import numpy as np
+
+from app import imaging
+from app.domain import Event, EventKind, Progress, Score
+from app.engine.protocols import Finished, Previewed, Pruned, Started, Stepped, Update
+from app.stores.protocols import GenerationStore, NewEvent
 
 QUEUE_TOPIC = ""
 """Topic: a generation is claimable, or the engine has room."""
+
+
+MAX_PREVIEW_SIDE = 256
+"""Longest side of logged previews, pixels."""
 
 
 class Notifier:
@@ -73,3 +83,45 @@ async def wait_until_set(changed: asyncio.Event, timeout_s: float) -> None:
     with suppress(TimeoutError):  # wait_for may swallow cancellation on Python 3.11
         async with asyncio.timeout(timeout_s):
             await changed.wait()
+
+
+def event_lines(updates: Sequence[Update], attempt: int, preview_images: bool) -> list[NewEvent]:
+    """Events of updates, with the newest step only. Encodes previews: use a thread."""
+    newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
+    return [_line(u, attempt, preview_images) for u in updates if not isinstance(u, Stepped) or u is newest]
+
+
+def _line(update: Update, attempt: int, preview_images: bool) -> NewEvent:
+    if isinstance(update, Started):
+        started = {"queue_ms": round(update.queue_ms, 3), "attempt": attempt, "progress": 0.0}
+        return NewEvent(EventKind.STARTED, started)
+    if isinstance(update, Stepped):
+        step = {"step": update.step, "steps": update.steps, "live": update.live}
+        return NewEvent(EventKind.STEP, {**step, "progress": round(update.progress, 4)})
+    if isinstance(update, Previewed):
+        preview = imaging.thumbnail(update.image, MAX_PREVIEW_SIDE) if preview_images else None
+        data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": preview}
+        return NewEvent(EventKind.PREVIEW, data)
+    if isinstance(update, Pruned):
+        pruned = {"indices": list(update.indices), "step": update.step, "live": update.live}
+        return NewEvent(EventKind.PRUNED, {**pruned, "progress": round(update.progress, 4)})
+    assert isinstance(update, Finished)
+    finished = {"index": update.index, "score": _score(update.score), "progress": round(update.progress, 4)}
+    return NewEvent(EventKind.CANDIDATE, finished)
+
+
+def progress_after(updates: Sequence[Update], known: Progress) -> Progress:
+    """The progress after these updates."""
+    for update in updates:
+        if isinstance(update, Stepped):
+            known = Progress(update.progress, update.step, update.live)
+        elif isinstance(update, Pruned):
+            known = replace(known, share=update.progress, live=update.live)
+        elif isinstance(update, Finished):
+            known = replace(known, share=update.progress)
+    return known
+
+
+def _score(score: Score) -> float | None:
+    """A score for JSON, which has no NaN."""
+    return score.score if np.isfinite(score.score) else None

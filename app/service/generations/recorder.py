@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 
 from app import imaging
-from app.domain import EventKind, Failure, Generation, Progress, Score, Status
+from app.domain import EventKind, Failure, Generation, Progress, Status
 from app.engine.notices import shortfall_notices
 from app.engine.protocols import (
     Cancelled,
     Failed,
-    Finished,
     Outcome,
-    Previewed,
-    Pruned,
     Started,
     Stepped,
     Succeeded,
@@ -37,10 +34,10 @@ from app.errors import EngineDead, FrontrunnerError, SigningFailed, StoreUnavail
 from app.service.candidates.generation_guards import GenerationGuards
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import resized
-from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key
+from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key, truncation_notices
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import LANCZOS, UPSCALED, ImageUpscaler, file_scale, upscaled_notice
-from app.service.generations.event_log import wait_until_set
+from app.service.generations.event_log import event_lines, progress_after, wait_until_set
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
 log = logging.getLogger(__name__)
@@ -56,9 +53,6 @@ STARTED_WRITE_DELAY_S = 0.05
 
 Shorter generations are written once, without taking CPU time from device calls.
 """
-
-MAX_PREVIEW_SIDE = 256
-"""Longest side of logged previews, pixels."""
 
 STORE_RETRY_DELAYS_S = (0.2, 0.5, 1, 2, *[5] * 48)
 """Delays between attempts to store a result during an outage."""
@@ -192,9 +186,9 @@ class GenerationRecorder:
         started = any(isinstance(u, Started) for u in updates)
         if started:
             self._start()
-        self.generation = replace(self.generation, progress=_progress(updates, self.generation.progress))
+        self.generation = replace(self.generation, progress=progress_after(updates, self.generation.progress))
         await self._guards.inspect(updates)
-        lines = await asyncio.to_thread(_lines, updates, self.generation.attempts, self._preview_images)
+        lines = await asyncio.to_thread(event_lines, updates, self.generation.attempts, self._preview_images)
         try:
             if started:
                 claimed = await self._records.save(self.generation, lines, self._claim)
@@ -311,7 +305,7 @@ def _build_final(
     generation: Generation, updates: Sequence[Update], now: float, preview_images: bool
 ) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
     """The final record, its files, and the last events."""
-    progress = _progress(updates, generation.progress)
+    progress = progress_after(updates, generation.progress)
     generation = replace(generation, finished=now, started=generation.started or now, progress=progress)
     files = dict[str, bytes]()
     last = updates[-1]
@@ -322,7 +316,11 @@ def _build_final(
         generation = replace(generation, status=Status.FAILED, failure=failure)
     else:
         generation = replace(generation, status=Status.CANCELLED)
-    return generation, files, [*_lines(updates[:-1], generation.attempts, preview_images), closing_line(generation)]
+    return (
+        generation,
+        files,
+        [*event_lines(updates[:-1], generation.attempts, preview_images), closing_line(generation)],
+    )
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
@@ -339,9 +337,13 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
     )
     output_format = generation.output_format
     upscaler = next((n.data["upscaler"] for n in generation.warnings if n.code == UPSCALED), None)
+    metadata = {c.index: file_metadata(generation, c, upscaler) for c in generation.best}
+    generation = replace(
+        generation, warnings=(*generation.warnings, *truncation_notices(output_format, metadata.values()))
+    )
     files = {
         image_key(generation.id, c.index, output_format): imaging.encode(
-            resized(outcome.images[c.index], generation), output_format, file_metadata(generation, c, upscaler)
+            resized(outcome.images[c.index], generation), output_format, metadata[c.index]
         )
         for c in generation.best
     }
@@ -356,45 +358,3 @@ def closing_line(generation: Generation) -> NewEvent:
     if generation.failure is not None:
         data["failure"] = {"code": generation.failure.code, "detail": generation.failure.detail}
     return NewEvent(EventKind(str(generation.status)), data)
-
-
-def _lines(updates: Sequence[Update], attempt: int, preview_images: bool) -> list[NewEvent]:
-    """Events of updates, with the newest step only. Encodes previews: use a thread."""
-    newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
-    return [_line(u, attempt, preview_images) for u in updates if not isinstance(u, Stepped) or u is newest]
-
-
-def _line(update: Update, attempt: int, preview_images: bool) -> NewEvent:
-    if isinstance(update, Started):
-        started = {"queue_ms": round(update.queue_ms, 3), "attempt": attempt, "progress": 0.0}
-        return NewEvent(EventKind.STARTED, started)
-    if isinstance(update, Stepped):
-        step = {"step": update.step, "steps": update.steps, "live": update.live}
-        return NewEvent(EventKind.STEP, {**step, "progress": round(update.progress, 4)})
-    if isinstance(update, Previewed):
-        preview = imaging.thumbnail(update.image, MAX_PREVIEW_SIDE) if preview_images else None
-        data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": preview}
-        return NewEvent(EventKind.PREVIEW, data)
-    if isinstance(update, Pruned):
-        pruned = {"indices": list(update.indices), "step": update.step, "live": update.live}
-        return NewEvent(EventKind.PRUNED, {**pruned, "progress": round(update.progress, 4)})
-    assert isinstance(update, Finished)
-    finished = {"index": update.index, "score": _score(update.score), "progress": round(update.progress, 4)}
-    return NewEvent(EventKind.CANDIDATE, finished)
-
-
-def _progress(updates: Sequence[Update], known: Progress) -> Progress:
-    """The progress after these updates."""
-    for update in updates:
-        if isinstance(update, Stepped):
-            known = Progress(update.progress, update.step, update.live)
-        elif isinstance(update, Pruned):
-            known = replace(known, share=update.progress, live=update.live)
-        elif isinstance(update, Finished):
-            known = replace(known, share=update.progress)
-    return known
-
-
-def _score(score: Score) -> float | None:
-    """A score for JSON, which has no NaN."""
-    return score.score if np.isfinite(score.score) else None
