@@ -44,6 +44,7 @@ class ListFilters(TypedDict, total=False):
     status: Status | list[Status]
     created_after: float
     created_before: float
+    batch: str
 
 
 KEY_HEADER = "idempotency-key"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from app.cli import batches, keys, output
 from app.cli import client as remote
 from app.cli import interactive as dialogue
-from app.cli import keys, output
 from app.cli import rerank as again
 from app.cli import verify as provenance
-from app.cli.client import CliError
-from app.cli.local_server import running_service
+from app.cli.local_server import service_at
 from frontrunner import Client
 from models import loras
 
@@ -32,6 +27,8 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.command()(batches.batch)
+app.command(name="list")(batches.list_)
 app.command()(provenance.verify)
 
 UrlOption = Annotated[
@@ -78,7 +75,7 @@ def serve(
 
     payload = {"host": host, "port": port, "generator": generator, "scorer": scorer, "device": device}
     options: dict[str, Any] = {k: v for k, v in (payload | {"data_dir": data_dir}).items() if v is not None}
-    with _reported_errors():
+    with remote.reported_errors():
         code = run_server(options, fd)
     raise typer.Exit(code)
 
@@ -139,7 +136,7 @@ def generate(
     if lora is not None:
         body["loras"] = _loras(lora)
     console, progress = Console(), Console(stderr=True)
-    with _reported_errors(), _service(url, progress) as client:
+    with remote.reported_errors(), service_at(url, progress) as client:
         done = output.show_progress(remote.stream_generation(client, body), progress)
         _show_result(console, client, done, out, named=url is not None)
         if interactive:
@@ -166,7 +163,7 @@ def rank(
     `frontrunner rank "a red apple" a.png b.jpg -x "text, letters" --url http://127.0.0.1:8000`
     """
     console, progress = Console(), Console(stderr=True)
-    with _reported_errors(), _service(url, progress) as client:
+    with remote.reported_errors(), service_at(url, progress) as client:
         console.print(output.ranking_table(remote.rank_files(client, prompt, negative, files), files))
 
 
@@ -196,7 +193,7 @@ def calibrate(
     """
     from app.cli.calibrate import run_calibration
 
-    with _reported_errors():
+    with remote.reported_errors():
         run_calibration(prompts, candidates, guidance_scale, out, Console())
 
 
@@ -235,7 +232,7 @@ def rerank(
         "taste": {"profile": taste} if taste else None,
     }
     body = {"ranking": {k: v for k, v in ranking.items() if v is not None}, "n": n, "store": store}
-    with _reported_errors(), remote.connect(url) as client:
+    with remote.reported_errors(), remote.connect(url) as client:
         _show_result(console, client, again.request_rerank(client, generation, body), out)
 
 
@@ -280,7 +277,7 @@ def refine(
         "n": n,
         "seed": seed,
     }
-    with _reported_errors(), remote.connect(url) as client:
+    with remote.reported_errors(), remote.connect(url) as client:
         if mask is not None:
             body["mask"] = again.image_data_uri(mask)
         if image is not None:
@@ -307,7 +304,7 @@ def mcp(url: UrlOption = None) -> None:
     """
     from app.cli.mcp import run_mcp
 
-    with _reported_errors():
+    with remote.reported_errors():
         run_mcp(url)
 
 
@@ -318,36 +315,6 @@ def _show_result(console: Console, client: Client, done: remote.Json, out: Path 
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
     for path in remote.save_images(client, done, out) if out is not None else []:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
-
-
-@contextmanager
-def _service(url: str | None, console: Console) -> Iterator[Client]:
-    """Yield a client of the service at `url`, or of a temporary local one."""
-    with ExitStack() as stack:
-        if url is None:
-            with console.status("loading the models") as status:
-                url = stack.enter_context(running_service(status.update))
-        yield stack.enter_context(remote.connect(url))
-
-
-@contextmanager
-def _reported_errors() -> Iterator[None]:
-    """Report a `CliError` as one line on stderr with exit code 1.
-
-    SIGTERM cleans up in the same way as Ctrl-C.
-    """
-    before = signal.signal(signal.SIGTERM, _raise_interrupt)
-    try:
-        yield
-    except CliError as error:
-        typer.echo(f"frontrunner: {error}", err=True)
-        raise typer.Exit(1) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _raise_interrupt(_: int, __: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def main() -> None:

@@ -7,13 +7,16 @@ import json
 import math
 import os
 import re
+import signal
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from types import FrameType
+from typing import Any, NoReturn, TypeAlias, cast
 
 import httpx
 import numpy as np
+import typer
 from PIL import Image
 
 from app import imaging
@@ -38,6 +41,26 @@ def connect(url: str) -> Iterator[Client]:
             yield Client(url, http=http)
     except (FrontrunnerError, httpx.InvalidURL) as error:
         raise CliError(str(error)) from None
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Report a `CliError` as one line on stderr with exit code 1.
+
+    SIGTERM cleans up in the same way as Ctrl-C.
+    """
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        yield
+    except CliError as error:
+        typer.echo(f"frontrunner: {error}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_interrupt(_: int, __: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def authorization() -> dict[str, str]:

@@ -9,13 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+from rich.console import Console
 
-from app.cli.client import CliError
+from app.cli.client import CliError, connect
 from app.settings import ENV_PREFIX
+from frontrunner import Client
 
 STARTUP_TIMEOUT_S = 600.0
 """Maximum seconds for loading the models."""
@@ -97,3 +99,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def service_at(url: str | None, console: Console) -> Iterator[Client]:
+    """Yield a client of the service at `url`, or of a temporary local one."""
+    with ExitStack() as stack:
+        if url is None:
+            with console.status("loading the models") as status:
+                url = stack.enter_context(running_service(status.update))
+        yield stack.enter_context(connect(url))

@@ -95,6 +95,18 @@ def ranking_table(ranked: Json, files: Sequence[Path]) -> Table:
     return table
 
 
+def generations_table(found: Sequence[Json]) -> Table:
+    """Return a table of generations, in order."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name, width in (("generation", 30), ("created", 16), ("status", 9), ("best", 6)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis")
+    for one in found:
+        best = next((_number(image["score"]) for image in one["data"]), "-")
+        table.add_row(one["id"], one["created"], one["status"], best, escape(" ".join(one["prompt"].split())))
+    return table
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in columns:

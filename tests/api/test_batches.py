@@ -12,7 +12,7 @@ from standardwebhooks import Webhook as Verifier
 
 from app.service.webhooks import dispatcher
 from tests.api.keys_kit import add_key
-from tests.api.kit import House, is_problem, running, until
+from tests.api.kit import House, events, is_problem, running, until
 from tests.api.test_webhooks import SECRET, listening
 
 pytestmark = pytest.mark.slow
@@ -82,6 +82,25 @@ def test_a_bad_entry_is_named_and_nothing_is_made(quick: House) -> None:
     image = [{**ENTRY, "image": "data:image/png;base64,AAAA"}]
     is_problem(quick.post("/v1/batches", json={"requests": image}), 422, "invalid_request", "#/requests/0/image")
     assert quick.client.get("/v1/batches").json()["data"] == before
+
+
+def test_previews_of_an_entry_are_in_its_events(quick: House) -> None:
+    batch = submitted(quick, {**ENTRY, "steps": 6, "previews": 2}, {**ENTRY, "steps": 6, "pruning": "off"})
+    ended(quick, batch)
+    shown = [events(quick.client.get(f"/v1/generations/{entry['id']}/events").text) for entry in batch["entries"]]
+    previews = [[data for kind, _, data in log if kind == "preview"] for log in shown]
+    assert len({one["step"] for one in previews[0]}) == 2
+    assert all(one["image"].startswith("data:image/webp") for one in previews[0])
+    assert previews[1] == []
+
+
+def test_what_a_batch_cannot_give_is_refused(quick: House) -> None:
+    inline = {**ENTRY, "response_format": "b64_json"}
+    told = quick.post("/v1/batches", json={"requests": [ENTRY, inline]})
+    body = is_problem(told, 422, "invalid_request", "#/requests/1/response_format")
+    assert "read later" in body["errors"][0]["detail"]
+    done = ended(quick, submitted(quick, {**ENTRY, "response_format": "url"}, inline, on_error="skip"))
+    assert [entry["status"] for entry in done["entries"]] == ["succeeded", "refused"]
 
 
 def test_bad_entries_are_skipped_where_asked(quick: House) -> None:

@@ -28,7 +28,7 @@ def test_error_codes(code: str) -> None:
 def test_commands() -> None:
     for command in commands.registered_commands:
         assert command.callback is not None
-        assert re.search(rf"frontrunner [a-z |]*{command.callback.__name__}", README)
+        assert re.search(rf"frontrunner [a-z |]*\b{command.name or command.callback.__name__}\b", README)
 
 
 def test_each_decision_has_a_number_of_its_own() -> None:

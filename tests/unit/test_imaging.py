@@ -21,16 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
-from app.imaging import (
-    MEDIA_TYPES,
-    Caption,
-    contact_sheet,
-    decode_upload,
-    encode,
-    parse_image_text,
-    resize,
-    thumbnail,
-)
+from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_image_text, resize, thumbnail
 
 Pixels = NDArray[np.uint8]
 

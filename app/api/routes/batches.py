@@ -26,8 +26,9 @@ from app.api.schemas.batches import (
     SkippedEntry,
 )
 from app.api.schemas.listing import decode_cursor, encode_cursor
+from app.api.schemas.requests import GenerationRequest
 from app.domain import RefusedEntry
-from app.errors import FrontrunnerError, InvalidEntries, NotFound, QuotaExceeded, TooLarge
+from app.errors import FrontrunnerError, InvalidEntries, InvalidRequest, NotFound, QuotaExceeded, TooLarge
 from app.service import PreparedGeneration, batch_path
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
@@ -102,6 +103,7 @@ async def _prepare(
             refused.append(_invalid(index, entry))
             continue
         try:
+            _check_effect(entry)
             params = await build_params(request, services, entry)
             prepared = await services.generations.prepare(params)
             entries.append((index, prepared))
@@ -121,6 +123,15 @@ async def _prepare(
         count = f"{len(refused)} of {len(body.requests)} entries cannot be made"
         raise InvalidEntries(f"{count}: {advice}", fields=fields)
     return entries, refused
+
+
+def _check_effect(entry: GenerationRequest) -> None:
+    """Raises InvalidRequest for what only the response to a single request can give."""
+    if entry.response_format == "b64_json":
+        raise InvalidRequest(
+            "b64_json has no effect in a batch, whose results are read later: send url or omit the field",
+            pointer="#/response_format",
+        )
 
 
 def _invalid(index: int, entry: SkippedEntry) -> RefusedEntry:
