@@ -110,6 +110,20 @@ def test_the_tools_describe_themselves(house: House) -> None:
     assert tools["rank"].annotations.read_only_hint is True
 
 
+def test_tools_decide_what_files_contain(house: House) -> None:
+    made = _call(house, "generate", **SMALL, provenance="metadata", inline=False).structured_content
+    assert made is not None
+    kept = _call(house, "refine", generation=made["id"], index=0, inline=False).structured_content
+    dropped = _call(house, "refine", generation=made["id"], index=0, provenance="none", inline=False).structured_content
+    assert kept is not None
+    assert dropped is not None
+    told = [house.client.get(f"/v1/generations/{one['id']}").json()["provenance"] for one in (made, kept, dropped)]
+    assert told == ["metadata", "metadata", "none"]
+    text = Image.open(io.BytesIO(house.client.get(made["images"][0]["url"]).content)).info["parameters"]
+    assert text.startswith(SMALL["prompt"])
+    assert _call(house, "generate", **SMALL, provenance="c2pa").is_error
+
+
 def test_a_result_is_ranked_again_refined_and_shown(house: House) -> None:
     made = house.made(n_candidates=4)
     calls = house.generator.calls.copy()

@@ -145,3 +145,13 @@ def test_a_number_that_is_typed_before_the_service_answers_stays(browser: Browse
         page.get_by_text("Sampling").click()
         expect(page.get_by_label("Steps")).to_have_attribute("placeholder", "8")
         expect(page.get_by_label("Candidates", exact=True)).to_have_value("5")
+
+
+def test_files_contain_what_the_page_says(browser: Browser, house: House) -> None:
+    for choice, used in (("prompt and settings", "metadata"), ("none", "none"), ("server's default", "none")):
+        with opened(browser, house) as page:
+            page.get_by_text("Sampling").click()
+            page.get_by_label("Metadata in files").select_option(label=choice)
+            raced(page, candidates=4)
+            made = page.url.partition("#")[2]
+            assert house.client.get(f"/v1/generations/{made}").json()["provenance"] == used

@@ -50,6 +50,9 @@ export interface Candidate {
   duplicate_of: number | null;
 }
 
+/** What image files say about their origin. */
+export type Provenance = "none" | "metadata" | "c2pa";
+
 export interface Generation {
   id: string;
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
@@ -68,6 +71,7 @@ export interface Generation {
   checkpoints: { at: number; keep: number | null }[];
   deterministic: boolean;
   output_format: string;
+  provenance: Provenance;
   ranking: {
     prompt: string;
     negative_weight: number;

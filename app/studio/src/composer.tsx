@@ -167,6 +167,14 @@ function Details() {
           </select>
         </label>
         <Setting label="Seed" value={now.seed} hint="random" min={0} max={Number.MAX_SAFE_INTEGER} step={1} onInput={(seed) => set({ seed })} />
+        <label class="field">
+          <span>Metadata in files</span>
+          <select value={now.provenance} onChange={(e) => set({ provenance: e.currentTarget.value as typeof now.provenance })}>
+            <option value="">server's default</option>
+            <option value="none">none</option>
+            <option value="metadata">prompt and settings</option>
+          </select>
+        </label>
       </div>
     </details>
   );

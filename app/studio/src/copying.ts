@@ -45,6 +45,7 @@ function request(made: Generation): Request {
     sampler: made.sampler,
     seed: made.seed,
     pruning: cuts.length > 0 ? cuts : "off",
+    provenance: made.provenance,
     ...(made.deterministic ? { deterministic: true } : {}),
     ranking: weighed,
   };

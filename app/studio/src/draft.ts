@@ -1,7 +1,7 @@
 // The form of the next generation. Texts survive a reload; images do not.
 
 import { signal } from "@preact/signals";
-import { type Asked, type Generation, type Negative, type Reference } from "./api";
+import { type Asked, type Generation, type Negative, type Provenance, type Reference } from "./api";
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -18,6 +18,7 @@ export interface Draft {
   guidance: string;
   sampler: string;
   seed: string;
+  provenance: "" | Provenance;
   strength: number;
   taste: boolean;
 }
@@ -33,6 +34,7 @@ const BLANK: Draft = {
   guidance: "",
   sampler: "",
   seed: "",
+  provenance: "",
   strength: 0.75,
   taste: false,
 };
@@ -52,7 +54,7 @@ export function candidates(): number {
 }
 
 export function asked(): Asked {
-  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, strength, taste } = draft.value;
+  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, taste } = draft.value;
   return {
     prompt,
     ...(avoided.trim() ? { negative_prompt: avoided } : {}),
@@ -63,6 +65,7 @@ export function asked(): Asked {
     ...(guidance ? { guidance_scale: Number(guidance) } : {}),
     ...(sampler ? { sampler } : {}),
     ...(seed ? { seed: Number(seed) } : {}),
+    ...(provenance ? { provenance } : {}),
     ...(start.value !== null ? { image: start.value, strength } : {}),
     ranking: {
       negatives: negatives.filter((one) => one.text.trim()),
@@ -85,6 +88,7 @@ export function like(made: Generation): void {
     guidance: String(made.guidance_scale),
     sampler: made.sampler,
     seed: "",
+    provenance: made.provenance,
   });
   references.value = referencesOf(made).filter(known);
   start.value = null;

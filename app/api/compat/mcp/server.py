@@ -38,6 +38,10 @@ Seed: TypeAlias = Annotated[int | None, Field(description="Seed of the first can
 Steps: TypeAlias = Annotated[int | None, Field(description="Denoising steps. Default: the model's.")]
 Guidance: TypeAlias = Annotated[float | None, Field(description="Guidance scale. Default: the model's.")]
 Strength: TypeAlias = Annotated[float | None, Field(description="0 keeps the initial image, 1 ignores it.")]
+Provenance: TypeAlias = Annotated[
+    Literal["none", "metadata"] | None,
+    Field(description="metadata writes prompt and settings into the files. Default: the server's, or unchanged."),
+]
 Picture: TypeAlias = Annotated[str | None, Field(description="Initial image, as a data: URI or bare base64.")]
 
 _READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
@@ -68,6 +72,7 @@ def _add_generate(server: MCPServer, connect: Connect) -> None:
         seed: Seed = None,
         image: Picture = None,
         strength: Strength = None,
+        provenance: Provenance = None,
         inline: Inline = True,
     ) -> Annotated[CallToolResult, GenerationResult]:
         """Sample candidate images for a prompt and return the best."""
@@ -84,6 +89,7 @@ def _add_generate(server: MCPServer, connect: Connect) -> None:
             "seed": seed,
             "image": image,
             "strength": strength,
+            "provenance": provenance,
         }
         return await _sampled(connect, context, "/v1/generations", body, inline=inline)
 
@@ -102,6 +108,7 @@ def _add_refine(server: MCPServer, connect: Connect) -> None:
         n_candidates: Candidates = None,
         n: Best = None,
         seed: Seed = None,
+        provenance: Provenance = None,
         inline: Inline = True,
     ) -> Annotated[CallToolResult, GenerationResult]:
         """Sample new candidates from a candidate or another image, and return the best.
@@ -118,6 +125,7 @@ def _add_refine(server: MCPServer, connect: Connect) -> None:
             "n_candidates": n_candidates,
             "n": n,
             "seed": seed,
+            "provenance": provenance,
         }
         return await _sampled(connect, context, f"/v1/generations/{_segment(generation)}/refine", body, inline=inline)
 
