@@ -9,6 +9,7 @@
     |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
     |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
     |  +- NoInpainting      422 no_inpainting         an edit with a sketch on the image
+    |  +- WrongModelKind     422 wrong_model_kind      a scorer where a generator is used, or the other way round
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
@@ -108,6 +109,12 @@ class NoInpainting(InvalidRequest):
     """An edit has `markup`, a sketch on the image: send a `mask` instead."""
 
     code, title = "no_inpainting", "The model reads no sketch on an image"
+
+
+class WrongModelKind(InvalidRequest):
+    """`model` names a scorer where a generator is used, or the other way round."""
+
+    code, title = "wrong_model_kind", "The model is of another kind"
 
 
 class ScorerMismatch(InvalidRequest):

@@ -35,6 +35,7 @@ from app.service import (
     IdempotencyKey,
     Img2ImgService,
     LinkSigner,
+    LoadedModels,
     RankingService,
     ReferenceResolver,
     TasteService,
@@ -76,6 +77,12 @@ def get_services(request: Request) -> Services:
     """The app's `Services`."""
     services: Services = request.app.state.services
     return services
+
+
+def loaded_models(services: Services) -> LoadedModels:
+    """Ids of the loaded models. Raises Loading."""
+    generator, scorer = services.generations.models()
+    return LoadedModels(generator.id, scorer.id)
 
 
 def _generation_service(request: Request) -> GenerationService:

@@ -5,7 +5,7 @@ refers to; `Img2ImgService`, those that candidates start from.
 """
 
 from app.engine.texts.readings import understood
-from app.service.aliases import Aliases
+from app.service.aliases import Aliases, LoadedModels
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.batches import MAX_ENTRIES, BatchService
 from app.service.candidates.arrays import CandidateArrays
@@ -65,6 +65,7 @@ __all__ = [
     "Lineage",
     "LinkSigner",
     "ListQuery",
+    "LoadedModels",
     "PageMark",
     "ParamsFactory",
     "Permission",

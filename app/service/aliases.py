@@ -7,21 +7,27 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from app.domain import Notice
+from app.errors import WrongModelKind
 
 LOADED = "*"
 """Target of an alias for the loaded model."""
 
-OPENAI_IMAGES = f"gpt-image-*={LOADED},chatgpt-image-*={LOADED},dall-e-*={LOADED}"
+GENERATORS = ("gpt-image-*", "chatgpt-image-*", "dall-e-*")
 """OpenAI's names of image models."""
 
-OPENAI_EMBEDDINGS = f"text-embedding-*={LOADED}"
-"""OpenAI's names of embedding models."""
+SCORERS = ("text-embedding-*", "rerank-*", "jina-*")
+"""OpenAI's names of embedding models, Cohere's and Jina's of re-rankers."""
 
-RERANKERS = f"rerank-*={LOADED},jina-*={LOADED}"
-"""Cohere's and Jina's names of re-rankers."""
-
-DEFAULT = f"{OPENAI_IMAGES},{OPENAI_EMBEDDINGS},{RERANKERS}"
+DEFAULT = ",".join(f"{name}={LOADED}" for name in (*GENERATORS, *SCORERS))
 """The default aliases."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """Ids of the loaded generator and scorer; a pack may be both."""
+
+    generator: str
+    scorer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,50 @@ class Aliases:
         """Entries whose target is not a loaded model."""
         return [f"{name}={target}" for name, target in self.targets.items() if target not in {LOADED, *loaded}]
 
-    def resolve(self, name: str | None, loaded: str) -> tuple[str | None, tuple[Notice, ...]]:
-        """The loaded model for `name`, with a notice if `name` is an alias."""
+    def generator(self, name: str | None, loaded: LoadedModels) -> tuple[str | None, tuple[Notice, ...]]:
+        """The generator for `name`, with a notice if `name` is an alias.
+
+        A name without an alias is returned. Raises WrongModelKind for a scorer.
+        """
+        return self._resolve(name, loaded.generator, loaded.scorer, makes_images=True)
+
+    def scorer(self, name: str | None, loaded: LoadedModels) -> tuple[str | None, tuple[Notice, ...]]:
+        """The same for a scorer."""
+        return self._resolve(name, loaded.scorer, loaded.generator, makes_images=False)
+
+    def _resolve(
+        self, name: str | None, loaded: str, other: str, *, makes_images: bool
+    ) -> tuple[str | None, tuple[Notice, ...]]:
         if name is None or name == loaded:
             return name, ()
-        target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), None)
-        if target is None:
+        target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), name)
+        if target == other != loaded or (target == LOADED and _makes_images(name) not in (None, makes_images)):
+            accepted = [repr(loaded), *self._names(loaded, makes_images=makes_images)]
+            found, used = ("compares texts and images", "makes images")[:: 1 if makes_images else -1]
+            raise WrongModelKind(
+                f"{name!r} is a model that {found}, but this route uses one that {used}: "
+                f"send {' or '.join(accepted)}, or omit the field",
+                pointer="#/model",
+            )
+        if target == name:
             return name, ()
         model = loaded if target == LOADED else target
         return model, (
             Notice("model_aliased", f"{name!r} is an alias of {model!r}", {"param": "model", "model": model}),
         )
+
+    def _names(self, loaded: str, *, makes_images: bool) -> list[str]:
+        """Aliases that a route for this kind of model takes."""
+        targets = self.targets.items()
+        return [
+            name
+            for name, target in targets
+            if target == loaded or (target == LOADED and _makes_images(name) in (None, makes_images))
+        ]
+
+
+def _makes_images(name: str) -> bool | None:
+    """Whether a name of another service is an image model's; None if unknown."""
+    if any(fnmatchcase(name, pattern) for pattern in GENERATORS):
+        return True
+    return False if any(fnmatchcase(name, pattern) for pattern in SCORERS) else None

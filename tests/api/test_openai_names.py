@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from app.engine.warmup import Progress
+from app.errors import WrongModelKind
 from app.main import _load_models
+from app.service import LoadedModels
 from app.service.aliases import DEFAULT, Aliases
 from app.settings import Settings
 from models.errors import ModelNotFound
@@ -200,11 +202,52 @@ def test_aliases_to_a_model_that_is_not_loaded_stop_the_start(tmp_path: Path) ->
     assert _load_models(Settings(**both, model_aliases="b=fake"), Progress()).generator.info.id == "fake"
 
 
+SMALL_PAIR = LoadedModels("small", "clip")
+
+
 def test_the_first_alias_that_fits_counts() -> None:
     aliases = Aliases.parse("gpt-image-1=large,gpt-*=*")
-    assert aliases.resolve("gpt-image-1", "small")[0] == "large"
-    assert aliases.resolve("gpt-image-2", "small")[0] == "small"
-    assert aliases.resolve("small", "small") == ("small", ())
-    assert aliases.resolve(None, "small") == (None, ())
-    assert Aliases.parse("").resolve("gpt-image-1", "small")[0] == "gpt-image-1"
-    assert Aliases.parse(DEFAULT).resolve("dall-e-3", "small")[0] == "small"
+    assert aliases.generator("gpt-image-1", SMALL_PAIR)[0] == "large"
+    assert aliases.generator("gpt-image-2", SMALL_PAIR)[0] == "small"
+    assert aliases.generator("small", SMALL_PAIR) == ("small", ())
+    assert aliases.generator(None, SMALL_PAIR) == (None, ())
+    assert Aliases.parse("").generator("gpt-image-1", SMALL_PAIR)[0] == "gpt-image-1"
+    assert Aliases.parse(DEFAULT).generator("dall-e-3", SMALL_PAIR)[0] == "small"
+    assert Aliases.parse(DEFAULT).scorer("text-embedding-3-small", SMALL_PAIR)[0] == "clip"
+    assert Aliases.parse("mine=*").scorer("mine", SMALL_PAIR)[0] == "clip"
+
+
+@pytest.mark.parametrize("name", ["clip", "judge", "text-embedding-3-large", "rerank-v4", "jina-clip-v2"])
+def test_a_scorer_makes_no_images(name: str) -> None:
+    with pytest.raises(WrongModelKind, match="compares texts and images") as refused:
+        Aliases.parse(f"mine=small,any-*=*,judge=clip,{DEFAULT}").generator(name, SMALL_PAIR)
+    told = refused.value.detail.partition("send ")[2]
+    assert told == "'small' or mine or any-* or gpt-image-* or chatgpt-image-* or dall-e-*, or omit the field"
+
+
+@pytest.mark.parametrize("name", ["small", "mine", "gpt-image-1", "dall-e-3"])
+def test_a_generator_compares_nothing(name: str) -> None:
+    with pytest.raises(WrongModelKind, match="makes images, but") as refused:
+        Aliases.parse(f"mine=small,judge=clip,{DEFAULT}").scorer(name, SMALL_PAIR)
+    assert "'clip' or judge or text-embedding-*" in refused.value.detail
+
+
+def test_a_pack_is_both() -> None:
+    aliases, pack = Aliases.parse(f"mine=pack,{DEFAULT}"), LoadedModels("pack", "pack")
+    for name in ("pack", "mine"):
+        assert aliases.generator(name, pack)[0] == aliases.scorer(name, pack)[0] == "pack"
+    with pytest.raises(WrongModelKind):
+        aliases.scorer("dall-e-3", pack)
+
+
+def test_routes_refuse_models_of_the_other_kind(house: House) -> None:
+    for path, body in (
+        (IMAGES, {"prompt": "x", "model": "text-embedding-3-small"}),
+        ("/v1/embeddings", {"input": "x", "model": "gpt-image-1"}),
+        ("/v1/rerank", {"query": "x", "documents": ["y"], "model": "dall-e-3"}),
+    ):
+        assert "'fake'" in is_problem(house.post(path, json=body), 422, "wrong_model_kind", "#/model")["detail"]
+    asked = {"prompt": "x", "override_settings": {"sd_model_checkpoint": "rerank-v4"}}
+    told = house.post("/sdapi/v1/txt2img", json=asked)
+    assert (told.status_code, told.json()["error"]) == (422, "wrong_model_kind")
+    assert "override_settings.sd_model_checkpoint" in told.json()["errors"]

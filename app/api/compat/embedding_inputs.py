@@ -8,7 +8,7 @@ from typing import TypeAlias
 from fastapi import Request
 from pydantic import Field, model_validator
 
-from app.api.dependencies import Services, unless_gone
+from app.api.dependencies import Services, loaded_models, unless_gone
 from app.api.schemas.requests import RequestModel, Text
 from app.api.upload_limits import Sent
 from app.domain import Notice
@@ -62,13 +62,13 @@ async def embedded(request: Request, services: Services, inputs: Sequence[Input]
 def scorer_named(services: Services, model: str | None) -> tuple[str, tuple[Notice, ...]]:
     """The id of the loaded scorer, with a notice if `model` is an alias.
 
-    Raises NotFound and Loading.
+    Raises NotFound, WrongModelKind and Loading.
     """
-    _, scorer = services.generations.models()
-    found, notices = services.aliases.resolve(model, scorer.id)
-    if found not in (None, scorer.id):
-        raise NotFound(f"the scorer {found!r} is not loaded: use {scorer.id!r}", pointer="#/model")
-    return scorer.id, notices
+    loaded = loaded_models(services)
+    found, notices = services.aliases.scorer(model, loaded)
+    if found not in (None, loaded.scorer):
+        raise NotFound(f"the scorer {found!r} is not loaded: use {loaded.scorer!r}", pointer="#/model")
+    return loaded.scorer, notices
 
 
 def _image_of(one: Input) -> str | None:

@@ -22,6 +22,7 @@ from app.api.dependencies import (
     ServicesDep,
     build_idempotency_key,
     build_retry_key,
+    loaded_models,
     require_succeeded,
     wait_for_result,
 )
@@ -103,8 +104,7 @@ def request_key(
 async def params(request: Request, services: Services, body: ImagesRequest) -> GenerationParams:
     """Service parameters, with the alias of the model and the ranking resolved."""
     unresolved = body.to_domain()
-    generator, _ = services.generations.models()
-    model, notices = services.aliases.resolve(body.model, generator.id)
+    model, notices = services.aliases.generator(body.model, loaded_models(services))
     ranking = await resolve_ranking(request, services, body.ranking, unresolved.ranking)
     return replace(unresolved, model=model, ranking=ranking, notices=notices)
 

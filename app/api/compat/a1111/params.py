@@ -15,7 +15,7 @@ from fastapi import Request
 from app import imaging
 from app.api.compat.a1111.samplers import resolve_sampler
 from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, TextToImageRequest
-from app.api.dependencies import Services, unless_gone
+from app.api.dependencies import Services, loaded_models, unless_gone
 from app.api.ranking_inputs import DEFAULT_STRENGTH, MASKED_STRENGTH, resolve_ranking
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice, Provenance, Ranking
@@ -128,7 +128,7 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
     _check_scripts(body)
     generator, _ = services.generations.models()
     settings = body.override_settings or {}
-    model, aliased = services.aliases.resolve(_model(settings, generator.id), generator.id)
+    model, aliased = services.aliases.generator(_model(settings, generator.id), loaded_models(services))
     sampler, replaced = resolve_sampler(body.sampler_name or body.sampler_index, body.scheduler, generator)
     prompt, negative, texts = _texts(services, body)
     prompt, loras, networks = _networks(services, prompt)
