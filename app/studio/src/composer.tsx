@@ -173,6 +173,7 @@ function Details() {
             <option value="">server's default</option>
             <option value="none">none</option>
             <option value="metadata">prompt and settings</option>
+            <option value="c2pa">signed manifest (C2PA)</option>
           </select>
         </label>
       </div>

@@ -39,8 +39,8 @@ Steps: TypeAlias = Annotated[int | None, Field(description="Denoising steps. Def
 Guidance: TypeAlias = Annotated[float | None, Field(description="Guidance scale. Default: the model's.")]
 Strength: TypeAlias = Annotated[float | None, Field(description="0 keeps the initial image, 1 ignores it.")]
 Provenance: TypeAlias = Annotated[
-    Literal["none", "metadata"] | None,
-    Field(description="metadata writes prompt and settings into the files. Default: the server's, or unchanged."),
+    Literal["none", "metadata", "c2pa"] | None,
+    Field(description="metadata writes prompt and settings into files, c2pa a signed manifest. Default: unchanged."),
 ]
 Picture: TypeAlias = Annotated[str | None, Field(description="Initial image, as a data: URI or bare base64.")]
 
