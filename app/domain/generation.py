@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from app.domain.ranking import Flag, Ranking, Score
 from models.loras import Lora
@@ -286,7 +286,7 @@ class Generation:
     `attempts` counts how often a device started it. An `attended` one is cancelled when no client follows its stream.
     A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
     at most about a second old; it starts again when another process takes over. `batch` is the id of the batch of
-    which it is entry `batch_index`.
+    which it is entry `batch_index`. `job` is the kind of the request, if it came by the web UI's API.
     """
 
     spec: GenerationSpec
@@ -315,6 +315,7 @@ class Generation:
     batch: str | None = None
     batch_index: int = 0
     provenance: Provenance = Provenance.NONE
+    job: Literal["txt2img", "img2img"] | None = None
 
     @property
     def id(self) -> str:

@@ -82,6 +82,7 @@ class GenerationParams:
     fit: Literal["exact", "nearest"] = "exact"
     output_size: tuple[int, int] | None = None
     provenance: Provenance | None = None
+    job: Literal["txt2img", "img2img"] | None = None
     notices: tuple[Notice, ...] = ()
     wordings: tuple[str, ...] = ()
 

@@ -61,6 +61,7 @@ def columns(generation: Generation) -> dict[str, Any]:
         "candidates": generation.spec.n_candidates,
         "batch": generation.batch,
         "batch_index": generation.batch_index if generation.batch is not None else None,
+        "job": generation.job,
         "record": encode(generation),
         **progress_columns(generation.progress),
     }

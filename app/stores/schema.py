@@ -29,6 +29,7 @@ generations = Table(
     Column("live", Integer),
     Column("batch", String(64)),
     Column("batch_index", Integer),
+    Column("job", String(16)),
     Column("last_seq", Integer, nullable=False),
     Column("record", Text, nullable=False),
 )

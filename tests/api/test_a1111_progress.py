@@ -113,3 +113,50 @@ def test_a_client_that_leaves_cancels_its_request(slow: House) -> None:
         slow.post(TXT2IMG, json={**SMALL, "steps": 150}, timeout=0.5)
     until(lambda: slow.live == 0)
     assert _progress(slow)["state"]["job_count"] == 0
+
+
+def test_any_replica_shows_and_interrupts_requests(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with (
+        running(tmp_path, InstrumentedGenerator(delay_s=0.05), data_dir=data) as busy,
+        running(tmp_path, data_dir=data) as other,
+    ):
+        idle = _progress(other)
+        native = busy.queued(steps=100)["id"]
+        assert _progress(other) == idle, "a request of another API is no job"
+        found: list[httpx.Response] = []
+        thread = _in_background(busy, found, width=128, height=128, frontrunner_previews=4)
+        until(lambda: _progress(other)["current_image"] is not None)
+        shown = _progress(other)
+        assert (shown["state"]["job"], shown["state"]["job_count"]) == ("txt2img", 1)
+        assert 0 < shown["progress"] < 1
+        assert 0 < shown["state"]["sampling_step"] <= shown["state"]["sampling_steps"] == 100
+        assert other.post("/sdapi/v1/interrupt").status_code == 200
+        thread.join(60)
+        assert found[0].status_code == 200, found[0].text
+        body = found[0].json()
+        assert ("interrupted", "") in warning_codes(json.loads(body["info"]))
+        assert len(body["images"]) == 1
+        assert _progress(other) == idle
+        assert busy.client.get(f"/v1/generations/{native}").json()["status"] == "running"
+        busy.client.delete(f"/v1/generations/{native}")
+
+
+def test_keys_separate_requests_on_any_replica(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with (
+        running(tmp_path, InstrumentedGenerator(delay_s=0.05), data_dir=data) as busy,
+        running(tmp_path, data_dir=data) as other,
+    ):
+        mine, theirs = (add_key(data)[1] for _ in range(2))
+        found: list[httpx.Response] = []
+        body = {**SMALL, "steps": 100}
+        thread = threading.Thread(target=lambda: found.append(busy.post(TXT2IMG, json=body, headers=mine)))
+        thread.start()
+        until(lambda: _progress(other, headers=mine)["state"]["job_count"] == 1)
+        assert _progress(other, headers=theirs)["state"]["job_count"] == 0
+        other.post("/sdapi/v1/interrupt", headers=theirs)
+        assert _progress(other, headers=mine)["state"]["job_count"] == 1
+        other.post("/sdapi/v1/interrupt", headers=mine)
+        thread.join(60)
+        assert json.loads(found[0].json()["info"])["warnings"][-1]["code"] == "interrupted"

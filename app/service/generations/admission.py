@@ -103,6 +103,7 @@ class Admission:
             webhook=params.webhook,
             output_size=params.output_size,
             provenance=provenance,
+            job=params.job,
         )
 
     async def _begin(

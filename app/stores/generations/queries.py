@@ -69,6 +69,8 @@ def page(query: ListQuery, after: PageMark | None, limit: int) -> Select[Any]:
         conditions.append(table.created < query.before)
     if query.batch is not None:
         conditions.append(table.batch == query.batch)
+    if query.jobs:
+        conditions.append(table.job.is_not(None))
     if after is not None:
         conditions.append(tuple_(table.created, table.id) < tuple_(literal(after.created), literal(after.id)))
     return select(*codec.ROW).where(*conditions).order_by(table.created.desc(), table.id.desc()).limit(limit)

@@ -98,7 +98,7 @@ class PageMark:
 class ListQuery:
     """Which generations to list; an empty `statuses` allows all.
 
-    `since` is inclusive, `before` exclusive; both are seconds since the epoch.
+    `since` is inclusive, `before` exclusive; both are seconds since the epoch. `jobs` selects those with a `job`.
     """
 
     owner: str
@@ -106,6 +106,7 @@ class ListQuery:
     since: float | None = None
     before: float | None = None
     batch: str | None = None
+    jobs: bool = False
 
 
 class QueueFull(Exception):

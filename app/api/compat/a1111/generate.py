@@ -112,7 +112,7 @@ async def _respond(
     job = Job(generation.id, current_owner(), kind)
     with error_context(generation.id), get_jobs(request).running(job):
         done = await wait_for_end(request, service, generation.id, keep=key is not None)
-        if job.interrupted and done.status is Status.CANCELLED:
+        if done.status is Status.CANCELLED:  # by any replica
             return await _interrupted(service, body, done, job)
         require_succeeded(done)
         require_images(done)

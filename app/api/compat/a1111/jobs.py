@@ -1,7 +1,4 @@
-"""Requests of the web UI's API in progress, by key.
-
-A process knows its own requests only. Behind a balancer, send the requests of one client to one replica.
-"""
+"""Requests of the web UI's API in progress, by key, on all replicas."""
 
 from __future__ import annotations
 
@@ -13,12 +10,18 @@ from typing import Any, Literal
 
 from fastapi import Request
 
-from app.domain import Event, EventKind
+from app.domain import Event, EventKind, Generation, Status
+from app.service import GenerationService, ListQuery, current_owner
+
+OPEN = tuple(status for status in Status if not status.is_final)
+
+MAX_JOBS = 100
+"""Maximum requests of one key whose progress is reported, the newest."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request; `interrupted` says how its generation was cancelled.
+    """One request; `interrupted` says whether this replica cancelled its generation.
 
     `read` updates it from the generation's log: `share` of the work, 0 to 1, and the best `preview` of the last round.
     """
@@ -33,6 +36,14 @@ class Job:
     steps: int = 0
     share: float = 0.0
     preview: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, generation: Generation) -> Job:
+        """The job of a generation that another replica serves, without its preview."""
+        progress, steps = generation.progress, generation.spec.steps_made
+        job = cls(generation.id, generation.spec.owner, generation.job or "txt2img", generation.created)
+        job.step, job.steps, job.share = progress.step or 0, steps, generation.completed
+        return job
 
     def read(self, event: Event) -> None:
         """Take an event of the log into account."""
@@ -62,6 +73,14 @@ class Jobs:
             yield job
         finally:
             self._jobs.remove(job)
+
+
+async def open_jobs(request: Request, service: GenerationService) -> list[Job]:
+    """The caller's requests that have not ended, on any replica, oldest first."""
+    own = {job.generation_id: job for job in get_jobs(request).of(current_owner())}
+    found, _ = await service.find(ListQuery("", OPEN, jobs=True), None, MAX_JOBS)
+    others = [Job.of(generation) for generation in found if generation.id not in own]
+    return sorted([*own.values(), *others], key=lambda job: job.created)
 
 
 def get_jobs(request: Request) -> Jobs:

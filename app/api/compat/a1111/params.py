@@ -151,6 +151,7 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
         loras=loras,
         output_format=_output_format(settings),
         provenance=_provenance(settings),
+        job="img2img" if isinstance(body, ImageToImageRequest) else "txt2img",
         notices=(*aliased, *replaced, *texts, *networks),
     )
 

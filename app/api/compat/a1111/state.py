@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from app.api import openapi
-from app.api.compat.a1111.jobs import get_jobs
+from app.api.compat.a1111.jobs import get_jobs, open_jobs
 from app.api.compat.a1111.types import ProgressResponse, ProgressState
 from app.api.dependencies import GenerationServiceDep
 from app.errors import NotFound
@@ -28,18 +28,18 @@ async def read_progress(
     service: GenerationServiceDep,
     skip_current_image: Annotated[bool, Query(description="Omit the preview.")] = False,
 ) -> ProgressResponse:
-    """The mean progress of the requests of this key on this replica.
+    """The mean progress of the requests of this key, on all replicas.
 
     `current_image` is the best preview of the oldest one.
     """
-    jobs = get_jobs(request).of(current_owner())
-    for job in jobs:
-        with suppress(NotFound):  # deleted meanwhile
-            for event in await service.stored_events(job.generation_id, job.seq):
-                job.read(event)
+    jobs = await open_jobs(request, service)
     if not jobs:
         return ProgressResponse()
     first = jobs[0]
+    for job in {first, *get_jobs(request).of(current_owner())}:
+        with suppress(NotFound):  # deleted meanwhile
+            for event in await service.stored_events(job.generation_id, job.seq):
+                job.read(event)
     progress = max(MIN_PROGRESS, sum(job.share for job in jobs) / len(jobs))
     elapsed = time.time() - first.created
     preview = None if skip_current_image or first.preview is None else str(first.preview["image"])
@@ -60,7 +60,7 @@ async def read_progress(
 
 @router.post("/interrupt", summary="End your requests (A1111 API)", responses=openapi.error_responses(503))
 async def interrupt(request: Request, service: GenerationServiceDep) -> dict[str, Any]:
-    """Ends the requests of this key on this replica.
+    """Ends the requests of this key, on all replicas.
 
     Each responds with its best preview, or without an image if there is none. Nothing is charged.
     """
@@ -75,7 +75,7 @@ async def skip(request: Request, service: GenerationServiceDep) -> None:
 
 
 async def _end_jobs(request: Request, service: GenerationService) -> None:
-    for job in get_jobs(request).of(current_owner()):
+    for job in await open_jobs(request, service):
         job.interrupted = True
         with suppress(NotFound):
             await service.cancel(job.generation_id)
