@@ -169,6 +169,8 @@ class DiffusersSamplers:
         self.default = own if own in self.samplers else _NEAREST.get(self._own.__name__, "")
         if self.default not in self.samplers:
             raise ModelUnsupported(f"no supported sampler is near the model's scheduler {self._own.__name__}")
+        if self.default != own:
+            log.warning("the model's scheduler %s is not used: %s is the default sampler", own, self.default)
         self.second_order = tuple(name for name in self.samplers if self._table(name, _TRIAL_STEPS, 0).starts)
 
     def __call__(self, sampler: str, steps: int, width: int, height: int) -> Schedule:  # noqa: ARG002
@@ -218,7 +220,7 @@ class DiffusersSamplers:
         try:
             return self._table(sampler, _TRIAL_STEPS, 0).steps == _TRIAL_STEPS
         except (ValueError, NotImplementedError, ImportError) as error:
-            log.info("the sampler %s is disabled: %s", sampler, error)
+            log.info("the sampler %s is not offered: %s", sampler, error)
             return False
 
 

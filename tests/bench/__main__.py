@@ -22,7 +22,19 @@ from tests.bench.straight import Straight
 FEWEST_RUNS, FEWEST_PROMPTS = 5, 64
 """What is measured with fewer of either is printed and not stored: it would take the place of a better figure."""
 
-PARTS = ("speed", "latency", "company", "floor", "memory", "overload", "attacks", "gain", "dialogue", "start", "gate")
+PARTS = (
+    "speed",
+    "latency",
+    "contention",
+    "floor",
+    "memory",
+    "overload",
+    "attacks",
+    "gain",
+    "dialogue",
+    "start",
+    "gate",
+)
 
 
 def main() -> None:
@@ -93,8 +105,8 @@ def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, n
         note(latency.rerank(client, 64, at_most=25.0))
         note(latency.rerank(client, 1000, at_most=60.0))
         note(latency.watched(client, 50, asked.runs))
-    if "company" in asked.only:
-        note(speed.company(client, asked.runs))
+    if "contention" in asked.only:
+        note(speed.beside_large(client, asked.runs))
         for clients in (2, 4, 8, 16):
             note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
     if "dialogue" in asked.only:

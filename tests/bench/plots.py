@@ -24,7 +24,7 @@ def draw(results: Path) -> list[Path]:
     if stored.get("curve"):
         made.append(_save(results, "gain", _gain, stored["curve"]["points"]))
     if any("clients at once" in name for name in figures):
-        made.append(_save(results, "company", _company, figures))
+        made.append(_save(results, "throughput", _throughput, figures))
     waited: dict[str, float] = next((f["detail"] for n, f in figures.items() if n.startswith("1 candidate beside")), {})
     if "large_s" in waited:
         made.append(_save(results, "waiting", _waiting, waited))
@@ -62,7 +62,7 @@ def _gain(axes: Axes, curve: list[dict[str, float]]) -> None:
     axes.legend(frameon=False)
 
 
-def _company(axes: Axes, figures: dict[str, Any]) -> None:
+def _throughput(axes: Axes, figures: dict[str, Any]) -> None:
     """Throughput against the number of one-candidate clients."""
     points = [(int(n.split()[0]), f["value"]) for n, f in figures.items() if "clients at once" in n]
     axes.plot([1, *(p[0] for p in points)], [1, *(p[1] for p in points)], "o-", color=ACCENT)

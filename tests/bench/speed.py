@@ -1,4 +1,4 @@
-"""Wall time over HTTP against the straight script, and what company costs."""
+"""Wall time over HTTP against the straight script, and the cost of contention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def best_of(client: httpx.Client, script: Straight, n: int, pruning: str, runs: 
     return Figure(f"best of {n}, {word}: wall time", value, SCRIPT, at_most=at_most, detail=detail)
 
 
-def company(client: httpx.Client, runs: int) -> Figure:
+def beside_large(client: httpx.Client, runs: int) -> Figure:
     """A one-candidate request beside a 64-candidate one, against the same alone."""
     url, small = str(client.base_url), {"prompt": PROMPT, "n_candidates": 1}
     large = {"prompt": "a blue car", "n_candidates": 64, "pruning": "off"}

@@ -261,13 +261,19 @@ def test_what_would_clip_latents_is_refused(workshop: Workshop) -> None:
         ("PNDMScheduler", "dpmpp_2m"),
     ],
 )
-def test_the_default_is_the_models_own_scheduler_or_the_nearest(scheduler: str, default: str) -> None:
+def test_the_default_is_the_models_own_scheduler_or_the_nearest(
+    scheduler: str, default: str, caplog: pytest.LogCaptureFixture
+) -> None:
     import diffusers
 
     from models.generators.samplers import DiffusersSamplers
 
-    made = DiffusersSamplers(getattr(diffusers, scheduler).from_config({"clip_sample": False}))
+    with caplog.at_level(logging.WARNING):
+        made = DiffusersSamplers(getattr(diffusers, scheduler).from_config({"clip_sample": False}))
     assert made.default == default
+    warned = [record.getMessage() for record in caplog.records]
+    replaced = scheduler in {"LMSDiscreteScheduler", "PNDMScheduler"}
+    assert [default in line and "is not used" in line for line in warned] == [True] * replaced
     assert (default in made.second_order) == (default in {"heun", "kdpm2"})
 
 

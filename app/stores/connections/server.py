@@ -208,7 +208,7 @@ def notify_statement(payload: str) -> Select[Any]:
 def _usable(url: URL) -> URL:
     """The URL without options of other drivers."""
     if foreign := FOREIGN_OPTIONS & set(url.query):
-        log.info("options of other drivers in the database URL have no effect: %s", ", ".join(sorted(foreign)))
+        log.warning("options of other drivers in the database URL have no effect: %s", ", ".join(sorted(foreign)))
     return url.difference_update_query(FOREIGN_OPTIONS & set(url.query))
 
 

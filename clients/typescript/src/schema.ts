@@ -416,6 +416,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/rank": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rank images against a prompt
+         * @description Ranks without sampling.
+         *
+         *     Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON), `on_error`.
+         */
+        post: operations["rank_images_v1_rank_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Verify the origin of an image file
+         * @description Reads the C2PA manifest of a file.
+         *
+         *     Nothing is fetched, and a missing manifest proves nothing.
+         */
+        post: operations["verify_image_v1_verify_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/images/generations": {
         parameters: {
             query?: never;
@@ -519,50 +563,6 @@ export interface paths {
          * @description Compares texts and images by cosine. Nothing is sampled or stored.
          */
         post: operations["rerank_v1_rerank_post"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/rank": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Rank images against a prompt
-         * @description Ranks without sampling.
-         *
-         *     Form fields: `images` (files, repeated), `prompt`, `negative_prompt`, `ranking` (JSON), `on_error`.
-         */
-        post: operations["rank_images_v1_rank_post"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/verify": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Verify the origin of an image file
-         * @description Reads the C2PA manifest of a file.
-         *
-         *     Nothing is fetched, and a missing manifest proves nothing.
-         */
-        post: operations["verify_image_v1_verify_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -3158,6 +3158,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
             503: {
                 headers: {
@@ -3210,6 +3219,15 @@ export interface operations {
             };
             /** @description The generation, candidate or model does not exist, or belongs to another key. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3792,6 +3810,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
             503: {
                 headers: {
@@ -3844,6 +3871,15 @@ export interface operations {
             };
             /** @description The generation, candidate or model does not exist, or belongs to another key. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3905,6 +3941,15 @@ export interface operations {
             };
             /** @description The generation, candidate or model does not exist, or belongs to another key. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4117,6 +4162,15 @@ export interface operations {
             };
             /** @description The generation, candidate or model does not exist, or belongs to another key. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4355,6 +4409,15 @@ export interface operations {
             };
             /** @description The key lacks the permission. */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5009,6 +5072,324 @@ export interface operations {
             };
             /** @description The key lacks the permission. */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rank_images_v1_rank_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /**
+                     * Prompt
+                     * @description Text to score the images against.
+                     */
+                    prompt: string;
+                    /**
+                     * On Error
+                     * @description skip omits images that cannot be decoded and lists them in `skipped`.
+                     * @default fail
+                     * @enum {string}
+                     */
+                    on_error?: "fail" | "skip";
+                    /**
+                     * Negative Prompt
+                     * @description A negative of weight 1.
+                     */
+                    negative_prompt?: string | null;
+                    /**
+                     * @description As a JSON string in a form.
+                     * @default {}
+                     */
+                    ranking?: components["schemas"]["RankingInput"];
+                    /**
+                     * Images
+                     * @description Images, as data: URIs or bare base64.
+                     */
+                    images: string[];
+                };
+                "multipart/form-data": {
+                    /**
+                     * Prompt
+                     * @description Text to score the images against.
+                     */
+                    prompt: string;
+                    /**
+                     * On Error
+                     * @description skip omits images that cannot be decoded and lists them in `skipped`.
+                     * @default fail
+                     * @enum {string}
+                     */
+                    on_error?: "fail" | "skip";
+                    /**
+                     * Negative Prompt
+                     * @description A negative of weight 1.
+                     */
+                    negative_prompt?: string | null;
+                    /**
+                     * @description As a JSON string in a form.
+                     * @default {}
+                     */
+                    ranking?: components["schemas"]["RankingInput"];
+                    /**
+                     * Images
+                     * @description Image files.
+                     */
+                    images: string[];
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RankResponse"];
+                };
+            };
+            /** @description The body is not JSON, or an image cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation has no result yet, or ended without one. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body or an image exceeds the limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body or of an image is not supported. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine failed; `x-should-retry: false`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    verify_image_v1_verify_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /**
+                     * Image
+                     * @description PNG, JPEG or WebP, as a data: URI or bare base64.
+                     */
+                    image: string;
+                };
+                "multipart/form-data": {
+                    /**
+                     * Image
+                     * @description PNG, JPEG or WebP file.
+                     */
+                    image: string[];
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VerifyResponse"];
+                };
+            };
+            /** @description The body is not JSON, or an image cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body or an image exceeds the limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body or of an image is not supported. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6030,315 +6411,6 @@ export interface operations {
                 headers: {
                     /** @description Seconds, at most 120. */
                     "Retry-After"?: number;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    rank_images_v1_rank_post: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": {
-                    /**
-                     * Prompt
-                     * @description Text to score the images against.
-                     */
-                    prompt: string;
-                    /**
-                     * On Error
-                     * @description skip omits images that cannot be decoded and lists them in `skipped`.
-                     * @default fail
-                     * @enum {string}
-                     */
-                    on_error?: "fail" | "skip";
-                    /**
-                     * Negative Prompt
-                     * @description A negative of weight 1.
-                     */
-                    negative_prompt?: string | null;
-                    /**
-                     * @description As a JSON string in a form.
-                     * @default {}
-                     */
-                    ranking?: components["schemas"]["RankingInput"];
-                    /**
-                     * Images
-                     * @description Images, as data: URIs or bare base64.
-                     */
-                    images: string[];
-                };
-                "multipart/form-data": {
-                    /**
-                     * Prompt
-                     * @description Text to score the images against.
-                     */
-                    prompt: string;
-                    /**
-                     * On Error
-                     * @description skip omits images that cannot be decoded and lists them in `skipped`.
-                     * @default fail
-                     * @enum {string}
-                     */
-                    on_error?: "fail" | "skip";
-                    /**
-                     * Negative Prompt
-                     * @description A negative of weight 1.
-                     */
-                    negative_prompt?: string | null;
-                    /**
-                     * @description As a JSON string in a form.
-                     * @default {}
-                     */
-                    ranking?: components["schemas"]["RankingInput"];
-                    /**
-                     * Images
-                     * @description Image files.
-                     */
-                    images: string[];
-                };
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["RankResponse"];
-                };
-            };
-            /** @description The body is not JSON, or an image cannot be read. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The API key is missing or invalid. Only on servers that have keys. */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key lacks the permission. */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The generation, candidate or model does not exist, or belongs to another key. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body did not arrive in time. */
-            408: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The generation has no result yet, or ended without one. */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body or an image exceeds the limit. */
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The media type of the body or of an image is not supported. */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The engine failed; `x-should-retry: false`. */
-            500: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
-            503: {
-                headers: {
-                    /** @description Seconds, at most 120. */
-                    "Retry-After"?: number;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    verify_image_v1_verify_post: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": {
-                    /**
-                     * Image
-                     * @description PNG, JPEG or WebP, as a data: URI or bare base64.
-                     */
-                    image: string;
-                };
-                "multipart/form-data": {
-                    /**
-                     * Image
-                     * @description PNG, JPEG or WebP file.
-                     */
-                    image: string[];
-                };
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["VerifyResponse"];
-                };
-            };
-            /** @description The body is not JSON, or an image cannot be read. */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The API key is missing or invalid. Only on servers that have keys. */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key lacks the permission. */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The generation, candidate or model does not exist, or belongs to another key. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body did not arrive in time. */
-            408: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body or an image exceeds the limit. */
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The media type of the body or of an image is not supported. */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
-            429: {
-                headers: {
                     [name: string]: unknown;
                 };
                 content: {
