@@ -39,6 +39,9 @@ WHOLE = ("scipy.integrate", "scipy.stats", *CLASSES)
 UNUSED = ("torchao",)
 """Packages that diffusers imports if installed, and that are used without it."""
 
+LOOKS_FOR_PACKAGES = "diffusers.utils.import_utils"
+"""The module that looks for them, once, when it is imported."""
+
 
 @contextmanager
 def deferred_imports(needed: Collection[str] = ()) -> Iterator[None]:
@@ -50,7 +53,8 @@ def deferred_imports(needed: Collection[str] = ()) -> Iterator[None]:
     """
     import torch
 
-    hidden = [name for name in UNUSED if name not in needed and name not in sys.modules]
+    loaded = LOOKS_FOR_PACKAGES in sys.modules  # and relies on what it found installed
+    hidden = [name for name in UNUSED if not loaded and name not in needed and name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import fails
     stand_ins = _stand_ins()
     sys.modules.update(stand_ins)

@@ -101,3 +101,14 @@ def test_modules_that_are_loaded_already_stay() -> None:
             assert disable.__module__.startswith("torch._dynamo")
             assert scipy.stats.norm
     """)
+
+
+def test_what_diffusers_found_installed_stays_visible() -> None:
+    """It looks once, at its first import, and imports what it found later."""
+    run("""
+        import diffusers.utils.import_utils
+        from models.runtime.deferred_imports import deferred_imports
+        with deferred_imports():
+            from diffusers import StableDiffusionPipeline
+        assert StableDiffusionPipeline.__module__.startswith("diffusers.pipelines")
+    """)
