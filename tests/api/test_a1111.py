@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from app import imaging
 from app.api.compat.a1111.samplers import resolve_sampler
@@ -297,6 +297,14 @@ def test_options_are_read_only(house: House) -> None:
     refused(house.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sdxl"}), 404, "not_found", "'sdxl'")
 
 
+def _commented(text: str) -> str:
+    """A JPEG with this user comment, in base64."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + text.encode()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def test_png_info_reads_what_was_written(house: House) -> None:
     body, info = _made(house, prompt='two lines, "quoted":\nof a prompt', negative_prompt="blue, green", width=512)
     read = house.post("/sdapi/v1/png-info", json={"image": body["images"][0]}).json()
@@ -304,9 +312,20 @@ def test_png_info_reads_what_was_written(house: House) -> None:
     assert json.loads(read["items"]["frontrunner"])["seed"] == info["seed"]
     expected = {"Prompt": 'two lines, "quoted":\nof a prompt', "Negative prompt": "blue, green", "Size-1": "512"}
     assert expected.items() <= read["parameters"].items()
-    jpeg, _ = _made(house, override_settings={"samples_format": "jpg"})
-    assert opened(jpeg["images"][0]).format == "JPEG"
-    assert '"seed"' in house.post("/sdapi/v1/png-info", json={"image": jpeg["images"][0]}).json()["info"]
+    for form in ("jpg", "webp"):
+        other, info = _made(house, prompt="a, b", override_settings={"samples_format": form})
+        assert opened(other["images"][0]).format == {"jpg": "JPEG", "webp": "WEBP"}[form]
+        read = house.post("/sdapi/v1/png-info", json={"image": other["images"][0]}).json()
+        assert read["info"] == info["infotexts"][0]
+        assert read["parameters"]["Seed"] == str(info["seed"])
+        assert json.loads(read["items"]["frontrunner"])["seed"] == info["seed"]
+    for text in (
+        '{"generation": 1, "prompt": 2}',
+        "{",
+        '{"a": ' * 2000,
+        '{"width": 1, "generation": "x", "prompt": ""}',
+    ):
+        assert house.post("/sdapi/v1/png-info", json={"image": _commented(text)}).json()["info"] == text
     plain = house.post("/sdapi/v1/png-info", json={"image": f"data:image/png;base64,{_picture()}"}).json()
     assert plain == {"info": "", "items": {}, "parameters": {}}
     refused(house.post("/sdapi/v1/png-info", json={"image": "x"}), 400, "bad_image", "image")

@@ -110,6 +110,16 @@ def test_the_tools_describe_themselves(house: House) -> None:
     assert tools["rank"].annotations.read_only_hint is True
 
 
+def test_errors_say_each_thing_once(house: House) -> None:
+    made = house.made(n_candidates=2)["id"]
+    assert _text(_call(house, "refine", generation=made)) == (
+        "invalid_request: body: send exactly one of `index` and `image`"
+    )
+    told = _text(_call(house, "generate", prompt="", steps=0))
+    assert told.startswith("invalid_request: ")
+    assert told.count("the text is empty") == told.count("the value is too small") == 1
+
+
 def test_tools_decide_what_files_contain(house: House) -> None:
     made = _call(house, "generate", **SMALL, provenance="metadata", inline=False).structured_content
     assert made is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
@@ -16,7 +17,7 @@ from app.api.json_body import JsonRoute
 from app.api.schemas.responses import WarningOutput
 from app.api.upload_limits import Sent
 from app.errors import NotFound
-from app.imaging import Upload, parse_infotext
+from app.imaging import Upload, infotext, parse_infotext
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"], route_class=JsonRoute)
 ping = APIRouter(tags=["a1111"])
@@ -212,10 +213,26 @@ async def check_options(
     responses=openapi.error_responses(400, 413, 415, 422, 503),
 )
 async def read_png_info(body: PngInfoRequest, services: ServicesDep) -> PngInfoResponse:
-    """The infotext of a PNG, or the Exif user comment of another file; "" without one."""
+    """The infotext of a PNG, or the Exif user comment of another file; "" without one.
+
+    WebP and JPEG files of this service hold JSON there, which is answered as infotext and in `items`.
+    """
     texts = await services.uploads.texts(Sent(Upload(body.image), "#/image"))
     info = texts.pop("parameters", None) or texts.pop("UserComment", "")
+    if (own := _own_parameters(info)) is not None:
+        texts["frontrunner"], info = info, infotext(own)
     return PngInfoResponse(info=info, items=texts, parameters=parse_infotext(info) if info else {})
+
+
+def _own_parameters(text: str) -> dict[str, Any] | None:
+    """The parameters that this service wrote into a file, if `text` is that."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if {"generation", "prompt", "width", "height"} <= found.keys() else None
 
 
 @ping.get("/internal/ping", summary="Whether the service responds (A1111 API)")

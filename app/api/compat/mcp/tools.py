@@ -181,8 +181,8 @@ def refusal(error: Refused) -> CallToolResult:
     """An error of the service as a tool error, in its words."""
     problem = error.problem
     code = (problem.get("error") or {}).get("code", "internal_error")
-    details = [one["detail"] for one in problem.get("errors") or () if one.get("detail") != problem.get("detail")]
-    text = "; ".join([str(problem.get("detail")), *details])
+    detail = str(problem.get("detail"))
+    text = "; ".join([detail, *(one["detail"] for one in problem.get("errors") or () if one["detail"] not in detail)])
     return CallToolResult(
         content=[TextContent(type="text", text=f"{code}: {text}")],
         structured_content={"error": {"code": code, "detail": problem.get("detail"), "status": problem.get("status")}},
