@@ -81,6 +81,11 @@ class ImageInputs:
     inpainting: Inpainting | None = None
     controls: tuple[Control, ...] = ()
 
+    @property
+    def effective(self) -> tuple[Control, ...]:
+        """The control images with a weight."""
+        return tuple(control for control in self.controls if control.weight)
+
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask without its outermost pixels; the edge of the image is no border."""

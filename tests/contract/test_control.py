@@ -27,8 +27,8 @@ def net(name: str, seed: int = 0) -> Any:
     import diffusers
     import torch
 
-    torch.manual_seed(seed)
     pipe, _ = built(name)
+    torch.manual_seed(seed)
     if name.startswith("stable_diffusion") and name != "stable_diffusion_3":
         made = diffusers.ControlNetModel.from_unet(
             pipe.unet, conditioning_channels=3, conditioning_embedding_out_channels=(16, 32)
@@ -54,12 +54,17 @@ def picture(seed: int, size: int) -> NDArray[np.uint8]:
 
 @functools.cache
 def gate(name: str) -> Any:
+    from models.generators.control import Net
+
+    return gated(name, {"depth": Net(net(name)), "sketch": Net(net(name, 1))})
+
+
+def gated(name: str, nets: dict[str, Any]) -> Any:
     from models.generators.gate.generator import PipelineGate
     from models.runtime.placement import select_device
 
     pipe, family = built(name)[0], FAMILIES[name]
     sides = {"width": family.size, "height": family.size}
-    nets = {"depth": net(name), "sketch": net(name, 1)}
     return PipelineGate(
         pipe, select_device("cpu"), id=name, defaults=sides, arguments=dict(family.arguments), nets=nets
     )
@@ -107,11 +112,11 @@ def apart(one: Any, other: Any) -> float:
 def test_control_equals_the_stock_pipeline(name: str) -> None:
     from PIL import Image
 
-    from models.generators.control import controlled
+    from models.generators.control import Net, controlled
 
     generator, family = gate(name), FAMILIES[name]
     size, image = family.size, picture(1, family.size)
-    alone = controlled(built(name)[0], [net(name)])
+    alone = controlled(built(name)[0], [Net(net(name))])
     key = "image" if name in ("stable_diffusion", "stable_diffusion_xl") else "control_image"
     if name == "stable_diffusion_3":  # its control images are drawn from the process's generator
         alone.vae = _most_likely(alone.vae)
@@ -172,12 +177,12 @@ def test_rows_of_one_control_share_their_calls() -> None:
 def test_two_controls_at_once() -> None:
     from PIL import Image
 
-    from models.generators.control import controlled
+    from models.generators.control import Net, controlled
 
     name = "stable_diffusion"
     generator, size = gate(name), FAMILIES[name].size
     images = picture(1, size), picture(2, size)
-    alone = controlled(built(name)[0], [net(name), net(name, 1)])
+    alone = controlled(built(name)[0], [Net(net(name)), Net(net(name, 1))])
     wanted = stock(
         alone, "guidance_scale", size, True,
         image=[Image.fromarray(each) for each in images], controlnet_conditioning_scale=[0.7, 0.4],
@@ -187,6 +192,17 @@ def test_two_controls_at_once() -> None:
     found = finish(generator, rows)
     assert apart(found[0], wanted) <= LATENTS
     assert apart(found[1], finish(generator, rows[1:])[0]) <= LATENTS
+
+
+def test_a_control_without_weight_has_no_effect() -> None:
+    generator, size = gate("stable_diffusion"), FAMILIES["stable_diffusion"].size
+    nothing = ImageInputs(controls=(Control("depth", picture(1, size), 0.0),))
+    beside = ImageInputs(controls=(*nothing.controls, Control("sketch", picture(2, size), 0.5)))
+    alone = ImageInputs(controls=beside.controls[1:])
+    found, free, both, one = (finish(generator, [row(generator, each)])[0] for each in (nothing, None, beside, alone))
+    assert (found == free).all()
+    assert (both == one).all()
+    assert apart(one, free) > 10 * LATENTS
 
 
 def test_control_and_mask_join() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.errors import ModelUnsupported
 from models.generators.adapters import Adapters
-from models.generators.control import controlled
+from models.generators.control import Net, controlled, modes
 from models.generators.gate.calls import Call, part, together, zeros
 from models.generators.gate.latents import Attempt, GateLatent, GateSchedule, flat_shape, likeliest
 from models.generators.gate.packing import Packing, blended, probe
@@ -55,7 +55,7 @@ class PipelineGate:
         defaults: Mapping[str, Any] | None = None,
         preview_decoder: Any | None = None,
         arguments: Mapping[str, Any] | None = None,
-        nets: Mapping[str, Any] | None = None,
+        nets: Mapping[str, Net] | None = None,
         adapters: Adapters | None = None,
         read: ReadText = read_as_is,
     ) -> None:
@@ -263,13 +263,13 @@ class PipelineGate:
         return stage.run(request, calls, begun, blend)
 
     def _stage_for(self, request: Request) -> Stage:
-        kinds = tuple(each.kind for each in request.inputs.controls) if request.inputs is not None else ()
+        kinds = tuple(each.kind for each in request.inputs.effective) if request.inputs is not None else ()
         return self._controlled(kinds) if kinds else self._stage
 
     def _with_control(self, kinds: tuple[str, ...]) -> Stage:
         """The pipeline with the ControlNets of these kinds; its models are shared."""
-        pipe = controlled(self._stage.pipe, [self._nets[each] for each in kinds])
-        stage = Stage(pipe, self._arguments, self._adapters.current)
+        nets = [self._nets[each] for each in kinds]
+        stage = Stage(controlled(self._stage.pipe, nets), self._arguments, self._adapters.current, modes(nets))
         stage.form = self._stage.form
         return stage
 

@@ -84,8 +84,8 @@ def park(event: Call | Stepped) -> Any:
     return current.parent.switch(event)
 
 
-_PER_NET = ("controlnet_cond", "controlnet_mode", "conditioning_scale")
-"""Arguments with one entry for each of several ControlNets."""
+_PER_NET = ("controlnet_cond", "controlnet_mode", "control_type", "control_type_idx", "conditioning_scale")
+"""Arguments with one entry for each ControlNet, or for each kind of a union."""
 
 
 class _Proxy:
@@ -130,7 +130,7 @@ class GatedControl(GatedModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the answer to this call."""
-        nets = {name: tuple(kwargs[name]) for name in _PER_NET if isinstance(kwargs.get(name), list)}
+        nets = {name: _without_lists(kwargs[name]) for name in _PER_NET if isinstance(kwargs.get(name), list)}
         kwargs = {**kwargs, **nets}
         return park(Call.of(self._called, self._signature, args, kwargs))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,14 @@ class Stage:
         pipe: Any,
         arguments: Mapping[str, Any] | None = None,
         context: Callable[[], Hashable] = lambda: None,
+        control_modes: Sequence[int | None] = (),
     ) -> None:
-        """`context` is what text encodings depend on besides their texts."""
+        """`context` is what text encodings depend on besides their texts.
+
+        `control_modes` select the kinds of unions among the ControlNets, one for each control image.
+        """
         self._context = context
+        self._control_modes = control_modes
         self._given = dict(arguments or {})
         self.pipe = pipe
         self.modular = not hasattr(pipe, "register_modules")
@@ -206,14 +211,15 @@ class Stage:
             return _masked(inputs.inpainting, (request.width, request.height))
         if "controlnet" not in self.components:
             return {}
-        images = [Image.fromarray(control.image) for control in inputs.controls]
-        weights = [control.weight for control in inputs.controls]
-        name = "control_image" if "control_image" in self.names else "image"
-        single = len(images) == 1
-        return {
-            name: images[0] if single else images,
-            "controlnet_conditioning_scale": weights[0] if single else weights,
+        named: dict[str, list[Any]] = {
+            "control_image" if "control_image" in self.names else "image": [
+                Image.fromarray(control.image) for control in inputs.effective
+            ],
+            "controlnet_conditioning_scale": [control.weight for control in inputs.effective],
         }
+        if any(mode is not None for mode in self._control_modes):
+            named["control_mode"] = list(self._control_modes)
+        return {name: values[0] if len(values) == 1 else values for name, values in named.items()}
 
     def _guidance_name(self) -> str | None:
         """The argument with the main guidance scale; None if guider objects hold it."""
