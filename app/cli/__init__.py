@@ -46,6 +46,10 @@ Seed = Annotated[
 NegativeOption = Annotated[
     str, typer.Option("--negative", "-x", metavar="TEXT", help="What the images should not show.")
 ]
+ControlOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND=FILE[@WEIGHT]", help="Image that the composition follows; repeatable."),
+]
 
 
 @app.command()
@@ -94,6 +98,7 @@ def generate(
     lora: Annotated[
         list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
     ] = None,
+    control: ControlOption = None,
     metadata: Annotated[
         bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
     ] = True,
@@ -116,7 +121,7 @@ def generate(
 
     `frontrunner generate "two green trees" -x "blurry, text" -c 32 -n 3 --seed 7 --out trees`
 
-    `frontrunner generate "a blue boat" --url http://127.0.0.1:8000`
+    `frontrunner generate "a blue boat" --url http://127.0.0.1:8000 --control sketch=boat.png@0.8`
 
     `printf 'avoid red\\nrefine 1 0.4\\nsave boats\\n' | frontrunner generate "a boat" --interactive`
     """
@@ -135,6 +140,8 @@ def generate(
     }
     if lora is not None:
         body["loras"] = _loras(lora)
+    with remote.reported_errors():
+        body |= _controls(control)
     console, progress = Console(), Console(stderr=True)
     with remote.reported_errors(), service_at(url, progress) as client:
         done = output.show_progress(remote.stream_generation(client, body), progress)
@@ -248,6 +255,7 @@ def refine(
         typer.Option(exists=True, dir_okay=False, help="Image of the same size: only its white area is redrawn."),
     ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="Change: 0 none, 1 complete.")] = None,
+    control: ControlOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="New prompt. Default: unchanged.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", "-x", help="New negative prompt.")] = None,
     candidates: Annotated[int | None, typer.Option("--candidates", "-c", min=1, help="Number of candidates.")] = None,
@@ -278,6 +286,7 @@ def refine(
         "seed": seed,
     }
     with remote.reported_errors(), remote.connect(url) as client:
+        body |= _controls(control)
         if mask is not None:
             body["mask"] = again.image_data_uri(mask)
         if image is not None:
@@ -328,3 +337,11 @@ def _loras(options: list[str]) -> list[dict[str, str | float]]:
         return [{"name": lora.name, "weight": lora.weight} for lora in loras.parse(",".join(options))]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lora") from error
+
+
+def _controls(options: list[str] | None) -> dict[str, Any]:
+    """The member `control` of a request, if there are such options."""
+    try:
+        return {"control": again.build_controls(options)} if options else {}
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--control") from error

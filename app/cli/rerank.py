@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -35,3 +36,21 @@ def image_data_uri(path: Path) -> str:
         return data_uri(path)
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror}") from None
+
+
+def build_controls(options: Sequence[str]) -> list[Json]:
+    """Return control images as request fields, from `kind=FILE` or `kind=FILE@weight`.
+
+    Raises ValueError for another form, and CliError for an unreadable file.
+    """
+    return [_control(option) for option in options]
+
+
+def _control(option: str) -> Json:
+    kind, equals, file = option.partition("=")
+    if not (kind.strip() and equals and file):
+        raise ValueError(f"{option!r} is no control: use kind=FILE or kind=FILE@weight, such as sketch=drawing.png@0.8")
+    weighted = re.fullmatch(r"(.+)@(\d*\.?\d+)", file)
+    if weighted is None or Path(file).exists():
+        return {"kind": kind.strip(), "image": image_data_uri(Path(file))}
+    return {"kind": kind.strip(), "image": image_data_uri(Path(weighted[1])), "weight": float(weighted[2])}

@@ -219,7 +219,7 @@ def test_a_cropped_image_is_named(house: House) -> None:
         ({"sampler_name": "Sketch"}, 422, "invalid_request", "Sampler not found"),
         ({"prompt": 3}, 422, "invalid_request", "prompt"),
         ({"script_name": "X/Y/Z plot"}, 422, "invalid_request", "Script not found"),
-        ({"alwayson_scripts": {"ControlNet": {"args": [{}]}}}, 422, "invalid_request", "ControlNet"),
+        ({"alwayson_scripts": {"ADetailer": {"args": [{}]}}}, 422, "invalid_request", "ADetailer"),
         ({"override_settings": {"sd_model_checkpoint": "sdxl"}}, 404, "not_found", "sd_model_checkpoint"),
         ({"override_settings": {"samples_format": "gif"}}, 422, "invalid_request", "samples_format"),
         ({"frontrunner_candidates": 0}, 422, "invalid_request", "frontrunner_candidates"),

@@ -19,6 +19,7 @@ from PIL import Image
 from app import __version__, imaging
 from app.api import openapi
 from app.api.compat.a1111 import params
+from app.api.compat.a1111.controlnet import without_images
 from app.api.compat.a1111.jobs import Job, get_jobs
 from app.api.compat.a1111.samplers import web_name
 from app.api.compat.a1111.types import (
@@ -162,6 +163,8 @@ def _response(
         "sampler_name": body.sampler_name or web_name(spec.sampler),
         "frontrunner_candidates": spec.n_candidates,
     }
+    if body.alwayson_scripts:
+        used["alwayson_scripts"] = without_images(body.alwayson_scripts)
     document = info(done, best, body, kind)
     response = WebUIImagesResponse(images=list(images), parameters=body.echo(**used), info=json.dumps(document))
     return Response(

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from app import imaging
+from app.api.compat.a1111.controlnet import is_controlnet, with_units
 from app.api.compat.a1111.samplers import resolve_sampler
 from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, TextToImageRequest
 from app.api.dependencies import Services, loaded_models, unless_gone
@@ -71,17 +72,15 @@ async def text_to_image(request: Request, services: Services, body: TextToImageR
     with renamed_pointers():
         params = await _params(request, services, body)
         if not body.enable_hr:
-            return params
+            return await with_units(request, services, params, body)
         info, _ = services.generations.models()
         width, height = params.width or info.width, params.height or info.height
         factor = 2.0 if body.hr_scale is None else body.hr_scale
         size = body.hr_resize_x or round(width * factor), body.hr_resize_y or round(height * factor)
         detail = "enable_hr enlarges the images without a second pass of sampling"
-        return replace(
-            params,
-            output_size=size,
-            notices=(*params.notices, Notice("unsupported_parameter", detail, {"param": "enable_hr"})),
-        )
+        notice = Notice("unsupported_parameter", detail, {"param": "enable_hr"})
+        params = replace(params, output_size=size, notices=(*params.notices, notice))
+        return await with_units(request, services, params, body)
 
 
 async def image_to_image(request: Request, services: Services, body: ImageToImageRequest) -> GenerationParams:
@@ -106,7 +105,8 @@ async def image_to_image(request: Request, services: Services, body: ImageToImag
                 started = await services.img2img.from_upload(params, images[0], strength, mask=mask)
                 return replace(started, notices=(*started.notices, *_cropped(started, images[0], body)))
 
-        return await unless_gone(request, read())
+        started = await unless_gone(request, read())
+        return await with_units(request, services, started, body, body.init_images[0])
 
 
 def _mask(mask: Pixels, image: Pixels, invert: bool) -> RedrawMask:
@@ -250,12 +250,12 @@ def _weight(text: str) -> float:
 
 
 def _check_scripts(body: ProcessingRequest) -> None:
-    """Refuse scripts, as a web UI refuses those that are not installed."""
+    """Refuse scripts but ControlNet, as a web UI refuses those that are not installed."""
     if body.script_name and body.script_name != "None":
         raise InvalidRequest("Script not found: no script is available, omit `script_name`", pointer="#/script_name")
     for name, script in (body.alwayson_scripts or {}).items():
         args = script.get("args") if isinstance(script, dict) else script
-        if args and args != [False]:
+        if args and args != [False] and not is_controlnet(name):
             raise InvalidRequest(
                 f"always on script {name[:64]!r} not found: omit it, or send it without `args`",
                 pointer="#/alwayson_scripts",

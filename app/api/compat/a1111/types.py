@@ -140,7 +140,7 @@ class ProcessingRequest(BaseModel):
     script_name: str | None = Field(None, max_length=200, description="No script is available: 422.")
     script_args: list[Any] | None = None
     alwayson_scripts: dict[str, Any] | None = Field(
-        None, description="Scripts are not available; only disabled ones are accepted."
+        None, description="`controlnet` with a list of units in `args`; other scripts only if they are disabled."
     )
     send_images: bool | None = True
     frontrunner_candidates: Integer | None = Field(
