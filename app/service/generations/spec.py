@@ -6,7 +6,7 @@ Pure except for new ids and seeds. Pointers are JSON Pointers into the native re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -78,6 +78,7 @@ def build_spec(
         wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0
     )
     checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
+    notices = (*notices, *_guidance_notice(params.guidance_scale, generator))
     weighted = generator.prompt_weights == "applied" and _has_weights(params)
     negative = without_marks(params.negative_prompt) if weighted else params.negative_prompt
     spec = GenerationSpec(
@@ -108,6 +109,20 @@ def build_spec(
         guards=guards,
     )
     return spec, (*params.notices, *fitted, *notices)
+
+
+def _guidance_notice(scale: float | None, generator: GeneratorInfo) -> Iterator[Notice]:
+    """A notice if a requested guidance scale, other than the default, has no effect."""
+    if scale is None or scale == generator.guidance_scale:
+        return
+    data = {"guidance_scale": scale}
+    if generator.guidance == "none":
+        detail = "this model is distilled without guidance: guidance_scale has no effect, omit it"
+        yield Notice("guidance_not_applied", detail, data)
+    elif generator.guidance == "cfg" and not generator.is_guided(scale):
+        limit = generator.unguided_scale
+        detail = f"guidance_scale {scale:g} is unguided, as is every scale up to {limit:g}; use more than {limit:g}"
+        yield Notice("guidance_not_applied", detail, data)
 
 
 def _has_weights(params: GenerationParams) -> bool:
