@@ -199,6 +199,10 @@ def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str,
             if context.mode == "native" or long_prompts == "chunks":
                 raise
             log.warning("the generator runs behind the gate: %s", error)
+    if kind in _OWN_SAMPLERS:  # else the same folder would have other defaults than on its native loop
+        from models.generators.samplers import tabled
+
+        pipe.scheduler = tabled(pipe.scheduler)
     from models.generators.control import load_nets
     from models.generators.gate.generator import PipelineGate
 
@@ -300,6 +304,9 @@ NATIVE_LOOPS: Mapping[str, Callable[..., StepwiseGenerator]] = dict.fromkeys(NAT
 Each is called with pipeline and placement, and by name with `id`, `preview_decoder` and, for packs, `revision` and
 `defaults`, and `long_prompts`. It may raise ModelUnsupported: mode `auto` then uses the gate.
 """
+
+_OWN_SAMPLERS = [name for name, family in NATIVE_FAMILIES.items() if family.startswith("stable_diffusion.")]
+"""Pipelines whose native loops make the steps of samplers themselves."""
 
 GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
     Family("synthetic", _is_fake, lambda _context, _source: FakeGenerator(), needs_torch=False),

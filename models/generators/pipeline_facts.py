@@ -12,6 +12,26 @@ from typing import Any
 
 _SIZE = 1024
 
+_UNET_STEPS = 30
+"""Default steps of Stable Diffusion and SDXL.
+
+Their pipelines' own 50 are from the time of slower samplers.
+"""
+
+_CONSISTENCY = 4, 8.5
+"""Steps and guidance of a consistency model with a UNet.
+
+It takes the guidance scale as an input.
+"""
+
+_CONSISTENCY_SAMPLER = 4, 1.0
+"""The same of a model without that input."""
+
+_CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+
+_UNET_TURBO = 1, 0.0
+"""Steps and guidance of SD-Turbo and SDXL-Turbo."""
+
 _FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
 """Steps and guidance of distilled models, by a word in their names.
 
@@ -23,16 +43,39 @@ _DISTILLED = {"Flux2KleinPipeline": "klein", "Krea2Pipeline": "turbo"}
 """Words for the distilled models of classes whose folders tell distilled ones."""
 
 
+def usual_steps(id: str, pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
+    """Default steps and guidance of a model.
+
+    `steps` and `guidance` are those of the pipeline's call.
+    """
+    known = few_steps(id, pipe)
+    if known is None and _has_unet(pipe):
+        return _UNET_STEPS, guidance
+    return known or (steps, guidance)
+
+
 def few_steps(id: str, pipe: Any) -> tuple[int, float] | None:
     """Steps and guidance of a distilled model of this name; None for other models.
 
     What the pipeline's folder says about it counts before the name: FLUX.2-klein-base is not distilled.
     """
+    if _has_unet(pipe):
+        if "turbo" in id.lower():
+            return _UNET_TURBO
+        if pipe.unet.config.get("time_cond_proj_dim") is not None:
+            return _CONSISTENCY
     distilled = getattr(getattr(pipe, "config", None), "is_distilled", None)
     if distilled is False:
         return None
     name = id.lower() if distilled is None else f"{id.lower()} {_DISTILLED.get(type(pipe).__name__, '')}"
-    return next((few for word, few in _FEW_STEPS.items() if word in name), None)
+    found = next((few for word, few in _FEW_STEPS.items() if word in name), None)
+    own = type(getattr(pipe, "scheduler", None)).__name__
+    return _CONSISTENCY_SAMPLER if found is None and own in _CONSISTENCY_SCHEDULERS else found
+
+
+def _has_unet(pipe: Any) -> bool:
+    """Whether it is Stable Diffusion or SDXL, in any of their pipelines."""
+    return getattr(pipe, "unet", None) is not None and getattr(pipe, "text_encoder", None) is not None
 
 
 def call_defaults(pipe: Any) -> dict[str, Any]:

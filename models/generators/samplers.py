@@ -224,6 +224,18 @@ class DiffusersSamplers:
             return False
 
 
+def tabled(scheduler: Any) -> Any:
+    """The scheduler that native loops use instead of this one.
+
+    It is this one if its steps fit a table, else the nearest, or this one if there is none.
+    """
+    try:
+        known = DiffusersSamplers(scheduler)
+    except ModelUnsupported:
+        return scheduler
+    return scheduler if known.default == scheduler_name(scheduler) else known._scheduler(known.default)
+
+
 def _overrides(sampler: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Config changes that a sampler's name implies.
 

@@ -15,7 +15,7 @@ import torch
 
 from models.errors import ModelUnsupported
 from models.generators.flow_schedules import FlowSchedules
-from models.generators.pipeline_facts import call_defaults, default_size, few_steps
+from models.generators.pipeline_facts import call_defaults, default_size, usual_steps
 from models.generators.text_limits import Reader
 from models.protocols import Guidance, PromptWeights, Schedule, Truncation
 from models.runtime.placement import DevicePlacement
@@ -132,8 +132,8 @@ class NativeFamily:
 
     def steps_and_guidance(self, id: str) -> tuple[int, float]:
         """Default number of steps and guidance scale of the model of this name."""
-        own = self.settings["num_inference_steps"], self.settings.get(self.guidance_argument)
-        return few_steps(id, self.pipe) or (int(own[0]), float(own[1] or 0.0))
+        steps, guidance = self.settings["num_inference_steps"], self.settings.get(self.guidance_argument)
+        return usual_steps(id, self.pipe, int(steps), float(guidance or 0.0))
 
     @cached_property
     def schedules(self) -> Schedules:

@@ -20,17 +20,12 @@ from models.protocols import Guidance, PromptWeights, Truncation
 from models.runtime import tokenization
 from models.runtime.placement import DevicePlacement
 
-_STEPS = 30
-_CONSISTENCY = 4, 8.5
-"""Default steps and guidance scale of consistency models."""
-
 _CLIP = "CLIPTextModel", "CLIPTextModelWithProjection"
 
 
 class StableDiffusion(NativeFamily):
     """One CLIP text encoder."""
 
-    default_guidance = 7.5
     cells = 1
     hidden_states = "LAST_HIDDEN_STATES_NORMALIZED"
     """compel's name of the text encoders' output that the denoiser takes."""
@@ -80,12 +75,6 @@ class StableDiffusion(NativeFamily):
         if any(type(encoder).__name__ not in _CLIP for encoder in self.text_encoders):
             return "unsupported"
         return "applied" if find_spec("compel") else "not_installed"
-
-    def steps_and_guidance(self, id: str) -> tuple[int, float]:
-        """One unguided step for Turbo models, four for consistency models."""
-        if "turbo" in id.lower():
-            return 1, 0.0
-        return _CONSISTENCY if self.guidance == "embedded" else (_STEPS, self.default_guidance)
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -199,7 +188,6 @@ class StableDiffusion(NativeFamily):
 class StableDiffusionXL(StableDiffusion):
     """Two CLIP text encoders, a pooled text, and sizes as inputs."""
 
-    default_guidance = 5.0
     hidden_states = "PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED"
 
     @property

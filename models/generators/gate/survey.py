@@ -19,7 +19,7 @@ from models.generators.gate.calls import Call
 from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler_proxy import Stepped
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of
-from models.generators.pipeline_facts import default_size, few_steps, scheduler_name
+from models.generators.pipeline_facts import default_size, scheduler_name, usual_steps
 from models.protocols import GeneratorInfo, Guidance
 from models.runtime.placement import DevicePlacement, fingerprint
 
@@ -74,8 +74,8 @@ class Survey:
     def __init__(self, stage: Stage, drive: Drive, made: Made, id: str, defaults: Mapping[str, Any]) -> None:
         self._stage = stage
         self._id = id
-        few = few_steps(id, stage.pipe)
-        steps, guidance = few or (stage.defaults.get("num_inference_steps") or _STEPS, self._own_guidance())
+        own = int(stage.defaults.get("num_inference_steps") or _STEPS)
+        steps, guidance = usual_steps(id, stage.pipe, own, self._own_guidance())
         self.steps = int(defaults.get("steps", steps))
         self.guidance = float(defaults.get("guidance_scale", guidance))
         width, height = default_size(stage.pipe, stage.defaults)
