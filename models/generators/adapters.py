@@ -1,7 +1,8 @@
 """LoRA adapters of a pipeline: loading, and switching between calls.
 
 Adapters are global to a module, so all rows of a call have the same. peft holds them beside the weights: without active
-adapters a layer computes what it did before.
+adapters a layer computes what it did before. Compiled models run uncompiled with adapters: each weight would be a
+compilation.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Adapters:
         self._weighted: tuple[Lora, ...] | None = None
         self._layers: list[Any] = []
         self._count = 0
+        self._compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in self._modules())
         if self._folder is not None:
             try:
                 import peft  # noqa: F401
@@ -153,12 +155,18 @@ class Adapters:
     def _find_layers(self) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        modules = [each for each in self._pipe.components.values() if isinstance(each, torch.nn.Module)]
-        self._layers = [part for each in modules for part in each.modules() if isinstance(part, BaseTunerLayer)]
+        self._layers = [part for part in self._modules() if isinstance(part, BaseTunerLayer)]
         for layer in self._layers:
             layer.requires_grad_(False)
 
+    def _modules(self) -> Iterator[Any]:
+        """All modules inside the pipeline's models."""
+        models = (each for each in self._pipe.components.values() if isinstance(each, torch.nn.Module))
+        return (part for model in models for part in model.modules())
+
     def _enable(self, *, on: bool) -> None:
+        if self._compiled:
+            torch.compiler.set_stance("force_eager" if on else "default")
         for layer in self._layers:
             layer.enable_adapters(on)
             layer.requires_grad_(False)
@@ -166,13 +174,16 @@ class Adapters:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Load adapters quietly, into text encoders also with peft from `_PEFT` on."""
+    """Load adapters quietly, into text encoders also with peft from `_PEFT` on.
+
+    Outside of inference mode, in which quantised weights cannot be wrapped.
+    """
     from transformers.integrations import peft as integration
 
     required = integration.MIN_PEFT_VERSION
     integration.MIN_PEFT_VERSION = _PEFT
     try:
-        with quiet_libraries(), warnings.catch_warnings():
+        with quiet_libraries(), warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore", UserWarning)  # peft: the model has several adapters
             yield
     finally:
