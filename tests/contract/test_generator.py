@@ -97,7 +97,14 @@ def test_noise_depends_on_seed_and_size_only(generator: StepwiseGenerator) -> No
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**64 - 1])
 def test_largest_seed(generator: StepwiseGenerator, seed: int) -> None:
-    finish(generator, [start(generator, seed, sampler=generator.info.samplers[-1], steps=2)])
+    sampler = generator.info.samplers[-1]
+    found, again, other = (
+        values(finish(generator, [start(generator, each, sampler=sampler, steps=2)])[0])
+        for each in (seed, seed, seed - 1)
+    )
+    assert np.isfinite(found).all()
+    assert np.array_equal(found, again)
+    assert not np.array_equal(found, other)
 
 
 def test_every_bit_of_a_seed_counts(generator: StepwiseGenerator) -> None:

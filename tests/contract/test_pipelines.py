@@ -261,14 +261,29 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(folder: Path, monkeypa
         registry.load_models(str(folder), "fake", "cpu")
 
 
-@pytest.mark.parametrize(("mode", "width"), [("gate", 4096), ("native", 20)])
-def test_sizes_and_steps_that_a_model_cannot_make(folder: Path, mode: families.Mode, width: int) -> None:
+REFUSALS: dict[families.Mode, dict[tuple[int, int], str]] = {
+    "gate": {
+        (0, 16): "`steps` must be at least 1, not 0",
+        (3, 4096): "Width (4096) cannot be greater than `pos_embed_max_size`: 96.",
+    },
+    "native": {
+        (0, 16): "`steps` must be 1..1000, not 0",
+        (3, 20): "width and height must be multiples of 8, not 20 x 16",
+    },
+}
+"""What a model says to steps and a width that it cannot make."""
+
+
+@pytest.mark.parametrize("mode", REFUSALS)
+def test_sizes_and_steps_that_a_model_cannot_make(folder: Path, mode: families.Mode) -> None:
     generator = registry.load_models(str(folder), "fake", "cpu", mode=mode).generator
     sampler = generator.info.sampler
     assert generator.schedule(sampler, 3, 32, 16).steps == 3
-    for asked in ((sampler, 0, 16, 16), ("ddim", 3, 16, 16), (sampler, 3, width, 16)):
-        with pytest.raises(ValueError, match=r"."):
-            generator.schedule(*asked)
+    with pytest.raises(ValueError, match=rf"^unknown sampler 'ddim'; use (one of )?{sampler}$"):
+        generator.schedule("ddim", 3, 16, 16)
+    for (steps, width), why in REFUSALS[mode].items():
+        with pytest.raises(ValueError, match=f"^{re.escape(why)}$"):
+            generator.schedule(sampler, steps, width, 16)
 
 
 def test_gated_previews_may_have_a_decoder_of_their_own(workshop: Workshop, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
     was = gc.isenabled()
     (gc.enable if collects else gc.disable)()
     try:
-        with pytest.raises(ModelUnsupported):
+        with pytest.raises(ModelUnsupported, match="none of these"):
             registry.load_models("pictogram", "pictogram")
         assert (seen, gc.isenabled()) == ([False], collects)
     finally:
