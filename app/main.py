@@ -260,6 +260,7 @@ def _limits(settings: Settings) -> Limits:
         provenance=Provenance(settings.provenance),
         guards=settings.guard_names,
         installed_guards=installed_guards(),
+        spread_styles=settings.spread_styles,
     )
 
 

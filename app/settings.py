@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     )
     upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
 
+    spread_styles: Literal["auto", "on", "off"] = Field("auto", description="draw open prompts in all styles")
     provenance: Literal["none", "metadata", "c2pa"] = Field(
         "none", description="what image files contain: none, metadata, c2pa"
     )

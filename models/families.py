@@ -157,7 +157,7 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
     if pack is not None:
         options |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
-        options["read"] = context.text_front(pack)
+        options |= {"read": context.text_front(pack), "styles": pack.styles}
     folder = pack.generator if pack else source.folder
     hub_id = "" if folder else _hub_id(source)
     with _named_errors(context, "generator", source):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelNotFound, PackCorrupt
+from models.protocols.styles import Styles
 
 MANIFEST = "pack.json"
 PACKS = Path(__file__).parent / "packs"
@@ -55,6 +56,12 @@ class Pack:
         """The words of its text front, see `models.reading`; None if it has none."""
         part = self.manifest.get("words")
         return None if part is None else self.folder / str(part["file"])
+
+    @property
+    def styles(self) -> Styles | None:
+        """The styles that its prompts can name; None if its manifest lists none."""
+        entry = self.manifest["generator"].get("styles")
+        return None if entry is None else Styles.from_json(entry)
 
     @property
     def text_encoder(self) -> Mapping[str, Any]:

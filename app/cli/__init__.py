@@ -320,6 +320,8 @@ def mcp(url: UrlOption = None) -> None:
 def _show_result(console: Console, client: Client, done: remote.Json, out: Path | None, *, named: bool = True) -> None:
     """Print the ranked list, the id if `named`, and the files written to `out`."""
     console.print(output.candidates_table(done))
+    for line in output.result_lines(done):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if named:
         console.print(f"generation {done['id']}", soft_wrap=True, highlight=False)
     for path in remote.save_images(client, done, out) if out is not None else []:

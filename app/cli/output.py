@@ -69,6 +69,22 @@ def ranking_summary(done: Json) -> str:
     return " | ".join(parts)
 
 
+def result_lines(done: Json) -> list[str]:
+    """Say what the models understood of the prompt, and what ranking gained."""
+    lines = []
+    if done.get("understood"):
+        lines.append(f"understood: {done['understood']}")
+    unknown = [w["words"] for w in done["warnings"] if w["code"] == "words_not_understood"]
+    lines += [f"not understood: {', '.join(words)}" for words in unknown]
+    scores = [c["score"] for c in done["candidates"] if c["score"] is not None]
+    if len(scores) > 1 and done["data"]:
+        previews = sum(c["score_is_preview"] for c in done["candidates"])
+        note = f" (pruned: {previews}, counted by their last preview)" if previews else ""
+        mean, best = sum(scores) / len(scores), done["data"][0]["score"]
+        lines.append(f"random pick {mean:.2f}, best of {len(scores)} {best:.2f}{note}")
+    return lines
+
+
 def candidates_table(done: Json) -> Table:
     """Return a table of all candidates.
 

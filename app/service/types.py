@@ -20,7 +20,8 @@ class Limits:
     `output_side` limits the sides of resized images, `output_pixels` those of one answer together, `texts` the inputs
     of one embedding request. `stream_s` limits one event stream; clients reconnect and resume. Within
     `retry_window_s` retries of OpenAI clients continue their first request. `provenance` is that of requests that name
-    none. `guards` inspect the images of every ranking; a veto selects any of `installed_guards`.
+    none. `guards` inspect the images of every ranking; a veto selects any of `installed_guards`. `spread_styles` is
+    whether candidates of a prompt that names no style are spread over the generator's styles; `auto`: as it says.
     """
 
     candidates: int = 64
@@ -39,6 +40,7 @@ class Limits:
     provenance: Provenance = Provenance.NONE
     guards: tuple[str, ...] = (ARTEFACT,)
     installed_guards: tuple[str, ...] = (ARTEFACT,)
+    spread_styles: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, LongPrompts, Pixels, Schedule, StepRow
 from models.protocols.readings import ReadText, encode_as_read, read_as_is
+from models.protocols.styles import Styles
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
 
 _SIZE_MULTIPLE = 8
@@ -66,13 +67,15 @@ class NativeGenerator:
         adapters: Adapters | None = None,
         long_prompts: LongPrompts = "truncate",
         read: ReadText = read_as_is,
+        styles: Styles | None = None,
     ) -> None:
         """Take a loaded pipeline of one of `families.FAMILIES`.
 
         `defaults` may hold `steps`, `guidance_scale`, `sampler`, `width` and `height`. `preview_decoder` is an
         AutoencoderTiny of the same latent space. `arguments` are passed to each call of the pipeline. `adapters` are
         those of this pipeline. `long_prompts` is what becomes of texts above the token limit, `read` says what is
-        encoded instead of a text. Raises ModelUnsupported for a pipeline that its family cannot make.
+        encoded instead of a text, `styles` are those of `info`. Raises ModelUnsupported for a pipeline that its family
+        cannot make.
         """
         self._placement = placement
         self._family = _family_of(pipe)(pipe, placement, arguments or {}, defaults or {})
@@ -94,7 +97,7 @@ class NativeGenerator:
         self._previewed = self._decoder(tiny) if preview_decoder else self._decoded
         self._blend = LatentBlender(placement.device)
         self._texts, self._read = PromptEncoder(self._family, placement), read
-        self._info = self._describe(id, revision, defaults or {})
+        self._info = replace(self._describe(id, revision, defaults or {}), styles=styles)
 
     @property
     def info(self) -> GeneratorInfo:

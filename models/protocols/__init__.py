@@ -29,6 +29,7 @@ from models.protocols.scoring import ScorerInfo as ScorerInfo
 from models.protocols.scoring import ScoringInfo as ScoringInfo
 from models.protocols.scoring import TextEmbedding as TextEmbedding
 from models.protocols.scoring import embeds as embeds
+from models.protocols.styles import Styles as Styles
 from models.protocols.upscaling import Upscaler
 from models.protocols.values import Embeddings as Embeddings
 from models.protocols.values import Images as Images
@@ -104,7 +105,7 @@ class GeneratorInfo:
     rows. `unguided_scale` is the largest guidance scale at which a `cfg` model makes one prediction; below 0 it always
     makes two. `second_order` names the samplers that call the denoiser twice per step.
     `controls` are the kinds of images that can control the composition. `loras` are the adapters of requests that name
-    none; None if the generator takes no adapters.
+    none; None if the generator takes no adapters. `styles` are those that prompts can name.
     """
 
     id: str
@@ -127,6 +128,7 @@ class GeneratorInfo:
     second_order: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     loras: tuple[Lora, ...] | None = None
+    styles: Styles | None = None
     prompt_weights: PromptWeights = "unsupported"
     long_prompts: LongPrompts = "truncate"
 

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 
 from models.protocols import QUADRATIC
-from models.training.data import icons, languages, texts
+from models.training.data import captions, icons, languages, split, texts
 from models.training.trainers import autoencoder as train_autoencoder
 from models.training.trainers import generator, scorer
 
@@ -25,6 +25,14 @@ DEFAULTS = {"steps": 16, "guidance_scale": 1.25, "sampler": QUADRATIC}
 
 The guidance is low: selection among many candidates replaces it.
 """
+
+_PHRASES = [captions.STYLE_WORDS[style][0] for style in split.GENERATOR.trained]
+STYLES = {
+    "phrases": _PHRASES,
+    "words": sorted({*" ".join(_PHRASES).split(), "стиль", "стиле", "ното", "твемоджи"}),
+    "spread": False,
+}
+"""Styles that prompts can name, and the words that name one."""
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -132,7 +140,7 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
             "max_length": texts.MAX_TOKENS,
             "use_attention_mask": True,
         },
-        "generator": {"folder": "generator", "defaults": DEFAULTS},
+        "generator": {"folder": "generator", "defaults": DEFAULTS, "styles": STYLES},
         "scorer": {"folder": "scorer", "trained": ["visual.", "text.proj.", "logit_scale"], **extra},
         "files": {str(p.relative_to(out)): languages.sha256(p) for p in files},
         "names": "names.json",

@@ -86,6 +86,7 @@ def test_generate_starts_a_service_shows_and_writes(tmp_path: Path) -> None:
     assert sorted(int(row[1]) for row in cells) == [7, 8, 9, 10, 11]
     scores = [float(row[4]) for row in cells]
     assert scores == sorted(scores, reverse=True)
+    assert rows[5] == f"random pick {sum(scores) / 5:.2f}, best of 5 {scores[0]:.2f}"
     assert sorted(p.name for p in out.iterdir()) == ["best-01.png", "best-02.png", "sheet.png"]
     assert _size(out / "best-01.png") == (64, 64)
     assert _size(out / "sheet.png")[0] > 800

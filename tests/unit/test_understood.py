@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from app.cli import output
 from app.domain import Notice, Ranking
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
@@ -77,3 +78,23 @@ def test_ranking_prompts_are_read_and_ambiguous_words_are_told() -> None:
     outcome = run(Models(ReadingGenerator(), ReadingScorer()), ranking=Ranking(prompt="a tull"))
     assert told(outcome, "a tull")["spelling_ambiguous"].data["candidates"] == ["bull", "full"]
     assert understood(outcome.notices, "a red apple", "a tull") == (None, None), "the model got the text as it is"
+
+
+def test_the_command_line_says_what_was_understood_and_gained() -> None:
+    done = {
+        "understood": "a red apple",
+        "warnings": [{"code": "words_not_understood", "words": ["тумане"]}],
+        "data": [{"score": 0.5}],
+        "candidates": [
+            {"score": 0.5, "score_is_preview": False},
+            {"score": 0.3, "score_is_preview": False},
+            {"score": 0.1, "score_is_preview": True},
+            {"score": None, "score_is_preview": False},
+        ],
+    }
+    assert output.result_lines(done) == [
+        "understood: a red apple",
+        "not understood: тумане",
+        "random pick 0.30, best of 3 0.50 (pruned: 1, counted by their last preview)",
+    ]
+    assert output.result_lines({**done, "understood": None, "warnings": [], "data": []}) == []

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Succeeded
 from app.errors import InvalidRequest
-from app.service import GenerationParams
+from app.service import GenerationParams, Limits
 from app.service.candidates.keys import image_metadata
-from models.protocols import Conditioning, Latent, Models, StepRow
+from app.service.generations.spec import build_spec
+from models.protocols import Conditioning, Latent, Models, StepRow, Styles
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.unit.engine_kit import alone, spec
@@ -102,3 +103,29 @@ async def test_the_service_checks_and_stores_wordings(tmp_path: Path) -> None:
         assert made.spec.wordings == WORDINGS[:2]
         used = [image_metadata(made, candidate)["prompt"] for candidate in made.candidates]
         assert used == [WORDINGS[1], WORDINGS[0], WORDINGS[1], WORDINGS[0]], "the first seed is 7"
+
+
+STYLES = Styles(("old style", "new style"), frozenset({"style", "стиле"}), spread=True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "setting", "spread", "wordings"),
+    [
+        ("a red apple", "auto", True, ("a red apple, old style", "a red apple, new style")),
+        ("a red apple", "auto", False, ()),
+        ("a red apple", "on", False, ("a red apple, old style", "a red apple, new style")),
+        ("a red apple", "off", True, ()),
+        ("a red apple, Style of 1900", "on", True, ()),
+        ("яблоко в стиле ретро", "on", True, ()),
+    ],
+)
+def test_prompts_without_a_style_are_spread_over_the_styles(
+    prompt: str, setting: Literal["auto", "on", "off"], spread: bool, wordings: tuple[str, ...]
+) -> None:
+    generator = replace(FakeGenerator().info, styles=replace(STYLES, spread=spread))
+    limits = Limits(spread_styles=setting)
+    made, _ = build_spec(GenerationParams(prompt, n_candidates=4), generator, limits, lambda *_: ((), False, ()))
+    assert made.wordings == wordings
+    assert made.ranking_prompt == prompt
+    asked = GenerationParams(prompt, n_candidates=4, wordings=("an apple",))
+    assert build_spec(asked, generator, limits, lambda *_: ((), False, ()))[0].wordings == ("an apple",)

@@ -105,7 +105,7 @@ def build_spec(
         controls=_controls(params),
         loras=params.loras or (),
         weighted=weighted,
-        wordings=params.wordings,
+        wordings=params.wordings or _styled(params, generator, limits),
         guards=guards,
     )
     return spec, (*params.notices, *fitted, *notices)
@@ -128,6 +128,18 @@ def _guidance_notice(scale: float | None, generator: GeneratorInfo) -> Iterator[
 def _has_weights(params: GenerationParams) -> bool:
     texts = (*params.wordings, params.prompt, params.negative_prompt)
     return any(read is not None and read.marks for read in map(read_weights, texts))
+
+
+def _styled(params: GenerationParams, generator: GeneratorInfo, limits: Limits) -> tuple[str, ...]:
+    """The prompt in all styles of the generator, if it names none and they are spread.
+
+    Candidates that start from an image keep its style. One candidate alone gets the style that its seed has in a field.
+    """
+    styles = generator.styles
+    if styles is None or params.start is not None or params.loras:
+        return ()
+    spread = {"on": True, "off": False}.get(limits.spread_styles, styles.spread)
+    return styles.wordings(params.prompt) if spread else ()
 
 
 def _check_wordings(wordings: tuple[str, ...], limits: Limits) -> None:

@@ -29,7 +29,7 @@ from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_o
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
 from models.generators.text_limits import Reader
 from models.loras import Lora
-from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow
+from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow, Styles
 from models.protocols.readings import ReadText, encode_as_read, read_as_is
 from models.runtime.placement import DevicePlacement, memory_guard
 
@@ -58,6 +58,7 @@ class PipelineGate:
         nets: Mapping[str, Net] | None = None,
         adapters: Adapters | None = None,
         read: ReadText = read_as_is,
+        styles: Styles | None = None,
     ) -> None:
         """Take a loaded pipeline, standard or modular.
 
@@ -88,7 +89,8 @@ class PipelineGate:
         self._factor, self._brief = survey.factor, survey.brief
         self._info = survey.describe(placement, revision, self._reader.limit, preview_decoder)
         self._arguments, self._nets = arguments, nets or {}
-        self._info = replace(self._info, controls=tuple(sorted(self._nets)), loras=self._adapters.default)
+        controls, loras = tuple(sorted(self._nets)), self._adapters.default
+        self._info = replace(self._info, controls=controls, loras=loras, styles=styles)
         self._controlled = lru_cache(_CACHED_CONTROLS)(self._with_control)
         for each in self._info.controls:
             self._controlled((each,))
@@ -370,8 +372,7 @@ class PipelineGate:
         return run
 
     def _z(self, latent: GateLatent, preview: bool) -> Any:
-        known = latent.z0 if preview else latent.z
-        if known is None:
+        if (known := latent.z0 if preview else latent.z) is None:
             self._to_decoder(self._stage, latent, preview).close()
             known = latent.z0 if preview else latent.z
         return known
@@ -391,8 +392,7 @@ class PipelineGate:
     def _encode(self, text: str, loras: tuple[Lora, ...]) -> Conditioning:  # noqa: ARG002
         """Run the pipeline to its denoiser with this text and these adapters."""
         with memory_guard():
-            size = self._info.width, self._info.height
-            run = self._stage.run(Request(text, None, UNGUIDED, self._brief, *size, 0))
+            run = self._stage.run(Request(text, None, UNGUIDED, self._brief, self._info.width, self._info.height, 0))
             event = run.resume()
             run.close()
         assert isinstance(event, Call)

@@ -102,6 +102,7 @@ def english_captions(names: Iterable[str], written: Mapping[str, Any]) -> dict[s
     places = {word: word for words in captions.PLACE_WORDS.values() for word in words}
     return {
         str(Kind.BACKGROUND): {"background": "background"},
+        str(Kind.STYLE): {phrase: phrase for phrases in captions.STYLE_WORDS.values() for phrase in phrases},
         str(Kind.PLACE): places,
         str(Kind.RELATION): relations,
         str(Kind.COLOUR): colours,

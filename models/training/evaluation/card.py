@@ -34,6 +34,11 @@ LABELS = {
     ("negative", "yellow_without"): "share of yellow backgrounds in the top three for prompts without a background",
     ("negative", "yellow_with"): 'the same with the negative prompt "on a yellow background"',
     ("synonyms", "best_top5"): "synonyms excluded from training: the judge's top five contain the meaning, best of 16",
+    (
+        "russian",
+        "ratio",
+    ): "Russian prompts: the judge's top five contain the thing, best of 16, as a share of English ones",
+    ("spread", "difference"): "a field spread over the styles: change of that for best of 16",
 }
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from models.training.data import icons, split
 from models.training.data.palette import U8
 from models.training.data.scenes import Mixture, SceneSampler
-from models.training.evaluation import checks, fields, judge, prompts
+from models.training.evaluation import checks, fields, judge, prompts, wordings
 from models.training.evaluation.sampling import Drawn, Pack
 from models.training.trainers.autoencoder import Pictures, to_tensor
 from models.training.trainers.scorer import Table, Unseen, say
@@ -33,8 +33,9 @@ from models.training.trainers.scorer import Table, Unseen, say
 CANDIDATES = 16
 PARTS = (
     *("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "composition", "field", "negative", "synonyms"),
+    *("russian", "spread"),
 )
-JUDGED = {"arbiter", "known", "synonyms"}
+JUDGED = {"arbiter", "known", "synonyms", "russian", "spread"}
 """Parts that need the judge."""
 
 LOAD = """
@@ -265,6 +266,14 @@ class Evaluation:
             hits.append(bool(self.holds(self.judged(drawn.pictures), prompt.names)[int(scores.argmax())]))
             self.keep("synonyms", prompt, in_order(drawn, scores))
         return {"prompts": len(hits), "best_top5": float(np.mean(hits))}
+
+    def russian(self) -> dict[str, Any]:
+        """Russian prompts beside English ones of the same meaning."""
+        return wordings.measure_russian(self)
+
+    def spread(self) -> dict[str, Any]:
+        """Fields of open style, as asked and spread over the named styles."""
+        return wordings.measure_spread(self, self.table.names, self.icons)
 
 
 def guided_step(pack: Pack) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from models.generators.solver_coefficients import quadratic_times
+from models.reading.front import TextFront
 from models.training.data import texts
 from models.training.data.palette import U8
 from models.training.trainers.autoencoder import to_tensor
@@ -51,6 +52,7 @@ class Pack:
         self.unet, self.vae = pipeline.unet.eval(), pipeline.vae.eval()
         self.scheduler = pipeline.scheduler
         self.scorer = load_scorer(folder / self.meta["scorer"]["folder"])
+        self.read = TextFront(folder / self.meta["words"]["file"], texts.folder() / "vocab.txt").read
 
     def decode(self, latents: torch.Tensor) -> U8:
         """Latents (B, 16, 8, 8) -> uint8 (B, 64, 64, 3)."""
@@ -70,14 +72,18 @@ class Pack:
         negative: str = "",
         checkpoints: Sequence[int] = (),
         guidance: float | None = None,
+        wordings: Sequence[str] = (),
     ) -> Drawn:
         """Sample `count` candidates with seeds `seed`, `seed` + 1, ...
 
-        Steps, and the guidance if it is None, are the defaults of the pack.
+        Steps, and the guidance if it is None, are the defaults of the pack. With `wordings`, a candidate is drawn from
+        that of its seed, as in serving, instead of `prompt`.
         """
         defaults = self.meta["generator"]["defaults"]
         with torch.inference_mode():
-            states = self.encoder.states([negative, prompt]).repeat_interleave(count, 0)
+            texts = wordings or (prompt,)
+            states = self.encoder.states([negative, *texts])
+            states = states[[0] * count + [1 + (seed + i) % len(texts) for i in range(count)]]
             shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
             x = torch.stack(
                 [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]

@@ -1,0 +1,34 @@
+"""The styles of a generator that prompts can name. Without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Styles:
+    """Styles that a generator was trained with.
+
+    A prompt with one of `phrases` is drawn in that style. `words` in a prompt show that it names a style. `spread` is
+    whether candidates of a prompt that names none are spread over the phrases, unless the server decides.
+    """
+
+    phrases: tuple[str, ...]
+    words: frozenset[str]
+    spread: bool = False
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Styles:
+        """The styles of a pack's manifest."""
+        return cls(tuple(entry["phrases"]), frozenset(entry["words"]), bool(entry["spread"]))
+
+    def wordings(self, prompt: str) -> tuple[str, ...]:
+        """The prompt in every style; none if it names a style itself."""
+        if self.words & {word.lower() for word in _WORD.findall(prompt)}:
+            return ()
+        return tuple(f"{prompt}, {phrase}" for phrase in self.phrases)

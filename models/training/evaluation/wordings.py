@@ -1,0 +1,116 @@
+"""Figures of texts: Russian beside English prompts, and spread fields.
+
+Both are paired: a prompt has the same seeds in either form.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from models.training.data.palette import U8
+from models.training.data.scenes import Icons
+from models.training.evaluation import fields, prompts, russian
+from models.training.evaluation.sampling import Pack
+
+CANDIDATES = 16
+RESAMPLES = 2000
+
+
+class Run(Protocol):
+    """What a part of the figures is measured with, see `evaluate.Evaluation`."""
+
+    pack: Pack
+
+    def some(self, every: list[Any]) -> list[Any]:
+        """The share of a list that is measured."""
+        ...
+
+    def judged(self, pictures: U8) -> torch.Tensor:
+        """Log-probabilities (B, names) by the judge."""
+        ...
+
+    def holds(self, logp: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+        """Whether the judge's top five contain every name: bool (B,)."""
+        ...
+
+
+def measure_russian(run: Run) -> dict[str, Any]:
+    """The judge's top five contain the thing, best of 16: Russian against English.
+
+    `alike` is the share of pairs whose understood text equals the English prompt, so that the fields are equal.
+    """
+    found, alike, unread = list[tuple[bool, bool]](), list[bool](), list[str]()
+    for place, pair in enumerate(run.some(russian.pairs())):
+        reading = run.pack.read(pair.russian)
+        understood = pair.russian if reading is None else reading.understood
+        english = _best_holds(run, place, pair.english, pair.name)
+        alike.append(understood == pair.english)
+        found.append((english, english if alike[-1] else _best_holds(run, place, understood, pair.name)))
+        unread += [pair.russian] if reading is None or reading.unknown or reading.ambiguous else []
+    english_top5, russian_top5 = np.mean(found, axis=0).tolist()
+    return {
+        "prompts": len(found),
+        "alike": float(np.mean(alike)),
+        "english_top5": english_top5,
+        "russian_top5": russian_top5,
+        "ratio": russian_top5 / english_top5 if english_top5 else None,
+        "not_understood": unread,
+    }
+
+
+def _best_holds(run: Run, place: int, text: str, name: str) -> bool:
+    pictures = run.pack.draw(text, CANDIDATES, CANDIDATES * place).pictures
+    best = int(run.pack.scores(pictures, text).argmax())
+    return bool(run.holds(run.judged(pictures), (name,))[best])
+
+
+def measure_spread(run: Run, names: Sequence[str], sets: Icons) -> dict[str, Any]:
+    """Fields of 16 without a stated style, as asked and spread over the styles.
+
+    Both are ranked by the prompt that was asked. `distinct` counts the true drawings that are the nearest of some
+    candidate. `best_top5` is of the judge; `difference` is spread minus asked with a 95 % interval over prompts, and
+    `preferred` the mean difference of the judge's log-probability of the best.
+    """
+    phrases = run.pack.meta["generator"]["styles"]["phrases"]
+    rows: dict[str, list[tuple[float, bool, float, float]]] = {"asked": [], "spread": []}
+    for place, prompt in enumerate(run.some(prompts.open_background(names, 200))):
+        seed, spread = CANDIDATES * place, [f"{prompt.text}, {phrase}" for phrase in phrases]
+        drawn = {
+            "asked": run.pack.draw(prompt.text, CANDIDATES, seed).pictures,
+            "spread": run.pack.draw(prompt.text, CANDIDATES, seed, wordings=spread).pictures,
+        }
+        for kind, pictures in drawn.items():
+            rows[kind].append(_field(run, prompt, pictures, names, sets))
+    asked, varied = (np.asarray(rows[kind], np.float64) for kind in ("asked", "spread"))
+    gain, preferred = (varied - asked)[:, 1], (varied - asked)[:, 2]
+    columns = ("distinct", "best_top5", "best_log_probability", "random_top5")
+    return {
+        "prompts": len(asked),
+        "asked": dict(zip(columns, asked.mean(0).tolist(), strict=True)),
+        "spread": dict(zip(columns, varied.mean(0).tolist(), strict=True)),
+        "difference": float(gain.mean()),
+        "interval": _interval(gain),
+        "preferred": float(preferred.mean()),
+        "preferred_interval": _interval(preferred),
+    }
+
+
+def _field(
+    run: Run, prompt: prompts.Prompt, pictures: U8, names: Sequence[str], sets: Icons
+) -> tuple[float, bool, float, float]:
+    logp = run.judged(pictures)
+    holds = run.holds(logp, prompt.names)
+    best = int(run.pack.scores(pictures, prompt.text).argmax())
+    own = logp[:, list(names).index(prompt.names[0])]
+    nearest = set(fields.nearest(pictures, prompt.names[0], sets))
+    return float(len(nearest)), bool(holds[best]), float(own[best]), float(holds.float().mean())
+
+
+def _interval(differences: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
+    """The 95 % interval of a mean, by resampling prompts."""
+    rng = np.random.default_rng(31)
+    draws = rng.integers(0, len(differences), (RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
+    return [float(low), float(high)]
