@@ -766,6 +766,10 @@ class DocumentRerankRequest(TypedDict):
     """
     No effect: the scorer has its own limit.
     """
+    rank_fields: NotRequired[list[Literal["text", "image"]] | None]
+    """
+    The field of documents to compare.
+    """
     priority: NotRequired[int | None]
     """
     No effect.
@@ -816,6 +820,26 @@ class EmbeddingsRequest(TypedDict):
     Must be the dimensions of the scorer.
     """
     user: NotRequired[str | None]
+    """
+    No effect.
+    """
+    embedding_type: NotRequired[Literal["float", "base64"] | None]
+    """
+    Jina's name of encoding_format.
+    """
+    normalized: NotRequired[bool | None]
+    """
+    Vectors are always normalised.
+    """
+    task: NotRequired[str | None]
+    """
+    No effect.
+    """
+    truncate: NotRequired[bool | None]
+    """
+    No effect: texts are always truncated.
+    """
+    late_chunking: NotRequired[bool | None]
     """
     No effect.
     """

@@ -77,7 +77,7 @@ def test_a_long_text_is_told(house: House) -> None:
 @pytest.mark.parametrize(
     ("asked", "status", "code", "pointer"),
     [
-        ({"input": [1, 2, 3]}, 422, "invalid_request", "#/input/0"),
+        ({"input": [1, 2, 3]}, 422, "invalid_request", "#/input"),
         ({"input": []}, 422, "invalid_request", "#/input"),
         ({"input": ""}, 422, "invalid_request", "#/input"),
         ({"input": ["red", " "]}, 422, "invalid_request", "#/input/1"),
@@ -133,8 +133,33 @@ def test_images_by_a_text_and_by_an_image(house: House) -> None:
         ({"query": "red", "documents": ["x"], "top_n": 0}, 422, "invalid_request", "#/top_n"),
         ({"query": "red", "documents": [{"image": "!"}]}, 400, "bad_image", "#/documents/0"),
         ({"query": "red", "documents": ["x"], "model": "unknown"}, 404, "not_found", "#/model"),
-        ({"query": "red", "documents": ["x"], "rank_fields": ["a"]}, 422, "invalid_request", "#/rank_fields"),
+        ({"query": "red", "documents": ["x"], "rank_fields": ["a"]}, 422, "invalid_request", "#/rank_fields/0"),
     ],
 )
 def test_rerankings_that_are_refused(house: House, asked: dict[str, Any], status: int, code: str, pointer: str) -> None:
     is_problem(house.post(RERANK, json=asked), status, code, pointer)
+
+
+def test_jinas_fields_are_taken_or_named(house: House) -> None:
+    asked = {"input": ["red", {"image": _uri("red")}], "model": "jina-clip-v2"}
+    usual = {"normalized": True, "embedding_type": "float", "truncate": True, "late_chunking": False}
+    plain = house.post(EMBEDDINGS, json={**asked, **usual}).json()
+    assert [warning["code"] for warning in plain["warnings"]] == ["model_aliased"]
+    text = house.post(EMBEDDINGS, json={**asked, "embedding_type": "base64"}).json()["data"][0]["embedding"]
+    found = np.frombuffer(base64.b64decode(text), "<f4")
+    assert found == pytest.approx(plain["data"][0]["embedding"], abs=1e-6)
+    other = {"normalized": False, "task": "retrieval.query", "late_chunking": True, "truncate": False}
+    told = house.post(EMBEDDINGS, json={**asked, **other}).json()["warnings"]
+    assert {warning.get("param") for warning in told if warning["code"] == "unsupported_parameter"} == other.keys()
+    is_problem(
+        house.post(EMBEDDINGS, json={**asked, "embedding_type": "ubinary"}), 422, "invalid_request", "#/embedding_type"
+    )
+    ranked = house.post(RERANK, json={"query": "red", "documents": [{"text": "red"}], "rank_fields": ["text"]})
+    assert (ranked.status_code, ranked.json()["warnings"]) == (200, [])
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], ["red", 7]])
+def test_token_ids_are_refused_with_what_to_set(house: House, ids: list[Any]) -> None:
+    told = is_problem(house.post(EMBEDDINGS, json={"input": ids}), 422, "invalid_request", "#/input")
+    assert "check_embedding_ctx_length=False" in told["detail"]
+    assert len(told["errors"]) == 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Request
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from app.api import openapi
 from app.api.compat.embedding_inputs import Input, InputObject, embedded, scorer_named
@@ -14,6 +14,7 @@ from app.api.dependencies import JsonBody, ServicesDep
 from app.api.json_body import JsonRoute
 from app.api.schemas.requests import MAX_ITEMS, ModelName, RequestModel, Text
 from app.api.schemas.responses import ResponseModel, WarningOutput, warning_outputs
+from app.domain import Notice
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
@@ -34,6 +35,28 @@ class EmbeddingsRequest(RequestModel):
     )
     dimensions: int | None = Field(None, ge=1, description="Must be the dimensions of the scorer.")
     user: str | None = Field(None, description="No effect.")
+    embedding_type: Literal["float", "base64"] | None = Field(None, description="Jina's name of encoding_format.")
+    normalized: bool | None = Field(None, description="Vectors are always normalised.")
+    task: str | None = Field(None, description="No effect.")
+    truncate: bool | None = Field(None, description="No effect: texts are always truncated.")
+    late_chunking: bool | None = Field(None, description="No effect.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _refuse_token_ids(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(one, int | list) for one in value):
+            raise ValueError(
+                "token ids are not supported: send texts, in LangChain with `check_embedding_ctx_length=False`"
+            )
+        return value
+
+    def without_effect(self) -> list[Notice]:
+        """A notice for every field whose value has no effect."""
+        ignored = [name for name in ("task", "late_chunking") if getattr(self, name)]
+        ignored += [name for name in ("normalized", "truncate") if getattr(self, name) is False]
+        return [
+            Notice("unsupported_parameter", f"`{name}` has no effect: omit it", {"param": name}) for name in ignored
+        ]
 
 
 class EmbeddingOutput(ResponseModel):
@@ -86,7 +109,7 @@ async def embed(
     inputs = body.input if isinstance(body.input, list) else [body.input]
     pointers = [f"#/input/{place}" if many else "#/input" for place in range(len(inputs))]
     found = await embedded(request, services, inputs, pointers)
-    as_text = body.encoding_format == "base64"
+    as_text = "base64" in (body.encoding_format, body.embedding_type)
     return EmbeddingsResponse(
         data=[
             EmbeddingOutput(
@@ -96,5 +119,5 @@ async def embed(
             for place, vector in enumerate(found.vectors)
         ],
         model=model,
-        warnings=warning_outputs((*notices, *found.notices)),
+        warnings=warning_outputs((*notices, *body.without_effect(), *found.notices)),
     )

@@ -41,6 +41,7 @@ class DocumentRerankRequest(RequestModel):
     return_documents: bool | None = Field(None, description="Whether results contain their documents. Default: false.")
     max_chunks_per_doc: int | None = Field(None, description="No effect: a document is one chunk.")
     max_tokens_per_doc: int | None = Field(None, description="No effect: the scorer has its own limit.")
+    rank_fields: list[Literal["text", "image"]] | None = Field(None, description="The field of documents to compare.")
     priority: int | None = Field(None, description="No effect.")
     user: str | None = Field(None, description="No effect.")
 

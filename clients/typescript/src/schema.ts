@@ -925,6 +925,11 @@ export interface components {
              */
             max_tokens_per_doc?: number | null;
             /**
+             * Rank Fields
+             * @description The field of documents to compare.
+             */
+            rank_fields?: ("text" | "image")[] | null;
+            /**
              * Priority
              * @description No effect.
              */
@@ -1032,6 +1037,31 @@ export interface components {
              * @description No effect.
              */
             user?: string | null;
+            /**
+             * Embedding Type
+             * @description Jina's name of encoding_format.
+             */
+            embedding_type?: ("float" | "base64") | null;
+            /**
+             * Normalized
+             * @description Vectors are always normalised.
+             */
+            normalized?: boolean | null;
+            /**
+             * Task
+             * @description No effect.
+             */
+            task?: string | null;
+            /**
+             * Truncate
+             * @description No effect: texts are always truncated.
+             */
+            truncate?: boolean | null;
+            /**
+             * Late Chunking
+             * @description No effect.
+             */
+            late_chunking?: boolean | null;
         };
         /**
          * EmbeddingsResponse
