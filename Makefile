@@ -79,7 +79,7 @@ bench-device: $(READY) ## real sizes with random weights on a device, at most 10
 	env -u OMP_WAIT_POLICY timeout 600 $(BIN)/python -m tests.bench.device --device $(DEVICE) $(if $(MODELS),--models $(MODELS))
 
 .PHONY: evaluate
-evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures (half an hour; needs node)
+evaluate: $(READY) ## the embedded pack's figures and sheets, into runs/figures (45 minutes; needs node)
 	$(BIN)/python -m models.training.data.dataset icons
 	$(BIN)/python -m models.training.evaluation.evaluate --pack models/packs/pictogram --judge tests/bench/judge
 
