@@ -18,6 +18,7 @@ from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
+from models import load_options as loading
 from models.ensembles import check_names
 from models.guards.names import parse_guards
 from models.load_options import CACHES, LoadOptions, LongPrompts, NumberFormat, Offload, Quantization, parse_controls
@@ -65,10 +66,14 @@ class Settings(BaseSettings):
     generator_mode: Literal["auto", "native", "gate"] = Field(
         "auto", description="auto: native loop where the family has one, else the stock pipeline; native, gate: only it"
     )
-    scorer: str = Field("pictogram", min_length=1, description="scorer: pack, folder or open_clip name/pretrained")
+    scorer: str = Field("pictogram", min_length=1, description="scorer that embeds: pack, folder, hub id or other name")
     scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
     referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
     guards: str = Field("artefact", description="guards of every ranking: artefact, typographic; empty for none")
+    vlm_api_key: str = Field("", repr=False, pattern=r"^[!-~]*$", description="key of VLM endpoints; empty for none")
+    vlm_concurrency: int = Field(4, ge=1, le=256, description="maximum requests at once to one such endpoint")
+    vlm_timeout_s: float = Field(60, gt=0, le=3600, description="seconds for an endpoint to score all images of a call")
+    vlm_calls_per_day: int = Field(10_000, ge=0, description="maximum requests to one endpoint in a day of UTC")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
     controls: str = Field(
@@ -126,9 +131,7 @@ class Settings(BaseSettings):
     max_steps: int = Field(150, ge=1, le=1000, description="maximum denoising steps of one candidate")
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="maximum length of a text, in characters")
     max_images: int = Field(64, ge=1, le=1024, description="maximum images of one ranking")
-    max_image_pixels: int = Field(
-        40_000_000, ge=4096, le=1_000_000_000, description="maximum size of an upload, in pixels"
-    )
+    max_image_pixels: int = Field(40_000_000, ge=4096, le=1_000_000_000, description="maximum pixels of an upload")
     max_total_pixels: int = Field(
         80_000_000,
         ge=4096,
@@ -144,9 +147,7 @@ class Settings(BaseSettings):
         1000, ge=16, le=100_000, description="maximum connections; at most the system's limit of open files minus 96"
     )
     max_profiles: int = Field(100, ge=1, le=100_000, description="maximum taste profiles of one key")
-    max_profiles_mib: int = Field(
-        64, ge=1, le=100_000, description="maximum total size of the taste profiles of one key"
-    )
+    max_profiles_mib: int = Field(64, ge=1, le=100_000, description="maximum size of all taste profiles of one key")
     max_body_mib: int = Field(32, ge=1, le=1024, description="maximum size of a request body")
     max_bodies_mib: int = Field(
         64, ge=1, le=1_048_576, description="maximum total size of the bodies of all running requests, before 503"
@@ -346,11 +347,6 @@ class Settings(BaseSettings):
         return parse_guards(self.guards)
 
     @property
-    def control_nets(self) -> dict[str, str]:
-        """Folder or hub id of each ControlNet, by kind."""
-        return parse_controls(self.controls)
-
-    @property
     def database(self) -> str:
         """The database URL: the configured one, or the SQLite file in the data folder."""
         return self.database_url or f"sqlite:///{self.data_dir}/frontrunner.db"
@@ -373,16 +369,19 @@ class Settings(BaseSettings):
             upscaler_tile=self.upscaler_tile,
             dtype=self.dtype,
             quantization=self.quantization,
-            quantized_parts=tuple(name.strip() for name in self.quantized_parts.split(",") if name.strip()),
+            quantized_parts=_names(self.quantized_parts),
             gguf=self.gguf,
             offload=self.offload,
             compile=self.compile,
             attention=self.attention,
-            controls=self.control_nets,
+            controls=parse_controls(self.controls),
             loras=self.lora_folder,
             scorers=_names(self.scorers),
             referee=self.referee,
             long_prompts=self.long_prompts,
+            endpoint=loading.EndpointLimits(
+                self.vlm_api_key, self.vlm_concurrency, self.vlm_timeout_s, self.vlm_calls_per_day
+            ),
         )
 
 

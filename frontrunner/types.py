@@ -396,7 +396,8 @@ class ScorerOutput(TypedDict):
     """
     A scorer.
 
-    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured.
+    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured. `logit_bias`: of models
+    trained with a sigmoid, where sigmoid(logit_scale * cosine + logit_bias) is the probability of a match; else null.
     """
 
     revision: str
@@ -407,6 +408,7 @@ class ScorerOutput(TypedDict):
     device: str
     null_mean: float | None
     null_std: float | None
+    logit_bias: float | None
 
 
 class SkippedOutput(TypedDict):

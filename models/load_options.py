@@ -43,6 +43,20 @@ _CONTROL_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointLimits:
+    """Key and limits of scorers behind chat endpoints.
+
+    `concurrency` is requests at once, `timeout_s` the seconds for all images of one call, `calls_per_day` the requests
+    of this process in a day of UTC.
+    """
+
+    api_key: str = field(default="", repr=False)
+    concurrency: int = 4
+    timeout_s: float = 60.0
+    calls_per_day: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How models are loaded, besides their names and their device.
 
@@ -51,7 +65,8 @@ class LoadOptions:
     `quantized_parts`, of its denoiser and its text encoders if there are none. `gguf` is a file with the denoiser's
     weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
     its default. `loras` is the folder of LoRA adapters. `scorers` names the scorers beside the main one, `referee` the
-    one that never ranks; empty for none. `long_prompts` is what becomes of texts above the token limit.
+    one that never ranks; empty for none. `long_prompts` is what becomes of texts above the token limit. `endpoint`
+    limits scorers behind chat endpoints.
     """
 
     upscaler: str = ""
@@ -68,6 +83,7 @@ class LoadOptions:
     scorers: tuple[str, ...] = ()
     referee: str = ""
     long_prompts: LongPrompts = "truncate"
+    endpoint: EndpointLimits = EndpointLimits()
 
     @property
     def changes_modules(self) -> bool:

@@ -26,7 +26,6 @@ from models.protocols import Calibration, Embedder, Models, Scorer, StepwiseGene
 log = logging.getLogger(__name__)
 
 _Chosen: TypeAlias = tuple[Family[StepwiseGenerator], Source]
-_ChosenScorer: TypeAlias = tuple[Family[Embedder | Scorer], Source]
 
 
 def load_models(
@@ -57,8 +56,8 @@ def load_models(
         sources = _sources({generator, *names}, pool)
         made = sources[generator]
         generators = families.family_of(families.GENERATORS, made)
-        scorers = tuple((families.family_of(families.SCORERS, sources[name]), sources[name]) for name in names)
-        torch_free = not generators.needs_torch and not any(family.needs_torch for family, _ in scorers)
+        scorers = tuple(sources[name] for name in names)
+        torch_free = not generators.needs_torch and not any(map(families.scorer_needs_torch, scorers))
         if torch_free and options.upscaler in {"", families.FAKE}:
             return replace(_load(context, (generators, made), scorers, report), calibration=given)
         report("importing libraries")
@@ -72,7 +71,7 @@ def load_models(
 
 
 def _load_with_torch(
-    context: LoadContext, generator: _Chosen, scorers: Sequence[_ChosenScorer], report: Callable[[str], None]
+    context: LoadContext, generator: _Chosen, scorers: Sequence[Source], report: Callable[[str], None]
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
 
@@ -82,16 +81,14 @@ def _load_with_torch(
         return _load(context, generator, scorers, report)
 
 
-def _load(
-    context: LoadContext, generator: _Chosen, scorers: Sequence[_ChosenScorer], report: Callable[[str], None]
-) -> Models:
+def _load(context: LoadContext, generator: _Chosen, scorers: Sequence[Source], report: Callable[[str], None]) -> Models:
     """Load the parts in order: generator, main scorer, members, referee, upscaler."""
     report("loading the generator")
     made = generator[0].load(context, generator[1])
     ranked = list[Embedder | Scorer]()
-    for family, source in scorers:
+    for source in scorers:
         report("loading the scorer" if not ranked else f"loading the scorer {source.label}")
-        ranked.append(family.load(context, source))
+        ranked.append(families.load_scorer(context, source))
     referee = ranked.pop() if context.options.referee else None
     if context.options.upscaler:
         report("loading the upscaler")

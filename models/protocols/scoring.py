@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from models.protocols.readings import Reading
 from models.protocols.values import Embeddings, Pixels, Truncation
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 
 @dataclass(frozen=True, slots=True)
 class ScorerInfo:
     """A scorer's name and limits.
 
-    `null_mean` and `null_std` describe the cosines of images with unrelated texts; None if unknown.
+    `null_mean` and `null_std` describe the cosines of images with unrelated texts; None if unknown. A model that was
+    trained with a sigmoid has a `logit_bias`: the probability that image and text match is
+    sigmoid(logit_scale * cosine + logit_bias).
     """
 
     id: str
@@ -32,6 +37,7 @@ class ScorerInfo:
     device: str
     null_mean: float | None = None
     null_std: float | None = None
+    logit_bias: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,6 @@ class Scorer(Protocol):
         ...
 
 
-def embeds(model: Embedder | Scorer) -> TypeGuard[Embedder]:
+def embeds(model: Embedder | Scorer) -> TypeIs[Embedder]:
     """Whether a model has embeddings, so that its images can be re-ranked without it."""
     return hasattr(model, "embed_images")

@@ -5,6 +5,7 @@ Owns the refusal of incomplete weights, which the libraries fill at random. Mess
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,15 @@ _UNUSED = re.compile(r"(^|\.)(position_ids|logit_scale|lm_head(\.\w+)*)$")
 
 _NAMED_TENSORS = 3
 
-_INCONSISTENT = (RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError)
+_INCONSISTENT = (
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 """Errors of the libraries for files that can be read and do not fit each other."""
 
 

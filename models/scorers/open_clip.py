@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,9 @@ from models.runtime.placement import (
     quiet_libraries,
 )
 from models.scorers import patch_embeddings
+from models.scorers.batching import CACHED_TEXTS, arithmetic, embed_in_batches
 from models.scorers.image_transforms import ImageTransform
 
-_BATCH = 32
-_MIN_ROWS = 4
-"""Rows of a part of a batch.
-
-In parts of two, the embedded model's image tower gave other bits for the first row than for the second.
-"""
-
-_CACHED_TEXTS = 1024
 _SHARED = "text.transformer."
 
 
@@ -74,7 +67,7 @@ class OpenClipScorer:
         self._placement = placement
         self._preprocess = ImageTransform(preprocess, placement.device)
         self._embedded = placement.traced(partial(self._model.encode_image, normalize=True))
-        self._cached = lru_cache(_CACHED_TEXTS)(self._embed_text)
+        self._cached = lru_cache(CACHED_TEXTS)(self._embed_text)
         null = null or {}
         self._info = ScorerInfo(
             id=id,
@@ -83,6 +76,7 @@ class OpenClipScorer:
             image_size=max(self._preprocess.size),
             token_limit=int(tokenizer.context_length),
             logit_scale=float(model.logit_scale.detach().exp()),
+            logit_bias=None if model.logit_bias is None else float(model.logit_bias.detach()),
             device=str(placement.device),
             null_mean=null.get("mean"),
             null_std=null.get("std"),
@@ -98,13 +92,7 @@ class OpenClipScorer:
 
         `pixels` is uint8 (B, H, W, 3) on any device. The tower runs on batches of at most 32. Raises `OutOfMemory`.
         """
-        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
-        with memory_guard(), self._arithmetic():
-            embedded = [
-                self._placement.parallel(self._embed, part.to(self._placement.device), min_rows=_MIN_ROWS)
-                for part in images.split(_BATCH)
-            ]
-            return np.asarray(torch.cat(embedded).float().cpu().numpy())
+        return embed_in_batches(self._embed, pixels, self._placement)
 
     def _embed(self, images: Any) -> Any:
         return self._embedded(self._preprocess(images))
@@ -114,7 +102,7 @@ class OpenClipScorer:
 
         For ViTs, and for convolutional towers with mean pooling; else None.
         """
-        with memory_guard(), self._arithmetic():
+        with memory_guard(), arithmetic(self._placement):
             pixels = self._preprocess(torch.from_numpy(image[None]).to(self._placement.device))
             parts = patch_embeddings.patch_embeddings(self._model.visual, pixels)
             return None if parts is None else np.asarray(parts.float().cpu().numpy())
@@ -124,32 +112,34 @@ class OpenClipScorer:
         return encode_as_read(texts, self._read, lambda understood: [self._cached(text) for text in understood])
 
     def _embed_text(self, text: str) -> TextEmbedding:
-        with memory_guard(), self._arithmetic():
+        with memory_guard(), arithmetic(self._placement):
             tokens = patch_embeddings.strip_padding(self._model, self._tokenizer([text])).to(self._placement.device)
             vector = self._model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
         return TextEmbedding(vector, _truncation(self._tokenizer, text), _recognised(self._tokenizer, text))
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        if self._placement.on_cpu:
-            return nullcontext()
-        return torch.autocast(self._placement.device.type, dtype=self._placement.dtype)
 
 
 def load_open_clip(name: str, label: str, placement: DevicePlacement) -> OpenClipScorer:
     """A model by open_clip's name.
 
     `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:...` or `local-dir:...`. `label` is its name in answers and errors. Raises
-    ModelNotFound and ModelUnsupported.
+    ModelNotFound and ModelUnsupported, and the errors of open_clip for the files of a folder.
     """
-    schema, _ = open_clip.factory.parse_model_name(name)
-    model_name, pretrained = (name, None) if schema else _split(name, label)
+    schema, place = open_clip.factory.parse_model_name(name)
+    model_name, pretrained = (name, None) if schema else _split(name)
     with quiet_libraries():
         try:
             model = open_clip.create_model_from_pretrained(model_name, pretrained, return_transform=False)
             tokenizer = open_clip.get_tokenizer(model_name)
         except (RuntimeError, *FILE_ERRORS) as error:
-            raise ModelNotFound(f"scorer {label!r}: no such model, or its hub is unreachable") from error
+            if schema == "local-dir" and Path(place).is_dir():
+                raise
+            raise ModelNotFound("no such model, or its hub is unreachable") from error
     return OpenClipScorer(model, tokenizer, model.visual.preprocess_cfg, placement, id=label)
+
+
+def is_architecture(name: str) -> bool:
+    """Whether open_clip has a model architecture of this name."""
+    return open_clip.get_model_config(name) is not None
 
 
 def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement, read: ReadText) -> OpenClipScorer:
@@ -180,7 +170,7 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement,
     return OpenClipScorer(model, tokenizer, preprocess, placement, null=null, read=read, **names)
 
 
-def _split(name: str, label: str) -> tuple[str, str]:
+def _split(name: str) -> tuple[str, str]:
     """`model/pretrained`, separated.
 
     Raises ModelUnsupported if open_clip would use the wrong activation.
@@ -188,10 +178,12 @@ def _split(name: str, label: str) -> tuple[str, str]:
     model_name, _, pretrained = name.partition("/")
     config = open_clip.get_model_config(model_name)
     if config is None or not pretrained:
-        raise ModelNotFound(f"scorer {label!r} not found; use a pack, a folder, hf-hub:OWNER/NAME or NAME/PRETRAINED")
+        raise ModelNotFound(
+            "not found; use a pack, a folder, a hub id OWNER/NAME, hf-hub:OWNER/NAME or NAME/PRETRAINED"
+        )
     tag = open_clip.get_pretrained_cfg(model_name, pretrained)
     if tag and tag.get("quick_gelu", False) != config.get("quick_gelu", False):
-        raise ModelUnsupported(f"scorer {label!r} needs another activation; use {model_name}-quickgelu/{pretrained}")
+        raise ModelUnsupported(f"it needs another activation; use {model_name}-quickgelu/{pretrained}")
     return model_name, pretrained
 
 

@@ -140,7 +140,7 @@ def test_the_images_of_a_batch_are_bounded_together(tmp_path: Any) -> None:
 
 def test_the_setting_names_kinds() -> None:
     assert parse_controls(" sketch=/models/a , depth=some/net,") == {"sketch": "/models/a", "depth": "some/net"}
-    assert Settings(controls="sketch=a/b").control_nets == {"sketch": "a/b"}
+    assert Settings(controls="sketch=a/b").load_options.controls == {"sketch": "a/b"}
     for wrong in ("sketch", "sketch=", "=a/b", "Sketch=a/b", "sketch=a,sketch=b", "a b=c"):
         with pytest.raises(ValueError, match="must be kind="):
             Settings(controls=wrong)

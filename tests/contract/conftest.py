@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more to waiting threads than they win
 
+from models.families import LoadContext
 from models.protocols import Embedder, Models, StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
@@ -93,11 +94,16 @@ class Workshop:
         return made
 
     def scorer(self, name: str) -> Embedder:
-        """`fake`, `tiny` or `pictogram`."""
+        """`fake`, `tiny`, `tiny-hf` or `pictogram`."""
         if name == "fake":
             return FakeScorer()
         if name == "pictogram":
             return self.pack.scorer
+        if name == "tiny-hf" and name not in self._made:
+            from models.scorers.transformers_clip import load_transformers
+            from tests.contract import tiny_scorers
+
+            self._made[name] = load_transformers(tiny_scorers.hf_clip(self._folder / name), name, self._shared())
         if name not in self._made:
             from models.scorers.open_clip import load_open_clip
             from tests.contract import tiny
@@ -137,7 +143,14 @@ def real(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["fake", *_torch(["tiny", "pictogram"])])
+@pytest.fixture(params=["fake", *_torch(["tiny", "tiny-hf", "pictogram"])])
 def scorer(request: pytest.FixtureRequest, workshop: Workshop) -> Embedder:
     """Any scorer."""
     return workshop.scorer(request.param)
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> LoadContext:
+    """What loaders of single models get, without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return LoadContext("cpu", "auto", None)

@@ -169,7 +169,7 @@ def test_a_folder_is_called_by_its_name(workshop: Workshop, tmp_path: Path) -> N
         ),
         (("/no/such/place", "fake"), "generator 'place' not found; use a folder"),
         (("no-owner/no-model", "fake"), "generator 'no-owner/no-model': not on the hub, or the hub is unreachable"),
-        (("fake", "nothing"), "scorer 'nothing' not found; use a pack"),
+        (("fake", "nothing"), "scorer 'nothing': not found; use a pack"),
         (("fake", "ViT-B-32/no-such-tag"), "scorer 'ViT-B-32/no-such-tag': no such model"),
         (("fake", "hf-hub:no-owner/no-model"), "scorer 'hf-hub:no-owner/no-model': no such model"),
         (("fake", "local-dir:/no/such/place"), "scorer 'place': no such model"),

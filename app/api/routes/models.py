@@ -56,7 +56,8 @@ class GeneratorOutput(ResponseModel):
 class ScorerOutput(ResponseModel):
     """A scorer.
 
-    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured.
+    `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured. `logit_bias`: of models
+    trained with a sigmoid, where sigmoid(logit_scale * cosine + logit_bias) is the probability of a match; else null.
     """
 
     revision: str
@@ -67,6 +68,7 @@ class ScorerOutput(ResponseModel):
     device: str
     null_mean: float | None
     null_std: float | None
+    logit_bias: float | None
 
 
 class ArtefactLimitsOutput(ResponseModel):

@@ -2411,7 +2411,8 @@ export interface components {
          * ScorerOutput
          * @description A scorer.
          *
-         *     `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured.
+         *     `null_mean`, `null_std`: cosines of images with unrelated texts; null if not measured. `logit_bias`: of models
+         *     trained with a sigmoid, where sigmoid(logit_scale * cosine + logit_bias) is the probability of a match; else null.
          */
         ScorerOutput: {
             /** Revision */
@@ -2430,6 +2431,8 @@ export interface components {
             null_mean: number | null;
             /** Null Std */
             null_std: number | null;
+            /** Logit Bias */
+            logit_bias: number | null;
         };
         /**
          * SkippedOutput
