@@ -48,6 +48,7 @@ from app.service import (
     BatchService,
     CandidateArrays,
     CandidateImages,
+    ChatRewriter,
     Embedder,
     Explainer,
     FileSealer,
@@ -62,6 +63,7 @@ from app.service import (
     RankingService,
     ReferenceResolver,
     TasteService,
+    VariantMaker,
     WebhookClient,
     WebhookDispatcher,
     WebhookPolicy,
@@ -158,6 +160,7 @@ def _lifespan(
             limits, keys = _limits(settings), SqlApiKeyStore(records.connections)
             hooks = WebhookPolicy(settings.webhook_secret, settings.webhook_private)
             webhook_client = WebhookClient(allow_private=settings.webhook_private)
+            rewriter = _rewriter(settings)
             app.state.links = links = LinkSigner(keys, settings.signing_keys, settings.link_s, records.clock)
             outbox = SqlWebhookOutbox(records.connections)
             dispatcher = WebhookDispatcher(
@@ -198,6 +201,7 @@ def _lifespan(
                 links,
                 batches := BatchService(service, records, batch_store, blobs, hooks),
                 settings.lora_folder,
+                VariantMaker(known_presets, rewriter, settings.max_prompt_chars),
                 trust,
             )
             engine.start()
@@ -218,6 +222,8 @@ def _lifespan(
                 await engine.close(0)
                 await service.close()
                 await webhook_client.close()
+                if rewriter is not None:
+                    await rewriter.close()
         finally:
             await records.close()
 
@@ -246,6 +252,15 @@ async def _open_stores(settings: Settings) -> tuple[SqlGenerationStore, ObjectBl
         raise StoreUnavailable("data_dir cannot be created or written: check its path and permissions") from error
     blobs = ObjectBlobStore.open(settings.blobs)
     return await SqlGenerationStore.open(settings.database, options=settings.database_options), blobs
+
+
+def _rewriter(settings: Settings) -> ChatRewriter | None:
+    if not settings.rewriter_url:
+        return None
+    client = WebhookClient(allow_private=settings.rewriter_private, timeout_s=settings.rewriter_timeout_s)
+    return ChatRewriter(
+        client, settings.rewriter_url, settings.rewriter_model, settings.rewriter_key, settings.rewriter_calls
+    )
 
 
 def _limits(settings: Settings) -> Limits:

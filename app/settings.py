@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.api.middleware.forwarded import TrustedProxies, clean_prefix
 from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
+from app.service.variants import check_rewriter
 from app.service.webhooks.dispatcher import decode_secret
 from app.stores.connections import DatabaseOptions
 from models import load_options as loading
@@ -91,9 +92,7 @@ class Settings(BaseSettings):
     lora_dir: Path | None = Field(None, description="folder of LoRA adapters: a .safetensors file or sub-folder each")
     loras: str = Field("", description="adapters of requests that name none: name:weight, separated by commas")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda:1 or mps")
-    dtype: NumberFormat = Field(
-        "auto", description="number format of the models: float32, bfloat16, float16; auto suits the device"
-    )
+    dtype: NumberFormat = Field("auto", description="number format: float32, bfloat16, float16; auto suits the device")
     long_prompts: LongPrompts = Field(
         "truncate", description="texts above the token limit: truncate, or chunks for Stable Diffusion and SDXL"
     )
@@ -115,12 +114,16 @@ class Settings(BaseSettings):
     upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
 
     spread_styles: Literal["auto", "on", "off"] = Field("auto", description="draw open prompts in all styles")
-    provenance: Literal["none", "metadata", "c2pa"] = Field(
-        "none", description="what image files contain: none, metadata, c2pa"
-    )
+    provenance: Literal["none", "metadata", "c2pa"] = Field("none", description="image files: none, metadata, c2pa")
     c2pa_certificate: Path | None = Field(None, description="PEM certificate chain that signs C2PA manifests")
     c2pa_key: Path | None = Field(None, description="PEM private key of the C2PA certificate, on every replica")
     c2pa_trust: Path | None = Field(None, description="PEM certificates of signers that /v1/verify trusts")
+    rewriter_url: str = Field("", description="chat API in OpenAI's shape that rewrites prompts; empty for none")
+    rewriter_model: str = Field("", description="model of the rewriter")
+    rewriter_key: str = Field("", repr=False, description="key of the rewriter")
+    rewriter_timeout_s: float = Field(10.0, gt=0, le=120, description="maximum seconds for rewriting a prompt")
+    rewriter_calls: int = Field(60, ge=1, le=100_000, description="maximum calls of the rewriter an hour, per replica")
+    rewriter_private: bool = Field(False, description="whether the rewriter may use a private address and plain HTTP")
     presets: Path | None = Field(None, description="TOML file that replaces the built-in presets")
 
     max_candidates: int = Field(64, ge=1, le=1024, description="maximum candidates of one generation")
@@ -155,17 +158,13 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, le=3600, description="maximum seconds for receiving a request body")
     pruning: Literal["auto", "off"] = Field("auto", description="whether weak candidates are pruned by default")
     pruning_quality: float = Field(0.97, gt=0, lt=1, description="minimum share of the best-of-N gain that auto keeps")
-    pruning_shadow: float = Field(
-        0.0, ge=0, le=1, description="share of generations that run unpruned to measure pruning"
-    )
+    pruning_shadow: float = Field(0.0, ge=0, le=1, description="share of generations unpruned to measure pruning")
 
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="seconds without a heartbeat after which other replicas take over generations"
     )
     attempts: int = Field(2, ge=1, le=100, description="maximum attempts after worker loss; retries run exclusively")
-    notice_s: float = Field(
-        0.0, ge=0, le=600, description="seconds that a stopping server still accepts requests, unready"
-    )
+    notice_s: float = Field(0.0, ge=0, le=600, description="seconds that a stopping server accepts requests, unready")
     drain_s: float = Field(
         30.0, ge=0, le=3600, description="maximum seconds that a stopping server waits for running generations"
     )
@@ -305,6 +304,7 @@ class Settings(BaseSettings):
         LoraFolder.of(self.lora_dir, self.loras)
         check_names([self.scorer, *_names(self.scorers)], self.referee)
         parse_guards(self.guards)
+        check_rewriter(self.rewriter_url, self.rewriter_model, private=self.rewriter_private)
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError("MAX_BODIES_MIB must be at least MAX_BODY_MIB; otherwise the largest body never fits")
         if self.default_candidates > self.max_candidates:

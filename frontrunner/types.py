@@ -18,6 +18,17 @@ class ArtefactLimitsOutput(TypedDict):
     tiling: float | None
 
 
+class AutoVariants(TypedDict):
+    """
+    Wordings that the server makes, the prompt itself among them.
+    """
+
+    auto: int
+    """
+    Number of wordings, with the prompt as the first.
+    """
+
+
 class BatchCountsOutput(TypedDict):
     """
     Entries by state.
@@ -176,6 +187,9 @@ class FailureOutput(TypedDict):
     message: str
 
 
+Variant: TypeAlias = str
+
+
 class ImageSummary(TypedDict):
     """
     A returned image of a listed generation.
@@ -302,6 +316,15 @@ class PresetOutput(TypedDict):
     name: str
     prompt: str
     negative: str
+
+
+class QualityOutput(TypedDict):
+    """
+    Candidates and steps of requests that name neither.
+    """
+
+    n_candidates: int
+    steps: int
 
 
 class RankingNegative(TypedDict):
@@ -903,6 +926,7 @@ class GeneratorOutput(TypedDict):
     `controls`: kinds of control images.
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+    `quality`: candidates and steps of each quality, for requests that name neither.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -927,6 +951,7 @@ class GeneratorOutput(TypedDict):
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
     loras: list[str]
+    quality: dict[str, Any]
     default_loras: list[LoraOutput]
 
 
@@ -1317,6 +1342,10 @@ class GenerationRequest(TypedDict):
     """
     WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.
     """
+    variants: NotRequired[list[Variant] | AutoVariants | None]
+    """
+    Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+    """
     n: NotRequired[int]
     """
     Images to return, best first.
@@ -1336,6 +1365,10 @@ class GenerationRequest(TypedDict):
     output_format: NotRequired[Literal["png", "webp", "jpeg"]]
     """
     File format of the images.
+    """
+    quality: NotRequired[Literal["draft", "standard", "best"] | None]
+    """
+    Selects candidates and steps that the request omits; GET /v1/models shows them.
     """
     image: NotRequired[str | None]
     """
@@ -1482,6 +1515,10 @@ class ImagesRequest(TypedDict):
     """
     WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.
     """
+    variants: NotRequired[list[Variant] | AutoVariants | None]
+    """
+    Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+    """
     n: NotRequired[int | None]
     """
     Images to return, best first. Default: 1.
@@ -1506,7 +1543,12 @@ class ImagesRequest(TypedDict):
     """
     Maximum previews in the stream.
     """
-    quality: NotRequired[Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None]
+    quality: NotRequired[
+        Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto", "draft", "best"] | None
+    ]
+    """
+    Selects candidates and steps that the request omits: low a draft, hd and high the best.
+    """
     background: NotRequired[Literal["transparent", "opaque", "auto"] | None]
     style: NotRequired[Literal["vivid", "natural"] | None]
     moderation: NotRequired[Literal["low", "auto"] | None]

@@ -39,6 +39,7 @@ from app.service import (
     RankingService,
     ReferenceResolver,
     TasteService,
+    VariantMaker,
 )
 from models.loras import LoraFolder
 
@@ -70,6 +71,7 @@ class Services:
     links: LinkSigner
     batches: BatchService
     loras: LoraFolder | None
+    variants: VariantMaker
     trust: TrustList
 
 

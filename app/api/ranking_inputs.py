@@ -11,6 +11,7 @@ from fastapi import Request
 from app import imaging
 from app.api.dependencies import Services, unless_gone
 from app.api.schemas.requests import ControlInput, RankingInput, ReferenceInput, TasteInput
+from app.api.schemas.variants import AutoVariants, Variants
 from app.api.upload_limits import Pixels, Sent
 from app.domain import ControlUse, Generation, Ranking, Reference, Taste
 from app.imaging import Upload
@@ -145,6 +146,14 @@ async def with_controls(
             return await services.img2img.with_controls(params, uses, images)
 
     return await unless_gone(request, read())
+
+
+async def with_variants(services: Services, params: GenerationParams, asked: Variants | None) -> GenerationParams:
+    """`params` with the wordings that the server makes, if the request asks for them."""
+    if not isinstance(asked, AutoVariants):
+        return params
+    wordings, notices = await services.variants.make(params.prompt, asked.auto)
+    return replace(params, wordings=wordings, notices=(*params.notices, *notices))
 
 
 def _sent_mask(mask: str | None) -> list[Sent]:

@@ -20,6 +20,7 @@ from app.service.generations.queue_worker import LeasePolicy
 from app.service.generations.service import GenerationService
 from app.service.links import LinkSigner, SignedLink, batch_path, generation_path, image_path, using_links
 from app.service.presets import Presets
+from app.service.quality import all_qualities
 from app.service.ranking.embed import Embedded, Embedder
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
 from app.service.ranking.rerank import Lineage, RankingService, RerankParams
@@ -35,6 +36,7 @@ from app.service.types import (
     RankedImage,
     RankResult,
 )
+from app.service.variants import ChatRewriter, VariantMaker
 from app.service.webhooks.dispatcher import WebhookDispatcher, WebhookPolicy
 from app.service.webhooks.http_client import WebhookClient
 from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
@@ -49,6 +51,7 @@ __all__ = [
     "Caller",
     "CandidateArrays",
     "CandidateImages",
+    "ChatRewriter",
     "Embedded",
     "Embedder",
     "Explainer",
@@ -84,9 +87,11 @@ __all__ = [
     "TasteService",
     "TasteSummary",
     "UnresolvedReference",
+    "VariantMaker",
     "WebhookClient",
     "WebhookDispatcher",
     "WebhookPolicy",
+    "all_qualities",
     "as_caller",
     "batch_path",
     "create_api_key",

@@ -52,6 +52,7 @@ class GenerationParams:
     the mask of a `start`, and control images. `loras` None selects the server's adapters, an empty tuple none.
     `partial_images` is the number of preview rounds. `affordable` limits an open number of candidates to the quota.
     `wordings` are other texts to sample from, see `GenerationSpec`; `prompt` ranks all of them.
+    `quality` selects defaults, see `app.service.quality`.
     `settle_size` turns `aspect_ratio`, `fit` and `output_size` into the sampled size and the answered one. `notices`
     are warnings about how the parameters were made.
     """
@@ -87,6 +88,7 @@ class GenerationParams:
     job: Literal["txt2img", "img2img"] | None = None
     notices: tuple[Notice, ...] = ()
     wordings: tuple[str, ...] = ()
+    quality: Literal["draft", "standard", "best"] | None = None
 
 
 ParamsFactory: TypeAlias = Callable[[], Awaitable[GenerationParams]]

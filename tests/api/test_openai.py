@@ -86,7 +86,7 @@ def test_what_has_no_effect_is_said(client: openai.OpenAI) -> None:
         moderation="low", extra_body=SMALL,
     )  # fmt: skip
     said = [w["param"] for w in (answer.model_extra or {})["warnings"] if w["code"] == "unsupported_parameter"]
-    assert sorted(said) == ["background", "moderation", "output_compression", "quality", "style", "user"]
+    assert sorted(said) == ["background", "moderation", "output_compression", "style", "user"]
     quiet = client.images.generate(prompt="x", quality="auto", background="opaque", extra_body=SMALL)
     codes = [w["code"] for w in (quiet.model_extra or {})["warnings"]]
     assert "unsupported_parameter" not in codes
@@ -108,10 +108,10 @@ def test_streaming_with_partial_images(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_tells_what_has_no_effect(client: openai.OpenAI) -> None:
-    asked = {"quality": "hd", "response_format": "url"}
+    asked = {"style": "vivid", "response_format": "url"}
     told = list(client.images.generate(prompt="x", stream=True, extra_body={**SMALL, **asked}))
     warned = told[-1].model_dump()["warnings"]
-    assert {w["param"] for w in warned if w["code"] == "unsupported_parameter"} == {"quality", "response_format"}
+    assert {w["param"] for w in warned if w["code"] == "unsupported_parameter"} == {"style", "response_format"}
 
 
 @pytest.mark.parametrize("partial_images", [None, 0, 1])

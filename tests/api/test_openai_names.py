@@ -111,7 +111,7 @@ def test_a_stream_has_the_size_too(client: openai.OpenAI) -> None:
 def test_every_documented_parameter_is_taken_or_told(client: openai.OpenAI) -> None:
     rest = {
         "complexity": "low", "frame_count": 4, "frame_duration_ms": 100, "svg": {"model": "x"},
-        "safety_identifier": "s", "quality": "max",
+        "safety_identifier": "s", "style": "vivid",
     }  # fmt: skip
     answer = client.images.generate(prompt="x", extra_body={**SMALL, **rest})
     told = {w["param"] for w in (answer.model_extra or {})["warnings"] if w["code"] == "unsupported_parameter"}

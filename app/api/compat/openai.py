@@ -30,7 +30,7 @@ from app.api.generation_response import generation_response, kept_alive_response
 from app.api.hosts import Hosts
 from app.api.json_body import JsonRoute
 from app.api.negotiation import has_preference
-from app.api.ranking_inputs import resolve_ranking
+from app.api.ranking_inputs import resolve_ranking, with_variants
 from app.api.schemas.responses import ImageOutput
 from app.domain import Event, EventKind, Generation
 from app.errors import error_context
@@ -106,7 +106,8 @@ async def params(request: Request, services: Services, body: ImagesRequest) -> G
     unresolved = body.to_domain()
     model, notices = services.aliases.generator(body.model, loaded_models(services))
     ranking = await resolve_ranking(request, services, body.ranking, unresolved.ranking)
-    return replace(unresolved, model=model, ranking=ranking, notices=notices)
+    resolved = replace(unresolved, model=model, ranking=ranking, notices=notices)
+    return await with_variants(services, resolved, body.variants)
 
 
 async def respond(

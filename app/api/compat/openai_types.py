@@ -13,7 +13,6 @@ from app.api.schemas.responses import NegativeOutput, ResponseModel, WarningOutp
 from app.service import GenerationParams
 
 SUPPORTED_VALUES: dict[str, set[object]] = {
-    "quality": {"auto", "standard"},
     "background": {"opaque", "auto"},
     "style": set(),
     "moderation": {"auto"},
@@ -27,6 +26,13 @@ SUPPORTED_VALUES: dict[str, set[object]] = {
     "input_fidelity": {"low"},
 }
 """OpenAI's fields without effect, with the values that request no effect."""
+
+QUALITIES: dict[str, Literal["draft", "standard", "best"]] = {
+    **dict.fromkeys(("low", "draft"), "draft"),
+    **dict.fromkeys(("auto", "medium", "standard"), "standard"),
+    **dict.fromkeys(("high", "xhigh", "max", "hd", "best"), "best"),
+}  # fmt: skip
+"""The quality that each of OpenAI's values selects."""
 
 SIZE_OR_AUTO = described(
     r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", "auto, or WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
@@ -54,7 +60,9 @@ class ImagesRequest(SamplingRequest):
     output_format: ImageFormat | None = Field(None, description="File format of the images. Default: png.")
     stream: bool | None = Field(None, description="Respond with server-sent events.")
     partial_images: int | None = Field(None, ge=0, le=3, description="Maximum previews in the stream.")
-    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = None
+    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto", "draft", "best"] | None = Field(
+        None, description="Selects candidates and steps that the request omits: low a draft, hd and high the best."
+    )
     background: Literal["transparent", "opaque", "auto"] | None = None
     style: Literal["vivid", "natural"] | None = None
     moderation: Literal["low", "auto"] | None = None
@@ -82,6 +90,7 @@ class ImagesRequest(SamplingRequest):
             size=None if self.size == "auto" else self.size,
             previews=(self.partial_images or 0) if self.stream else 0,
             output_format=self.output_format or "png",
+            quality=QUALITIES[self.quality or "auto"],
         )
 
     def unsupported_warnings(self) -> list[WarningOutput]:

@@ -27,7 +27,7 @@ from app.api.generation_response import (
     submit_and_respond,
 )
 from app.api.json_body import JsonRoute
-from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image
+from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image, with_variants
 from app.api.schemas.requests import SIZE_PATTERN, GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
@@ -70,6 +70,7 @@ async def build_params(request: Request, services: Services, body: GenerationReq
     """Service parameters with the ranking and the images resolved."""
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
+    params = await with_variants(services, params, body.variants)
     if body.image is not None:
         strength = DEFAULT_STRENGTH if body.strength is None else body.strength
         params = await with_init_image(request, services, params, body.image, strength)

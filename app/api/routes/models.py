@@ -13,8 +13,16 @@ from app.api import openapi
 from app.api.dependencies import Services, ServicesDep
 from app.api.schemas.responses import LoraOutput, ResponseModel, is_absent
 from app.errors import NotFound
+from app.service import all_qualities
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class QualityOutput(ResponseModel):
+    """Candidates and steps of requests that name neither."""
+
+    n_candidates: int
+    steps: int
 
 
 class GeneratorOutput(ResponseModel):
@@ -26,6 +34,7 @@ class GeneratorOutput(ResponseModel):
     `controls`: kinds of control images.
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+    `quality`: candidates and steps of each quality, for requests that name neither.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -50,6 +59,7 @@ class GeneratorOutput(ResponseModel):
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
     loras: list[str]
+    quality: dict[str, QualityOutput]
     default_loras: list[LoraOutput]
 
 
@@ -190,6 +200,8 @@ def _models(services: Services) -> list[ModelResponse]:
     default = loaded["generator"].pop("loras")
     names = services.loras.names if services.loras is not None and default is not None else ()
     loaded["generator"] |= {"loras": list(names), "default_loras": default or []}
+    qualities = all_qualities(generator, service.limits)
+    loaded["generator"]["quality"] = {name: asdict(defaults) for name, defaults in qualities.items()}
     for kind, details in loaded.items():
         parts.setdefault(details.pop("id"), {})[kind] = details
     if calibration is not None:

@@ -7,14 +7,10 @@ hold on every server; the service checks the limits of the server and of the mod
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -23,70 +19,50 @@ from pydantic import (
 )
 
 from app.api.schemas.flags import FlagName
-from app.api.schemas.messages import described
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
+from app.api.schemas.texts import (
+    MAX_ITEMS as MAX_ITEMS,
+)
+from app.api.schemas.texts import (
+    PRINTABLE_PATTERN as PRINTABLE_PATTERN,
+)
+from app.api.schemas.texts import (
+    PROFILE_PATTERN as PROFILE_PATTERN,
+)
+from app.api.schemas.texts import (
+    SIZE_PATTERN as SIZE_PATTERN,
+)
+from app.api.schemas.texts import (
+    FiniteFloat as FiniteFloat,
+)
+from app.api.schemas.texts import (
+    ModelName as ModelName,
+)
+from app.api.schemas.texts import (
+    NonBlankText as NonBlankText,
+)
+from app.api.schemas.texts import (
+    ProfileName as ProfileName,
+)
+from app.api.schemas.texts import (
+    Ratio as Ratio,
+)
+from app.api.schemas.texts import (
+    RequestModel as RequestModel,
+)
+from app.api.schemas.texts import (
+    Size as Size,
+)
+from app.api.schemas.texts import (
+    Text as Text,
+)
+from app.api.schemas.variants import VARIANTS, Variants
 from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
-
-_INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
-PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
-PROFILE_PATTERN = described(
-    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "1 to 64 letters, digits and ._-, beginning with a letter or digit"
-)
-RATIO = described(r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", "WIDTH:HEIGHT such as 16:9, each from 1 to 9999")
-SIZE_PATTERN = described(
-    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", "WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
-)
-
-
-def _reject_control_characters(text: str) -> str:
-    categories = {unicodedata.category(c) for c in set(text) - set("\t\n\r")}
-    if "Cc" in categories:
-        raise ValueError("control characters are not allowed, except tabs and line breaks: remove them")
-    if "Cs" in categories:
-        raise ValueError("the text contains a lone surrogate: send valid Unicode")
-    return text
-
-
-def _reject_blank(text: str) -> str:
-    if all(unicodedata.category(c) in _INVISIBLE_CATEGORIES or c.isspace() for c in set(text)):
-        raise ValueError("the text is empty: send at least one visible character")
-    return text
-
-
-Text: TypeAlias = Annotated[
-    str, AfterValidator(_reject_control_characters), Field(json_schema_extra={"pattern": PRINTABLE_PATTERN})
-]
-NonBlankText: TypeAlias = Annotated[Text, AfterValidator(_reject_blank), Field(min_length=1)]
-Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE_PATTERN)]
-Ratio: TypeAlias = Annotated[str, StringConstraints(pattern=RATIO)]
-ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
-FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-
-
-MAX_MEMBERS = 64
-"""Maximum members of one object, known or unknown; every schema has fewer."""
-
-MAX_ITEMS = 1024
-"""Maximum items of one list, before the server's own limits are checked."""
-
-
-class RequestModel(BaseModel):
-    """Base of all request types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_member_count(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > MAX_MEMBERS:
-            raise ValueError(f"the object has more than {MAX_MEMBERS} members: send fewer")
-        return data
 
 
 class NegativeInput(RequestModel):
@@ -295,7 +271,17 @@ class SamplingRequest(SamplingOptions):
         description="WIDTHxHEIGHT to crop and scale images to. Without size, images are sampled in its ratio.",
     )
 
-    def build_params(self, *, n: int, size: str | None, previews: int, output_format: ImageFormat) -> GenerationParams:
+    variants: Variants | None = Field(None, description=VARIANTS)
+
+    def build_params(
+        self,
+        *,
+        n: int,
+        size: str | None,
+        previews: int,
+        output_format: ImageFormat,
+        quality: Literal["draft", "standard", "best"] | None,
+    ) -> GenerationParams:
         """Convert to service parameters, without the ranking.
 
         `ranking_inputs.resolve_ranking` resolves the ranking.
@@ -319,6 +305,8 @@ class SamplingRequest(SamplingOptions):
             aspect_ratio=(int(ratio[0]), int(ratio[1])) if ratio else None,
             fit=self.fit,
             output_size=parse_size(self.output_size) if self.output_size else None,
+            wordings=tuple(self.variants) if isinstance(self.variants, list) else (),
+            quality=quality,
             pruning=to_pruning(self.pruning),
             partial_images=previews,
             deterministic=self.deterministic,
@@ -336,6 +324,9 @@ class GenerationRequest(SamplingRequest):
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or base64 images.")
     output_format: ImageFormat = Field("png", description="File format of the images.")
+    quality: Literal["draft", "standard", "best"] | None = Field(
+        None, description="Selects candidates and steps that the request omits; GET /v1/models shows them."
+    )
     image: str | None = Field(None, description="The initial image, such as a sketch, as a data: URI or bare base64.")
     strength: FiniteFloat | None = Field(
         None, ge=0, le=1, description="Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75."
@@ -352,7 +343,13 @@ class GenerationRequest(SamplingRequest):
 
     def to_domain(self) -> GenerationParams:
         """Convert to service parameters, without image and ranking."""
-        return self.build_params(n=self.n, size=self.size, previews=self.previews, output_format=self.output_format)
+        return self.build_params(
+            n=self.n,
+            size=self.size,
+            previews=self.previews,
+            output_format=self.output_format,
+            quality=self.quality,
+        )
 
 
 class RankForm(RequestModel):

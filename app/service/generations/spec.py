@@ -14,6 +14,7 @@ from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, ControlUse, Gen
 from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
+from app.service.quality import quality_defaults
 from app.service.types import GenerationParams, Limits
 from app.service.validation import active_guards, check_range, check_ranking, check_text
 from models.loras import MAX_LORAS, Lora
@@ -63,9 +64,11 @@ def build_spec(
     _check_wordings(params.wordings, limits)
     check_ranking(params.ranking, limits)
     guards = active_guards(params.ranking, limits)
+    defaults = quality_defaults(params.quality, generator, limits)
+    limits = replace(limits, default_candidates=defaults.n_candidates)
     n_candidates, wave = _candidate_counts(params, limits)
     fitted = _quota_notice(n_candidates, params, limits)
-    steps = generator.steps if params.steps is None else params.steps
+    steps = defaults.steps if params.steps is None else params.steps
     check_range(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if params.guidance_scale is None else params.guidance_scale
     check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")

@@ -99,19 +99,35 @@ class WebhookClient:
         """Return after a 2xx response. Raises DeliveryError."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await self._post(httpx.URL(url), body, headers)
+                answer = await self._send(httpx.URL(url), body, headers)
+                await answer.aclose()
         except TimeoutError:
             raise DeliveryError(f"no response within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise DeliveryError(f"the receiver cannot be reached ({type(error).__name__})") from None
-        if not 200 <= status < 300:
-            raise DeliveryError(f"the receiver answered {status}", final=status == httpx.codes.GONE)
+        _check_status(answer)
+
+    async def fetch(self, url: str, body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
+        """Return the body of a 2xx response, of at most `max_bytes`. Raises DeliveryError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._send(httpx.URL(url), body, headers)
+                try:
+                    _check_status(answer)
+                    return await _bounded_body(answer, max_bytes)
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            raise DeliveryError(f"no response within {self._timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            raise DeliveryError(f"the receiver cannot be reached ({type(error).__name__})") from None
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
-    async def _post(self, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> int:
+    async def _send(self, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """The response, before its body is read."""
         address = await self._validated_address(url)
         request = self._client.build_request(
             "POST",
@@ -127,9 +143,7 @@ class WebhookClient:
             # SNI and certificate check use the name; the connection uses the address.
             extensions={"sni_hostname": url.host},
         )
-        answer = await self._client.send(request, stream=True)
-        await answer.aclose()
-        return answer.status_code
+        return await self._client.send(request, stream=True)
 
     async def _validated_address(self, url: httpx.URL) -> str:
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -139,6 +153,21 @@ class WebhookClient:
         if not self._allow_private and not all(is_public_address(address) for address in addresses):
             raise DeliveryError("the receiver's address is not public")
         return addresses[0]
+
+
+def _check_status(answer: httpx.Response) -> None:
+    status = answer.status_code
+    if not 200 <= status < 300:
+        raise DeliveryError(f"the receiver answered {status}", final=status == httpx.codes.GONE)
+
+
+async def _bounded_body(answer: httpx.Response, max_bytes: int) -> bytes:
+    found = bytearray()
+    async for part in answer.aiter_bytes():
+        found += part
+        if len(found) > max_bytes:
+            raise DeliveryError(f"the answer exceeds {max_bytes} bytes")
+    return bytes(found)
 
 
 def is_public_address(address: str) -> bool:

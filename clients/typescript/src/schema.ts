@@ -630,6 +630,17 @@ export interface components {
             tiling: number | null;
         };
         /**
+         * AutoVariants
+         * @description Wordings that the server makes, the prompt itself among them.
+         */
+        AutoVariants: {
+            /**
+             * Auto
+             * @description Number of wordings, with the prompt as the first.
+             */
+            auto: number;
+        };
+        /**
          * BatchCountsOutput
          * @description Entries by state.
          *
@@ -1245,6 +1256,11 @@ export interface components {
              */
             output_size?: string | null;
             /**
+             * Variants
+             * @description Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+             */
+            variants?: string[] | components["schemas"]["AutoVariants"] | null;
+            /**
              * N
              * @description Images to return, best first.
              * @default 1
@@ -1275,6 +1291,11 @@ export interface components {
              * @enum {string}
              */
             output_format?: "png" | "webp" | "jpeg";
+            /**
+             * Quality
+             * @description Selects candidates and steps that the request omits; GET /v1/models shows them.
+             */
+            quality?: ("draft" | "standard" | "best") | null;
             /**
              * Image
              * @description The initial image, such as a sketch, as a data: URI or bare base64.
@@ -1452,6 +1473,7 @@ export interface components {
          *     `controls`: kinds of control images.
          *     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
          *     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+         *     `quality`: candidates and steps of each quality, for requests that name neither.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
         GeneratorOutput: {
@@ -1506,6 +1528,10 @@ export interface components {
             long_prompts: "truncate" | "chunks";
             /** Loras */
             loras: string[];
+            /** Quality */
+            quality: {
+                [key: string]: components["schemas"]["QualityOutput"];
+            };
             /** Default Loras */
             default_loras: components["schemas"]["LoraOutput"][];
         };
@@ -1695,6 +1721,11 @@ export interface components {
              */
             output_size?: string | null;
             /**
+             * Variants
+             * @description Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+             */
+            variants?: string[] | components["schemas"]["AutoVariants"] | null;
+            /**
              * N
              * @description Images to return, best first. Default: 1.
              */
@@ -1724,8 +1755,11 @@ export interface components {
              * @description Maximum previews in the stream.
              */
             partial_images?: number | null;
-            /** Quality */
-            quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto") | null;
+            /**
+             * Quality
+             * @description Selects candidates and steps that the request omits: low a draft, hd and high the best.
+             */
+            quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto" | "draft" | "best") | null;
             /** Background */
             background?: ("transparent" | "opaque" | "auto") | null;
             /** Style */
@@ -2014,6 +2048,16 @@ export interface components {
             prompt: string;
             /** Negative */
             negative: string;
+        };
+        /**
+         * QualityOutput
+         * @description Candidates and steps of requests that name neither.
+         */
+        QualityOutput: {
+            /** N Candidates */
+            n_candidates: number;
+            /** Steps */
+            steps: number;
         };
         /**
          * RankResponse
@@ -5684,6 +5728,11 @@ export interface operations {
                      */
                     output_size?: string | null;
                     /**
+                     * Variants
+                     * @description Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+                     */
+                    variants?: string[] | components["schemas"]["AutoVariants"] | null;
+                    /**
                      * N
                      * @description Images to return, best first. Default: 1.
                      */
@@ -5713,8 +5762,11 @@ export interface operations {
                      * @description Maximum previews in the stream.
                      */
                     partial_images?: number | null;
-                    /** Quality */
-                    quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto") | null;
+                    /**
+                     * Quality
+                     * @description Selects candidates and steps that the request omits: low a draft, hd and high the best.
+                     */
+                    quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto" | "draft" | "best") | null;
                     /** Background */
                     background?: ("transparent" | "opaque" | "auto") | null;
                     /** Style */
@@ -6000,6 +6052,11 @@ export interface operations {
                      */
                     output_size?: string | null;
                     /**
+                     * Variants
+                     * @description Texts to sample from instead of the prompt, which ranks all; or how many wordings the server makes.
+                     */
+                    variants?: string[] | components["schemas"]["AutoVariants"] | null;
+                    /**
                      * N
                      * @description Images to return, best first. Default: 1.
                      */
@@ -6029,8 +6086,11 @@ export interface operations {
                      * @description Maximum previews in the stream.
                      */
                     partial_images?: number | null;
-                    /** Quality */
-                    quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto") | null;
+                    /**
+                     * Quality
+                     * @description Selects candidates and steps that the request omits: low a draft, hd and high the best.
+                     */
+                    quality?: ("standard" | "hd" | "low" | "medium" | "high" | "xhigh" | "max" | "auto" | "draft" | "best") | null;
                     /** Background */
                     background?: ("transparent" | "opaque" | "auto") | null;
                     /** Style */

@@ -1,0 +1,66 @@
+"""Texts, numbers and names in requests, and the base of all request types."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.api.schemas.messages import described
+
+_INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+PROFILE_PATTERN = described(
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "1 to 64 letters, digits and ._-, beginning with a letter or digit"
+)
+RATIO = described(r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", "WIDTH:HEIGHT such as 16:9, each from 1 to 9999")
+SIZE_PATTERN = described(
+    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", "WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
+)
+
+
+def _reject_control_characters(text: str) -> str:
+    categories = {unicodedata.category(c) for c in set(text) - set("\t\n\r")}
+    if "Cc" in categories:
+        raise ValueError("control characters are not allowed, except tabs and line breaks: remove them")
+    if "Cs" in categories:
+        raise ValueError("the text contains a lone surrogate: send valid Unicode")
+    return text
+
+
+def _reject_blank(text: str) -> str:
+    if all(unicodedata.category(c) in _INVISIBLE_CATEGORIES or c.isspace() for c in set(text)):
+        raise ValueError("the text is empty: send at least one visible character")
+    return text
+
+
+Text: TypeAlias = Annotated[
+    str, AfterValidator(_reject_control_characters), Field(json_schema_extra={"pattern": PRINTABLE_PATTERN})
+]
+NonBlankText: TypeAlias = Annotated[Text, AfterValidator(_reject_blank), Field(min_length=1)]
+Size: TypeAlias = Annotated[str, StringConstraints(pattern=SIZE_PATTERN)]
+Ratio: TypeAlias = Annotated[str, StringConstraints(pattern=RATIO)]
+ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
+FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+
+
+MAX_MEMBERS = 64
+"""Maximum members of one object, known or unknown; every schema has fewer."""
+
+MAX_ITEMS = 1024
+"""Maximum items of one list, before the server's own limits are checked."""
+
+
+class RequestModel(BaseModel):
+    """Base of all request types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_member_count(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_MEMBERS:
+            raise ValueError(f"the object has more than {MAX_MEMBERS} members: send fewer")
+        return data

@@ -1,0 +1,165 @@
+"""Wordings of a prompt that the server makes: by a chat model, or from presets.
+
+A chat endpoint in the shape of OpenAI's API is asked where the operator names one, within a budget of calls. What it
+does not deliver comes from presets, and a notice says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.domain import Notice
+from app.service.presets import Preset, Presets
+from app.service.webhooks.http_client import DeliveryError, WebhookClient
+
+log = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES = 64 * 2**10
+"""Maximum size of a chat model's answer."""
+
+HOUR_S = 3600.0
+
+INSTRUCTION = (
+    "You rewrite prompts for an image generator. Keep every thing, number, colour and relation that the prompt names, "
+    "and its language. Change words, order and detail. Answer with a JSON array of {count} strings and nothing else."
+)
+
+
+def check_rewriter(url: str, model: str, *, private: bool) -> None:
+    """Check the settings of a rewriter. Raises ValueError."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        complete = bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment or parts.username)
+    except ValueError:
+        complete = False
+    if not complete or parts.scheme not in {"https", "http"} or (parts.scheme == "http" and not private):
+        raise ValueError(
+            "REWRITER_URL must be a URL such as https://llm.example.com/v1; http:// needs REWRITER_PRIVATE=true"
+        )
+    if not model:
+        raise ValueError("REWRITER_MODEL must name the model of REWRITER_URL")
+
+
+class ChatRewriter:
+    """Asks a chat model for wordings, at most `calls_per_hour` times.
+
+    `url` is the base of an API in OpenAI's shape, such as https://host/v1. `client` checks its address and the time.
+    """
+
+    def __init__(
+        self,
+        client: WebhookClient,
+        url: str,
+        model: str,
+        key: str,
+        calls_per_hour: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._model = model
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._calls_per_hour = calls_per_hour
+        self._clock = clock
+        self._calls: deque[float] = deque()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def rewrite(self, prompt: str, count: int) -> list[str]:
+        """At most `count` texts. Raises DeliveryError."""
+        now = self._clock()
+        while self._calls and self._calls[0] <= now - HOUR_S:
+            self._calls.popleft()
+        if len(self._calls) >= self._calls_per_hour:
+            raise DeliveryError("the budget of this hour is used up")
+        self._calls.append(now)
+        request = {
+            "model": self._model,
+            "messages": [
+                {"role": "system", "content": INSTRUCTION.format(count=count)},
+                {"role": "user", "content": prompt},
+            ],
+            "temperature": 1.0,
+            "max_tokens": 256 * count,
+        }
+        body = json.dumps(request).encode()
+        answer = await self._client.fetch(self._url, body, self._headers, MAX_ANSWER_BYTES)
+        return _texts(answer)[:count]
+
+
+class VariantMaker:
+    """Makes wordings of a prompt. `max_chars` bounds each of them."""
+
+    def __init__(self, presets: Presets, rewriter: ChatRewriter | None, max_chars: int) -> None:
+        self._presets = presets
+        self._rewriter = rewriter
+        self._max_chars = max_chars
+
+    async def make(self, prompt: str, count: int) -> tuple[tuple[str, ...], tuple[Notice, ...]]:
+        """`count` different wordings, the prompt first, and notices.
+
+        Fewer if presets run out.
+        """
+        notices: tuple[Notice, ...] = ()
+        found = [prompt]
+        if self._rewriter is not None:
+            try:
+                found += await self._rewriter.rewrite(prompt, count - 1)
+            except DeliveryError as error:
+                log.warning("the rewriter of prompts failed: %s", error)
+                notices = (_failed(str(error)),)
+        fitting = self._distinct(found)
+        if self._rewriter is not None and not notices and len(fitting) < count:
+            notices = (_failed(f"it made {len(fitting) - 1} of {count - 1} wordings"),)
+        wordings = self._distinct([*fitting, *preset_wordings(prompt, self._presets)])[:count]
+        if len(wordings) < count:
+            detail = f"only {len(wordings)} of {count} wordings were made: send `variants` as texts"
+            notices = (*notices, Notice("fewer_variants", detail, {"variants": len(wordings)}))
+        return tuple(wordings), notices
+
+    def _distinct(self, texts: Sequence[str]) -> list[str]:
+        """Texts that can be prompts, each once; the first one is kept as it is."""
+        first, *others = texts
+        spaced = (" ".join(text.split()) for text in others)
+        usable = (text for text in spaced if text and text.isprintable() and len(text) <= self._max_chars)
+        return list(dict.fromkeys([first, *usable]))
+
+
+def preset_wordings(prompt: str, presets: Presets) -> list[str]:
+    """The prompt with one preset each, from groups that it does not mention."""
+    low, groups = prompt.lower(), dict[str, list[Preset]]()
+    for preset in presets.items:
+        groups.setdefault(preset.group, []).append(preset)
+    mentioned = {p.group for p in presets.items if any(word.lower() in low for word in p.words)}
+    turns = zip_longest(*(items for group, items in groups.items() if group not in mentioned))
+    return [f"{prompt.rstrip(' .,')}, {p.prompt}" for p in chain.from_iterable(turns) if p is not None and p.prompt]
+
+
+def _failed(reason: str) -> Notice:
+    detail = f"the rewriter of prompts failed, so wordings come from presets: {reason}"
+    return Notice("rewriter_failed", detail)
+
+
+def _texts(answer: bytes) -> list[str]:
+    """The strings of the array in a chat completion. Raises DeliveryError."""
+    try:
+        content: Any = json.loads(answer)["choices"][0]["message"]["content"]
+        found = re.search(r"\[.*\]", content, re.DOTALL)
+        texts = json.loads(found[0]) if found is not None else None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        texts = None
+    if not isinstance(texts, list):
+        raise DeliveryError("the answer holds no JSON array of texts")
+    return [text for text in texts if isinstance(text, str)]
