@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import ENV_PREFIX, Settings, format_errors
+from models.load_options import EndpointLimits
 from models.loras import Lora
 
 
@@ -99,3 +100,19 @@ def test_lora_adapters_of_the_start_need_their_folder(tmp_path: Path) -> None:
     for changes, why in wrong:
         with pytest.raises(ValidationError, match=why):
             Settings(**{"data_dir": tmp_path / "data", **changes})
+
+
+def test_the_key_and_limits_of_endpoints_reach_the_loader_and_are_not_shown() -> None:
+    limits: dict[str, Any] = {"vlm_concurrency": 2, "vlm_timeout_s": 9.5, "vlm_calls_per_day": 0}
+    settings = Settings(vlm_api_key=" sk-secret\n", **limits)
+    assert settings.load_options.endpoint == EndpointLimits("sk-secret", 2, 9.5, 0)
+    assert "sk-secret" not in repr(settings)
+    wrongs: list[dict[str, Any]] = [
+        {"vlm_concurrency": 0},
+        {"vlm_timeout_s": 0},
+        {"vlm_calls_per_day": -1},
+        {"vlm_api_key": "two words"},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(ValidationError):
+            Settings(**wrong)
