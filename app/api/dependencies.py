@@ -51,6 +51,9 @@ ATTEMPT_HEADER = "x-stainless-retry-count"
 MAX_NAME_CHARS = 64
 """Maximum characters of an unknown name that an error repeats."""
 
+_TRACKING = re.compile(r"utm_\w+|fbclid|gclid|msclkid|yclid|_")
+"""Query parameters that sites, mailers and scripts add to links that they show."""
+
 _ID = re.compile(r"gen_[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -118,13 +121,15 @@ def json_body(request: Request) -> None:
 def known_query(request: Request) -> None:
     """Refuse query parameters that the route does not declare.
 
-    Raises RequestValidationError with the accepted names.
+    Links to images may have those that sites add to links. Raises RequestValidationError with the accepted names.
     """
     if not request.query_params:
         return
     declared = get_flat_params(request.scope["route"].dependant)
     accepted = [field.alias for field in declared if isinstance(field.field_info, Query)]
-    if unknown := [name for name in request.query_params if name not in accepted]:
+    link = "/images/" in request.scope["route"].path_format
+    names = [name for name in request.query_params if not (link and _TRACKING.fullmatch(name))]
+    if unknown := [name for name in names if name not in accepted]:
         use = f"use {', '.join(f'`{name}`' for name in accepted)}" if accepted else "this route takes none"
         problem = {"type": "unknown_parameter", "msg": f"the query parameter is unknown: remove it; {use}"}
         raise RequestValidationError([{**problem, "loc": ("query", name[:MAX_NAME_CHARS])} for name in unknown])

@@ -38,6 +38,13 @@ def test_a_misspelled_parameter_is_refused_with_the_accepted_names(house: House,
     assert house.client.head(path.format(id=house.made(n_candidates=1)["id"])).status_code in {405, 422}
 
 
+def test_links_to_images_may_have_what_sites_add(house: House) -> None:
+    made = house.made(n_candidates=1)
+    for added in ("utm_source=mail&utm_campaign=x", "fbclid=abc", "yclid=1", "_=1764000000"):
+        assert house.client.get(f"/v1/generations/{made['id']}/images/0.png?{added}").status_code == 200
+    is_problem(house.client.get(f"/v1/generations/{made['id']}?utm_source=x"), 422, "invalid_request", "utm_source")
+
+
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/batches", "/v1/rank"])
 def test_a_refused_parameter_makes_nothing(house: House, path: str) -> None:
     before = house.client.get("/v1/generations").json()["data"][:1]
