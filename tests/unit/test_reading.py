@@ -168,3 +168,10 @@ def test_russian_knows_every_thing_of_the_pack(front: TextFront) -> None:
 @pytest.mark.parametrize("text", ["а" * 4000, "кот " * 1000, "абракадабра" * 300, "krasno" * 600, "x" * 4000])
 def test_long_texts_are_read_in_bounded_work(front: TextFront, text: str) -> None:
     front.read(text)
+
+
+def test_the_pairs_of_the_figures_are_understood_as_their_english_prompts(front: TextFront) -> None:
+    pairs = russian.pairs()
+    assert len({pair.russian for pair in pairs}) == len(pairs) == 200
+    differing = [pair.russian for pair in pairs if understood(front, pair.russian) != pair.english]
+    assert differing == ["цветок", "видеоигры на жёлтом фоне", "кроссовки на жёлтом фоне"], "a synonym, and plurals"

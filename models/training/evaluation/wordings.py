@@ -37,26 +37,27 @@ class Run(Protocol):
 
 
 def measure_russian(run: Run) -> dict[str, Any]:
-    """The judge's top five contain the thing, best of 16: Russian against English.
+    """The judge's top five contain the thing, best of 16: Russian beside English.
 
-    `alike` is the share of pairs whose understood text equals the English prompt, so that the fields are equal.
+    `alike` is the share of all `pairs` whose understood text equals the English prompt. Such fields are equal to the
+    bit, so that only the others can differ. `prompts` pairs are sampled.
     """
-    found, alike, unread = list[tuple[bool, bool]](), list[bool](), list[str]()
-    for place, pair in enumerate(run.some(russian.pairs())):
-        reading = run.pack.read(pair.russian)
-        understood = pair.russian if reading is None else reading.understood
+    pairs = russian.pairs()
+    understood = [pair.russian if (r := run.pack.read(pair.russian)) is None else r.understood for pair in pairs]
+    alike = [text == pair.english for text, pair in zip(understood, pairs, strict=True)]
+    found = list[tuple[bool, bool]]()
+    for place, (pair, text) in enumerate(run.some(list(zip(pairs, understood, strict=True)))):
         english = _best_holds(run, place, pair.english, pair.name)
-        alike.append(understood == pair.english)
-        found.append((english, english if alike[-1] else _best_holds(run, place, understood, pair.name)))
-        unread += [pair.russian] if reading is None or reading.unknown or reading.ambiguous else []
+        found.append((english, english if alike[place] else _best_holds(run, place, text, pair.name)))
     english_top5, russian_top5 = np.mean(found, axis=0).tolist()
     return {
-        "prompts": len(found),
+        "pairs": len(pairs),
         "alike": float(np.mean(alike)),
+        "differing": [pair.russian for pair, same in zip(pairs, alike, strict=True) if not same],
+        "prompts": len(found),
         "english_top5": english_top5,
         "russian_top5": russian_top5,
         "ratio": russian_top5 / english_top5 if english_top5 else None,
-        "not_understood": unread,
     }
 
 
