@@ -10,6 +10,7 @@
     |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
     |  +- NoInpainting      422 no_inpainting         an edit with a sketch on the image
     |  +- WrongModelKind     422 wrong_model_kind      a scorer where a generator is used, or the other way round
+    |  +- NoSteering        422 no_steering           steering of models without gradients
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
@@ -115,6 +116,12 @@ class WrongModelKind(InvalidRequest):
     """`model` names a scorer where a generator is used, or the other way round."""
 
     code, title = "wrong_model_kind", "The model is of another kind"
+
+
+class NoSteering(InvalidRequest):
+    """Steering was requested, but the loaded models cannot be steered: omit it."""
+
+    code, title = "no_steering", "The models cannot be steered"
 
 
 class ScorerMismatch(InvalidRequest):

@@ -450,6 +450,37 @@ The status of a generation; the last three are final.
 """
 
 
+class SteeringInput(TypedDict):
+    """
+    Moves of candidates along the gradient of their own score.
+
+    The score rises by construction; it is no proof of quality.
+    """
+
+    scale: float
+    """
+    Length of a move relative to the image estimate, at most 0.1; 0 is off.
+    """
+    start: NotRequired[float]
+    """
+    Share of the noise schedule's time of the first move.
+    """
+    end: NotRequired[float]
+    """
+    Share of the noise schedule's time of the last move.
+    """
+
+
+class SteeringOutput(TypedDict):
+    """
+    The steering that was used, as in requests.
+    """
+
+    scale: float
+    start: float
+    end: float
+
+
 class TasteInput(TypedDict):
     """
     A taste profile whose term is added to the score.
@@ -677,6 +708,7 @@ class WorkOutput(TypedDict):
     previews: int
     decodes: int
     images_read: int
+    rows_steered: int
 
 
 class ErrorMember(TypedDict):
@@ -927,6 +959,7 @@ class GeneratorOutput(TypedDict):
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
     `quality`: candidates and steps of each quality, for requests that name neither.
+    `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -950,6 +983,8 @@ class GeneratorOutput(TypedDict):
     second_order: list[str]
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
+    steering: bool
+    steering_refusal: str | None
     loras: list[str]
     quality: dict[str, Any]
     default_loras: list[LoraOutput]
@@ -1166,6 +1201,10 @@ class RefineRequest(TypedDict):
     Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
     """
     ranking: NotRequired[RankingInput]
+    steering: NotRequired[SteeringInput | None]
+    """
+    Moves candidates along the gradient of their own score. A scale of 0 is off.
+    """
     pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
     """
     auto, off, or the checkpoints at which weak candidates are dropped.
@@ -1306,6 +1345,10 @@ class GenerationRequest(TypedDict):
     Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
     """
     ranking: NotRequired[RankingInput]
+    steering: NotRequired[SteeringInput | None]
+    """
+    Moves candidates along the gradient of their own score. A scale of 0 is off.
+    """
     pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
     """
     auto, off, or the checkpoints at which weak candidates are dropped.
@@ -1415,6 +1458,7 @@ class GenerationResponse(TypedDict):
     steps: int
     guidance_scale: float
     sampler: str
+    steering: SteeringOutput | None
     loras: list[LoraOutput]
     ranking: RankingOutput
     checkpoints: list[dict[str, Any]]
@@ -1479,6 +1523,10 @@ class ImagesRequest(TypedDict):
     Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.
     """
     ranking: NotRequired[RankingInput]
+    steering: NotRequired[SteeringInput | None]
+    """
+    Moves candidates along the gradient of their own score. A scale of 0 is off.
+    """
     pruning: NotRequired[Literal["auto", "off"] | list[CheckpointInput] | None]
     """
     auto, off, or the checkpoints at which weak candidates are dropped.

@@ -36,7 +36,8 @@ def from_json(data: Mapping[str, Any]) -> Calibration:
         if fields.pop("format") != FORMAT:
             raise ValueError(f"unsupported calibration format; use format {FORMAT} (run `frontrunner calibrate` again)")
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
-        made = Calibration(**{**values, "artefacts": _limits(values.get("artefacts"))})
+        steered = from_json({"format": FORMAT, **fields["steered"]}) if fields.get("steered") else None
+        made = Calibration(**{**values, "artefacts": _limits(values.get("artefacts")), "steered": steered})
         guidance = fields["guidance_scale"]
         lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
     except (AttributeError, KeyError, TypeError) as error:

@@ -22,6 +22,7 @@ from models.families import Family, LoadContext, Mode, Source
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import MANIFEST, Pack, packs
 from models.protocols import Calibration, Embedder, Models, Scorer, StepwiseGenerator
+from models.steering import find_steering
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def load_models(
         scorers = tuple(sources[name] for name in names)
         torch_free = not generators.needs_torch and not any(map(families.scorer_needs_torch, scorers))
         if torch_free and options.upscaler in {"", families.FAKE}:
-            return replace(_load(context, (generators, made), scorers, report), calibration=given)
+            return _with_steering(replace(_load(context, (generators, made), scorers, report), calibration=given))
         report("importing libraries")
         _prepare_threads()
         own = _pack_calibration(made) if generator == scorer else None
@@ -67,7 +68,11 @@ def load_models(
             _import_adapters()
         models = _load_with_torch(context, (generators, made), scorers, report)
     _try_adapters(models.generator)
-    return replace(models, calibration=_chosen(given, own, models))
+    return _with_steering(replace(models, calibration=_chosen(given, own, models)))
+
+
+def _with_steering(models: Models) -> Models:
+    return replace(models, steering=find_steering(models.generator, models.scorer))
 
 
 def _load_with_torch(

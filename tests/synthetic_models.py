@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.protocols import Embeddings, Images, Latent, OutOfMemory, Pixels, StepRow
+from models.protocols.steering import SteerRow
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
+from models.synthetic.steering import FakeSteering
 
 
 class InstrumentedGenerator(FakeGenerator):
@@ -63,6 +65,32 @@ class InstrumentedScorer(FakeScorer):
         _check_memory(len(pixels), self.max_rows)
         self.calls.append(len(pixels))
         return super().embed_images(pixels)
+
+
+class InstrumentedSteering(FakeSteering):
+    """Holds the rows of every call in `calls`, and what they were padded to in `sizes`.
+
+    More than `max_rows` raise `OutOfMemory`. `problem` refuses every size.
+    """
+
+    def __init__(self, *, max_rows: int | None = None, problem: str | None = None, bit_stable: bool = True) -> None:
+        self.calls: list[int] = []
+        self.sizes: list[int] = []
+        self.max_rows = max_rows
+        self.problem = problem
+        self.bit_stable = bit_stable
+
+    def check(self, width: int, height: int) -> None:
+        if self.problem is not None:
+            self.refusal = self.problem
+            raise ValueError(self.problem)
+        super().check(width, height)
+
+    def steer(self, rows: Sequence[SteerRow], size: int) -> list[Any]:
+        _check_memory(size, self.max_rows)
+        self.calls.append(len(rows))
+        self.sizes.append(size)
+        return super().steer(rows, size)
 
 
 def _check_memory(rows: int, max_rows: int | None) -> None:

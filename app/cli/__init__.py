@@ -99,6 +99,9 @@ def generate(
         list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
     ] = None,
     control: ControlOption = None,
+    steering: Annotated[
+        float | None, typer.Option(metavar="SCALE", help="Move candidates along their score's gradient, such as 0.05.")
+    ] = None,
     metadata: Annotated[
         bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
     ] = True,
@@ -140,6 +143,8 @@ def generate(
     }
     if lora is not None:
         body["loras"] = _loras(lora)
+    if steering is not None:
+        body["steering"] = {"scale": steering}
     with remote.reported_errors():
         body |= _controls(control)
     console, progress = Console(), Console(stderr=True)
@@ -184,6 +189,10 @@ def calibrate(
         float | None,
         typer.Option("--guidance", "-g", min=0, max=50, help="Guidance scale of your requests. Default: the model's."),
     ] = None,
+    steering: Annotated[
+        float | None,
+        typer.Option(metavar="SCALE", min=0.001, max=0.1, help="Also measure generations with this steering."),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("calibration.json"),
 ) -> None:
     """Measure how well previews predict final scores, for pruning "auto".
@@ -201,7 +210,7 @@ def calibrate(
     from app.cli.calibrate import run_calibration
 
     with remote.reported_errors():
-        run_calibration(prompts, candidates, guidance_scale, out, Console())
+        run_calibration(prompts, candidates, guidance_scale, out, Console(), steering)
 
 
 @app.command()

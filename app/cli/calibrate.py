@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,7 +27,8 @@ from models import calibration_io, registry
 from models.errors import ModelError
 from models.guards import artefacts
 from models.pack import packs
-from models.protocols import Calibration
+from models.protocols import Calibration, GeneratorInfo, ScorerInfo
+from models.protocols.steering import SteeringSettings
 
 MIN_PROMPTS = 8
 """Minimum number of prompts; with fewer, the correlations are mostly noise."""
@@ -44,9 +46,17 @@ CHEAP_PREVIEW = 0.1
 
 
 def run_calibration(
-    prompts: Path | None, candidates: int, guidance_scale: float | None, out: Path, console: Console
+    prompts: Path | None,
+    candidates: int,
+    guidance_scale: float | None,
+    out: Path,
+    console: Console,
+    steering: float | None = None,
 ) -> None:
-    """Calibrate the configured models and write the result to `out`. Raises CliError."""
+    """Calibrate the configured models and write the result to `out`. Raises CliError.
+
+    With a scale of `steering`, steered generations are measured as well.
+    """
     try:
         settings = Settings()
         texts = _read_prompts(prompts, settings.generator)
@@ -67,17 +77,10 @@ def run_calibration(
         info = models.generator.info
         if guidance_scale is not None:
             info = replace(info, guidance_scale=guidance_scale)
-        with Progress(console=console) as progress:
-            task = progress.add_task("racing", total=len(texts))
-            recordings = record_trajectories(
-                core, info, texts, n_candidates=candidates, progress=lambda done: progress.update(task, completed=done)
-            )
-            trajectories, statistics = [], []
-            for race in recordings:
-                trajectories.append(race.trajectory)
-                statistics += [artefacts.measure(image) for image in race.images]
-        made = calibration.fit_calibration(trajectories, info, models.scorer.info)
-        made = replace(made, artefacts=artefacts.fit_limits(statistics))
+        race = partial(_race, core, info, models.scorer.info, texts, candidates)
+        made = race(None, console)
+        if steering is not None:
+            made = replace(made, steered=race(SteeringSettings(steering), console))
         costs = {kind: dict(getattr(core.costs, kind)) for kind in ("step", "preview", "finish")}
         measured = {"device": info.device, "prompts": len(texts), **costs}
         document = calibration_io.to_json(made) | {"measured": measured}
@@ -93,6 +96,35 @@ def run_calibration(
     outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
     console.print(outlook, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
+
+
+def _race(
+    core: EngineCore,
+    info: GeneratorInfo,
+    scorer: ScorerInfo,
+    texts: Sequence[str],
+    candidates: int,
+    steering: SteeringSettings | None,
+    console: Console,
+) -> Calibration:
+    """Run every prompt in full, and fit the calibration and the limits of artefacts."""
+    trajectories, statistics = [], []
+    with Progress(console=console) as progress:
+        task = progress.add_task("racing" if steering is None else "racing, steered", total=len(texts))
+        recordings = record_trajectories(
+            core,
+            info,
+            texts,
+            n_candidates=candidates,
+            steering=steering,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+        for race in recordings:
+            trajectories.append(race.trajectory)
+            statistics += [artefacts.measure(image) for image in race.images]
+    made = calibration.fit_calibration(trajectories, info, scorer)
+    settings = None if steering is None else (steering.scale, steering.start, steering.end)
+    return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings)
 
 
 def _read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:

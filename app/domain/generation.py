@@ -11,6 +11,7 @@ from app.domain.ranking import Flag, Ranking, Score
 from models.loras import Lora
 from models.prompt_weights import without_marks
 from models.protocols import steps_left
+from models.protocols.steering import SteeringSettings
 
 SEED_LIMIT = 2**64
 """Seeds live in [0, SEED_LIMIT)."""
@@ -113,7 +114,7 @@ class GenerationSpec:
     in `ImageInputs`. `loras` are the adapters of denoiser and text encoders. `owner` is used for fair scheduling
     between callers only. `weighted` prompts have marks that the generator applies as weights.
     `wordings` are the texts that candidates are sampled from, see `wording_index`; empty: all from `prompt`. Either way
-    `ranking_prompt` ranks them. `guards` inspect the images.
+    `ranking_prompt` ranks them. `guards` inspect the images. With `steering`, rows follow the gradient of their score.
     """
 
     id: str
@@ -141,6 +142,7 @@ class GenerationSpec:
     weighted: bool = False
     wordings: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    steering: SteeringSettings | None = None
 
     @property
     def sampling_prompts(self) -> tuple[str, ...]:
@@ -180,6 +182,11 @@ class GenerationSpec:
     def steps_made(self) -> int:
         """Steps of an unpruned candidate: the last ones of the schedule."""
         return self.steps if self.start is None else self.start.steps_made(self.sampler, self.steps)
+
+    @property
+    def steered_steps(self) -> tuple[int, ...]:
+        """The steps, from 1 as in `checkpoints`, after which rows are steered."""
+        return () if self.steering is None else self.steering.steps(self.sampler, self.steps, self.steps_made)
 
     def candidate_seed(self, index: int) -> int:
         """Return the candidate's seed; a request for one candidate makes the same image.
@@ -231,7 +238,7 @@ class Timings:
 class Work:
     """Work done. `rows_unpruned` counts the steps of N candidates without pruning.
 
-    `images_read` counts the images in which a guard read text.
+    `images_read` counts the images in which a guard read text, `rows_steered` the moves along a gradient.
     """
 
     rows_stepped: int = 0
@@ -239,6 +246,7 @@ class Work:
     previews: int = 0
     decodes: int = 0
     images_read: int = 0
+    rows_steered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from app.engine.pruning.calibration import predict_score
 from app.engine.ranking import scoring
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
 from app.engine.state import ActiveGeneration, Phase, Row, paste_sources
+from app.engine.steering.calls import find_aim, steer_rows
 from app.engine.texts.encoding import encode_prompts, encode_ranking
 from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
 from models.loras import Lora
-from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepRow, StepwiseGenerator, to_host
+from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepwiseGenerator, to_host
 from models.protocols.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class EngineCore:
     def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
         self._generator = models.generator
         self._scorer = models.scorer
+        self._steering = models.steering
         known = models.calibration
         self._calibration = known if known and known.matches(models.generator.info, models.scorer.info) else None
         if known is not None and self._calibration is None:
@@ -170,6 +172,8 @@ class EngineCore:
             self._make_wave(plan.generation)
         elif plan.kind is CallKind.STEP:
             self._step(plan)
+        elif plan.kind is CallKind.STEER:
+            steer_rows(self._steering, plan.rows, plan.size)
         elif plan.kind is CallKind.PREVIEW:
             self._preview(plan)
         else:
@@ -186,6 +190,7 @@ class EngineCore:
         with self._adapted(spec.loras):
             prompts, negative = encode_prompts(self._generator, spec, steered=steered)
         run.texts = encode_ranking(self._scorer, self._generator, spec, prompts, negative, steered=steered)
+        run.aim = find_aim(self._steering, spec, run.texts.query)
 
     @contextmanager
     def _adapted(self, loras: tuple[Lora, ...]) -> Iterator[None]:
@@ -227,7 +232,7 @@ class EngineCore:
 
     def _step(self, plan: CallPlan) -> None:
         with self._adapted(plan.rows[0].generation.spec.loras):
-            latents = self._generator.step([_step_row(r) for r in plan.rows], plan.size)
+            latents = self._generator.step([r.denoiser_call() for r in plan.rows], plan.size)
         for row, latent in zip(plan.rows, latents, strict=True):
             row.latent = latent
         advance_rows(plan.rows)
@@ -259,10 +264,12 @@ class EngineCore:
 
     def _predicted_score(self, row: Row) -> float:
         """Return the final score that a preview predicts, up to a constant of the step."""
-        schedule = row.generation.schedule
+        schedule, known = row.generation.schedule, self._calibration
         assert schedule is not None
+        if known is not None:
+            known = known.of_steering(row.generation.spec.steering) or known
         return predict_score(
-            self._calibration, row.sort_score, row.guidance_gap, schedule.sampler, row.schedule_step, schedule.steps
+            known, row.sort_score, row.guidance_gap, schedule.sampler, row.schedule_step, schedule.steps
         )
 
     def _finish(self, plan: CallPlan) -> None:
@@ -304,7 +311,7 @@ class EngineCore:
     def _account(self, plan: CallPlan, seconds: float) -> None:
         self._learn_cost(plan, seconds)
         self.stage_seconds[plan.kind] += seconds
-        stage = "denoise" if plan.kind is CallKind.STEP else str(plan.kind)
+        stage = "denoise" if plan.kind in {CallKind.STEP, CallKind.STEER} else str(plan.kind)
         for run in plan.generations:
             share = sum(r.generation is run for r in plan.rows) / len(plan.rows) if plan.rows else 1.0
             run.device_seconds += share * seconds
@@ -328,7 +335,8 @@ class EngineCore:
             return
         info = self._generator.info
         usual = info.steps * info.calls_per_step(info.sampler)
-        pace = run.device_seconds / len(run.rows) * usual / run.calls_made
+        steered = self.costs.steering_factor(run.calls_made, len(run.spec.steered_steps))
+        pace = run.device_seconds / len(run.rows) * usual / run.calls_made / steered
         known = self.seconds_per_candidate or pace
         self.seconds_per_candidate = known + SMOOTHING * (pace - known)
 
@@ -353,22 +361,6 @@ def _refusals() -> Iterator[None]:
         yield
     except ValueError as error:
         raise InvalidRequest(f"the generator cannot make this: {error}") from error
-
-
-def _step_row(row: Row) -> StepRow:
-    run = row.generation
-    assert run.texts is not None
-    assert run.schedule is not None
-    return StepRow(
-        row.latent,
-        run.texts.prompts[run.spec.wording_index(row.index)],
-        run.texts.negative,
-        run.spec.guidance_scale,
-        run.schedule,
-        row.schedule_call,
-        row.seed,
-        run.inputs,
-    )
 
 
 def _out_of_memory(kind: CallKind) -> OutOfDeviceMemory:

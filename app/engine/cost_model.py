@@ -11,6 +11,15 @@ from typing import TypeAlias
 MOVED = 1.1
 """Minimum factor of a change; smaller ones keep the pruning plan."""
 
+STEERING_COST = 5.0
+"""Assumed seconds of a steering call, relative to a finishing one.
+
+It is replaced by measurements. A call runs decoder and scorer forwards and backwards, the scorer twice.
+"""
+
+TYPICAL_ROWS = 8
+"""Rows of the calls that `steering_factor` compares."""
+
 UNTRIED = 0.95
 """Assumed relative cost per row of an untimed larger call, to try it once."""
 
@@ -20,18 +29,26 @@ CostTable: TypeAlias = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Measured seconds of a denoiser, preview and finish call by rows."""
+    """Measured seconds of a denoiser, preview, finish and steering call by rows.
+
+    `steer` is empty until steering calls were made.
+    """
 
     step: CostTable
     preview: CostTable
     finish: CostTable
+    steer: CostTable = ()
 
     @classmethod
     def from_measurements(
-        cls, step: Mapping[int, float], preview: Mapping[int, float], finish: Mapping[int, float]
+        cls,
+        step: Mapping[int, float],
+        preview: Mapping[int, float],
+        finish: Mapping[int, float],
+        steer: Mapping[int, float] | None = None,
     ) -> CostModel:
         """Build costs from seconds by rows of a call."""
-        return cls(*(tuple(sorted(some.items())) for some in (step, preview, finish)))
+        return cls(*(tuple(sorted(some.items())) for some in (step, preview, finish, steer or {})))
 
     def steps(self, rows: int) -> float:
         """Return seconds of one step of `rows` rows, batched as the scheduler does."""
@@ -45,9 +62,28 @@ class CostModel:
         """Return seconds of decoding and scoring `rows` rows in full."""
         return _call_seconds(self.finish, rows)
 
+    def steers(self, rows: int) -> float:
+        """Return seconds of steering `rows` rows once; until measured, an assumption."""
+        return _call_seconds(self.steer, rows) if self.steer else STEERING_COST * self.finishes(rows)
+
+    def steering_factor(self, calls: int, steered: int) -> float:
+        """Return the cost of steered rows relative to unsteered ones.
+
+        The rows make `calls` denoiser calls and are steered `steered` times.
+        """
+        if not steered:
+            return 1.0
+        plain = calls * self.steps(TYPICAL_ROWS) + self.finishes(TYPICAL_ROWS)
+        return 1.0 + steered * self.steers(TYPICAL_ROWS) / plain if plain > 0 else 1.0
+
     def moved(self, before: CostModel) -> bool:
         """Whether a new size is known, or a cost has changed, since `before`."""
-        pairs = ((self.step, before.step), (self.preview, before.preview), (self.finish, before.finish))
+        pairs = (
+            (self.step, before.step),
+            (self.preview, before.preview),
+            (self.finish, before.finish),
+            (self.steer, before.steer),
+        )
         return any(_moved(dict(now), dict(then)) for now, then in pairs)
 
     def scaled(self, factor: float) -> CostModel:

@@ -26,18 +26,17 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Update, UpdateSink
+from app.engine.steering.calls import prepare, refusal
 from app.engine.warmup import Progress
 from app.errors import (
     Draining,
     EngineDead,
     EngineFailed,
     FrontrunnerError,
-    InvalidRequest,
     Loading,
     Overloaded,
     TooLarge,
 )
-from models.loras import Lora
 from models.protocols import (
     Calibration,
     Embedder,
@@ -216,9 +215,11 @@ class LocalEngine:
             self._holds -= 1
             self._set_idle()
 
-    async def prepare_loras(self, loras: tuple[Lora, ...]) -> None:
+    async def prepare(self, spec: GenerationSpec) -> None:
         """See `Engine`."""
-        await self._call_device(lambda generator, _: _try_loras(generator, loras))
+        steering = self._loaded().steering
+        if spec.loras or spec.steering is not None:
+            await self._call_device(lambda generator, _: prepare(generator, steering, spec))
 
     def stats(self) -> EngineStats:
         """See `Engine`."""
@@ -238,6 +239,7 @@ class LocalEngine:
             denoiser_calls=core.denoiser_calls if core is not None else 0,
             stage_seconds=dict(core.stage_seconds) if core is not None else {},
             seconds_per_candidate=core.seconds_per_candidate if core is not None else 0.0,
+            steering_refusal=refusal(self._models.steering) if self._models is not None else None,
         )
 
     def drain(self) -> None:
@@ -381,15 +383,6 @@ class LocalEngine:
             if message is None:
                 return False
             message(core)
-
-
-def _try_loras(generator: StepwiseGenerator, loras: tuple[Lora, ...]) -> None:
-    try:
-        generator.adapt(loras)
-    except ValueError as error:
-        raise InvalidRequest(str(error), pointer="#/loras") from error
-    finally:
-        generator.adapt(())
 
 
 def _embed(images: Sequence[NDArray[np.uint8]], _: StepwiseGenerator, scorer: Embedder) -> Embeddings:

@@ -17,7 +17,6 @@ from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Tim
 from app.engine.cost_model import CostModel
 from app.engine.ranking.scoring import Query
 from app.errors import FrontrunnerError
-from models.loras import Lora
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.upscaling import UpscalerInfo
@@ -132,7 +131,7 @@ class EngineStats:
     `held` counts candidates of generations that have not ended; admission limits it to `capacity`.
     `queued` counts those of generations that have not started, `running` those that are live on the device.
     `seconds_per_candidate` is for the generator's default number of steps. `part` is the current part of the start-up,
-    such as `timing a decode`, or `ready`.
+    such as `timing a decode`, or `ready`. `steering_refusal` is why the models cannot be steered, as far as is known.
     """
 
     ready: bool
@@ -147,6 +146,7 @@ class EngineStats:
     denoiser_calls: int
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds_per_candidate: float = 0.0
+    steering_refusal: str | None = None
 
 
 class Engine(Protocol):
@@ -238,8 +238,11 @@ class Engine(Protocol):
         """Count as work that a stopping engine waits for, between device calls."""
         ...
 
-    async def prepare_loras(self, loras: tuple[Lora, ...]) -> None:
-        """Load adapters between two ticks. Raises InvalidRequest if they cannot be used."""
+    async def prepare(self, spec: GenerationSpec) -> None:
+        """Load the adapters of a spec and check its steering, between two ticks.
+
+        Raises InvalidRequest if adapters cannot be used, and NoSteering.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -55,10 +55,11 @@ DRR_QUANTUM = 2.0
 
 
 class CallKind(StrEnum):
-    """The four kinds of device work."""
+    """The kinds of device work."""
 
     ENCODE = "encode"
     STEP = "step"
+    STEER = "steer"
     PREVIEW = "preview"
     FINISH = "finish"
 
@@ -83,6 +84,14 @@ class CallPlan:
         )
 
 
+_PIXEL_PHASES = {CallKind.FINISH: Phase.FINISH, CallKind.STEER: Phase.STEER, CallKind.PREVIEW: Phase.PREVIEW}
+
+
+def _memory_kind(kind: CallKind) -> CallKind:
+    """The kind whose limit of rows applies; previews need as much memory as finishes."""
+    return CallKind.FINISH if kind is CallKind.PREVIEW else kind
+
+
 @dataclass(slots=True)
 class _Ceiling:
     """The maximum rows of a call after one did not fit, and later successful calls."""
@@ -100,7 +109,7 @@ class Scheduler:
         self._running: deque[ActiveGeneration] = deque()
         self._seconds: dict[int, float] = {b: OVERHEAD_ROWS + b for b in config.buckets}
         self._timed: dict[CallKind, CallSeconds] = {}
-        self._ceilings: dict[tuple[bool, BatchKey], _Ceiling] = {}
+        self._ceilings: dict[tuple[CallKind, BatchKey], _Ceiling] = {}
         self._step_owed = False
 
     def set_costs(self, seconds: Mapping[int, float], **pixels: Mapping[int, float]) -> None:
@@ -113,7 +122,12 @@ class Scheduler:
         self._estimate()
 
     def note(self, kind: CallKind, rows: int, seconds: float) -> bool:
-        """Learn from a call made while serving; return False if its kind was never timed."""
+        """Learn from a call made while serving; return False if its kind was never timed.
+
+        Only steering is not timed when the service starts.
+        """
+        if kind is CallKind.STEER and self._timed:
+            self._timed.setdefault(kind, CallSeconds({}))
         if kind not in self._timed:
             return False
         self._timed[kind].note(rows, seconds)
@@ -128,7 +142,10 @@ class Scheduler:
         """Known costs of all calls; steps include estimates, untimed pixels are free."""
         free = CallSeconds({1: 0.0})
         preview, finish = (self._timed.get(kind, free).known for kind in (CallKind.PREVIEW, CallKind.FINISH))
-        return CostModel.from_measurements(self._seconds, preview, finish)
+        return CostModel.from_measurements(self._seconds, preview, finish, self._known(CallKind.STEER))
+
+    def _known(self, kind: CallKind) -> Mapping[int, float]:
+        return self._timed[kind].known if kind in self._timed else {}
 
     def lower_ceiling(self, plan: CallPlan) -> bool:
         """Limit such calls after one ran out of memory; return whether that is possible.
@@ -137,9 +154,9 @@ class Scheduler:
         """
         if not plan.rows or plan.rows[0].generation.spec.deterministic:
             return False
-        stepping, key = _place(plan)
+        stepping = plan.kind is CallKind.STEP
         size = plan.size if stepping else len(plan.rows)
-        self._ceilings[stepping, key] = _Ceiling(size - 1 if stepping else max(1, size // 2))
+        self._ceilings[_place(plan)] = _Ceiling(size - 1 if stepping else max(1, size // 2))
         return size > (self._config.buckets[0] if stepping else 1)
 
     def record_fit(self, plan: CallPlan) -> None:
@@ -150,8 +167,8 @@ class Scheduler:
             if self._ceilings[place].calls == CEILING_RETRY_CALLS:
                 del self._ceilings[place]
 
-    def _ceiling(self, stepping: bool, key: BatchKey) -> int:
-        found = self._ceilings.get((stepping, key))
+    def _ceiling(self, kind: CallKind, key: BatchKey) -> int:
+        found = self._ceilings.get((_memory_kind(kind), key))
         return found.rows if found is not None else self._config.buckets[-1]
 
     @property
@@ -189,7 +206,7 @@ class Scheduler:
         self._step_owed = False
         if owed is not None:
             return owed
-        pixels = self._pixels(CallKind.FINISH, Phase.FINISH) or self._pixels(CallKind.PREVIEW, Phase.PREVIEW)
+        pixels = next(filter(None, (self._pixels(kind, phase) for kind, phase in _PIXEL_PHASES.items())), None)
         if pixels is None:
             return self._step()
         self._step_owed = self._delays_smaller(pixels)
@@ -234,7 +251,7 @@ class Scheduler:
         return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
     def _pixels(self, kind: CallKind, phase: Phase) -> CallPlan | None:
-        """Plan decoding and scoring of waiting rows with one key, from any generations.
+        """Plan decoding of waiting rows with one key, to score or to steer them.
 
         The call is made when it is full, or when one of its generations has no row left to step. Otherwise rows
         that reach a checkpoint one by one would each cost a call.
@@ -260,8 +277,8 @@ class Scheduler:
         spec = run.spec
         if spec.deterministic:
             return self._config.deterministic_rows
-        room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(False, run.batch_key))
-        if kind not in self._timed:
+        room = min(self._config.decode_rows(spec.width, spec.height), self._ceiling(kind, run.batch_key))
+        if not self._known(kind):
             return room
         room = self._timed[kind].within(LONGEST_CALL_S, room)
         if len(self._running) == 1:
@@ -282,7 +299,7 @@ class Scheduler:
             fixed = self._config.deterministic_rows
             return CallPlan(CallKind.STEP, tuple(_next_batch(peers, fixed)), size=fixed)
         share = self._share(peers)
-        ceiling = self._ceiling(True, key)
+        ceiling = self._ceiling(CallKind.STEP, key)
         chosen = self.bucket(sum(min(share, len(r.steppable_rows())) for r in peers), ceiling)
         rows = _next_batch(peers, chosen)
         return CallPlan(CallKind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
@@ -316,10 +333,10 @@ class Scheduler:
         return min(b for b, c in cost.items() if c <= BUCKET_TOLERANCE * best)
 
 
-def _place(plan: CallPlan) -> tuple[bool, BatchKey]:
-    """Return whether a plan steps, and the batching key of its rows."""
-    first, stepping = plan.rows[0], plan.kind is CallKind.STEP
-    return stepping, first.generation.step_key(first) if stepping else first.generation.batch_key
+def _place(plan: CallPlan) -> tuple[CallKind, BatchKey]:
+    """Return the kind of memory that a plan needs, and the batching key of its rows."""
+    run = plan.rows[0].generation
+    return _memory_kind(plan.kind), run.step_key(plan.rows[0]) if plan.kind is CallKind.STEP else run.batch_key
 
 
 def _reserved_rows(run: ActiveGeneration) -> int:
@@ -345,19 +362,16 @@ def _next_batch(peers: Sequence[ActiveGeneration], size: int) -> list[Row]:
 def advance_rows(rows: Iterable[Row]) -> None:
     """Count one denoiser call of each row.
 
-    After the last call of a step, its next phase is set.
+    After the last call of a step, its next phase is set: steering, if it is due.
     """
     for row in rows:
         row.calls += 1
-        spec, schedule = row.generation.spec, row.generation.schedule
+        schedule = row.generation.schedule
         assert schedule is not None
         if row.schedule_call < schedule.calls_before(row.schedule_step + 1):
             continue
         row.step += 1
-        if row.step == spec.steps_made:
-            row.phase = Phase.FINISH
-        elif any(c.at == row.step for c in spec.checkpoints):
-            row.phase = Phase.PREVIEW
+        row.phase = Phase.STEER if row.step in row.generation.spec.steered_steps else row.phase_after_step
 
 
 def apply_checkpoint(run: ActiveGeneration) -> list[Row]:

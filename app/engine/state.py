@@ -20,15 +20,17 @@ from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
 from app.engine.texts.encoding import EncodedTexts
-from models.protocols import Latent, Pixels, Schedule, ScorerInfo, to_host
+from models.protocols import Latent, Pixels, Schedule, ScorerInfo, StepRow, to_host
 from models.protocols.guards import TYPOGRAPHIC
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.steering import Aim
 
 
 class Phase(Enum):
     """The next work of a row."""
 
     STEP = auto()
+    STEER = auto()
     PREVIEW = auto()
     AT_CHECKPOINT = auto()
     FINISH = auto()
@@ -36,7 +38,7 @@ class Phase(Enum):
     PRUNED = auto()
 
 
-LIVE_PHASES = frozenset({Phase.STEP, Phase.PREVIEW, Phase.AT_CHECKPOINT, Phase.FINISH})
+LIVE_PHASES = frozenset({Phase.STEP, Phase.STEER, Phase.PREVIEW, Phase.AT_CHECKPOINT, Phase.FINISH})
 """Phases of a row that still holds a latent on the device."""
 
 
@@ -80,6 +82,30 @@ class Row:
         """The score to sort by; NaN without a score."""
         return self.score.score if self.score is not None else float("nan")
 
+    @property
+    def phase_after_step(self) -> Phase:
+        """The phase after a step that is complete, and steered if that was due."""
+        spec = self.generation.spec
+        if self.step == spec.steps_made:
+            return Phase.FINISH
+        return Phase.PREVIEW if any(c.at == self.step for c in spec.checkpoints) else Phase.STEP
+
+    def denoiser_call(self) -> StepRow:
+        """The next denoiser call of the row."""
+        run = self.generation
+        assert run.texts is not None
+        assert run.schedule is not None
+        return StepRow(
+            self.latent,
+            run.texts.prompts[run.spec.wording_index(self.index)],
+            run.texts.negative,
+            run.spec.guidance_scale,
+            run.schedule,
+            self.schedule_call,
+            self.seed,
+            run.inputs,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class ActiveGeneration:
@@ -88,7 +114,7 @@ class ActiveGeneration:
     `deficit` is its credit with the scheduler, in denoiser entries. `needs_rows` requests new rows: at first, and
     before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
-    `guided` rows are two predictions each.
+    `guided` rows are two predictions each. `aim` is the query as steering takes it.
     """
 
     spec: GenerationSpec
@@ -98,6 +124,7 @@ class ActiveGeneration:
     guided: bool = False
     schedule: Schedule | None = None
     texts: EncodedTexts | None = None
+    aim: Aim = None
     rows: list[Row] = field(default_factory=list)
     needs_rows: bool = True
     deficit: float = 0.0

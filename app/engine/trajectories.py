@@ -18,6 +18,7 @@ from app.engine.protocols import Failed, Outcome, Previewed, Succeeded
 from app.engine.pruning.calibration import Trajectory
 from app.errors import EngineFailed
 from models.protocols import GeneratorInfo
+from models.protocols.steering import SteeringSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,7 @@ def record_trajectories(
     *,
     n_candidates: int,
     seed: int = 0,
+    steering: SteeringSettings | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[RecordedGeneration]:
     """Run one race per prompt at the generator's defaults and yield it with its trace.
@@ -58,6 +60,7 @@ def record_trajectories(
             sampler=info.sampler,
             seed=seed + done * n_candidates,
             checkpoints=tuple(Checkpoint(at) for at in range(1, info.steps)),
+            steering=steering,
         )
         yield _record(core, spec)
         progress(done + 1)

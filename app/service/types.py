@@ -11,6 +11,7 @@ from app.domain import Checkpoint, Flag, Generation, InitImage, Notice, Parent, 
 from models.loras import Lora
 from models.protocols.guards import ARTEFACT
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.steering import SteeringSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class GenerationParams:
     model: str | None = None
     ranking: Ranking = Ranking()
     pruning: str | tuple[Checkpoint, ...] | None = None
+    steering: SteeringSettings | None = None
     partial_images: int = 0
     deterministic: bool = False
     output_format: str = "png"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.generators.adapters import Adapters
 from models.generators.families import FAMILIES
 from models.generators.families.base import NativeFamily
+from models.generators.gradients.native import NativeDifferentiable
 from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
@@ -202,6 +203,10 @@ class NativeGenerator:
             image = self._shared(self._previewed if preview else self._decoded, z.to(vae.dtype)).float()
             levels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round()
             return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def differentiable(self) -> NativeDifferentiable:
+        """The way to images with gradients, through the preview decoder if there is one."""
+        return NativeDifferentiable(self._family, self._preview_decoder, self._placement)
 
     def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
         """Host copy for storage: float16 (B, C, h, w). `preview` takes the x0 estimate."""

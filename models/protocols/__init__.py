@@ -29,6 +29,7 @@ from models.protocols.scoring import ScorerInfo as ScorerInfo
 from models.protocols.scoring import ScoringInfo as ScoringInfo
 from models.protocols.scoring import TextEmbedding as TextEmbedding
 from models.protocols.scoring import embeds as embeds
+from models.protocols.steering import Steering, SteeringSettings
 from models.protocols.styles import Styles as Styles
 from models.protocols.upscaling import Upscaler
 from models.protocols.values import Embeddings as Embeddings
@@ -162,7 +163,8 @@ class Calibration:
     `correlation` is an effective one. Pruning by the fit keeps as much of the best candidate's lead as it would for
     normal scores of this correlation. It is the lower quartile over resampled prompts.
 
-    `artefacts` are limits of the statistics of random images; None if they were not measured.
+    `artefacts` are limits of the statistics of random images; None if they were not measured. `steering` (scale, start,
+    end) are the settings of steered runs. `steered` is the calibration of such runs.
     """
 
     generator: str
@@ -175,6 +177,8 @@ class Calibration:
     preview_weight: tuple[float, ...]
     gap_weight: tuple[float, ...]
     artefacts: ArtefactLimits | None = None
+    steering: tuple[float, ...] | None = None
+    steered: Calibration | None = None
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with exactly these weights."""
@@ -187,6 +191,11 @@ class Calibration:
         """
         near, far = sorted(1 + max(0.0, scale - unguided_scale) for scale in (self.guidance_scale, guidance_scale))
         return far <= MAX_GUIDANCE_RATIO * near
+
+    def of_steering(self, steering: SteeringSettings | None) -> Calibration | None:
+        """The one of these that was measured with these settings; None if there is none."""
+        wanted = None if steering is None else (steering.scale, steering.start, steering.end)
+        return next((each for each in (self, self.steered) if each is not None and each.steering == wanted), None)
 
 
 class StepwiseGenerator(Protocol):
@@ -278,7 +287,8 @@ class StepwiseGenerator(Protocol):
 class Models:
     """What one process serves. Used from one thread only, except for remote scorers.
 
-    `members` judge finalists beside `scorer`, for requests that name them. The `referee` never ranks.
+    `members` judge finalists beside `scorer`, for requests that name them. The `referee` never ranks. `steering` is
+    None if generator or scorer gives no gradients.
     """
 
     generator: StepwiseGenerator
@@ -287,6 +297,7 @@ class Models:
     upscaler: Upscaler | None = None
     members: tuple[Embedder | Scorer, ...] = ()
     referee: Embedder | Scorer | None = None
+    steering: Steering | None = None
 
 
 class OutOfMemory(RuntimeError):

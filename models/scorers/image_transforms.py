@@ -34,31 +34,36 @@ class ImageTransform:
         """
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
-        self._mode, self._interpolation = str(config["resize_mode"]), str(config["interpolation"])
-        if self._mode not in _MODES or self._interpolation not in _INTERPOLATIONS:
-            raise ModelUnsupported(f"unsupported resize mode {self._mode!r} or interpolation {self._interpolation!r}")
+        self._mode, self.interpolation = str(config["resize_mode"]), str(config["interpolation"])
+        if self._mode not in _MODES or self.interpolation not in _INTERPOLATIONS:
+            raise ModelUnsupported(f"unsupported resize mode {self._mode!r} or interpolation {self.interpolation!r}")
         if self._mode == "shortest" and self.size[0] != self.size[1]:
-            self._interpolation = "bicubic"  # open_clip ignores the setting here
+            self.interpolation = "bicubic"  # open_clip ignores the setting here
         self._fill = int(config["fill_color"])
         self._mean = torch.tensor(config["mean"], device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(config["std"], device=device).view(1, -1, 1, 1)
 
     def __call__(self, pixels: Any) -> Any:
         """uint8 (B, H, W, 3) on the device to normalised float32 (B, 3, h, w)."""
-        return (self.resize(pixels.permute(0, 3, 1, 2)).float() / 255 - self._mean) / self._std
+        return self.normalised(self.resize(pixels.permute(0, 3, 1, 2)).float())
+
+    def normalised(self, images: Any) -> Any:
+        """float32 (B, 3, h, w) in 0..255 with the tower's mean and deviation."""
+        return (images / 255 - self._mean) / self._std
 
     def resize(self, images: Any) -> Any:
         """uint8 (B, 3, H, W) to uint8 of the tower's size.
 
         Resampled, then cropped or padded at the centre.
         """
-        before, after = tuple(images.shape[2:]), self._target(*images.shape[2:])
+        before, after = tuple(images.shape[2:]), self.target(*images.shape[2:])
         if before != after:
-            rows_first = _rows_first(before, after, self._interpolation, self.size)
-            images = resample(images, after, self._interpolation, rows_first, self.size)
-        return self._fit(images)
+            order = rows_first(before, after, self.interpolation, self.size)
+            images = resample(images, after, self.interpolation, order, self.size)
+        return self.fit(images)
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that an image is resampled to, before `fit`."""
         rows, columns = self.size
         if self._mode == "squash":
             return rows, columns
@@ -68,7 +73,8 @@ class ImageTransform:
         ratio = (max if self._mode == "longest" else min)(height / rows, width / columns)
         return max(1, round(height / ratio)), max(1, round(width / ratio))
 
-    def _fit(self, images: Any) -> Any:
+    def fit(self, images: Any) -> Any:
+        """Crop or pad (B, 3, H, W) to the tower's size at the centre."""
         height, width = images.shape[2:]
         missing = (max(self.size[1] - width, 0), max(self.size[0] - height, 0))
         if any(missing):
@@ -132,6 +138,15 @@ def _taps(before: int, after: int, crop: int, interpolation: str) -> _Taps:
     return _Taps(start, stop - start, torch.from_numpy(places), torch.from_numpy(weights))
 
 
+def resampling_weights(before: int, after: int, crop: int, interpolation: str) -> tuple[Any, Any]:
+    """Input places and weights of each output of one pass, (taps, outputs).
+
+    The sum of weights of an output is 1.
+    """
+    taps = _taps(before, after, crop, interpolation)
+    return taps.places + taps.start, taps.weights / 2**_WEIGHT_BITS
+
+
 def _resample_axis(images: Any, axis: int, taps: _Taps) -> Any:
     """One pass along `axis`, a few lines at a time to keep the sums small."""
     places, weights = taps.places.to(images.device), taps.weights.to(images.device)
@@ -146,7 +161,7 @@ def _resample_axis(images: Any, axis: int, taps: _Taps) -> Any:
 
 
 @lru_cache(256)
-def _rows_first(before: tuple[int, int], after: tuple[int, int], interpolation: str, crop: tuple[int, int]) -> bool:
+def rows_first(before: tuple[int, int], after: tuple[int, int], interpolation: str, crop: tuple[int, int]) -> bool:
     """Whether Pillow resizes the height before the width between these sizes.
 
     The order matters because values are clipped between the passes. Pillow versions differ, so the order is measured,

@@ -33,6 +33,7 @@ from models.runtime.placement import (
 )
 from models.scorers import patch_embeddings
 from models.scorers.batching import CACHED_TEXTS, arithmetic, embed_in_batches
+from models.scorers.float_transform import FloatTransform
 from models.scorers.image_transforms import ImageTransform
 
 _SHARED = "text.transformer."
@@ -66,6 +67,7 @@ class OpenClipScorer:
         self._tokenizer = tokenizer
         self._placement = placement
         self._preprocess = ImageTransform(preprocess, placement.device)
+        self._smooth = FloatTransform(self._preprocess)
         self._embedded = placement.traced(partial(self._model.encode_image, normalize=True))
         self._cached = lru_cache(CACHED_TEXTS)(self._embed_text)
         null = null or {}
@@ -93,6 +95,14 @@ class OpenClipScorer:
         `pixels` is uint8 (B, H, W, 3) on any device. The tower runs on batches of at most 32. Raises `OutOfMemory`.
         """
         return embed_in_batches(self._embed, pixels, self._placement)
+
+    def embed_differentiable(self, images: Any) -> Any:
+        """Unit vectors float32 (B, D) with gradients, of images (B, 3, H, W) in 0..255.
+
+        Call it with gradients enabled, outside of inference mode.
+        """
+        with arithmetic(self._placement):
+            return self._model.encode_image(self._smooth(images), normalize=True).float()
 
     def _embed(self, images: Any) -> Any:
         return self._embedded(self._preprocess(images))

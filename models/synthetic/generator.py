@@ -19,7 +19,7 @@ from models.synthetic.thumbnails import Array, thumbnail, truncate, truncation
 
 SAMPLERS = ("euler", "ddim", QUADRATIC, "dpmpp_2m", "euler_ancestral")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_FACTOR = 8
+CELL = 8
 _MAX_STEPS = 1000
 _SPREAD = 0.5
 _BRIGHTEST = 0.998
@@ -54,7 +54,7 @@ class FakeGenerator:
             revision="1",
             width=64,
             height=64,
-            size_multiple=_FACTOR,
+            size_multiple=CELL,
             max_size=256,
             steps=8,
             guidance_scale=2.0,
@@ -91,13 +91,13 @@ class FakeGenerator:
     def add_noise(self, array: NDArray[np.float16], seed: int, schedule: Schedule, start: int) -> FakeLatent:
         """Image latents with the seed's noise, mixed for the state before step `start`."""
         signal, scale = schedule.entry[start]
-        unit = _normal((seed,), array.shape[2] * _FACTOR, array.shape[1] * _FACTOR)
+        unit = _normal((seed,), array.shape[2] * CELL, array.shape[1] * CELL)
         return FakeLatent((signal * array.astype(np.float64) + scale * unit).astype(np.float32))
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
         """Latents of images: the mean colour of each 8 x 8 pixels, which `decode` inverts."""
         batch, height, width, _ = pixels.shape
-        cells = pixels.reshape(batch, height // _FACTOR, _FACTOR, width // _FACTOR, _FACTOR, 3).mean(axis=(2, 4))
+        cells = pixels.reshape(batch, height // CELL, CELL, width // CELL, CELL, 3).mean(axis=(2, 4))
         inner = np.clip(cells.transpose(0, 3, 1, 2) / 127.5 - 1.0, -_BRIGHTEST, _BRIGHTEST)
         return np.asarray(np.arctanh(inner), np.float16)
 
@@ -120,7 +120,7 @@ class FakeGenerator:
         """Pixels of latents of one shape, 8 x 8 for each latent cell."""
         cells = np.tanh(np.stack([_side(latent, preview) for latent in latents]).astype(np.float64))
         pixels = np.round((cells * 0.5 + 0.5) * 255).astype(np.uint8)
-        return np.ascontiguousarray(pixels.repeat(_FACTOR, 2).repeat(_FACTOR, 3).transpose(0, 2, 3, 1))
+        return np.ascontiguousarray(pixels.repeat(CELL, 2).repeat(CELL, 3).transpose(0, 2, 3, 1))
 
     def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
         """Host copy for storage: float16 (B, 3, height / 8, width / 8)."""
@@ -141,7 +141,7 @@ def _enlarged(picture: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _normal(key: tuple[int, ...], width: int, height: int) -> Array:
-    return np.random.default_rng(key).standard_normal((3, height // _FACTOR, width // _FACTOR))
+    return np.random.default_rng(key).standard_normal((3, height // CELL, width // CELL))
 
 
 def _alpha_sigma(t: Array) -> tuple[Array, Array]:
@@ -172,7 +172,7 @@ def _step_latent(row: StepRow, prediction_type: str) -> FakeLatent:
     if h:
         after = after + h * (x0 if row.latent.x0 is None else row.latent.x0)
     if s:
-        after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * _FACTOR, x.shape[1] * _FACTOR)
+        after = after + s * _normal((row.seed, row.step + 1), x.shape[2] * CELL, x.shape[1] * CELL)
     return FakeLatent(_blended(row, after).astype(np.float32), x0.astype(np.float32), guidance_gap)
 
 
@@ -183,7 +183,7 @@ def _controlled(picture: Array, row: StepRow) -> Array:
     """
     for control in row.inputs.controls if row.inputs is not None else ():
         _, height, width = picture.shape
-        cells = control.image.reshape(height, _FACTOR, width, _FACTOR, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+        cells = control.image.reshape(height, CELL, width, CELL, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
         picture = picture + control.weight * (cells / 127.5 - 1.0)
     return picture
 
@@ -195,7 +195,7 @@ def _blended(row: StepRow, after: Array) -> Array:
     source = row.inpainting.latents.astype(np.float64)
     if row.step + 1 < row.schedule.steps:
         signal, scale = row.schedule.entry[row.step + 1]
-        source = signal * source + scale * _normal((row.seed,), source.shape[2] * _FACTOR, source.shape[1] * _FACTOR)
+        source = signal * source + scale * _normal((row.seed,), source.shape[2] * CELL, source.shape[1] * CELL)
     return np.where(row.inpainting.cells, after, source)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.protocols import Embeddings, Images, Pixels, ScorerInfo, TextEmbedding, to_host
 from models.synthetic.thumbnails import Array, thumbnail, truncate, truncation
 
-_HEADROOM = 0.1
+HEADROOM = 0.1
 
 
 class FakeScorer:
@@ -75,5 +75,5 @@ def _quarters(images: Images) -> Array:
 def _unit(pictures: Array) -> Embeddings:
     """Unit vectors float32 (B, 13); the last component gives grey a direction."""
     flat = pictures.reshape(len(pictures), -1)
-    vectors = np.concatenate([flat, np.full((len(flat), 1), _HEADROOM)], axis=1)
+    vectors = np.concatenate([flat, np.full((len(flat), 1), HEADROOM)], axis=1)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

@@ -20,6 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from models.protocols import Models
 from models.synthetic.scorer import FakeScorer
+from models.synthetic.steering import FakeSteering
 from tests.servers import PATIENCE_S
 from tests.servers import until as until
 from tests.synthetic_models import InstrumentedGenerator
@@ -77,7 +78,9 @@ def running(
     generator = generator or InstrumentedGenerator()
     settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
     engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0, buckets=buckets)
-    engine = LocalEngine(load or (lambda: Models(generator, FakeScorer())), engine_config, lambda _: None)
+    engine = LocalEngine(
+        load or (lambda: Models(generator, FakeScorer(), steering=FakeSteering())), engine_config, lambda _: None
+    )
     app = create_app(settings, engine)
     config = server_config(app, settings)
     config.lifespan, config.timeout_graceful_shutdown = "on", 5

@@ -22,6 +22,7 @@ from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR
 from app.settings import Settings
 from models import calibration_io, registry
 from models.protocols import Calibration
+from models.protocols.steering import SteeringSettings
 from tests.api.kit import until
 
 pytestmark = pytest.mark.slow
@@ -34,6 +35,22 @@ def calibrate(*arguments: str | Path, **settings: str) -> tuple[int, str]:
     found = CliRunner().invoke(app, ["calibrate", *map(str, arguments)], env=ENVIRONMENT | settings)
     assert "Traceback" not in found.output
     return found.exit_code, found.output
+
+
+def test_steered_generations_are_calibrated_beside_the_others(tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "calibration.json"
+    prompts.write_text("\n".join(f"a red {thing}" for thing in THINGS))
+    code, told = calibrate("--prompts", prompts, "--candidates", "4", "--steering", "0.05", "--out", out)
+    assert code == 0, told
+    known = calibration_io.read_calibration(out)
+    assert known.steering is None
+    assert known.steered is not None
+    assert known.steered.steering == (0.05, 0.15, 0.8)
+    assert known.steered.preview_weight != known.preview_weight
+    assert known.of_steering(SteeringSettings(0.05)) == known.steered
+    assert known.of_steering(SteeringSettings(0.06)) is None
+    assert known.of_steering(None) is known
+    assert calibrate("--prompts", prompts, "--steering", "0.5", "--out", out)[0] == 2
 
 
 def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) -> None:

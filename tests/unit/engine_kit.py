@@ -13,7 +13,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Cancelled, Failed, Outcome, Succeeded, Update
 from models.protocols import Embeddings, Models, Pixels
-from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer
+from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer, InstrumentedSteering
 
 
 def spec(name: str = "gen_a", **changes: Any) -> GenerationSpec:
@@ -38,11 +38,17 @@ class Bench:
     """A core on fakes, with every update by generation. By default its clock stands still: no cost is learnt."""
 
     def __init__(
-        self, config: EngineConfig | None = None, clock: Callable[[], float] = lambda: 0.0, **fake: Any
+        self,
+        config: EngineConfig | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        steering: InstrumentedSteering | None = None,
+        **fake: Any,
     ) -> None:
         self.generator = InstrumentedGenerator(**fake)
         self.scorer = InstrumentedScorer()
-        self.core = EngineCore(Models(self.generator, self.scorer), config or EngineConfig(), clock=clock)
+        self.steering = steering or InstrumentedSteering()
+        models = Models(self.generator, self.scorer, steering=self.steering)
+        self.core = EngineCore(models, config or EngineConfig(), clock=clock)
         self.updates: dict[str, list[Update]] = {}
         self.ticks = 0
 

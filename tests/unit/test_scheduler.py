@@ -200,11 +200,11 @@ def test_memory_that_is_short_for_one_size_does_not_shrink_the_others() -> None:
         run.rows = [Row(run, i, i) for i in range(8)]
     assert scheduler.lower_ceiling(CallPlan(CallKind.STEP, tuple(large.rows), size=8))
     assert scheduler.lower_ceiling(CallPlan(CallKind.FINISH, tuple(large.rows)))
-    assert scheduler._ceiling(False, large.batch_key) == 4
+    assert scheduler._ceiling(CallKind.FINISH, large.batch_key) == 4
     assert not scheduler.lower_ceiling(CallPlan(CallKind.FINISH, tuple(large.rows[:1])))
     assert not scheduler.lower_ceiling(CallPlan(CallKind.ENCODE, generation=large))
-    assert scheduler.bucket(8, scheduler._ceiling(True, large.batch_key)) == 4
-    assert scheduler._ceiling(True, small.batch_key) == 8
+    assert scheduler.bucket(8, scheduler._ceiling(CallKind.STEP, large.batch_key)) == 4
+    assert scheduler._ceiling(CallKind.STEP, small.batch_key) == 8
 
 
 def test_after_many_calls_that_fitted_larger_ones_are_tried_again() -> None:

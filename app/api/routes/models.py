@@ -35,6 +35,7 @@ class GeneratorOutput(ResponseModel):
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
     `quality`: candidates and steps of each quality, for requests that name neither.
+    `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
     """
 
@@ -58,6 +59,8 @@ class GeneratorOutput(ResponseModel):
     second_order: list[str]
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
+    steering: bool
+    steering_refusal: str | None
     loras: list[str]
     quality: dict[str, QualityOutput]
     default_loras: list[LoraOutput]
@@ -197,6 +200,8 @@ def _models(services: Services) -> list[ModelResponse]:
     loaded = {"generator": asdict(generator), "scorer": asdict(scorer)}
     if (upscaler := service.upscaler()) is not None:
         loaded["upscaler"] = asdict(upscaler)
+    refused = service.stats().steering_refusal
+    loaded["generator"] |= {"steering": refused is None, "steering_refusal": refused}
     default = loaded["generator"].pop("loras")
     names = services.loras.names if services.loras is not None and default is not None else ()
     loaded["generator"] |= {"loras": list(names), "default_loras": default or []}

@@ -34,6 +34,7 @@ from app.api.schemas.requests import (
     to_loras,
     to_pruning,
 )
+from app.api.schemas.steering import to_steering
 from app.domain import Generation
 from app.service import GenerationParams
 
@@ -115,6 +116,7 @@ class RefineRequest(SamplingOptions):
             loras=spec.loras if self.loras is None else to_loras(self.loras),
             ranking=replace(spec.ranking.without_negative_prompt(spec.ranking_negative_prompt), prompt=None),
             pruning=to_pruning(self.pruning),
+            steering=spec.steering if self.steering is None else to_steering(self.steering),
             partial_images=self.previews,
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
             deterministic=spec.deterministic if self.deterministic is None else self.deterministic,

@@ -10,16 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import (
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from app.api.schemas.flags import FlagName
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
+from app.api.schemas.steering import SteeringInput, to_steering
 from app.api.schemas.texts import (
     MAX_ITEMS as MAX_ITEMS,
 )
@@ -234,6 +229,9 @@ class SamplingOptions(RequestModel):
         description="Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.",
     )
     ranking: RankingInput = RankingInput()
+    steering: SteeringInput | None = Field(
+        None, description="Moves candidates along the gradient of their own score. A scale of 0 is off."
+    )
     pruning: Pruning | None = Field(
         None, description="auto, off, or the checkpoints at which weak candidates are dropped."
     )
@@ -308,6 +306,7 @@ class SamplingRequest(SamplingOptions):
             wordings=tuple(self.variants) if isinstance(self.variants, list) else (),
             quality=quality,
             pruning=to_pruning(self.pruning),
+            steering=to_steering(self.steering),
             partial_images=previews,
             deterministic=self.deterministic,
             output_format=output_format,

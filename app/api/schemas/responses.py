@@ -11,6 +11,7 @@ from app.api.schemas.flags import FlagName, FlagsOutput, flag_fields
 from app.api.schemas.flags import ResponseModel as ResponseModel
 from app.api.schemas.provenance import ProvenanceInput
 from app.api.schemas.requests import ImageFormat
+from app.api.schemas.steering import SteeringOutput, steering_output
 from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
 from app.service import QueuePosition, file_size, image_path, understood
 
@@ -180,6 +181,7 @@ class WorkOutput(ResponseModel):
     previews: int
     decodes: int
     images_read: int
+    rows_steered: int
 
 
 class FailureOutput(ResponseModel):
@@ -226,6 +228,7 @@ class GenerationResponse(ResponseModel):
     steps: int
     guidance_scale: float
     sampler: str
+    steering: SteeringOutput | None
     loras: list[LoraOutput]
     ranking: RankingOutput
     checkpoints: list[dict[str, int | None]]
@@ -285,6 +288,7 @@ class GenerationResponse(ResponseModel):
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             sampler=spec.sampler,
+            steering=steering_output(spec.steering),
             loras=[LoraOutput(name=lora.name, weight=lora.weight) for lora in spec.loras],
             ranking=ranking_output(spec.ranking_prompt, spec.ranking),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],

@@ -48,7 +48,7 @@ class PlanInput:
     """The input of a plan.
 
     `correlations`: Pearson correlation of preview and final score after step 1, 2, ... At least max(n, `min_survivors`)
-    candidates finish, where there are as many.
+    candidates finish, where there are as many. `steered`: steps after which rows are steered.
     """
 
     n_candidates: int
@@ -57,6 +57,7 @@ class PlanInput:
     correlations: tuple[float, ...]
     costs: CostModel
     min_survivors: int = 1
+    steered: tuple[int, ...] = ()
 
     @property
     def min_finishers(self) -> int:
@@ -67,9 +68,14 @@ class PlanInput:
         """Return the expected device seconds with these checkpoints."""
         live, last, total = self.n_candidates, 0, 0.0
         for checkpoint in checkpoints:
-            total += (checkpoint.at - last) * self.costs.steps(live) + self.costs.previews(live)
+            total += self._steps_seconds(last, checkpoint.at, live) + self.costs.previews(live)
             live, last = checkpoint.keep or live, checkpoint.at
-        return total + (self.steps - last) * self.costs.steps(live) + self.costs.finishes(live)
+        return total + self._steps_seconds(last, self.steps, live) + self.costs.finishes(live)
+
+    def _steps_seconds(self, last: int, at: int, live: int) -> float:
+        """Return the seconds of the steps after `last` up to `at`, with steering."""
+        steered = sum(last < step <= at for step in self.steered)
+        return (at - last) * self.costs.steps(live) + (steered * self.costs.steers(live) if steered else 0.0)
 
 
 class FeasibleCuts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from app import imaging
@@ -59,6 +60,7 @@ def image_metadata(generation: Generation, candidate: Candidate, upscaler: str |
     spec = generation.spec
     optional = {
         "loras": [{"name": lora.name, "weight": lora.weight} for lora in spec.loras] or None,
+        "steering": asdict(spec.steering) if spec.steering else None,
         "strength": spec.start.strength if spec.start else None,
         "output_size": "{}x{}".format(*generation.output_size) if generation.output_size else None,
     }

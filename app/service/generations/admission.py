@@ -88,8 +88,7 @@ class Admission:
         self._sealer.check(provenance)
         params = settle_size(params, generator, self._limits)
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
-        if spec.loras:
-            await self._engine.prepare_loras(spec.loras)
+        await self._engine.prepare(spec)
         return Generation(
             spec,
             Status.QUEUED,

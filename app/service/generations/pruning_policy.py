@@ -103,6 +103,10 @@ class PruningPlanner:
             return (), False, (_uncalibrated_notice("this model has no calibration"),)
         if not known.matches(self._engine.generator, self._engine.scorer):
             return (), False, (_uncalibrated_notice("the calibration was measured with other weights"),)
+        known = known.of_steering(context.steering)
+        if known is None:
+            how = "with steering" if context.steering is None else "without this steering"
+            return (), False, (_uncalibrated_notice(f"the calibration was measured {how}"),)
         info = self._engine.generator
         if not known.covers_guidance(context.guidance_scale, info.unguided_scale):
             far = (
@@ -115,8 +119,9 @@ class PruningPlanner:
         costs = self._engine.costs.scaled(calls * (1 + guided) / (1 + measured))
         correlations = calibration.correlations_by_step(known, context.sampler, context.steps)
         min_survivors = DIVERSITY_POOL_FACTOR * context.n if context.diverse else context.n
+        steered = context.steering.steps(context.sampler, context.steps, context.steps) if context.steering else ()
         plan_input = planner.PlanInput(
-            context.n_candidates, context.n, context.steps, correlations, costs, min_survivors
+            context.n_candidates, context.n, context.steps, correlations, costs, min_survivors, steered
         )
         shape = replace(context, guidance_scale=float(guided))  # of the scale only this reaches the costs
         checkpoints = self._plans.get(shape, plan_input)

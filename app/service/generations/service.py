@@ -199,14 +199,14 @@ class GenerationService:
                 break
             ahead += held.spec.n_candidates
             shares += self._device_share(held.spec)
-        eta = shares * self._engine.stats().seconds_per_candidate or None
-        return QueuePosition(ahead, eta)
+        return QueuePosition(ahead, shares * self._engine.stats().seconds_per_candidate or None)
 
     def _device_share(self, spec: GenerationSpec) -> float:
         """Device time of a generation, in candidates with the default steps and sampler."""
         info = self._engine.generator
-        usual = info.steps * info.calls_per_step(info.sampler)
-        return spec.n_candidates * spec.steps_made * info.calls_per_step(spec.sampler) / usual
+        usual, calls = info.steps * info.calls_per_step(info.sampler), info.calls_per_step(spec.sampler)
+        steered = self._engine.costs.steering_factor(spec.steps_made * calls, len(spec.steered_steps))
+        return spec.n_candidates * steered * spec.steps_made * calls / usual
 
     async def wait(self, generation_id: str, *, attended: bool = False) -> Generation:
         """The final generation, from this or another replica.

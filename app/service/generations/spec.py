@@ -20,6 +20,7 @@ from app.service.validation import active_guards, check_range, check_ranking, ch
 from models.loras import MAX_LORAS, Lora
 from models.prompt_weights import read_weights, without_marks
 from models.protocols import GeneratorInfo
+from models.protocols.steering import MAX_SCALE, MIN_STEPS, SteeringSettings
 
 DEFAULT_WAVE_SIZE = 8
 """Candidates per wave, unless more are to be returned."""
@@ -44,6 +45,7 @@ class PruningContext:
     steps: int
     guidance_scale: float
     diverse: bool = False
+    steering: SteeringSettings | None = None
 
 
 PlanPruning: TypeAlias = Callable[[str | None, PruningContext], tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]]
@@ -74,11 +76,13 @@ def build_spec(
     check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")
     seed = secrets.randbelow(SHORT_SEED_LIMIT) if params.seed is None else params.seed
     check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
+    if params.steering is not None:
+        _check_steering(params.steering, steps)
     sampler = _check_sampler(params.sampler, generator)
     executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)
     params = replace(params, loras=_check_loras(params.loras, generator))
     context = PruningContext(
-        wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0
+        wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0, params.steering
     )
     checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
     notices = (*notices, *_guidance_notice(params.guidance_scale, generator))
@@ -110,8 +114,9 @@ def build_spec(
         weighted=weighted,
         wordings=params.wordings or _styled(params, generator, limits),
         guards=guards,
+        steering=params.steering,
     )
-    return spec, (*params.notices, *fitted, *notices)
+    return spec, (*params.notices, *fitted, *notices, *_steering_notices(spec))
 
 
 def _guidance_notice(scale: float | None, generator: GeneratorInfo) -> Iterator[Notice]:
@@ -163,6 +168,23 @@ def _check_loras(loras: tuple[Lora, ...] | None, generator: GeneratorInfo) -> tu
     if loras and generator.loras is None:
         raise InvalidRequest("this model takes no LoRA adapters: omit `loras`", pointer="#/loras")
     return (generator.loras or ()) if loras is None else loras
+
+
+def _check_steering(steering: SteeringSettings, steps: int) -> None:
+    """Raise InvalidRequest for settings outside their ranges, and for too few steps."""
+    check_range(steering.scale, 0, MAX_SCALE, "#/steering/scale")
+    if steps < MIN_STEPS:
+        detail = f"steering requires at least {MIN_STEPS} steps, not {steps}: use more, or a steering scale of 0"
+        raise InvalidRequest(detail, pointer="#/steps")
+
+
+def _steering_notices(spec: GenerationSpec) -> tuple[Notice, ...]:
+    if spec.steering is None:
+        return ()
+    if not spec.steered_steps:
+        return (Notice("not_steered", "no step lies within the steering's window, so no candidate was steered"),)
+    detail = "steering raises the score by construction: do not read the score as proof of quality"
+    return (Notice("score_steered", detail),)
 
 
 def _check_sampler(sampler: str | None, generator: GeneratorInfo) -> str:

@@ -68,6 +68,7 @@ export interface Generation {
   steps: number;
   guidance_scale: number;
   sampler: string;
+  steering: { scale: number; start: number; end: number } | null;
   checkpoints: { at: number; keep: number | null }[];
   deterministic: boolean;
   output_format: string;
@@ -100,7 +101,7 @@ export interface Generation {
 export interface Service {
   data: {
     id: string;
-    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number; controls: string[] } | null;
+    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number; controls: string[]; steering: boolean } | null;
   }[];
   limits: {
     candidates: number;
@@ -154,6 +155,7 @@ export interface Asked {
   guidance_scale?: number;
   sampler?: string;
   seed?: number;
+  steering?: { scale: number };
   image?: string;
   strength?: number;
   control?: AskedControl[];

@@ -177,7 +177,21 @@ function Details() {
           </select>
         </label>
       </div>
+      {known?.steering && <Steering />}
     </details>
+  );
+}
+
+function Steering() {
+  const { steering } = draft.value;
+  return (
+    <label class="field">
+      <span>
+        Steer by the score <output>{steering === 0 ? "off" : steering.toFixed(2)}</output>
+      </span>
+      <input type="range" min={0} max={0.1} step={0.01} value={steering} onInput={(e) => set({ steering: e.currentTarget.valueAsNumber })} />
+      <small>The score rises by construction. It is no proof of quality.</small>
+    </label>
   );
 }
 

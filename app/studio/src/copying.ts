@@ -44,6 +44,7 @@ function request(made: Generation): Request {
     guidance_scale: made.guidance_scale,
     sampler: made.sampler,
     seed: made.seed,
+    ...(made.steering ? { steering: made.steering } : {}),
     pruning: cuts.length > 0 ? cuts : "off",
     provenance: made.provenance,
     ...(made.deterministic ? { deterministic: true } : {}),

@@ -5,7 +5,7 @@ import { type Asked, type Generation, type Negative, type Provenance, type Refer
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
-import { limits } from "./state";
+import { generator, limits } from "./state";
 
 export interface Draft {
   prompt: string;
@@ -20,6 +20,7 @@ export interface Draft {
   seed: string;
   provenance: "" | Provenance;
   strength: number;
+  steering: number;
   taste: boolean;
 }
 
@@ -36,6 +37,7 @@ const BLANK: Draft = {
   seed: "",
   provenance: "",
   strength: 0.75,
+  steering: 0,
   taste: false,
 };
 
@@ -54,7 +56,7 @@ export function candidates(): number {
 }
 
 export function asked(): Asked {
-  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, taste } = draft.value;
+  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, taste } = draft.value;
   return {
     prompt,
     ...(avoided.trim() ? { negative_prompt: avoided } : {}),
@@ -66,6 +68,7 @@ export function asked(): Asked {
     ...(sampler ? { sampler } : {}),
     ...(seed ? { seed: Number(seed) } : {}),
     ...(provenance ? { provenance } : {}),
+    ...(steering > 0 && generator.value?.steering ? { steering: { scale: steering } } : {}),
     ...(start.value !== null ? { image: start.value, strength } : {}),
     ranking: {
       negatives: negatives.filter((one) => one.text.trim()),
@@ -89,6 +92,7 @@ export function like(made: Generation): void {
     sampler: made.sampler,
     seed: "",
     provenance: made.provenance,
+    steering: made.steering?.scale ?? 0,
   });
   references.value = referencesOf(made).filter(known);
   start.value = null;

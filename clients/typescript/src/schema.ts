@@ -1210,6 +1210,8 @@ export interface components {
             seed?: number | null;
             /** @default {} */
             ranking?: components["schemas"]["RankingInput"];
+            /** @description Moves candidates along the gradient of their own score. A scale of 0 is off. */
+            steering?: components["schemas"]["SteeringInput"] | null;
             /**
              * Pruning
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
@@ -1371,6 +1373,7 @@ export interface components {
             guidance_scale: number;
             /** Sampler */
             sampler: string;
+            steering: components["schemas"]["SteeringOutput"] | null;
             /** Loras */
             loras: components["schemas"]["LoraOutput"][];
             ranking: components["schemas"]["RankingOutput"];
@@ -1474,6 +1477,7 @@ export interface components {
          *     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
          *     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
          *     `quality`: candidates and steps of each quality, for requests that name neither.
+         *     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
          */
         GeneratorOutput: {
@@ -1526,6 +1530,10 @@ export interface components {
              * @enum {string}
              */
             long_prompts: "truncate" | "chunks";
+            /** Steering */
+            steering: boolean;
+            /** Steering Refusal */
+            steering_refusal: string | null;
             /** Loras */
             loras: string[];
             /** Quality */
@@ -1675,6 +1683,8 @@ export interface components {
             seed?: number | null;
             /** @default {} */
             ranking?: components["schemas"]["RankingInput"];
+            /** @description Moves candidates along the gradient of their own score. A scale of 0 is off. */
+            steering?: components["schemas"]["SteeringInput"] | null;
             /**
              * Pruning
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
@@ -2330,6 +2340,8 @@ export interface components {
             seed?: number | null;
             /** @default {} */
             ranking?: components["schemas"]["RankingInput"];
+            /** @description Moves candidates along the gradient of their own score. A scale of 0 is off. */
+            steering?: components["schemas"]["SteeringInput"] | null;
             /**
              * Pruning
              * @description auto, off, or the checkpoints at which weak candidates are dropped.
@@ -2496,6 +2508,43 @@ export interface components {
          * @enum {string}
          */
         Status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+        /**
+         * SteeringInput
+         * @description Moves of candidates along the gradient of their own score.
+         *
+         *     The score rises by construction; it is no proof of quality.
+         */
+        SteeringInput: {
+            /**
+             * Scale
+             * @description Length of a move relative to the image estimate, at most 0.1; 0 is off.
+             */
+            scale: number;
+            /**
+             * Start
+             * @description Share of the noise schedule's time of the first move.
+             * @default 0.15
+             */
+            start?: number;
+            /**
+             * End
+             * @description Share of the noise schedule's time of the last move.
+             * @default 0.8
+             */
+            end?: number;
+        };
+        /**
+         * SteeringOutput
+         * @description The steering that was used, as in requests.
+         */
+        SteeringOutput: {
+            /** Scale */
+            scale: number;
+            /** Start */
+            start: number;
+            /** End */
+            end: number;
+        };
         /**
          * TasteInput
          * @description A taste profile whose term is added to the score.
@@ -2863,6 +2912,8 @@ export interface components {
             decodes: number;
             /** Images Read */
             images_read: number;
+            /** Rows Steered */
+            rows_steered: number;
         };
         /**
          * ErrorMember
@@ -5682,6 +5733,8 @@ export interface operations {
                     seed?: number | null;
                     /** @default {} */
                     ranking?: components["schemas"]["RankingInput"];
+                    /** @description Moves candidates along the gradient of their own score. A scale of 0 is off. */
+                    steering?: components["schemas"]["SteeringInput"] | null;
                     /**
                      * Pruning
                      * @description auto, off, or the checkpoints at which weak candidates are dropped.
@@ -6005,6 +6058,8 @@ export interface operations {
                     seed?: number | null;
                     /** @default {} */
                     ranking?: components["schemas"]["RankingInput"];
+                    /** @description Moves candidates along the gradient of their own score. A scale of 0 is off. */
+                    steering?: components["schemas"]["SteeringInput"] | null;
                     /**
                      * Pruning
                      * @description auto, off, or the checkpoints at which weak candidates are dropped.

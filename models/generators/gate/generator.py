@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from models.generators.gate.runs import Finished
 from models.generators.gate.scheduler_proxy import Blend, mixes, noised
 from models.generators.gate.stage import CandidateRun, Request, Stage, decoder_of, pictures
 from models.generators.gate.survey import UNGUIDED, Rehearsal, Survey
+from models.generators.gradients.gate import GateDifferentiable
 from models.generators.text_limits import Reader
 from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, Pixels, Schedule, StepRow, Styles
@@ -79,7 +80,7 @@ class PipelineGate:
         self._reader = Reader(self._stage.components, self._stage.defaults)
         self._lengths: dict[Any, int] = {}
         self._encoded, self._read = lru_cache(_CACHED_TEXTS)(self._encode), read
-        self._rehearsed = lru_cache(_CACHED)(self._rehearse)
+        self._rehearsed = lru_cache(_CACHED)(partial(Rehearsal.of, self._stage, self._drive))
         self._packing = lru_cache(_CACHED)(self._find_packing)
         try:
             with memory_guard():
@@ -210,6 +211,10 @@ class PipelineGate:
             stacked = torch.from_numpy(np.ascontiguousarray(arrays)).to(self._placement.device, torch.float32)
             return [GateLatent(width, height, z=z, z0=z) for z in stacked]
 
+    def differentiable(self) -> GateDifferentiable:
+        """The way to images with gradients, through the pipeline's own decoder."""
+        return GateDifferentiable(self._decoder_call, self._packing, self._placement)
+
     # steps
 
     def _attempt(self, row: StepRow) -> Attempt:
@@ -227,7 +232,7 @@ class PipelineGate:
                 raise ValueError(f"a latent before step {latent.step} cannot make step {row.step}")
             run = self._started(request, latent, row.step, self._blend(row))
             attempt = Attempt(run, key, row.step + 1)
-        attempt.begin()
+        attempt.begin(latent)
         while attempt.run.skipping:
             attempt.answer(self._unmade(attempt.call))
         latent.attempt = attempt
@@ -277,9 +282,8 @@ class PipelineGate:
 
     def _answer(self, waiting: Sequence[Attempt]) -> None:
         """Make the calls that these attempts wait for, then answer each of them."""
-        results = self._made([attempt.run for attempt in waiting])
         mine = {id(attempt.run): attempt for attempt in waiting}
-        for run, result in results:
+        for run, result in self._made([attempt.run for attempt in waiting]):
             mine[id(run)].answer(result)
 
     def _made(self, runs: Sequence[CandidateRun]) -> list[tuple[CandidateRun, Any]]:
@@ -305,16 +309,11 @@ class PipelineGate:
 
     def _stepped(self, row: StepRow, attempt: Attempt) -> GateLatent:
         """The latent after a row's step; it holds the run, unless the run is done."""
-        latent, made = row.latent, attempt.made
-        assert made is not None
-        after = GateLatent(
-            latent.width, latent.height, latent.seed, row.step + 1, made.x, made.x0, attempt.guidance_gap
-        )
-        latent.attempt = None
+        after = attempt.latent_after(row.latent, row.step + 1)
+        row.latent.attempt = None
         if after.step < row.schedule.calls:
-            request, _ = attempt.key
             after.memory = attempt.run.memory()
-            after.attempt = Attempt(attempt.run, (request, after.step), after.step + 1)
+            after.attempt = Attempt(attempt.run, (attempt.key[0], after.step), after.step + 1)
         else:
             attempt.run.close()
         return after
@@ -343,9 +342,6 @@ class PipelineGate:
         assert isinstance(event, Call | Finished)
         return event
 
-    def _rehearse(self, steps: int, width: int, height: int) -> Rehearsal:
-        return Rehearsal.of(self._stage, self._drive, steps, width, height)
-
     # the way to the decoder
 
     def _to_decoder(self, stage: Stage, latent: GateLatent, preview: bool) -> CandidateRun:
@@ -371,6 +367,14 @@ class PipelineGate:
         self._drive(run)
         return run
 
+    def _decoder_call(self, width: int, height: int, x: Any = None) -> Call:
+        """The call that decodes the sample `x`; None for any."""
+        run = self._tail(self._stage, width, height, x)
+        assert isinstance(run.event, Call)
+        call = run.event
+        run.close()
+        return call
+
     def _z(self, latent: GateLatent, preview: bool) -> Any:
         if (known := latent.z0 if preview else latent.z) is None:
             self._to_decoder(self._stage, latent, preview).close()
@@ -379,11 +383,7 @@ class PipelineGate:
 
     def _find_packing(self, width: int, height: int) -> Packing:
         def unpack(x: Any) -> Any:
-            run = self._tail(self._stage, width, height, x)
-            assert isinstance(run.event, Call)
-            z = next(iter(run.event.bound.arguments.values()))
-            run.close()
-            return z
+            return next(iter(self._decoder_call(width, height, x).bound.arguments.values()))
 
         return probe(unpack, self._rehearsed(self._brief, width, height).first)
 

@@ -47,7 +47,8 @@ class GateLatent:
 
     `x`, `x0`: the pipeline's sample and x0 estimate in its own packing; None before the first step. `z`, `z0`: the same
     as decoder input, once requested. `picture` (C, h, w): the image that it starts from, in the form of `z`. `attempt`:
-    the run that continues from here, until a step takes it.
+    the run that continues from here, until a step takes it. `before` and `x0_before` are x and x0 of the latent before
+    the step. `moved`: x differs from the run's own sample since.
     """
 
     width: int
@@ -62,6 +63,9 @@ class GateLatent:
     z: Any | None = None
     z0: Any | None = None
     attempt: Attempt | None = None
+    before: Any | None = None
+    x0_before: Any | None = None
+    moved: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -86,16 +90,26 @@ class Attempt:
         assert isinstance(self.run.event, Call)
         return self.run.event
 
-    def begin(self) -> None:
-        """Continue to the first call of the step."""
+    def begin(self, latent: GateLatent) -> None:
+        """Continue to the first call of the step, from a latent that has moved if it has."""
         if not self.complete and not isinstance(self.run.event, Call):
-            self._follow(self.run.resume(*(() if self.run.event is None else (None,))))
+            if latent.moved and self.run.event is not None and latent.memory is not None:
+                self.run.recall(latent.memory)
+            self._follow(self.run.resume(*(() if self.run.event is None else (latent.x if latent.moved else None,))))
 
     def answer(self, result: Any) -> None:
         """Answer the call and continue to the next call or the end of the step."""
         if not self.run.skipping:
             self._outputs += _entries(result)
         self._follow(self.run.resume(result))
+
+    def latent_after(self, latent: GateLatent, step: int) -> GateLatent:
+        """The latent before `step`, made from `latent`; it holds no run."""
+        assert self.made is not None
+        before = latent.x if latent.x is not None else self.run.scheduler._first
+        made = GateLatent(latent.width, latent.height, latent.seed, step, self.made.x, self.made.x0, self.guidance_gap)
+        made.before, made.x0_before = before, latent.x0
+        return made
 
     def _follow(self, event: Any) -> None:
         while isinstance(event, Stepped):

@@ -65,13 +65,14 @@ class WatchedScheduler:
 
     The first `skip` steps are not made and return the sample unchanged. The last of them returns what `enter` makes of
     the scheduler and the first sample. `blend` changes the sample of each step that is made, given the scheduler, the
-    sample, the first sample and the number of steps done. The result goes to `report`.
+    sample, the first sample and the number of steps done. The result goes to `report`; what that returns
+    replaces the sample, unless it is None.
     """
 
     def __init__(
         self,
         scheduler: Any,
-        report: Callable[[Stepped], None],
+        report: Callable[[Stepped], Any],
         form: StepForm,
         skip: int = 0,
         enter: Callable[[Any, Any], Any] | None = None,
@@ -117,8 +118,8 @@ class WatchedScheduler:
         x0 = x0_estimate(self._own, result, arguments)
         if self._blend is not None:
             result = StepForm.replaced(result, self._blend(self._own, result[0], self._first, self.done))
-        self._report(Stepped(result[0], x0))
-        return result
+        changed = self._report(Stepped(result[0], x0))
+        return result if changed is None else StepForm.replaced(result, changed)
 
 
 def _watched(watched: WatchedScheduler, own: Any) -> Callable[..., Any]:
@@ -142,6 +143,17 @@ def _watched(watched: WatchedScheduler, own: Any) -> Callable[..., Any]:
 def memory(scheduler: Any) -> dict[str, Any]:
     """A scheduler's attributes, with copied lists. Tensors never change in place."""
     return {name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()}
+
+
+def moved_estimate(remembered: Mapping[str, Any], before: Any, after: Any) -> Mapping[str, Any]:
+    """A memory with the x0 `after` in place of `before`.
+
+    Multistep schedulers keep it in a list.
+    """
+    outputs = remembered.get("model_outputs")
+    if not isinstance(outputs, list) or not outputs or outputs[-1] is not before:
+        return remembered
+    return {**remembered, "model_outputs": [*outputs[:-1], after]}
 
 
 def recall(scheduler: Any, remembered: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import copy
 import inspect
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from models.generators.gate.runs import (
     park,
     plain_key,
 )
-from models.generators.gate.scheduler_proxy import Blend, StepForm, WatchedScheduler, memory, recall
+from models.generators.gate.scheduler_proxy import Blend, StepForm, WatchedScheduler, memory, moved_estimate, recall
 from models.generators.pipeline_facts import call_defaults
 from models.protocols.image_inputs import ImageInputs, Inpainting
 from models.runtime.remembered import Remembered
@@ -66,6 +66,10 @@ class Memory:
     scheduler: Mapping[str, Any]
     random: Any
     guiders: tuple[Any, ...]
+
+    def with_moved_estimate(self, before: Any, after: Any) -> Memory:
+        """This memory with x0 `after` in place of `before`, see `moved_estimate`."""
+        return replace(self, scheduler=moved_estimate(self.scheduler, before, after))
 
 
 class CandidateRun(Run):

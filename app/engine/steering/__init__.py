@@ -1,0 +1,1 @@
+"""Steering: device calls that move rows along the gradient of their score."""

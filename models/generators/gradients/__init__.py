@@ -1,0 +1,1 @@
+"""The way from x0 estimates to images with gradients."""
