@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.11
-PROMPT ?= a red apple on a white background
+PROMPT ?= a purple octopus on a yellow background
 NEGATIVE ?=
 N ?= 16
 OUT ?= demo
