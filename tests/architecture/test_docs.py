@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.architecture.documents import ROOT, errors
 
 API = (ROOT / "app" / "api" / "README.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
+MERGE_MARK = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", [*EventKind, "error"])
@@ -35,3 +37,15 @@ def test_each_decision_has_a_number_of_its_own() -> None:
     titles = re.findall(r"^## (\d+)\. (.*)", (ROOT / "DECISIONS.md").read_text("utf-8"), re.MULTILINE)
     repeated = [title for place, title in enumerate(titles) if title[0] in {number for number, _ in titles[:place]}]
     assert not repeated, "give the later entries the next free numbers, and correct references to them"
+
+
+def test_no_text_has_marks_of_a_merge() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    names = [
+        name for name in listed.stdout.split("\0") if name.endswith((".md", ".py", ".ts", ".tsx", ".toml", ".yml"))
+    ]
+    assert "DECISIONS.md" in names
+    marked = [name for name in names if MERGE_MARK.search((ROOT / name).read_text("utf-8"))]
+    assert not marked, "unite both sides, and remove the marks"
