@@ -50,6 +50,7 @@ from app.service import (
     CandidateImages,
     ChatRewriter,
     Embedder,
+    Ensembles,
     Explainer,
     FileSealer,
     GenerationService,
@@ -166,7 +167,7 @@ def _lifespan(
             dispatcher = WebhookDispatcher(
                 outbox, keys, webhook_client, hooks, records.clock, links=links, public_url=settings.public_url
             )
-            batch_store = SqlBatchStore(records)
+            batch_store, ensembles = SqlBatchStore(records), Ensembles(engine, settings.ensemble)
             guards = ImageGuards(engine, RapidOcrReader() if TYPOGRAPHIC in limits.installed_guards else None)
             service = GenerationService(
                 engine,
@@ -180,6 +181,7 @@ def _lifespan(
                 batches=batch_store,
                 sealer=sealer,
                 guards=guards,
+                ensembles=ensembles,
             )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
@@ -187,13 +189,17 @@ def _lifespan(
             known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
             app.state.services = Services(
                 service,
-                RankingService(engine, records, blobs, fields, limits, service.get, sealer, guards),
+                RankingService(engine, records, blobs, fields, limits, service.get, sealer, guards, ensembles),
                 ReferenceResolver(engine, fields, limits, service.get),
                 Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(engine, records, blobs, fields, known_presets, limits),
                 Metrics(
-                    service, dispatcher, (records.connections.instruments, blobs.instruments), lambda: records.notifies
+                    service,
+                    dispatcher,
+                    ensembles,
+                    (records.connections.instruments, blobs.instruments),
+                    lambda: records.notifies,
                 ),
                 UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
                 Embedder(engine, limits),
@@ -203,6 +209,7 @@ def _lifespan(
                 settings.lora_folder,
                 VariantMaker(known_presets, rewriter, settings.max_prompt_chars),
                 trust,
+                ensembles,
             )
             engine.start()
             upkeep = [

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.service import GenerationService, WebhookDispatcher
+from app.service import Ensembles, GenerationService, WebhookDispatcher
 from app.stores.instrumentation import StoreInstruments
 
 LATENCY_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -34,6 +34,7 @@ COUNTERS = {
     "frontrunner_generations_total": "ended generations by outcome",
     "frontrunner_pruning_shadows_total": "generations run unpruned to measure the loss by pruning",
     "frontrunner_pruning_regret_total": "sum over those of the share of the best-of-N gain that pruning would lose",
+    "frontrunner_referee_verdicts_total": "winners by the referee's verdict: better, equal or worse than the median",
     "frontrunner_webhooks_total": "webhook delivery attempts by outcome",
     "frontrunner_store_calls_total": "database and image store operations by name",
     "frontrunner_store_seconds_total": "seconds of store operations by name",
@@ -54,11 +55,12 @@ class Metrics:
         self,
         service: GenerationService,
         dispatcher: WebhookDispatcher,
+        ensembles: Ensembles,
         stores: Sequence[StoreInstruments],
         notified: Callable[[], bool],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(service, dispatcher, stores, notified))
+        self._registry.register(_ServiceCollector(service, dispatcher, ensembles, stores, notified))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -80,11 +82,13 @@ class _ServiceCollector(Collector):
         self,
         service: GenerationService,
         dispatcher: WebhookDispatcher,
+        ensembles: Ensembles,
         stores: Sequence[StoreInstruments],
         notified: Callable[[], bool],
     ) -> None:
         self._service = service
         self._dispatcher = dispatcher
+        self._ensembles = ensembles
         self._stores = stores
         self._notified = notified
 
@@ -102,13 +106,14 @@ class _ServiceCollector(Collector):
         )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
-        rows, calls, stages, generations, shadows, regret, webhooks, *stores = COUNTERS.items()
+        rows, calls, stages, generations, shadows, regret, verdicts, webhooks, *stores = COUNTERS.items()
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
         yield _labelled(generations, "outcome", self._service.outcomes())
         for named, value in zip((shadows, regret), self._service.pruning_regrets(), strict=True):
             yield CounterMetricFamily(*named, value=value)
+        yield _labelled(verdicts, "verdict", self._ensembles.referee.verdicts)
         yield _labelled(webhooks, "outcome", self._dispatcher.outcomes())
         for family, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
             counted = {k: v for instruments in self._stores for k, v in getattr(instruments, kind).items()}

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     )
     scorer: str = Field("pictogram", min_length=1, description="scorer that embeds: pack, folder, hub id or other name")
     scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
+    ensemble: bool = Field(False, description="whether rankings that name no scorers use all of them")
     referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
     guards: str = Field("artefact", description="guards of every ranking: artefact, typographic; empty for none")
     vlm_api_key: str = Field("", repr=False, pattern=r"^[!-~]*$", description="key of VLM endpoints; empty for none")
@@ -298,9 +299,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_consistency(self) -> Settings:
         if self.max_queued_candidates < self.max_candidates:
-            raise ValueError(
-                "MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES; otherwise the largest request never fits"
-            )
+            raise ValueError("MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES, or the largest request never fits")
         LoraFolder.of(self.lora_dir, self.loras)
         check_names([self.scorer, *_names(self.scorers)], self.referee)
         parse_guards(self.guards)

@@ -95,6 +95,7 @@ class CandidateOutput(TypedDict):
     wording: str | None
     rank: int | None
     score: float | None
+    scores: dict[str, Any]
     similarity: float | None
     penalty: float | None
     taste: float | None
@@ -280,6 +281,23 @@ class NegativeOutput(TypedDict):
     similarity: float
 
 
+class PanelOutput(TypedDict):
+    """
+    A scorer and what it is for.
+
+    `role`: the `main` one races and ranks, a `member` ranks in requests that name it, the `referee` never ranks.
+    `embeds`: its vectors are stored, so candidates are ranked again by any text. Any other scorer has numbers of one
+    text, unless it reads no text (`reads_text`). A `remote` one is asked over a network.
+    """
+
+    id: str
+    revision: str
+    role: Literal["main", "member", "referee"]
+    embeds: bool
+    remote: bool
+    reads_text: bool
+
+
 class ParentOutput(TypedDict):
     """
     The source of a re-ranked or refined generation.
@@ -348,6 +366,15 @@ class RankingReference(TypedDict):
     weight: float
 
 
+class RankingScorer(TypedDict):
+    """
+    A scorer of an ensemble.
+    """
+
+    name: str
+    weight: float
+
+
 class RankingTaste(TypedDict):
     """
     A taste of a ranking; it changes a score by at most `bound`.
@@ -356,6 +383,18 @@ class RankingTaste(TypedDict):
     profile: str
     weight: float
     bound: float
+
+
+class RefereeOutput(TypedDict):
+    """
+    What a scorer that never ranks says of the winner, and of the median finalist.
+
+    On its own scale; higher is better.
+    """
+
+    name: str
+    winner: float
+    median: float
 
 
 class ReferenceInput(TypedDict):
@@ -413,6 +452,21 @@ class RerankUsage(TypedDict):
 
     prompt_tokens: int
     total_tokens: int
+
+
+class ScorerInput(TypedDict):
+    """
+    A scorer of an ensemble.
+    """
+
+    name: str
+    """
+    Id of a loaded scorer; GET /v1/models lists them.
+    """
+    weight: NotRequired[float]
+    """
+    Relative to the other scorers; 0 has no effect.
+    """
 
 
 class ScorerOutput(TypedDict):
@@ -1021,9 +1075,11 @@ class ImageOutput(TypedDict):
     flags: list[Literal["artefact", "typographic"]]
     flag_reasons: dict[str, Any]
     score: float
+    scores: dict[str, Any]
     similarity: float
     penalty: float
     taste: float
+    contrast: float
     prompt_similarity: float
     negatives: list[NegativeOutput]
     references: list[ReferenceOutput]
@@ -1091,9 +1147,11 @@ class RankedImageOutput(TypedDict):
     flags: list[Literal["artefact", "typographic"]]
     flag_reasons: dict[str, Any]
     score: float
+    scores: dict[str, Any]
     similarity: float
     penalty: float
     taste: float
+    contrast: float
     prompt_similarity: float
     negatives: list[NegativeOutput]
     references: list[ReferenceOutput]
@@ -1106,7 +1164,9 @@ class RankedImageOutput(TypedDict):
 
 class RankingInput(TypedDict):
     """
-    How images are ranked: score = similarity - negative_weight * penalty + taste.
+    How images are ranked.
+
+    score = similarity - negative_weight * penalty + taste - contrast.
 
     Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
     else the default. `null` resets a field to its default.
@@ -1144,11 +1204,29 @@ class RankingInput(TypedDict):
     """
     Images with one of these flags are not returned. Default: none.
     """
+    scorers: NotRequired[list[ScorerInput] | None]
+    """
+    Scorers that rank together. Default: those of the server.
+    """
+    uncertainty: NotRequired[float | None]
+    """
+    Weight of the scorers' disagreement, with several. Default: 0.5.
+    """
+    contrast: NotRequired[bool | None]
+    """
+    Subtract the similarity to near misses of the prompt. Default: false.
+    """
+    cascade: NotRequired[int | None]
+    """
+    Candidates that scorers without embeddings see, the best of the others. Default: all.
+    """
 
 
 class RankingOutput(TypedDict):
     """
     The ranking that was used; a re-ranking may have changed `prompt`.
+
+    `scorers` is empty if the main scorer ranks alone. `near_misses` are the texts of `contrast`.
     """
 
     prompt: str
@@ -1159,6 +1237,11 @@ class RankingOutput(TypedDict):
     references: list[RankingReference]
     taste: RankingTaste | None
     veto: list[Literal["artefact", "typographic"]]
+    scorers: list[RankingScorer]
+    uncertainty: float
+    contrast: bool
+    near_misses: list[str]
+    cascade: int | None
 
 
 class RefineRequest(TypedDict):
@@ -1478,6 +1561,8 @@ class GenerationResponse(TypedDict):
     candidates: list[CandidateOutput]
     margin: float | None
     low_confidence: bool
+    agreement: float | None
+    referee: RefereeOutput | None
     stopped: Literal["cap", "gain"] | None
     warnings: list[WarningOutput]
     timings: TimingsOutput
@@ -1624,10 +1709,14 @@ class LineageResponse(TypedDict):
 class ModelListResponse(TypedDict):
     """
     The loaded models and the limits of requests.
+
+    `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
     """
 
     object: Literal["list"]
     data: list[ModelResponse]
+    scorers: list[PanelOutput]
+    ensemble: bool
     limits: LimitsOutput
 
 
@@ -1650,6 +1739,7 @@ class RankResponse(TypedDict):
     vetoed: list[VetoedOutput]
     margin: float | None
     low_confidence: bool
+    agreement: float | None
     warnings: list[WarningOutput]
 
 

@@ -30,6 +30,7 @@ from app.service import (
     Aliases,
     BatchService,
     Embedder,
+    Ensembles,
     Explainer,
     GenerationService,
     IdempotencyKey,
@@ -76,6 +77,7 @@ class Services:
     loras: LoraFolder | None
     variants: VariantMaker
     trust: TrustList
+    ensembles: Ensembles
 
 
 def get_services(request: Request) -> Services:

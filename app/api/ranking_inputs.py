@@ -10,7 +10,8 @@ from fastapi import Request
 
 from app import imaging
 from app.api.dependencies import Services, unless_gone
-from app.api.schemas.requests import ControlInput, RankingInput, ReferenceInput, TasteInput
+from app.api.schemas.ranking import RankingInput, ReferenceInput, TasteInput
+from app.api.schemas.requests import ControlInput
 from app.api.schemas.variants import AutoVariants, Variants
 from app.api.upload_limits import Pixels, Sent
 from app.domain import ControlUse, Generation, Ranking, Reference, Taste
@@ -33,6 +34,9 @@ async def resolve_ranking(request: Request, services: Services, body: RankingInp
     Raises the error of an invalid image, generation or profile, with a pointer to it.
     """
     ranking = body.to_domain(base)
+    if "scorers" in body.model_fields_set:
+        services.ensembles.check(ranking.scorers)
+    ranking = services.ensembles.completed(ranking)
     if "references" in body.model_fields_set:
         references = await _resolve_references(request, services, body.references or (), "#/ranking/references")
         ranking = replace(ranking, references=references)

@@ -39,6 +39,10 @@ UrlOptionWithDefault = Annotated[
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
 GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
+ScorerOption = Annotated[
+    list[str] | None,
+    typer.Option("--scorer", metavar="NAME=WEIGHT", help="Scorer that ranks with others; repeatable. Weight: 1."),
+]
 OutOption = Annotated[Path, typer.Option(help="Output folder for the images and the contact sheet.")]
 Seed = Annotated[
     int | None, typer.Option(min=-1, max=2**64 - 1, help="Seed of the first candidate. Default, and -1: random.")
@@ -105,6 +109,7 @@ def generate(
     metadata: Annotated[
         bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
     ] = True,
+    scorer: ScorerOption = None,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
@@ -149,6 +154,8 @@ def generate(
         body |= _controls(control)
     console, progress = Console(), Console(stderr=True)
     with remote.reported_errors(), service_at(url, progress) as client:
+        if (scorers := again.build_scorers(scorer)) is not None:
+            body["ranking"] = {"scorers": scorers}
         done = output.show_progress(remote.stream_generation(client, body), progress)
         _show_result(console, client, done, out, named=url is not None)
         if interactive:
@@ -164,6 +171,7 @@ def rank(
         list[Path], typer.Argument(metavar="FILES...", exists=True, dir_okay=False, readable=True, help="Image files.")
     ],
     negative: NegativeOption = "",
+    scorer: ScorerOption = None,
     url: UrlOption = None,
 ) -> None:
     """Rank image FILES by similarity to PROMPT.
@@ -176,7 +184,8 @@ def rank(
     """
     console, progress = Console(), Console(stderr=True)
     with remote.reported_errors(), service_at(url, progress) as client:
-        console.print(output.ranking_table(remote.rank_files(client, prompt, negative, files), files))
+        ranked = remote.rank_files(client, prompt, negative, files, again.build_scorers(scorer))
+        console.print(output.ranking_table(ranked, files))
 
 
 @app.command()
@@ -223,6 +232,7 @@ def rerank(
     unlike: Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Avoid similar ones.")] = None,
     diversity: Annotated[float | None, typer.Option(min=0, max=1, help="Separate near-duplicates.")] = None,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile to add to the score.")] = None,
+    scorer: ScorerOption = None,
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to return.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Store the result as a new generation.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder for the images and the contact sheet.")] = None,
@@ -239,7 +249,7 @@ def rerank(
     `frontrunner rerank gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --like sketch.png --diversity 0.5 --store`
     """
     console = Console()
-    ranking = {
+    ranking: dict[str, Any] = {
         "prompt": prompt,
         "negatives": [{"text": text} for text in negatives] if negatives else None,
         "negative_weight": negative_weight,
@@ -247,8 +257,9 @@ def rerank(
         "diversity": diversity,
         "taste": {"profile": taste} if taste else None,
     }
-    body = {"ranking": {k: v for k, v in ranking.items() if v is not None}, "n": n, "store": store}
     with remote.reported_errors(), remote.connect(url) as client:
+        ranking["scorers"] = again.build_scorers(scorer)
+        body = {"ranking": remote.present(ranking), "n": n, "store": store}
         _show_result(console, client, again.request_rerank(client, generation, body), out)
 
 

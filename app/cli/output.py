@@ -62,6 +62,8 @@ def ranking_summary(done: Json) -> str:
     if payload["negatives"]:
         texts = "; ".join(negative["text"] for negative in payload["negatives"])
         parts.append(f"to avoid: {texts} (weight {payload['negative_weight']:g})")
+    if payload["scorers"]:
+        parts.append("scorers " + ", ".join(f"{use['name']} {use['weight']:g}" for use in payload["scorers"]))
     if payload["diversity"]:
         parts.append(f"diversity {payload['diversity']:g}")
     if payload["taste"] and payload["taste"]["weight"]:
@@ -91,21 +93,22 @@ def candidates_table(done: Json) -> Table:
     A pruned candidate shows the numbers of its last preview.
     """
     taste = ("taste",) if done["ranking"]["taste"] else ()
-    terms = ("similarity", "penalty", *taste, "score")
-    table = _table("rank", "seed", *terms, "")
+    terms, members = ("similarity", "penalty", *taste, "score"), _members(done["candidates"])
+    table = _table("rank", "seed", *terms, *members, "")
     for place, c in ordered_candidates(done):
         note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
         style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
-        cells = (_number(c[name]) for name in terms)
+        cells = [_number(c[name]) for name in terms] + [_number(c["scores"].get(name)) for name in members]
         table.add_row(str(place or "-"), str(c["seed"]), *cells, note, style=style)
     return table
 
 
 def ranking_table(ranked: Json, files: Sequence[Path]) -> Table:
     """Return a table of the files, best first."""
-    table = _table("rank", "similarity", "penalty", "score", "file")
+    terms, members = ("similarity", "penalty", "score"), _members(ranked["data"])
+    table = _table("rank", *terms, *members, "file")
     for image in ranked["data"]:
-        cells = (_number(image[name]) for name in ("similarity", "penalty", "score"))
+        cells = [_number(image[name]) for name in terms] + [_number(image["scores"].get(name)) for name in members]
         name = escape(files[image["index"]].name)
         table.add_row(str(image["rank"]), *cells, name, style="bold" if image["rank"] == 1 else "")
     return table
@@ -121,6 +124,12 @@ def generations_table(found: Sequence[Json]) -> Table:
         best = next((_number(image["score"]) for image in one["data"]), "-")
         table.add_row(one["id"], one["created"], one["status"], best, escape(" ".join(one["prompt"].split())))
     return table
+
+
+def _members(images: Sequence[Json]) -> list[str]:
+    """Return the scorers of an ensemble; none if the main scorer ranked alone."""
+    names = list(dict.fromkeys(name for image in images for name in image["scores"]))
+    return names if len(names) > 1 else []
 
 
 def _table(*columns: str) -> Table:

@@ -20,6 +20,26 @@ def build_references(like: Sequence[Path], unlike: Sequence[Path]) -> list[Json]
     return [{"image": image_data_uri(path), "weight": weight} for path, weight in weights] or None
 
 
+def build_scorers(options: Sequence[str] | None) -> list[Json] | None:
+    """Return the scorers of `NAME=WEIGHT` options as request fields.
+
+    A name alone has weight 1.
+
+    Raises CliError for a weight that is no number of at least 0.
+    """
+    found = []
+    for option in options or ():
+        name, equals, weight = option.rpartition("=")
+        try:
+            number = float(weight) if equals else 1.0
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise CliError(f"--scorer {option}: write NAME=WEIGHT with a weight of at least 0, or NAME alone")
+        found.append({"name": name if equals else option, "weight": number})
+    return found or None
+
+
 def request_rerank(client: Client, generation_id: str, body: Mapping[str, Any]) -> Json:
     """Return the generation in another ranking."""
     return cast(Json, client.rerank(generation_id, **present(body)))

@@ -21,13 +21,14 @@ from app.domain.generation import (
     ParentKind,
     Progress,
     Provenance,
+    RefereeOpinion,
     Status,
     StopReason,
     Timings,
     Webhook,
     Work,
 )
-from app.domain.ranking import Flag, Negative, Ranking, Reference, Score, Taste
+from app.domain.ranking import Flag, Negative, Ranking, Reference, Score, ScorerUse, Taste
 from app.domain.votes import TasteProfile, Vote, VoteKind
 
 __all__ = [
@@ -54,9 +55,11 @@ __all__ = [
     "Progress",
     "Provenance",
     "Ranking",
+    "RefereeOpinion",
     "Reference",
     "RefusedEntry",
     "Score",
+    "ScorerUse",
     "Status",
     "StopReason",
     "Taste",

@@ -222,6 +222,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class RefereeOpinion:
+    """What a scorer that does not rank says of the winner.
+
+    Its score of the winner, and the median of its scores of the finalists that it judged.
+    """
+
+    name: str
+    winner: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Durations in milliseconds; a shared device call counts in full for each."""
 
@@ -295,6 +307,7 @@ class Generation:
     A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
     at most about a second old; it starts again when another process takes over. `batch` is the id of the batch of
     which it is entry `batch_index`. `job` is the kind of the request, if it came by the web UI's API.
+    `agreement` is that of an ensemble's members, see `app.engine.ranking.ensemble`.
     """
 
     spec: GenerationSpec
@@ -324,6 +337,8 @@ class Generation:
     batch_index: int = 0
     provenance: Provenance = Provenance.NONE
     job: Literal["txt2img", "img2img"] | None = None
+    agreement: float | None = None
+    referee: RefereeOpinion | None = None
 
     @property
     def id(self) -> str:

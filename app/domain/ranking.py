@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +18,15 @@ class Negative:
 class Reference:
     """An image that candidates should resemble (`weight` > 0) or not (`weight` < 0).
 
-    `vector` is the scorer's embedding, L2-normalised. `generation` and `index` name the source candidate; they are
-    None for an upload, of which only the embedding is stored.
+    `vector` is the scorer's embedding, L2-normalised; `members` holds those of members, by name. `generation` and
+    `index` name the source candidate; they are None for an upload, of which only the embeddings are stored.
     """
 
     weight: float
     vector: tuple[float, ...]
     generation: str | None = None
     index: int | None = None
+    members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,21 @@ class Taste:
 
 
 @dataclass(frozen=True, slots=True)
+class ScorerUse:
+    """A scorer of an ensemble. A `weight` of 0 judges and does not count."""
+
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """How candidates are compared. `diversity` in [0, 1]; `min_score` filters results.
 
-    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty. Candidates
+    `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty. Without
+    `scorers` the main scorer ranks alone. With several, `uncertainty` weighs their disagreement, and those that only
+    score see the best `cascade` candidates of the others; None: all. `contrast` subtracts the similarity to near misses
+    of the prompt. See `app.engine.ranking.ensemble`. Candidates
     with a flag in `veto` are not returned.
     """
 
@@ -57,6 +70,19 @@ class Ranking:
     references: tuple[Reference, ...] = ()
     taste: Taste | None = None
     veto: tuple[str, ...] = ()
+    scorers: tuple[ScorerUse, ...] = ()
+    uncertainty: float = 0.5
+    contrast: bool = False
+    cascade: int | None = None
+
+    @property
+    def wants_finalists(self) -> bool:
+        """Whether it chooses among finished candidates by more than the score that prunes."""
+        return self.diversity > 0 or len(self.scorers) > 1 or self.contrast
+
+    def weights(self, main: str) -> dict[str, float]:
+        """The weight of each scorer by name; `main` is the main scorer's name."""
+        return {use.name: use.weight for use in self.scorers} or {main: 1.0}
 
     def with_negative_prompt(self, text: str) -> Ranking:
         """Return a copy with `text` as first negative of weight 1, unless it is empty."""
@@ -77,10 +103,11 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`score = similarity - negative_weight * penalty + taste`.
+    """`score = similarity - negative_weight * penalty + taste - contrast`.
 
     Every cosine is in [-1, 1]. `negatives` and `references` are cosines in the ranking's order. `prompt` is the cosine
-    with the text alone; None if it equals the similarity.
+    with the text alone; None if it equals the similarity. In an ensemble, `score` is the combined one, `members` holds
+    each scorer's own by name, and the other fields are the main scorer's.
     """
 
     score: float
@@ -90,6 +117,8 @@ class Score:
     references: tuple[float, ...] = ()
     prompt: float | None = None
     taste: float = 0.0
+    contrast: float = 0.0
+    members: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def prompt_similarity(self) -> float:

@@ -17,11 +17,12 @@ import numpy as np
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
+from app.engine.members.panel import Panel
+from app.engine.members.rows import score_rows
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import predict_score
-from app.engine.ranking import scoring
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
-from app.engine.state import ActiveGeneration, Phase, Row, paste_sources
+from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.steering.calls import find_aim, steer_rows
 from app.engine.texts.encoding import encode_prompts, encode_ranking
 from app.engine.warmup import Report, Warmup, silent
@@ -50,6 +51,7 @@ class EngineCore:
         self._generator = models.generator
         self._scorer = models.scorer
         self._steering = models.steering
+        self._panel = Panel(models)
         known = models.calibration
         self._calibration = known if known and known.matches(models.generator.info, models.scorer.info) else None
         if known is not None and self._calibration is None:
@@ -81,7 +83,8 @@ class EngineCore:
     ) -> None:
         """Add a generation that arrived at `submitted` (seconds of this clock)."""
         guided = self._generator.info.is_guided(spec.guidance_scale)
-        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs, guided))
+        keeps = self._panel.keeps_field(spec)
+        self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs, guided, keeps))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation and its rows. Ignores unknown ids."""
@@ -274,6 +277,7 @@ class EngineCore:
 
     def _finish(self, plan: CallPlan) -> None:
         pixels = self._score(plan, preview=False)
+        self._panel.judge(plan.rows, pixels, plan.size)
         self._store(plan.rows, preview=False)
         for row, image in zip(plan.rows, to_host(pixels), strict=True):
             assert row.score is not None
@@ -285,15 +289,7 @@ class EngineCore:
             run.needs_rows = not run.live_rows() and run.needs_wave()
 
     def _score(self, plan: CallPlan, *, preview: bool) -> Pixels:
-        """Decode, embed and score the rows of a plan; return the pixels without padding."""
-        rows = [*plan.rows, *plan.rows[-1:] * (plan.size - len(plan.rows))]
-        pixels = paste_sources(rows, self._generator.decode([r.latent for r in rows], preview=preview))
-        embeddings = self._scorer.embed_images(pixels)
-        for row, embedding in zip(plan.rows, embeddings, strict=False):
-            assert row.generation.texts is not None
-            row.embedding = embedding
-            row.score = scoring.score_images(embedding[None], row.generation.texts.query)[0]
-        return pixels[: len(plan.rows)]
+        return score_rows(self._generator, self._scorer, plan, preview=preview)
 
     def _store(self, rows: Sequence[Row], *, preview: bool) -> None:
         """Move latents to the host, one by one, so that it works on a full device."""

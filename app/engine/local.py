@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from time import perf_counter
 from typing import TypeAlias, TypeVar
@@ -25,7 +24,9 @@ from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
-from app.engine.protocols import Cancelled, EngineStats, Failed, Succeeded, Update, UpdateSink
+from app.engine.members import calls
+from app.engine.members.panel import find_embedder, find_judge, panel_of
+from app.engine.protocols import Cancelled, EngineStats, Failed, PanelScorer, Succeeded, Update, UpdateSink
 from app.engine.steering.calls import prepare, refusal
 from app.engine.warmup import Progress
 from app.errors import (
@@ -61,9 +62,6 @@ ModelLoader: TypeAlias = Callable[[], Models]
 
 FINAL_CALL_TIMEOUT_S = 30.0
 """Seconds that a closing engine waits for the current device call."""
-
-EMBED_ROWS = 32
-"""Maximum images per embedding call, so that uploads do not block the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +162,24 @@ class LocalEngine:
         if generation_id in self._held:
             self._inbox.put(lambda core: core.cancel(generation_id))
 
-    async def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+    @property
+    def panel(self) -> tuple[PanelScorer, ...]:
         """See `Engine`."""
-        return await self._call_device(lambda _, scorer: [scorer.embed_texts([t])[0] for t in texts])
+        return panel_of(self._loaded())
 
-    async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        """See `Engine`. Images of one size share a call; the order is kept."""
-        vectors: dict[int, NDArray[np.float32]] = {}
-        places = sorted(range(len(images)), key=lambda i: images[i].shape)
-        for _, same in groupby(places, key=lambda i: images[i].shape):
-            group = list(same)
-            for start in range(0, len(group), EMBED_ROWS):
-                part = group[start : start + EMBED_ROWS]
-                embed = partial(_embed, [images[i] for i in part])
-                vectors.update(zip(part, await self._call_device(embed), strict=True))
-        return np.stack([vectors[i] for i in range(len(images))])
+    async def embed_texts(self, texts: Sequence[str], scorer: str | None = None) -> list[TextEmbedding]:
+        """See `Engine`."""
+        model = find_embedder(self._loaded(), scorer)
+        return await self._call_device(lambda *_: [model.embed_texts([t])[0] for t in texts])
+
+    async def embed_images(self, images: Sequence[NDArray[np.uint8]], scorer: str | None = None) -> Embeddings:
+        """See `Engine`."""
+        return await calls.embed_images(self._call_device, find_embedder(self._loaded(), scorer), images)
+
+    async def score_images(self, images: Sequence[NDArray[np.uint8]], text: str, scorer: str) -> NDArray[np.float32]:
+        """See `Engine`."""
+        model = find_judge(self._loaded(), scorer)
+        return await calls.score_images(self._call_device, model, images, text)
 
     async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
         """See `Engine`."""
@@ -383,11 +384,3 @@ class LocalEngine:
             if message is None:
                 return False
             message(core)
-
-
-def _embed(images: Sequence[NDArray[np.uint8]], _: StepwiseGenerator, scorer: Embedder) -> Embeddings:
-    """Embed on the engine's thread: stacking large images would block the event loop.
-
-    A single image is not copied.
-    """
-    return scorer.embed_images(images[0][None] if len(images) == 1 else np.stack(images))

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
+from app.domain import Candidate, GenerationSpec, Notice, RefereeOpinion, Score, StopReason, Timings, Work
 from app.engine.cost_model import CostModel
 from app.engine.ranking.scoring import Query
 from app.errors import FrontrunnerError
-from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
+from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, ScoringInfo, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.upscaling import UpscalerInfo
 
@@ -81,7 +81,10 @@ class Outcome:
     """The result of a generation. Arrays hold all N; pruned ones by last preview.
 
     embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index, or
-    all finished ones where guards may change the ranking. `query` is what the scores compare with.
+    all finished ones where guards, members or a referee need them. `query` is what the scores compare with. The
+    candidates are placed by the main scorer. `members` holds the embeddings of members and referee by name, NaN for
+    rows that they did not judge, and `left_out` says why one did not. `agreement` and `referee` are added after the
+    engine, as in `Generation`.
     `regret` is the share of the best-of-N gain that pruning would have lost; only shadow generations have it.
     """
 
@@ -97,6 +100,10 @@ class Outcome:
     query: Query
     stopped: StopReason | None = None
     regret: float | None = None
+    members: Mapping[str, Embeddings] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    agreement: float | None = None
+    referee: RefereeOpinion | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +154,29 @@ class EngineStats:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     seconds_per_candidate: float = 0.0
     steering_refusal: str | None = None
+
+
+Role: TypeAlias = Literal["main", "member", "referee"]
+"""What a scorer is for.
+
+`main` races and ranks, a `member` ranks on request, the `referee` never ranks.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PanelScorer:
+    """A loaded scorer, and its role."""
+
+    info: ScorerInfo | ScoringInfo
+    role: Role
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has embeddings, so that it ranks again by any text.
+
+        Any other one only scores.
+        """
+        return isinstance(self.info, ScorerInfo)
 
 
 class Engine(Protocol):
@@ -202,12 +232,29 @@ class Engine(Protocol):
         """Drop the rows of a generation at the next tick. Ignores unknown or ended ids."""
         ...
 
-    async def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        """Embed texts with the scorer, between two ticks."""
+    @property
+    def panel(self) -> tuple[PanelScorer, ...]:
+        """The loaded scorers: the main one, members, the referee. Raises Loading."""
         ...
 
-    async def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        """Embed host images (H, W, 3) of any sizes with the scorer, between two ticks."""
+    async def embed_texts(self, texts: Sequence[str], scorer: str | None = None) -> list[TextEmbedding]:
+        """Embed texts with the main scorer, or the one of that name, between two ticks."""
+        ...
+
+    async def embed_images(self, images: Sequence[NDArray[np.uint8]], scorer: str | None = None) -> Embeddings:
+        """Embed host images (H, W, 3) of any sizes, between two ticks.
+
+        With the main scorer, or the one of that name.
+        """
+        ...
+
+    async def score_images(self, images: Sequence[NDArray[np.uint8]], text: str, scorer: str) -> NDArray[np.float32]:
+        """Score host images (H, W, 3) of any sizes with a scorer that only scores.
+
+        The result is float32 (N,).
+
+        Between two ticks; a remote scorer on another thread. Raises ScoringFailed.
+        """
         ...
 
     async def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:

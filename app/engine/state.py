@@ -48,7 +48,8 @@ class Row:
 
     `step` counts completed steps, `calls` denoiser calls; `latent` is None once the row is done or pruned.
     `guidance_gap` is the guidance gap before the last preview. `predicted_scores` holds the final scores predicted by
-    previews, by step. `shadow_pruned` marks a row that pruning would have dropped.
+    previews, by step, `member_embeddings` those of members, by name. `shadow_pruned` marks a row that
+    pruning would have dropped.
     """
 
     generation: ActiveGeneration
@@ -64,6 +65,7 @@ class Row:
     pruned_at: int | None = None
     guidance_gap: float = 0.0
     predicted_scores: dict[int, float] = field(default_factory=dict)
+    member_embeddings: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     shadow_pruned: bool = False
 
     @property
@@ -114,7 +116,8 @@ class ActiveGeneration:
     `deficit` is its credit with the scheduler, in denoiser entries. `needs_rows` requests new rows: at first, and
     before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
-    `guided` rows are two predictions each. `aim` is the query as steering takes it.
+    `guided` rows are two predictions each. With `keeps_field` all finished images are kept. `left_out` says why a
+    member does not judge it. `aim` is the query as steering takes it.
     """
 
     spec: GenerationSpec
@@ -122,6 +125,7 @@ class ActiveGeneration:
     exclusive: bool = False
     inputs: ImageInputs | None = None
     guided: bool = False
+    keeps_field: bool = False
     schedule: Schedule | None = None
     texts: EncodedTexts | None = None
     aim: Aim = None
@@ -131,6 +135,7 @@ class ActiveGeneration:
     device_seconds: float = 0.0
     reported_step: int = 0
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     timings: Timings = Timings()
     work: Work = Work()
 
@@ -209,18 +214,18 @@ class ActiveGeneration:
     def keep_image(self, row: Row, image: NDArray[np.uint8]) -> None:
         """Keep a finished image that may be returned: the best n, or all.
 
-        With diversity and with guards that change the ranking, any image may be returned.
+        With diversity, an ensemble or guards that change the ranking, any image may be returned.
         """
         self.images[row.index] = image
-        if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0 and not self._may_be_reordered:
+        if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0 and not self._keeps_all:
             held = sorted(self.images)
             worst = held[scoring.rank_order([self.rows[i].sort_score for i in held])[-1]]
             del self.images[worst]
 
     @property
-    def _may_be_reordered(self) -> bool:
-        """Whether guards may return other images than the engine."""
-        return bool(self.spec.ranking.veto) or TYPOGRAPHIC in self.spec.guards
+    def _keeps_all(self) -> bool:
+        """Whether guards, members or a referee need the images of all finished rows."""
+        return self.keeps_field or bool(self.spec.ranking.veto) or TYPOGRAPHIC in self.spec.guards
 
     def needs_wave(self) -> bool:
         """Whether another wave is worthwhile, once all rows so far are done or pruned."""
@@ -292,9 +297,24 @@ class ActiveGeneration:
             work=self.work,
             embeddings=embeddings,
             latents=np.stack([r.stored_latent for r in self.rows if r.stored_latent is not None]),
-            images=self.images if self._may_be_reordered else {i: self.images[i] for i in placements.returned},
+            images=self.images if self._keeps_all else {i: self.images[i] for i in placements.returned},
             query=self.texts.query,
+            members=self._member_embeddings(),
+            left_out=self.left_out,
         )
+
+    def _member_embeddings(self) -> dict[str, NDArray[np.float32]]:
+        """Return (N, D) for each member that judged all finished rows.
+
+        NaN where it did not judge.
+        """
+        names = dict.fromkeys(name for row in self.rows for name in row.member_embeddings)
+        found = dict[str, NDArray[np.float32]]()
+        for name in (name for name in names if name not in self.left_out):
+            width = len(next(r.member_embeddings[name] for r in self.rows if name in r.member_embeddings))
+            missing = np.full(width, np.nan, np.float32)
+            found[name] = np.stack([row.member_embeddings.get(name, missing) for row in self.rows])
+        return found
 
 
 def paste_sources(rows: Sequence[Row], pixels: Pixels) -> Pixels:

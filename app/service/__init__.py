@@ -22,6 +22,7 @@ from app.service.links import LinkSigner, SignedLink, batch_path, generation_pat
 from app.service.presets import Presets
 from app.service.quality import all_qualities
 from app.service.ranking.embed import Embedded, Embedder
+from app.service.ranking.ensemble import Ensembles
 from app.service.ranking.references import ReferenceResolver, UnresolvedReference
 from app.service.ranking.rerank import Lineage, RankingService, RerankParams
 from app.service.ranking.taste import Ballot, TasteService, TasteSummary
@@ -54,6 +55,7 @@ __all__ = [
     "ChatRewriter",
     "Embedded",
     "Embedder",
+    "Ensembles",
     "Explainer",
     "Explanation",
     "FileSealer",

@@ -164,6 +164,7 @@ class RankResult:
     low_confidence: bool
     warnings: tuple[Notice, ...]
     vetoed: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

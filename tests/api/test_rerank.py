@@ -293,6 +293,9 @@ def test_omitted_fields_keep_and_null_clears(house: House) -> None:
         "min_score": -1.0,
         "prompt": "red",
         "veto": ["artefact"],
+        "uncertainty": 1.5,
+        "contrast": True,
+        "cascade": 3,
     }
     made = house.made(n_candidates=6, n=6, negative_prompt="blue", ranking=own)
     kept = reranked(house, made)["ranking"]
@@ -302,7 +305,8 @@ def test_omitted_fields_keep_and_null_clears(house: House) -> None:
     cleared = reranked(house, made, **dict.fromkeys(own))["ranking"]
     assert cleared == {
         "prompt": "a red apple", "negatives": [], "negative_weight": 0.5, "references": [], "taste": None,
-        "diversity": 0.0, "min_score": None, "veto": [],
+        "diversity": 0.0, "min_score": None, "veto": [], "scorers": [], "uncertainty": 0.5, "contrast": False,
+        "near_misses": [], "cascade": None,
     }  # fmt: skip
 
 

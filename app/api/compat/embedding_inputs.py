@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import Field, model_validator
 
 from app.api.dependencies import Services, loaded_models, unless_gone
-from app.api.schemas.requests import RequestModel, Text
+from app.api.schemas.base import RequestModel, Text
 from app.api.upload_limits import Sent
 from app.domain import Notice
 from app.errors import NotFound

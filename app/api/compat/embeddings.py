@@ -12,8 +12,8 @@ from app.api import openapi
 from app.api.compat.embedding_inputs import Input, InputObject, embedded, scorer_named
 from app.api.dependencies import JsonBody, ServicesDep
 from app.api.json_body import JsonRoute
-from app.api.schemas.requests import MAX_ITEMS, ModelName, RequestModel, Text
-from app.api.schemas.responses import ResponseModel, WarningOutput, warning_outputs
+from app.api.schemas.base import MAX_ITEMS, ModelName, RequestModel, ResponseModel, Text
+from app.api.schemas.responses import WarningOutput, warning_outputs
 from app.domain import Notice
 from app.errors import InvalidRequest
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
+from app.api.schemas.base import FiniteFloat, NonBlankText, ResponseModel, is_absent
 from app.api.schemas.messages import described
-from app.api.schemas.requests import FiniteFloat, ImageFormat, NonBlankText, ResponseFormat, SamplingRequest
-from app.api.schemas.responses import NegativeOutput, ResponseModel, WarningOutput, is_absent
+from app.api.schemas.ranking_outputs import NegativeOutput
+from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
+from app.api.schemas.responses import WarningOutput
 from app.service import GenerationParams
 
 SUPPORTED_VALUES: dict[str, set[object]] = {

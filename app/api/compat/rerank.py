@@ -16,8 +16,8 @@ from app.api import openapi
 from app.api.compat.embedding_inputs import Input, embedded, scorer_named, text_of
 from app.api.dependencies import JsonBody, ServicesDep
 from app.api.json_body import JsonRoute
-from app.api.schemas.requests import MAX_ITEMS, ModelName, RequestModel
-from app.api.schemas.responses import ResponseModel, WarningOutput, is_absent, warning_outputs
+from app.api.schemas.base import MAX_ITEMS, ModelName, RequestModel, ResponseModel, is_absent
+from app.api.schemas.responses import WarningOutput, warning_outputs
 from app.domain import Notice
 
 router = APIRouter(prefix="/v1", tags=["rank"], route_class=JsonRoute)

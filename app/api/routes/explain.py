@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from app.api import openapi
 from app.api.dependencies import GenerationId, ServicesDep
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.base import ResponseModel
 from app.service import PhraseScore, generation_path
 
 router = APIRouter(prefix="/v1", tags=["dialogue"])

@@ -28,7 +28,8 @@ from app.api.generation_response import (
 )
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image, with_variants
-from app.api.schemas.requests import SIZE_PATTERN, GenerationRequest, ImageFormat, parse_size
+from app.api.schemas.base import SIZE_PATTERN
+from app.api.schemas.requests import GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
 from app.service import GenerationParams, image_path

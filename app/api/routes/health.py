@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from app.api import openapi
 from app.api.dependencies import GenerationServiceDep, ServicesDep
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.base import ResponseModel
 from app.errors import Draining, EngineDead, Loading, Overloaded, StoreUnavailable
 
 router = APIRouter(tags=["health"])

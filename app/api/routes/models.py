@@ -11,9 +11,12 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
 from app.api.dependencies import Services, ServicesDep
-from app.api.schemas.responses import LoraOutput, ResponseModel, is_absent
+from app.api.schemas.base import ResponseModel, is_absent
+from app.api.schemas.responses import LoraOutput
+from app.engine.protocols import PanelScorer
 from app.errors import NotFound
 from app.service import all_qualities
+from models.protocols import ScoringInfo
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -96,6 +99,36 @@ class ArtefactLimitsOutput(ResponseModel):
     tiling: float | None
 
 
+class PanelOutput(ResponseModel):
+    """A scorer and what it is for.
+
+    `role`: the `main` one races and ranks, a `member` ranks in requests that name it, the `referee` never ranks.
+    `embeds`: its vectors are stored, so candidates are ranked again by any text. Any other scorer has numbers of one
+    text, unless it reads no text (`reads_text`). A `remote` one is asked over a network.
+    """
+
+    id: str
+    revision: str
+    role: Literal["main", "member", "referee"]
+    embeds: bool
+    remote: bool
+    reads_text: bool
+
+    @classmethod
+    def from_domain(cls, scorer: PanelScorer) -> PanelOutput:
+        """Convert from the engine."""
+        info = scorer.info
+        remote, reads_text = (info.remote, info.reads_text) if isinstance(info, ScoringInfo) else (False, True)
+        return cls(
+            id=info.id,
+            revision=info.revision,
+            role=scorer.role,
+            embeds=scorer.embeds,
+            remote=remote,
+            reads_text=reads_text,
+        )
+
+
 class CalibrationOutput(ResponseModel):
     """How well previews after each step predict the ranking of final images.
 
@@ -164,10 +197,15 @@ class LimitsOutput(ResponseModel):
 
 
 class ModelListResponse(ResponseModel):
-    """The loaded models and the limits of requests."""
+    """The loaded models and the limits of requests.
+
+    `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
+    """
 
     object: Literal["list"] = "list"
     data: list[ModelResponse]
+    scorers: list[PanelOutput]
+    ensemble: bool
     limits: LimitsOutput
 
 
@@ -175,7 +213,13 @@ class ModelListResponse(ResponseModel):
 @router.head("", include_in_schema=False)
 async def list_models(services: ServicesDep) -> ModelListResponse:
     """The generator, the scorer, and the limits of requests."""
-    return ModelListResponse(data=_models(services), limits=LimitsOutput(**asdict(services.generations.limits)))
+    ensembles = services.ensembles
+    return ModelListResponse(
+        data=_models(services),
+        scorers=[PanelOutput.from_domain(each) for each in ensembles.scorers],
+        ensemble=ensembles.always,
+        limits=LimitsOutput(**asdict(services.generations.limits)),
+    )
 
 
 @router.get("/{model_id:path}", summary="Read a loaded model", responses=openapi.error_responses(404, 503))

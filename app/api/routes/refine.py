@@ -22,18 +22,9 @@ from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
+from app.api.schemas.base import FiniteFloat, NonBlankText
 from app.api.schemas.provenance import to_provenance
-from app.api.schemas.requests import (
-    Controls,
-    FiniteFloat,
-    ImageFormat,
-    NonBlankText,
-    ResponseFormat,
-    SamplingOptions,
-    drawn,
-    to_loras,
-    to_pruning,
-)
+from app.api.schemas.requests import Controls, ImageFormat, ResponseFormat, SamplingOptions, drawn, to_loras, to_pruning
 from app.api.schemas.steering import to_steering
 from app.domain import Generation
 from app.service import GenerationParams

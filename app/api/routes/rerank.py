@@ -20,8 +20,9 @@ from app.api.dependencies import (
 )
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
-from app.api.schemas.requests import RankingInput, RequestModel
-from app.api.schemas.responses import GenerationResponse, ResponseModel
+from app.api.schemas.base import RequestModel, ResponseModel
+from app.api.schemas.ranking import RankingInput
+from app.api.schemas.responses import GenerationResponse
 from app.domain import Generation
 from app.service import RerankParams, generation_path
 

@@ -15,8 +15,7 @@ from pydantic import Field, model_validator
 from app.api import openapi
 from app.api.dependencies import JsonBody, ServicesDep
 from app.api.json_body import LongJsonRoute
-from app.api.schemas.requests import PROFILE_PATTERN, RequestModel
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.base import PROFILE_PATTERN, RequestModel, ResponseModel
 from app.domain import TasteProfile, Vote, VoteKind
 from app.errors import InvalidRequest
 from app.service import Ballot, TasteSummary, current_owner

@@ -12,8 +12,7 @@ from app import imaging
 from app.api import json_body, openapi
 from app.api.dependencies import ServicesDep, media_type
 from app.api.forms import FORM_MEDIA_TYPE, checked, form
-from app.api.schemas.requests import RequestModel
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.base import RequestModel, ResponseModel
 from app.errors import NotFound, UnsupportedMedia
 from app.imaging.provenance import CertificateError, Report, State, read
 

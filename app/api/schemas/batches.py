@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from app.api.schemas.requests import GenerationRequest, RequestModel, WebhookInput
-from app.api.schemas.responses import FailureOutput, ResponseModel
+from app.api.schemas.base import RequestModel, ResponseModel
+from app.api.schemas.requests import GenerationRequest, WebhookInput
+from app.api.schemas.responses import FailureOutput
 from app.domain import Batch, BatchCounts, BatchEntry
 from app.service import MAX_ENTRIES
 

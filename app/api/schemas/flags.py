@@ -1,21 +1,14 @@
-"""Flags of guards in responses, and the base of all response types."""
+"""Flags of guards in responses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
-
+from app.api.schemas.base import ResponseModel
 from app.domain import Flag
 
 FlagName: TypeAlias = Literal["artefact", "typographic"]
-
-
-class ResponseModel(BaseModel):
-    """Base of all response types."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
 class FlagsOutput(ResponseModel):

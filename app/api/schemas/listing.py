@@ -8,7 +8,8 @@ import math
 import re
 from typing import Literal
 
-from app.api.schemas.responses import FailureOutput, ResponseModel
+from app.api.schemas.base import ResponseModel
+from app.api.schemas.responses import FailureOutput
 from app.domain import Generation
 from app.service import PageMark, image_path
 

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from app.api.schemas.base import ResponseModel
 from app.api.schemas.flags import FlagsOutput, flag_fields
-from app.api.schemas.responses import (
-    RankingOutput,
-    ResponseModel,
-    ScoreOutput,
-    WarningOutput,
-    ranking_output,
-    score_fields,
-    warning_outputs,
-)
+from app.api.schemas.ranking_outputs import RankingOutput, ScoreOutput, ranking_output, score_fields
+from app.api.schemas.responses import WarningOutput, warning_outputs
 from app.domain import Ranking
 from app.errors import FrontrunnerError
 from app.service import RankedImage, RankResult, understood
@@ -65,6 +59,7 @@ class RankResponse(ResponseModel):
     vetoed: list[VetoedOutput]
     margin: float | None
     low_confidence: bool
+    agreement: float | None
     warnings: list[WarningOutput]
 
     @classmethod
@@ -81,17 +76,18 @@ class RankResponse(ResponseModel):
             prompt_language=language,
             understood=words,
             ranking=ranking_output(result.prompt, result.ranking),
-            data=[_ranked_image_output(image, result.ranking, kept) for image in result.images],
+            data=[_ranked_image_output(image, result.scorer, result.ranking, kept) for image in result.images],
             skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
             vetoed=[VetoedOutput(index=kept[i], **flag_fields(flags)) for i, flags in result.vetoed.items()],
             margin=result.margin,
             low_confidence=result.low_confidence,
+            agreement=result.agreement,
             warnings=warning_outputs(result.warnings),
         )
 
 
-def _ranked_image_output(image: RankedImage, ranking: Ranking, places: Sequence[int]) -> RankedImageOutput:
-    score = score_fields(image.score, ranking.negatives, ranking.references)
+def _ranked_image_output(image: RankedImage, scorer: str, ranking: Ranking, places: Sequence[int]) -> RankedImageOutput:
+    score = score_fields(image.score, scorer, ranking.negatives, ranking.references)
     return RankedImageOutput(
         rank=image.rank,
         index=places[image.index],

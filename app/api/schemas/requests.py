@@ -7,145 +7,30 @@ hold on every server; the service checks the limits of the server and of the mod
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from app.api.schemas.flags import FlagName
+from app.api.schemas.base import (
+    MAX_ITEMS,
+    FiniteFloat,
+    ModelName,
+    NonBlankText,
+    Ratio,
+    RequestModel,
+    Size,
+    Text,
+)
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
+from app.api.schemas.ranking import RankingInput
 from app.api.schemas.steering import SteeringInput, to_steering
-from app.api.schemas.texts import (
-    MAX_ITEMS as MAX_ITEMS,
-)
-from app.api.schemas.texts import (
-    PRINTABLE_PATTERN as PRINTABLE_PATTERN,
-)
-from app.api.schemas.texts import (
-    PROFILE_PATTERN as PROFILE_PATTERN,
-)
-from app.api.schemas.texts import (
-    SIZE_PATTERN as SIZE_PATTERN,
-)
-from app.api.schemas.texts import (
-    FiniteFloat as FiniteFloat,
-)
-from app.api.schemas.texts import (
-    ModelName as ModelName,
-)
-from app.api.schemas.texts import (
-    NonBlankText as NonBlankText,
-)
-from app.api.schemas.texts import (
-    ProfileName as ProfileName,
-)
-from app.api.schemas.texts import (
-    Ratio as Ratio,
-)
-from app.api.schemas.texts import (
-    RequestModel as RequestModel,
-)
-from app.api.schemas.texts import (
-    Size as Size,
-)
-from app.api.schemas.texts import (
-    Text as Text,
-)
 from app.api.schemas.variants import VARIANTS, Variants
-from app.domain import SEED_LIMIT, Checkpoint, Negative, Ranking, Webhook
+from app.domain import SEED_LIMIT, Checkpoint, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 ResponseFormat: TypeAlias = Literal["url", "b64_json"]
-
-
-class NegativeInput(RequestModel):
-    """A text that lowers the score of images that match it."""
-
-    text: NonBlankText
-    weight: FiniteFloat = Field(1.0, ge=0.001, le=100, description="Weight relative to the other negatives.")
-
-    def to_domain(self) -> Negative:
-        """Convert to the domain."""
-        return Negative(self.text, self.weight)
-
-
-class ReferenceInput(RequestModel):
-    """An image to resemble, or to avoid with a weight below 0.
-
-    Either an upload (`image`) or a candidate (`generation` and `index`).
-    """
-
-    image: str | None = Field(None, description="An image, as a data: URI or bare base64.")
-    generation: str | None = Field(None, max_length=64, description="Id of the candidate's generation.")
-    index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate.")
-    weight: FiniteFloat = Field(0.5, ge=-10, le=10, description="Relative to the prompt, which has weight 1; not 0.")
-
-    @model_validator(mode="after")
-    def _check_one_source(self) -> ReferenceInput:
-        if (self.image is None) == (self.generation is None) or (self.index is None) != (self.generation is None):
-            raise ValueError("send either `image`, or `generation` and `index`")
-        return self
-
-
-class TasteInput(RequestModel):
-    """A taste profile whose term is added to the score."""
-
-    profile: ProfileName
-    weight: FiniteFloat = Field(1.0, ge=0, le=1, description="1 is the maximum influence of a taste.")
-
-
-class RankingInput(RequestModel):
-    """How images are ranked: score = similarity - negative_weight * penalty + taste.
-
-    Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
-    else the default. `null` resets a field to its default.
-    """
-
-    prompt: NonBlankText | None = Field(
-        None, description="Text to score against. Default: the prompt that was sampled."
-    )
-    negatives: list[NegativeInput] | None = Field(
-        None,
-        max_length=MAX_ITEMS,
-        fail_fast=True,
-        description="Texts in the penalty; they do not affect sampling. Default: none.",
-    )
-    negative_weight: FiniteFloat | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
-    references: list[ReferenceInput] | None = Field(
-        None, max_length=MAX_ITEMS, fail_fast=True, description="Images to resemble or to avoid. Default: none."
-    )
-    taste: TasteInput | None = Field(None, description="Taste profile added to the score. Default: none.")
-    diversity: FiniteFloat | None = Field(
-        None, ge=0, le=1, description="Above 0, returned images also differ from each other. Default: 0."
-    )
-    min_score: FiniteFloat | None = Field(
-        None, ge=-20, le=1, description="Candidates with a lower score are not returned. Default: no limit."
-    )
-
-    veto: list[FlagName] | None = Field(
-        None, max_length=8, description="Images with one of these flags are not returned. Default: none."
-    )
-
-    def to_domain(self, base: Ranking) -> Ranking:
-        """`base` with the fields of this request, except `references` and `taste`.
-
-        Those need a lookup: see `ranking_inputs.resolve_ranking`.
-        """
-        changes: dict[str, Any] = {
-            name: getattr(_DEFAULT, name) if (value := getattr(self, name)) is None else value
-            for name in ("prompt", "negative_weight", "diversity", "min_score")
-            if name in self.model_fields_set
-        }
-        if "negatives" in self.model_fields_set:
-            changes["negatives"] = tuple(n.to_domain() for n in self.negatives or ())
-        if "veto" in self.model_fields_set:
-            changes["veto"] = tuple(dict.fromkeys(self.veto or ()))
-        return replace(base, **changes)
-
-
-_DEFAULT = Ranking()
 
 
 class CheckpointInput(RequestModel):

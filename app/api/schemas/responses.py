@@ -3,57 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict
 
-from app.api.schemas.flags import FlagName, FlagsOutput, flag_fields
-from app.api.schemas.flags import ResponseModel as ResponseModel
+from app.api.schemas.base import ResponseModel
+from app.api.schemas.flags import FlagsOutput, flag_fields
 from app.api.schemas.provenance import ProvenanceInput
+from app.api.schemas.ranking_outputs import (
+    RankingOutput,
+    RefereeOutput,
+    ScoreOutput,
+    own_scores,
+    ranking_output,
+    score_fields,
+)
 from app.api.schemas.requests import ImageFormat
 from app.api.schemas.steering import SteeringOutput, steering_output
-from app.domain import Candidate, Generation, GenerationSpec, Negative, Notice, Ranking, Reference, Score, Status
+from app.domain import Candidate, Generation, GenerationSpec, Notice, Score, Status
 from app.service import QueuePosition, file_size, image_path, understood
-
-
-def is_absent(value: object) -> bool:
-    """Whether a member is omitted from the response: some clients reject null."""
-    return value is None
-
-
-class NegativeOutput(ResponseModel):
-    """A negative and the image's cosine with it."""
-
-    text: str
-    weight: float
-    similarity: float
-
-
-class ReferenceOutput(ResponseModel):
-    """A reference and the image's cosine with it.
-
-    `generation` and `index` are null for an upload.
-    """
-
-    generation: str | None
-    index: int | None
-    weight: float
-    similarity: float
-
-
-class ScoreOutput(ResponseModel):
-    """A score and its parts: score = similarity - negative_weight * penalty + taste.
-
-    `similarity` is the weighted mean over prompt and positive references, `prompt_similarity` that of the prompt alone.
-    """
-
-    score: float
-    similarity: float
-    penalty: float
-    taste: float
-    prompt_similarity: float
-    negatives: list[NegativeOutput]
-    references: list[ReferenceOutput]
 
 
 class ImageOutput(ScoreOutput, FlagsOutput):
@@ -95,51 +63,13 @@ class CandidateOutput(FlagsOutput):
     wording: str | None
     rank: int | None
     score: float | None
+    scores: dict[str, float]
     similarity: float | None
     penalty: float | None
     taste: float | None
     pruned_at_step: int | None
     score_is_preview: bool
     duplicate_of: int | None
-
-
-class RankingNegative(ResponseModel):
-    """A negative of a ranking."""
-
-    text: str
-    weight: float
-
-
-class RankingReference(ResponseModel):
-    """A reference of a ranking.
-
-    `generation` and `index` are null for an upload, of which only the embedding is stored.
-    """
-
-    generation: str | None
-    index: int | None
-    weight: float
-
-
-class RankingTaste(ResponseModel):
-    """A taste of a ranking; it changes a score by at most `bound`."""
-
-    profile: str
-    weight: float
-    bound: float
-
-
-class RankingOutput(ResponseModel):
-    """The ranking that was used; a re-ranking may have changed `prompt`."""
-
-    prompt: str
-    negative_weight: float
-    negatives: list[RankingNegative]
-    diversity: float
-    min_score: float | None
-    references: list[RankingReference]
-    taste: RankingTaste | None
-    veto: list[FlagName]
 
 
 class ParentOutput(ResponseModel):
@@ -248,6 +178,8 @@ class GenerationResponse(ResponseModel):
     candidates: list[CandidateOutput]
     margin: float | None
     low_confidence: bool
+    agreement: float | None
+    referee: RefereeOutput | None
     stopped: Literal["cap", "gain"] | None
     warnings: list[WarningOutput]
     timings: TimingsOutput
@@ -305,9 +237,13 @@ class GenerationResponse(ResponseModel):
             step=generation.progress.step if running else None,
             live=generation.progress.live if running else None,
             data=[_image_output(generation, c, c.score, files) for c in generation.best if c.score is not None],
-            candidates=[_candidate_output(spec, c) for c in generation.candidates],
+            candidates=[_candidate_output(generation, c) for c in generation.candidates],
             margin=generation.margin,
             low_confidence=generation.low_confidence,
+            agreement=generation.agreement,
+            referee=RefereeOutput.model_validate(generation.referee, from_attributes=True)
+            if generation.referee
+            else None,
             stopped=generation.stopped.value if generation.stopped else None,
             warnings=warning_outputs(generation.warnings),
             timings=TimingsOutput.model_validate(generation.timings, from_attributes=True),
@@ -319,23 +255,6 @@ class GenerationResponse(ResponseModel):
 def warning_outputs(notices: Sequence[Notice]) -> list[WarningOutput]:
     """Convert notices to warnings."""
     return [WarningOutput(code=n.code, detail=n.detail, **n.data) for n in notices]
-
-
-def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
-    """Convert a ranking from the domain; `prompt` applies if the ranking has none."""
-    taste = ranking.taste
-    return RankingOutput(
-        prompt=prompt if ranking.prompt is None else ranking.prompt,
-        negative_weight=ranking.negative_weight,
-        negatives=[RankingNegative(text=n.text, weight=n.weight) for n in ranking.negatives],
-        diversity=ranking.diversity,
-        min_score=ranking.min_score,
-        references=[
-            RankingReference(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
-        ],
-        taste=RankingTaste(profile=taste.profile, weight=taste.weight, bound=taste.bound) if taste else None,
-        veto=list(ranking.veto),
-    )
 
 
 def _image_output(
@@ -350,7 +269,7 @@ def _image_output(
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
         **flag_fields(candidate.flags),
-        **score_fields(score, spec.ranking.negatives, spec.ranking.references),
+        **score_fields(score, generation.scorer, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
         url=None if files else image_path(spec.id, candidate.index, generation.output_format),
@@ -363,14 +282,15 @@ def _wording(spec: GenerationSpec, index: int) -> str | None:
     return text if text != spec.prompt else None
 
 
-def _candidate_output(spec: GenerationSpec, candidate: Candidate) -> CandidateOutput:
-    score = candidate.score
+def _candidate_output(generation: Generation, candidate: Candidate) -> CandidateOutput:
+    score, spec = candidate.score, generation.spec
     return CandidateOutput(
         index=candidate.index,
         seed=candidate.seed,
         wording=_wording(spec, candidate.index),
         rank=candidate.rank,
         score=score.score if score else None,
+        scores=own_scores(score, generation.scorer) if score else {},
         similarity=score.similarity if score else None,
         penalty=score.penalty if score else None,
         taste=score.taste if score else None,
@@ -379,22 +299,3 @@ def _candidate_output(spec: GenerationSpec, candidate: Candidate) -> CandidateOu
         score_is_preview=candidate.score_is_preview,
         **flag_fields(candidate.flags),
     )
-
-
-def score_fields(score: Score, negatives: Sequence[Negative], references: Sequence[Reference]) -> dict[str, Any]:
-    """Fields of `ScoreOutput`."""
-    return {
-        "score": score.score,
-        "similarity": score.similarity,
-        "penalty": score.penalty,
-        "taste": score.taste,
-        "prompt_similarity": score.prompt_similarity,
-        "negatives": [
-            NegativeOutput(text=n.text, weight=n.weight, similarity=s)
-            for n, s in zip(negatives, score.negatives, strict=True)
-        ],
-        "references": [
-            ReferenceOutput(generation=r.generation, index=r.index, weight=r.weight, similarity=s)
-            for r, s in zip(references, score.references, strict=True)
-        ],
-    }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
+from app.api.schemas.base import FiniteFloat, RequestModel
 from app.api.schemas.flags import ResponseModel
-from app.api.schemas.texts import FiniteFloat, RequestModel
 from models.protocols.steering import MAX_SCALE, SteeringSettings
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from app.api.schemas.texts import NonBlankText, RequestModel
+from app.api.schemas.base import NonBlankText, RequestModel
 
 MAX_VARIANTS = 16
 

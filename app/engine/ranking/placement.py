@@ -51,19 +51,23 @@ def place_candidates(
     ranking_params: Ranking,
     n: int,
     scorer: ScorerInfo,
+    *,
+    combined: bool = False,
 ) -> Placements:
     """Place the images when the best `n` of the `pool` are returned.
 
     A score of None means not a number. `embeddings` (N, D) cover all images. Images outside the pool are not ranked;
-    they only count as near-duplicates, behind the others.
+    they only count as near-duplicates, behind the others. `combined` scores are those of an ensemble: their softmax has
+    temperature 1, and the confidence is that of the main scorer's own scores.
     """
     values = [_sort_score(s) for s in scores]
     pool_scores = [values[i] for i in pool]
+    own = [_own_score(scores[i], scorer) for i in pool] if combined else pool_scores
     places = scoring.select_best(
         pool_scores, embeddings[pool], n, diversity=ranking_params.diversity, min_score=ranking_params.min_score
     )
     returned = tuple(pool[p] for p in places)
-    share = dict(zip(pool, scoring.softmax(pool_scores, scorer.logit_scale), strict=True))
+    share = dict(zip(pool, scoring.softmax(pool_scores, 1.0 if combined else scorer.logit_scale), strict=True))
     rank = {index: place + 1 for place, index in enumerate(returned)}
     alike = duplicates.find_duplicates(embeddings, _best_first(values, pool))
     best = scores[pool[scoring.rank_order(pool_scores)[0]]] if pool_scores else None
@@ -79,7 +83,7 @@ def place_candidates(
         ),
         returned=returned,
         margin=scoring.margin(pool_scores),
-        low_confidence=scoring.low_confidence(best, pool_scores, scorer),
+        low_confidence=scoring.low_confidence(best, own, scorer),
     )
 
 
@@ -90,3 +94,8 @@ def _best_first(values: Sequence[float], pool: Collection[int]) -> list[int]:
 
 def _sort_score(score: Score | None) -> float:
     return score.score if score is not None else float("nan")
+
+
+def _own_score(score: Score | None, scorer: ScorerInfo) -> float:
+    """The main scorer's own score of an ensemble's score."""
+    return score.members[scorer.id] if score is not None else float("nan")

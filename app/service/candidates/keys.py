@@ -33,6 +33,14 @@ def arrays_key(generation_id: str) -> str:
     return f"{blob_prefix(generation_id)}field.npz"
 
 
+def member_array(scorer: str, revision: str) -> str:
+    """Name of the array with a member's embeddings in that file.
+
+    The array is float32 (N, D), NaN where it did not judge.
+    """
+    return f"member:{scorer}@{revision}"
+
+
 def inputs_key(generation_id: str) -> str:
     """Key of the .npz of a masked generation: see `app.service.candidates.inputs`."""
     return f"{blob_prefix(generation_id)}inputs.npz"

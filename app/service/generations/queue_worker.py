@@ -33,9 +33,9 @@ from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import made_by
 from app.service.candidates.inputs import load_inputs
 from app.service.candidates.sealing import FileSealer
-from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
+from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BatchStore, BlobStore, Claim, Claimable, Claimed, GenerationStore
 from models.protocols.image_inputs import ImageInputs
 
@@ -79,12 +79,12 @@ class Worker:
         notifier: Notifier,
         lease_policy: LeasePolicy,
         clock: Callable[[], float],
-        upscaler: ImageUpscaler,
+        finisher: Finisher,
         sealer: FileSealer,
         guards: ImageGuards | None = None,
         batches: BatchStore | None = None,
     ) -> None:
-        self._upscaler = upscaler
+        self._finisher = finisher
         self._sealer = sealer
         self._guards = guards or ImageGuards(engine)
         self._engine = engine
@@ -133,7 +133,7 @@ class Worker:
             self._blobs,
             clock=self._clock,
             cancel=self._engine.cancel,
-            upscaler=self._upscaler,
+            finisher=self._finisher,
             sealer=self._sealer,
             guards=self._guards,
             on_write=self._notifier.notify,

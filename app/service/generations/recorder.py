@@ -36,8 +36,9 @@ from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key, truncation_notices
 from app.service.candidates.sealing import FileSealer
-from app.service.candidates.upscaling import LANCZOS, UPSCALED, ImageUpscaler, file_scale, upscaled_notice
+from app.service.candidates.upscaling import UPSCALED
 from app.service.generations.event_log import event_lines, progress_after, wait_until_set
+from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class GenerationRecorder:
         *,
         clock: Callable[[], float],
         cancel: Callable[[str], None],
-        upscaler: ImageUpscaler,
+        finisher: Finisher,
         sealer: FileSealer,
         guards: ImageGuards,
         on_write: Callable[[str], None],
@@ -96,7 +97,7 @@ class GenerationRecorder:
         self._blobs = blobs
         self._clock = clock
         self._cancel = cancel
-        self._upscaler = upscaler
+        self._finisher = finisher
         self._sealer = sealer
         self._guards = GenerationGuards(guards, generation.spec)
         self._on_write = on_write
@@ -221,7 +222,8 @@ class GenerationRecorder:
         try:
             if isinstance(last, Succeeded):
                 await self._guards.inspect(updates)
-                updates = [*updates[:-1], Succeeded(await self._upscaled(await self._guards.apply(last.outcome)))]
+                outcome = await self._finisher(self.generation, await self._guards.apply(last.outcome))
+                updates = [*updates[:-1], Succeeded(outcome)]
             try:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:
@@ -236,21 +238,6 @@ class GenerationRecorder:
         build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
         generation, files, lines = await asyncio.to_thread(build)
         return generation, await self._sealer.seal_all(generation, files, self._blobs), lines
-
-    async def _upscaled(self, outcome: Outcome) -> Outcome:
-        """The outcome with the returned images enlarged, if the files are larger."""
-        scale, images = file_scale(self.generation), dict(outcome.images)
-        returned = [c for c in outcome.candidates if c.rank is not None]
-        if scale <= 1 or not returned:
-            return outcome
-        for candidate in returned:
-            image, prompt = outcome.images[candidate.index], self.generation.spec.prompt
-            images[candidate.index], made = await self._upscaler.upscale(image, scale, prompt, candidate.seed)
-            if made.upscaler == LANCZOS:  # all images are made alike
-                images = dict(outcome.images)
-                break
-        notice = upscaled_notice(self.generation, made, [c.index for c in returned])
-        return replace(outcome, images=images, notices=(*outcome.notices, notice))
 
     async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
         """Extend the claim while the result is being stored."""
@@ -331,6 +318,8 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         margin=outcome.margin,
         low_confidence=outcome.low_confidence,
         stopped=outcome.stopped,
+        agreement=outcome.agreement,
+        referee=outcome.referee,
         warnings=(*generation.warnings, *outcome.notices, *shortfall_notices(generation.spec, outcome.candidates)),
         timings=outcome.timings,
         work=outcome.work,
@@ -348,7 +337,8 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         for c in generation.best
     }
     buffer = io.BytesIO()
-    np.savez(buffer, embeddings=outcome.embeddings, latents=outcome.latents)
+    arrays: dict[str, Any] = {"embeddings": outcome.embeddings, "latents": outcome.latents, **outcome.members}
+    np.savez(buffer, **arrays)
     return generation, {**files, arrays_key(generation.id): buffer.getvalue()}
 
 

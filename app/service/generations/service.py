@@ -28,6 +28,8 @@ from app.service.generations.orphaned_files import Orphans, erase_generation
 from app.service.generations.pruning_policy import PruningPlanner, PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy, Worker
 from app.service.generations.recorder import closing_line
+from app.service.ranking.ensemble import Ensembles
+from app.service.ranking.finishing import Finisher
 from app.service.types import (
     GenerationParams,
     IdempotencyKey,
@@ -82,6 +84,7 @@ class GenerationService:
         batches: BatchStore | None = None,
         sealer: FileSealer | None = None,
         guards: ImageGuards | None = None,
+        ensembles: Ensembles | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -89,9 +92,10 @@ class GenerationService:
         self._limits = limits
         self._notifier, self._log_reader = Notifier(), EventLogReader(records)
         self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
-        clock = records.clock
         files, leases = (self._upscaler, sealer), lease_policy or LeasePolicy()
-        self._worker = Worker(engine, records, blobs, self._notifier, leases, clock, *files, guards, batches)
+        finisher = Finisher(engine, self._upscaler, ensembles or Ensembles(engine))
+        parts = (finisher, sealer, guards, batches)
+        self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *parts)
         self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
         self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get, sealer)
@@ -314,17 +318,14 @@ class GenerationService:
         """Cancel it on any replica; the record stays. Raises NotFound."""
         await self.get(generation_id)
         await self._worker.cancel(generation_id)
-        generation = await self.get(generation_id)
-        if generation.status.is_final:
-            return generation
-        await self._settle(replace(generation, status=Status.CANCELLED))
+        if not (generation := await self.get(generation_id)).status.is_final:
+            await self._settle(replace(generation, status=Status.CANCELLED))
         return await self.get(generation_id)
 
     async def _cancel_unattended(self, generation_id: str, span_s: float) -> None:
         generation = await self._records.get(generation_id)
-        if generation is None:
-            return
-        if await self._settle(replace(generation, status=Status.CANCELLED), unattended_s=span_s):
+        cancelled = replace(generation, status=Status.CANCELLED) if generation is not None else None
+        if cancelled is not None and await self._settle(cancelled, unattended_s=span_s):
             self._engine.cancel(generation_id)
 
     async def _settle(self, generation: Generation, *, unattended_s: float | None = None) -> bool:
@@ -378,8 +379,7 @@ class GenerationService:
         if generation is None:
             return
         reason = Interrupted("no process could run it: check that a replica has its models and room, then submit again")
-        failure = Failure(reason.code, reason.detail)
-        await self._settle(replace(generation, status=Status.FAILED, failure=failure))
+        await self._settle(replace(generation, status=Status.FAILED, failure=Failure(reason.code, reason.detail)))
 
     def mark_unready(self) -> None:
         """Report unready so balancers stop; requests are still served."""

@@ -36,7 +36,7 @@ _LORAS_UNCALIBRATED = Notice("pruning_uncalibrated", "calibrations do not cover 
 class PruningContext:
     """Planner input: candidates that start together, their steps and settings.
 
-    `diverse` means that the n need a larger pool than the best n.
+    `diverse` means that the n are chosen from a larger pool than the n best previews.
     """
 
     n_candidates: int
@@ -82,7 +82,13 @@ def build_spec(
     executed_steps = steps if params.start is None else params.start.steps_made(sampler, steps)
     params = replace(params, loras=_check_loras(params.loras, generator))
     context = PruningContext(
-        wave or n_candidates, params.n, sampler, executed_steps, guidance, params.ranking.diversity > 0, params.steering
+        wave or n_candidates,
+        params.n,
+        sampler,
+        executed_steps,
+        guidance,
+        params.ranking.wants_finalists,
+        params.steering,
     )
     checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
     notices = (*notices, *_guidance_notice(params.guidance_scale, generator))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,26 +59,48 @@ class ReferenceResolver:
                     pointer=f"{base}/{place}/weight",
                 )
         uploads = [one.image for one in references if one.image is not None]
-        embedded = iter(await self._engine.embed_images(uploads) if uploads else ())
+        embedded = iter(await self._embed(uploads) if uploads else ())
         return tuple(
             [
-                Reference(one.weight, _tuple(next(embedded)))
+                replace(next(embedded), weight=one.weight)
                 if one.image is not None
                 else await self._candidate(one, f"{base}/{place}")
                 for place, one in enumerate(references)
             ]
         )
 
+    async def _embed(self, uploads: Sequence[NDArray[np.uint8]]) -> list[Reference]:
+        """References of weight 0 to uploads.
+
+        With the vectors of all scorers that embed and may rank.
+        """
+        main = await self._engine.embed_images(uploads)
+        members = {
+            each.info.id: await self._engine.embed_images(uploads, each.info.id)
+            for each in self._engine.panel
+            if each.role == "member" and each.embeds
+        }
+        return [
+            Reference(0.0, _tuple(vector), members={name: _tuple(own[place]) for name, own in members.items()})
+            for place, vector in enumerate(main)
+        ]
+
     async def _candidate(self, one: UnresolvedReference, pointer: str) -> Reference:
         assert one.generation is not None
         try:
             generation = await self._get(one.generation)
             embeddings = await self._fields.embeddings(generation)
+            members = await self._fields.members(generation)
         except FrontrunnerError as error:
             error.pointer = error.pointer or f"{pointer}/generation"
             raise
         check_index(generation, one.index, f"{pointer}/index")
-        return Reference(one.weight, _tuple(embeddings[one.index]), one.generation, one.index)
+        own = {
+            name: _tuple(vectors[one.index])
+            for name, vectors in members.items()
+            if np.isfinite(vectors[one.index]).all()
+        }
+        return Reference(one.weight, _tuple(embeddings[one.index]), one.generation, one.index, own)
 
 
 def _tuple(vector: NDArray[np.float32]) -> tuple[float, ...]:

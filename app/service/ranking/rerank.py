@@ -38,7 +38,7 @@ from app.engine.notices import (
     unrecognised,
     unrecognised_prompt_notices,
 )
-from app.engine.protocols import Engine
+from app.engine.protocols import Engine, PanelScorer
 from app.engine.ranking import scoring as rank_math
 from app.engine.ranking.placement import Placement, Placements, place_candidates
 from app.engine.texts.clip_limits import clip_limit_notices
@@ -54,10 +54,12 @@ from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
+from app.service.ranking.ensemble import Ensembles, Verdict
+from app.service.ranking.panel_scores import Judgeable
 from app.service.types import IdempotencyKey, Limits, RankedImage, RankResult
 from app.service.validation import active_guards, check_range, check_ranking, check_text
 from app.stores.protocols import BlobStore, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent
-from models.protocols import Embeddings, ScorerInfo
+from models.protocols import Embeddings, ScoringInfo
 from models.protocols.guards import ARTEFACT, ArtefactLimits
 
 MAX_LINEAGE = 1000
@@ -109,9 +111,11 @@ class RankingService:
         get: Callable[[str], Awaitable[Generation]],
         sealer: FileSealer | None = None,
         guards: ImageGuards | None = None,
+        ensembles: Ensembles | None = None,
     ) -> None:
         self._engine = engine
         self._guards = guards or ImageGuards(engine)
+        self._ensembles = ensembles or Ensembles(engine)
         self._records = records
         self._blobs = blobs
         self._fields = fields
@@ -134,10 +138,13 @@ class RankingService:
         query, notices = await self._build_query(spec.ranking_prompt, spec.ranking.negatives, spec.ranking)
         encoded = perf_counter()
         pool = _pool(source, spec, params.include_pruned)
-        compared = await asyncio.to_thread(
-            _score_and_place, embeddings, pool, query, spec.ranking, n, self._engine.scorer
-        )
-        scores, placements = compared
+        scores = await asyncio.to_thread(_finite_scores, embeddings, query)
+        field = Judgeable(scores, embeddings)
+        if self._has_members(spec.ranking):
+            known = _known_numbers(source, spec, self._ensembles.scorers)
+            field = replace(field, members=await self._fields.members(source), known=known)
+        verdict, placements = await self._place(field, spec.ranking_prompt, spec.ranking, pool, n)
+        scores, pool = list(verdict.scores), verdict.pool
         candidates = [
             p.apply_to(c, s) for p, c, s in zip(placements.placements, source.candidates, scores, strict=True)
         ]
@@ -148,8 +155,11 @@ class RankingService:
             candidates=tuple(candidates),
             margin=placements.margin,
             low_confidence=placements.low_confidence,
+            agreement=verdict.agreement,
+            referee=None,
             warnings=(
                 *notices,
+                *verdict.notices,
                 *unrecognised_prompt_notices([scores[i] for i in pool], self._engine.scorer, notices),
                 *shortfall_notices(spec, candidates),
                 *_veto_notices(source, spec),
@@ -172,7 +182,7 @@ class RankingService:
         guards, flags = active_guards(ranking, self._limits), Flags()
         question = prompt if ranking.prompt is None else ranking.prompt
         query, notices = await self._build_query(question, ranking.negatives, ranking)
-        embedded = list[Embeddings]()
+        embedded, others = list[Embeddings](), self._ensembles.collector(ranking, question)
         async for batch in images:
             if ARTEFACT in guards:  # uploads are of any origin: only blank ones are certain
                 numbered = list(enumerate(batch, sum(map(len, embedded))))
@@ -180,6 +190,7 @@ class RankingService:
                 flags |= {index: (flag,) for index, flag in found.items()}
                 del numbered
             embedded.append(await self._engine.embed_images(batch))
+            await others.add(batch)
             batch.clear()
         count = sum(map(len, embedded))
         if not 1 <= count <= self._limits.images:
@@ -189,26 +200,47 @@ class RankingService:
         embeddings, scorer = np.concatenate(embedded), self._engine.scorer
         scores = await asyncio.to_thread(_finite_scores, embeddings, query)
         field = Field(scores, embeddings, range(count), flags)
-        placements = await self._guards.place(field, GuardedRanking(question, query, ranking, count), guards, image_at)
+        await self._guards.place(field, GuardedRanking(question, query, ranking, count), guards, image_at)
+        judgeable, pool = others.field(field.scores, field.embeddings), field.allowed(ranking)
+        verdict, placements = await self._place(judgeable, question, ranking, pool, count)
         return RankResult(
             scorer=scorer.id,
             prompt=prompt,
             ranking=ranking,
             count=count,
             images=tuple(
-                _ranked_image(i, field.scores[i], placements.placements[i], field.flags.get(i, ()))
+                _ranked_image(i, verdict.scores[i], placements.placements[i], field.flags.get(i, ()))
                 for i in placements.returned
             ),
             margin=placements.margin,
             low_confidence=placements.low_confidence,
             warnings=(
                 *notices,
+                *verdict.notices,
                 *unrecognised_prompt_notices(field.scores, scorer, notices),
                 *field.notices,
                 *veto_notices(field.flags, ranking),
             ),
             vetoed={i: field.flags[i] for i in sorted(set(range(count)) - set(field.allowed(ranking)))},
+            agreement=verdict.agreement,
         )
+
+    async def _place(
+        self, field: Judgeable, prompt: str, ranking: Ranking, pool: Sequence[int], n: int
+    ) -> tuple[Verdict, Placements]:
+        """The verdict of the ranking's scorers, and the placements that follow."""
+        if ranking.contrast or self._has_members(ranking):
+            verdict = await self._ensembles.judge(field, prompt, ranking, pool, n)
+        else:
+            verdict = Verdict(tuple(field.scores), list(pool), combined=False, agreement=None, notices=())
+        place = partial(place_candidates, combined=verdict.combined)
+        return verdict, await asyncio.to_thread(
+            place, verdict.scores, field.embeddings, verdict.pool, ranking, n, self._engine.scorer
+        )
+
+    def _has_members(self, ranking: Ranking) -> bool:
+        main = self._engine.scorer.id
+        return set(ranking.weights(main)) != {main}
 
     async def save(self, make: MakeReranking, once: IdempotencyKey | None = None) -> Generation:
         """Store a re-ranking as a generation whose parent is its source.
@@ -303,12 +335,23 @@ def _compared_with(spec: GenerationSpec) -> tuple[object, ...]:
     return spec.ranking_prompt, {n.text for n in spec.ranking.negatives}, {r.vector for r in spec.ranking.references}
 
 
-def _score_and_place(
-    embeddings: Embeddings, pool: Sequence[int], query: rank_math.Query, ranking: Ranking, n: int, scorer: ScorerInfo
-) -> tuple[list[Score | None], Placements]:
-    """Scores of all images (None for NaN), and their placements."""
-    scores = _finite_scores(embeddings, query)
-    return scores, place_candidates(scores, embeddings, pool, ranking, n, scorer)
+def _known_numbers(
+    source: Generation, spec: GenerationSpec, scorers: Sequence[PanelScorer]
+) -> dict[str, dict[int, float]]:
+    """Stored numbers of scorers that only score.
+
+    By name and index, if they are of the same text.
+
+    Those of a scorer that reads no text stay.
+    """
+    same = source.spec.ranking_prompt == spec.ranking_prompt
+    names = [
+        each.info.id for each in scorers if isinstance(each.info, ScoringInfo) and (same or not each.info.reads_text)
+    ]
+    return {
+        name: {c.index: c.score.members[name] for c in source.candidates if c.score and name in c.score.members}
+        for name in names
+    }
 
 
 def _finite_scores(embeddings: Embeddings, query: rank_math.Query) -> list[Score | None]:

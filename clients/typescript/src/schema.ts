@@ -828,6 +828,10 @@ export interface components {
             rank: number | null;
             /** Score */
             score: number | null;
+            /** Scores */
+            scores: {
+                [key: string]: number;
+            };
             /** Similarity */
             similarity: number | null;
             /** Penalty */
@@ -1418,6 +1422,9 @@ export interface components {
             margin: number | null;
             /** Low Confidence */
             low_confidence: boolean;
+            /** Agreement */
+            agreement: number | null;
+            referee: components["schemas"]["RefereeOutput"] | null;
             /** Stopped */
             stopped: ("cap" | "gain") | null;
             /** Warnings */
@@ -1587,12 +1594,18 @@ export interface components {
             };
             /** Score */
             score: number;
+            /** Scores */
+            scores: {
+                [key: string]: number;
+            };
             /** Similarity */
             similarity: number;
             /** Penalty */
             penalty: number;
             /** Taste */
             taste: number;
+            /** Contrast */
+            contrast: number;
             /** Prompt Similarity */
             prompt_similarity: number;
             /** Negatives */
@@ -1915,6 +1928,8 @@ export interface components {
         /**
          * ModelListResponse
          * @description The loaded models and the limits of requests.
+         *
+         *     `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
          */
         ModelListResponse: {
             /**
@@ -1925,6 +1940,10 @@ export interface components {
             object: "list";
             /** Data */
             data: components["schemas"]["ModelResponse"][];
+            /** Scorers */
+            scorers: components["schemas"]["PanelOutput"][];
+            /** Ensemble */
+            ensemble: boolean;
             limits: components["schemas"]["LimitsOutput"];
         };
         /**
@@ -1987,6 +2006,31 @@ export interface components {
             weight: number;
             /** Similarity */
             similarity: number;
+        };
+        /**
+         * PanelOutput
+         * @description A scorer and what it is for.
+         *
+         *     `role`: the `main` one races and ranks, a `member` ranks in requests that name it, the `referee` never ranks.
+         *     `embeds`: its vectors are stored, so candidates are ranked again by any text. Any other scorer has numbers of one
+         *     text, unless it reads no text (`reads_text`). A `remote` one is asked over a network.
+         */
+        PanelOutput: {
+            /** Id */
+            id: string;
+            /** Revision */
+            revision: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "main" | "member" | "referee";
+            /** Embeds */
+            embeds: boolean;
+            /** Remote */
+            remote: boolean;
+            /** Reads Text */
+            reads_text: boolean;
         };
         /**
          * ParentOutput
@@ -2102,6 +2146,8 @@ export interface components {
             margin: number | null;
             /** Low Confidence */
             low_confidence: boolean;
+            /** Agreement */
+            agreement: number | null;
             /** Warnings */
             warnings: components["schemas"]["WarningOutput"][];
         };
@@ -2120,12 +2166,18 @@ export interface components {
             };
             /** Score */
             score: number;
+            /** Scores */
+            scores: {
+                [key: string]: number;
+            };
             /** Similarity */
             similarity: number;
             /** Penalty */
             penalty: number;
             /** Taste */
             taste: number;
+            /** Contrast */
+            contrast: number;
             /** Prompt Similarity */
             prompt_similarity: number;
             /** Negatives */
@@ -2145,7 +2197,9 @@ export interface components {
         };
         /**
          * RankingInput
-         * @description How images are ranked: score = similarity - negative_weight * penalty + taste.
+         * @description How images are ranked.
+         *
+         *     score = similarity - negative_weight * penalty + taste - contrast.
          *
          *     Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
          *     else the default. `null` resets a field to its default.
@@ -2188,6 +2242,26 @@ export interface components {
              * @description Images with one of these flags are not returned. Default: none.
              */
             veto?: ("artefact" | "typographic")[] | null;
+            /**
+             * Scorers
+             * @description Scorers that rank together. Default: those of the server.
+             */
+            scorers?: components["schemas"]["ScorerInput"][] | null;
+            /**
+             * Uncertainty
+             * @description Weight of the scorers' disagreement, with several. Default: 0.5.
+             */
+            uncertainty?: number | null;
+            /**
+             * Contrast
+             * @description Subtract the similarity to near misses of the prompt. Default: false.
+             */
+            contrast?: boolean | null;
+            /**
+             * Cascade
+             * @description Candidates that scorers without embeddings see, the best of the others. Default: all.
+             */
+            cascade?: number | null;
         };
         /**
          * RankingNegative
@@ -2202,6 +2276,8 @@ export interface components {
         /**
          * RankingOutput
          * @description The ranking that was used; a re-ranking may have changed `prompt`.
+         *
+         *     `scorers` is empty if the main scorer ranks alone. `near_misses` are the texts of `contrast`.
          */
         RankingOutput: {
             /** Prompt */
@@ -2219,6 +2295,16 @@ export interface components {
             taste: components["schemas"]["RankingTaste"] | null;
             /** Veto */
             veto: ("artefact" | "typographic")[];
+            /** Scorers */
+            scorers: components["schemas"]["RankingScorer"][];
+            /** Uncertainty */
+            uncertainty: number;
+            /** Contrast */
+            contrast: boolean;
+            /** Near Misses */
+            near_misses: string[];
+            /** Cascade */
+            cascade: number | null;
         };
         /**
          * RankingReference
@@ -2235,6 +2321,16 @@ export interface components {
             weight: number;
         };
         /**
+         * RankingScorer
+         * @description A scorer of an ensemble.
+         */
+        RankingScorer: {
+            /** Name */
+            name: string;
+            /** Weight */
+            weight: number;
+        };
+        /**
          * RankingTaste
          * @description A taste of a ranking; it changes a score by at most `bound`.
          */
@@ -2245,6 +2341,20 @@ export interface components {
             weight: number;
             /** Bound */
             bound: number;
+        };
+        /**
+         * RefereeOutput
+         * @description What a scorer that never ranks says of the winner, and of the median finalist.
+         *
+         *     On its own scale; higher is better.
+         */
+        RefereeOutput: {
+            /** Name */
+            name: string;
+            /** Winner */
+            winner: number;
+            /** Median */
+            median: number;
         };
         /**
          * ReferenceInput
@@ -2462,6 +2572,23 @@ export interface components {
              * @default 0
              */
             total_tokens: number;
+        };
+        /**
+         * ScorerInput
+         * @description A scorer of an ensemble.
+         */
+        ScorerInput: {
+            /**
+             * Name
+             * @description Id of a loaded scorer; GET /v1/models lists them.
+             */
+            name: string;
+            /**
+             * Weight
+             * @description Relative to the other scorers; 0 has no effect.
+             * @default 1
+             */
+            weight?: number;
         };
         /**
          * ScorerOutput

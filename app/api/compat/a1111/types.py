@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.api.schemas.requests import RankingInput, Text
-from app.api.schemas.responses import ResponseModel
+from app.api.schemas.base import ResponseModel, Text
+from app.api.schemas.ranking import RankingInput
 
 MAX_MEMBERS = 256
 """Maximum members of a request, known or unknown; the web UI knows about 70."""

@@ -1,4 +1,7 @@
-"""Texts, numbers and names in requests, and the base of all request types."""
+"""Base of all request and response types: strict objects, texts, names, sizes.
+
+Here are only the bounds that hold on every server.
+"""
 
 from __future__ import annotations
 
@@ -64,3 +67,14 @@ class RequestModel(BaseModel):
         if isinstance(data, dict) and len(data) > MAX_MEMBERS:
             raise ValueError(f"the object has more than {MAX_MEMBERS} members: send fewer")
         return data
+
+
+class ResponseModel(BaseModel):
+    """Base of all response types."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+def is_absent(value: object) -> bool:
+    """Whether a member is omitted from the response: some clients reject null."""
+    return value is None

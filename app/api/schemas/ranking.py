@@ -1,0 +1,133 @@
+"""How requests say how images are ranked, and the conversion to the domain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from app.api.schemas.base import MAX_ITEMS, FiniteFloat, ModelName, NonBlankText, ProfileName, RequestModel
+from app.api.schemas.flags import FlagName
+from app.domain import Negative, Ranking, ScorerUse
+
+
+class NegativeInput(RequestModel):
+    """A text that lowers the score of images that match it."""
+
+    text: NonBlankText
+    weight: FiniteFloat = Field(1.0, ge=0.001, le=100, description="Weight relative to the other negatives.")
+
+    def to_domain(self) -> Negative:
+        """Convert to the domain."""
+        return Negative(self.text, self.weight)
+
+
+class ReferenceInput(RequestModel):
+    """An image to resemble, or to avoid with a weight below 0.
+
+    Either an upload (`image`) or a candidate (`generation` and `index`).
+    """
+
+    image: str | None = Field(None, description="An image, as a data: URI or bare base64.")
+    generation: str | None = Field(None, max_length=64, description="Id of the candidate's generation.")
+    index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate.")
+    weight: FiniteFloat = Field(0.5, ge=-10, le=10, description="Relative to the prompt, which has weight 1; not 0.")
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> ReferenceInput:
+        if (self.image is None) == (self.generation is None) or (self.index is None) != (self.generation is None):
+            raise ValueError("send either `image`, or `generation` and `index`")
+        return self
+
+
+class TasteInput(RequestModel):
+    """A taste profile whose term is added to the score."""
+
+    profile: ProfileName
+    weight: FiniteFloat = Field(1.0, ge=0, le=1, description="1 is the maximum influence of a taste.")
+
+
+class ScorerInput(RequestModel):
+    """A scorer of an ensemble."""
+
+    name: ModelName = Field(description="Id of a loaded scorer; GET /v1/models lists them.")
+    weight: FiniteFloat = Field(1.0, ge=0, le=100, description="Relative to the other scorers; 0 has no effect.")
+
+    def to_domain(self) -> ScorerUse:
+        """Convert to the domain."""
+        return ScorerUse(self.name, self.weight)
+
+
+class RankingInput(RequestModel):
+    """How images are ranked.
+
+    score = similarity - negative_weight * penalty + taste - contrast.
+
+    Every field is optional. An omitted field keeps its value: that of the source generation in rerank and refine,
+    else the default. `null` resets a field to its default.
+    """
+
+    prompt: NonBlankText | None = Field(
+        None, description="Text to score against. Default: the prompt that was sampled."
+    )
+    negatives: list[NegativeInput] | None = Field(
+        None,
+        max_length=MAX_ITEMS,
+        fail_fast=True,
+        description="Texts in the penalty; they do not affect sampling. Default: none.",
+    )
+    negative_weight: FiniteFloat | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
+    references: list[ReferenceInput] | None = Field(
+        None, max_length=MAX_ITEMS, fail_fast=True, description="Images to resemble or to avoid. Default: none."
+    )
+    taste: TasteInput | None = Field(None, description="Taste profile added to the score. Default: none.")
+    diversity: FiniteFloat | None = Field(
+        None, ge=0, le=1, description="Above 0, returned images also differ from each other. Default: 0."
+    )
+    min_score: FiniteFloat | None = Field(
+        None, ge=-20, le=1, description="Candidates with a lower score are not returned. Default: no limit."
+    )
+
+    veto: list[FlagName] | None = Field(
+        None, max_length=8, description="Images with one of these flags are not returned. Default: none."
+    )
+    scorers: list[ScorerInput] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="Scorers that rank together. Default: those of the server.",
+    )
+    uncertainty: FiniteFloat | None = Field(
+        None, ge=0, le=10, description="Weight of the scorers' disagreement, with several. Default: 0.5."
+    )
+    contrast: bool | None = Field(
+        None, description="Subtract the similarity to near misses of the prompt. Default: false."
+    )
+    cascade: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Candidates that scorers without embeddings see, the best of the others. Default: all.",
+    )
+
+    def to_domain(self, base: Ranking) -> Ranking:
+        """`base` with the fields of this request, except `references` and `taste`.
+
+        Those need a lookup: see `ranking_inputs.resolve_ranking`.
+        """
+        changes: dict[str, Any] = {
+            name: getattr(_DEFAULT, name) if (value := getattr(self, name)) is None else value
+            for name in ("prompt", "negative_weight", "diversity", "min_score", "uncertainty", "contrast", "cascade")
+            if name in self.model_fields_set
+        }
+        if "negatives" in self.model_fields_set:
+            changes["negatives"] = tuple(n.to_domain() for n in self.negatives or ())
+        if "veto" in self.model_fields_set:
+            changes["veto"] = tuple(dict.fromkeys(self.veto or ()))
+        if "scorers" in self.model_fields_set:
+            changes["scorers"] = tuple(s.to_domain() for s in self.scorers or ())
+        return replace(base, **changes)
+
+
+_DEFAULT = Ranking()

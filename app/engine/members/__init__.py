@@ -1,0 +1,1 @@
+"""Scorers beside the main one: members that judge finalists, and the referee."""

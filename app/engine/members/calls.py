@@ -1,0 +1,84 @@
+"""One-off calls of scorers for an engine's clients: images in groups of one size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import ScoringFailed
+from models.protocols import Embedder, Scorer
+
+EMBED_ROWS = 32
+"""Maximum images per embedding call, so that uploads do not block the device."""
+
+SCORE_ROWS = 8
+"""The same for a scorer without embeddings, which takes longer per image."""
+
+Image: TypeAlias = NDArray[np.uint8]
+OnDevice: TypeAlias = Callable[[Callable[..., Any]], Awaitable[Any]]
+"""Makes a call between two ticks; the call is given generator and main scorer."""
+
+
+async def embed_images(on_device: OnDevice, scorer: Embedder, images: Sequence[Image]) -> NDArray[np.float32]:
+    """Embed images (H, W, 3) of any sizes, in order. Images of one size share a call."""
+    return await _by_size(images, EMBED_ROWS, lambda part: on_device(lambda *_: scorer.embed_images(_stack(part))))
+
+
+async def score_images(on_device: OnDevice, scorer: Scorer, images: Sequence[Image], text: str) -> NDArray[np.float32]:
+    """Score images (H, W, 3) of any sizes, in order: float32 (N,).
+
+    Raises ScoringFailed.
+
+    A remote scorer is called on a worker thread, once per size; any other one on the device.
+    """
+    score = partial(_score, scorer, text)
+    if scorer.info.remote:
+        found = await _by_size(images, len(images), lambda part: asyncio.to_thread(score, part))
+    else:
+        found = await _by_size(images, SCORE_ROWS, lambda part: on_device(lambda *_: score(part)))
+    return found
+
+
+async def _by_size(
+    images: Sequence[Image], most: int, call: Callable[[list[Image]], Awaitable[Any]]
+) -> NDArray[np.float32]:
+    """The results of calls of at most `most` images of one size.
+
+    They are in the order of the images.
+    """
+    results: dict[int, Any] = {}
+    places = sorted(range(len(images)), key=lambda i: images[i].shape)
+    for _, same in groupby(places, key=lambda i: images[i].shape):
+        group = list(same)
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            found = await call([images[i] for i in part])
+            if isinstance(found, ScoringFailed):
+                raise found
+            results.update(zip(part, found, strict=True))
+    return np.stack([results[i] for i in range(len(images))])
+
+
+def _score(scorer: Scorer, text: str, images: list[Image]) -> NDArray[np.float32] | ScoringFailed:
+    """The scores, or the failure as a value.
+
+    An engine takes exceptions for its own faults.
+    """
+    try:
+        return scorer.score(_stack(images), text)
+    except ScoringFailed as error:
+        return error
+
+
+def _stack(images: Sequence[Image]) -> Image:
+    """Stack on the engine's thread: large images would block the event loop.
+
+    A single image is not copied.
+    """
+    return images[0][None] if len(images) == 1 else np.stack(images)

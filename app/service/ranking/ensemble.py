@@ -1,0 +1,217 @@
+"""Ensembles in use.
+
+This module owns which scorers judge, what becomes of those that cannot, and the combined scores.
+
+The formula is in `app.engine.ranking.ensemble`. One path for finished generations, re-rankings and uploads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.domain import Notice, Ranking, Score, ScorerUse
+from app.engine.protocols import Engine, PanelScorer
+from app.engine.ranking import ensemble
+from app.engine.ranking.near_misses import near_misses
+from app.engine.ranking.scoring import rank_order
+from app.errors import InvalidRequest
+from app.service.ranking.panel_scores import Judgeable, LeftOut, MemberCollector, PanelScores, Values
+from app.service.ranking.referee import Referee
+from models.protocols import ScorerInfo, ScoringInfo
+
+LEFT_OUT = "scorer_left_out"
+"""Code of the notice about a scorer that did not judge."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """Scores after all scorers judged.
+
+    `pool` holds the candidates that compete: a cascade leaves the best ones. `combined`: `scores` are an ensemble's.
+    """
+
+    scores: tuple[Score | None, ...]
+    pool: list[int]
+    combined: bool
+    agreement: float | None
+    notices: tuple[Notice, ...]
+
+
+class Ensembles:
+    """See the module. With `always`, rankings that name no scorers use all of them."""
+
+    def __init__(self, engine: Engine, always: bool = False) -> None:
+        self._engine = engine
+        self.always = always
+        self.panel = PanelScores(engine)
+        self.referee = Referee(engine, self.panel)
+
+    @property
+    def scorers(self) -> tuple[PanelScorer, ...]:
+        """The loaded scorers, the main one first. Raises Loading."""
+        return self._engine.panel
+
+    def completed(self, ranking: Ranking) -> Ranking:
+        """The ranking, with all scorers if it names none and the server uses all.
+
+        Raises Loading.
+        """
+        if ranking.scorers or not self.always:
+            return ranking
+        rankers = self._rankers()
+        return replace(ranking, scorers=tuple(ScorerUse(name) for name in rankers)) if len(rankers) > 1 else ranking
+
+    def check(self, uses: Sequence[ScorerUse]) -> None:
+        """Reject scorers that a request cannot name. Raises InvalidRequest and Loading."""
+        rankers = self._rankers() if uses else []
+        names = [use.name for use in uses]
+        for place, use in enumerate(uses):
+            if use.name not in rankers:
+                raise InvalidRequest(
+                    f"no scorer is named {use.name!r}: use {' or '.join(repr(name) for name in rankers)}",
+                    pointer=f"#/ranking/scorers/{place}/name",
+                )
+            if names.index(use.name) != place:
+                raise InvalidRequest(
+                    "the scorer is named twice: name each once", pointer=f"#/ranking/scorers/{place}/name"
+                )
+        if uses and not any(use.weight > 0 for use in uses):
+            raise InvalidRequest(
+                "every weight is 0: give at least one scorer a weight above 0", pointer="#/ranking/scorers"
+            )
+
+    def _rankers(self) -> list[str]:
+        return [each.info.id for each in self._engine.panel if each.role != "referee"]
+
+    @property
+    def embedders(self) -> list[str]:
+        """Names of the members that embed."""
+        return [each.info.id for each in self._engine.panel if each.role == "member" and each.embeds]
+
+    def collector(self, ranking: Ranking, prompt: str) -> MemberCollector:
+        """What the scorers of a ranking see of uploads, batch by batch."""
+        names = [name for name in ranking.weights(self._engine.scorer.id) if name != self._engine.scorer.id]
+        return MemberCollector(self.panel, [each for each in map(self._member, names) if each is not None], prompt)
+
+    async def judge(self, field: Judgeable, prompt: str, ranking: Ranking, pool: Sequence[int], n: int) -> Verdict:
+        """Judge candidates by the scorers of a ranking.
+
+        `n` of the `pool` are to be returned.
+        """
+        main = self._engine.scorer
+        notices, misses = _near_misses(ranking, prompt)
+        scores = await self._contrasted(field, misses, main)
+        pool = [i for i in pool if scores[i] is not None]
+        own: dict[str, Values] = {main.id: np.asarray([np.nan if s is None else s.score for s in scores])}
+        weights = ranking.weights(main.id)
+        members = {name: self._member(name) for name in weights if name != main.id}
+        for name, member in members.items():
+            if member is None or not isinstance(member.info, ScoringInfo):
+                try:
+                    if name in field.left_out:
+                        raise LeftOut("failed", field.left_out[name])
+                    if member is None:
+                        raise LeftOut("not_loaded", "it is not loaded on this replica")
+                    assert isinstance(member.info, ScorerInfo)
+                    own[name], told = await self.panel.embedded(field, member.info, prompt, ranking, misses)
+                    notices += told
+                except LeftOut as left:
+                    notices.append(_left_out(name, left))
+        judges = [each.info for each in members.values() if each is not None and isinstance(each.info, ScoringInfo)]
+        if judges and ranking.cascade is not None:
+            pool = self._best(own, weights, ranking, pool, max(n, ranking.cascade))
+        for info in judges:
+            try:
+                if info.id in field.left_out:
+                    raise LeftOut("failed", field.left_out[info.id])
+                own[info.id] = await self.panel.judged(field, info, prompt, pool)
+            except LeftOut as left:
+                notices.append(_left_out(info.id, left))
+        return self._verdict(scores, own, weights, ranking, pool, notices, field.known)
+
+    def _verdict(
+        self,
+        scores: Sequence[Score | None],
+        own: Mapping[str, Values],
+        weights: Mapping[str, float],
+        ranking: Ranking,
+        pool: Sequence[int],
+        notices: list[Notice],
+        known: Mapping[str, Mapping[int, float]],
+    ) -> Verdict:
+        """Combine the own scores of all scorers that judged.
+
+        `known` numbers of others are kept.
+        """
+        main = self._engine.scorer.id
+        used = {name: values for name, values in own.items() if name in weights}
+        combined = any(weights[name] > 0 for name in used if name != main)
+        judged = ensemble.judged_by_all(list(own.values()), pool)
+        if combined:
+            total = ensemble.combine(used, weights, ranking.uncertainty, judged)
+            if skipped := sorted(set(pool) - set(judged)):
+                detail = "not every scorer judged these candidates, so their scores are of the others"
+                notices.append(Notice("not_judged_by_all", detail, {"indices": skipped}))
+        agreed = ensemble.agreement(list(own.values()), judged)
+        if agreed is not None and agreed < (limit := ensemble.chance_agreement(len(judged))):
+            detail = "the scorers order the candidates no more alike than chance does"
+            notices.append(Notice("scorers_disagree", detail, {"agreement": agreed, "limit": limit}))
+        found = list[Score | None]()
+        for i, score in enumerate(scores):
+            if score is None:
+                found.append(None)
+                continue
+            each = {name: numbers[i] for name, numbers in known.items() if i in numbers}
+            each |= {name: float(values[i]) for name, values in own.items() if np.isfinite(values[i])}
+            if combined:
+                found.append(replace(score, score=float(total[i]), members=each) if np.isfinite(total[i]) else None)
+            else:
+                found.append(replace(score, members=each) if len(each) > 1 else score)
+        return Verdict(tuple(found), list(pool), combined, agreed, tuple(notices))
+
+    def _best(
+        self,
+        own: Mapping[str, Values],
+        weights: Mapping[str, float],
+        ranking: Ranking,
+        pool: Sequence[int],
+        most: int,
+    ) -> list[int]:
+        """The best candidates of the pool by the scorers that judged all of it."""
+        used = {name: values for name, values in own.items() if weights.get(name, 0) > 0}
+        if not used:
+            used, weights = {name: own[name] for name in list(own)[:1]}, dict.fromkeys(own, 1.0)
+        judged = ensemble.judged_by_all(list(used.values()), pool)
+        total = ensemble.combine(used, weights, ranking.uncertainty, judged)
+        order = rank_order([float(total[i]) for i in pool])[:most]
+        return sorted(pool[place] for place in order)
+
+    async def _contrasted(self, field: Judgeable, misses: Sequence[str], main: ScorerInfo) -> list[Score | None]:
+        """The main scorer's scores, less the similarity to near misses."""
+        if not misses:
+            return list(field.scores)
+        terms = await self.panel.contrast(field.embeddings, misses, main)
+        return [
+            None if s is None else replace(s, score=s.score - float(term), contrast=float(term))
+            for s, term in zip(field.scores, terms, strict=True)
+        ]
+
+    def _member(self, name: str) -> PanelScorer | None:
+        return next((each for each in self._engine.panel if each.info.id == name and each.role == "member"), None)
+
+
+def _near_misses(ranking: Ranking, prompt: str) -> tuple[list[Notice], tuple[str, ...]]:
+    if not ranking.contrast:
+        return [], ()
+    misses = near_misses(prompt)
+    if misses:
+        return [], misses
+    detail = "the prompt names no colours and no two things in English, so `contrast` has no effect"
+    return [Notice("contrast_without_near_misses", detail, {"text": prompt})], ()
+
+
+def _left_out(name: str, left: LeftOut) -> Notice:
+    return Notice(LEFT_OUT, f"the scorer {name!r} did not judge: {left}", {"scorer": name, "reason": left.code})

@@ -1,0 +1,209 @@
+"""Own scores of each scorer of an ensemble.
+
+They come from stored vectors, kept numbers, or images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import Notice, Ranking, Score
+from app.engine.notices import truncation_notice
+from app.engine.protocols import Engine, PanelScorer
+from app.engine.ranking import scoring
+from app.engine.ranking.near_misses import contrast_terms
+from app.errors import FrontrunnerError
+from models.errors import ScoringFailed
+from models.protocols import Embeddings, ScorerInfo, ScoringInfo, TextEmbedding
+
+log = logging.getLogger(__name__)
+
+CACHED_TEXTS = 4096
+"""Text vectors that are kept.
+
+So ranking again by other weights asks no scorer.
+"""
+
+Image = NDArray[np.uint8]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgeable:
+    """N candidates as scorers see them.
+
+    `scores` are the main scorer's, None for NaN; `embeddings` (N, D) its vectors. `members` holds the vectors of other
+    scorers by name, NaN for candidates that they did not see. `known` holds numbers of scorers that only score, by name
+    and index. `images` are those at hand, by index. `left_out` says why a scorer did not judge.
+    """
+
+    scores: Sequence[Score | None]
+    embeddings: Embeddings
+    members: Mapping[str, Embeddings] = field(default_factory=dict)
+    known: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    images: Mapping[int, Image] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+class LeftOut(Exception):
+    """A scorer does not judge: a code, and a reason as part of a sentence."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class PanelScores:
+    """Scores by scorer; use in one event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._texts: OrderedDict[tuple[str, str, str], TextEmbedding] = OrderedDict()
+
+    async def contrast(self, images: Embeddings, misses: Sequence[str], info: ScorerInfo) -> NDArray[np.float32]:
+        """What near misses subtract from the main scorer's scores: float32 (N,)."""
+        vectors = await self._embedded(info, misses)
+        return contrast_terms(images, np.stack([v.vector for v in vectors]), info.logit_scale)
+
+    async def embedded(
+        self, field: Judgeable, info: ScorerInfo, prompt: str, ranking: Ranking, misses: Sequence[str]
+    ) -> tuple[Values, list[Notice]]:
+        """Scores (N,) of an embedding member by its own vectors.
+
+        The formula is the main scorer's, without taste.
+
+        NaN for candidates that it did not see. Raises LeftOut.
+        """
+        if info.id not in field.members:
+            raise LeftOut("not_stored", "no embeddings of it are stored for these candidates")
+        images, texts = field.members[info.id], (prompt, *(n.text for n in ranking.negatives))
+        try:
+            vectors = await self._embedded(info, texts)
+            subtracted = await self.contrast(images, misses, info) if misses else np.zeros(len(images), np.float32)
+        except FrontrunnerError as error:
+            raise LeftOut("failed", "it failed to read the texts") from error
+        stacked = np.stack([v.vector for v in vectors])
+        own = [replace(r, vector=r.members[info.id]) for r in ranking.references if info.id in r.members]
+        plain = replace(ranking, references=tuple(own), taste=None)
+        query = scoring.build_query(plain, stacked[0], stacked[1:], [n.weight for n in ranking.negatives])
+        scores = np.asarray([s.score for s in scoring.score_images(images, query)], np.float64) - subtracted
+        notices = [
+            truncation_notice(info.id, text, vector.truncation)
+            for text, vector in zip(texts, vectors, strict=True)
+            if vector.truncation is not None
+        ]
+        if lost := len(ranking.references) - len(own):
+            detail = f"{lost} references have no embedding of this scorer, so its scores are without them"
+            notices.append(Notice("references_left_out", detail, {"scorer": info.id, "references": lost}))
+        return scores, notices
+
+    async def judged(self, field: Judgeable, info: ScoringInfo, prompt: str, chosen: Sequence[int]) -> Values:
+        """Scores (N,) of a scorer that only scores.
+
+        The `chosen` images at hand are scored, others have the known numbers.
+
+        NaN for others. Raises LeftOut.
+        """
+        found = np.full(len(field.scores), np.nan)
+        for index, value in field.known.get(info.id, {}).items():
+            found[index] = value
+        unseen = [i for i in chosen if i in field.images and np.isnan(found[i])]
+        if unseen:
+            found[unseen] = await self.score([field.images[i] for i in unseen], prompt, info)
+        if not np.isfinite(found[list(chosen)]).any():
+            why = "it only scores images, and has no numbers for this text; generate again to use it"
+            raise LeftOut("text_changed", why)
+        return found
+
+    async def score(self, images: Sequence[Image], prompt: str, info: ScoringInfo) -> Values:
+        """Scores of images (H, W, 3) by a scorer that only scores. Raises LeftOut."""
+        try:
+            scores = np.asarray(await self._engine.score_images(images, prompt, info.id), np.float64)
+        except ScoringFailed as error:
+            raise LeftOut(error.reason, str(error).rstrip(".")) from error
+        except FrontrunnerError as error:
+            raise LeftOut("failed", "it failed on the device") from error
+        except Exception as error:
+            log.exception("a scorer failed", extra={"scorer": info.id})
+            raise LeftOut("failed", f"it failed ({type(error).__name__})") from error
+        if not np.isfinite(scores).all():
+            raise LeftOut("not_a_number", "it returned what is not a number")
+        return scores
+
+    async def vectors(self, images: Sequence[Image], info: ScorerInfo) -> Embeddings:
+        """Vectors of images (H, W, 3) by an embedding member: float32 (N, D).
+
+        Raises LeftOut.
+        """
+        try:
+            found = await self._engine.embed_images(images, info.id)
+        except FrontrunnerError as error:
+            raise LeftOut("failed", "it failed on the device") from error
+        if not np.isfinite(found).all():
+            raise LeftOut("not_a_number", "it returned what is not a number")
+        return found
+
+    async def similarities(self, images: Embeddings, prompt: str, info: ScorerInfo) -> Values:
+        """Cosines (N,) of an embedding scorer's vectors with the prompt.
+
+        Raises FrontrunnerError.
+        """
+        (text,) = await self._embedded(info, [prompt])
+        return np.asarray(np.multiply(images, text.vector).sum(axis=1), np.float64)
+
+    async def _embedded(self, info: ScorerInfo, texts: Sequence[str]) -> list[TextEmbedding]:
+        """Vectors of texts; only new ones take a call."""
+        keys = [(info.id, info.revision, text) for text in texts]
+        new = list(dict.fromkeys(key for key in keys if key not in self._texts))
+        if new:
+            vectors = await self._engine.embed_texts([text for _, _, text in new], info.id)
+            self._texts.update(zip(new, vectors, strict=True))
+        found = [self._texts[key] for key in keys]
+        for key in keys:
+            self._texts.move_to_end(key)
+        while len(self._texts) > CACHED_TEXTS:
+            self._texts.popitem(last=False)
+        return found
+
+
+class MemberCollector:
+    """Vectors and numbers of members for images that come in batches; keeps no image.
+
+    A member that fails sees no further batch.
+    """
+
+    def __init__(self, panel: PanelScores, members: Sequence[PanelScorer], prompt: str) -> None:
+        self._panel = panel
+        self._members = members
+        self._prompt = prompt
+        self._vectors: dict[str, list[Embeddings]] = {}
+        self._numbers: dict[str, dict[int, float]] = {}
+        self._left_out: dict[str, str] = {}
+        self._count = 0
+
+    async def add(self, images: Sequence[Image]) -> None:
+        """Judge the next images (H, W, 3)."""
+        for member in self._members:
+            name = member.info.id
+            if name in self._left_out:
+                continue
+            try:
+                if isinstance(member.info, ScorerInfo):
+                    self._vectors.setdefault(name, []).append(await self._panel.vectors(images, member.info))
+                else:
+                    scores = await self._panel.score(images, self._prompt, member.info)
+                    self._numbers.setdefault(name, {}).update(enumerate(scores.tolist(), self._count))
+            except LeftOut as left:
+                self._left_out[name] = str(left)
+        self._count += len(images)
+
+    def field(self, scores: Sequence[Score | None], embeddings: Embeddings) -> Judgeable:
+        """All images, with the main scorer's scores and vectors."""
+        members = {name: np.concatenate(vectors) for name, vectors in self._vectors.items()}
+        return Judgeable(scores, embeddings, members, self._numbers, left_out=self._left_out)
