@@ -187,6 +187,7 @@ def _lifespan(
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
             fields = CandidateArrays(engine, blobs)
             known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
+            instruments = records.connections.instruments, blobs.instruments
             app.state.services = Services(
                 service,
                 RankingService(engine, records, blobs, fields, limits, service.get, sealer, guards, ensembles),
@@ -194,13 +195,7 @@ def _lifespan(
                 Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
                 TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
                 Explainer(engine, records, blobs, fields, known_presets, limits),
-                Metrics(
-                    service,
-                    dispatcher,
-                    ensembles,
-                    (records.connections.instruments, blobs.instruments),
-                    lambda: records.notifies,
-                ),
+                Metrics(service, dispatcher, ensembles, instruments, lambda: records.notifies),
                 UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
                 Embedder(engine, limits),
                 Aliases.parse(settings.model_aliases),

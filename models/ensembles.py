@@ -44,3 +44,8 @@ def check_names(names: Sequence[str], referee: str) -> None:
         raise ValueError(
             f"FRONTRUNNER_SCORERS: {', '.join(repeated)} is named twice, with FRONTRUNNER_SCORER; name each scorer once"
         )
+
+
+def embedders(models: Models) -> list[Embedder]:
+    """The members that embed."""
+    return [each for each in models.members if embeds(each)]

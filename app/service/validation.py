@@ -47,7 +47,7 @@ def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
     check_range(ranking.negative_weight, 0, 10, f"{base}/negative_weight")
     check_range(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
-        check_range(ranking.min_score, -20, 1, f"{base}/min_score")
+        check_range(ranking.min_score, -20, 20, f"{base}/min_score")
 
 
 def active_guards(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> tuple[str, ...]:

@@ -234,7 +234,7 @@ def test_what_has_no_result_cannot_be_ranked_again(house: House) -> None:
         ({"negatives": [{"text": "x"}] * 17}, "#/ranking/negatives"),
         ({"negative_weight": -1}, "#/ranking/negative_weight"),
         ({"diversity": 1.1}, "#/ranking/diversity"),
-        ({"min_score": 9}, "#/ranking/min_score"),
+        ({"min_score": 21}, "#/ranking/min_score"),
         ({"colour": "red"}, "#/ranking/colour"),
         ({"references": [{"image": "data:,x", "generation": NOWHERE, "index": 0}]}, "#/ranking/references/0"),
         ({"references": [{"generation": NOWHERE}]}, "#/ranking/references/0"),

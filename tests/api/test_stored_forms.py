@@ -29,6 +29,17 @@ def answers(tmp_path: Path) -> dict[str, Any]:
     return found
 
 
+LATER: dict[str, Any] = {
+    "veto": [], "scorers": [], "uncertainty": 0.5, "contrast": False, "near_misses": [], "cascade": None,
+}  # fmt: skip
+"""Fields that rankings have had since."""
+
+
+def own(one: dict[str, Any]) -> dict[str, Any]:
+    """The scores of each scorer, of which there was one."""
+    return {"scores": {} if one["score"] is None else {"fake": one["score"]}}
+
+
 @pytest.fixture
 def old(tmp_path: Path, answers: dict[str, Any]) -> Any:
     with running(tmp_path, retention_s=FOREVER_S) as house:
@@ -39,11 +50,15 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
     unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}}
     for name, answer in answers.items():
         suffix = answer["output_format"]
-        files = [{**image, **unknown, "url": f"{image['url']}.{suffix}"} for image in answer["data"]]
+        files = [
+            {**image, **unknown, **own(image), "contrast": 0.0, "url": f"{image['url']}.{suffix}"}
+            for image in answer["data"]
+        ]
         since = {"output_size": answer["size"], "data": files, "progress": 1.0, "step": None, "live": None}
         since |= {"control": [], "loras": [], "masked": False, "provenance": "none"}
-        since |= {"candidates": [{**candidate, **unknown} for candidate in answer["candidates"]]}
-        since |= {"ranking": {**answer["ranking"], "veto": []}, "work": {**answer["work"], "images_read": 0}}
+        since |= {"candidates": [{**candidate, **unknown, **own(candidate)} for candidate in answer["candidates"]]}
+        since |= {"ranking": {**answer["ranking"], **LATER}, "work": {**answer["work"], "images_read": 0}}
+        since |= {"agreement": None, "referee": None, "prompt_language": None, "understood": None}
         since |= {"timings": {**answer["timings"], "guard_ms": 0.0}}
         assert old.client.get(f"/v1/generations/{answer['id']}").json() == answer | since, name
         for image in answer["data"]:
@@ -55,12 +70,12 @@ def test_the_same_question_gives_the_same_order(old: House, answers: dict[str, A
     for name, answer in answers.items():
         again = reranked(old, answer)
         assert [i["index"] for i in again["data"]] == [i["index"] for i in answer["data"]], name
-        assert again["ranking"] == {**answer["ranking"], "veto": []}, name
+        assert again["ranking"] == {**answer["ranking"], **LATER}, name
 
 
 def test_it_can_be_refined(old: House, answers: dict[str, Any]) -> None:
     child = refined(old, answers["rich"], index=0)
-    assert child["ranking"] == {**answers["rich"]["ranking"], "veto": []}
+    assert child["ranking"] == {**answers["rich"]["ranking"], **LATER}
     assert child["negative_prompt"] == "blue"
     assert refined(old, answers["reranked"], index=0)["prompt"] == "green"
     assert refined(old, answers["refined"], index=0)["deterministic"] is True

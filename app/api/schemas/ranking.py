@@ -86,7 +86,7 @@ class RankingInput(RequestModel):
         None, ge=0, le=1, description="Above 0, returned images also differ from each other. Default: 0."
     )
     min_score: FiniteFloat | None = Field(
-        None, ge=-20, le=1, description="Candidates with a lower score are not returned. Default: no limit."
+        None, ge=-20, le=20, description="Candidates with a lower score are not returned. Default: no limit."
     )
 
     veto: list[FlagName] | None = Field(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from app.api.schemas.base import FiniteFloat, RequestModel
-from app.api.schemas.flags import ResponseModel
+from app.api.schemas.base import FiniteFloat, RequestModel, ResponseModel
 from models.protocols.steering import MAX_SCALE, SteeringSettings
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 
@@ -33,7 +32,7 @@ def find_embedder(models: Models, name: str | None) -> Embedder:
 
 def find_judge(models: Models, name: str) -> Scorer:
     """The scorer of that name, which is loaded and only scores."""
-    return cast(Scorer, next(each for each in _scorers(models) if not embeds(each) and each.info.id == name))
+    return next(each for each in _scorers(models) if not embeds(each) and each.info.id == name)
 
 
 def _scorers(models: Models) -> tuple[Embedder | Scorer, ...]:

@@ -22,11 +22,19 @@ export interface Told {
   similarity: number;
 }
 
+/** A scorer of an ensemble; weight 0 has no effect. */
+export interface ScorerUse {
+  name: string;
+  weight: number;
+}
+
 export interface Scored {
   score: number;
+  scores: Record<string, number>;
   similarity: number;
   penalty: number;
   taste: number;
+  contrast: number;
   prompt_similarity: number;
   negatives: (Negative & { similarity: number })[];
   references: Told[];
@@ -81,6 +89,7 @@ export interface Generation {
     min_score: number | null;
     references: Omit<Told, "similarity">[];
     taste: { profile: string; weight: number } | null;
+    scorers: ScorerUse[];
   };
   parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;
   strength: number | null;
@@ -92,6 +101,8 @@ export interface Generation {
   candidates: Candidate[];
   margin: number | null;
   low_confidence: boolean;
+  agreement: number | null;
+  referee: { name: string; winner: number; median: number } | null;
   warnings: { code: string; detail: string }[];
   timings: { total_ms: number };
   work: { rows_stepped: number; rows_unpruned: number };
@@ -103,6 +114,7 @@ export interface Service {
     id: string;
     generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number; controls: string[]; steering: boolean } | null;
   }[];
+  scorers: { id: string; role: "main" | "member" | "referee"; embeds: boolean }[];
   limits: {
     candidates: number;
     default_candidates: number;
@@ -187,6 +199,7 @@ export interface AskedRanking {
   min_score?: number | null;
   references?: AskedReference[];
   taste?: { profile: string; weight: number } | null;
+  scorers?: ScorerUse[] | null;
 }
 
 export interface Reweighing {

@@ -2,7 +2,9 @@ import type { Generation } from "./api";
 import { voted } from "./kept";
 import { Negatives } from "./negatives";
 import { References } from "./references";
+import { RefereeOpinion, ScorerSliders } from "./scorers";
 import { written } from "./score";
+import { Slider } from "./slider";
 import { board, changed, keep, limits, unweigh, weigh, weights } from "./state";
 import type { Weights } from "./weights";
 
@@ -41,6 +43,8 @@ export function Controls({ made }: { made: Generation }) {
           <Slider label="Your taste" value={now.taste} min={0} max={1} step={0.1} show={now.taste === 0 ? "off" : `${Math.round(100 * now.taste)} %`} onInput={(taste) => weigh({ taste })} />
         )}
       </div>
+      <ScorerSliders scorers={now.scorers} />
+      <RefereeOpinion made={made} />
       {made.candidates.some((c) => c.pruned_at_step !== null) && (
         <label class="check">
           <input
@@ -67,31 +71,5 @@ export function Controls({ made }: { made: Generation }) {
         </div>
       </details>
     </section>
-  );
-}
-
-function Slider(props: {
-  label: string;
-  value: number;
-  min: number;
-  max: number;
-  step: number;
-  show: string;
-  onInput: (value: number) => void;
-}) {
-  return (
-    <label class="slider">
-      <span>
-        {props.label} <b>{props.show}</b>
-      </span>
-      <input
-        type="range"
-        min={props.min}
-        max={props.max}
-        step={props.step}
-        value={props.value}
-        onInput={(e) => props.onInput(e.currentTarget.valueAsNumber)}
-      />
-    </label>
   );
 }

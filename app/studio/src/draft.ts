@@ -5,7 +5,7 @@ import { type Asked, type Generation, type Negative, type Provenance, type Refer
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
-import { generator, limits } from "./state";
+import { generator, limits, scorers } from "./state";
 
 export interface Draft {
   prompt: string;
@@ -73,6 +73,7 @@ export function asked(): Asked {
     ranking: {
       negatives: negatives.filter((one) => one.text.trim()),
       ...(references.value.length > 0 ? { references: askedOf(references.value) } : {}),
+      ...(scorers.value.length > 0 ? { scorers: scorers.value } : {}),
       ...(taste && voted.value > 0 ? { taste: { profile: profile.value, weight: 1 } } : {}),
     },
   };

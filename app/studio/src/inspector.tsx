@@ -6,7 +6,8 @@ import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
 import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
-import { ordinal, parts, signed, written } from "./score";
+import { isCombined, ordinal, parts, signed, written } from "./score";
+import { ScorerBars } from "./scorers";
 import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
 import { sought, Why } from "./why";
 
@@ -83,10 +84,11 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
           </div>
         ))}
         <div class="total">
-          <dt>score</dt>
+          <dt>{isCombined(one) ? "score of all scorers, σ" : "score"}</dt>
           <dd>{written(one.score)}</dd>
         </div>
       </dl>
+      <ScorerBars one={one} />
       <p class="quiet">
         {one.softmax !== null && `${Math.round(100 * one.softmax)} % of the softmax`}
         {one.z_score !== null && ` · ${one.z_score.toFixed(1)} σ above chance`}

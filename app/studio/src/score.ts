@@ -22,6 +22,7 @@ export function parts(scored: Scored, negativeWeight: number): Part[] {
     ...liked.map<Part>((one) => ({ name: `like ${one.name}`, kind: "reference", value: (one.weight * one.similarity) / mixed })),
     ...scored.negatives.map<Part>((one) => ({ name: `unlike “${one.text}”`, kind: "negative", value: taken(one) })),
     ...unwanted.map<Part>((one) => ({ name: `unlike ${one.name}`, kind: "negative", value: taken(one) })),
+    ...(scored.contrast !== 0 ? [{ name: "like near misses", kind: "negative", value: -scored.contrast } satisfies Part] : []),
     ...(scored.taste !== 0 ? [{ name: "your taste", kind: "taste", value: scored.taste } satisfies Part] : []),
   ];
 }
@@ -30,9 +31,15 @@ function sum(values: number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
 
+/** Whether the score is that of several scorers, in standard deviations. */
+export function isCombined(scored: Scored): boolean {
+  const own = Object.values(scored.scores);
+  return own.length > 1 && !own.includes(scored.score);
+}
+
 /** The longest bar of the candidates, which corresponds to 100 %. */
 export function reach(field: Ranked[]): number {
-  return Math.max(0.05, ...field.map((r) => Math.max(r.similarity, r.score)));
+  return Math.max(0.05, ...field.map((r) => (isCombined(r) ? r.similarity : Math.max(r.similarity, r.score))));
 }
 
 export function written(value: number): string {

@@ -12,14 +12,15 @@ export interface Board {
   data: Ranked[];
   margin: number | null;
   lowConfidence: boolean;
+  agreement: number | null;
   warnings: Generation["warnings"];
 }
 
 const EXPECTED = new Set(["below_min_score", "fewer_returned"]);
 
 /** All candidates are requested, so warnings about missing ones are expected and hidden. */
-function boardOf({ data, margin, low_confidence: lowConfidence, warnings }: Generation): Board {
-  return { data, margin, lowConfidence, warnings: warnings.filter((w) => !EXPECTED.has(w.code)) };
+function boardOf({ data, margin, low_confidence: lowConfidence, agreement, warnings }: Generation): Board {
+  return { data, margin, lowConfidence, agreement, warnings: warnings.filter((w) => !EXPECTED.has(w.code)) };
 }
 
 export const service = signal<Service | null>(null);
@@ -38,6 +39,13 @@ export const changed = computed(() => {
 });
 
 export const limits = computed(() => service.value?.limits ?? null);
+
+/** Scorers that the next generation asks for: the others embed and count nothing until their slider moves. */
+export const scorers = computed(() => {
+  const known = service.value?.scorers.filter((one) => one.role === "main" || (one.role === "member" && one.embeds)) ?? [];
+  return known.length > 1 ? known.map((one) => ({ name: one.id, weight: one.role === "main" ? 1 : 0 })) : [];
+});
+
 export const generator = computed(() => service.value?.data.find((m) => m.generator)?.generator ?? null);
 
 let leaving = new AbortController();

@@ -1,6 +1,6 @@
 // Ranking weights: those of a generation, and the re-rank request for changed ones.
 
-import type { AskedRanking, Generation, Negative, Reference, Reweighing } from "./api";
+import type { AskedRanking, Generation, Negative, Reference, Reweighing, ScorerUse } from "./api";
 import { profile } from "./kept";
 import { askedOf, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -14,6 +14,7 @@ export interface Weights {
   minScore: number | null;
   references: Reference[];
   taste: number;
+  scorers: ScorerUse[];
   pruned: boolean | null;
 }
 
@@ -27,6 +28,7 @@ export function own(made: Generation): Weights {
     minScore: made.ranking.min_score,
     references: referencesOf(made),
     taste: made.ranking.taste?.weight ?? 0,
+    scorers: made.ranking.scorers,
     pruned: null,
   };
 }
@@ -50,6 +52,7 @@ export function reweighing(now: Weights, made: Generation): Reweighing {
   if (now.minScore !== before.minScore) ranking.min_score = now.minScore;
   if (!alike(now.references, before.references)) ranking.references = askedOf(now.references);
   if (now.taste !== before.taste) ranking.taste = now.taste > 0 ? { profile: profile.value, weight: now.taste } : null;
+  if (!alike(now.scorers, before.scorers)) ranking.scorers = now.scorers;
   if (now.pruned !== null) asked.include_pruned = now.pruned;
   return asked;
 }

@@ -1,0 +1,41 @@
+"""Sliders of several scorers in the studio: one each, at once, without sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.protocols import Models
+from models.synthetic.members import RandomFeatureScorer
+from models.synthetic.scorer import FakeScorer
+from tests.api.kit import running, until
+from tests.synthetic_models import InstrumentedGenerator
+from tests.system.studio_kit import Browser, expect, needs_browser, opened, order, posts, raced
+
+
+@needs_browser
+def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> None:
+    def load() -> Models:
+        return Models(
+            InstrumentedGenerator(),
+            FakeScorer(),
+            members=(RandomFeatureScorer(),),
+            referee=RandomFeatureScorer(3),
+        )
+
+    with running(tmp_path, load=load) as house, opened(browser, house) as page:
+        raced(page)
+        expect(page.get_by_text("The referee fake-3")).to_be_visible()
+        before, asked = order(page), posts(page)
+        other = page.get_by_role("slider", name="fake-2")
+        expect(other).to_have_value("0")
+        other.fill("3")
+        until(lambda: order(page) != before)
+        expect(page.get_by_text("score of all scorers", exact=False).first).to_be_visible()
+        expect(page.locator(".judges meter")).to_have_count(2)
+        expect(page.get_by_text("Agreement of the scorers", exact=False)).to_be_visible()
+        assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
+        page.get_by_role("button", name="Reset").click()
+        until(lambda: order(page) == before)
+    with running(tmp_path / "one") as house, opened(browser, house) as page:
+        raced(page)
+        expect(page.locator(".scorers")).to_have_count(0)
