@@ -51,7 +51,7 @@ def test_the_same_settings_give_the_same_order_and_scores(house: House, asked: d
     assert again["data"] == made["data"]
     assert (again["margin"], again["low_confidence"]) == (made["margin"], made["low_confidence"])
     assert [c["rank"] for c in again["candidates"]] == [c["rank"] for c in made["candidates"]]
-    assert again["work"] == {"rows_stepped": 0, "rows_unpruned": 0, "previews": 0, "decodes": 0, "images_read": 0}
+    assert set(again["work"].values()) == {0}
     assert reranked(house, made, prompt="a red apple")["data"] == made["data"]
 
 

@@ -57,8 +57,11 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
         since = {"output_size": answer["size"], "data": files, "progress": 1.0, "step": None, "live": None}
         since |= {"control": [], "loras": [], "masked": False, "provenance": "none"}
         since |= {"candidates": [{**candidate, **unknown, **own(candidate)} for candidate in answer["candidates"]]}
-        since |= {"ranking": {**answer["ranking"], **LATER}, "work": {**answer["work"], "images_read": 0}}
-        since |= {"agreement": None, "referee": None, "prompt_language": None, "understood": None}
+        since |= {
+            "ranking": {**answer["ranking"], **LATER},
+            "work": {**answer["work"], "images_read": 0, "rows_steered": 0},
+        }
+        since |= {"agreement": None, "referee": None, "prompt_language": None, "understood": None, "steering": None}
         since |= {"timings": {**answer["timings"], "guard_ms": 0.0}}
         assert old.client.get(f"/v1/generations/{answer['id']}").json() == answer | since, name
         for image in answer["data"]:
