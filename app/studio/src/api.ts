@@ -40,7 +40,14 @@ export interface Scored {
   references: Told[];
 }
 
-export interface Ranked extends Scored {
+/** What guards found in an image, and the text that it was sampled from; null for the prompt. */
+export interface Inspected {
+  flags: string[];
+  flag_reasons: Record<string, string[]>;
+  wording: string | null;
+}
+
+export interface Ranked extends Scored, Inspected {
   rank: number;
   index: number;
   seed: number;
@@ -50,7 +57,7 @@ export interface Ranked extends Scored {
   z_score: number | null;
 }
 
-export interface Candidate {
+export interface Candidate extends Inspected {
   index: number;
   seed: number;
   score: number | null;
@@ -90,6 +97,7 @@ export interface Generation {
     references: Omit<Told, "similarity">[];
     taste: { profile: string; weight: number } | null;
     scorers: ScorerUse[];
+    veto: string[];
   };
   parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;
   strength: number | null;

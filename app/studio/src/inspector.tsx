@@ -6,7 +6,7 @@ import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
 import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
-import { isCombined, ordinal, parts, signed, written } from "./score";
+import { flagged, isCombined, ordinal, parts, signed, written } from "./score";
 import { ScorerBars } from "./scorers";
 import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
 import { sought, Why } from "./why";
@@ -94,7 +94,9 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
         {one.z_score !== null && ` · ${one.z_score.toFixed(1)} σ above chance`}
         {one.score_is_preview && " · preview score"}
         {one.duplicate_of !== null && ` · near-duplicate of candidate ${one.duplicate_of + 1}`}
+        {one.flags.length > 0 && ` · ${flagged(one)}`}
       </p>
+      {one.wording !== null && <p class="quiet">sampled from “{one.wording}”</p>}
     </div>
   );
 }

@@ -1,6 +1,6 @@
 // Score itemisation: the contribution of each text, from the service's numbers.
 
-import type { Generation, Negative, Ranked, Scored } from "./api";
+import type { Generation, Inspected, Negative, Ranked, Scored } from "./api";
 
 export interface Part {
   name: string;
@@ -69,4 +69,10 @@ export function markedDown(made: Generation): { avoided: string; negatives: Nega
   return steered
     ? { avoided: made.negative_prompt, negatives: others }
     : { avoided: "", negatives: made.ranking.negatives };
+}
+
+/** The flags of an image with their reasons, such as "flagged artefact (noisy)". Empty without flags. */
+export function flagged(one: Inspected): string {
+  const told = one.flags.map((flag) => `${flag} (${(one.flag_reasons[flag] ?? []).join(", ")})`);
+  return told.length > 0 ? `flagged ${told.join(", ")}` : "";
 }

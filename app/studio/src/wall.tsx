@@ -9,7 +9,7 @@ import { vote } from "./liking";
 import { useGlide } from "./motion";
 import { Picture } from "./picture";
 import { density } from "./run";
-import { reach, written } from "./score";
+import { flagged, reach, written } from "./score";
 import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
 
 const THUMB = 256;
@@ -127,8 +127,9 @@ function Tile({ made, one, most, entrance }: TileProps) {
         onClick={() => look(one.index)}
       >
         <Picture path={thumbnail(made, one.index, THUMB)} alt="" lazy />
-        {(picked || liking) && (
+        {(picked || liking || one.flags.length > 0) && (
           <span class="flags" aria-hidden="true">
+            {one.flags.length > 0 ? "⚑" : ""}
             {picked ? "★" : ""}
             {liking === 1 ? "♥" : liking === -1 ? "✕" : ""}
           </span>
@@ -147,6 +148,7 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
   return [
     one.score_is_preview ? ", preview score" : "",
     one.duplicate_of !== null ? `, near-duplicate of candidate ${one.duplicate_of + 1}` : "",
+    one.flags.length > 0 ? `, ${flagged(one)}` : "",
     picked ? ", picked" : "",
     liking === 1 ? ", liked" : liking === -1 ? ", disliked" : "",
   ].join("");
@@ -154,7 +156,7 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
 
 function Rest({ made, one }: { made: Generation; one: Candidate }) {
   const { minScore, diversity } = weights.value ?? { minScore: null, diversity: 0 };
-  const [short, why] = absence(one, minScore, diversity);
+  const [short, why] = absence(one, minScore, diversity, made.ranking.veto);
   return (
     <li class="tile rest" data-key={one.index}>
       <div class="frame">
@@ -169,8 +171,9 @@ function Rest({ made, one }: { made: Generation; one: Candidate }) {
 }
 
 /** Why a candidate is not ranked: a short and a full text. The short one is empty while the ranking loads. */
-function absence(one: Candidate, minScore: number | null, diversity: number): [string, string] {
+function absence(one: Candidate, minScore: number | null, diversity: number, veto: string[]): [string, string] {
   if (one.pruned_at_step !== null) return [`out at ${one.pruned_at_step}`, `pruned after step ${one.pruned_at_step}`];
+  if (one.flags.some((flag) => veto.includes(flag))) return ["vetoed", `${flagged(one)} and vetoed`];
   if (minScore !== null) return ["below", "below the minimum score"];
   if (diversity > 0 && one.duplicate_of !== null) {
     return [`like ${one.duplicate_of + 1}`, `near-duplicate of candidate ${one.duplicate_of + 1}`];
