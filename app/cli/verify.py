@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ NAMES = ("c2pa.pem", "c2pa.key", "c2pa-root.pem")
 """Files of a development certificate: chain, key, root."""
 
 Files = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")]
-Trust = Annotated[Path | None, typer.Option(help="PEM certificates of signers to trust.")]
+Trust = Annotated[Path | None, typer.Option(help="PEM certificates of authorities to trust.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 
 
@@ -83,7 +83,7 @@ def _data(path: Path) -> bytes:
 
 def _table(path: Path, report: Report) -> Table:
     table = Table(title=escape(str(path)), show_header=False, title_justify="left")
-    said = {
+    said: dict[str, Any] = {
         "state": report.state,
         "signer": report.signer,
         "generator": report.generator,
@@ -91,9 +91,14 @@ def _table(path: Path, report: Report) -> Table:
         "actions": ", ".join(report.actions),
         "made from": ", ".join(report.ingredients),
         "problems": ", ".join(report.problems),
-        **(report.parameters or {}),
+        **{f"parameters.{name}": value for name, value in (report.parameters or {}).items()},
     }
     for name, value in said.items():
-        if value not in {None, ""}:
-            table.add_row(name, escape(str(value)))
+        if value is not None and value != "":
+            table.add_row(_shown(name), _shown(value))
     return table
+
+
+def _shown(value: object) -> str:
+    """A text of a file, which may be anybody's, without control characters and markup."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)))

@@ -33,13 +33,14 @@ class CertificateError(ValueError):
 class SigningPair:
     """A private key and its certificate chain, both PEM.
 
-    `algorithm` is C2PA's name of the signature. `expires` is the end of the first certificate.
+    `algorithm` is C2PA's name of the signature. `expires` is the end of the first certificate, `serial` its number.
     """
 
     chain: bytes
     key: bytes
     algorithm: str
     expires: datetime
+    serial: int
 
     @classmethod
     def configured(cls, certificate: Path | None, key: Path | None, *, required: bool) -> SigningPair | None:
@@ -83,7 +84,7 @@ class SigningPair:
         if _public_bytes(private.public_key()) != _public_bytes(leaf.public_key()):
             raise CertificateError("the C2PA key does not belong to the first certificate: set a matching pair")
         _check_use(leaf)
-        pair = cls(chain, key, _algorithm(private), leaf.not_valid_after_utc)
+        pair = cls(chain, key, _algorithm(private), leaf.not_valid_after_utc, leaf.serial_number)
         pair.check(datetime.now(UTC))
         return pair
 

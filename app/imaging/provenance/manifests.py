@@ -59,20 +59,25 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class TrustList:
-    """Certificates that the reader trusts as roots or signers, PEM; empty for none."""
+    """Certificates that the reader trusts.
+
+    `anchors` are those of authorities, PEM; empty for none. Of the pair `own`, the first certificate is trusted, and
+    not what else its authority has issued.
+    """
 
     anchors: bytes = b""
+    own: SigningPair | None = None
 
     @classmethod
     def configured(cls, path: Path | None, own: SigningPair | None) -> TrustList:
-        """The certificates of a file and those of the own chain. Raises CertificateError."""
+        """The certificates of a file, and the own one. Raises CertificateError."""
         try:
             known = path.read_bytes() if path is not None else b""
         except OSError as error:
             raise CertificateError(
                 f"the trusted certificates cannot be read ({error.strerror}): check the path"
             ) from None
-        return cls(b"\n".join(part for part in (known, own.chain if own else b"") if part))
+        return cls(known, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +149,30 @@ def read(data: bytes, trust: TrustList = TrustList()) -> Report:
     media_type = _media_type(data)
     if media_type is None:
         return Report("none")
+    report, _ = _check(c2pa, media_type, data, trust.anchors)
+    if report.state == "valid" and trust.own is not None:
+        # The library trusts an authority only, whose serial numbers are unique.
+        own, serial = _check(c2pa, media_type, data, trust.own.chain)
+        return own if serial == str(trust.own.serial) else report
+    return report
+
+
+def _check(c2pa: Any, media_type: str, data: bytes, anchors: bytes) -> tuple[Report, str | None]:
+    """The report with these trusted authorities, and the serial number of the signer's certificate."""
     settings: dict[str, Any] = dict(_OFFLINE)
-    if trust.anchors:
-        settings["trust"] = {"trust_anchors": trust.anchors.decode("ascii", "replace")}
+    if anchors:
+        settings["trust"] = {"trust_anchors": anchors.decode("ascii", "replace")}
     try:
         with (
             c2pa.Context.from_dict(settings) as context,
             c2pa.Reader(media_type, io.BytesIO(data), context=context) as reader,
         ):
-            return _report(json.loads(reader.json()), str(reader.get_validation_state()).lower())
+            store = json.loads(reader.json())
+            return _report(store, str(reader.get_validation_state()).lower()), _serial(store)
     except c2pa.C2paError.ManifestNotFound:
-        return Report("none")
+        return Report("none"), None
     except c2pa.C2paError as error:
-        return Report("invalid", problems=(f"unreadable: {str(error)[:200]}",))
+        return Report("invalid", problems=(f"unreadable: {str(error)[:200]}",)), None
 
 
 def _media_type(data: bytes) -> str | None:
@@ -167,8 +183,17 @@ def _media_type(data: bytes) -> str | None:
     return MEDIA_TYPES["webp"] if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
+def _active(store: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = store.get("manifests", {}).get(store.get("active_manifest"), {})
+    return found
+
+
+def _serial(store: Mapping[str, Any]) -> str | None:
+    return (_active(store).get("signature_info") or {}).get("cert_serial_number")
+
+
 def _report(store: Mapping[str, Any], state: str) -> Report:
-    manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
+    manifest = _active(store)
     assertions = {a["label"]: a.get("data") or {} for a in manifest.get("assertions", ())}
     actions: Sequence[Mapping[str, Any]] = next(
         (data.get("actions", ()) for label, data in assertions.items() if label.startswith("c2pa.actions")), ()
