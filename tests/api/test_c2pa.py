@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from app.cli import app as cli
 from app.cli.client import CliError
 from app.cli.serve import run_server
+from app.errors import StoreUnavailable
 from app.imaging.provenance import CertificateError, SigningPair, certificates, development_pair
 from app.service.candidates import sealing
 from tests.api.kit import House, is_problem, running
@@ -128,6 +129,24 @@ def test_a_refinement_names_the_image_it_started_from(signed: House) -> None:
     signed.client.delete(f"/v1/generations/{made['id']}")
     alone = signed.post(f"/v1/generations/{asked['id']}/refine", json={"index": 0}).json()
     assert verified(signed, picture(signed, alone, f"{alone['data'][0]['index']}.png").content)["state"] == "trusted"
+
+
+def test_a_store_that_fails_while_a_refinement_is_signed_loses_no_result(
+    signed: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, faults, parent_file = signed.made(provenance="c2pa"), iter((True, True, False)), sealing.parent_file
+
+    async def failing(*given: Any) -> Any:
+        if next(faults):
+            raise StoreUnavailable("the bucket does not respond")
+        return await parent_file(*given)
+
+    monkeypatch.setattr(sealing, "parent_file", failing)
+    monkeypatch.setattr("app.service.generations.recorder.STORE_RETRY_DELAYS_S", (0.01, 0.01))
+    answer = signed.post(f"/v1/generations/{made['id']}/refine", json={"index": 0})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "succeeded"
+    assert next(faults, None) is None, "tried three times"
 
 
 def test_openai_clients_get_signed_files(signing: dict[str, Any], tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,8 @@ from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MIN_WRITE_INTERVAL_S = 0.1
 """Minimum seconds between log writes, so that progress stays cheap."""
@@ -228,16 +230,17 @@ class GenerationRecorder:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:
                 self.generation, files, lines = await self._build([*updates[:-1], Failed(error)])
-            return await self._store_with_retries(files, lines)
+            return await self._retried(lambda: self._store(files, lines))
         finally:
             stored.set()
             await keep_alive
 
     async def _build(self, updates: Sequence[Update]) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
-        """The final record, its files and events. Raises SigningFailed, StoreUnavailable."""
+        """The final record, its files and events. Raises SigningFailed, and StoreUnavailable after retries."""
         build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
         generation, files, lines = await asyncio.to_thread(build)
-        return generation, await self._sealer.seal_all(generation, files, self._blobs), lines
+        sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))
+        return generation, sealed, lines
 
     async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
         """Extend the claim while the result is being stored."""
@@ -247,12 +250,13 @@ class GenerationRecorder:
                 if not stored.is_set() and await self._records.append(self.generation.id, (), self._claim):
                     self._last_write = asyncio.get_running_loop().time()
 
-    async def _store_with_retries(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
+    async def _retried(self, action: Callable[[], Awaitable[T]]) -> T:
+        """The result of an action, which is repeated while a store is unavailable."""
         stuck = None
         try:
             for wait in STORE_RETRY_DELAYS_S:
                 with suppress(StoreUnavailable):
-                    return await self._store(files, lines)
+                    return await action()
                 if stuck is None:
                     stuck = asyncio.get_running_loop().call_later(STUCK_S, self.stuck.set)
                     log.warning(
@@ -260,7 +264,7 @@ class GenerationRecorder:
                         extra={"generation": self.generation.id},
                     )
                 await asyncio.sleep(wait)
-            return await self._store(files, lines)
+            return await action()
         finally:
             if stuck is not None:
                 stuck.cancel()
