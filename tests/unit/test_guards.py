@@ -210,3 +210,15 @@ def test_an_image_that_cannot_be_scored_again_keeps_its_score(monkeypatch: pytes
     assert best == (0,)
     assert set(field.flags) == {0}
     assert [notice.code for notice in field.notices] == ["guard_incomplete"]
+
+
+def test_a_reader_that_fails_keeps_the_ranking_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(LabelReader):
+        def read(self, image: NDArray[np.uint8]) -> tuple[TextInImage, ...]:
+            raise OSError("/opt/models/det.onnx is damaged")
+
+    field, best, _ = asyncio.run(_placed([thing(RED)], Ranking(), 1, (TYPOGRAPHIC,), Broken()))
+    assert best == (0,)
+    assert [notice.code for notice in field.notices] == ["guard_incomplete"]
+    assert "/opt" not in field.notices[0].detail
+    assert "det.onnx is damaged" in caplog.text

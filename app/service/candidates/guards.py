@@ -23,7 +23,7 @@ from app.errors import Draining, EngineDead, EngineFailed, TooLarge
 from models.guards import artefacts
 from models.guards.typographic import blur, unquoted_words, written_words
 from models.protocols import Embeddings
-from models.protocols.guards import ARTEFACT, TYPOGRAPHIC, ArtefactLimits, TextReader
+from models.protocols.guards import ARTEFACT, TYPOGRAPHIC, ArtefactLimits, TextInImage, TextReader
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ class ImageGuards:
                 with self._engine.hold():
                     for index in unread:
                         await self._read(field, index, await image_at(index), words, asked.query)
+            except _ReaderFailed:
+                field.notices += (_skipped("the reader of text failed, see the server's log"),)
+                break
             except (TooLarge, EngineFailed, Draining, EngineDead) as error:
                 log.warning("the typographic guard failed: %s", error)
                 field.notices += (_skipped(f"an image could not be scored again: {error.detail}"),)
@@ -132,7 +135,7 @@ class ImageGuards:
         assert self._reader is not None
         field.read.add(index)
         async with self._reading:  # more would only occupy threads
-            texts = await asyncio.to_thread(self._reader.read, image)
+            texts = await asyncio.to_thread(_texts, self._reader, image)
         written = written_words(texts, words)
         if not written:
             return
@@ -144,6 +147,19 @@ class ImageGuards:
             field.scores[index] = score
             field.embeddings = field.embeddings.copy()
             field.embeddings[index] = embedding
+
+
+class _ReaderFailed(Exception):
+    """The reader of text raised an error."""
+
+
+def _texts(reader: TextReader, image: Pixels) -> Sequence[TextInImage]:
+    """The texts in an image. Raises _ReaderFailed for any error of the reader, which is a library."""
+    try:
+        return reader.read(image)
+    except Exception as error:
+        log.exception("the reader of text failed")
+        raise _ReaderFailed from error
 
 
 def inspect(images: Sequence[tuple[int, Pixels]], limits: ArtefactLimits) -> dict[int, Flag]:
