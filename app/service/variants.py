@@ -110,8 +110,10 @@ class VariantMaker:
     async def make(self, prompt: str, count: int) -> tuple[tuple[str, ...], tuple[Notice, ...]]:
         """`count` different wordings, the prompt first, and notices.
 
-        Fewer if presets run out.
+        Fewer if presets run out; none for a prompt above `max_chars`, which is refused later.
         """
+        if len(prompt) > self._max_chars:
+            return (), ()
         notices: tuple[Notice, ...] = ()
         found = [prompt]
         if self._rewriter is not None:

@@ -112,6 +112,7 @@ def test_the_key_and_limits_of_endpoints_reach_the_loader_and_are_not_shown() ->
         {"vlm_timeout_s": 0},
         {"vlm_calls_per_day": -1},
         {"vlm_api_key": "two words"},
+        {"rewriter_key": "two words"},
     ]
     for wrong in wrongs:
         with pytest.raises(ValidationError):

@@ -131,6 +131,18 @@ def test_what_a_chat_model_does_not_deliver_comes_from_presets(
     assert KEY not in caplog.text + notices[0].detail
 
 
+def test_a_prompt_that_is_refused_anyway_costs_no_call() -> None:
+    async def run() -> tuple[tuple[str, ...], tuple[Notice, ...]]:
+        rewriter = ChatRewriter(WebhookClient(), "https://llm.example.com/v1", "tiny", KEY, 1)
+        try:
+            return await VariantMaker(BUILT_IN, rewriter, 200).make("x" * 201, 3)
+        finally:
+            await rewriter.close()
+            assert not rewriter._calls
+
+    assert asyncio.run(run()) == ((), ())
+
+
 def test_a_chat_model_that_stalls_is_given_up() -> None:
     chat = Chat()
     chat.delay_s = 1.0

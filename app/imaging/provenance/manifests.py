@@ -158,7 +158,7 @@ def read(data: bytes, trust: TrustList = TrustList()) -> Report:
 
 
 def _check(c2pa: Any, media_type: str, data: bytes, anchors: bytes) -> tuple[Report, str | None]:
-    """The report with these trusted authorities, and the serial number of the signer's certificate."""
+    """The report with these authorities, and the serial number of the signer."""
     settings: dict[str, Any] = dict(_OFFLINE)
     if anchors:
         settings["trust"] = {"trust_anchors": anchors.decode("ascii", "replace")}

@@ -154,7 +154,10 @@ class _ReaderFailed(Exception):
 
 
 def _texts(reader: TextReader, image: Pixels) -> Sequence[TextInImage]:
-    """The texts in an image. Raises _ReaderFailed for any error of the reader, which is a library."""
+    """The texts in an image.
+
+    Raises _ReaderFailed for any error of the reader, which is a library.
+    """
     try:
         return reader.read(image)
     except Exception as error:

@@ -236,7 +236,10 @@ class GenerationRecorder:
             await keep_alive
 
     async def _build(self, updates: Sequence[Update]) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
-        """The final record, its files and events. Raises SigningFailed, and StoreUnavailable after retries."""
+        """The final record, its files and events.
+
+        Raises SigningFailed, and StoreUnavailable after retries.
+        """
         build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
         generation, files, lines = await asyncio.to_thread(build)
         sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))

@@ -1,8 +1,7 @@
-"""SSRF-safe webhook client.
+"""SSRF-safe HTTP client, for webhooks and the rewriter of prompts.
 
 It resolves the host once, rejects non-public addresses and connects to a validated IP, so DNS rebinding has no effect.
-TLS still verifies the name; `SSL_CERT_FILE` replaces the trusted authorities. Redirects, proxies and response bodies
-are ignored.
+TLS still verifies the name; `SSL_CERT_FILE` replaces the trusted authorities. Redirects and proxies are ignored.
 """
 
 from __future__ import annotations
