@@ -6,9 +6,10 @@ Owns the decision what is translated. A text of words that are English stays as 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 
 from models.protocols.readings import Reading
@@ -19,7 +20,14 @@ from models.reading.russian import Morphology, plain, without_diminutive
 from models.reading.spelling import CYRILLIC, LATIN, corrections
 from models.reading.transliteration import spellings
 
+MOST_ODD_WORDS = 32
+"""Different words of a text that are looked up in other spellings.
+
+A look-up takes up to 30 ms of the device's thread. Further odd words stay as they are.
+"""
+
 _CACHED_TEXTS = 1024
+_CACHED_WORDS = 4096
 _CYRILLIC_WORD = re.compile(r"[а-яёА-ЯЁіїєґІЇЄҐ]+")
 _LATIN_WORD = re.compile(r"[a-zA-Z]+(?:'[a-zA-Z]+)?")
 _TOKEN = re.compile(rf"({_CYRILLIC_WORD.pattern})|({_LATIN_WORD.pattern})|(\d+[a-z]?)|([,.;:!?()])|(\S)")
@@ -31,11 +39,21 @@ _EQUAL = frozenset({"and", "or"})
 
 @dataclass(slots=True)
 class _Report:
-    """What was done to the words of a text."""
+    """What was done to the words of a text.
 
+    `looked_up` are those that were compared with other spellings.
+    """
+
+    looked_up: set[str] = field(default_factory=set)
     corrections: dict[str, str] = field(default_factory=dict)
     ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+
+    def may_look_up(self, word: str) -> bool:
+        """Whether this word is among the first `MOST_ODD_WORDS`."""
+        if len(self.looked_up) < MOST_ODD_WORDS:
+            self.looked_up.add(word)
+        return word in self.looked_up
 
     def reading(self, language: str, understood: str) -> Reading:
         return Reading(
@@ -67,6 +85,7 @@ class TextFront:
         self._lexicon_file, self._vocabulary_file = lexicon, vocabulary
         self._morphology = Morphology()
         self.read = lru_cache(_CACHED_TEXTS)(self._read)
+        self._from_latin = lru_cache(_CACHED_WORDS)(self._find_from_latin)
 
     @cached_property
     def _lexicon(self) -> Lexicon:
@@ -82,7 +101,7 @@ class TextFront:
         if _CYRILLIC_WORD.search(text):
             return self._translated(text, "ru", frozenset())
         report, english = _Report(), self._without_emoji(text)
-        odd = [w for w in _LATIN_WORD.findall(english) if not self._is_english(w)]
+        odd = _first(w for w in _LATIN_WORD.findall(english) if not self._is_english(w))
         found = {word: self._english_corrections(word) for word in odd}
         latin = self._transliterated(english, odd, found)
         if latin:
@@ -143,10 +162,10 @@ class TextFront:
         words = _LATIN_WORD.findall(text)
         ours = [word for word in words if word not in odd and word.lower() in self._lexicon.english]
         if len(russian) > len(ours):
-            return frozenset(word for word in words if self._from_latin(word)) if russian else frozenset()
+            return frozenset(word for word in _first(words) if self._from_latin(word))
         return frozenset(word for word in russian if not english[word])
 
-    def _from_latin(self, word: str) -> str | None:
+    def _find_from_latin(self, word: str) -> str | None:
         """The Russian word of the lexicon that is written in Latin letters, if any."""
         for spelt in spellings(word.lower()):
             if self._base(spelt) is not None:
@@ -175,7 +194,7 @@ class TextFront:
         return _Token(other, "emoji" if other in self._lexicon.emoji else "mark")
 
     def _english_token(self, word: str, report: _Report) -> _Token:
-        if not self._is_english(word):
+        if not self._is_english(word) and report.may_look_up(word):
             others = self._english_corrections(word)
             if len(others) > 1:
                 report.ambiguous[word] = tuple(others)
@@ -192,7 +211,7 @@ class TextFront:
         forms = known.forms(word)
         if words.isdisjoint(forms):
             forms = (*forms, *(base for form in forms for base in without_diminutive(form) if base in words))
-        if not words.isdisjoint(forms) or known.is_known(word):
+        if not words.isdisjoint(forms) or known.is_known(word) or not report.may_look_up(word):
             return _Token(word, "word", forms)
         others = corrections(plain(word), CYRILLIC, self._base)
         if len(others) == 1:
@@ -215,8 +234,7 @@ class TextFront:
         place = 0
         while place < len(tokens):
             token = tokens[place]
-            run = _run(tokens[place:])
-            found = self._lexicon.russian.longest([t.forms for t in run])
+            found = self._lexicon.russian.longest(_forms(tokens, place))
             if token.kind == "break":
                 parts.append(captions.Break())
             elif token.kind == "emoji":
@@ -269,11 +287,16 @@ def _governs(parts: Sequence[captions.Part]) -> bool:
     return linked or last.kind in (Kind.FRAME, Kind.BACKGROUND)
 
 
-def _run(tokens: Sequence[_Token]) -> Sequence[_Token]:
-    """The words at the start, up to the first token that is none; hyphens join words."""
-    words: list[_Token] = []
-    for token in tokens:
-        if token.kind != "word":
-            break
-        words.append(token)
-    return words
+def _forms(tokens: Sequence[_Token], place: int) -> Iterator[tuple[str, ...]]:
+    """The forms of the words from `place` on, up to the first token that is none.
+
+    Hyphens join words.
+    """
+    while place < len(tokens) and tokens[place].kind == "word":
+        yield tokens[place].forms
+        place += 1
+
+
+def _first(words: Iterable[str]) -> list[str]:
+    """The first `MOST_ODD_WORDS` different words, in order."""
+    return list(islice(dict.fromkeys(words), MOST_ODD_WORDS))

@@ -61,7 +61,7 @@ class Phrases:
             node.meaning = node.meaning or meaning
             node.rank = min(node.rank, rank)
 
-    def longest(self, forms: Sequence[Sequence[str]]) -> tuple[int, Meaning] | None:
+    def longest(self, forms: Iterable[Sequence[str]]) -> tuple[int, Meaning] | None:
         """The longest phrase at the start: its number of words, and its meaning.
 
         `forms` holds for each word the forms that it may stand for, the word itself first. Of phrases of equal length,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterable, Iterator, Sized
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.pack import packs
 from models.protocols.readings import Reading
+from models.reading import front as reading_front
 from models.reading.front import TextFront
+from models.reading.lexicon import Phrases
+from models.reading.spelling import CYRILLIC, LATIN
 from models.training.data import captions, icons
 from models.training.data.palette import BACKGROUND_NAMES
 from models.training.data.scenes import Scene, Thing
@@ -165,9 +172,46 @@ def test_russian_knows_every_thing_of_the_pack(front: TextFront) -> None:
     assert len(missing) <= 5, missing
 
 
-@pytest.mark.parametrize("text", ["а" * 4000, "кот " * 1000, "абракадабра" * 300, "krasno" * 600, "x" * 4000])
-def test_long_texts_are_read_in_bounded_work(front: TextFront, text: str) -> None:
-    front.read(text)
+def odd_words(letters: str, length: int) -> str:
+    """4,000 characters of different words that nobody knows."""
+    draw = random.Random(3)
+    return " ".join("".join(draw.choices(letters, k=length)) for _ in range(4000 // (length + 1)))
+
+
+@pytest.mark.parametrize("text", [odd_words(CYRILLIC, 4), odd_words(CYRILLIC, 24), odd_words(LATIN, 24), "x" * 4000])
+def test_few_odd_words_of_a_text_are_looked_up(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PACK.words is not None
+    looked_up = list[str]()
+
+    def noted(own: Any, word: str, *rest: Any) -> Any:
+        looked_up.append(word)
+        return own(word, *rest)
+
+    for name in ("corrections", "spellings"):
+        monkeypatch.setattr(reading_front, name, partial(noted, getattr(reading_front, name)))
+    TextFront(PACK.words, PACK.text_encoder_folder() / "vocab.txt").read(text)
+    assert 0 < len(looked_up) <= 3 * reading_front.MOST_ODD_WORDS
+
+
+@pytest.mark.parametrize("text", ["кот " * 1000, "красный " * 500])
+def test_a_search_for_a_phrase_takes_only_the_words_it_needs(
+    front: TextFront, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, own = list[object](), Phrases.longest
+
+    def counted(phrases: Phrases, forms: Iterable[Any]) -> Any:
+        taken.extend(forms if isinstance(forms, Sized) else ())
+        return own(phrases, noted(forms))
+
+    def noted(forms: Iterable[Any]) -> Iterator[Any]:
+        for each in forms:
+            taken.append(each)
+            yield each
+
+    monkeypatch.setattr(Phrases, "longest", counted)
+    front.read(text + " ")
+    words = len(text.split())
+    assert words <= len(taken) <= 4 * words
 
 
 def test_the_pairs_of_the_figures_are_understood_as_their_english_prompts(front: TextFront) -> None:
