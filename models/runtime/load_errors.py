@@ -24,7 +24,10 @@ SAVE_MEMORY = "use a smaller model, FRONTRUNNER_QUANTIZATION or FRONTRUNNER_OFFL
 Gaps: TypeAlias = list[tuple[Any, frozenset[str]]]
 """Loaded models, each with the names of tensors that its files lack."""
 
-_UNUSED = re.compile(r"(^|\.)(position_ids|logit_scale|lm_head(\.\w+)*)$")
+_NO_WEIGHTS = re.compile(r"(^|\.)position_ids$")
+"""Tensors that are made, not trained; only older files hold them."""
+
+_NO_PART_OF_TEXTS = re.compile(r"(^|\.)(position_ids|logit_scale|lm_head(\.\w+)*)$")
 """Tensors that no text encoding depends on; publishers leave them out."""
 
 _NAMED_TENSORS = 3
@@ -88,18 +91,20 @@ def noted_gaps() -> Iterator[Gaps]:
         base.from_pretrained = own
 
 
-def check_complete(parts: Mapping[str, Any], gaps: Gaps) -> None:
+def check_complete(parts: Mapping[str, Any], gaps: Gaps, *, heads: bool = False) -> None:
     """Raise ModelNotFound for the first part whose files lack tensors that it needs.
 
-    diffusers leaves missing tensors without values, on the device `meta`.
+    With `heads`, the model's answers are used, not only its encodings of texts. diffusers leaves missing tensors
+    without values, on the device `meta`.
     """
+    unused = _NO_WEIGHTS if heads else _NO_PART_OF_TEXTS
     for name, part in parts.items():
         if not isinstance(part, torch.nn.Module):
             continue
         tensors = part.state_dict()
         missing = {key for key, tensor in tensors.items() if getattr(tensor, "is_meta", False)}
         missing |= {key for model, keys in gaps if model is part for key in keys}
-        lost = sorted(key for key in missing if not _UNUSED.search(key))
+        lost = sorted(key for key in missing if not unused.search(key))
         if lost:
             shown = ", ".join(lost[:_NAMED_TENSORS]) + (", ..." if len(lost) > _NAMED_TENSORS else "")
             raise ModelNotFound(

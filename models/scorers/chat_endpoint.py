@@ -109,7 +109,7 @@ class ChatScorer:
         """Values in order: all from probabilities or all from grades."""
         made = list[float]()
         if self._graded is None and images:
-            made += await self._first(images[0], text)
+            self._graded, made = await self._first(images[0], text)
         read = self._grade if self._graded else self._probability
         rest = [asyncio.ensure_future(read(image, text)) for image in images[len(made) :]]
         try:
@@ -118,15 +118,18 @@ class ChatScorer:
             for each in rest:
                 each.cancel()
 
-    async def _first(self, image: str, text: str) -> list[float]:
-        """Find out whether the endpoint gives log probabilities; the value, if it does."""
+    async def _first(self, image: str, text: str) -> tuple[bool, list[float]]:
+        """Whether the endpoint only grades, and the first value if it is known.
+
+        A request that is refused also without log probabilities says nothing about them.
+        """
         try:
             choice = await self._ask(image, questions.yes_or_no(text), logprobs=True)
         except _RequestRefused:
-            self._graded = True
-            return []
-        self._graded = not isinstance(choice.get("logprobs"), Mapping)
-        return [] if self._graded else [self._share_of_yes(choice)]
+            return True, [await self._grade(image, text)]
+        if isinstance(choice.get("logprobs"), Mapping):
+            return False, [self._share_of_yes(choice)]
+        return True, []
 
     async def _probability(self, image: str, text: str) -> float:
         return self._share_of_yes(await self._ask(image, questions.yes_or_no(text), logprobs=True))

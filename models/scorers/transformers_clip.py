@@ -124,7 +124,7 @@ def load_transformers(place: Path | str, label: str, placement: DevicePlacement)
                 "or an open_clip model"
             )
         model, info = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-        check_complete({"model": model}, [(model, frozenset(info["missing_keys"]))])
+        check_complete({"model": model}, [(model, frozenset(info["missing_keys"]))], heads=True)
         processor = transformers.AutoProcessor.from_pretrained(place)
     return TransformersScorer(model, processor, placement, id=label)
 

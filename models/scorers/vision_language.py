@@ -94,7 +94,7 @@ def load_vision_language(place: Path | str, label: str, placement: DevicePlaceme
         if type(config) not in kind._model_mapping:
             raise ModelUnsupported(f"a {config.model_type!r} model does not answer questions about images")
         model, info = kind.from_pretrained(place, dtype=placement.dtype, output_loading_info=True)
-        check_complete({"model": model}, [(model, frozenset(info["missing_keys"]))])
+        check_complete({"model": model}, [(model, frozenset(info["missing_keys"]))], heads=True)
         processor = transformers.AutoProcessor.from_pretrained(place)
     return VisionLanguageScorer(model, processor, placement, id=label)
 

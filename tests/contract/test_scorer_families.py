@@ -159,6 +159,25 @@ def test_a_model_of_transformers_without_all_tensors_is_refused(
         load_scorer(context, Source(f"{prefix}{tmp_path}"))
 
 
+@pytest.mark.parametrize(
+    ("build", "prefix", "name"), [("hf_clip", "", "logit_scale"), ("vision_language", "vlm:", "lm_head.weight")]
+)
+def test_a_scorer_without_the_tensor_of_its_answers_is_refused(
+    build: str, prefix: str, name: str, tmp_path: Path, context: LoadContext
+) -> None:
+    """Generators do without them: they use hidden states only."""
+    from safetensors.torch import load_file, save_file
+
+    from tests.contract import tiny_scorers
+
+    weights = Path(getattr(tiny_scorers, build)(tmp_path)) / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors[name]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ModelNotFound, match=rf"the model lacks 1 of \d+ tensors \({name}\)"):
+        load_scorer(context, Source(f"{prefix}{tmp_path}"))
+
+
 # HPSv2
 
 

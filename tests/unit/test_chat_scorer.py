@@ -122,6 +122,19 @@ def test_without_log_probabilities_all_images_get_grades(refused: bool) -> None:
         endpoint.bodies.clear()
 
 
+def test_an_endpoint_that_refuses_everything_is_asked_for_probabilities_again() -> None:
+    ready = False
+
+    def answer(body: Any, number: int) -> Any:
+        return by_shade(body, number) if ready else httpx.Response(404, json={"error": "no such model yet"})
+
+    judge, endpoint = scorer(answer)
+    assert failure(judge).reason == "refused"
+    ready = True
+    np.testing.assert_allclose(judge.score(PICTURES, "a red apple"), np.arange(1, 7) / 10, rtol=1e-5)
+    assert all(body.get("logprobs") for body in endpoint.bodies[2:])
+
+
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
