@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,7 +128,7 @@ class GradientSteering:
             with _gradients():
                 self._checked[size] = self._find_problem(width, height)
         problem = self._checked[size]
-        self.refusal = problem
+        self.refusal = None if None in self._checked.values() else problem
         if problem is not None:
             raise ValueError(f"{problem}; omit `steering`")
 
@@ -149,16 +150,20 @@ class GradientSteering:
         )
 
     def steer(self, rows: Sequence[SteerRow], size: int) -> list[Latent]:
-        """See `Steering`. Raises ValueError for no rows or more than `size`."""
+        """See `Steering`. Raises ValueError for no rows or more than `size`.
+
+        Sub-batches are equal, so that the bits of a row do not depend on its place.
+        """
         if not 0 < len(rows) <= size:
             raise ValueError(f"{len(rows)} rows cannot be padded to {size}; pass 1 to `size` rows")
-        padded = [*rows, *[rows[-1]] * (size - len(rows))]
         width, height = self._decoder.size(rows[0])
-        part = max(1, CALL_PIXELS // (width * height))
+        count = ceil(size / max(1, CALL_PIXELS // (width * height)))
+        part = ceil(size / count)
+        padded = [*rows, *[rows[-1]] * (part * count - len(rows))]
         with _gradients():
             deltas = [
                 delta
-                for start in range(0, size, part)
+                for start in range(0, len(padded), part)
                 for delta in self._deltas(padded[start : start + part], (width, height))
             ]
             return [

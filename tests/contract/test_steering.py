@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -184,6 +185,69 @@ def test_a_decoder_without_gradients_is_refused(workshop: Any, monkeypatch: pyte
     with pytest.raises(ValueError, match="cannot be differentiated"):
         steering.check(32, 32)
     assert steering.refusal is not None
+
+
+def test_one_refused_size_does_not_refuse_the_models(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.steering.gradients import GradientSteering
+
+    generator: Any = driven("stable_diffusion", "native").generator
+    decoder = generator.differentiable()
+
+    def prepare(width: int, height: int) -> None:
+        if width != height:
+            raise ValueError("only squares")
+
+    monkeypatch.setattr(decoder, "prepare", prepare)
+    steering = GradientSteering(decoder, workshop.scorer("tiny").embed_differentiable)
+    with pytest.raises(ValueError, match="only squares; omit `steering`"):
+        steering.check(32, 64)
+    assert steering.refusal == "only squares"
+    steering.check(32, 32)
+    with pytest.raises(ValueError, match="only squares"):
+        steering.check(32, 64)
+    assert steering.refusal is None
+
+
+def test_sub_batches_have_equal_rows(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other bits come from batches of another size: a row must not depend on its place."""
+    from models.steering import gradients
+
+    steered = Steered("stable_diffusion", "native", workshop.scorer("tiny"))
+    rows, sizes = steered.rows(1, 2, 3, 4), list[int]()
+    images = steered.steering._decoder.images
+
+    def counted(x0: Any, *size: int) -> Any:
+        sizes.append(len(x0))
+        return images(x0, *size)
+
+    monkeypatch.setattr(steered.steering._decoder, "images", counted)
+    monkeypatch.setattr(gradients, "CALL_PIXELS", 3 * steered.size**2)
+    assert len(steered.steer(*rows)) == 4
+    assert len(steered.steer(*rows[:2], size=7)) == 2
+    assert sizes == [2, 2, 3, 3, 3]
+
+
+def test_the_gate_forgets_the_ways_of_old_sizes() -> None:
+    import torch
+
+    from models.generators.gate.packing import Packing
+    from models.generators.gradients import gate
+
+    class Part:
+        """A decoder call."""
+
+    made = list[weakref.ref[Part]]()
+
+    def call(width: int, height: int) -> Any:
+        part = Part()
+        made.append(weakref.ref(part))
+        return part
+
+    place = torch.zeros(1)
+    decoder = gate.GateDifferentiable(call, lambda *_: Packing((1,), place, place, place), None)  # type: ignore[arg-type]
+    for side in range(100):
+        decoder.prepare(side, side)
+    assert sum(each() is not None for each in made) == gate._CACHED
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])

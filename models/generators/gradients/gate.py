@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from models.generators.gate.latents import GateLatent
 from models.generators.gate.packing import Packing
 from models.protocols.steering import SteerRow
 from models.runtime.placement import DevicePlacement
+
+_CACHED = 16
+"""Sizes whose way to the decoder is remembered."""
 
 _TOLERANCE = 1e-2
 """Relative error of a fit from which the estimate before the last is used as well."""
@@ -35,7 +39,7 @@ class GateDifferentiable:
         self.placement = placement
         self._decoder_call = decoder_call
         self._packing = packing
-        self._ways: dict[tuple[int, int], tuple[Call, Packing]] = {}
+        self._way = lru_cache(_CACHED)(self._find_way)
 
     def prepare(self, width: int, height: int) -> None:
         """Find packing and decoder call.
@@ -90,18 +94,15 @@ class GateDifferentiable:
             moved.memory = latent.memory.with_moved_estimate(latent.x0, moved.x0)
         return moved
 
-    def _way(self, width: int, height: int) -> tuple[Call, Packing]:
+    def _find_way(self, width: int, height: int) -> tuple[Call, Packing]:
         """The decoder call and the packing of a size.
 
         Pipelines run without gradients, and parked ones leave torch's modes changed.
         """
-        size = width, height
-        if size not in self._ways:
-            with torch.inference_mode():
-                call, found = self._decoder_call(*size), self._packing(*size)
-            order, scale, shift = (each.clone() for each in (found.order, found.scale, found.shift))
-            self._ways[size] = call, Packing(found.shape, order, scale, shift)
-        return self._ways[size]
+        with torch.inference_mode():
+            call, found = self._decoder_call(width, height), self._packing(width, height)
+        order, scale, shift = (each.clone() for each in (found.order, found.scale, found.shift))
+        return call, Packing(found.shape, order, scale, shift)
 
 
 def solver_weight(latent: GateLatent) -> float:
