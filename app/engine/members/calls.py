@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -20,6 +21,12 @@ EMBED_ROWS = 32
 SCORE_ROWS = 8
 """The same for a scorer without embeddings, which takes longer per image."""
 
+REMOTE_CALLS = 64
+"""Maximum calls of remote scorers that wait at once."""
+
+_remote_calls = ThreadPoolExecutor(REMOTE_CALLS, "remote-scorer")
+"""Threads of their own: a slow endpoint must not take those of files and images."""
+
 Image: TypeAlias = NDArray[np.uint8]
 OnDevice: TypeAlias = Callable[[Callable[..., Any]], Awaitable[Any]]
 """Makes a call between two ticks; the call is given generator and main scorer."""
@@ -35,11 +42,12 @@ async def score_images(on_device: OnDevice, scorer: Scorer, images: Sequence[Ima
 
     Raises ScoringFailed.
 
-    A remote scorer is called on a worker thread, once per size; any other one on the device.
+    A remote scorer is called on a thread for such calls, once per size; any other one on the device.
     """
     score = partial(_score, scorer, text)
     if scorer.info.remote:
-        found = await _by_size(images, len(images), lambda part: asyncio.to_thread(score, part))
+        threads = asyncio.get_running_loop()
+        found = await _by_size(images, len(images), lambda part: threads.run_in_executor(_remote_calls, score, part))
     else:
         found = await _by_size(images, SCORE_ROWS, lambda part: on_device(lambda *_: score(part)))
     return found
