@@ -59,7 +59,7 @@ def run_calibration(
     """
     try:
         settings = Settings()
-        texts = _read_prompts(prompts, settings.generator)
+        texts = read_prompts(prompts, settings.generator)
         models = registry.load_models(
             settings.generator,
             settings.scorer,
@@ -127,7 +127,7 @@ def _race(
     return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings)
 
 
-def _read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
+def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
     """Return the prompts, one a line; None selects those of the pack."""
     if prompts is None:
         pack = packs().get(generator)

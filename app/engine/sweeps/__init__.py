@@ -1,0 +1,1 @@
+"""Measurements of a setting over many generations, on a core of their own."""

@@ -1,0 +1,101 @@
+"""`frontrunner sweep` on the synthetic models: the curve, its end, bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.engine.sweeps.steering import SweepPoint, compared, image_statistics, where_to_stop
+from models import registry
+from models.synthetic.scorer import FakeScorer
+
+ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
+THINGS = ("apple", "boat", "car", "duck", "house", "leaf", "moon", "star")
+
+
+def swept(*arguments: str | Path, **settings: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["sweep", *map(str, arguments)], env=ENVIRONMENT | settings)
+    assert "Traceback" not in found.output
+    return found.exit_code, found.output
+
+
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(f"a red {thing}" for thing in THINGS))
+    return path
+
+
+def test_the_curve_of_score_and_artefacts_is_written_and_shown(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    code, shown = swept("--prompts", prompts(tmp_path), "--scales", "0.05,0.1", "--candidates", "3", "--out", out)
+    assert code == 0, shown
+    assert "no proof of quality" in shown
+    found = json.loads(out.read_text())
+    assert [point["scale"] for point in found["points"]] == [0.0, 0.05, 0.1]
+    scores = [point["change"]["score"] for point in found["points"]]
+    assert scores[0] == 0.0 < scores[1] < scores[2]
+    assert found["referee"] is None
+    assert set(found["base"]) == {"score", "variation", "clipped", "high_band"}
+
+
+def test_a_referee_that_is_configured_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = registry.load_models
+    monkeypatch.setattr(registry, "load_models", lambda *a, **k: replace(load(*a, **k), referee=FakeScorer()))
+    out = tmp_path / "sweep.json"
+    code, shown = swept("--prompts", prompts(tmp_path), "--scales", "0.1", "--out", out)
+    assert code == 0, shown
+    found = json.loads(out.read_text())
+    assert found["referee"] == "fake"
+    assert found["points"][1]["change"]["referee"] == pytest.approx(found["points"][1]["change"]["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("scales", ["", "a", "0.1,0.05", "0.05,0.05", "-1", "2", "nan"])
+def test_bad_scales_are_refused(tmp_path: Path, scales: str) -> None:
+    code, shown = swept("--prompts", prompts(tmp_path), "--scales", scales)
+    assert code == 1
+    assert "--scales" in shown
+
+
+def point(scale: float, referee: float | None = None, variation: float = 0.1) -> SweepPoint:
+    spread = np.linspace(-0.01, 0.01, 16)
+    values = {"score": scale + spread, "variation": variation + spread, "clipped": spread, "high_band": spread}
+    if referee is not None:
+        values["referee"] = referee + spread * np.cos(np.arange(16) * (1 + scale))
+    return SweepPoint(scale, values, 1.0 + scale)
+
+
+def test_with_a_referee_the_smallest_scale_near_its_best_is_recommended() -> None:
+    points = [point(0, 0.0), point(0.02, 0.1), point(0.05, 0.3), point(0.1, 0.3), point(0.4, -0.2)]
+    assert where_to_stop(points)[0] == 0.05
+    assert where_to_stop([point(0, 0.0), point(0.1, -0.1)])[0] == 0.0
+
+
+def test_without_a_referee_artefacts_say_where_to_stop() -> None:
+    assert where_to_stop([point(0), point(0.02), point(0.1, variation=0.2)])[0] == 0.02
+    stop, why = where_to_stop([point(0), point(0.1)])
+    assert stop == 0.1
+    assert "no referee" in why
+
+
+def test_differences_are_paired() -> None:
+    row = compared([point(0), point(0.05)])[1]
+    assert row.change["score"] == pytest.approx(0.05)
+    assert row.error["score"] == pytest.approx(0.0, abs=1e-9)
+    assert row.cost == pytest.approx(1.05)
+
+
+def test_statistics_see_noise_and_clipping() -> None:
+    draw = np.random.default_rng(0)
+    noise = draw.integers(100, 150, (1, 32, 32, 3)).astype(np.uint8)
+    smooth = np.broadcast_to(np.linspace(50, 200, 32)[None, :, None, None], (1, 32, 32, 3)).astype(np.uint8)
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    noisy, flat, blank = (image_statistics(each) for each in (noise, smooth, white))
+    assert noisy[0][0] > flat[0][0]
+    assert noisy[2][0] > flat[2][0]
+    assert (blank[1][0], flat[1][0]) == (1.0, 0.0)
