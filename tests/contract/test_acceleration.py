@@ -79,13 +79,15 @@ def test_only_the_named_parts_are_quantised(flux: Path) -> None:
         loaded(flux, quantization="torchao-int8", quantized_parts=("nose",))
 
 
-def gguf_file(folder: Path, file: Path) -> None:
-    """The transformer's weights, in eight bits where rows allow it."""
+def gguf_file(folder: Path, file: Path, without: str = "") -> None:
+    """The transformer's weights but one, in eight bits where rows allow it."""
     import gguf
     from safetensors.numpy import load_file
 
     writer = gguf.GGUFWriter(str(file), "flux")
-    for name, values in load_file(next((folder / "transformer").glob("*.safetensors"))).items():
+    tensors = load_file(next((folder / "transformer").glob("*.safetensors")))
+    tensors.pop(without, None)
+    for name, values in tensors.items():
         kind = gguf.GGMLQuantizationType.Q8_0 if values.ndim == 2 and values.shape[1] % 32 == 0 else None
         data = values if kind is None else gguf.quants.quantize(values, kind)
         writer.add_tensor(name, data, raw_dtype=kind)
@@ -106,6 +108,9 @@ def test_a_gguf_file_replaces_the_denoisers_weights(flux: Path, plain: Any, tmp_
     (tmp_path / "noise.gguf").write_bytes(b"no weights")
     with pytest.raises(ModelUnsupported, match=r"noise\.gguf does not hold the weights of this FluxTransformer2DModel"):
         loaded(flux, gguf=str(tmp_path / "noise.gguf"))
+    gguf_file(flux, tmp_path / "part.gguf", without="proj_out.weight")
+    with pytest.raises(ModelUnsupported, match=r"part\.gguf does not hold the weights of this FluxTransformer2DModel"):
+        loaded(flux, gguf=str(tmp_path / "part.gguf"))
 
 
 def test_the_repeated_blocks_are_compiled(flux: Path, plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
