@@ -56,7 +56,7 @@ class Source:
             return self.called
         if prefix := self.prefix:
             place = Source(self.place)
-            return prefix + (place.name.partition("#")[2] or place.label)
+            return prefix + (place.name.partition("#")[2] if "://" in place.name else place.label)
         bare = self.name.removeprefix(LOCAL)
         if bare != self.name or Path(bare).is_absolute() or Path(bare).exists():
             return Path(bare).name
