@@ -151,6 +151,7 @@ def _one_at_a_time(hooks: list[Any]) -> None:
     """Let each model's hook offload all others.
 
     diffusers offloads the previous model of its own order only; here text encoders, denoiser and decoder alternate.
+    Weights that move in torch's inference mode could have no gradients later, for steering, so they move outside of it.
     """
     from accelerate.hooks import UserCpuOffloadHook
 
@@ -171,8 +172,9 @@ def _one_at_a_time(hooks: list[Any]) -> None:
                 if _on_device(each.model):
                     each.offload()
 
-    if len(hooks) > 1:
-        for hook in hooks:
+    for hook in hooks:
+        hook.hook.pre_forward = torch.inference_mode(False)(hook.hook.pre_forward)
+        if len(hooks) > 1:
             hook.hook.prev_module_hook = Others(hook)
 
 

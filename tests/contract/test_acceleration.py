@@ -244,6 +244,22 @@ def test_one_model_at_a_time_is_on_the_device(monkeypatch: pytest.MonkeyPatch) -
             assert [model.weight.device.type for model in models] == ["meta" if i == each else "cpu" for i in range(3)]
 
 
+def test_weights_that_were_offloaded_can_still_have_gradients() -> None:
+    """All calls but those of steering are made in inference mode, whose tensors have none."""
+    import torch
+    from accelerate import cpu_offload_with_hook
+
+    from models.runtime import acceleration
+
+    models = [torch.nn.Linear(2, 2).requires_grad_(False) for _ in range(2)]
+    acceleration._one_at_a_time([cpu_offload_with_hook(model, torch.device("meta"))[1] for model in models])
+    with torch.inference_mode():
+        models[0](torch.zeros(1, 2, device="meta"))
+    x = torch.zeros(1, 2, device="meta", requires_grad=True)
+    (slope,) = torch.autograd.grad(models[0](x).sum(), x)
+    assert slope.shape == x.shape
+
+
 def test_full_memory_at_the_start_says_what_to_do(flux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     import transformers
