@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.protocols.readings import Reading
 from models.reading import captions
+from models.reading.common_words import common_words
 from models.reading.inflection import with_article
 from models.reading.lexicon import Kind, Lexicon, Meaning
 from models.reading.russian import Morphology, plain, without_diminutive
@@ -125,6 +126,8 @@ class TextFront:
 
     def _english_corrections(self, word: str) -> list[str]:
         known = self._lexicon.english
+        if word.lower() in common_words():
+            return []
         found = corrections(word.lower(), LATIN, lambda w: w if w in known else None)
         return sorted(found)
 
@@ -163,7 +166,7 @@ class TextFront:
         ours = [word for word in words if word not in odd and word.lower() in self._lexicon.english]
         if len(russian) > len(ours):
             return frozenset(word for word in _first(words) if self._from_latin(word))
-        return frozenset(word for word in russian if not english[word])
+        return frozenset(word for word in russian if not english[word] and word.lower() not in common_words())
 
     def _find_from_latin(self, word: str) -> str | None:
         """The Russian word of the lexicon that is written in Latin letters, if any."""

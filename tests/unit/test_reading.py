@@ -94,7 +94,7 @@ def test_russian_in_latin_letters(front: TextFront, text: str, english: str) -> 
     ("text", "corrections", "english"),
     [
         ("a red aple", {"aple": "apple"}, "a red apple"),
-        ("a rabit on a whit background", {"rabit": "rabbit", "whit": "white"}, "a rabbit on a white background"),
+        ("a rabit on a whitte background", {"rabit": "rabbit", "whitte": "white"}, "a rabbit on a white background"),
         ("a purple dragn, twemoji style", {"dragn": "dragon"}, "a purple dragon, twemoji style"),
         ("сабака", {"сабака": "собака"}, "a dog"),
         ("яблако на белом фони", {"яблако": "яблоко", "фони": "фон"}, "an apple on a white background"),
@@ -113,6 +113,21 @@ def test_ambiguous_words_are_told_and_not_guessed(
     front: TextFront, text: str, word: str, others: tuple[str, ...]
 ) -> None:
     assert front.read(text) == Reading("en", text, ambiguous=((word, others),))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red toaster",
+        "a lawn mowing robot",
+        "veal with aloe",
+        "a flattering dress",
+        "A Crepe with malt",
+        "a foggy loom",
+    ],
+)
+def test_english_words_that_the_pack_does_not_know_are_no_misspellings(front: TextFront, text: str) -> None:
+    assert front.read(text) is None
 
 
 def test_short_words_have_too_many_neighbours(front: TextFront) -> None:
