@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 import app.main
 import models.guards.names
 from app.settings import Settings
-from models.protocols import Models
+from models.protocols import Models, ScorerInfo, TextEmbedding
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import House, is_problem, running
 from tests.synthetic_models import InstrumentedGenerator
@@ -168,3 +169,40 @@ def test_a_guard_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: p
         for path, body in (("/v1/generations", ASKED), ("/v1/rank", {"prompt": "x", "images": [uri(thing(RED, 16))]})):
             answer = house.post(path, json={**body, "ranking": {"veto": ["typographic"]}})
             assert "frontrunner[guards]" in is_problem(answer, 422, "guard_not_installed", "#/ranking/veto")["detail"]
+
+
+class Contrary(FakeScorer):
+    """Puts last what `FakeScorer` puts first."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        return replace(super().info, id="contrary")
+
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        return [replace(each, vector=-each.vector) for each in super().embed_texts(texts)]
+
+
+def test_images_that_other_scorers_put_first_unread_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard reads the best ones of the main scorer, and an ensemble may return others."""
+    monkeypatch.setattr(app.main, "RapidOcrReader", LabelReader)
+    monkeypatch.setattr(models.guards.names, "is_installed", lambda: True)
+    generator = LabellingGenerator()
+    other = {"veto": ["typographic"], "scorers": [{"name": "fake", "weight": 0.0}, {"name": "contrary"}]}
+    alone = {"veto": ["typographic"]}
+    images = [uri(thing((20 * place, 255 - 20 * place, 7 * place * place % 256))) for place in range(12)]
+    load = lambda: Models(generator, ReadingScorer(), members=(Contrary(),))  # noqa: E731
+    with running(tmp_path, generator, load=load) as house:
+
+        def told(ranking: dict[str, Any], prompt: str = ASKED["prompt"]) -> tuple[list[str], list[str]]:
+            made = house.made(**{**ASKED, "n_candidates": 12, "prompt": prompt}, ranking=ranking)
+            ranked = house.post("/v1/rank", json={"prompt": prompt, "images": images, "ranking": ranking}).json()
+            found = (
+                [w["detail"] for w in one["warnings"] if w["code"] == "guard_incomplete"] for one in (made, ranked)
+            )
+            return next(found), next(found)
+
+        for details in told(other):
+            assert len(details) == 1
+            assert "other scorers" in details[0]
+        assert told(alone) == ([], [])
+        assert told(other, '"42"') == ([], []), "no word that might stand in an image"

@@ -9,7 +9,16 @@ from time import perf_counter
 
 from app.domain import Flag, GenerationSpec
 from app.engine.protocols import Finished, Outcome, Update
-from app.service.candidates.guards import Field, Flags, GuardedRanking, ImageGuards, Pixels, inspect, veto_notices
+from app.service.candidates.guards import (
+    Field,
+    Flags,
+    GuardedRanking,
+    ImageGuards,
+    Pixels,
+    inspect,
+    unread_notices,
+    veto_notices,
+)
 from models.protocols.guards import ARTEFACT, TYPOGRAPHIC
 
 
@@ -21,6 +30,7 @@ class GenerationGuards:
         self._spec = spec
         self._flags: dict[int, Flag] = {}
         self._seconds = 0.0
+        self._field: Field | None = None
 
     async def inspect(self, updates: Sequence[Update]) -> None:
         """Look for artefacts in finished images, in a thread."""
@@ -45,6 +55,7 @@ class GenerationGuards:
         async def image_at(index: int) -> Pixels:
             return outcome.images[index]
 
+        self._field = field
         placements = await self._guards.place(field, asked, spec.guards, image_at)
         rows = zip(placements.placements, outcome.candidates, field.scores, strict=True)
         candidates = tuple(p.apply_to(replace(c, flags=field.flags.get(c.index, ())), s) for p, c, s in rows)
@@ -58,6 +69,15 @@ class GenerationGuards:
             work=replace(outcome.work, images_read=len(field.read)),
         )
         return self._timed(guarded, field.seconds)
+
+    def check(self, outcome: Outcome) -> Outcome:
+        """The outcome after all scorers, with a notice if they return unread images."""
+        if self._field is None:
+            return outcome
+        ranked = sorted((c.rank, c.index) for c in outcome.candidates if c.rank is not None)
+        returned = [index for _, index in ranked]
+        notices = unread_notices(self._field, self._spec.ranking_prompt, self._spec.guards, returned)
+        return replace(outcome, notices=(*outcome.notices, *notices))
 
     def _timed(self, outcome: Outcome, seconds: float) -> Outcome:
         timings, ms = outcome.timings, 1000 * seconds

@@ -37,6 +37,9 @@ Flags = dict[int, tuple[Flag, ...]]
 FINALISTS = 8
 """Best places of a ranking whose images are read."""
 
+INCOMPLETE = "guard_incomplete"
+"""Code of the notice that the typographic guard did not read an image."""
+
 MAX_READINGS = 32
 """Maximum images read for one ranking; only fields full of text reach it."""
 
@@ -187,5 +190,17 @@ def veto_notices(flags: Flags, ranking: Ranking) -> tuple[Notice, ...]:
     return (Notice("candidates_vetoed", f"images that the veto excludes: {len(vetoed)}", data),)
 
 
+def unread_notices(field: Field, prompt: str, guards: Sequence[str], returned: Sequence[int]) -> tuple[Notice, ...]:
+    """A notice if scorers that judge after the guards return unread images.
+
+    `returned` are indices, best first.
+    """
+    unread = set(returned[:FINALISTS]) - field.read
+    known = any(notice.code == INCOMPLETE for notice in field.notices)
+    if TYPOGRAPHIC not in guards or known or not unread or not unquoted_words(prompt):
+        return ()
+    return (_skipped("other scorers or `contrast` ranked images first that it had not read"),)
+
+
 def _skipped(why: str) -> Notice:
-    return Notice("guard_incomplete", f"the typographic guard did not read every image: {why}", {"guard": TYPOGRAPHIC})
+    return Notice(INCOMPLETE, f"the typographic guard did not read every image: {why}", {"guard": TYPOGRAPHIC})

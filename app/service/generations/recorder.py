@@ -225,7 +225,7 @@ class GenerationRecorder:
             if isinstance(last, Succeeded):
                 await self._guards.inspect(updates)
                 outcome = await self._finisher(self.generation, await self._guards.apply(last.outcome))
-                updates = [*updates[:-1], Succeeded(outcome)]
+                updates = [*updates[:-1], Succeeded(self._guards.check(outcome))]
             try:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:

@@ -46,7 +46,16 @@ from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
-from app.service.candidates.guards import Field, Flags, GuardedRanking, ImageAt, ImageGuards, inspect, veto_notices
+from app.service.candidates.guards import (
+    Field,
+    Flags,
+    GuardedRanking,
+    ImageAt,
+    ImageGuards,
+    inspect,
+    unread_notices,
+    veto_notices,
+)
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
@@ -219,6 +228,7 @@ class RankingService:
                 *verdict.notices,
                 *unrecognised_prompt_notices(field.scores, scorer, notices),
                 *field.notices,
+                *unread_notices(field, question, guards, placements.returned),
                 *veto_notices(field.flags, ranking),
             ),
             vetoed={i: field.flags[i] for i in sorted(set(range(count)) - set(field.allowed(ranking)))},
