@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections import deque
@@ -26,6 +27,12 @@ MAX_ANSWER_BYTES = 64 * 2**10
 """Maximum size of a chat model's answer."""
 
 HOUR_S = 3600.0
+
+PAUSE_S = 30.0
+"""Seconds without calls after one that failed.
+
+So a batch does not wait for each of its entries.
+"""
 
 INSTRUCTION = (
     "You rewrite prompts for an image generator. Keep every thing, number, colour and relation that the prompt names, "
@@ -72,6 +79,7 @@ class ChatRewriter:
         self._calls_per_hour = calls_per_hour
         self._clock = clock
         self._calls: deque[float] = deque()
+        self._paused_until = -math.inf
 
     async def close(self) -> None:
         """Close all connections."""
@@ -84,6 +92,8 @@ class ChatRewriter:
             self._calls.popleft()
         if len(self._calls) >= self._calls_per_hour:
             raise DeliveryError("the budget of this hour is used up")
+        if now < self._paused_until:
+            raise DeliveryError(f"a call failed, so none is made for {PAUSE_S:.0f} s")
         self._calls.append(now)
         request = {
             "model": self._model,
@@ -95,7 +105,11 @@ class ChatRewriter:
             "max_tokens": 256 * count,
         }
         body = json.dumps(request).encode()
-        answer = await self._client.fetch(self._url, body, self._headers, MAX_ANSWER_BYTES)
+        try:
+            answer = await self._client.fetch(self._url, body, self._headers, MAX_ANSWER_BYTES)
+        except DeliveryError:
+            self._paused_until = self._clock() + PAUSE_S
+            raise
         return _texts(answer)[:count]
 
 

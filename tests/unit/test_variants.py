@@ -17,8 +17,8 @@ import pytest
 from app.domain import Notice
 from app.service import presets
 from app.service.presets import Preset, Presets
-from app.service.variants import HOUR_S, ChatRewriter, VariantMaker, check_rewriter, preset_wordings
-from app.service.webhooks.http_client import WebhookClient
+from app.service.variants import HOUR_S, PAUSE_S, ChatRewriter, VariantMaker, check_rewriter, preset_wordings
+from app.service.webhooks.http_client import DeliveryError, WebhookClient
 
 PROMPT, KEY = "a red apple", "sk-secret-key"
 BUILT_IN = Presets.read(presets.DEFAULT_PRESETS_PATH)
@@ -180,6 +180,26 @@ def test_the_budget_returns_after_an_hour() -> None:
     with serving(chat) as url:
         asyncio.run(run(url))
     assert [("authorization" in headers) for _, headers, _ in chat.requests] == [False, False]
+
+
+def test_after_a_call_that_failed_none_is_made_for_a_while() -> None:
+    chat, now = Chat(), [0.0]
+    chat.texts, chat.status = ["one"], 503
+
+    async def run(url: str) -> list[str]:
+        rewriter = ChatRewriter(WebhookClient(allow_private=True), url, "tiny", "", 9, clock=lambda: now[0])
+        for told in ("503", "none is made for 30 s"):
+            with pytest.raises(DeliveryError, match=told):
+                await rewriter.rewrite(PROMPT, 1)
+        chat.status, now[0] = 200, PAUSE_S
+        try:
+            return await rewriter.rewrite(PROMPT, 1)
+        finally:
+            await rewriter.close()
+
+    with serving(chat) as url:
+        assert asyncio.run(run(url)) == ["one"]
+    assert len(chat.requests) == 2
 
 
 def test_presets_are_tried_in_turn_from_groups_that_the_prompt_does_not_mention() -> None:
