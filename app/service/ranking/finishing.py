@@ -6,13 +6,15 @@ It is judged by the ensemble and the referee, and its images are enlarged.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from app.domain import Candidate, Generation, GenerationSpec
+from app.domain import Candidate, Generation, GenerationSpec, Notice
 from app.engine.protocols import Engine, Outcome
 from app.engine.ranking.placement import Placements, place_candidates
 from app.engine.ranking.scoring import rank_order
+from app.errors import FrontrunnerError
 from app.service.candidates.keys import member_array
 from app.service.candidates.upscaling import LANCZOS, ImageUpscaler, file_scale, upscaled_notice
 from app.service.ranking.ensemble import Ensembles, Verdict
@@ -47,7 +49,7 @@ class Finisher:
         )
         pool = [c.index for c in outcome.candidates if c.pruned_at_step is None and not c.is_vetoed(ranking)]
         if ranking.contrast or set(ranking.weights(main.id)) != {main.id}:
-            verdict = await self._ensembles.judge(field, spec.ranking_prompt, ranking, pool, spec.n)
+            verdict = await self._judge(field, spec, pool)
             place = partial(place_candidates, combined=verdict.combined)
             placements = await asyncio.to_thread(
                 place, verdict.scores, outcome.embeddings, verdict.pool, ranking, spec.n, main
@@ -70,6 +72,16 @@ class Finisher:
             referee=opinion,
             notices=(*outcome.notices, *notices),
         )
+
+    async def _judge(self, field: Judgeable, spec: GenerationSpec, pool: Sequence[int]) -> Verdict:
+        """The verdict; without `contrast` if the near misses cannot be read."""
+        try:
+            return await self._ensembles.judge(field, spec.ranking_prompt, spec.ranking, pool, spec.n)
+        except FrontrunnerError as error:
+            plain = replace(spec.ranking, contrast=False)
+            verdict = await self._ensembles.judge(field, spec.ranking_prompt, plain, pool, spec.n)
+            detail = f"`contrast` has no effect, because the near misses could not be read: {error.detail}"
+            return replace(verdict, notices=(*verdict.notices, Notice("contrast_left_out", detail)))
 
     async def _upscaled(self, generation: Generation, outcome: Outcome) -> Outcome:
         """The outcome with the returned images enlarged, if the files are larger."""
