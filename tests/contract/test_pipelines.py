@@ -88,6 +88,7 @@ def test_one_entry_adds_a_native_loop(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(families, "NATIVE_LOOPS", {**families.NATIVE_LOOPS, "StableDiffusion3Pipeline": load})
     assert kind(registry.load_models(str(folder), "fake", "cpu", mode="native").generator) == "FakeGenerator"
     assert kind(given.pop("adapters")) == "Adapters"
+    assert given.pop("long_prompts") == "truncate"
     assert given == {"id": "sd3", "preview_decoder": None, "kind": "StableDiffusion3Pipeline", "device": "cpu"}
 
 
@@ -205,7 +206,7 @@ def test_weights_that_lack_a_layer_are_refused(copied: Path) -> None:
     weights = load_file(file)
     del weights[min(weights)]
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(ModelUnsupported, match="'sd3': the model's files are inconsistent"):
+    with pytest.raises(ModelNotFound, match="'sd3': the transformer lacks 1 of"):
         registry.load_models(str(copied), "fake", "cpu")
 
 
