@@ -24,6 +24,16 @@ def test_candidates_are_sampled_from_each_text_and_ranked_by_the_prompt(house: H
     assert images[0] == images[1]
 
 
+def test_variants_without_a_candidate_are_told(house: House) -> None:
+    made = house.made(**{**ASKED, "n_candidates": 2}, variants=TEXTS)
+    used = {c["wording"] or "a red apple" for c in made["candidates"]}
+    (told,) = (w for w in made["warnings"] if w["code"] == "variants_unused")
+    assert set(told["unused"]) == set(TEXTS) - used
+    assert "at least 3" in told["detail"]
+    for enough in ({"n_candidates": 3, "variants": TEXTS}, {"n_candidates": 1, "variants": TEXTS[:1] * 2}):
+        assert not [w for w in house.made(**{**ASKED, **enough})["warnings"] if w["code"] == "variants_unused"]
+
+
 def test_the_server_makes_wordings_on_request(house: House) -> None:
     made = house.made(**{**ASKED, "n_candidates": 8}, variants={"auto": 4})
     wordings = {c["wording"] for c in made["candidates"]}

@@ -122,7 +122,8 @@ def build_spec(
         guards=guards,
         steering=params.steering,
     )
-    return spec, (*params.notices, *fitted, *notices, *_steering_notices(spec))
+    unused = _unused_notice(spec) if params.wordings else ()
+    return spec, (*params.notices, *fitted, *notices, *unused, *_steering_notices(spec))
 
 
 def _guidance_notice(scale: float | None, generator: GeneratorInfo) -> Iterator[Notice]:
@@ -154,6 +155,16 @@ def _styled(params: GenerationParams, generator: GeneratorInfo, limits: Limits) 
         return ()
     spread = {"on": True, "off": False}.get(limits.spread_styles, styles.spread)
     return styles.wordings(params.prompt) if spread else ()
+
+
+def _unused_notice(spec: GenerationSpec) -> tuple[Notice, ...]:
+    """A notice about requested wordings that no candidate is sampled from."""
+    used = {spec.sampling_prompt(index) for index in range(spec.n_candidates)}
+    unused = [text for text in dict.fromkeys(spec.wordings) if text not in used]
+    if not unused:
+        return ()
+    detail = f"{len(unused)} of the variants are not sampled: send an `n_candidates` of at least {len(spec.wordings)}"
+    return (Notice("variants_unused", detail, {"unused": unused}),)
 
 
 def _check_wordings(wordings: tuple[str, ...], limits: Limits) -> None:
