@@ -10,6 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from app.api.compat.openai_edits import OBJECTS, SCALARS
+from app.api.compat.openai_types import EditForm, VariationForm
 from tests.api.kit import House, is_problem
 
 SMALL = {"n_candidates": 2, "steps": 4, "seed": 7}
@@ -160,3 +162,28 @@ def test_an_idempotency_key_covers_the_files(house: House) -> None:
     assert again["id"] == first["id"]
     other = house.post(EDITS, data=FORM, files={"image": _picture(colour="blue")}, headers=headers)
     is_problem(other, 422, "idempotency_key_reused")
+
+
+def test_fields_that_are_objects_are_sent_as_json(house: House) -> None:
+    fields = {"steering": '{"scale": 0.05}', "variants": '["a red apple", "a green pear"]', "steps": "8"}
+    answer = house.post(EDITS, data={**FORM, **fields, "strength": "1"}, files={"image": RED})
+    assert answer.status_code == 200, answer.text
+    made = house.client.get(f"/v1/generations/{answer.json()['id']}").json()
+    assert made["steering"]["scale"] == 0.05
+    assert {c["wording"] for c in made["candidates"]} >= {"a red apple", "a green pear"} - {made["prompt"]}
+    broken = house.post(EDITS, data={**FORM, "loras": "film"}, files={"image": RED})
+    is_problem(broken, 422, "invalid_request", "#/loras")
+
+
+@pytest.mark.parametrize("model", [EditForm, VariationForm])
+def test_every_object_or_list_of_a_form_is_read_as_json(model: type[VariationForm]) -> None:
+    schema = model.model_json_schema()
+    files = {"image", "mask", "markup"}
+
+    def structured(field: dict[str, Any]) -> bool:
+        kinds = [field, *field.get("anyOf", ())]
+        return any(kind.get("type") in {"array", "object"} or "$ref" in kind for kind in kinds)
+
+    found = {name for name, field in schema["properties"].items() if structured(field)} - files
+    assert {"ranking", "steering"} <= found
+    assert found <= {*OBJECTS, *SCALARS}

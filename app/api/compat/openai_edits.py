@@ -33,7 +33,7 @@ from app.service import GenerationParams, RedrawMask, UnresolvedReference
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 EDITED = openai.EventNames("image_edit.partial_image", "image_edit.completed")
-OBJECTS = ("ranking", "webhook", "svg")
+OBJECTS = ("ranking", "webhook", "svg", "loras", "steering", "variants")
 SCALARS = (
     *("n", "stream", "partial_images", "output_compression", "frame_count", "frame_duration_ms", "strength"),
     *("n_candidates", "max_candidates", "steps", "guidance_scale", "seed", "pruning", "deterministic"),
