@@ -231,7 +231,7 @@ def test_ids_that_are_none(house: House, path: str) -> None:
 
 def test_wrong_addresses_and_methods(house: House) -> None:
     is_problem(house.client.get("/nowhere"), 404, "not_found")
-    is_problem(house.client.get("/v1/generations/"), 404, "not_found")
+    is_problem(house.client.get("/v1/generations//"), 404, "not_found")
     for method in ("PUT", "OPTIONS", "PATCH"):
         answer = house.client.request(method, "/v1/generations")
         is_problem(answer, 405, "method_not_allowed")

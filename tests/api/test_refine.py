@@ -117,6 +117,7 @@ def test_pruning_counts_the_steps_that_are_made(house: House) -> None:
         "previews": 7,
         "decodes": 1,
         "images_read": 0,
+        "rows_steered": 0,
     }
     assert child["checkpoints"] == [{"at": 2, "keep": 3}, {"at": 4, "keep": 1}]
     begun = {**PROMPT, "steps": STEPS, "image": uri("red"), "strength": 0.5}

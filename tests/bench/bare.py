@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from models.protocols import Models
+from models.scorers.batching import arithmetic
 
 Calls: TypeAlias = dict[str, list[Callable[[], Any]]]
 """What was called, by the part of the model."""
@@ -60,7 +61,7 @@ def kept(models: Models) -> Iterator[Calls]:
 
 
 def _tower(scorer: Any, parallel: Any, pixels: Any, settings: dict[str, Any]) -> Any:
-    with scorer._arithmetic():
+    with arithmetic(scorer._placement):
         return parallel(scorer._embedded, pixels, **settings)
 
 

@@ -68,10 +68,10 @@ def test_a_client_says_nothing_about_proxies(tmp_path: Path, balancer: Balancer)
 
 @contextmanager
 def impatient(tmp_path: Path) -> Iterator[tuple[House, str]]:
-    """A slow service behind a proxy that waits a second for a response."""
+    """A slow service behind a proxy that waits two seconds for a response."""
     with (
         running(tmp_path, InstrumentedGenerator(delay_s=SLOW_S)) as house,
-        running_hop(house.address[1], tmp_path, "proxy_read_timeout 1s;") as url,
+        running_hop(house.address[1], tmp_path, "proxy_read_timeout 2s;") as url,
     ):
         yield house, url
 
