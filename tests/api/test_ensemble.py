@@ -374,21 +374,3 @@ def test_the_command_line_names_scorers_and_shows_every_number(panel: Panel, tmp
     for wrong in ("fake-2=-1", "fake-2=x", "fake-2=nan"):
         assert "NAME=WEIGHT" in run("rerank", made["id"], "--scorer", wrong, code=1)
     assert "no scorer is named" in run("rerank", made["id"], "--scorer", "nobody", code=1)
-
-
-def test_a_scorer_that_cannot_read_near_misses_loses_no_result(tmp_path: Path) -> None:
-    class Failing(FakeScorer):
-        def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-            if texts[0] != prompt:
-                raise RuntimeError("the tokenizer is gone")
-            return super().embed_texts(texts)
-
-    prompt = "a red apple and a green pear"
-    load = lambda: Models(InstrumentedGenerator(), Failing())  # noqa: E731
-    with running(tmp_path, load=load) as house:
-        made = house.made(prompt=prompt, ranking={"contrast": True})
-        assert "contrast_left_out" in codes(made)
-        assert "tokenizer" not in str(made["warnings"])
-        assert [one["contrast"] for one in made["data"]] == [0.0]
-        answer = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"contrast": True}})
-        is_problem(answer, 500, "engine_failed")

@@ -7,6 +7,7 @@ The formula is in `app.engine.ranking.ensemble`. One path for finished generatio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -130,7 +131,7 @@ class Ensembles:
                 own[info.id] = await self.panel.judged(field, info, prompt, pool)
             except LeftOut as left:
                 notices.append(_left_out(info.id, left))
-        return self._verdict(scores, own, weights, ranking, pool, notices, field.known)
+        return await asyncio.to_thread(self._verdict, scores, own, weights, ranking, pool, notices, field.known)
 
     def _verdict(
         self,

@@ -5,6 +5,7 @@ They come from stored vectors, kept numbers, or images.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,8 @@ class PanelScores:
     async def contrast(self, images: Embeddings, misses: Sequence[str], info: ScorerInfo) -> NDArray[np.float32]:
         """What near misses subtract from the main scorer's scores: float32 (N,)."""
         vectors = await self._embedded(info, misses)
-        return contrast_terms(images, np.stack([v.vector for v in vectors]), info.logit_scale)
+        stacked = np.stack([v.vector for v in vectors])
+        return await asyncio.to_thread(contrast_terms, images, stacked, info.logit_scale)
 
     async def embedded(
         self, field: Judgeable, info: ScorerInfo, prompt: str, ranking: Ranking, misses: Sequence[str]
@@ -92,7 +94,8 @@ class PanelScores:
         own = [replace(r, vector=r.members[info.id]) for r in ranking.references if info.id in r.members]
         plain = replace(ranking, references=tuple(own), taste=None)
         query = scoring.build_query(plain, stacked[0], stacked[1:], [n.weight for n in ranking.negatives])
-        scores = np.asarray([s.score for s in scoring.score_images(images, query)], np.float64) - subtracted
+        scored = await asyncio.to_thread(scoring.score_images, images, query)
+        scores = np.asarray([s.score for s in scored], np.float64) - subtracted
         notices = [
             truncation_notice(info.id, text, vector.truncation)
             for text, vector in zip(texts, vectors, strict=True)

@@ -1,0 +1,59 @@
+"""Calls of an ensemble's scorers: where they run, and what a failure leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine.ranking import ensemble, scoring
+from app.service.ranking import panel_scores
+from models.protocols import Models, TextEmbedding
+from models.synthetic.scorer import FakeScorer
+from tests.api.kit import is_problem, running
+from tests.api.test_ensemble import ALL, Panel, codes
+from tests.synthetic_models import InstrumentedGenerator
+
+
+def test_a_scorer_that_cannot_read_near_misses_loses_no_result(tmp_path: Path) -> None:
+    class Failing(FakeScorer):
+        def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+            if texts[0] != prompt:
+                raise RuntimeError("the tokenizer is gone")
+            return super().embed_texts(texts)
+
+    prompt = "a red apple and a green pear"
+    load = lambda: Models(InstrumentedGenerator(), Failing())  # noqa: E731
+    with running(tmp_path, load=load) as house:
+        made = house.made(prompt=prompt, ranking={"contrast": True})
+        assert "contrast_left_out" in codes(made)
+        assert "tokenizer" not in str(made["warnings"])
+        assert [one["contrast"] for one in made["data"]] == [0.0]
+        answer = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"contrast": True}})
+        is_problem(answer, 500, "engine_failed")
+
+
+def test_an_ensemble_computes_off_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[str]] = {}
+
+    def watch(module: Any, name: str) -> None:
+        called = getattr(module, name)
+
+        def recorded(*given: Any) -> Any:
+            seen.setdefault(name, set()).add(threading.current_thread().name.partition("_")[0])
+            return called(*given)
+
+        monkeypatch.setattr(module, name, recorded)
+
+    asked = {"scorers": ALL, "contrast": True}
+    with Panel(tmp_path) as panel:
+        made = panel.made(**asked)
+        for module, name in ((ensemble, "combine"), (ensemble, "agreement"), (panel_scores, "contrast_terms")):
+            watch(module, name)
+        watch(scoring, "score_images")
+        panel.reranked(made, **asked)
+    assert set(seen) == {"combine", "agreement", "contrast_terms", "score_images"}
+    assert set().union(*seen.values()) <= {"asyncio", "uvloop"}, "threads of the loop's pool"
