@@ -31,6 +31,7 @@ class Instrumented(FakeUpscaler):
 
     def __init__(self, factor: int = 4, tile: int = 4096, most: int | None = None) -> None:
         super().__init__(factor, tile)
+        self.prompts: list[str] = []
         self.sides: list[tuple[int, int]] = []
         self.most = most
 
@@ -38,6 +39,7 @@ class Instrumented(FakeUpscaler):
         if self.most is not None and image.shape[0] * image.shape[1] > self.most:
             raise OutOfMemory("full")
         self.sides.append(image.shape[:2])
+        self.prompts.append(prompt)
         return super().upscale(image, prompt, seed)
 
 
@@ -193,3 +195,15 @@ def test_the_setting_loads_it(tmp_path: Path) -> None:
     assert loaded.info.id == "fake-upscaler"
     with pytest.raises(ValueError, match="upscaler_tile"):
         Settings(**both, upscaler_tile=10)
+
+
+def test_the_upscaler_reads_the_wording_that_an_image_was_sampled_from(tmp_path: Path) -> None:
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        words = ["a red apple", "a green apple"]
+        asked = {"variants": words, "n_candidates": 2, "n": 2, "output_size": "256x256"}
+        made = house.made(prompt="an apple", **asked)
+        assert sorted(set(upscaler.prompts)) == sorted(words)
+        upscaler.prompts.clear()
+        picture(house, made["data"][0]["url"], size="512x512")
+        assert set(upscaler.prompts) <= {made["data"][0]["wording"]}

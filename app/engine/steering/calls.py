@@ -55,7 +55,7 @@ def refusal(steering: Steering | None) -> str | None:
 def _checked(steering: Steering | None, spec: GenerationSpec) -> Steering:
     """The steering of the loaded models for this spec. Raises NoSteering."""
     if steering is None:
-        raise NoSteering(f"{NO_GRADIENTS}: omit `steering`", pointer="#/steering")
+        raise NoSteering(f"{NO_GRADIENTS}: send `steering` with scale 0, or none", pointer="#/steering")
     if spec.deterministic and not steering.bit_stable:
         raise NoSteering(
             "on this device gradients differ in their last bits from run to run: omit `deterministic` or `steering`",

@@ -110,7 +110,7 @@ class CandidateImages:
     ) -> tuple[NDArray[np.uint8], Enlargement]:
         """The pixels after the upscaler; its result is stored and made once."""
         info, passes = self._upscaler.info, self._upscaler.passes((pixels.shape[1], pixels.shape[0]), scale)
-        prompt, seed = generation.spec.prompt, generation.candidates[index].seed
+        prompt, seed = generation.spec.sampling_prompt(index), generation.candidates[index].seed
         if info is None or passes == 0:
             return await self._upscaler.upscale(pixels, scale, prompt, seed)
         made = Enlargement(info.id, info.factor**passes)

@@ -90,7 +90,8 @@ class Finisher:
         if scale <= 1 or not returned:
             return outcome
         for candidate in returned:
-            image, prompt = outcome.images[candidate.index], generation.spec.prompt
+            image = outcome.images[candidate.index]
+            prompt = generation.spec.sampling_prompt(candidate.index)
             images[candidate.index], made = await self._upscaler.upscale(image, scale, prompt, candidate.seed)
             if made.upscaler == LANCZOS:  # all images are made alike
                 images = dict(outcome.images)
