@@ -13,7 +13,7 @@ import pytest
 from tests.api.kit import PROMPT, House, is_problem, running
 from tests.servers import PATIENCE_S
 
-pytestmark = pytest.mark.usefixtures("served_afterwards")
+pytestmark = [pytest.mark.usefixtures("served_afterwards"), pytest.mark.slow]
 
 JSON = {"content-type": "application/json"}
 

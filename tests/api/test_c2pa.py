@@ -27,6 +27,8 @@ from app.imaging.provenance import CertificateError, SigningPair, certificates, 
 from app.service.candidates import sealing
 from tests.api.kit import House, is_problem, running
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a red apple of the secret project"
 FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 

@@ -24,6 +24,8 @@ from models.synthetic.scorer import FakeScorer
 from tests.api.kit import is_problem, running
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 ALL = [{"name": "fake"}, {"name": "fake-2"}, {"name": "fake-judge"}]
 
 

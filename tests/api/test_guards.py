@@ -34,6 +34,8 @@ from tests.typographic import (
     thing,
 )
 
+pytestmark = pytest.mark.slow
+
 WORD = THINGS[0]
 ASKED: dict[str, Any] = {"prompt": prompt_of(WORD), "n_candidates": 8, "steps": 4, "seed": 3}
 

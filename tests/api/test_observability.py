@@ -19,6 +19,8 @@ from tests.api.kit import PROMPT, House, is_problem, running, until
 from tests.api.test_webhooks import SECRET, listening
 from tests.servers import PostgreSQL, free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WORDS = "zebrafish parade"
 

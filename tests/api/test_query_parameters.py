@@ -14,6 +14,8 @@ from app.main import _COMPAT
 from tests.api.keys_kit import add_key
 from tests.api.kit import PROMPT, House, is_problem, running
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = (*_COMPAT, models, health, studio)
 
 

@@ -20,6 +20,8 @@ from tests.api.kit import running
 from tests.api.test_ensemble import Counting, Judge
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_referee_ranks_nothing_and_tells_its_opinion(tmp_path: Path) -> None:
     referee = Counting()

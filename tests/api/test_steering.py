@@ -15,6 +15,8 @@ from models.synthetic.scorer import FakeScorer
 from tests.api.kit import House, is_problem, running
 from tests.synthetic_models import InstrumentedGenerator, InstrumentedSteering
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 KNOWN = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 SETTINGS = {"scale": 0.05, "start": 0.15, "end": 0.8}

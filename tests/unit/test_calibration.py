@@ -15,6 +15,8 @@ from models.protocols.guards import ArtefactLimits
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
+pytestmark = pytest.mark.slow
+
 GENERATOR, SCORER = FakeGenerator().info, FakeScorer().info
 
 

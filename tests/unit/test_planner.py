@@ -10,6 +10,8 @@ from app.engine.cost_model import CostModel
 from app.engine.pruning import checkpoints, planner
 from app.engine.pruning.planner import PlanInput, plan_checkpoints
 
+pytestmark = pytest.mark.slow
+
 KNOWN = (0.17, 0.27, 0.39, 0.5, 0.63, 0.74, 0.81, 0.87, 0.9, 0.93, 0.945, 0.96, 0.97, 0.98, 0.99, 0.995)
 BATCHED = CostModel.from_measurements(
     {1: 0.07, 2: 0.1, 4: 0.17, 8: 0.3, 16: 0.56}, preview={1: 0.012}, finish={1: 0.014}
@@ -119,7 +121,6 @@ def test_fewer_than_are_to_be_left_never_finish() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(RACES, st.floats(0.5, 0.999), st.floats(0.5, 0.999))
-@pytest.mark.slow
 def test_plans_keep_their_promises(one: PlanInput, some: float, other: float) -> None:
     low, high = sorted((some, other))
     plans = [plan_checkpoints(one, low), plan_checkpoints(one, high)]

@@ -22,6 +22,8 @@ from models.training.data.palette import BACKGROUND_NAMES
 from models.training.data.scenes import Scene, Thing
 from models.training.evaluation import russian
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACK = packs()["pictogram"]
 

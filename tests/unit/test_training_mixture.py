@@ -24,6 +24,8 @@ from models.training.data.scenes import (
 from models.training.evaluation import checks, fields, prompts
 from tests.unit.test_training_data import EDGE, ICONS, NAMES, disc
 
+pytestmark = pytest.mark.slow
+
 SHARES = {"noto": 0.5, "twemoji": 0.3, "fxemoji": 0.2}
 SETS: Icons = {
     **{(style, name): icon for style in ("noto", "twemoji") for (_, name), icon in ICONS.items()},

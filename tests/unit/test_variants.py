@@ -20,6 +20,8 @@ from app.service.presets import Preset, Presets
 from app.service.variants import HOUR_S, PAUSE_S, ChatRewriter, VariantMaker, check_rewriter, preset_wordings
 from app.service.webhooks.http_client import DeliveryError, WebhookClient
 
+pytestmark = pytest.mark.slow
+
 PROMPT, KEY = "a red apple", "sk-secret-key"
 BUILT_IN = Presets.read(presets.DEFAULT_PRESETS_PATH)
 
