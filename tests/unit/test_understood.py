@@ -57,6 +57,7 @@ def test_both_models_get_what_was_understood_and_the_answer_says_it_once() -> No
     notices = told(russian, prompt)
     assert set(notices) == {"prompt_translated", "spelling_corrected", "words_not_understood"}
     assert notices["prompt_translated"].data["understood"] == "a red apple"
+    assert "'a red apple'" in notices["prompt_translated"].detail
     assert notices["prompt_translated"].data["models"] == ["generator", "scorer"]
     assert notices["spelling_corrected"].data["corrections"] == {"яблако": "яблоко"}
     assert notices["words_not_understood"].data["words"] == ["тумане"]

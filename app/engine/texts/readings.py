@@ -44,7 +44,10 @@ def _notices(text: str, reading: Reading, models: Sequence[str]) -> Iterator[Not
         "models": models,
     }
     if reading.language != "en":
-        yield Notice(TRANSLATED, "the model knows English captions; it was given the text in `understood`", read)
+        detail = (
+            f"the model knows English captions and read {reading.understood!r}: write it in English if that is wrong"
+        )
+        yield Notice(TRANSLATED, detail, read)
     if reading.corrections:
         corrections = dict(reading.corrections)
         told = ", ".join(f"{word!r} was read as {right!r}" for word, right in reading.corrections)
