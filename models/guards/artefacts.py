@@ -97,6 +97,8 @@ def _luma(image: NDArray[np.uint8]) -> Array:
 
 def _averaged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image, averaged in square blocks to sides of at most `LONGEST_SIDE`."""
+    stride = max(1, max(image.shape[:2]) // (4 * LONGEST_SIDE))
+    image = image[::stride, ::stride]  # a whole copy of a large upload would cost hundreds of megabytes
     block = -(-max(image.shape[:2]) // LONGEST_SIDE)
     return image if block == 1 else np.asarray(Image.fromarray(image).reduce(block))
 

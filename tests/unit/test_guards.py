@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -222,3 +223,15 @@ def test_a_reader_that_fails_keeps_the_ranking_and_says_so(caplog: pytest.LogCap
     assert [notice.code for notice in field.notices] == ["guard_incomplete"]
     assert "/opt" not in field.notices[0].detail
     assert "det.onnx is damaged" in caplog.text
+
+
+def test_a_large_upload_is_measured_without_a_copy() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (4000, 4000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        found = artefacts.measure(image)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < image.nbytes / 2
+    assert found.contrast > 2
