@@ -10,7 +10,7 @@ from fastapi import Request
 
 from app import imaging
 from app.api.dependencies import Services, unless_gone
-from app.api.schemas.ranking import RankingInput, ReferenceInput, TasteInput
+from app.api.schemas.ranking.inputs import RankingInput, ReferenceInput, TasteInput
 from app.api.schemas.requests import ControlInput
 from app.api.schemas.variants import AutoVariants, Variants
 from app.api.upload_limits import Pixels, Sent

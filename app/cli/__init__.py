@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from app.cli import batches, keys, output, sweep
+from app.cli import batches, keys, measuring, output
 from app.cli import client as remote
 from app.cli import interactive as dialogue
 from app.cli import rerank as again
@@ -30,7 +30,7 @@ app.add_typer(keys.app, name="keys")
 app.command()(batches.batch)
 app.command(name="list")(batches.list_)
 app.command()(provenance.verify)
-app.command()(sweep.sweep)
+app.command()(measuring.sweep)
 
 UrlOption = Annotated[
     str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")
@@ -217,7 +217,7 @@ def calibrate(
 
     `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
     """
-    from app.cli.calibrate import run_calibration
+    from app.cli.measuring.calibrate import run_calibration
 
     with remote.reported_errors():
         run_calibration(prompts, candidates, guidance_scale, out, Console(), steering)

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cli.calibrate import _outlook
+from app.cli.measuring.calibrate import _outlook
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.main import create_app

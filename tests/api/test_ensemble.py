@@ -201,7 +201,7 @@ def test_a_generation_without_members_says_what_it_lacks(panel: Panel) -> None:
 @pytest.mark.parametrize(
     ("ranking", "pointer"),
     [
-        ({"scorers": [{"name": "nobody"}]}, "#/ranking/scorers/0/name"),
+        ({"scorers": [{"name": "unknown"}]}, "#/ranking/scorers/0/name"),
         ({"scorers": [{"name": "fake"}, {"name": "fake"}]}, "#/ranking/scorers/1/name"),
         ({"scorers": [{"name": "fake", "weight": 0}, {"name": "fake-2", "weight": 0}]}, "#/ranking/scorers"),
         ({"scorers": [{"name": "fake", "weight": -1}]}, "#/ranking/scorers/0/weight"),
@@ -214,7 +214,7 @@ def test_a_generation_without_members_says_what_it_lacks(panel: Panel) -> None:
 )
 def test_bad_ensembles_are_refused(panel: Panel, ranking: dict[str, Any], pointer: str) -> None:
     body = is_problem(panel.house.post(json={"prompt": "a boat", "ranking": ranking}), 422, "invalid_request", pointer)
-    if ranking == {"scorers": [{"name": "nobody"}]}:
+    if ranking == {"scorers": [{"name": "unknown"}]}:
         assert "'fake' or 'fake-2' or 'fake-judge'" in body["detail"] + str(body["errors"])
 
 
@@ -375,4 +375,4 @@ def test_the_command_line_names_scorers_and_shows_every_number(panel: Panel, tmp
     assert "fake-2" in run("rank", "a red apple", file, file, "--scorer", "fake", "--scorer", "fake-2=2")
     for wrong in ("fake-2=-1", "fake-2=x", "fake-2=nan"):
         assert "NAME=WEIGHT" in run("rerank", made["id"], "--scorer", wrong, code=1)
-    assert "no scorer is named" in run("rerank", made["id"], "--scorer", "nobody", code=1)
+    assert "no scorer is named" in run("rerank", made["id"], "--scorer", "unknown", code=1)

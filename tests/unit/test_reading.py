@@ -190,7 +190,7 @@ def test_russian_knows_every_thing_of_the_pack(front: TextFront) -> None:
 
 
 def odd_words(letters: str, length: int) -> str:
-    """4,000 characters of different words that nobody knows."""
+    """4,000 characters of different words that no dictionary has."""
     draw = random.Random(3)
     return " ".join("".join(draw.choices(letters, k=length)) for _ in range(4000 // (length + 1)))
 

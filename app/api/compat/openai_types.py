@@ -9,7 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.api.schemas.base import FiniteFloat, NonBlankText, ResponseModel, is_absent
 from app.api.schemas.messages import described
-from app.api.schemas.ranking_outputs import NegativeOutput
+from app.api.schemas.ranking.outputs import NegativeOutput
 from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
 from app.api.schemas.responses import WarningOutput
 from app.service import GenerationParams

@@ -10,7 +10,7 @@ from app.api import json_body, openapi
 from app.api.dependencies import Services, ServicesDep, media_type, unless_gone
 from app.api.forms import FORM_MEDIA_TYPE, checked, form
 from app.api.ranking_inputs import resolve_ranking
-from app.api.schemas.rank_responses import RankResponse
+from app.api.schemas.ranking.rank_responses import RankResponse
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Ranking

@@ -21,7 +21,7 @@ from app.api.dependencies import (
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
 from app.api.schemas.base import RequestModel, ResponseModel
-from app.api.schemas.ranking import RankingInput
+from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.responses import GenerationResponse
 from app.domain import Generation
 from app.service import RerankParams, generation_path

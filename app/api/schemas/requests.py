@@ -22,7 +22,7 @@ from app.api.schemas.base import (
     Text,
 )
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
-from app.api.schemas.ranking import RankingInput
+from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.steering import SteeringInput, to_steering
 from app.api.schemas.variants import VARIANTS, Variants
 from app.domain import SEED_LIMIT, Checkpoint, Webhook

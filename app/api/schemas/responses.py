@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from app.api.schemas.base import ResponseModel
 from app.api.schemas.flags import FlagsOutput, flag_fields
 from app.api.schemas.provenance import ProvenanceInput
-from app.api.schemas.ranking_outputs import (
+from app.api.schemas.ranking.outputs import (
     RankingOutput,
     RefereeOutput,
     ScoreOutput,

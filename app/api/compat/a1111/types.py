@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from app.api.schemas.base import ResponseModel, Text
-from app.api.schemas.ranking import RankingInput
+from app.api.schemas.ranking.inputs import RankingInput
 
 MAX_MEMBERS = 256
 """Maximum members of a request, known or unknown; the web UI knows about 70."""

@@ -4,73 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.calibrate import read_prompts
-from app.cli.client import CliError, reported_errors
+from app.cli.client import CliError
+from app.cli.measuring.configured import load_models, read_prompts, typed_errors
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.steering.calls import refusal
 from app.engine.sweeps.steering import ARTEFACTS, Referee, SweepRow, compared, where_to_stop
 from app.engine.sweeps.steering import sweep as run
-from app.errors import FrontrunnerError
-from app.settings import Settings, format_errors
-from models import registry
-from models.errors import ModelError
+from app.settings import Settings
 from models.protocols import Embedder, Scorer, embeds
 from models.protocols.steering import MAX_SCALE, MIN_STEPS
 
-SCALES = "0.02,0.05,0.1"
-"""Scales that are measured beside 0, unless others are named."""
 
-
-def sweep(
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with one typical prompt a line. Default: the pack's.")
-    ] = None,
-    scales: Annotated[str, typer.Option(metavar="LIST", help="Scales to measure, ascending.")] = SCALES,
-    candidates: Annotated[int, typer.Option("--candidates", "-c", min=2, max=64, help="Candidates per prompt.")] = 8,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("sweep.json"),
-) -> None:
-    """Measure what steering does to your models, and say where to stop.
-
-    Every prompt is sampled with the same seeds at scale 0 and at each of --scales. The score rises by construction; it
-    is no proof of quality. `FRONTRUNNER_REFEREE` names a scorer that does not steer. Without it only artefacts can say
-    where to stop. `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name the models.
-
-    **Examples**
-
-    `frontrunner sweep`
-
-    `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner sweep --prompts mine.txt --out turbo.json`
-    """
-    with reported_errors():
-        run_sweep(prompts, _read_scales(scales), candidates, out, Console())
-
-
-def run_sweep(prompts: Path | None, scales: Sequence[float], candidates: int, out: Path, console: Console) -> None:
+def run_sweep(prompts: Path | None, asked: str, candidates: int, out: Path, console: Console) -> None:
     """Sweep the configured models and write the result to `out`. Raises CliError."""
-    try:
+    scales = _read_scales(asked)
+    with typed_errors():
         settings = Settings()
-        texts = read_prompts(prompts, settings.generator)
-        models = registry.load_models(
-            settings.generator,
-            settings.scorer,
-            settings.device,
-            settings.preview_decoder or None,
-            mode=settings.generator_mode,
-            options=replace(settings.load_options, upscaler=""),
-        )
+        texts, models = read_prompts(prompts, settings.generator), load_models(settings)
         info = models.generator.info
         if (why := refusal(models.steering)) is not None:
             raise CliError(why)
@@ -94,12 +54,6 @@ def run_sweep(prompts: Path | None, scales: Sequence[float], candidates: int, ou
         base = {name: float(values.mean()) for name, values in points[0].values.items()}
         document = {**names, "base": base, "points": [asdict(row) for row in rows], "stop": stop, "why": why}
         out.write_text(json.dumps(document | {"measured": measured}, indent=1) + "\n")
-    except ValidationError as error:
-        raise CliError("; ".join(format_errors(error))) from None
-    except (ModelError, FrontrunnerError) as error:
-        raise CliError(str(error)) from None
-    except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from None
     console.print(_table(rows))
     console.print(f"use at most {min(stop, MAX_SCALE):g}: {why}", soft_wrap=True, highlight=False)
     console.print("the score rises by construction; it is no proof of quality", soft_wrap=True, highlight=False)

@@ -8,12 +8,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.client import CliError
+from app.cli.measuring.configured import load_models, read_prompts, typed_errors
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
@@ -21,17 +20,11 @@ from app.engine.cost_model import CostModel
 from app.engine.pruning import calibration
 from app.engine.pruning.planner import PlanInput, plan_checkpoints
 from app.engine.trajectories import record_trajectories
-from app.errors import FrontrunnerError
-from app.settings import Settings, format_errors
-from models import calibration_io, registry
-from models.errors import ModelError
+from app.settings import Settings
+from models import calibration_io
 from models.guards import artefacts
-from models.pack import packs
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 from models.protocols.steering import SteeringSettings
-
-MIN_PROMPTS = 8
-"""Minimum number of prompts; with fewer, the correlations are mostly noise."""
 
 NOTHING_TO_PRUNE = (
     "no pruning is possible: the generator makes one step, and candidates are pruned between steps. "
@@ -57,17 +50,9 @@ def run_calibration(
 
     With a scale of `steering`, steered generations are measured as well.
     """
-    try:
+    with typed_errors():
         settings = Settings()
-        texts = read_prompts(prompts, settings.generator)
-        models = registry.load_models(
-            settings.generator,
-            settings.scorer,
-            settings.device,
-            settings.preview_decoder or None,
-            mode=settings.generator_mode,
-            options=replace(settings.load_options, upscaler=""),
-        )
+        texts, models = read_prompts(prompts, settings.generator), load_models(settings)
         if models.generator.info.steps == 1:
             console.print(NOTHING_TO_PRUNE, soft_wrap=True, highlight=False)
             return
@@ -85,12 +70,6 @@ def run_calibration(
         measured = {"device": info.device, "prompts": len(texts), **costs}
         document = calibration_io.to_json(made) | {"measured": measured}
         out.write_text(json.dumps(document, indent=1) + "\n")
-    except ValidationError as error:
-        raise CliError("; ".join(format_errors(error))) from None
-    except (ModelError, FrontrunnerError) as error:
-        raise CliError(str(error)) from None
-    except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from None
     console.print(_table(made))
     console.print(_limits(made), soft_wrap=True, highlight=False)
     outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
@@ -125,19 +104,6 @@ def _race(
     made = calibration.fit_calibration(trajectories, info, scorer)
     settings = None if steering is None else (steering.scale, steering.start, steering.end)
     return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings)
-
-
-def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
-    """Return the prompts, one a line; None selects those of the pack."""
-    if prompts is None:
-        pack = packs().get(generator)
-        if pack is None or not (pack.folder / "prompts.txt").is_file():
-            raise CliError("--prompts is required: name a file with one typical prompt a line")
-        prompts = pack.folder / "prompts.txt"
-    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
-    if len(texts) < MIN_PROMPTS:
-        raise CliError(f"--prompts has {len(texts)} prompts; at least {MIN_PROMPTS} are required, 64 are recommended")
-    return texts
 
 
 def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool) -> str:

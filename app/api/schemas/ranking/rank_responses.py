@@ -7,7 +7,7 @@ from typing import Literal
 
 from app.api.schemas.base import ResponseModel
 from app.api.schemas.flags import FlagsOutput, flag_fields
-from app.api.schemas.ranking_outputs import RankingOutput, ScoreOutput, ranking_output, score_fields
+from app.api.schemas.ranking.outputs import RankingOutput, ScoreOutput, ranking_output, score_fields
 from app.api.schemas.responses import WarningOutput, warning_outputs
 from app.domain import Ranking
 from app.errors import FrontrunnerError

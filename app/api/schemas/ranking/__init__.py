@@ -1,0 +1,1 @@
+"""The ranking in requests and responses, and responses of routes that only rank."""

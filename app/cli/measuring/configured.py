@@ -1,0 +1,59 @@
+"""The configured models and typical prompts, for commands that measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.cli.client import CliError
+from app.errors import FrontrunnerError
+from app.settings import Settings, format_errors
+from models import registry
+from models.errors import ModelError
+from models.pack import packs
+from models.protocols import Models
+
+MIN_PROMPTS = 8
+"""Minimum number of prompts; with fewer, the correlations are mostly noise."""
+
+
+def load_models(settings: Settings) -> Models:
+    """Load the models that the settings name, but for the upscaler. Raises ModelError."""
+    return registry.load_models(
+        settings.generator,
+        settings.scorer,
+        settings.device,
+        settings.preview_decoder or None,
+        mode=settings.generator_mode,
+        options=replace(settings.load_options, upscaler=""),
+    )
+
+
+def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
+    """Return the prompts, one a line; None selects those of the pack."""
+    if prompts is None:
+        pack = packs().get(generator)
+        if pack is None or not (pack.folder / "prompts.txt").is_file():
+            raise CliError("--prompts is required: name a file with one typical prompt a line")
+        prompts = pack.folder / "prompts.txt"
+    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    if len(texts) < MIN_PROMPTS:
+        raise CliError(f"--prompts has {len(texts)} prompts; at least {MIN_PROMPTS} are required, 64 are recommended")
+    return texts
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Turn errors of settings, models, engine and files into CliError."""
+    try:
+        yield
+    except ValidationError as error:
+        raise CliError("; ".join(format_errors(error))) from None
+    except (ModelError, FrontrunnerError) as error:
+        raise CliError(str(error)) from None
+    except OSError as error:
+        raise CliError(f"{error.filename}: {error.strerror}") from None
