@@ -150,14 +150,18 @@ def running_pgbouncer(server: PostgreSQL, mode: str, connections: int = 3) -> It
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="frontrunner-pgbouncer-") as folder:
         config = Path(folder) / "pgbouncer.ini"
+        log = Path(folder) / "pgbouncer.log"
         config.write_text(POOLER.format(server=server.port, port=port, mode=mode, connections=connections))
+        # PgBouncer refuses to run as root, and a strict umask hides its settings from another user.
+        config.chmod(0o644)
         Path(folder).chmod(0o755)
         as_user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-        process = subprocess.Popen(
-            [binary, "-q", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
-        )
+        with log.open("w") as output:
+            process = subprocess.Popen([binary, config], stdout=output, stderr=output, cwd=folder, **as_user)
         try:
-            until(lambda: listens(port))
+            until(lambda: listens(port) or process.poll() is not None)
+            if process.returncode is not None:
+                pytest.skip(f"PgBouncer does not start here: {log.read_text()[-500:]}")
             yield port
         finally:
             end(process, signal.SIGINT)

@@ -96,7 +96,8 @@ def test_what_clients_of_the_extension_send(studio: House) -> None:
     image = Image.new("RGB", (64, 64))
     image.paste("white", (0, 0, 64, 32))
     sent = webuiapi.ControlNetUnit(image=image, model="control_v11p_sd15_scribble [d4ba51ff]", weight=0.8)
-    answer = api.txt2img(prompt="x", width=64, height=64, controlnet_units=[sent])
+    # The client keeps the units of a call in the default of `alwayson_scripts`: without one of its own they leak.
+    answer = api.txt2img(prompt="x", width=64, height=64, controlnet_units=[sent], alwayson_scripts={})
     generation = studio.client.get(f"/v1/generations/{answer.info['frontrunner']['id']}").json()
     api.session.close()
     assert generation["control"] == [{"kind": "sketch", "weight": 0.8}]
