@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.domain import Flag, Ranking, Score
+from app.domain import Flag, Ranking, Score, ScorerUse
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
 from app.engine.ranking import scoring
 from app.errors import EngineFailed
-from app.service.candidates.guards import FINALISTS, MAX_READINGS, Field, GuardedRanking, ImageGuards, Pixels
+from app.service.candidates.guards import FINALISTS, MAX_READINGS, ImageGuards, Inspected
+from app.service.ranking.ensemble import Ensembles
+from app.service.ranking.field import FieldRanking
+from app.service.ranking.panel_scores import Judgeable
+from models.errors import ScoringFailed
 from models.guards import artefacts
 from models.guards.names import parse_guards
 from models.guards.typographic import blur, unquoted_words, written_words
-from models.protocols import Models
+from models.protocols import Embedder, Models, Pixels, Scorer, ScorerInfo, ScoringInfo
 from models.protocols.guards import ARTEFACT, TYPOGRAPHIC, ArtefactLimits, TextInImage
 from tests.synthetic_models import InstrumentedGenerator
 from tests.typographic import BLUE, RED, LabelReader, ReadingScorer, pasted, prompt_of, read_label, thing
@@ -130,57 +134,126 @@ def _scores(vectors: NDArray[np.float32], query: scoring.Query) -> list[Score | 
     return list(scoring.score_images(vectors, query))
 
 
+@dataclass
+class Placed:
+    """A field after its guards: what they found, the scores, and the returned indices, best first."""
+
+    found: Inspected
+    field: Judgeable
+    best: tuple[int, ...]
+    reads: int
+
+
 async def _placed(
-    images: list[NDArray[np.uint8]], ranking: Ranking, n: int, guards: tuple[str, ...], reader: LabelReader | None
-) -> tuple[Field, tuple[int, ...], int]:
-    """The field after its guards, the returned indices, and the images that were scored again."""
+    images: list[NDArray[np.uint8]],
+    ranking: Ranking,
+    n: int,
+    guards: tuple[str, ...],
+    reader: LabelReader | None,
+    members: tuple[Embedder | Scorer, ...] = (),
+) -> Placed:
     scorer, rescored = ReadingScorer(), list[int]()
-    engine = LocalEngine(lambda: Models(InstrumentedGenerator(), scorer), EngineConfig(warmup_s=0), lambda _: None)
+    models = Models(InstrumentedGenerator(), scorer, members=members)
+    engine = LocalEngine(lambda: models, EngineConfig(warmup_s=0), lambda _: None)
     engine.start()
     while not engine.stats().ready:
         await asyncio.sleep(0.005)
     prompt = prompt_of("apple")
     query = scoring.build_query(ranking, scorer.embed_texts([prompt])[0].vector, np.zeros((0, 13), np.float32), ())
     vectors = scorer.embed_images(np.stack(images))
-    field = Field(_scores(vectors, query), vectors, range(len(images)))
+    ensembles, found = Ensembles(engine), Inspected(range(len(images)))
+    collector = ensembles.collector(ranking, prompt)
+    await collector.add(images)
+    field = collector.field(_scores(vectors, query), vectors)
+    ranked = FieldRanking(engine, ensembles, field, query, prompt, ranking, n)
 
     async def image_at(index: int) -> Pixels:
         rescored.append(index)
         return images[index]
 
     try:
-        guarding = ImageGuards(engine, reader)
-        placed = await guarding.place(field, GuardedRanking(prompt, query, ranking, n), guards, image_at)
+        placed = await ImageGuards(engine, reader).place(ranked, found, guards, image_at)
     finally:
         await engine.close(1)
-    return field, placed.returned, len(rescored)
+    return Placed(found, replace(field, scores=list(ranked.verdict.scores)), placed.returned, len(rescored))
+
+
+class SecondReader(ReadingScorer):
+    """A member that falls for labels too."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        return replace(super().info, id="second")
+
+
+class ReadingJudge:
+    """A judge that sees nothing but labels; counts its images."""
+
+    info = ScoringInfo("judge", "1", "cpu")
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
+        self.seen += len(images)
+        return np.asarray([read_label(image) is not None and text == prompt_of("apple") for image in images], "f4")
+
+
+@pytest.mark.parametrize("name", ["second", "judge"])
+def test_the_lower_score_of_every_member_counts(name: str) -> None:
+    """The main scorer has no weight: only members decide, and they fall for the label as well."""
+    images = [thing(RED), pasted(thing(BLUE), "apple"), thing(BLUE)]
+    judge = ReadingJudge()
+    asked = Ranking(scorers=(ScorerUse("fake", 0.0), ScorerUse(name, 1.0)))
+    unguarded = asyncio.run(_placed(images, asked, 3, (), None, (SecondReader(), judge)))
+    assert unguarded.best[0] == 1
+    guarded = asyncio.run(_placed(images, asked, 3, (TYPOGRAPHIC,), LabelReader(), (SecondReader(), judge)))
+    assert guarded.best[0] == 0
+    before, after = (each.field.scores[1] for each in (unguarded, guarded))
+    assert before is not None
+    assert after is not None
+    assert after.members[name] < before.members[name]
+    assert judge.seen == (3 + 3 + 1 if name == "judge" else 0), "the others, and the blurred image once more"
+
+
+def test_a_member_that_fails_on_the_blurred_image_is_left_out() -> None:
+    class Failing(ReadingJudge):
+        def score(self, images: Pixels, text: str) -> NDArray[np.float32]:
+            if self.seen:
+                raise ScoringFailed("timeout", "the endpoint gave no answer.")
+            return super().score(images, text)
+
+    images = [thing(RED), pasted(thing(BLUE), "apple"), thing(BLUE)]
+    asked = Ranking(scorers=(ScorerUse("fake"), ScorerUse("judge", 5.0)))
+    placed = asyncio.run(_placed(images, asked, 3, (TYPOGRAPHIC,), LabelReader(), (Failing(),)))
+    assert placed.field.left_out["judge"].code == "timeout"
+    assert placed.best[0] == 0
 
 
 def test_the_lower_score_of_an_image_with_text_counts() -> None:
     images = [thing(RED), pasted(thing(BLUE), "apple"), thing(BLUE)]
-    off, first, _ = asyncio.run(_placed(images, Ranking(), 1, (), None))
-    assert first == (1,)
+    off = asyncio.run(_placed(images, Ranking(), 1, (), None))
+    assert off.best == (1,)
     reader = LabelReader()
-    field, best, _ = asyncio.run(_placed(images, Ranking(), 1, (TYPOGRAPHIC,), reader))
-    assert best == (0,)
+    guarded = asyncio.run(_placed(images, Ranking(), 1, (TYPOGRAPHIC,), reader))
+    assert guarded.best == (0,)
     assert reader.calls == 2  # the attack, then the new winner
-    assert field.flags == {1: (Flag(TYPOGRAPHIC, ("apple",)),)}
-    before, after = off.scores[1], field.scores[1]
+    assert guarded.found.flags == {1: (Flag(TYPOGRAPHIC, ("apple",)),)}
+    before, after = off.field.scores[1], guarded.field.scores[1]
     assert before is not None
     assert after is not None
     assert after.score < before.score
-    assert (field.embeddings[[0, 2]] == off.embeddings[[0, 2]]).all()
-    assert (field.embeddings[1] != off.embeddings[1]).any()
+    assert (guarded.field.embeddings[[0, 2]] == off.field.embeddings[[0, 2]]).all()
+    assert (guarded.field.embeddings[1] != off.field.embeddings[1]).any()
 
 
 def test_a_veto_excludes_what_is_flagged_and_may_leave_nothing() -> None:
     images = [pasted(thing(RED), "apple"), pasted(thing(BLUE), "apple")]
     asked = replace(Ranking(), veto=(TYPOGRAPHIC,))
-    field, best, _ = asyncio.run(_placed(images, asked, 2, (TYPOGRAPHIC,), LabelReader()))
-    assert best == ()
-    assert set(field.flags) == {0, 1}
-    _, kept, _ = asyncio.run(_placed(images, Ranking(), 2, (TYPOGRAPHIC,), LabelReader()))
-    assert kept == (0, 1)
+    vetoed = asyncio.run(_placed(images, asked, 2, (TYPOGRAPHIC,), LabelReader()))
+    assert vetoed.best == ()
+    assert set(vetoed.found.flags) == {0, 1}
+    assert asyncio.run(_placed(images, Ranking(), 2, (TYPOGRAPHIC,), LabelReader())).best == (0, 1)
 
 
 def test_only_finalists_are_read_and_a_field_of_text_ends() -> None:
@@ -189,17 +262,15 @@ def test_only_finalists_are_read_and_a_field_of_text_ends() -> None:
     asyncio.run(_placed(many, Ranking(), len(many), (TYPOGRAPHIC,), reader))
     assert reader.calls == FINALISTS
     attacks = [pasted(thing(BLUE), "apple") for _ in range(MAX_READINGS + 10)]
-    field, _, reads = asyncio.run(
-        _placed(attacks, replace(Ranking(), veto=(TYPOGRAPHIC,)), 1, (TYPOGRAPHIC,), LabelReader())
-    )
-    assert reads == MAX_READINGS
-    assert [notice.code for notice in field.notices] == ["guard_incomplete"]
+    placed = asyncio.run(_placed(attacks, Ranking(veto=(TYPOGRAPHIC,)), 1, (TYPOGRAPHIC,), LabelReader()))
+    assert placed.reads == MAX_READINGS
+    assert [notice.code for notice in placed.found.notices] == ["guard_incomplete"]
 
 
 def test_without_a_reader_the_ranking_says_so() -> None:
-    field, best, _ = asyncio.run(_placed([thing(RED)], Ranking(), 1, (TYPOGRAPHIC,), None))
-    assert best == (0,)
-    assert [notice.code for notice in field.notices] == ["guard_incomplete"]
+    placed = asyncio.run(_placed([thing(RED)], Ranking(), 1, (TYPOGRAPHIC,), None))
+    assert placed.best == (0,)
+    assert [notice.code for notice in placed.found.notices] == ["guard_incomplete"]
 
 
 def test_an_image_that_cannot_be_scored_again_keeps_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,10 +278,10 @@ def test_an_image_that_cannot_be_scored_again_keeps_its_score(monkeypatch: pytes
         raise EngineFailed("fake failure")
 
     monkeypatch.setattr(LocalEngine, "embed_images", fail)
-    field, best, _ = asyncio.run(_placed([pasted(thing(BLUE), "apple")], Ranking(), 1, (TYPOGRAPHIC,), LabelReader()))
-    assert best == (0,)
-    assert set(field.flags) == {0}
-    assert [notice.code for notice in field.notices] == ["guard_incomplete"]
+    placed = asyncio.run(_placed([pasted(thing(BLUE), "apple")], Ranking(), 1, (TYPOGRAPHIC,), LabelReader()))
+    assert placed.best == (0,)
+    assert set(placed.found.flags) == {0}
+    assert [notice.code for notice in placed.found.notices] == ["guard_incomplete"]
 
 
 def test_a_reader_that_fails_keeps_the_ranking_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -218,10 +289,10 @@ def test_a_reader_that_fails_keeps_the_ranking_and_says_so(caplog: pytest.LogCap
         def read(self, image: NDArray[np.uint8]) -> tuple[TextInImage, ...]:
             raise OSError("/opt/models/det.onnx is damaged")
 
-    field, best, _ = asyncio.run(_placed([thing(RED)], Ranking(), 1, (TYPOGRAPHIC,), Broken()))
-    assert best == (0,)
-    assert [notice.code for notice in field.notices] == ["guard_incomplete"]
-    assert "/opt" not in field.notices[0].detail
+    placed = asyncio.run(_placed([thing(RED)], Ranking(), 1, (TYPOGRAPHIC,), Broken()))
+    assert placed.best == (0,)
+    assert [notice.code for notice in placed.found.notices] == ["guard_incomplete"]
+    assert "/opt" not in placed.found.notices[0].detail
     assert "det.onnx is damaged" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Guards of one generation: inspect its images as they finish, then rank again."""
+"""Guards of one generation: inspect its images as they finish, then its finalists."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from time import perf_counter
 
 from app.domain import Flag, GenerationSpec
 from app.engine.protocols import Finished, Outcome, Update
-from app.service.candidates.guards import (
-    Field,
-    Flags,
-    GuardedRanking,
-    ImageGuards,
-    Pixels,
-    inspect,
-    unread_notices,
-    veto_notices,
-)
+from app.engine.ranking.placement import Placements
+from app.service.candidates.guards import ImageGuards, Inspected, Pixels, RankedField, inspect, veto_notices
 from models.protocols.guards import ARTEFACT, TYPOGRAPHIC
 
 
@@ -30,7 +22,11 @@ class GenerationGuards:
         self._spec = spec
         self._flags: dict[int, Flag] = {}
         self._seconds = 0.0
-        self._field: Field | None = None
+
+    @property
+    def matter(self) -> bool:
+        """Whether they may change the ranking of what has finished."""
+        return bool(self._flags) or TYPOGRAPHIC in self._spec.guards
 
     async def inspect(self, updates: Sequence[Update]) -> None:
         """Look for artefacts in finished images, in a thread."""
@@ -42,43 +38,24 @@ class GenerationGuards:
         self._flags |= await asyncio.to_thread(inspect, finished, limits)
         self._seconds += perf_counter() - started
 
-    async def apply(self, outcome: Outcome) -> Outcome:
-        """The outcome with flags, and ranked again if guards change the ranking."""
-        spec = self._spec
-        if not self._flags and TYPOGRAPHIC not in spec.guards:
-            return self._timed(outcome, self._seconds)
+    async def place(self, ranked: RankedField, outcome: Outcome) -> tuple[Placements, Outcome]:
+        """Place the finished candidates, and return the outcome with flags and notices."""
         done = [c.index for c in outcome.candidates if c.pruned_at_step is None]
-        flags: Flags = {index: (flag,) for index, flag in self._flags.items()}
-        field = Field([c.score for c in outcome.candidates], outcome.embeddings, done, flags, seconds=self._seconds)
-        asked = GuardedRanking(spec.ranking_prompt, outcome.query, spec.ranking, spec.n)
+        found = Inspected(done, {index: (flag,) for index, flag in self._flags.items()})
 
         async def image_at(index: int) -> Pixels:
             return outcome.images[index]
 
-        self._field = field
-        placements = await self._guards.place(field, asked, spec.guards, image_at)
-        rows = zip(placements.placements, outcome.candidates, field.scores, strict=True)
-        candidates = tuple(p.apply_to(replace(c, flags=field.flags.get(c.index, ())), s) for p, c, s in rows)
-        guarded = replace(
+        placements = await self._guards.place(ranked, found, self._spec.guards, image_at)
+        self._seconds += found.seconds
+        return placements, replace(
             outcome,
-            candidates=candidates,
-            margin=placements.margin,
-            low_confidence=placements.low_confidence,
-            embeddings=field.embeddings,
-            notices=(*outcome.notices, *field.notices, *veto_notices(field.flags, spec.ranking)),
-            work=replace(outcome.work, images_read=len(field.read)),
+            candidates=tuple(replace(c, flags=found.flags.get(c.index, ())) for c in outcome.candidates),
+            notices=(*outcome.notices, *found.notices, *veto_notices(found.flags, self._spec.ranking)),
+            work=replace(outcome.work, images_read=len(found.read)),
         )
-        return self._timed(guarded, field.seconds)
 
-    def check(self, outcome: Outcome) -> Outcome:
-        """The outcome after all scorers, with a notice if they return unread images."""
-        if self._field is None:
-            return outcome
-        ranked = sorted((c.rank, c.index) for c in outcome.candidates if c.rank is not None)
-        returned = [index for _, index in ranked]
-        notices = unread_notices(self._field, self._spec.ranking_prompt, self._spec.guards, returned)
-        return replace(outcome, notices=(*outcome.notices, *notices))
-
-    def _timed(self, outcome: Outcome, seconds: float) -> Outcome:
-        timings, ms = outcome.timings, 1000 * seconds
+    def timed(self, outcome: Outcome) -> Outcome:
+        """The outcome with the time of the guards."""
+        timings, ms = outcome.timings, 1000 * self._seconds
         return replace(outcome, timings=replace(timings, guard_ms=ms, total_ms=timings.total_ms + ms))

@@ -1,7 +1,7 @@
 """Guards at work: flags of images, vetoes, and lower scores of images with text.
 
-Owns which images are inspected and how a ranking changes. Statistics and reading run in threads, the scorer between
-two ticks of the engine. What guards find is defined in `models.guards`.
+Owns which images are inspected and which may be returned. Statistics and reading run in threads; the scorers of the
+ranking score again what was blurred. What guards find is defined in `models.guards`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Flag, Notice, Ranking, Score
+from app.domain import Flag, Notice, Ranking
 from app.engine.protocols import Engine
-from app.engine.ranking import scoring
-from app.engine.ranking.placement import Placements, place_candidates
+from app.engine.ranking.placement import Placements
 from app.errors import Draining, EngineDead, EngineFailed, TooLarge
 from models.guards import artefacts
 from models.guards.typographic import blur, unquoted_words, written_words
-from models.protocols import Embeddings
 from models.protocols.guards import ARTEFACT, TYPOGRAPHIC, ArtefactLimits, TextInImage, TextReader
 
 log = logging.getLogger(__name__)
@@ -45,15 +44,13 @@ MAX_READINGS = 32
 
 
 @dataclass(slots=True)
-class Field:
-    """A scored field: scores (None: not a number) and embeddings (N, D), by index.
+class Inspected:
+    """What guards found in a field.
 
     `pool` are the indices that may be returned, `flags` what guards found so far. `read` are the indices whose text
     was read, in `seconds` of all guards together.
     """
 
-    scores: list[Score | None]
-    embeddings: Embeddings
     pool: Sequence[int]
     flags: Flags = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
@@ -70,14 +67,19 @@ class Field:
         return [i for i in self.pool if i not in vetoed]
 
 
-@dataclass(frozen=True, slots=True)
-class GuardedRanking:
-    """What to place: prompt and query, the ranking, and the images to return."""
+class RankedField(Protocol):
+    """A field with all scorers of its ranking."""
 
     prompt: str
-    query: scoring.Query
     ranking: Ranking
-    n: int
+
+    async def place(self, pool: Sequence[int]) -> Placements:
+        """Place the candidates when the best of the `pool` are returned."""
+        ...
+
+    async def lower(self, index: int, image: Pixels) -> None:
+        """Score another image of a candidate; the lower score of every scorer counts."""
+        ...
 
 
 class ImageGuards:
@@ -97,59 +99,52 @@ class ImageGuards:
         measured = known is not None and known.generator == self._engine.generator.revision and not adapted
         return known.artefacts or ArtefactLimits() if known is not None and measured else ArtefactLimits()
 
-    async def place(self, field: Field, asked: GuardedRanking, guards: Sequence[str], image_at: ImageAt) -> Placements:
+    async def place(
+        self, ranked: RankedField, found: Inspected, guards: Sequence[str], image_at: ImageAt
+    ) -> Placements:
         """Place a field without vetoed images.
 
-        With the typographic guard, the best ones are read until every finalist has been read. This changes scores,
-        embeddings and flags of the field.
+        With the typographic guard, the best ones of all scorers are read until every finalist has been read. This
+        changes the scores of the field, and `found`.
         """
-        started = perf_counter()
-        words = unquoted_words(asked.prompt) if TYPOGRAPHIC in guards and self._reader is not None else frozenset()
+        words = unquoted_words(ranked.prompt) if TYPOGRAPHIC in guards and self._reader is not None else frozenset()
         if TYPOGRAPHIC in guards and self._reader is None:
-            field.notices += (_skipped("no reader of text is installed on this server"),)
-        placements = await self._placed(field, asked)
-        while words and (unread := [i for i in placements.returned[:FINALISTS] if i not in field.read]):
-            if len(field.read) >= MAX_READINGS:
-                field.notices += (_skipped(f"text was read in {MAX_READINGS} images, and others rank beside them"),)
+            found.notices += (_skipped("no reader of text is installed on this server"),)
+        placements = await ranked.place(found.allowed(ranked.ranking))
+        while words and (unread := [i for i in placements.returned[:FINALISTS] if i not in found.read]):
+            if len(found.read) >= MAX_READINGS:
+                found.notices += (_skipped(f"text was read in {MAX_READINGS} images, and others rank beside them"),)
                 break
+            started = perf_counter()
             try:
                 with self._engine.hold():
                     for index in unread:
-                        await self._read(field, index, await image_at(index), words, asked.query)
+                        await self._read(ranked, found, index, await image_at(index), words)
             except _ReaderFailed:
-                field.notices += (_skipped("the reader of text failed, see the server's log"),)
+                found.notices += (_skipped("the reader of text failed, see the server's log"),)
                 break
             except (TooLarge, EngineFailed, Draining, EngineDead) as error:
                 log.warning("the typographic guard failed: %s", error)
-                field.notices += (_skipped(f"an image could not be scored again: {error.detail}"),)
+                found.notices += (_skipped(f"an image could not be scored again: {error.detail}"),)
                 break
-            placements = await self._placed(field, asked)
-        field.seconds += perf_counter() - started
+            finally:
+                found.seconds += perf_counter() - started
+            placements = await ranked.place(found.allowed(ranked.ranking))
         return placements
 
-    async def _placed(self, field: Field, asked: GuardedRanking) -> Placements:
-        scorer, allowed = self._engine.scorer, field.allowed(asked.ranking)
-        return await asyncio.to_thread(
-            place_candidates, field.scores, field.embeddings, allowed, asked.ranking, asked.n, scorer
-        )
-
-    async def _read(self, field: Field, index: int, image: Pixels, words: frozenset[str], query: scoring.Query) -> None:
-        """Read an image. With words of the prompt, the lower score counts."""
+    async def _read(
+        self, ranked: RankedField, found: Inspected, index: int, image: Pixels, words: frozenset[str]
+    ) -> None:
+        """Read an image. With words of the prompt, the lower score of every scorer counts."""
         assert self._reader is not None
-        field.read.add(index)
+        found.read.add(index)
         async with self._reading:  # more would only occupy threads
             texts = await asyncio.to_thread(_texts, self._reader, image)
         written = written_words(texts, words)
         if not written:
             return
-        field.add_flag(index, Flag(TYPOGRAPHIC, tuple(dict.fromkeys(word for word, _ in written))))
-        blurred = await asyncio.to_thread(blur, image, [text for _, text in written])
-        embedding = (await self._engine.embed_images([blurred]))[0]
-        score, known = scoring.score_images(embedding[None], query)[0], field.scores[index]
-        if known is not None and score.score < known.score:
-            field.scores[index] = score
-            field.embeddings = field.embeddings.copy()
-            field.embeddings[index] = embedding
+        found.add_flag(index, Flag(TYPOGRAPHIC, tuple(dict.fromkeys(word for word, _ in written))))
+        await ranked.lower(index, await asyncio.to_thread(blur, image, [text for _, text in written]))
 
 
 class _ReaderFailed(Exception):
@@ -188,18 +183,6 @@ def veto_notices(flags: Flags, ranking: Ranking) -> tuple[Notice, ...]:
         return ()
     data = {"indices": list(vetoed), "flags": list(vetoed.values())}
     return (Notice("candidates_vetoed", f"images that the veto excludes: {len(vetoed)}", data),)
-
-
-def unread_notices(field: Field, prompt: str, guards: Sequence[str], returned: Sequence[int]) -> tuple[Notice, ...]:
-    """A notice if scorers that judge after the guards return unread images.
-
-    `returned` are indices, best first.
-    """
-    unread = set(returned[:FINALISTS]) - field.read
-    known = any(notice.code == INCOMPLETE for notice in field.notices)
-    if TYPOGRAPHIC not in guards or known or not unread or not unquoted_words(prompt):
-        return ()
-    return (_skipped("other scorers or `contrast` ranked images first that it had not read"),)
 
 
 def _skipped(why: str) -> Notice:

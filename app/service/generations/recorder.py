@@ -224,8 +224,8 @@ class GenerationRecorder:
         try:
             if isinstance(last, Succeeded):
                 await self._guards.inspect(updates)
-                outcome = await self._finisher(self.generation, await self._guards.apply(last.outcome))
-                updates = [*updates[:-1], Succeeded(self._guards.check(outcome))]
+                outcome = await self._finisher(self.generation, last.outcome, self._guards)
+                updates = [*updates[:-1], Succeeded(outcome)]
             try:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:

@@ -94,8 +94,11 @@ class Ensembles:
 
     def collector(self, ranking: Ranking, prompt: str) -> MemberCollector:
         """What the scorers of a ranking see of uploads, batch by batch."""
-        names = [name for name in ranking.weights(self._engine.scorer.id) if name != self._engine.scorer.id]
-        return MemberCollector(self.panel, [each for each in map(self._member, names) if each is not None], prompt)
+        return MemberCollector(self.panel, self.members_of(ranking), prompt)
+
+    def members_of(self, ranking: Ranking) -> list[PanelScorer]:
+        """The loaded members that a ranking names. Raises Loading."""
+        return [each for each in map(self._member, ranking.weights(self._engine.scorer.id)) if each is not None]
 
     async def judge(self, field: Judgeable, prompt: str, ranking: Ranking, pool: Sequence[int], n: int) -> Verdict:
         """Judge candidates by the scorers of a ranking.
@@ -107,31 +110,48 @@ class Ensembles:
         scores = await self._contrasted(field, misses, main)
         pool = [i for i in pool if scores[i] is not None]
         own: dict[str, Values] = {main.id: np.asarray([np.nan if s is None else s.score for s in scores])}
-        weights = ranking.weights(main.id)
-        members = {name: self._member(name) for name in weights if name != main.id}
-        for name, member in members.items():
-            if member is None or not isinstance(member.info, ScoringInfo):
-                try:
-                    if name in field.left_out:
-                        raise LeftOut("failed", field.left_out[name])
-                    if member is None:
-                        raise LeftOut("not_loaded", "it is not loaded on this replica")
-                    assert isinstance(member.info, ScorerInfo)
-                    own[name], told = await self.panel.embedded(field, member.info, prompt, ranking, misses)
-                    notices += told
-                except LeftOut as left:
-                    notices.append(_left_out(name, left))
-        judges = [each.info for each in members.values() if each is not None and isinstance(each.info, ScoringInfo)]
+        own |= await self._compared(field, prompt, ranking, misses, notices)
+        weights, judges = ranking.weights(main.id), self._judges(ranking)
         if judges and ranking.cascade is not None:
             pool = self._best(own, weights, ranking, pool, max(n, ranking.cascade))
         for info in judges:
             try:
                 if info.id in field.left_out:
-                    raise LeftOut("failed", field.left_out[info.id])
+                    raise field.left_out[info.id]
                 own[info.id] = await self.panel.judged(field, info, prompt, pool)
             except LeftOut as left:
+                field.left_out[info.id] = left
                 notices.append(_left_out(info.id, left))
         return await asyncio.to_thread(self._verdict, scores, own, weights, ranking, pool, notices, field.known)
+
+    def _judges(self, ranking: Ranking) -> list[ScoringInfo]:
+        """The members of a ranking that only score."""
+        return [each.info for each in self.members_of(ranking) if isinstance(each.info, ScoringInfo)]
+
+    async def _compared(
+        self, field: Judgeable, prompt: str, ranking: Ranking, misses: Sequence[str], notices: list[Notice]
+    ) -> dict[str, Values]:
+        """Own scores of the other scorers of a ranking that embed; adds notices about those that cannot judge."""
+        judges, main = {info.id for info in self._judges(ranking)}, self._engine.scorer.id
+        own: dict[str, Values] = {}
+        for name in ranking.weights(main):
+            if name == main or name in judges:
+                continue
+            try:
+                member = self._member(name)
+                if name in field.left_out:
+                    raise field.left_out[name]
+                if member is None:
+                    raise LeftOut("not_loaded", "it is not loaded on this replica")
+                if name not in field.members:
+                    raise LeftOut("not_stored", "no embeddings of it are stored for these candidates")
+                assert isinstance(member.info, ScorerInfo)
+                vectors = field.members[name]
+                own[name], told = await self.panel.embedded(vectors, member.info, prompt, ranking, misses)
+                notices += told
+            except LeftOut as left:
+                notices.append(_left_out(name, left))
+        return own
 
     def _verdict(
         self,

@@ -35,29 +35,29 @@ Image = NDArray[np.uint8]
 Values = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judgeable:
-    """N candidates as scorers see them.
-
-    `scores` are the main scorer's, None for NaN; `embeddings` (N, D) its vectors. `members` holds the vectors of other
-    scorers by name, NaN for candidates that they did not see. `known` holds numbers of scorers that only score, by name
-    and index. `images` are those at hand, by index. `left_out` says why a scorer did not judge.
-    """
-
-    scores: Sequence[Score | None]
-    embeddings: Embeddings
-    members: Mapping[str, Embeddings] = field(default_factory=dict)
-    known: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    images: Mapping[int, Image] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-
 class LeftOut(Exception):
     """A scorer does not judge: a code, and a reason as part of a sentence."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+@dataclass(slots=True, eq=False)
+class Judgeable:
+    """N candidates as scorers see them.
+
+    `scores` are the main scorer's, None for NaN; `embeddings` (N, D) its vectors. `members` holds the vectors of other
+    scorers by name, NaN for candidates that they did not see. `known` holds numbers of scorers that only score, by name
+    and index; new ones are added. `images` are those at hand, by index. `left_out` says why a scorer does not judge.
+    """
+
+    scores: list[Score | None]
+    embeddings: Embeddings
+    members: dict[str, Embeddings] = field(default_factory=dict)
+    known: dict[str, dict[int, float]] = field(default_factory=dict)
+    images: Mapping[int, Image] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
 
 
 class PanelScores:
@@ -74,17 +74,15 @@ class PanelScores:
         return await asyncio.to_thread(contrast_terms, images, stacked, info.logit_scale)
 
     async def embedded(
-        self, field: Judgeable, info: ScorerInfo, prompt: str, ranking: Ranking, misses: Sequence[str]
+        self, images: Embeddings, info: ScorerInfo, prompt: str, ranking: Ranking, misses: Sequence[str] = ()
     ) -> tuple[Values, list[Notice]]:
-        """Scores (N,) of an embedding member by its own vectors.
+        """Scores (N,) of an embedding member by its own vectors (N, D).
 
         The formula is the main scorer's, without taste.
 
-        NaN for candidates that it did not see. Raises LeftOut.
+        NaN where the vectors are. Raises LeftOut.
         """
-        if info.id not in field.members:
-            raise LeftOut("not_stored", "no embeddings of it are stored for these candidates")
-        images, texts = field.members[info.id], (prompt, *(n.text for n in ranking.negatives))
+        texts = (prompt, *(n.text for n in ranking.negatives))
         try:
             vectors = await self._embedded(info, texts)
             subtracted = await self.contrast(images, misses, info) if misses else np.zeros(len(images), np.float32)
@@ -109,16 +107,17 @@ class PanelScores:
     async def judged(self, field: Judgeable, info: ScoringInfo, prompt: str, chosen: Sequence[int]) -> Values:
         """Scores (N,) of a scorer that only scores.
 
-        The `chosen` images at hand are scored, others have the known numbers.
+        The `chosen` images at hand are scored, and their numbers are known then. Others have the known numbers.
 
         NaN for others. Raises LeftOut.
         """
-        found = np.full(len(field.scores), np.nan)
-        for index, value in field.known.get(info.id, {}).items():
-            found[index] = value
-        unseen = [i for i in chosen if i in field.images and np.isnan(found[i])]
+        known = field.known.setdefault(info.id, {})
+        unseen = [i for i in chosen if i in field.images and i not in known]
         if unseen:
-            found[unseen] = await self.score([field.images[i] for i in unseen], prompt, info)
+            scores = await self.score([field.images[i] for i in unseen], prompt, info)
+            known.update(zip(unseen, scores.tolist(), strict=True))
+        found = np.full(len(field.scores), np.nan)
+        found[list(known)] = list(known.values())
         if not np.isfinite(found[list(chosen)]).any():
             why = "it only scores images, and has no numbers for this text; generate again to use it"
             raise LeftOut("text_changed", why)
@@ -187,7 +186,7 @@ class MemberCollector:
         self._prompt = prompt
         self._vectors: dict[str, list[Embeddings]] = {}
         self._numbers: dict[str, dict[int, float]] = {}
-        self._left_out: dict[str, str] = {}
+        self._left_out: dict[str, LeftOut] = {}
         self._count = 0
 
     async def add(self, images: Sequence[Image]) -> None:
@@ -203,10 +202,10 @@ class MemberCollector:
                     scores = await self._panel.score(images, self._prompt, member.info)
                     self._numbers.setdefault(name, {}).update(enumerate(scores.tolist(), self._count))
             except LeftOut as left:
-                self._left_out[name] = str(left)
+                self._left_out[name] = left
         self._count += len(images)
 
-    def field(self, scores: Sequence[Score | None], embeddings: Embeddings) -> Judgeable:
+    def field(self, scores: list[Score | None], embeddings: Embeddings) -> Judgeable:
         """All images, with the main scorer's scores and vectors."""
         members = {name: np.concatenate(vectors) for name, vectors in self._vectors.items()}
         return Judgeable(scores, embeddings, members, self._numbers, left_out=self._left_out)

@@ -89,7 +89,7 @@ class Referee:
             places = np.linspace(0, len(best_first) - 1, min(JUDGED, len(best_first))).round().astype(int)
             return await self._panel.score([field.images[best_first[place]] for place in places], prompt, info)
         if info.id not in field.members:
-            raise LeftOut("failed", field.left_out.get(info.id, "it did not see the finalists"))
+            raise field.left_out.get(info.id, LeftOut("failed", "it did not see the finalists"))
         try:
             return await self._panel.similarities(field.members[info.id][list(best_first)], prompt, info)
         except FrontrunnerError as error:

@@ -40,22 +40,13 @@ from app.engine.notices import (
 )
 from app.engine.protocols import Engine, PanelScorer
 from app.engine.ranking import scoring as rank_math
-from app.engine.ranking.placement import Placement, Placements, place_candidates
+from app.engine.ranking.placement import Placement
 from app.engine.texts.clip_limits import clip_limit_notices
 from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest, NotFound
 from app.service import auth
 from app.service.candidates.arrays import CandidateArrays
-from app.service.candidates.guards import (
-    Field,
-    Flags,
-    GuardedRanking,
-    ImageAt,
-    ImageGuards,
-    inspect,
-    unread_notices,
-    veto_notices,
-)
+from app.service.candidates.guards import Flags, ImageAt, ImageGuards, Inspected, inspect, veto_notices
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
@@ -63,7 +54,8 @@ from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
 from app.service.ids import new_id
-from app.service.ranking.ensemble import Ensembles, Verdict
+from app.service.ranking.ensemble import Ensembles
+from app.service.ranking.field import FieldRanking
 from app.service.ranking.panel_scores import Judgeable
 from app.service.types import IdempotencyKey, Limits, RankedImage, RankResult
 from app.service.validation import active_guards, check_range, check_ranking, check_text
@@ -149,10 +141,11 @@ class RankingService:
         pool = _pool(source, spec, params.include_pruned)
         scores = await asyncio.to_thread(_finite_scores, embeddings, query)
         field = Judgeable(scores, embeddings)
-        if self._has_members(spec.ranking):
-            known = _known_numbers(source, spec, self._ensembles.scorers)
-            field = replace(field, members=await self._fields.members(source), known=known)
-        verdict, placements = await self._place(field, spec.ranking_prompt, spec.ranking, pool, n)
+        ranked = FieldRanking(self._engine, self._ensembles, field, query, spec.ranking_prompt, spec.ranking, n)
+        if ranked.has_members:
+            field.known = _known_numbers(source, spec, self._ensembles.scorers)
+            field.members = await self._fields.members(source)
+        placements, verdict = await ranked.place(pool), ranked.verdict
         scores, pool = list(verdict.scores), verdict.pool
         candidates = [
             p.apply_to(c, s) for p, c, s in zip(placements.placements, source.candidates, scores, strict=True)
@@ -195,8 +188,8 @@ class RankingService:
         async for batch in images:
             if ARTEFACT in guards:  # uploads are of any origin: only blank ones are certain
                 numbered = list(enumerate(batch, sum(map(len, embedded))))
-                found = await asyncio.to_thread(inspect, numbered, ArtefactLimits())
-                flags |= {index: (flag,) for index, flag in found.items()}
+                blank = await asyncio.to_thread(inspect, numbered, ArtefactLimits())
+                flags |= {index: (flag,) for index, flag in blank.items()}
                 del numbered
             embedded.append(await self._engine.embed_images(batch))
             await others.add(batch)
@@ -208,17 +201,17 @@ class RankingService:
             )
         embeddings, scorer = np.concatenate(embedded), self._engine.scorer
         scores = await asyncio.to_thread(_finite_scores, embeddings, query)
-        field = Field(scores, embeddings, range(count), flags)
-        await self._guards.place(field, GuardedRanking(question, query, ranking, count), guards, image_at)
-        judgeable, pool = others.field(field.scores, field.embeddings), field.allowed(ranking)
-        verdict, placements = await self._place(judgeable, question, ranking, pool, count)
+        field, found = others.field(scores, embeddings), Inspected(range(count), flags)
+        ranked = FieldRanking(self._engine, self._ensembles, field, query, question, ranking, count)
+        placements = await self._guards.place(ranked, found, guards, image_at)
+        verdict = ranked.verdict
         return RankResult(
             scorer=scorer.id,
             prompt=prompt,
             ranking=ranking,
             count=count,
             images=tuple(
-                _ranked_image(i, verdict.scores[i], placements.placements[i], field.flags.get(i, ()))
+                _ranked_image(i, verdict.scores[i], placements.placements[i], found.flags.get(i, ()))
                 for i in placements.returned
             ),
             margin=placements.margin,
@@ -227,30 +220,12 @@ class RankingService:
                 *notices,
                 *verdict.notices,
                 *unrecognised_prompt_notices(field.scores, scorer, notices),
-                *field.notices,
-                *unread_notices(field, question, guards, placements.returned),
-                *veto_notices(field.flags, ranking),
+                *found.notices,
+                *veto_notices(found.flags, ranking),
             ),
-            vetoed={i: field.flags[i] for i in sorted(set(range(count)) - set(field.allowed(ranking)))},
+            vetoed={i: found.flags[i] for i in sorted(set(range(count)) - set(found.allowed(ranking)))},
             agreement=verdict.agreement,
         )
-
-    async def _place(
-        self, field: Judgeable, prompt: str, ranking: Ranking, pool: Sequence[int], n: int
-    ) -> tuple[Verdict, Placements]:
-        """The verdict of the ranking's scorers, and the placements that follow."""
-        if ranking.contrast or self._has_members(ranking):
-            verdict = await self._ensembles.judge(field, prompt, ranking, pool, n)
-        else:
-            verdict = Verdict(tuple(field.scores), list(pool), combined=False, agreement=None, notices=())
-        place = partial(place_candidates, combined=verdict.combined)
-        return verdict, await asyncio.to_thread(
-            place, verdict.scores, field.embeddings, verdict.pool, ranking, n, self._engine.scorer
-        )
-
-    def _has_members(self, ranking: Ranking) -> bool:
-        main = self._engine.scorer.id
-        return set(ranking.weights(main)) != {main}
 
     async def save(self, make: MakeReranking, once: IdempotencyKey | None = None) -> Generation:
         """Store a re-ranking as a generation whose parent is its source.
