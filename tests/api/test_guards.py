@@ -99,6 +99,23 @@ def test_a_reranking_honours_a_veto_by_the_stored_flags(attacked: House) -> None
     assert stored["candidates"] == made["candidates"]
 
 
+def test_a_veto_returns_no_pruned_candidate_that_no_guard_inspected(attacked: House) -> None:
+    made = attacked.made(**ASKED, n=1, ranking={"veto": ["typographic"]}, pruning=[{"at": 2, "keep": 3}])
+    pruned = {c["index"] for c in made["candidates"] if c["pruned_at_step"] is not None}
+    flagged = {c["index"] for c in made["candidates"] if c["flags"]}
+    assert flagged
+    path = f"/v1/generations/{made['id']}/rerank"
+    answer = attacked.post(path, json={"include_pruned": True, "n": 8}).json()
+    assert {image["index"] for image in answer["data"]} == set(range(8)) - pruned - flagged
+    told = next(w for w in answer["warnings"] if w["code"] == "pruned_not_inspected")
+    assert set(told["indices"]) == pruned
+    for one in (made, answer):
+        assert {c["index"] for c in one["candidates"] if c["vetoed"]} == flagged
+    free = attacked.post(path, json={"include_pruned": True, "n": 8, "ranking": {"veto": None}}).json()
+    assert {image["index"] for image in free["data"]} == set(range(8))
+    assert not any(c["vetoed"] for c in free["candidates"])
+
+
 def test_uploads_are_read_too(attacked: House) -> None:
     images = [uri(thing(RED)), uri(pasted(thing(BLUE), WORD)), "data:image/png;base64,AAAA", uri(thing(BLUE))]
     body = {"prompt": prompt_of(WORD), "images": images, "on_error": "skip"}

@@ -55,7 +55,8 @@ class ControlOutput(ResponseModel):
 class CandidateOutput(FlagsOutput):
     """One of the N candidates; a pruned one has the score of its last preview.
 
-    `wording` is the text that it was sampled from; null if that is the generation's prompt.
+    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
+    of `ranking.veto`, so it has no rank.
     """
 
     index: int
@@ -70,6 +71,7 @@ class CandidateOutput(FlagsOutput):
     pruned_at_step: int | None
     score_is_preview: bool
     duplicate_of: int | None
+    vetoed: bool
 
 
 class ParentOutput(ResponseModel):
@@ -297,5 +299,6 @@ def _candidate_output(generation: Generation, candidate: Candidate) -> Candidate
         duplicate_of=candidate.duplicate_of,
         pruned_at_step=candidate.pruned_at_step,
         score_is_preview=candidate.score_is_preview,
+        vetoed=candidate.is_vetoed(spec.ranking),
         **flag_fields(candidate.flags),
     )

@@ -138,7 +138,7 @@ class RankingService:
         spec = replace(source.spec, ranking=params.ranking, n=n)
         query, notices = await self._build_query(spec.ranking_prompt, spec.ranking.negatives, spec.ranking)
         encoded = perf_counter()
-        pool = _pool(source, spec, params.include_pruned)
+        pool, unseen = _pool(source, spec, params.include_pruned)
         scores = await asyncio.to_thread(_finite_scores, embeddings, query)
         field = Judgeable(scores, embeddings)
         ranked = FieldRanking(self._engine, self._ensembles, field, query, spec.ranking_prompt, spec.ranking, n)
@@ -164,7 +164,7 @@ class RankingService:
                 *verdict.notices,
                 *unrecognised_prompt_notices([scores[i] for i in pool], self._engine.scorer, notices),
                 *shortfall_notices(spec, candidates),
-                *_veto_notices(source, spec),
+                *_veto_notices(source, spec, unseen),
             ),
             timings=Timings(encode_ms=1000 * (encoded - started), total_ms=1000 * (ended - started)),
             work=Work(),
@@ -298,21 +298,25 @@ class RankingService:
         return query, (*notices, *clip_limit_notices(prompt, texts[1:]))
 
 
-def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> list[int]:
-    """Candidates that may be returned."""
+def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> tuple[list[int], list[int]]:
+    """Candidates that may be returned, and pruned ones that a veto excludes because no guard inspected them."""
     if include_pruned is None:
         competed = any(c.rank is not None and c.pruned_at_step is not None for c in source.candidates)
         include_pruned = competed or _compared_with(source.spec) != _compared_with(spec)
-    competing = (c for c in source.candidates if include_pruned or c.pruned_at_step is None)
-    return [c.index for c in competing if not c.is_vetoed(spec.ranking)]
+    pruned = [c.index for c in source.candidates if include_pruned and c.pruned_at_step is not None]
+    unseen = pruned if spec.ranking.veto else []
+    competing = (c for c in source.candidates if c.pruned_at_step is None or c.index in set(pruned) - set(unseen))
+    return [c.index for c in competing if not c.is_vetoed(spec.ranking)], unseen
 
 
-def _veto_notices(source: Generation, spec: GenerationSpec) -> tuple[Notice, ...]:
+def _veto_notices(source: Generation, spec: GenerationSpec, unseen: Sequence[int]) -> tuple[Notice, ...]:
     """What a veto excludes, and which of its guards did not inspect the images."""
     missing = [name for name in spec.ranking.veto if name not in source.spec.guards]
     detail = "these guards did not inspect the images when they were made, so their veto excludes none"
     absent = (Notice("guards_did_not_run", detail, {"guards": missing}),) if missing else ()
-    return (*veto_notices({c.index: c.flags for c in source.candidates}, spec.ranking), *absent)
+    why = "guards inspect finished images only, so with a veto pruned candidates do not compete: clear `ranking.veto`"
+    pruned = (Notice("pruned_not_inspected", why, {"indices": list(unseen)}),) if unseen else ()
+    return (*veto_notices({c.index: c.flags for c in source.candidates}, spec.ranking), *absent, *pruned)
 
 
 def _compared_with(spec: GenerationSpec) -> tuple[object, ...]:
