@@ -38,7 +38,9 @@ async def resolve_ranking(request: Request, services: Services, body: RankingInp
         services.ensembles.check(ranking.scorers)
     ranking = services.ensembles.completed(ranking)
     if "references" in body.model_fields_set:
-        references = await _resolve_references(request, services, body.references or (), "#/ranking/references")
+        references = await _resolve_references(
+            request, services, body.references or (), "#/ranking/references", ranking
+        )
         ranking = replace(ranking, references=references)
     if "taste" in body.model_fields_set:
         ranking = replace(ranking, taste=await _resolve_taste(services, body.taste, "#/ranking/taste"))
@@ -53,7 +55,7 @@ async def _resolve_taste(services: Services, body: TasteInput | None, base: str)
 
 
 async def _resolve_references(
-    request: Request, services: Services, body: Sequence[ReferenceInput], base: str
+    request: Request, services: Services, body: Sequence[ReferenceInput], base: str, ranking: Ranking
 ) -> tuple[Reference, ...]:
     """Resolve references in order; a disconnect of the client cancels reading uploads.
 
@@ -62,17 +64,17 @@ async def _resolve_references(
     body = body[: services.generations.limits.references + 1]
     sent = [Sent(Upload(item.image), f"{base}/{i}/image") for i, item in enumerate(body) if item.image is not None]
     if not sent:
-        return await _resolve_decoded(services, body, [], base)
+        return await _resolve_decoded(services, body, [], base, ranking)
 
     async def read() -> tuple[Reference, ...]:
         async with services.uploads.read(sent) as images:
-            return await _resolve_decoded(services, body, images, base)
+            return await _resolve_decoded(services, body, images, base, ranking)
 
     return await unless_gone(request, read())
 
 
 async def _resolve_decoded(
-    services: Services, body: Sequence[ReferenceInput], images: Sequence[Pixels], base: str
+    services: Services, body: Sequence[ReferenceInput], images: Sequence[Pixels], base: str, ranking: Ranking
 ) -> tuple[Reference, ...]:
     """Resolve references; `images` (H, W, 3) are the decoded uploads, in order."""
     uploads = iter(images)
@@ -82,7 +84,7 @@ async def _resolve_decoded(
         )
         for item in body
     ]
-    return await services.references(references, base)
+    return await services.references(references, base, ranking)
 
 
 async def with_init_image(

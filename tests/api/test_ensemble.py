@@ -5,6 +5,7 @@ Who judges, what is answered and stored, and what becomes of a scorer that fails
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,19 @@ def test_references_count_for_every_embedding_scorer(panel: Panel) -> None:
     plain = panel.made()
     told = panel.reranked(made, references=[{"generation": plain["id"], "index": 1, "weight": 1}])
     assert "references_left_out" in codes(told)
+
+
+def test_an_uploaded_reference_is_embedded_by_the_scorers_of_the_ranking(panel: Panel) -> None:
+    file = panel.house.client.get(f"/v1/generations/{panel.made()['id']}/images/0.png").content
+    liked = [{"image": base64.b64encode(file).decode(), "weight": 1}]
+    seen = len(panel.second.images)
+    panel.made(references=liked)
+    assert len(panel.second.images) == seen
+    panel.made(references=liked, scorers=ALL[:1])
+    assert len(panel.second.images) == seen
+    made = panel.made(references=liked, scorers=ALL[:2])
+    assert panel.second.images[seen] == 1, "the reference, before the candidates"
+    assert "references_left_out" not in codes(made)
 
 
 def test_all_members_can_be_the_default(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.service.ranking.referee import MIN_VERDICTS, Referee, sign_test
+from app.service.ranking.referee import MAX_OWNERS, MIN_VERDICTS, Referee, sign_test
 from models.errors import ScoringFailed
 from models.protocols import Models
 from models.synthetic.members import RandomFeatureScorer
@@ -75,13 +75,27 @@ def test_the_sign_test_is_exact() -> None:
 def test_gains_count_as_confirmed_only_against_chance(better: int, warned: bool) -> None:
     referee = Referee(None, None)  # type: ignore[arg-type]
     for number in range(MIN_VERDICTS - 1):
-        referee.count(float(number < better), 0.5)
-    assert referee._unconfirmed("r") == (), "too few verdicts say nothing"
-    referee.count(0.0, 0.5)
-    referee.count(0.5, 0.5)
-    notices = referee._unconfirmed("r")
+        referee.count("key", float(number < better), 0.5)
+    assert referee.unconfirmed("key", "r") == (), "too few verdicts say nothing"
+    referee.count("key", 0.0, 0.5)
+    referee.count("key", 0.5, 0.5)
+    notices = referee.unconfirmed("key", "r")
     assert bool(notices) is warned
     if warned:
         assert notices[0].code == "ranking_gains_not_confirmed"
         assert notices[0].data["better"] == better
         assert notices[0].data["generations"] == MIN_VERDICTS
+
+
+def test_a_warning_depends_on_the_generations_of_its_own_owner() -> None:
+    referee = Referee(None, None)  # type: ignore[arg-type]
+    for _ in range(MIN_VERDICTS):
+        referee.count("doubtful", 0.0, 0.5)
+        referee.count("confirmed", 1.0, 0.5)
+    assert referee.unconfirmed("doubtful", "r")[0].data["generations"] == MIN_VERDICTS
+    assert referee.unconfirmed("confirmed", "r") == ()
+    assert referee.unconfirmed("new", "r") == ()
+    assert referee.verdicts == {"better": MIN_VERDICTS, "equal": 0, "worse": MIN_VERDICTS}
+    for number in range(MAX_OWNERS):
+        referee.count(str(number), 1.0, 0.5)
+    assert referee.unconfirmed("doubtful", "r") == (), "only so many owners are kept"

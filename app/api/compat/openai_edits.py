@@ -135,7 +135,7 @@ async def _params(
                     f"`image` has more than {room} images after the first: send fewer", pointer="#/image"
                 )
             resolved = await services.references(
-                [UnresolvedReference(weight, one) for one in reference_images], "#/image"
+                [UnresolvedReference(weight, one) for one in reference_images], "#/image", initial.ranking
             )
             references = (*initial.ranking.references, *resolved)
             notices = (

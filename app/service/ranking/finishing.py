@@ -59,7 +59,7 @@ class Finisher:
         scores = ranked.verdict.scores
         values = [float("nan") if (score := scores[i]) is None else score.score for i in pool]
         finalists = [pool[p] for p in rank_order(values) if scores[pool[p]] is not None]
-        opinion, notices = await self._ensembles.referee.opinion(field, spec.ranking_prompt, finalists)
+        opinion, notices = await self._ensembles.referee.opinion(field, spec.ranking_prompt, finalists, spec.owner)
         kept = {
             member_array(name, panel[name].info.revision): vectors
             for name, vectors in field.members.items()

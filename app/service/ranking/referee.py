@@ -2,13 +2,14 @@
 
 For each generation it scores the winner and the field by the prompt alone. A winner above the field's median is a
 verdict for the ranking, one below is a verdict against it. A winner picked at random would be above as often as below,
-so the verdicts of the last `WINDOW` generations are put to a one-sided sign test. After `MIN_VERDICTS` the gains count
-as confirmed only if it rejects chance at `SIGNIFICANCE`.
+so the verdicts of an owner's last `WINDOW` generations are put to a one-sided sign test. After `MIN_VERDICTS` the
+gains count as confirmed only if it rejects chance at `SIGNIFICANCE`. A warning depends on the generations of its own
+owner alone; the counters of all owners are for the operator.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from math import comb
 
@@ -21,7 +22,10 @@ from app.service.ranking.panel_scores import Judgeable, LeftOut, PanelScores, Va
 from models.protocols import ScorerInfo, ScoringInfo
 
 WINDOW = 200
-"""Verdicts that the test looks back on, of this replica."""
+"""Verdicts of an owner that the test looks back on, of this replica."""
+
+MAX_OWNERS = 1024
+"""Owners whose verdicts are kept; those without a generation for longest are dropped."""
 
 MIN_VERDICTS = 100
 """Verdicts before the test says anything.
@@ -45,21 +49,21 @@ class Referee:
     def __init__(self, engine: Engine, panel: PanelScores) -> None:
         self._engine = engine
         self._panel = panel
-        self._window: deque[bool] = deque(maxlen=WINDOW)
+        self._windows: OrderedDict[str, deque[bool]] = OrderedDict()
         self._verdicts: Counter[str] = Counter({"better": 0, "equal": 0, "worse": 0})
 
     @property
     def verdicts(self) -> Mapping[str, int]:
-        """Generations since the start by verdict on the winner.
+        """Generations of all owners since the start by verdict on the winner.
 
         Better, equal, worse than the median.
         """
         return dict(self._verdicts) if any(self._verdicts.values()) else {}
 
     async def opinion(
-        self, field: Judgeable, prompt: str, best_first: Sequence[int]
+        self, field: Judgeable, prompt: str, best_first: Sequence[int], owner: str
     ) -> tuple[RefereeOpinion | None, tuple[Notice, ...]]:
-        """The opinion of the first of the finalists, and what to tell.
+        """The opinion of the first of the finalists, and what to tell the `owner` of the generation.
 
         None without a referee, with one finalist, or if it fails.
         """
@@ -72,14 +76,18 @@ class Referee:
             detail = f"the referee {info.id!r} has no opinion: {left}"
             return None, (Notice("referee_left_out", detail, {"scorer": info.id, "reason": left.code}),)
         winner, median = float(scores[0]), float(np.median(scores))
-        self.count(winner, median)
-        return RefereeOpinion(info.id, winner, median), self._unconfirmed(info.id)
+        self.count(owner, winner, median)
+        return RefereeOpinion(info.id, winner, median), self.unconfirmed(owner, info.id)
 
-    def count(self, winner: float, median: float) -> None:
+    def count(self, owner: str, winner: float, median: float) -> None:
         """Count a verdict; an equal one says nothing about the ranking."""
         self._verdicts["better" if winner > median else "worse" if winner < median else "equal"] += 1
         if winner != median:
-            self._window.append(winner > median)
+            window = self._windows.setdefault(owner, deque(maxlen=WINDOW))
+            window.append(winner > median)
+            self._windows.move_to_end(owner)
+            if len(self._windows) > MAX_OWNERS:
+                self._windows.popitem(last=False)
 
     async def _scores(
         self, field: Judgeable, prompt: str, best_first: Sequence[int], info: ScorerInfo | ScoringInfo
@@ -95,11 +103,13 @@ class Referee:
         except FrontrunnerError as error:
             raise LeftOut("failed", "it failed to read the prompt") from error
 
-    def _unconfirmed(self, name: str) -> tuple[Notice, ...]:
-        count, better = len(self._window), sum(self._window)
+    def unconfirmed(self, owner: str, name: str) -> tuple[Notice, ...]:
+        """The warning for an owner whose winners the referee `name` does not prefer."""
+        window = self._windows.get(owner, ())
+        count, better = len(window), sum(window)
         if count < MIN_VERDICTS or (chance := sign_test(better, count)) <= SIGNIFICANCE:
             return ()
-        detail = f"over the last {count} generations the referee {name!r} does not prefer the winners to the median"
+        detail = f"over your last {count} generations the referee {name!r} does not prefer the winners to the median"
         data = {"scorer": name, "better": better, "generations": count, "p_value": chance, "limit": SIGNIFICANCE}
         return (Notice("ranking_gains_not_confirmed", detail, data),)
 

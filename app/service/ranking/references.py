@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Generation, Reference
+from app.domain import Generation, Ranking, Reference
 from app.engine.protocols import Engine
 from app.errors import FrontrunnerError, InvalidRequest
 from app.service.candidates.arrays import CandidateArrays, check_index
@@ -43,8 +43,12 @@ class ReferenceResolver:
         self._limits = limits
         self._get = get
 
-    async def __call__(self, references: Sequence[UnresolvedReference], base: str) -> tuple[Reference, ...]:
-        """References in order; uploads are embedded together. `base` points at the list.
+    async def __call__(
+        self, references: Sequence[UnresolvedReference], base: str, ranking: Ranking
+    ) -> tuple[Reference, ...]:
+        """References in order; uploads are embedded together, by the scorers of the `ranking`.
+
+        `base` points at the list.
 
         Raises InvalidRequest. NotFound, NotReady and ScorerMismatch point at the failing reference.
         """
@@ -59,7 +63,7 @@ class ReferenceResolver:
                     pointer=f"{base}/{place}/weight",
                 )
         uploads = [one.image for one in references if one.image is not None]
-        embedded = iter(await self._embed(uploads) if uploads else ())
+        embedded = iter(await self._embed(uploads, ranking) if uploads else ())
         return tuple(
             [
                 replace(next(embedded), weight=one.weight)
@@ -69,16 +73,13 @@ class ReferenceResolver:
             ]
         )
 
-    async def _embed(self, uploads: Sequence[NDArray[np.uint8]]) -> list[Reference]:
-        """References of weight 0 to uploads.
-
-        With the vectors of all scorers that embed and may rank.
-        """
-        main = await self._engine.embed_images(uploads)
+    async def _embed(self, uploads: Sequence[NDArray[np.uint8]], ranking: Ranking) -> list[Reference]:
+        """References of weight 0 to uploads, with the vectors of the ranking's scorers that embed."""
+        main, used = await self._engine.embed_images(uploads), ranking.weights(self._engine.scorer.id)
         members = {
             each.info.id: await self._engine.embed_images(uploads, each.info.id)
             for each in self._engine.panel
-            if each.role == "member" and each.embeds
+            if each.role == "member" and each.embeds and each.info.id in used
         }
         return [
             Reference(0.0, _tuple(vector), members={name: _tuple(own[place]) for name, own in members.items()})
