@@ -1,6 +1,7 @@
 """Records full trajectories: previews after every step and final images, unpruned.
 
-For calibration and benchmarks. Synchronous; drives its own core on the calling thread.
+Owns the run of one generation without a service. For calibration, sweeps and benchmarks. Synchronous; drives its own
+core on the calling thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.core import EngineCore
-from app.engine.protocols import Failed, Outcome, Previewed, Succeeded
+from app.engine.protocols import Failed, Outcome, Previewed, Succeeded, Update
 from app.engine.pruning.calibration import Trajectory
 from app.errors import EngineFailed
 from models.protocols import GeneratorInfo
@@ -66,19 +67,32 @@ def record_trajectories(
         progress(done + 1)
 
 
-def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:
-    previews = np.zeros((spec.steps, spec.n_candidates))
-    gaps = np.zeros_like(previews)
+def run_generation(core: EngineCore, spec: GenerationSpec, note: Callable[[Update], None] = lambda _: None) -> Outcome:
+    """Run one generation to its end on this thread, with no other beside it.
+
+    `note` receives every update. Raises the engine's own error if the generation fails.
+    """
     core.submit(spec, perf_counter())
     while not core.idle:
         for _, update in core.tick():
-            if isinstance(update, Previewed):
-                previews[update.step - 1, update.index] = update.score.score
-                gaps[update.step - 1, update.index] = update.guidance_gap
-            elif isinstance(update, Failed):
+            note(update)
+            if isinstance(update, Failed):
                 raise update.error
-            elif isinstance(update, Succeeded):
-                outcome = update.outcome
+            if isinstance(update, Succeeded):
+                return update.outcome
+    raise EngineFailed("the generation was cancelled while it ran")
+
+
+def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:
+    previews = np.zeros((spec.steps, spec.n_candidates))
+    gaps = np.zeros_like(previews)
+
+    def note(update: Update) -> None:
+        if isinstance(update, Previewed):
+            previews[update.step - 1, update.index] = update.score.score
+            gaps[update.step - 1, update.index] = update.guidance_gap
+
+    outcome = run_generation(core, spec, note)
     scores = [c.score.score for c in outcome.candidates if c.score is not None]
     if len(scores) < spec.n_candidates:
         raise EngineFailed(

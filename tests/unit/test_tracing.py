@@ -5,13 +5,14 @@ import pytest
 
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
+from app.engine.protocols import Finished, Started, Succeeded, Update
 from app.engine.pruning import calibration
-from app.engine.trajectories import record_trajectories
+from app.engine.trajectories import record_trajectories, run_generation
 from app.errors import EngineFailed
 from models.protocols import Models
 from models.synthetic.scorer import FakeScorer
 from tests.synthetic_models import InstrumentedGenerator
-from tests.unit.engine_kit import BlindScorer
+from tests.unit.engine_kit import BlindScorer, spec
 
 
 def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None:
@@ -46,3 +47,15 @@ def test_a_score_that_is_not_a_number_calibrates_nothing() -> None:
     core = EngineCore(Models(generator, BlindScorer(1)), EngineConfig())
     with pytest.raises(EngineFailed, match="no score"):
         list(record_trajectories(core, generator.info, ["x"], n_candidates=2))
+
+
+def test_one_generation_runs_to_its_end_and_every_update_is_noted() -> None:
+    generator = InstrumentedGenerator()
+    core, updates = EngineCore(Models(generator, FakeScorer()), EngineConfig()), list[Update]()
+    outcome = run_generation(core, spec(n_candidates=3, steps=4), updates.append)
+    assert [c.index for c in outcome.candidates] == [0, 1, 2]
+    assert isinstance(updates[0], Started)
+    assert sum(isinstance(each, Finished) for each in updates) == 3
+    assert isinstance(updates[-1], Succeeded)
+    assert updates[-1].outcome is outcome
+    assert core.idle

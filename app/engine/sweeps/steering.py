@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
 from app.engine.core import EngineCore
-from app.engine.protocols import Failed, Outcome, Succeeded
+from app.engine.protocols import Outcome
+from app.engine.trajectories import run_generation
 from models.protocols import GeneratorInfo
 from models.protocols.steering import SteeringSettings
 
@@ -113,16 +114,7 @@ def _field(core: EngineCore, info: GeneratorInfo, prompt: str, seed: int, n: int
         seed=seed,
         steering=SteeringSettings(scale) if scale > 0 else None,
     )
-    core.submit(spec, perf_counter())
-    outcome: Outcome | None = None
-    while not core.idle:
-        for _, update in core.tick():
-            if isinstance(update, Failed):
-                raise update.error
-            if isinstance(update, Succeeded):
-                outcome = update.outcome
-    assert outcome is not None
-    return outcome
+    return run_generation(core, spec)
 
 
 def image_statistics(images: NDArray[np.uint8]) -> tuple[Array, Array, Array]:
