@@ -106,6 +106,7 @@ class Row:
             self.schedule_call,
             self.seed,
             run.inputs,
+            run.spec.steering is not None,
         )
 
 

@@ -46,7 +46,7 @@ class Steered:
         self.aim = self.steering.aim(SteeringTarget(draw[:1], one, draw[1:], 0.5 * one))
 
     def rows(self, *seeds: int) -> list[StepRow]:
-        rows = [self.driven.row(Job(seed=seed, steps=8)) for seed in seeds]
+        rows = [replace(self.driven.row(Job(seed=seed, steps=8)), steered=True) for seed in seeds]
         for _ in range(CALL):
             rows = self.driven.step(rows)
         return rows
@@ -141,6 +141,16 @@ def test_a_row_that_is_not_finite_stays_beside_one_that_moves(steered: Steered) 
     after = steered.steer(sound, replace(broken, latent=unsound))
     assert after[1] is unsound
     assert after[0] is not sound.latent
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_the_gate_keeps_the_state_before_a_step_only_for_steered_rows(steered: bool) -> None:
+    gate = driven("flux", "gate")
+    rows = [replace(gate.row(Job(steps=4)), steered=steered)]
+    for _ in range(2):
+        rows = gate.step(rows)
+    latent = rows[0].latent
+    assert [each is not None for each in (latent.before, latent.x0_before)] == [steered, steered]
 
 
 def test_a_lost_run_continues_from_the_moved_state(workshop: Any) -> None:

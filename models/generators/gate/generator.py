@@ -309,7 +309,7 @@ class PipelineGate:
 
     def _stepped(self, row: StepRow, attempt: Attempt) -> GateLatent:
         """The latent after a row's step; it holds the run, unless the run is done."""
-        after = attempt.latent_after(row.latent, row.step + 1)
+        after = attempt.latent_after(row.latent, row.step + 1, steered=row.steered)
         row.latent.attempt = None
         if after.step < row.schedule.calls:
             after.memory = attempt.run.memory()

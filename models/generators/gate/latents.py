@@ -48,7 +48,7 @@ class GateLatent:
     `x`, `x0`: the pipeline's sample and x0 estimate in its own packing; None before the first step. `z`, `z0`: the same
     as decoder input, once requested. `picture` (C, h, w): the image that it starts from, in the form of `z`. `attempt`:
     the run that continues from here, until a step takes it. `before` and `x0_before` are x and x0 of the latent before
-    the step. `moved`: x differs from the run's own sample since.
+    the step, if the row is steered. `moved`: x differs from the run's own sample since.
     """
 
     width: int
@@ -103,12 +103,13 @@ class Attempt:
             self._outputs += _entries(result)
         self._follow(self.run.resume(result))
 
-    def latent_after(self, latent: GateLatent, step: int) -> GateLatent:
+    def latent_after(self, latent: GateLatent, step: int, *, steered: bool) -> GateLatent:
         """The latent before `step`, made from `latent`; it holds no run."""
         assert self.made is not None
-        before = latent.x if latent.x is not None else self.run.scheduler._first
         made = GateLatent(latent.width, latent.height, latent.seed, step, self.made.x, self.made.x0, self.guidance_gap)
-        made.before, made.x0_before = before, latent.x0
+        if steered:
+            made.before = latent.x if latent.x is not None else self.run.scheduler._first
+            made.x0_before = latent.x0
         return made
 
     def _follow(self, event: Any) -> None:
