@@ -276,7 +276,7 @@ class NativeGenerator:
         family = self._family
         schedules = family.schedules
         width, height = family.size
-        steps, guidance = family.steps_and_guidance(id)
+        usual = family.usual(id, defaults)
         return GeneratorInfo(
             id=id,
             revision=self._revision(revision),
@@ -284,8 +284,8 @@ class NativeGenerator:
             height=height,
             size_multiple=math.lcm(_SIZE_MULTIPLE, family.cells * family.factor),
             max_size=2 * max(width, height),
-            steps=int(defaults.get("steps", steps)),
-            guidance_scale=float(defaults.get("guidance_scale", guidance)),
+            steps=usual.steps,
+            guidance_scale=usual.guidance,
             sampler=str(defaults.get("sampler", schedules.default)),
             samplers=schedules.samplers,
             token_limit=family.token_limit,
@@ -299,6 +299,7 @@ class NativeGenerator:
             loras=self._adapters.default,
             prompt_weights=family.prompt_weights,
             long_prompts=self._long_prompts,
+            defaults_from=usual.source,
         )
 
     def _revision(self, known: str | None) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from models.protocols import DefaultsSource
 
 _SIZE = 1024
 
@@ -29,8 +31,14 @@ _CONSISTENCY_SAMPLER = 4, 1.0
 
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
-_UNET_TURBO = 1, 0.0
-"""Steps and guidance of SD-Turbo and SDXL-Turbo."""
+_ADVERSARIAL = 1, 0.0
+"""Steps and guidance of SD-Turbo and SDXL-Turbo, which make images of half SDXL's size."""
+
+_TURBO_MERGE = 6, 2.0
+"""The same of other models with a UNet and `turbo` in their names: merges, made with 4 to 8 steps."""
+
+_TURBO_CELLS = 64
+"""Most latent cells in a row of SD-Turbo and SDXL-Turbo; SDXL has 128."""
 
 _FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
 """Steps and guidance of distilled models, by a word in their names.
@@ -43,34 +51,63 @@ _DISTILLED = {"Flux2KleinPipeline": "klein", "Krea2Pipeline": "turbo"}
 """Words for the distilled models of classes whose folders tell distilled ones."""
 
 
-def usual_steps(id: str, pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
+class Usual(NamedTuple):
+    """Default steps and guidance of a model."""
+
+    steps: int
+    guidance: float
+    source: DefaultsSource
+
+
+def usual_steps(id: str, pipe: Any, steps: int, guidance: float, defaults: Mapping[str, Any]) -> Usual:
     """Default steps and guidance of a model.
 
-    `steps` and `guidance` are those of the pipeline's call.
+    `steps` and `guidance` are those of the pipeline's call. A pack's `defaults` may name others.
     """
     known = few_steps(id, pipe)
-    if known is None and _has_unet(pipe):
-        return _UNET_STEPS, guidance
-    return known or (steps, guidance)
+    if known is None:
+        known = Usual(_UNET_STEPS if _has_unet(pipe) else steps, guidance, "pipeline")
+    source: DefaultsSource = "files" if {"steps", "guidance_scale"} & set(defaults) else known.source
+    return Usual(int(defaults.get("steps", known[0])), float(defaults.get("guidance_scale", known[1])), source)
 
 
-def few_steps(id: str, pipe: Any) -> tuple[int, float] | None:
-    """Steps and guidance of a distilled model of this name; None for other models.
+def few_steps(id: str, pipe: Any) -> Usual | None:
+    """Steps and guidance of a distilled model; None for other models.
 
-    What the pipeline's folder says about it counts before the name: FLUX.2-klein-base is not distilled.
+    What the model's files say counts before its name: FLUX.2-klein-base is not distilled, and an SDXL merge called
+    Turbo is not SDXL-Turbo.
     """
+    own = type(getattr(pipe, "scheduler", None)).__name__
     if _has_unet(pipe):
-        if "turbo" in id.lower():
-            return _UNET_TURBO
         if pipe.unet.config.get("time_cond_proj_dim") is not None:
-            return _CONSISTENCY
+            return Usual(*_CONSISTENCY, "files")
+        if own in _CONSISTENCY_SCHEDULERS:
+            return Usual(*_CONSISTENCY_SAMPLER, "files")
+        if _is_adversarial(id, pipe):
+            return Usual(*_ADVERSARIAL, "files")
+        if "turbo" in id.lower():
+            return Usual(*_TURBO_MERGE, "name")
     distilled = getattr(getattr(pipe, "config", None), "is_distilled", None)
     if distilled is False:
         return None
     name = id.lower() if distilled is None else f"{id.lower()} {_DISTILLED.get(type(pipe).__name__, '')}"
     found = next((few for word, few in _FEW_STEPS.items() if word in name), None)
-    own = type(getattr(pipe, "scheduler", None)).__name__
-    return _CONSISTENCY_SAMPLER if found is None and own in _CONSISTENCY_SCHEDULERS else found
+    if found is not None:
+        return Usual(*found, "name" if distilled is None else "files")
+    return Usual(*_CONSISTENCY_SAMPLER, "files") if own in _CONSISTENCY_SCHEDULERS else None
+
+
+def _is_adversarial(id: str, pipe: Any) -> bool:
+    """Whether the files are those of SDXL-Turbo or SD-Turbo: one step without guidance.
+
+    Both space timesteps `trailing`. SDXL-Turbo has half the size of SDXL, which nothing else has. SD-Turbo looks like
+    any Stable Diffusion of that spacing, so its name must say it too.
+    """
+    if getattr(pipe.scheduler, "config", {}).get("timestep_spacing") != "trailing":
+        return False
+    cells = pipe.unet.config.get("sample_size")
+    small = isinstance(cells, int) and cells <= _TURBO_CELLS
+    return small and (getattr(pipe, "text_encoder_2", None) is not None or "turbo" in id.lower())
 
 
 def _has_unet(pipe: Any) -> bool:

@@ -66,7 +66,8 @@ class StepRow:
     the empty text.
 
     `step` is the row of the schedule's table. With `inpainting`, the new state outside the mask is the source, noised
-    to the level of the next step; see `inpainting.LatentBlender`.
+    to the level of the next step; see `inpainting.LatentBlender`. The new state of a `steered` row may be moved by
+    `Steering`, so its latent holds what that needs.
     """
 
     latent: Latent
@@ -77,6 +78,7 @@ class StepRow:
     step: int
     seed: int
     inputs: ImageInputs | None = None
+    steered: bool = False
 
     @property
     def inpainting(self) -> Inpainting | None:
@@ -98,6 +100,14 @@ PromptWeights: TypeAlias = Literal["applied", "not_installed", "unsupported"]
 """
 
 
+DefaultsSource: TypeAlias = Literal["pipeline", "files", "name"]
+"""What default steps and guidance follow from.
+
+`pipeline`: the defaults of the pipeline. `files`: the model's files or its pack. `name`: a word in the model's name, so
+they are assumed.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorInfo:
     """A generator's name, limits and defaults. Sizes are in pixels.
@@ -106,7 +116,8 @@ class GeneratorInfo:
     rows. `unguided_scale` is the largest guidance scale at which a `cfg` model makes one prediction; below 0 it always
     makes two. `second_order` names the samplers that call the denoiser twice per step.
     `controls` are the kinds of images that can control the composition. `loras` are the adapters of requests that name
-    none; None if the generator takes no adapters. `styles` are those that prompts can name.
+    none; None if the generator takes no adapters. `styles` are those that prompts can name. `defaults_from` is what
+    `steps` and `guidance_scale` follow from.
     """
 
     id: str
@@ -132,6 +143,7 @@ class GeneratorInfo:
     styles: Styles | None = None
     prompt_weights: PromptWeights = "unsupported"
     long_prompts: LongPrompts = "truncate"
+    defaults_from: DefaultsSource = "pipeline"
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""

@@ -37,35 +37,54 @@ def embedded(pipe: Any) -> None:
     pipe.unet = diffusers.UNet2DConditionModel.from_config(config).eval()
 
 
-CASES: dict[str, tuple[str, str, Callable[[Any], None] | None, tuple[int, float, str]]] = {
-    "plain-sd": ("stable_diffusion", "dreamshaper", None, (30, 7.5, "euler")),
-    "plain-sdxl": ("stable_diffusion_xl", "sdxl-base", None, (30, 5.0, "euler")),
-    "sd-turbo": ("stable_diffusion", "sd-turbo", None, (1, 0.0, "euler")),
+def trailing(pipe: Any) -> None:
+    """Timesteps spaced as in SD-Turbo and SDXL-Turbo."""
+    scheduled("EulerDiscreteScheduler", timestep_spacing="trailing")(pipe)
+
+
+def large(pipe: Any) -> None:
+    """SDXL's own size, and the spacing of SDXL-Turbo."""
+    trailing(pipe)
+    pipe.unet.register_to_config(sample_size=96)
+
+
+CASES: dict[str, tuple[str, str, Callable[[Any], None] | None, tuple[int, float, str, str]]] = {
+    "plain-sd": ("stable_diffusion", "dreamshaper", None, (30, 7.5, "euler", "pipeline")),
+    "plain-sdxl": ("stable_diffusion_xl", "sdxl-base", None, (30, 5.0, "euler", "pipeline")),
+    "sd-turbo": ("stable_diffusion", "sd-turbo", trailing, (1, 0.0, "euler", "files")),
+    "sd-trailing": ("stable_diffusion", "zero-snr", trailing, (30, 7.5, "euler", "pipeline")),
     "sdxl-turbo": (
         "stable_diffusion_xl",
-        "sdxl-turbo",
-        scheduled("EulerAncestralDiscreteScheduler"),
-        (1, 0.0, "euler_ancestral"),
+        "mine",
+        scheduled("EulerAncestralDiscreteScheduler", timestep_spacing="trailing"),
+        (1, 0.0, "euler_ancestral", "files"),
     ),
-    "sdxl-lightning": ("stable_diffusion_xl", "SDXL-Lightning", None, (4, 1.0, "euler")),
-    "lcm-pipeline": ("latent_consistency", "lcm-dreamshaper", None, (4, 8.5, "lcm")),
-    "lcm-unet": ("stable_diffusion_xl", "lcm-sdxl", embedded, (4, 8.5, "euler")),
-    "lcm-scheduler": ("stable_diffusion_xl", "merged", scheduled("LCMScheduler"), (4, 1.0, "lcm")),
-    "tcd-scheduler": ("stable_diffusion", "hyper", scheduled("TCDScheduler"), (4, 1.0, "tcd")),
-    "pndm": ("stable_diffusion", "v1-5", scheduled("PNDMScheduler", skip_prk_steps=True), (30, 7.5, "dpmpp_2m")),
-    "heun": ("stable_diffusion", "heun", scheduled("HeunDiscreteScheduler"), (30, 7.5, "heun")),
-    "plain-flux": ("flux", "FLUX.1-dev", None, (28, 3.5, "flow_match_euler")),
-    "schnell": ("flux", "FLUX.1-schnell", None, (4, 0.0, "flow_match_euler")),
-    "plain-sd3": ("stable_diffusion_3", "stable-diffusion-3.5-medium", None, (28, 7.0, "flow_match_euler")),
-    "sd3-turbo": ("stable_diffusion_3", "stable-diffusion-3.5-large-turbo", None, (8, 0.0, "flow_match_euler")),
-    "z-image-turbo": ("z_image", "Z-Image-Turbo", None, (8, 0.0, "flow_match_euler")),
-    "klein-base": ("flux2_klein", "FLUX.2-klein-base", distilled(False), (50, 4.0, "flow_match_euler")),
-    "klein": ("flux2_klein", "mine", distilled(True), (4, 1.0, "flow_match_euler")),
-    "krea-raw": ("krea2", "Krea-2-Turbo", distilled(False), (28, 4.5, "flow_match_euler")),
-    "krea-turbo": ("krea2", "mine", distilled(True), (8, 0.0, "flow_match_euler")),
-    "sprint": ("sana_sprint", "Sana_Sprint", None, (2, 4.5, "scm")),
+    "sdxl-turbo-merge": ("stable_diffusion_xl", "dreamshaper-xl-turbo", None, (6, 2.0, "euler", "name")),
+    "sdxl-turbo-large": ("stable_diffusion_xl", "xl-turbo-trailing", large, (6, 2.0, "euler", "name")),
+    "sdxl-lightning": ("stable_diffusion_xl", "SDXL-Lightning", None, (4, 1.0, "euler", "name")),
+    "lcm-pipeline": ("latent_consistency", "lcm-dreamshaper", None, (4, 8.5, "lcm", "files")),
+    "lcm-unet": ("stable_diffusion_xl", "lcm-sdxl", embedded, (4, 8.5, "euler", "files")),
+    "lcm-scheduler": ("stable_diffusion_xl", "merged", scheduled("LCMScheduler"), (4, 1.0, "lcm", "files")),
+    "tcd-scheduler": ("stable_diffusion", "hyper", scheduled("TCDScheduler"), (4, 1.0, "tcd", "files")),
+    "pndm": (
+        "stable_diffusion",
+        "v1-5",
+        scheduled("PNDMScheduler", skip_prk_steps=True),
+        (30, 7.5, "dpmpp_2m", "pipeline"),
+    ),
+    "heun": ("stable_diffusion", "heun", scheduled("HeunDiscreteScheduler"), (30, 7.5, "heun", "pipeline")),
+    "plain-flux": ("flux", "FLUX.1-dev", None, (28, 3.5, "flow_match_euler", "pipeline")),
+    "schnell": ("flux", "FLUX.1-schnell", None, (4, 0.0, "flow_match_euler", "name")),
+    "plain-sd3": ("stable_diffusion_3", "stable-diffusion-3.5-medium", None, (28, 7.0, "flow_match_euler", "pipeline")),
+    "sd3-turbo": ("stable_diffusion_3", "stable-diffusion-3.5-large-turbo", None, (8, 0.0, "flow_match_euler", "name")),
+    "z-image-turbo": ("z_image", "Z-Image-Turbo", None, (8, 0.0, "flow_match_euler", "name")),
+    "klein-base": ("flux2_klein", "FLUX.2-klein-base", distilled(False), (50, 4.0, "flow_match_euler", "pipeline")),
+    "klein": ("flux2_klein", "mine", distilled(True), (4, 1.0, "flow_match_euler", "files")),
+    "krea-raw": ("krea2", "Krea-2-Turbo", distilled(False), (28, 4.5, "flow_match_euler", "pipeline")),
+    "krea-turbo": ("krea2", "mine", distilled(True), (8, 0.0, "flow_match_euler", "files")),
+    "sprint": ("sana_sprint", "Sana_Sprint", None, (2, 4.5, "scm", "name")),
 }
-"""Family, folder, what is changed; default steps, guidance and sampler."""
+"""Family, folder, what is changed; default steps, guidance and sampler, and what the first two follow from."""
 
 NOT_FROM_FOLDERS = ("flux2_klein", "krea2", "sana_sprint", "z_image")
 """Families whose tiny builds need arguments or a small size, which a folder does not hold."""
@@ -95,7 +114,7 @@ def _generator(pipe: Any, name: str, id: str, mode: str) -> Any:
 
 
 def _of(info: Any) -> tuple[Any, ...]:
-    return info.steps, info.guidance_scale, info.sampler, info.width, info.height
+    return info.steps, info.guidance_scale, info.sampler, info.defaults_from, info.width, info.height
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -104,7 +123,7 @@ def test_both_paths_have_the_same_defaults(case: str, tmp_path: Path) -> None:
     found = {mode: described(case, tmp_path / mode, mode) for mode in FAMILIES[name].paths}
     assert set(found) == ({"gate"} if name == "sana_sprint" else {"gate", "native"})
     assert len(set(found.values())) == 1, found
-    assert found["gate"][:3] == wanted
+    assert found["gate"][:4] == wanted
 
 
 def test_every_rule_has_a_case() -> None:

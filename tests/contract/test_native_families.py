@@ -201,13 +201,13 @@ def test_the_folder_says_whether_a_model_is_distilled(name: str, id: str, few: t
     pipe = FAMILIES[name].build(name)
     assert few_steps(id, pipe) is None
     pipe.register_to_config(is_distilled=True)
-    assert few_steps(id, pipe) == few
+    assert few_steps(id, pipe) == (*few, "files")
 
 
 def test_names_say_it_where_folders_do_not() -> None:
     from models.generators.pipeline_facts import few_steps
 
-    assert few_steps("Tongyi-MAI/Z-Image-Turbo", object()) == (8, 0.0)
+    assert few_steps("Tongyi-MAI/Z-Image-Turbo", object()) == (8, 0.0, "name")
     assert few_steps("black-forest-labs/FLUX.1-dev", object()) is None
 
 

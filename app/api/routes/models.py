@@ -37,6 +37,8 @@ class GeneratorOutput(ResponseModel):
     `controls`: kinds of control images.
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+    `defaults_from`: `steps` and `guidance_scale` are the `pipeline`'s defaults, follow from the model's `files`, or are
+    assumed from a word in its `name`.
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
@@ -62,6 +64,7 @@ class GeneratorOutput(ResponseModel):
     second_order: list[str]
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
+    defaults_from: Literal["pipeline", "files", "name"]
     steering: bool
     steering_refusal: str | None
     loras: list[str]

@@ -15,7 +15,7 @@ import torch
 
 from models.errors import ModelUnsupported
 from models.generators.flow_schedules import FlowSchedules
-from models.generators.pipeline_facts import call_defaults, default_size, usual_steps
+from models.generators.pipeline_facts import Usual, call_defaults, default_size, usual_steps
 from models.generators.text_limits import Reader
 from models.protocols import Guidance, PromptWeights, Schedule, Truncation
 from models.runtime.placement import DevicePlacement
@@ -130,10 +130,10 @@ class NativeFamily:
         """The modules that decide what is made, for the revision."""
         return [each for each in self.pipe.components.values() if isinstance(each, torch.nn.Module)]
 
-    def steps_and_guidance(self, id: str) -> tuple[int, float]:
-        """Default number of steps and guidance scale of the model of this name."""
+    def usual(self, id: str, defaults: Mapping[str, Any]) -> Usual:
+        """Default steps and guidance of the model of this name; a pack's `defaults` may name others."""
         steps, guidance = self.settings["num_inference_steps"], self.settings.get(self.guidance_argument)
-        return usual_steps(id, self.pipe, int(steps), float(guidance or 0.0))
+        return usual_steps(id, self.pipe, int(steps), float(guidance or 0.0), defaults)
 
     @cached_property
     def schedules(self) -> Schedules:

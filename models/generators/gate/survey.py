@@ -75,9 +75,8 @@ class Survey:
         self._stage = stage
         self._id = id
         own = int(stage.defaults.get("num_inference_steps") or _STEPS)
-        steps, guidance = usual_steps(id, stage.pipe, own, self._own_guidance())
-        self.steps = int(defaults.get("steps", steps))
-        self.guidance = float(defaults.get("guidance_scale", guidance))
+        usual = usual_steps(id, stage.pipe, own, self._own_guidance(), defaults)
+        self.steps, self.guidance, self.defaults_from = usual
         width, height = default_size(stage.pipe, stage.defaults)
         self.width, self.height = int(defaults.get("width", width)), int(defaults.get("height", height))
         entries = self._make_a_step(made, max(self.guidance, 2.0))
@@ -118,6 +117,7 @@ class Survey:
             negative_prompts=self.guidance_kind == "cfg" and self._stage.reads_negative,
             unguided_scale=self.unguided_scale,
             second_order=(sampler,) if self._stage.components["scheduler"].order > 1 else (),
+            defaults_from=self.defaults_from,
         )
 
     @staticmethod
