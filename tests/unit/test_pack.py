@@ -10,6 +10,7 @@ import pytest
 
 from models.errors import ModelNotFound, PackCorrupt
 from models.pack import Pack, packs
+from models.training.data import languages
 
 
 @pytest.fixture
@@ -95,3 +96,17 @@ def test_the_revision_follows_version_and_weights(folder: Path) -> None:
     newer = Pack.read(folder).revision
     rewrite(folder, files={"generator/weights": "0" * 64})
     assert len({before, newer, Pack.read(folder).revision}) == 3
+
+
+def test_other_words_are_another_revision_and_leave_a_calibration_its_own(folder: Path) -> None:
+    (folder / "words.json").write_text("{}")
+    plain = Pack.read(folder).revision
+    languages.update_manifest(folder)
+    before = Pack.read(folder)
+    rewrite(folder, calibration={"generator": before.revision, "scorer": "another"})
+    (folder / "words.json").write_text('{"a": 1}')
+    languages.update_manifest(folder)
+    after = Pack.read(folder)
+    after.verify()
+    assert len({plain, before.revision, after.revision}) == 3
+    assert after.manifest["calibration"] == {"generator": after.revision, "scorer": "another"}

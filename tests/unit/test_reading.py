@@ -110,7 +110,7 @@ def test_misspellings_by_one_letter(front: TextFront, text: str, corrections: di
     assert reading.understood == english
 
 
-@pytest.mark.parametrize(("text", "word", "others"), [("a tull", "tull", ("bull", "full"))])
+@pytest.mark.parametrize(("text", "word", "others"), [("an asket", "asket", ("basket", "casket"))])
 def test_ambiguous_words_are_told_and_not_guessed(
     front: TextFront, text: str, word: str, others: tuple[str, ...]
 ) -> None:
@@ -126,6 +126,9 @@ def test_ambiguous_words_are_told_and_not_guessed(
         "a flattering dress",
         "A Crepe with malt",
         "a foggy loom",
+        "a tapir",
+        "two okapis and a gnu, an ibex, a potto",
+        "a durum wheat field",
     ],
 )
 def test_english_words_that_the_pack_does_not_know_are_no_misspellings(front: TextFront, text: str) -> None:
