@@ -18,7 +18,8 @@ def checked(
 ) -> Models:
     """The models of a process.
 
-    The main scorer must embed, and names must differ, see `check_names`. Raises ModelUnsupported.
+    The main scorer must embed, and names must differ, see `check_names`. So must weights: one model under two names
+    would count twice. Raises ModelUnsupported.
     """
     if not embeds(scorer):
         raise ModelUnsupported(
@@ -28,6 +29,7 @@ def checked(
         check_names([each.info.id for each in (scorer, *members)], referee.info.id if referee is not None else "")
     except ValueError as error:
         raise ModelUnsupported(str(error)) from error
+    _check_weights([scorer, *members, *([] if referee is None else [referee])])
     return Models(generator, scorer, upscaler=upscaler, members=tuple(members), referee=referee)
 
 
@@ -42,8 +44,21 @@ def check_names(names: Sequence[str], referee: str) -> None:
         )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"FRONTRUNNER_SCORERS: {', '.join(repeated)} is named twice, with FRONTRUNNER_SCORER; name each scorer once"
+            f"FRONTRUNNER_SCORERS: {', '.join(map(repr, repeated))} is named twice, with FRONTRUNNER_SCORER; "
+            "name each scorer once"
         )
+
+
+def _check_weights(scorers: Sequence[Embedder | Scorer]) -> None:
+    """Raise ModelUnsupported if two scorers of one kind have the same revision."""
+    known: dict[tuple[bool, str], str] = {}
+    for each in scorers:
+        other = known.setdefault((embeds(each), each.info.revision), each.info.id)
+        if other != each.info.id:
+            raise ModelUnsupported(
+                f"FRONTRUNNER_SCORERS and FRONTRUNNER_REFEREE: {other!r} and {each.info.id!r} are the same weights; "
+                "name each model once"
+            )
 
 
 def embedders(models: Models) -> list[Embedder]:

@@ -16,7 +16,7 @@ from app.api.schemas.variants import AutoVariants, Variants
 from app.api.upload_limits import Pixels, Sent
 from app.domain import ControlUse, Generation, Ranking, Reference, Taste
 from app.imaging import Upload
-from app.service import GenerationParams, RedrawMask, UnresolvedReference, current_owner
+from app.service import GenerationParams, RedrawMask, UnresolvedReference, Wordings, current_owner
 
 DEFAULT_STRENGTH = 0.75
 """Strength of image to image when the request omits it, 0 to 1."""
@@ -154,11 +154,13 @@ async def with_controls(
     return await unless_gone(request, read())
 
 
-async def with_variants(services: Services, params: GenerationParams, asked: Variants | None) -> GenerationParams:
-    """`params` with the wordings that the server makes, if the request asks for them."""
+async def with_variants(
+    services: Services, params: GenerationParams, asked: Variants | None, made: Wordings | None = None
+) -> GenerationParams:
+    """`params` with the wordings that the server makes, or has `made`, if the request asks for them."""
     if not isinstance(asked, AutoVariants):
         return params
-    wordings, notices = await services.variants.make(params.prompt, asked.auto)
+    wordings, notices = made or await services.variants.make(params.prompt, asked.auto)
     return replace(params, wordings=wordings, notices=(*params.notices, *notices))
 
 

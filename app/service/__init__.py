@@ -37,7 +37,7 @@ from app.service.types import (
     RankedImage,
     RankResult,
 )
-from app.service.variants import ChatRewriter, VariantMaker
+from app.service.variants import ChatRewriter, VariantMaker, Wordings
 from app.service.webhooks.dispatcher import WebhookDispatcher, WebhookPolicy
 from app.service.webhooks.http_client import WebhookClient
 from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
@@ -93,6 +93,7 @@ __all__ = [
     "WebhookClient",
     "WebhookDispatcher",
     "WebhookPolicy",
+    "Wordings",
     "all_qualities",
     "as_caller",
     "batch_path",

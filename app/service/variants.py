@@ -6,15 +6,16 @@ does not deliver comes from presets, and a notice says so.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from app.domain import Notice
@@ -33,6 +34,12 @@ PAUSE_S = 30.0
 
 So a batch does not wait for each of its entries.
 """
+
+CALLS_AT_ONCE = 8
+"""Calls of the chat model that run at a time."""
+
+Wordings: TypeAlias = tuple[tuple[str, ...], tuple[Notice, ...]]
+"""Wordings of a prompt, and notices."""
 
 INSTRUCTION = (
     "You rewrite prompts for an image generator. Keep every thing, number, colour and relation that the prompt names, "
@@ -80,13 +87,18 @@ class ChatRewriter:
         self._clock = clock
         self._calls: deque[float] = deque()
         self._paused_until = -math.inf
+        self._free = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
     async def rewrite(self, prompt: str, count: int) -> list[str]:
-        """At most `count` texts. Raises DeliveryError."""
+        """At most `count` texts. Waits while `CALLS_AT_ONCE` others run. Raises DeliveryError."""
+        async with self._free:
+            return await self._rewrite(prompt, count)
+
+    async def _rewrite(self, prompt: str, count: int) -> list[str]:
         now = self._clock()
         while self._calls and self._calls[0] <= now - HOUR_S:
             self._calls.popleft()
@@ -121,7 +133,7 @@ class VariantMaker:
         self._rewriter = rewriter
         self._max_chars = max_chars
 
-    async def make(self, prompt: str, count: int) -> tuple[tuple[str, ...], tuple[Notice, ...]]:
+    async def make(self, prompt: str, count: int) -> Wordings:
         """`count` different wordings, the prompt first, and notices.
 
         Fewer if presets run out; none for a prompt above `max_chars`, which is refused later.
@@ -144,6 +156,11 @@ class VariantMaker:
             detail = f"only {len(wordings)} of {count} wordings were made: send `variants` as texts"
             notices = (*notices, Notice("fewer_variants", detail, {"variants": len(wordings)}))
         return tuple(wordings), notices
+
+    async def make_all(self, asked: Mapping[int, tuple[str, int]]) -> dict[int, Wordings]:
+        """The wordings of several prompts, each with its count, by the same keys; made side by side."""
+        made = await asyncio.gather(*(self.make(prompt, count) for prompt, count in asked.values()))
+        return dict(zip(asked, made, strict=True))
 
     def _distinct(self, texts: Sequence[str]) -> list[str]:
         """Texts that can be prompts, each once; the first one is kept as it is."""

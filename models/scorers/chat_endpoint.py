@@ -15,8 +15,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -96,8 +97,8 @@ class ChatScorer:
             raise self._failure("unreachable", f"did not answer and is left alone for {_PAUSE_S:.0f} s")
         self._check_budget(len(images))
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                return np.array(await self._judge(images, text), np.float32)
+            async with _Deadline(self._limits.timeout_s) as deadline:
+                return np.array(await self._judge(images, text, deadline), np.float32)
         except TimeoutError:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise self._failure("timeout", f"gave no scores within {self._limits.timeout_s:g} s") from None
@@ -105,37 +106,37 @@ class ChatScorer:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise self._failure("unreachable", "cannot be reached; check its address and whether it runs") from None
 
-    async def _judge(self, images: Sequence[str], text: str) -> list[float]:
+    async def _judge(self, images: Sequence[str], text: str, deadline: _Deadline) -> list[float]:
         """Values in order: all from probabilities or all from grades."""
         made = list[float]()
         if self._graded is None and images:
-            self._graded, made = await self._first(images[0], text)
+            self._graded, made = await self._first(images[0], text, deadline)
         read = self._grade if self._graded else self._probability
-        rest = [asyncio.ensure_future(read(image, text)) for image in images[len(made) :]]
+        rest = [asyncio.ensure_future(read(image, text, deadline)) for image in images[len(made) :]]
         try:
             return made + await asyncio.gather(*rest)
         finally:
             for each in rest:
                 each.cancel()
 
-    async def _first(self, image: str, text: str) -> tuple[bool, list[float]]:
+    async def _first(self, image: str, text: str, deadline: _Deadline) -> tuple[bool, list[float]]:
         """Whether the endpoint only grades, and the first value if it is known.
 
         A request that is refused also without log probabilities says nothing about them.
         """
         try:
-            choice = await self._ask(image, questions.yes_or_no(text), logprobs=True)
+            choice = await self._ask(image, questions.yes_or_no(text), deadline, logprobs=True)
         except _RequestRefused:
-            return True, [await self._grade(image, text)]
+            return True, [await self._grade(image, text, deadline)]
         if isinstance(choice.get("logprobs"), Mapping):
             return False, [self._share_of_yes(choice)]
         return True, []
 
-    async def _probability(self, image: str, text: str) -> float:
-        return self._share_of_yes(await self._ask(image, questions.yes_or_no(text), logprobs=True))
+    async def _probability(self, image: str, text: str, deadline: _Deadline) -> float:
+        return self._share_of_yes(await self._ask(image, questions.yes_or_no(text), deadline, logprobs=True))
 
-    async def _grade(self, image: str, text: str) -> float:
-        content = (await self._ask(image, questions.grade(text)))["message"].get("content")
+    async def _grade(self, image: str, text: str, deadline: _Deadline) -> float:
+        content = (await self._ask(image, questions.grade(text), deadline))["message"].get("content")
         value = questions.read_answer(content) if isinstance(content, str) else None
         if value is None:
             raise self._failure("unreadable", "did not answer with a number from 0 to 10")
@@ -150,7 +151,9 @@ class ChatScorer:
             raise self._failure("unreadable", "answered neither yes nor no")
         return share
 
-    async def _ask(self, image: str, question: str, *, logprobs: bool = False) -> Mapping[str, Any]:
+    async def _ask(
+        self, image: str, question: str, deadline: _Deadline, *, logprobs: bool = False
+    ) -> Mapping[str, Any]:
         """The first choice of an answer. Raises ScoringFailed and the errors of httpx."""
         content = [
             {"type": "image_url", "image_url": {"url": image}},
@@ -165,7 +168,8 @@ class ChatScorer:
         if logprobs:
             body |= {"logprobs": True, "top_logprobs": _TOP_TOKENS}
         async with self._free:
-            status, answer = await self._send(body)
+            with deadline.counted():
+                status, answer = await self._send(body)
         if status != httpx.codes.OK:
             raise self._refusal(status)
         try:
@@ -233,6 +237,46 @@ class ChatScorer:
 
     def _failure(self, reason: FailureReason, what: str) -> ScoringFailed:
         return ScoringFailed(reason, f"{self._info.id} {what}")
+
+
+class _Deadline:
+    """A time limit for the requests of one call.
+
+    Time in which other calls have all places of the endpoint does not count. Raises TimeoutError on exit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._running = 0
+        self._since = 0.0
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._timeout.__aexit__(*error)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of one request; that of several at once counts once."""
+        clock = asyncio.get_running_loop().time
+        if not self._running:
+            self._since = clock()
+            self._end_at(self._since + self._left)
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._left -= clock() - self._since
+                self._end_at(None)
+
+    def _end_at(self, when: float | None) -> None:
+        with suppress(RuntimeError):  # the call has ended
+            self._timeout.reschedule(when)
 
 
 class _RequestRefused(ScoringFailed):

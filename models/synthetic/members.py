@@ -38,7 +38,12 @@ class RandomFeatureScorer:
         random = np.random.default_rng(seed)
         self._frequencies = 2.0 * random.standard_normal((self._inner.info.dimensions, _FEATURES))
         self._info = replace(
-            self._inner.info, id=f"fake-{seed}", dimensions=2 * _FEATURES, null_mean=None, null_std=None
+            self._inner.info,
+            id=f"fake-{seed}",
+            revision=f"features-{seed}",
+            dimensions=2 * _FEATURES,
+            null_mean=None,
+            null_std=None,
         )
 
     @property

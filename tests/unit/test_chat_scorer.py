@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -214,6 +215,18 @@ def test_an_endpoint_that_stalls_is_given_up_and_left_alone(part: str, monkeypat
     assert len(endpoint.bodies) == sent, "no request while it is left alone"
     monkeypatch.setattr(time, "monotonic", lambda real=time.monotonic: real() + chat_endpoint._PAUSE_S)
     assert failure(judge).reason == "timeout"
+
+
+def test_waiting_for_other_calls_of_the_endpoint_is_no_stall() -> None:
+    judge, endpoint = scorer(by_shade, timeout_s=0.1, concurrency=1)
+    asyncio.run_coroutine_threadsafe(judge._free.acquire(), judge._loop).result()  # another call has the only place
+    with ThreadPoolExecutor(1) as pool:
+        scores = pool.submit(judge.score, PICTURES[:2], "a red apple")
+        time.sleep(0.3)
+        assert not scores.done()
+        assert endpoint.bodies == []
+        judge._loop.call_soon_threadsafe(judge._free.release)
+        np.testing.assert_allclose(scores.result(), [0.1, 0.2], rtol=1e-5)
 
 
 def test_a_lost_connection_is_told() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
 from models import registry
+from models.ensembles import check_names, checked
 from models.errors import ModelUnsupported
 from models.load_options import LoadOptions
-from models.protocols import embeds
+from models.protocols import ScorerInfo, embeds
+from models.synthetic.generator import FakeGenerator
 from models.synthetic.members import ColourJudge, RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
 
@@ -29,8 +33,8 @@ def test_members_and_referee_load_by_name() -> None:
 @pytest.mark.parametrize(
     ("scorer", "options", "message"),
     [
-        ("fake", LoadOptions(scorers=("fake",)), "fake is named twice"),
-        ("fake", LoadOptions(scorers=("fake-2", "fake-2")), "fake-2 is named twice"),
+        ("fake", LoadOptions(scorers=("fake",)), "'fake' is named twice"),
+        ("fake", LoadOptions(scorers=("fake-2", "fake-2")), "'fake-2' is named twice"),
         ("fake", LoadOptions(referee="fake"), "'fake' also ranks"),
         ("fake", LoadOptions(scorers=("fake-2",), referee="fake-2"), "'fake-2' also ranks"),
         ("fake-judge", LoadOptions(), "only scores, and the main scorer must embed"),
@@ -39,6 +43,28 @@ def test_members_and_referee_load_by_name() -> None:
 def test_scorers_that_cannot_serve_together_are_refused(scorer: str, options: LoadOptions, message: str) -> None:
     with pytest.raises(ModelUnsupported, match=message):
         registry.load_models("fake", scorer, options=options)
+
+
+def test_one_model_under_two_names_is_refused() -> None:
+    class Renamed(RandomFeatureScorer):
+        @property
+        def info(self) -> ScorerInfo:
+            return replace(super().info, id="renamed")
+
+    generator, same = FakeGenerator(), (RandomFeatureScorer(), Renamed())
+    with pytest.raises(ModelUnsupported, match="'fake-2' and 'renamed' are the same weights"):
+        checked(generator, FakeScorer(), same, None)
+    with pytest.raises(ModelUnsupported, match="'fake-2' and 'renamed' are the same weights"):
+        checked(generator, FakeScorer(), same[:1], same[1])
+    assert checked(generator, FakeScorer(), (RandomFeatureScorer(2), RandomFeatureScorer(3)), ColourJudge()).referee
+
+
+def test_names_are_told_without_the_control_characters_of_a_terminal() -> None:
+    name = "a\x1b[31m"
+    for names, referee in (([name, name], ""), ([name], name)):
+        with pytest.raises(ValueError, match="FRONTRUNNER") as caught:
+            check_names(names, referee)
+        assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from app.domain import Notice
 from app.service import presets
 from app.service.presets import Preset, Presets
-from app.service.variants import HOUR_S, PAUSE_S, ChatRewriter, VariantMaker, check_rewriter, preset_wordings
+from app.service.variants import (
+    CALLS_AT_ONCE,
+    HOUR_S,
+    PAUSE_S,
+    ChatRewriter,
+    VariantMaker,
+    check_rewriter,
+    preset_wordings,
+)
 from app.service.webhooks.http_client import DeliveryError, WebhookClient
 
 pytestmark = pytest.mark.slow
@@ -101,6 +109,34 @@ def test_a_chat_model_rewrites_within_its_request() -> None:
     assert sent["messages"][-1] == {"role": "user", "content": PROMPT}
     chat.texts = 'Sure! ```json\n["fenced"]\n```'
     assert made(chat, 2)[0] == (PROMPT, "fenced")
+
+
+def test_the_prompts_of_a_batch_are_rewritten_side_by_side_within_a_bound() -> None:
+    class Slow:
+        """Answers when as many calls wait as may run at once, or no more will come."""
+
+        def __init__(self) -> None:
+            self.running, self.most, self.calls = 0, 0, 0
+
+        async def fetch(self, url: str, body: bytes, *_: Any) -> bytes:
+            self.running += 1
+            self.calls += 1
+            self.most = max(self.most, self.running)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self.running -= 1
+            prompt = json.loads(body)["messages"][-1]["content"]
+            return json.dumps({"choices": [{"message": {"content": json.dumps([f"{prompt} again"])}}]}).encode()
+
+    async def run() -> dict[int, tuple[str, ...]]:
+        maker = VariantMaker(BUILT_IN, ChatRewriter(cast(Any, slow), "https://x/v1", "tiny", "", 100), 200)
+        made = await maker.make_all({index: (f"prompt {index}", 2) for index in range(3, 23)})
+        return {index: wordings for index, (wordings, _) in made.items()}
+
+    slow = Slow()
+    made = asyncio.run(run())
+    assert made == {index: (f"prompt {index}", f"prompt {index} again") for index in range(3, 23)}
+    assert (slow.calls, slow.most) == (20, CALLS_AT_ONCE)
 
 
 @pytest.mark.parametrize(

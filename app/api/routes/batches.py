@@ -14,6 +14,7 @@ from app.api.dependencies import (
     Services,
     ServicesDep,
     build_idempotency_key,
+    unless_gone,
 )
 from app.api.json_body import JsonRoute
 from app.api.routes.generations import build_params
@@ -27,9 +28,10 @@ from app.api.schemas.batches import (
 )
 from app.api.schemas.listing import decode_cursor, encode_cursor
 from app.api.schemas.requests import GenerationRequest
+from app.api.schemas.variants import AutoVariants
 from app.domain import RefusedEntry
 from app.errors import FrontrunnerError, InvalidEntries, InvalidRequest, NotFound, QuotaExceeded, TooLarge
-from app.service import PreparedGeneration, batch_path
+from app.service import PreparedGeneration, Wordings, batch_path
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
 
@@ -98,13 +100,14 @@ async def _prepare(
     """
     entries, refused = list[tuple[int, PreparedGeneration]](), list[RefusedEntry]()
     held, limit = 0, services.uploads.total_pixels
+    wordings = await _made_wordings(request, services, body)
     for index, entry in enumerate(body.requests):
         if isinstance(entry, SkippedEntry):
             refused.append(_invalid(index, entry))
             continue
         try:
             _check_effect(entry)
-            params = await build_params(request, services, entry)
+            params = await build_params(request, services, entry, wordings.get(index))
             prepared = await services.generations.prepare(params)
             entries.append((index, prepared))
             held += prepared.input_pixels
@@ -123,6 +126,16 @@ async def _prepare(
         count = f"{len(refused)} of {len(body.requests)} entries cannot be made"
         raise InvalidEntries(f"{count}: {advice}", fields=fields)
     return entries, refused
+
+
+async def _made_wordings(request: Request, services: Services, body: BatchRequest) -> dict[int, Wordings]:
+    """The wordings that the server makes, by entry. Raises ClientDisconnected."""
+    asked = {
+        index: (entry.prompt, entry.variants.auto)
+        for index, entry in enumerate(body.requests)
+        if isinstance(entry, GenerationRequest) and isinstance(entry.variants, AutoVariants)
+    }
+    return await unless_gone(request, services.variants.make_all(asked)) if asked else {}
 
 
 def _check_effect(entry: GenerationRequest) -> None:

@@ -32,7 +32,7 @@ from app.api.schemas.base import SIZE_PATTERN
 from app.api.schemas.requests import GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind
-from app.service import GenerationParams, image_path
+from app.service import GenerationParams, Wordings, image_path
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=JsonRoute)
 
@@ -67,11 +67,13 @@ async def create_generation(
     )
 
 
-async def build_params(request: Request, services: Services, body: GenerationRequest) -> GenerationParams:
-    """Service parameters with the ranking and the images resolved."""
+async def build_params(
+    request: Request, services: Services, body: GenerationRequest, wordings: Wordings | None = None
+) -> GenerationParams:
+    """Service parameters with the ranking and the images resolved; `wordings` are those already made."""
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
-    params = await with_variants(services, params, body.variants)
+    params = await with_variants(services, params, body.variants, wordings)
     if body.image is not None:
         strength = DEFAULT_STRENGTH if body.strength is None else body.strength
         params = await with_init_image(request, services, params, body.image, strength)
