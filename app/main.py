@@ -19,7 +19,7 @@ from app import __version__
 from app.api import openapi, problems
 from app.api.compat import embeddings, openai, openai_edits
 from app.api.compat import rerank as rerank_documents
-from app.api.compat.a1111 import catalog, generate, state
+from app.api.compat.a1111 import catalog, extras, generate, state
 from app.api.compat.a1111.jobs import Jobs
 from app.api.compat.mcp.endpoint import McpEndpoint
 from app.api.compat.mcp.in_process import Loopback
@@ -55,6 +55,7 @@ from app.service import (
     FileSealer,
     GenerationService,
     ImageGuards,
+    ImageUpscaler,
     Img2ImgService,
     LeasePolicy,
     Limits,
@@ -90,7 +91,7 @@ log = logging.getLogger(__name__)
 _NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify)
 """Modules whose routes refuse unknown query parameters."""
 
-_COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, catalog)
+_COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, catalog, extras)
 
 OnDeath = Callable[[BaseException], None]
 
@@ -205,6 +206,7 @@ def _lifespan(
                 VariantMaker(known_presets, rewriter, settings.max_prompt_chars),
                 trust,
                 ensembles,
+                ImageUpscaler(engine),
             )
             engine.start()
             upkeep = [

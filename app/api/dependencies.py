@@ -34,6 +34,7 @@ from app.service import (
     Explainer,
     GenerationService,
     IdempotencyKey,
+    ImageUpscaler,
     Img2ImgService,
     LinkSigner,
     LoadedModels,
@@ -78,6 +79,7 @@ class Services:
     variants: VariantMaker
     trust: TrustList
     ensembles: Ensembles
+    upscaling: ImageUpscaler
 
 
 def get_services(request: Request) -> Services:

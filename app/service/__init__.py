@@ -14,6 +14,7 @@ from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
 from app.service.candidates.sealing import FileSealer
+from app.service.candidates.upscaling import LANCZOS, ImageUpscaler
 from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
@@ -43,6 +44,7 @@ from app.service.webhooks.http_client import WebhookClient
 from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
 
 __all__ = [
+    "LANCZOS",
     "MAX_ENTRIES",
     "Aliases",
     "ApiKey",
@@ -64,6 +66,7 @@ __all__ = [
     "IdempotencyKey",
     "ImageFile",
     "ImageGuards",
+    "ImageUpscaler",
     "Img2ImgService",
     "LeasePolicy",
     "Limits",

@@ -67,6 +67,13 @@ class Aliases:
         """The same for a scorer."""
         return self._resolve(name, loaded.scorer, loaded.generator, makes_images=False)
 
+    def loaded(self, name: str, loaded: LoadedModels) -> str:
+        """The loaded model for `name` on any route; `name` itself if it is no alias of one."""
+        target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), name)
+        if target != LOADED:
+            return target
+        return loaded.scorer if _makes_images(name) is False else loaded.generator
+
     def _resolve(
         self, name: str | None, loaded: str, other: str, *, makes_images: bool
     ) -> tuple[str | None, tuple[Notice, ...]]:

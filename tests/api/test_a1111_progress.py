@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.compat.a1111.jobs import MAX_OWNERS, Jobs
+from app.domain import Event, EventKind, Progress
 from app.service import Permission, auth
 from tests.api.keys_kit import add_key
 from tests.api.kit import House, running, until
 from tests.api.test_a1111 import SMALL, TXT2IMG, opened, refused, warning_codes
 from tests.synthetic_models import InstrumentedGenerator
+from tests.unit.store_kit import generation
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +144,23 @@ def test_any_replica_shows_and_interrupts_requests(tmp_path: Path) -> None:
         assert _progress(other) == idle
         assert busy.client.get(f"/v1/generations/{native}").json()["status"] == "running"
         busy.client.delete(f"/v1/generations/{native}")
+
+
+def test_the_log_of_another_replica_is_read_once() -> None:
+    """What was read of it stays with the job from poll to poll, until the request has ended."""
+    jobs, running_one = Jobs(), replace(generation("gen_a"), progress=Progress(0.25, 3, 8))
+    (job,) = jobs.elsewhere("key", [running_one])
+    job.read(Event(7, EventKind.PREVIEW, {"index": 0, "step": 3, "score": 0.5, "image": "data:x"}, 0.0))
+    (again,) = jobs.elsewhere("key", [replace(running_one, progress=Progress(0.5, 6, 8))])
+    assert again is job
+    assert (again.seq, again.step, again.share) == (7, 6, 0.5)
+    assert again.preview is not None
+    assert [other.seq for other in jobs.elsewhere("other", [running_one])] == [0]
+    assert jobs.elsewhere("key", []) == []
+    assert [late.seq for late in jobs.elsewhere("key", [running_one])] == [0]
+    for number in range(MAX_OWNERS):
+        jobs.elsewhere(str(number), [running_one])
+    assert len(jobs._elsewhere) == MAX_OWNERS
 
 
 def test_keys_separate_requests_on_any_replica(tmp_path: Path) -> None:

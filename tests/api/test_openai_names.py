@@ -251,3 +251,13 @@ def test_routes_refuse_models_of_the_other_kind(house: House) -> None:
     told = house.post("/sdapi/v1/txt2img", json=asked)
     assert (told.status_code, told.json()["error"]) == (422, "wrong_model_kind")
     assert "override_settings.sd_model_checkpoint" in told.json()["errors"]
+
+
+def test_an_alias_reads_the_model_that_it_stands_for(client: openai.OpenAI, house: House) -> None:
+    for name in ("gpt-image-1", "dall-e-3", "text-embedding-3-small", "fake"):
+        assert client.models.retrieve(name).id == "fake"
+    is_problem(house.client.get("/v1/models/gpt-5"), 404, "not_found")
+    aliases = Aliases.parse(f"{DEFAULT},mine=b")
+    loaded = LoadedModels("a", "b")
+    names = ("gpt-image-1", "rerank-v3.5", "mine", "other", "a")
+    assert [aliases.loaded(name, loaded) for name in names] == ["a", "b", "b", "other", "a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -207,3 +208,63 @@ def test_the_upscaler_reads_the_wording_that_an_image_was_sampled_from(tmp_path:
         upscaler.prompts.clear()
         picture(house, made["data"][0]["url"], size="512x512")
         assert set(upscaler.prompts) <= {made["data"][0]["wording"]}
+
+
+EXTRA = "/sdapi/v1/extra-single-image"
+
+
+def _extra(house: House, image: NDArray[np.uint8], **members: Any) -> tuple[NDArray[np.uint8], str]:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    body = {"image": base64.b64encode(file.getvalue()).decode(), **members}
+    answer = house.post(EXTRA, json=body)
+    assert answer.status_code == 200, answer.text
+    made = answer.json()
+    assert list(made) == ["html_info", "image"]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(made["image"])))), made["html_info"]
+
+
+def test_a_web_ui_enlarges_one_image(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    upscaler = Instrumented()
+    with serving(tmp_path, upscaler) as house:
+        names = [one["name"] for one in house.client.get("/sdapi/v1/upscalers").json()]
+        assert names == ["None", "Lanczos", upscaler.info.id]
+        same, told = _extra(house, image, upscaling_resize=4)
+        np.testing.assert_array_equal(same, image)
+        assert told == ""
+        filtered, told = _extra(house, image, upscaler_1="Lanczos", gfpgan_visibility=0.5)
+        assert filtered.shape == (40, 60, 3)
+        assert "upscale by: 2, Postprocess upscaler: Lanczos" in told
+        assert "gfpgan_visibility has no effect" in told
+        assert upscaler.sides == []
+        larger, told = _extra(house, image, upscaler_1=names[2], upscaling_resize="3")
+        assert larger.shape == (60, 90, 3)
+        assert upscaler.sides == [(20, 30)]
+        assert f"Postprocess upscaler: {names[2]}" in told
+        size = {"resize_mode": 1, "upscaling_resize_w": 64, "upscaling_resize_h": 64}
+        assert _extra(house, image, upscaler_1="Lanczos", **size)[0].shape == (64, 64, 3)
+        assert _extra(house, image, upscaler_1="Lanczos", upscaling_crop=False, **size)[0].shape == (64, 96, 3)
+        mixed = _extra(house, image, upscaler_1="Lanczos", upscaler_2=names[2], extras_upscaler_2_visibility=0.5)[0]
+        parts = filtered, _extra(house, image, upscaler_1=names[2])[0]
+        np.testing.assert_allclose(mixed, np.mean(parts, axis=0), atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"upscaler_1": "ESRGAN_4x"}, "#/upscaler_1"),
+        ({"upscaler_1": "Lanczos", "upscaler_2": "x"}, "#/upscaler_2"),
+        ({"upscaler_1": "Lanczos", "upscaling_resize": 9}, "#/upscaling_resize"),
+        ({"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 90_000}, "#/upscaling_resize_w"),
+        ({"image": "?"}, "#/image"),
+        ({"image": None}, "#/image"),
+    ],
+)
+def test_what_a_web_ui_cannot_enlarge_is_refused(tmp_path: Path, members: dict[str, Any], pointer: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    with serving(tmp_path, None) as house:
+        answer = house.post(EXTRA, json={"image": base64.b64encode(file.getvalue()).decode(), **members})
+    assert answer.status_code in (400, 422), answer.text
+    assert pointer.removeprefix("#/") in answer.text

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
-from app.api.dependencies import Services, ServicesDep
+from app.api.dependencies import Services, ServicesDep, loaded_models
 from app.api.schemas.base import ResponseModel, is_absent
 from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
@@ -233,10 +233,11 @@ async def read_model(
     ],
     services: ServicesDep,
 ) -> ModelResponse:
-    """The id is the value of `model` in requests."""
-    for model in _models(services):
-        if model.id == model_id:
-            return model
+    """The id is the value of `model` in requests; for an alias, the model that it stands for."""
+    models = {model.id: model for model in _models(services)}
+    name = model_id if model_id in models else services.aliases.loaded(model_id, loaded_models(services))
+    if name in models:
+        return models[name]
     raise NotFound("no loaded model has this id: use one of GET /v1/models")
 
 

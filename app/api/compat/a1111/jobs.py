@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,9 @@ OPEN = tuple(status for status in Status if not status.is_final)
 
 MAX_JOBS = 100
 """Maximum requests of one key whose progress is reported, the newest."""
+
+MAX_OWNERS = 256
+"""Keys whose requests on other replicas are followed, those that asked last."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,11 +43,14 @@ class Job:
 
     @classmethod
     def of(cls, generation: Generation) -> Job:
-        """The job of a generation that another replica serves, without its preview."""
-        progress, steps = generation.progress, generation.spec.steps_made
-        job = cls(generation.id, generation.spec.owner, generation.job or "txt2img", generation.created)
-        job.step, job.steps, job.share = progress.step or 0, steps, generation.completed
-        return job
+        """The job of a generation that another replica serves."""
+        return cls(generation.id, generation.spec.owner, generation.job or "txt2img", generation.created)
+
+    def follow(self, generation: Generation) -> Job:
+        """The job itself, with the generation's progress; what was read of the log is kept."""
+        self.step, self.steps = generation.progress.step or 0, generation.spec.steps_made
+        self.share = generation.completed
+        return self
 
     def read(self, event: Event) -> None:
         """Take an event of the log into account."""
@@ -60,10 +67,21 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
+        self._elsewhere: OrderedDict[str, dict[str, Job]] = OrderedDict()
 
     def of(self, owner: str) -> list[Job]:
         """The owner's jobs that have not ended."""
         return [job for job in self._jobs if job.owner == owner]
+
+    def elsewhere(self, owner: str, generations: Sequence[Generation]) -> list[Job]:
+        """Jobs of an owner's open generations on other replicas; those of earlier calls continue."""
+        known = self._elsewhere.pop(owner, {})
+        jobs = {one.id: known.get(one.id, Job.of(one)).follow(one) for one in generations}
+        if jobs:
+            self._elsewhere[owner] = jobs
+        while len(self._elsewhere) > MAX_OWNERS:
+            self._elsewhere.popitem(last=False)
+        return list(jobs.values())
 
     @contextmanager
     def running(self, job: Job) -> Iterator[Job]:
@@ -77,9 +95,10 @@ class Jobs:
 
 async def open_jobs(request: Request, service: GenerationService) -> list[Job]:
     """The caller's requests that have not ended, on any replica, oldest first."""
-    own = {job.generation_id: job for job in get_jobs(request).of(current_owner())}
+    jobs, owner = get_jobs(request), current_owner()
+    own = {job.generation_id: job for job in jobs.of(owner)}
     found, _ = await service.find(ListQuery("", OPEN, jobs=True), None, MAX_JOBS)
-    others = [Job.of(generation) for generation in found if generation.id not in own]
+    others = jobs.elsewhere(owner, [generation for generation in found if generation.id not in own])
     return sorted([*own.values(), *others], key=lambda job: job.created)
 
 
