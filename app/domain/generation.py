@@ -307,7 +307,8 @@ class Generation:
     A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
     at most about a second old; it starts again when another process takes over. `batch` is the id of the batch of
     which it is entry `batch_index`. `job` is the kind of the request, if it came by the web UI's API.
-    `agreement` is that of an ensemble's members, see `app.engine.ranking.ensemble`.
+    `agreement` is that of an ensemble's members, see `app.engine.ranking.ensemble`; `judged` is how many candidates its
+    scorers without embeddings saw.
     """
 
     spec: GenerationSpec
@@ -338,6 +339,7 @@ class Generation:
     provenance: Provenance = Provenance.NONE
     job: Literal["txt2img", "img2img"] | None = None
     agreement: float | None = None
+    judged: int | None = None
     referee: RefereeOpinion | None = None
 
     @property

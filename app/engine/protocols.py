@@ -83,8 +83,8 @@ class Outcome:
     embeddings: float32 (N, D), L2-normalised. latents: float16 (N, C, h, w). images: the returned ones, by index, or
     all finished ones where guards, members or a referee need them. `query` is what the scores compare with. The
     candidates are placed by the main scorer. `members` holds the embeddings of members and referee by name, NaN for
-    rows that they did not judge, and `left_out` says why one did not. `agreement` and `referee` are added after the
-    engine, as in `Generation`.
+    rows that they did not judge, and `left_out` says why one did not. `agreement`, `judged` and `referee` are
+    added after the engine, as in `Generation`.
     `regret` is the share of the best-of-N gain that pruning would have lost; only shadow generations have it.
     """
 
@@ -103,6 +103,7 @@ class Outcome:
     members: Mapping[str, Embeddings] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     agreement: float | None = None
+    judged: int | None = None
     referee: RefereeOpinion | None = None
 
 

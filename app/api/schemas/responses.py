@@ -138,6 +138,7 @@ class GenerationResponse(ResponseModel):
     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+    `judged`: how many candidates the scorers of an ensemble without embeddings saw.
     """
 
     id: str
@@ -181,6 +182,7 @@ class GenerationResponse(ResponseModel):
     margin: float | None
     low_confidence: bool
     agreement: float | None
+    judged: int | None
     referee: RefereeOutput | None
     stopped: Literal["cap", "gain"] | None
     warnings: list[WarningOutput]
@@ -243,6 +245,7 @@ class GenerationResponse(ResponseModel):
             margin=generation.margin,
             low_confidence=generation.low_confidence,
             agreement=generation.agreement,
+            judged=generation.judged,
             referee=RefereeOutput.model_validate(generation.referee, from_attributes=True)
             if generation.referee
             else None,

@@ -326,6 +326,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         low_confidence=outcome.low_confidence,
         stopped=outcome.stopped,
         agreement=outcome.agreement,
+        judged=outcome.judged,
         referee=outcome.referee,
         warnings=(*generation.warnings, *outcome.notices, *shortfall_notices(generation.spec, outcome.candidates)),
         timings=outcome.timings,

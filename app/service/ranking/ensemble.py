@@ -23,6 +23,18 @@ from app.service.ranking.panel_scores import Judgeable, LeftOut, MemberCollector
 from app.service.ranking.referee import Referee
 from models.protocols import ScorerInfo, ScoringInfo
 
+JUDGING_SHARE = 0.25
+"""Time that scorers without embeddings may take, relative to the rest of the generation."""
+
+MIN_JUDGED = 4
+"""Least candidates that they see; agreement means nothing of fewer."""
+
+MAX_JUDGED = 1024
+"""Most candidates that they see; no generation has more."""
+
+FIRST_JUDGED = 8
+"""Candidates that a scorer of unknown cost sees."""
+
 LEFT_OUT = "scorer_left_out"
 """Code of the notice about a scorer that did not judge."""
 
@@ -32,6 +44,7 @@ class Verdict:
     """Scores after all scorers judged.
 
     `pool` holds the candidates that compete: a cascade leaves the best ones. `combined`: `scores` are an ensemble's.
+    `judged` is how many the scorers without embeddings were shown; None without such scorers.
     """
 
     scores: tuple[Score | None, ...]
@@ -39,6 +52,7 @@ class Verdict:
     combined: bool
     agreement: float | None
     notices: tuple[Notice, ...]
+    judged: int | None = None
 
 
 class Ensembles:
@@ -122,7 +136,22 @@ class Ensembles:
             except LeftOut as left:
                 field.left_out[info.id] = left
                 notices.append(_left_out(info.id, left))
-        return await asyncio.to_thread(self._verdict, scores, own, weights, ranking, pool, notices, field.known)
+        verdict = await asyncio.to_thread(self._verdict, scores, own, weights, ranking, pool, notices, field.known)
+        return replace(verdict, judged=len(pool) if judges else None)
+
+    def cascade(self, ranking: Ranking, seconds: float) -> int | None:
+        """How many candidates the scorers without embeddings may see, by what they cost.
+
+        Together they may take `JUDGING_SHARE` of the `seconds` that the generation took, but they see at least
+        `MIN_JUDGED`. None without such scorers.
+        """
+        judges = self._judges(ranking)
+        costs = [self.panel.seconds(info.id) for info in judges]
+        if not judges:
+            return None
+        known = sum(cost for cost in costs if cost is not None)
+        affordable = int(JUDGING_SHARE * seconds / known) if known > 0 else MAX_JUDGED
+        return max(MIN_JUDGED, min(affordable, FIRST_JUDGED if None in costs else MAX_JUDGED))
 
     def _judges(self, ranking: Ranking) -> list[ScoringInfo]:
         """The members of a ranking that only score."""

@@ -26,7 +26,8 @@ from models.protocols import ScorerInfo, ScoringInfo
 class FieldRanking:
     """See the module. `n` candidates are to be returned, `query` is what the main scorer compares with.
 
-    `verdict` is that of the last placement. With `lenient`, a placement does without `contrast` if the near misses
+    `verdict` is that of the last placement. `cascade` holds if the ranking names none: how many candidates the scorers
+    without embeddings see, None for all. With `lenient`, a placement does without `contrast` if the near misses
     cannot be read.
     """
 
@@ -37,6 +38,7 @@ class FieldRanking:
     prompt: str
     ranking: Ranking
     n: int
+    cascade: int | None = None
     lenient: bool = False
     verdict: Verdict = field(init=False)
 
@@ -105,12 +107,15 @@ class FieldRanking:
     async def _judge(self, pool: Sequence[int]) -> Verdict:
         if not (self.ranking.contrast or self.has_members):
             return Verdict(tuple(self.candidates.scores), list(pool), combined=False, agreement=None, notices=())
+        ranking = self.ranking
+        if ranking.cascade is None:
+            ranking = replace(ranking, cascade=self.cascade)
         try:
-            return await self.ensembles.judge(self.candidates, self.prompt, self.ranking, pool, self.n)
+            return await self.ensembles.judge(self.candidates, self.prompt, ranking, pool, self.n)
         except FrontrunnerError as error:
             if not self.lenient:
                 raise
-            plain = replace(self.ranking, contrast=False)
+            plain = replace(ranking, contrast=False)
             verdict = await self.ensembles.judge(self.candidates, self.prompt, plain, pool, self.n)
             detail = f"`contrast` has no effect, because the near misses could not be read: {error.detail}"
             return replace(verdict, notices=(*verdict.notices, Notice("contrast_left_out", detail)))

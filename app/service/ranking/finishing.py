@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.domain import Candidate, Generation, GenerationSpec
+from app.domain import Candidate, Generation, GenerationSpec, Timings
 from app.engine.protocols import Engine, Outcome
 from app.engine.ranking.placement import Placements
 from app.engine.ranking.scoring import rank_order
@@ -49,7 +49,15 @@ class Finisher:
             left_out={name: LeftOut("failed", why) for name, why in outcome.left_out.items()},
         )
         ranked = FieldRanking(
-            self._engine, self._ensembles, field, outcome.query, spec.ranking_prompt, ranking, spec.n, lenient=True
+            self._engine,
+            self._ensembles,
+            field,
+            outcome.query,
+            spec.ranking_prompt,
+            ranking,
+            spec.n,
+            cascade=None if spec.deterministic else self._ensembles.cascade(ranking, _seconds(outcome.timings)),
+            lenient=True,
         )
         pool = [c.index for c in outcome.candidates if c.pruned_at_step is None]
         if ranking.contrast or ranked.has_members or guards.matter:
@@ -104,6 +112,12 @@ def _placed(outcome: Outcome, ranked: FieldRanking, placements: Placements) -> O
         margin=placements.margin,
         low_confidence=placements.low_confidence,
         agreement=verdict.agreement,
+        judged=verdict.judged,
         embeddings=ranked.candidates.embeddings,
         notices=(*outcome.notices, *verdict.notices),
     )
+
+
+def _seconds(timings: Timings) -> float:
+    """Seconds on the device, without waiting."""
+    return (timings.encode_ms + timings.denoise_ms + timings.preview_ms + timings.finish_ms) / 1000

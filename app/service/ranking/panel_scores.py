@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ CACHED_TEXTS = 4096
 
 So ranking again by other weights asks no scorer.
 """
+
+SMOOTHING = 0.3
+"""Weight of the newest call in the moving average of a scorer's seconds per image."""
 
 Image = NDArray[np.uint8]
 Values = NDArray[np.float64]
@@ -63,9 +67,15 @@ class Judgeable:
 class PanelScores:
     """Scores by scorer; use in one event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = perf_counter) -> None:
         self._engine = engine
+        self._clock = clock
         self._texts: OrderedDict[tuple[str, str, str], TextEmbedding] = OrderedDict()
+        self._seconds: dict[str, float] = {}
+
+    def seconds(self, name: str) -> float | None:
+        """Seconds per image of a scorer that only scores, a moving average; None before its first call."""
+        return self._seconds.get(name)
 
     async def contrast(self, images: Embeddings, misses: Sequence[str], info: ScorerInfo) -> NDArray[np.float32]:
         """What near misses subtract from the main scorer's scores: float32 (N,)."""
@@ -125,6 +135,7 @@ class PanelScores:
 
     async def score(self, images: Sequence[Image], prompt: str, info: ScoringInfo) -> Values:
         """Scores of images (H, W, 3) by a scorer that only scores. Raises LeftOut."""
+        started = self._clock()
         try:
             scores = np.asarray(await self._engine.score_images(images, prompt, info.id), np.float64)
         except ScoringFailed as error:
@@ -134,9 +145,14 @@ class PanelScores:
         except Exception as error:
             log.exception("a scorer failed", extra={"scorer": info.id})
             raise LeftOut("failed", f"it failed ({type(error).__name__})") from error
+        self._note(info.id, (self._clock() - started) / len(images))
         if not np.isfinite(scores).all():
             raise LeftOut("not_a_number", "it returned what is not a number")
         return scores
+
+    def _note(self, name: str, seconds: float) -> None:
+        known = self._seconds.get(name, seconds)
+        self._seconds[name] = known + SMOOTHING * (seconds - known)
 
     async def vectors(self, images: Sequence[Image], info: ScorerInfo) -> Embeddings:
         """Vectors of images (H, W, 3) by an embedding member: float32 (N, D).

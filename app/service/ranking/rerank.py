@@ -141,7 +141,16 @@ class RankingService:
         pool, unseen = _pool(source, spec, params.include_pruned)
         scores = await asyncio.to_thread(_finite_scores, embeddings, query)
         field = Judgeable(scores, embeddings)
-        ranked = FieldRanking(self._engine, self._ensembles, field, query, spec.ranking_prompt, spec.ranking, n)
+        ranked = FieldRanking(
+            self._engine,
+            self._ensembles,
+            field,
+            query,
+            spec.ranking_prompt,
+            spec.ranking,
+            n,
+            cascade=source.judged,
+        )
         if ranked.has_members:
             field.known = _known_numbers(source, spec, self._ensembles.scorers)
             field.members = await self._fields.members(source)
@@ -158,6 +167,7 @@ class RankingService:
             margin=placements.margin,
             low_confidence=placements.low_confidence,
             agreement=verdict.agreement,
+            judged=verdict.judged,
             referee=None,
             warnings=(
                 *notices,

@@ -108,7 +108,7 @@ class RankingInput(RequestModel):
         None,
         ge=1,
         le=1024,
-        description="Candidates that scorers without embeddings see, the best of the others. Default: all.",
+        description="Candidates that scorers without embeddings see, the best of the others. Default: by their cost.",
     )
 
     def to_domain(self, base: Ranking) -> Ranking:
