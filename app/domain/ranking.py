@@ -57,9 +57,8 @@ class Ranking:
 
     `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty. Without
     `scorers` the main scorer ranks alone. With several, `uncertainty` weighs their disagreement, and those that only
-    score see the best `cascade` candidates of the others; None: by their cost. `contrast` subtracts the similarity to near misses
-    of the prompt. See `app.engine.ranking.ensemble`. Candidates
-    with a flag in `veto` are not returned.
+    score see the best `cascade` candidates of the others; None: by their cost. `contrast` subtracts the similarity to
+    near misses of the prompt. See `app.engine.ranking.ensemble`. Candidates with a flag in `veto` are not returned.
     """
 
     negative_weight: float = 0.5

@@ -194,6 +194,7 @@ class EngineCore:
             prompts, negative = encode_prompts(self._generator, spec, steered=steered)
         run.texts = encode_ranking(self._scorer, self._generator, spec, prompts, negative, steered=steered)
         run.aim = find_aim(self._steering, spec, run.texts.query)
+        self._panel.prepare(run)
 
     @contextmanager
     def _adapted(self, loras: tuple[Lora, ...]) -> Iterator[None]:
@@ -286,7 +287,7 @@ class EngineCore:
             row.generation.keep_image(row, image)
             self._emit(row.generation, Finished(row.index, row.score, row.generation.progress, image))
         for run in plan.generations:
-            run.needs_rows = not run.live_rows() and run.needs_wave()
+            run.needs_rows = not run.live_rows() and self._panel.needs_wave(run)
 
     def _score(self, plan: CallPlan, *, preview: bool) -> Pixels:
         return score_rows(self._generator, self._scorer, plan, preview=preview)

@@ -118,7 +118,8 @@ class ActiveGeneration:
     before each further wave. `device_seconds` is its device time; a shared call counts by the share of rows. A
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
     `guided` rows are two predictions each. With `keeps_field` all finished images are kept. `left_out` says why a
-    member does not judge it. `aim` is the query as steering takes it.
+    member does not judge it; `member_queries` are what members compare with, in waves. `aim` is the query as steering
+    takes it.
     """
 
     spec: GenerationSpec
@@ -137,6 +138,7 @@ class ActiveGeneration:
     reported_step: int = 0
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    member_queries: dict[str, scoring.Query] = field(default_factory=dict)
     timings: Timings = Timings()
     work: Work = Work()
 
@@ -236,11 +238,11 @@ class ActiveGeneration:
         finished = [r for r in self.rows if r.phase is Phase.DONE and np.isfinite(r.sort_score)]
         scores = [r.sort_score for r in finished]
         return (
-            early_stopping.expected_gain(scores, self._predicted_finals(finished), self.spec.n, wave)
+            early_stopping.expected_gain(scores, self.predicted_finals(finished), self.spec.n, wave)
             >= early_stopping.MIN_EXPECTED_GAIN
         )
 
-    def _predicted_finals(self, finished: list[Row]) -> list[tuple[float, float]]:
+    def predicted_finals(self, finished: list[Row]) -> list[tuple[float, float]]:
         """Return predicted final scores of pruned rows, each with its standard error.
 
         Both come from the prediction errors at the same step of the finished rows: their mean and deviation.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from app.domain import Checkpoint, Score, StopReason
-from app.engine.protocols import Previewed
+from app.domain import Checkpoint, Ranking, Score, ScorerUse, StopReason
+from app.engine.config import EngineConfig
+from app.engine.core import EngineCore
+from app.engine.protocols import Outcome, Previewed
 from app.engine.scheduler import CallPlan
 from app.engine.state import ActiveGeneration, Phase, Row
-from models.protocols import Pixels
+from app.engine.trajectories import run_generation
+from models.protocols import Models, Pixels, ScorerInfo, TextEmbedding
+from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import Bench, alone, spec
 
 
@@ -89,11 +95,11 @@ def test_a_preview_that_flatters_is_not_the_best_so_far() -> None:
 
 def test_the_pruned_are_brought_to_the_level_of_those_who_finished() -> None:
     run = raced(1, (0.3, None), (0.5, None), (9.0, 0.15), (9.0, 0.05))
-    assert run._predicted_finals(run.rows[:2]) == [pytest.approx((0.25, 0.0)), pytest.approx((0.15, 0.0))]
+    assert run.predicted_finals(run.rows[:2]) == [pytest.approx((0.25, 0.0)), pytest.approx((0.15, 0.0))]
     run.rows[0].predicted_scores = {3: 0.0}
-    assert run._predicted_finals(run.rows[:2])[0] == pytest.approx((0.35, 0.2 / np.sqrt(2)))
+    assert run.predicted_finals(run.rows[:2])[0] == pytest.approx((0.35, 0.2 / np.sqrt(2)))
     run.rows[1].predicted_scores = {3: float("nan")}
-    assert run._predicted_finals(run.rows[:2])[0] == pytest.approx((0.45, 0.0)), (
+    assert run.predicted_finals(run.rows[:2])[0] == pytest.approx((0.45, 0.0)), (
         "a preview that has no score tells nothing"
     )
 
@@ -102,3 +108,46 @@ def test_waves_weigh_the_mean_of_all_that_are_returned() -> None:
     rows = [(0.9, None), (0.2, None), *((9.0, 0.1 * i) for i in range(4))]
     assert not raced(1, *rows).needs_wave()
     assert raced(2, *rows).needs_wave()
+
+
+class Contrary(FakeScorer):
+    """Puts last what the main scorer puts first."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        return replace(super().info, id="contrary")
+
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        return [replace(each, vector=-each.vector) for each in super().embed_texts(texts)]
+
+
+class Silent(Contrary):
+    def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        raise RuntimeError("no tokenizer")
+
+
+def waved(member: FakeScorer, weights: tuple[float, float], seed: int = 7, n: int = 1) -> Outcome:
+    uses = tuple(ScorerUse(name, weight) for name, weight in zip(("fake", "contrary"), weights, strict=True))
+    core = EngineCore(Models(InstrumentedGenerator(), FakeScorer(), members=(member,)), EngineConfig())
+    return run_generation(core, spec(n_candidates=200, wave=8, n=n, seed=seed, ranking=Ranking(scorers=uses)))
+
+
+def made(outcome: Outcome) -> int:
+    return len(outcome.candidates)
+
+
+def test_waves_go_on_until_the_ensemble_has_little_to_gain() -> None:
+    counts = {}
+    for seed in range(0, 400, 40):
+        alone_ = alone(spec(n_candidates=200, wave=8, seed=seed))
+        other = waved(Contrary(), (0.0, 1.0), seed)
+        assert [c.score for c in other.candidates[:8]] == [c.score for c in alone_.candidates[:8]], "a prefix"
+        assert made(other) == made(waved(Contrary(), (0.0, 1.0), seed)), "equal seeds, equal waves"
+        counts[seed] = made(alone_), made(other)
+    assert any(mine != theirs for mine, theirs in counts.values()), "the member's field decides, not the main one's"
+
+
+def test_waves_follow_the_main_scorer_if_a_member_cannot_read_the_prompt() -> None:
+    outcome = waved(Silent(), (1.0, 1.0))
+    assert made(outcome) == made(alone(spec(n_candidates=200, wave=8)))
+    assert "contrary" in outcome.left_out

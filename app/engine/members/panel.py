@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.domain import GenerationSpec
+from app.engine.members.waves import member_query, needs_wave
 from app.engine.protocols import PanelScorer
 from app.engine.state import ActiveGeneration, Row
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Scorer, embeds
@@ -55,6 +56,27 @@ class Panel:
         ranking = spec.ranking
         other = ranking.contrast or any(use.name != self._main for use in ranking.scorers)
         return other or (self._referee is not None and not embeds(self._referee))
+
+    def prepare(self, run: ActiveGeneration) -> None:
+        """Embed the texts of a generation in waves with its members.
+
+        One that fails is left out of the generation.
+        """
+        if run.spec.wave is None:
+            return
+        for use in run.spec.ranking.scorers:
+            member = self._members.get(use.name)
+            if member is None or not self._is_wanted(use.name, run):
+                continue
+            try:
+                run.member_queries[use.name] = member_query(member, run.spec)
+            except Exception as error:
+                log.exception("a scorer failed", extra={"scorer": use.name})
+                _leave_out([run], use.name, f"it failed to read the texts ({type(error).__name__})")
+
+    def needs_wave(self, run: ActiveGeneration) -> bool:
+        """Whether another wave is worthwhile, once all rows so far are done or pruned."""
+        return needs_wave(run, self._main)
 
     def judge(self, rows: Sequence[Row], pixels: Pixels, size: int) -> None:
         """Embed finished rows with the members of their generations.
