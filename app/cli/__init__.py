@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -93,8 +93,20 @@ def serve(
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the images should show.")],
     negative: NegativeOption = "",
-    candidates: Annotated[int, typer.Option("--candidates", "-c", min=1, help="Number of candidates to sample.")] = 16,
+    candidates: Annotated[
+        int | None,
+        typer.Option("--candidates", "-c", min=1, help="Number of candidates. Default: 16, or as --quality says."),
+    ] = None,
     n: Annotated[int, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = 4,
+    quality: Annotated[
+        Literal["draft", "standard", "best"] | None, typer.Option(help="Candidates and steps that you do not name.")
+    ] = None,
+    variants: Annotated[
+        int | None, typer.Option(metavar="N", min=2, max=16, help="Wordings that the server makes of the prompt.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Wording to sample from instead of PROMPT; repeatable.")
+    ] = None,
     seed: Seed = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels. Default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
@@ -111,6 +123,9 @@ def generate(
         bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
     ] = True,
     scorer: ScorerOption = None,
+    veto: Annotated[
+        list[str] | None, typer.Option(metavar="FLAG", help="Exclude images with this flag, artefact or typographic.")
+    ] = None,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
@@ -130,6 +145,8 @@ def generate(
 
     `frontrunner generate "two green trees" -x "blurry, text" -c 32 -n 3 --seed 7 --out trees`
 
+    `frontrunner generate "a castle" --quality best --variants 4 --veto artefact`
+
     `frontrunner generate "a blue boat" --url http://127.0.0.1:8000 --control sketch=boat.png@0.8`
 
     `printf 'avoid red\\nrefine 1 0.4\\nsave boats\\n' | frontrunner generate "a boat" --interactive`
@@ -137,8 +154,7 @@ def generate(
     body = {
         "prompt": prompt,
         "negative_prompt": negative,
-        "n_candidates": candidates,
-        "n": min(n, candidates),
+        **again.build_counts(candidates, n, quality),
         "seed": seed,
         "size": size,
         "steps": steps,
@@ -152,11 +168,10 @@ def generate(
     if steering is not None:
         body["steering"] = {"scale": steering}
     with remote.reported_errors():
-        body |= _controls(control)
+        body |= _controls(control) | again.build_variants(variants, variant)
     console, progress = Console(), Console(stderr=True)
     with remote.reported_errors(), service_at(url, progress) as client:
-        if (scorers := again.build_scorers(scorer)) is not None:
-            body["ranking"] = {"scorers": scorers}
+        body["ranking"] = remote.present({"scorers": again.build_scorers(scorer), "veto": veto or None})
         done = output.show_progress(remote.stream_generation(client, body), progress)
         _show_result(console, client, done, out, named=url is not None)
         if interactive:

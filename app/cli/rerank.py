@@ -1,4 +1,4 @@
-"""Re-rank and refine requests of the command line."""
+"""Re-rank and refine requests of the command line, and parts of requests for generations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, cast
 
 from app.cli.client import CliError, Events, Json, present
 from frontrunner import Client, data_uri
+
+DEFAULT_CANDIDATES = 16
+"""Candidates of `frontrunner generate`."""
 
 
 def build_references(like: Sequence[Path], unlike: Sequence[Path]) -> list[Json] | None:
@@ -38,6 +41,24 @@ def build_scorers(options: Sequence[str] | None) -> list[Json] | None:
             raise CliError(f"--scorer {option}: write NAME=WEIGHT with a weight of at least 0, or NAME alone")
         found.append({"name": name if equals else option, "weight": number})
     return found or None
+
+
+def build_counts(candidates: int | None, n: int, quality: str | None) -> Json:
+    """Return the fields that say how many candidates there are, and how many of them are returned.
+
+    A quality counts candidates that are not named.
+    """
+    if candidates is None and quality is not None:
+        return {"quality": quality, "n": n}
+    count = candidates or DEFAULT_CANDIDATES
+    return {"n_candidates": count, "n": min(n, count), **({"quality": quality} if quality else {})}
+
+
+def build_variants(count: int | None, texts: Sequence[str] | None) -> Json:
+    """Return the field `variants`, if there are such options. Raises CliError for both kinds."""
+    if count is not None and texts:
+        raise CliError("--variants and --variant exclude each other: use one of them")
+    return {"variants": list(texts)} if texts else {"variants": {"auto": count}} if count is not None else {}
 
 
 def request_rerank(client: Client, generation_id: str, body: Mapping[str, Any]) -> Json:

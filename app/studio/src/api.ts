@@ -120,7 +120,17 @@ export interface Generation {
 export interface Service {
   data: {
     id: string;
-    generator: { steps: number; guidance_scale: number; sampler: string; samplers: string[]; width: number; height: number; controls: string[]; steering: boolean } | null;
+    generator: {
+      steps: number;
+      guidance_scale: number;
+      sampler: string;
+      samplers: string[];
+      width: number;
+      height: number;
+      controls: string[];
+      steering: boolean;
+      quality: Record<Quality, { n_candidates: number; steps: number }>;
+    } | null;
   }[];
   scorers: { id: string; role: "main" | "member" | "referee"; embeds: boolean }[];
   limits: {
@@ -130,8 +140,12 @@ export interface Service {
     prompt_chars: number;
     negatives: number;
     references: number;
+    installed_guards: string[];
   };
 }
+
+/** Candidates and steps that a request does not name. */
+export type Quality = "draft" | "standard" | "best";
 
 export interface TasteSummary {
   liked: number;
@@ -176,6 +190,8 @@ export interface Asked {
   sampler?: string;
   seed?: number;
   steering?: { scale: number };
+  quality?: Quality;
+  variants?: string[] | { auto: number };
   image?: string;
   strength?: number;
   control?: AskedControl[];
@@ -208,6 +224,7 @@ export interface AskedRanking {
   references?: AskedReference[];
   taste?: { profile: string; weight: number } | null;
   scorers?: ScorerUse[] | null;
+  veto?: string[] | null;
 }
 
 export interface Reweighing {

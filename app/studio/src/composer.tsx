@@ -1,3 +1,4 @@
+import { Quality, usualSteps, Vetoes, Wordings } from "./choices";
 import { asked, candidates, draft, references, set, start } from "./draft";
 import { Negatives } from "./negatives";
 import { Presets } from "./presets";
@@ -55,6 +56,8 @@ export function Composer() {
         <Beginning />
         <Sketching />
       </div>
+      <Wordings />
+      <Quality />
       <div class="pairs">
         <Count
           label="Candidates"
@@ -72,6 +75,7 @@ export function Composer() {
         />
         Prune weak candidates
       </label>
+      <Vetoes />
       <Details />
       <button type="submit" class="go" disabled={!now.prompt.trim() || race.value !== null}>
         {race.value ? "Generating…" : "Generate"}
@@ -151,7 +155,7 @@ function Details() {
     <details class="more">
       <summary>Sampling</summary>
       <div class="pairs">
-        <Setting label="Steps" value={now.steps} hint={String(known?.steps ?? "")} min={1} max={limits.value?.steps ?? 150} step={1} onInput={(steps) => set({ steps })} />
+        <Setting label="Steps" value={now.steps} hint={usualSteps()} min={1} max={limits.value?.steps ?? 150} step={1} onInput={(steps) => set({ steps })} />
         <Setting label="Guidance" value={now.guidance} hint={String(known?.guidance_scale ?? "")} min={0} max={100} step={0.1} onInput={(guidance) => set({ guidance })} />
         <label class="field">
           <span>Sampler</span>

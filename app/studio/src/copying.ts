@@ -28,6 +28,7 @@ function request(made: Generation): Request {
     diversity: ranking.diversity,
     min_score: ranking.min_score,
     ...(ranking.references.length > 0 ? { references: askedOf(referencesOf(made)) } : {}),
+    ...(ranking.veto.length > 0 ? { veto: ranking.veto } : {}),
     ...(ranking.taste ? { taste: { profile: ranking.taste.profile, weight: ranking.taste.weight } } : {}),
   };
   if (parent?.kind === "rerank") {

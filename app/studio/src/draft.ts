@@ -1,7 +1,7 @@
 // The form of the next generation. Texts survive a reload; images do not.
 
 import { signal } from "@preact/signals";
-import { type Asked, type Generation, type Negative, type Provenance, type Reference } from "./api";
+import { type Asked, type Generation, type Negative, type Provenance, type Quality, type Reference } from "./api";
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -21,6 +21,10 @@ export interface Draft {
   provenance: "" | Provenance;
   strength: number;
   steering: number;
+  quality: "" | Quality;
+  wordings: number;
+  variants: string;
+  veto: string[];
   taste: boolean;
 }
 
@@ -38,6 +42,10 @@ const BLANK: Draft = {
   provenance: "",
   strength: 0.75,
   steering: 0,
+  quality: "",
+  wordings: 0,
+  variants: "",
+  veto: [],
   taste: false,
 };
 
@@ -52,11 +60,20 @@ export function set(part: Partial<Draft>): void {
 }
 
 export function candidates(): number {
-  return Math.min(draft.value.candidates ?? limits.value?.default_candidates ?? 16, limits.value?.candidates ?? 64);
+  const { quality } = draft.value;
+  const usual = quality ? generator.value?.quality[quality].n_candidates : limits.value?.default_candidates;
+  return Math.min(draft.value.candidates ?? usual ?? 16, limits.value?.candidates ?? 64);
+}
+
+/** The texts to sample from: those that were written, or a number that the server makes. */
+function variants(): Pick<Asked, "variants"> {
+  const texts = draft.value.variants.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (texts.length > 0) return { variants: texts };
+  return draft.value.wordings > 1 ? { variants: { auto: draft.value.wordings } } : {};
 }
 
 export function asked(): Asked {
-  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, taste } = draft.value;
+  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, quality, veto, taste } = draft.value;
   return {
     prompt,
     ...(avoided.trim() ? { negative_prompt: avoided } : {}),
@@ -69,11 +86,14 @@ export function asked(): Asked {
     ...(seed ? { seed: Number(seed) } : {}),
     ...(provenance ? { provenance } : {}),
     ...(steering > 0 && generator.value?.steering ? { steering: { scale: steering } } : {}),
+    ...(quality ? { quality } : {}),
+    ...variants(),
     ...(start.value !== null ? { image: start.value, strength } : {}),
     ranking: {
       negatives: negatives.filter((one) => one.text.trim()),
       ...(references.value.length > 0 ? { references: askedOf(references.value) } : {}),
       ...(scorers.value.length > 0 ? { scorers: scorers.value } : {}),
+      ...(veto.length > 0 ? { veto } : {}),
       ...(taste && voted.value > 0 ? { taste: { profile: profile.value, weight: 1 } } : {}),
     },
   };
@@ -94,6 +114,8 @@ export function like(made: Generation): void {
     seed: "",
     provenance: made.provenance,
     steering: made.steering?.scale ?? 0,
+    quality: "",
+    veto: made.ranking.veto,
   });
   references.value = referencesOf(made).filter(known);
   start.value = null;

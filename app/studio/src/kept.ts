@@ -31,7 +31,10 @@ const tab: Place = () => sessionStorage;
 function loaded<T>(name: string, otherwise: T, place: Place): T {
   try {
     const text = place().getItem(name);
-    return text === null ? otherwise : (JSON.parse(text) as T);
+    if (text === null) return otherwise;
+    const found = JSON.parse(text) as T;
+    const named = typeof otherwise === "object" && otherwise !== null && !Array.isArray(otherwise);
+    return named ? (Object.assign({}, otherwise, found) as T) : found; // an older page stored fewer fields
   } catch {
     return otherwise;
   }

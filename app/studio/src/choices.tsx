@@ -1,0 +1,102 @@
+// Choices of the composer beside sampling: quality, other wordings, and what is excluded.
+
+import type { Quality as Level } from "./api";
+import { draft, set } from "./draft";
+import { generator, limits } from "./state";
+
+const LEVELS: [Level, string][] = [
+  ["draft", "Draft: fewer candidates and steps"],
+  ["standard", "Standard"],
+  ["best", "Best: more candidates"],
+];
+const FLAGS: Record<string, string> = {
+  artefact: "Exclude images with artefacts",
+  typographic: "Exclude images that show words of the prompt",
+};
+const MOST_WORDINGS = 16;
+
+/** One knob over candidates and steps. */
+export function Quality() {
+  const now = draft.value;
+  return (
+    <label class="field">
+      <span>Quality</span>
+      <select
+        value={now.quality}
+        onChange={(e) => set({ quality: e.currentTarget.value as typeof now.quality, candidates: null, steps: "" })}
+      >
+        <option value="">server's default</option>
+        {LEVELS.map(([level, label]) => (
+          <option key={level} value={level}>
+            {label}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+/** Steps of a request that names none. */
+export function usualSteps(): string {
+  const { quality } = draft.value;
+  const known = generator.value;
+  return String((quality ? known?.quality[quality].steps : known?.steps) ?? "");
+}
+
+/** Other texts to sample from; the prompt ranks all of them. */
+export function Wordings() {
+  const now = draft.value;
+  const own = now.variants.trim() !== "";
+  return (
+    <details class="more">
+      <summary>Variants of the prompt</summary>
+      <label class="field">
+        <span>Wordings that the server makes</span>
+        <select
+          value={own ? 0 : now.wordings}
+          disabled={own}
+          onChange={(e) => set({ wordings: Number(e.currentTarget.value) })}
+        >
+          <option value={0}>none</option>
+          {Array.from({ length: MOST_WORDINGS - 1 }, (_, place) => (
+            <option key={place} value={place + 2}>
+              {place + 2}
+            </option>
+          ))}
+        </select>
+      </label>
+      <label class="field">
+        <span>Your own variants, one a line</span>
+        <textarea
+          rows={3}
+          placeholder={"an apple, red\na glossy red apple"}
+          value={now.variants}
+          onInput={(e) => set({ variants: e.currentTarget.value })}
+        />
+        <small>Candidates are sampled from them in turn. The prompt ranks all candidates.</small>
+      </label>
+    </details>
+  );
+}
+
+/** Flags whose images are not returned. */
+export function Vetoes() {
+  const { veto } = draft.value;
+  const known = limits.value?.installed_guards ?? [];
+  return (
+    <>
+      {known.map((name) => (
+        <label class="check" key={name}>
+          <input
+            type="checkbox"
+            checked={veto.includes(name)}
+            onChange={(e) =>
+              set({ veto: e.currentTarget.checked ? [...veto, name] : veto.filter((other) => other !== name) })
+            }
+          />
+          {FLAGS[name] ?? `Exclude images with the flag ${name}`}
+        </label>
+      ))}
+    </>
+  );
+}
