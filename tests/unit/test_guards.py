@@ -227,6 +227,7 @@ def test_a_member_that_fails_on_the_blurred_image_is_left_out() -> None:
     asked = Ranking(scorers=(ScorerUse("fake"), ScorerUse("judge", 5.0)))
     placed = asyncio.run(_placed(images, asked, 3, (TYPOGRAPHIC,), LabelReader(), (Failing(),)))
     assert placed.field.left_out["judge"].code == "timeout"
+    assert [set(score.members) for score in placed.field.scores if score is not None] == [set()] * 3
     assert placed.best[0] == 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain import Notice, Ranking
 from app.engine.protocols import Engine
@@ -19,7 +20,7 @@ from app.engine.ranking.placement import Placements, place_candidates
 from app.errors import FrontrunnerError
 from app.service.ranking.ensemble import Ensembles, Verdict
 from app.service.ranking.panel_scores import Image, Judgeable, LeftOut
-from models.protocols import ScorerInfo, ScoringInfo
+from models.protocols import Embeddings, ScorerInfo, ScoringInfo
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +91,7 @@ class FieldRanking:
                     await self._lower_vector(index, image, member.info)
             except LeftOut as left:
                 self.candidates.left_out[name] = left
+                self.candidates.known.pop(name, None)
 
     async def _lower_number(self, index: int, image: Image, info: ScoringInfo) -> None:
         known = self.candidates.known.get(info.id, {})
@@ -121,7 +123,7 @@ class FieldRanking:
             return replace(verdict, notices=(*verdict.notices, Notice("contrast_left_out", detail)))
 
 
-def _replaced(vectors: np.ndarray, index: int, vector: np.ndarray) -> np.ndarray:
+def _replaced(vectors: Embeddings, index: int, vector: NDArray[np.float32]) -> Embeddings:
     """A copy of vectors (N, D) with another one at `index`."""
     vectors = vectors.copy()
     vectors[index] = vector

@@ -124,7 +124,11 @@ class PanelScores:
         known = field.known.setdefault(info.id, {})
         unseen = [i for i in chosen if i in field.images and i not in known]
         if unseen:
-            scores = await self.score([field.images[i] for i in unseen], prompt, info)
+            try:
+                scores = await self.score([field.images[i] for i in unseen], prompt, info)
+            except LeftOut:
+                known.clear()
+                raise
             known.update(zip(unseen, scores.tolist(), strict=True))
         found = np.full(len(field.scores), np.nan)
         found[list(known)] = list(known.values())
