@@ -71,7 +71,7 @@ class Pack:
 
     @property
     def revision(self) -> str:
-        """Version and a digest of all checksums of weights, and of the words that its models are given."""
+        """Version and a digest of all checksums, of weights and words."""
         words = self.manifest.get("words")
         parts = [self.manifest["files"], self.text_encoder, *([] if words is None else [words])]
         promised = json.dumps(parts, sort_keys=True)

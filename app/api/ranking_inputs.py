@@ -157,7 +157,10 @@ async def with_controls(
 async def with_variants(
     services: Services, params: GenerationParams, asked: Variants | None, made: Wordings | None = None
 ) -> GenerationParams:
-    """`params` with the wordings that the server makes, or has `made`, if the request asks for them."""
+    """`params` with the wordings that the server makes, if the request asks for them.
+
+    It may have `made` them already.
+    """
     if not isinstance(asked, AutoVariants):
         return params
     wordings, notices = made or await services.variants.make(params.prompt, asked.auto)

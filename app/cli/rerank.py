@@ -1,4 +1,4 @@
-"""Re-rank and refine requests of the command line, and parts of requests for generations."""
+"""Requests of the command line: re-rank, refine, and parts of others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build_scorers(options: Sequence[str] | None) -> list[Json] | None:
 
 
 def build_counts(candidates: int | None, n: int, quality: str | None) -> Json:
-    """Return the fields that say how many candidates there are, and how many of them are returned.
+    """Return the fields with the numbers of candidates and of returned ones.
 
     A quality counts candidates that are not named.
     """
@@ -55,7 +55,10 @@ def build_counts(candidates: int | None, n: int, quality: str | None) -> Json:
 
 
 def build_variants(count: int | None, texts: Sequence[str] | None) -> Json:
-    """Return the field `variants`, if there are such options. Raises CliError for both kinds."""
+    """Return the field `variants`, if there are such options.
+
+    Raises CliError for both kinds.
+    """
     if count is not None and texts:
         raise CliError("--variants and --variant exclude each other: use one of them")
     return {"variants": list(texts)} if texts else {"variants": {"auto": count}} if count is not None else {}

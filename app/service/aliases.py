@@ -68,7 +68,7 @@ class Aliases:
         return self._resolve(name, loaded.scorer, loaded.generator, makes_images=False)
 
     def loaded(self, name: str, loaded: LoadedModels) -> str:
-        """The loaded model for `name` on any route; `name` itself if it is no alias of one."""
+        """The loaded model for `name` on any route; `name` itself if it is no alias."""
         target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), name)
         if target != LOADED:
             return target

@@ -94,7 +94,10 @@ class ChatRewriter:
         await self._client.close()
 
     async def rewrite(self, prompt: str, count: int) -> list[str]:
-        """At most `count` texts. Waits while `CALLS_AT_ONCE` others run. Raises DeliveryError."""
+        """At most `count` texts.
+
+        Waits while `CALLS_AT_ONCE` others run. Raises DeliveryError.
+        """
         async with self._free:
             return await self._rewrite(prompt, count)
 
@@ -158,7 +161,10 @@ class VariantMaker:
         return tuple(wordings), notices
 
     async def make_all(self, asked: Mapping[int, tuple[str, int]]) -> dict[int, Wordings]:
-        """The wordings of several prompts, each with its count, by the same keys; made side by side."""
+        """The wordings of several prompts, made side by side, by the same keys.
+
+        A prompt has its count.
+        """
         made = await asyncio.gather(*(self.make(prompt, count) for prompt, count in asked.values()))
         return dict(zip(asked, made, strict=True))
 

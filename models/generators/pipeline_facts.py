@@ -32,10 +32,13 @@ _CONSISTENCY_SAMPLER = 4, 1.0
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
 _ADVERSARIAL = 1, 0.0
-"""Steps and guidance of SD-Turbo and SDXL-Turbo, which make images of half SDXL's size."""
+"""Steps and guidance of SD-Turbo and SDXL-Turbo."""
 
 _TURBO_MERGE = 6, 2.0
-"""The same of other models with a UNet and `turbo` in their names: merges, made with 4 to 8 steps."""
+"""The same of other models with a UNet and `turbo` in their names.
+
+They are merges, made with 4 to 8 steps.
+"""
 
 _TURBO_CELLS = 64
 """Most latent cells in a row of SD-Turbo and SDXL-Turbo; SDXL has 128."""
@@ -98,7 +101,7 @@ def few_steps(id: str, pipe: Any) -> Usual | None:
 
 
 def _is_adversarial(id: str, pipe: Any) -> bool:
-    """Whether the files are those of SDXL-Turbo or SD-Turbo: one step without guidance.
+    """Whether the files are those of SDXL-Turbo or SD-Turbo.
 
     Both space timesteps `trailing`. SDXL-Turbo has half the size of SDXL, which nothing else has. SD-Turbo looks like
     any Stable Diffusion of that spacing, so its name must say it too.

@@ -1,4 +1,4 @@
-"""English words beyond a pack's own: a general word list, and what CLIP's tokenizer has as a whole.
+"""English words beyond a pack's own: a general list, and whole tokens of CLIP.
 
 The list is pyspellchecker's (160,000 words, rare ones and plurals among them). CLIP's vocabulary adds names that are
 frequent on the web: open_clip's package holds it, as merges in order of frequency; open_clip is not imported. Both are

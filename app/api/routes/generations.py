@@ -70,7 +70,10 @@ async def create_generation(
 async def build_params(
     request: Request, services: Services, body: GenerationRequest, wordings: Wordings | None = None
 ) -> GenerationParams:
-    """Service parameters with the ranking and the images resolved; `wordings` are those already made."""
+    """Service parameters with the ranking and the images resolved.
+
+    `wordings` are those that are already made.
+    """
     params = body.to_domain()
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
     params = await with_variants(services, params, body.variants, wordings)

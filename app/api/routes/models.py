@@ -233,7 +233,10 @@ async def read_model(
     ],
     services: ServicesDep,
 ) -> ModelResponse:
-    """The id is the value of `model` in requests; for an alias, the model that it stands for."""
+    """The id is the value of `model` in requests.
+
+    An alias reads the model that it stands for.
+    """
     models = {model.id: model for model in _models(services)}
     name = model_id if model_id in models else services.aliases.loaded(model_id, loaded_models(services))
     if name in models:

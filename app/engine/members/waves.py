@@ -1,4 +1,4 @@
-"""Early stopping of an ensemble: whether another wave should raise its combined score.
+"""Early stopping by the combined score of an ensemble.
 
 Owns the members' texts and the combined scores of a wave. Scorers without embeddings judge after the engine, so they
 have no part in it. Engine thread only.
@@ -55,7 +55,7 @@ def needs_wave(run: ActiveGeneration, main: str) -> bool:
 
 
 def _scores(run: ActiveGeneration, done: list[Row], main: str) -> dict[str, ensemble.Values]:
-    """Own scores of finished rows by each scorer of the ranking that judged all of them."""
+    """Own scores of finished rows, by each scorer that judged all of them."""
     named = run.spec.ranking.weights(main)
     own = {main: np.asarray([r.sort_score for r in done], np.float64)} if main in named else {}
     for name, query in run.member_queries.items():

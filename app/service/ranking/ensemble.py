@@ -24,7 +24,7 @@ from app.service.ranking.referee import Referee
 from models.protocols import ScorerInfo, ScoringInfo
 
 JUDGING_SHARE = 0.25
-"""Time that scorers without embeddings may take, relative to the rest of the generation."""
+"""Share of a generation's time that scorers without embeddings may add."""
 
 MIN_JUDGED = 4
 """Least candidates that they see; agreement means nothing of fewer."""
@@ -160,7 +160,10 @@ class Ensembles:
     async def _compared(
         self, field: Judgeable, prompt: str, ranking: Ranking, misses: Sequence[str], notices: list[Notice]
     ) -> dict[str, Values]:
-        """Own scores of the other scorers of a ranking that embed; adds notices about those that cannot judge."""
+        """Own scores of the other scorers of a ranking that embed.
+
+        Adds notices about those that cannot judge.
+        """
         judges, main = {info.id for info in self._judges(ranking)}, self._engine.scorer.id
         own: dict[str, Values] = {}
         for name in ranking.weights(main):

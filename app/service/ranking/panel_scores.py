@@ -74,7 +74,10 @@ class PanelScores:
         self._seconds: dict[str, float] = {}
 
     def seconds(self, name: str) -> float | None:
-        """Seconds per image of a scorer that only scores, a moving average; None before its first call."""
+        """Seconds per image of a scorer that only scores, a moving average.
+
+        None before its first call.
+        """
         return self._seconds.get(name)
 
     async def contrast(self, images: Embeddings, misses: Sequence[str], info: ScorerInfo) -> NDArray[np.float32]:

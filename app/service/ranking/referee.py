@@ -25,7 +25,7 @@ WINDOW = 200
 """Verdicts of an owner that the test looks back on, of this replica."""
 
 MAX_OWNERS = 1024
-"""Owners whose verdicts are kept; those without a generation for longest are dropped."""
+"""Owners whose verdicts are kept: those of the latest generations."""
 
 MIN_VERDICTS = 100
 """Verdicts before the test says anything.
@@ -63,7 +63,7 @@ class Referee:
     async def opinion(
         self, field: Judgeable, prompt: str, best_first: Sequence[int], owner: str
     ) -> tuple[RefereeOpinion | None, tuple[Notice, ...]]:
-        """The opinion of the first of the finalists, and what to tell the `owner` of the generation.
+        """The opinion of the first of the finalists, and what to tell the `owner`.
 
         None without a referee, with one finalist, or if it fails.
         """

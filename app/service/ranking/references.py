@@ -46,7 +46,7 @@ class ReferenceResolver:
     async def __call__(
         self, references: Sequence[UnresolvedReference], base: str, ranking: Ranking
     ) -> tuple[Reference, ...]:
-        """References in order; uploads are embedded together, by the scorers of the `ranking`.
+        """References in order; uploads are embedded by the scorers of the `ranking`.
 
         `base` points at the list.
 
@@ -74,7 +74,7 @@ class ReferenceResolver:
         )
 
     async def _embed(self, uploads: Sequence[NDArray[np.uint8]], ranking: Ranking) -> list[Reference]:
-        """References of weight 0 to uploads, with the vectors of the ranking's scorers that embed."""
+        """References of weight 0 to uploads, with vectors of the ranking's scorers."""
         main, used = await self._engine.embed_images(uploads), ranking.weights(self._engine.scorer.id)
         members = {
             each.info.id: await self._engine.embed_images(uploads, each.info.id)

@@ -309,7 +309,10 @@ class RankingService:
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> tuple[list[int], list[int]]:
-    """Candidates that may be returned, and pruned ones that a veto excludes because no guard inspected them."""
+    """Candidates that may be returned, and pruned ones that a veto excludes.
+
+    No guard inspected those.
+    """
     if include_pruned is None:
         competed = any(c.rank is not None and c.pruned_at_step is not None for c in source.candidates)
         include_pruned = competed or _compared_with(source.spec) != _compared_with(spec)

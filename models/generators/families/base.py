@@ -131,7 +131,10 @@ class NativeFamily:
         return [each for each in self.pipe.components.values() if isinstance(each, torch.nn.Module)]
 
     def usual(self, id: str, defaults: Mapping[str, Any]) -> Usual:
-        """Default steps and guidance of the model of this name; a pack's `defaults` may name others."""
+        """Default steps and guidance of the model of this name.
+
+        A pack's `defaults` may name others.
+        """
         steps, guidance = self.settings["num_inference_steps"], self.settings.get(self.guidance_argument)
         return usual_steps(id, self.pipe, int(steps), float(guidance or 0.0), defaults)
 

@@ -72,7 +72,10 @@ class ExtraImageResponse(ResponseModel):
     responses=openapi.error_responses(400, 413, 415, 422, 500, 503),
 )
 async def enlarge_image(request: Request, body: ExtraImageRequest, services: ServicesDep) -> ExtraImageResponse:
-    """Enlarges by the loaded upscaler or by a filter; with the upscaler `None`, the image stays as it is."""
+    """Enlarges by the loaded upscaler or by a filter.
+
+    With the upscaler `None`, the image stays as it is.
+    """
     _check_names(services, body)
 
     async def enlarge() -> ExtraImageResponse:

@@ -47,7 +47,7 @@ class Job:
         return cls(generation.id, generation.spec.owner, generation.job or "txt2img", generation.created)
 
     def follow(self, generation: Generation) -> Job:
-        """The job itself, with the generation's progress; what was read of the log is kept."""
+        """The job itself, with the generation's progress; what it read is kept."""
         self.step, self.steps = generation.progress.step or 0, generation.spec.steps_made
         self.share = generation.completed
         return self
@@ -74,7 +74,10 @@ class Jobs:
         return [job for job in self._jobs if job.owner == owner]
 
     def elsewhere(self, owner: str, generations: Sequence[Generation]) -> list[Job]:
-        """Jobs of an owner's open generations on other replicas; those of earlier calls continue."""
+        """Jobs of an owner's open generations on other replicas.
+
+        Those of earlier calls continue.
+        """
         known = self._elsewhere.pop(owner, {})
         jobs = {one.id: known.get(one.id, Job.of(one)).follow(one) for one in generations}
         if jobs:
