@@ -55,6 +55,19 @@ ControlOption = Annotated[
     list[str] | None,
     typer.Option(metavar="KIND=FILE[@WEIGHT]", help="Image that the composition follows; repeatable."),
 ]
+QualityOption = Annotated[
+    Literal["draft", "standard", "best"] | None, typer.Option(help="Candidates and steps that you do not name.")
+]
+VariantsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=2, max=16, help="Wordings that the server makes of the prompt.")
+]
+VariantOption = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="Wording to sample from instead of PROMPT; repeatable.")
+]
+VetoOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FLAG", help="Exclude images with this flag, artefact or typographic; repeatable."),
+]
 
 
 @app.command()
@@ -98,15 +111,9 @@ def generate(
         typer.Option("--candidates", "-c", min=1, help="Number of candidates. Default: 16, or as --quality says."),
     ] = None,
     n: Annotated[int, typer.Option("--best", "-n", min=1, help="Number of images to save, best first.")] = 4,
-    quality: Annotated[
-        Literal["draft", "standard", "best"] | None, typer.Option(help="Candidates and steps that you do not name.")
-    ] = None,
-    variants: Annotated[
-        int | None, typer.Option(metavar="N", min=2, max=16, help="Wordings that the server makes of the prompt.")
-    ] = None,
-    variant: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Wording to sample from instead of PROMPT; repeatable.")
-    ] = None,
+    quality: QualityOption = None,
+    variants: VariantsOption = None,
+    variant: VariantOption = None,
     seed: Seed = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels. Default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
@@ -123,9 +130,7 @@ def generate(
         bool, typer.Option("--metadata/--no-metadata", help="Write prompt, seed and score into the files.")
     ] = True,
     scorer: ScorerOption = None,
-    veto: Annotated[
-        list[str] | None, typer.Option(metavar="FLAG", help="Exclude images with this flag, artefact or typographic.")
-    ] = None,
+    veto: VetoOption = None,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,

@@ -262,40 +262,6 @@ def test_a_member_that_embeds_nothing_usable_is_left_out(tmp_path: Path) -> None
         assert order(made) == order(panel.made())
 
 
-def test_a_cascade_shows_judges_only_the_best_of_the_others(panel: Panel) -> None:
-    panel.judge.seen.clear()
-    made = panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL, "cascade": 4})
-    assert sum(panel.judge.seen) == 4
-    judged = [c for c in made["candidates"] if "fake-judge" in c["scores"]]
-    assert len(judged) == 4
-    assert set(order(made)) <= {c["index"] for c in judged}
-    cheap = panel.made(scorers=ALL[:2])
-    assert {c["index"] for c in judged} == set(order(cheap)[:4])
-    panel.judge.seen.clear()
-    panel.house.made(n_candidates=10, n=6, ranking={"scorers": ALL, "cascade": 4})
-    assert sum(panel.judge.seen) == 6, "at least as many as are returned"
-
-
-def test_without_a_cascade_the_cost_of_judges_decides_what_they_see(tmp_path: Path) -> None:
-    with Panel(tmp_path) as panel:
-        ensembles = panel.house.app.state.services.ensembles
-        first = panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL})
-        assert (sum(panel.judge.seen), first["judged"]) == (8, 8), "of unknown cost"
-        ensembles.panel._seconds["fake-judge"] = 1e6
-        panel.judge.seen.clear()
-        dear = panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL})
-        assert (sum(panel.judge.seen), dear["judged"]) == (4, 4)
-        assert dear["ranking"]["cascade"] is None
-        again = panel.house.post(f"/v1/generations/{dear['id']}/rerank", json={}).json()
-        assert (order(again), again["judged"]) == (order(dear), 4)
-        ensembles.panel._seconds["fake-judge"] = 1e-9
-        assert panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL})["judged"] == 10
-        ensembles.panel._seconds["fake-judge"] = 1e6
-        asked = {"n_candidates": 10, "n": 2, "ranking": {"scorers": ALL}}
-        assert panel.house.made(**asked, deterministic=True)["judged"] == 10
-        assert panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL[:2]})["judged"] is None
-
-
 def test_contrast_subtracts_near_misses(panel: Panel) -> None:
     asked = {"prompt": "a red apple on a white background", "n_candidates": 10, "n": 10, "seed": 7, "steps": 4}
     plain = panel.house.post(json=asked).json()

@@ -27,9 +27,9 @@ from models.protocols import Embeddings, ScorerInfo, ScoringInfo
 class FieldRanking:
     """See the module.
 
-    `n` candidates are to be returned, `query` is what the main scorer compares with. `verdict` is that of the last placement. `cascade` holds if the ranking names none: how many candidates the scorers
-    without embeddings see, None for all. With `lenient`, a placement does without `contrast` if the near misses
-    cannot be read.
+    `n` candidates are to be returned, `query` is what the main scorer compares with. `verdict` is that of the last
+    placement. `cascade` holds if the ranking names none: how many candidates the scorers without embeddings see, None
+    for all. With `lenient`, a placement does without `contrast` if the near misses cannot be read.
     """
 
     engine: Engine
