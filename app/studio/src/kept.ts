@@ -34,7 +34,7 @@ function loaded<T>(name: string, otherwise: T, place: Place): T {
     if (text === null) return otherwise;
     const found = JSON.parse(text) as T;
     const named = typeof otherwise === "object" && otherwise !== null && !Array.isArray(otherwise);
-    return named ? (Object.assign({}, otherwise, found) as T) : found; // an older page stored fewer fields
+    return named ? Object.assign({}, otherwise, found) : found; // an older page stored fewer fields
   } catch {
     return otherwise;
   }
