@@ -127,7 +127,8 @@ class Ensembles:
         own |= await self._compared(field, prompt, ranking, misses, notices)
         weights, judges = ranking.weights(main.id), self._judges(ranking)
         if judges and ranking.cascade is not None:
-            pool = self._best(own, weights, ranking, pool, max(n, ranking.cascade))
+            most = max(n, ranking.cascade)
+            pool = await asyncio.to_thread(self._best, own, weights, ranking, pool, most)
         for info in judges:
             try:
                 if info.id in field.left_out:
