@@ -85,7 +85,8 @@ class CandidateOutput(TypedDict):
     """
     One of the N candidates; a pruned one has the score of its last preview.
 
-    `wording` is the text that it was sampled from; null if that is the generation's prompt.
+    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
+    of `ranking.veto`, so it has no rank.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -102,6 +103,7 @@ class CandidateOutput(TypedDict):
     pruned_at_step: int | None
     score_is_preview: bool
     duplicate_of: int | None
+    vetoed: bool
 
 
 class CheckpointInput(TypedDict):
@@ -1012,6 +1014,8 @@ class GeneratorOutput(TypedDict):
     `controls`: kinds of control images.
     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+    `defaults_from`: `steps` and `guidance_scale` are the `pipeline`'s defaults, follow from the model's `files`, or are
+    assumed from a word in its `name`.
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
@@ -1037,6 +1041,7 @@ class GeneratorOutput(TypedDict):
     second_order: list[str]
     prompt_weights: Literal["applied", "not_installed", "unsupported"]
     long_prompts: Literal["truncate", "chunks"]
+    defaults_from: Literal["pipeline", "files", "name"]
     steering: bool
     steering_refusal: str | None
     loras: list[str]
@@ -1218,7 +1223,7 @@ class RankingInput(TypedDict):
     """
     cascade: NotRequired[int | None]
     """
-    Candidates that scorers without embeddings see, the best of the others. Default: all.
+    Candidates that scorers without embeddings see, the best of the others. Default: by their cost.
     """
 
 
@@ -1519,6 +1524,7 @@ class GenerationResponse(TypedDict):
     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+    `judged`: how many candidates the scorers of an ensemble without embeddings saw.
     """
 
     id: str
@@ -1562,6 +1568,7 @@ class GenerationResponse(TypedDict):
     margin: float | None
     low_confidence: bool
     agreement: float | None
+    judged: int | None
     referee: RefereeOutput | None
     stopped: Literal["cap", "gain"] | None
     warnings: list[WarningOutput]

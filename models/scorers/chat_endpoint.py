@@ -255,8 +255,8 @@ class _Deadline:
         await self._timeout.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> bool | None:
-        return await self._timeout.__aexit__(*error)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._timeout.__aexit__(*error)
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -118,11 +118,11 @@ def test_the_prompts_of_a_batch_are_rewritten_side_by_side_within_a_bound() -> N
         def __init__(self) -> None:
             self.running, self.most, self.calls = 0, 0, 0
 
-        async def fetch(self, url: str, body: bytes, *_: Any) -> bytes:
+        async def fetch(self, url: str, body: bytes, *rest: Any) -> bytes:
             self.running += 1
             self.calls += 1
             self.most = max(self.most, self.running)
-            for _ in range(20):
+            for _turn in range(20):
                 await asyncio.sleep(0)
             self.running -= 1
             prompt = json.loads(body)["messages"][-1]["content"]

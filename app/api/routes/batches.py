@@ -133,7 +133,7 @@ async def _made_wordings(request: Request, services: Services, body: BatchReques
     asked = {
         index: (entry.prompt, entry.variants.auto)
         for index, entry in enumerate(body.requests)
-        if isinstance(entry, GenerationRequest) and isinstance(entry.variants, AutoVariants)
+        if isinstance(entry.variants, AutoVariants)
     }
     return await unless_gone(request, services.variants.make_all(asked)) if asked else {}
 

@@ -599,6 +599,8 @@ export interface paths {
         /**
          * Read a loaded model
          * @description The id is the value of `model` in requests.
+         *
+         *     An alias reads the model that it stands for.
          */
         get: operations["read_model_v1_models__model_id__get"];
         put?: never;
@@ -809,7 +811,8 @@ export interface components {
          * CandidateOutput
          * @description One of the N candidates; a pruned one has the score of its last preview.
          *
-         *     `wording` is the text that it was sampled from; null if that is the generation's prompt.
+         *     `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
+         *     of `ranking.veto`, so it has no rank.
          */
         CandidateOutput: {
             /** Flags */
@@ -844,6 +847,8 @@ export interface components {
             score_is_preview: boolean;
             /** Duplicate Of */
             duplicate_of: number | null;
+            /** Vetoed */
+            vetoed: boolean;
         };
         /**
          * CheckpointInput
@@ -1328,6 +1333,7 @@ export interface components {
          *     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
          *     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
          *     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
+         *     `judged`: how many candidates the scorers of an ensemble without embeddings saw.
          */
         GenerationResponse: {
             /** Id */
@@ -1424,6 +1430,8 @@ export interface components {
             low_confidence: boolean;
             /** Agreement */
             agreement: number | null;
+            /** Judged */
+            judged: number | null;
             referee: components["schemas"]["RefereeOutput"] | null;
             /** Stopped */
             stopped: ("cap" | "gain") | null;
@@ -1483,6 +1491,8 @@ export interface components {
          *     `controls`: kinds of control images.
          *     `prompt_weights`: whether weights such as `(red:1.4)` are `applied`, need a package (`not_installed`), or are
          *     `unsupported`. `long_prompts`: texts above the token limit are truncated, or read in `chunks`.
+         *     `defaults_from`: `steps` and `guidance_scale` are the `pipeline`'s defaults, follow from the model's `files`, or are
+         *     assumed from a word in its `name`.
          *     `quality`: candidates and steps of each quality, for requests that name neither.
          *     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
@@ -1537,6 +1547,11 @@ export interface components {
              * @enum {string}
              */
             long_prompts: "truncate" | "chunks";
+            /**
+             * Defaults From
+             * @enum {string}
+             */
+            defaults_from: "pipeline" | "files" | "name";
             /** Steering */
             steering: boolean;
             /** Steering Refusal */
@@ -2259,7 +2274,7 @@ export interface components {
             contrast?: boolean | null;
             /**
              * Cascade
-             * @description Candidates that scorers without embeddings see, the best of the others. Default: all.
+             * @description Candidates that scorers without embeddings see, the best of the others. Default: by their cost.
              */
             cascade?: number | null;
         };
