@@ -66,13 +66,19 @@ def test_what_was_kept_out_is_the_real_thing_as_soon_as_it_is_used() -> None:
     "asked",
     [
         pytest.param("from torch._dynamo import reset; kind = reset", id="a name that no stand-in has"),
-        pytest.param("import torch._dynamo.eval_frame as kind", id="a module that has no stand-in"),
-        pytest.param("from torch._dynamo.utils import counters as kind", id="another name of one that has"),
+        pytest.param(
+            "import torch._dynamo.eval_frame as kind", id="a module that has no stand-in", marks=pytest.mark.soak
+        ),
+        pytest.param(
+            "from torch._dynamo.utils import counters as kind",
+            id="another name of one that has",
+            marks=pytest.mark.soak,
+        ),
         pytest.param("from scipy.stats import norm as kind", id="a name of scipy"),
         pytest.param(
             "from scipy.integrate._quadrature import _builtincoeffs as kind", id="a module of scipy inside one that has"
         ),
-        pytest.param("import scipy; kind = scipy.stats.norm", id="scipy's own way to a module"),
+        pytest.param("import scipy; kind = scipy.stats.norm", id="scipy's own way to a module", marks=pytest.mark.soak),
     ],
 )
 def test_what_a_stand_in_does_not_have_loads_the_real_module_at_once(asked: str) -> None:

@@ -83,6 +83,7 @@ def test_a_modular_pipeline_comes_from_the_hub(tmp_path: Path, saved: Path) -> N
     assert loading(tmp_path) == (0, f"{HUB_ID} (1, 32, 32, 3)")
 
 
+@pytest.mark.soak
 def test_a_missing_part_and_a_missing_repository_are_told(tmp_path: Path, saved: Path) -> None:
     shutil.rmtree(hub(tmp_path, saved) / "vae")
     code, told = loading(tmp_path)

@@ -112,7 +112,7 @@ def as_exact(found: tuple[Any, Any], wanted: tuple[Any, Any], exact: tuple[Any, 
     assert levels(found[1], exact[1]) <= max(LEVELS, 2 * levels(wanted[1], exact[1]))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.soak), 4.0])
 @pytest.mark.parametrize(
     ("sampler", "steps"),
     [

@@ -35,7 +35,9 @@ def test_the_true_configurations_have_the_published_sizes(name: str, monkeypatch
     assert found == pytest.approx(wanted, abs=near)
 
 
-@pytest.mark.parametrize("name", BILLIONS)
+@pytest.mark.parametrize(
+    "name", [name if name == "sdxl" else pytest.param(name, marks=pytest.mark.soak) for name in BILLIONS]
+)
 def test_the_device_bench_runs_at_tiny_size(name: str) -> None:
     from tests.bench import device
     from tests.bench.real_models import MODELS

@@ -170,6 +170,7 @@ def test_events_arrive_one_by_one_through_two_balancers(balancer: Balancer, tmp_
                     stub.go_on.set()
 
 
+@pytest.mark.soak
 def test_haproxy_waits_for_a_replica_that_is_late_in_telling_its_health(tmp_path: Path) -> None:
     with stubs(SERVES) as (replica,), balanced(running_haproxy, tmp_path, replica.server_port) as client:
         replica.kind = STALLS

@@ -233,6 +233,7 @@ async def _nothing_is_left_over(stores: Stores) -> None:
     assert stores.unfinished() == []
 
 
+@pytest.mark.soak
 def test_rolling_restart_fails_no_request(stores: Stores, tmp_path: Path) -> None:
     asyncio.run(_rolled(stores, tmp_path))
 
