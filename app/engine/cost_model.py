@@ -143,6 +143,16 @@ class CallSeconds:
         return max((rows for rows in range(1, most + 1) if self.estimate(rows) <= seconds), default=1)
 
 
+def at_most(seconds: Mapping[int, float], bound: Mapping[int, float]) -> dict[int, float]:
+    """Return seconds of calls by rows, none above its bound.
+
+    Sizes that only the bound knows cost as much as it.
+
+    Previews that were timed one by one would else look too dear to be made, and never be timed together.
+    """
+    return {**bound, **{rows: min(cost, bound.get(rows, cost)) for rows, cost in seconds.items()}}
+
+
 def _moved(now: Mapping[int, float], then: Mapping[int, float]) -> bool:
     if now.keys() != then.keys():
         return True

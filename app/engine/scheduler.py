@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 
 from app.engine.config import EngineConfig
-from app.engine.cost_model import CallSeconds, CostModel
+from app.engine.cost_model import CallSeconds, CostModel, at_most
 from app.engine.pruning import checkpoints
 from app.engine.state import ActiveGeneration, Phase, Row
 
@@ -139,10 +139,13 @@ class Scheduler:
 
     @property
     def costs(self) -> CostModel:
-        """Known costs of all calls; steps include estimates, untimed pixels are free."""
+        """Known costs of all calls.
+
+        Steps include estimates, untimed pixels are free, previews cost at most finishes.
+        """
         free = CallSeconds({1: 0.0})
         preview, finish = (self._timed.get(kind, free).known for kind in (CallKind.PREVIEW, CallKind.FINISH))
-        return CostModel.from_measurements(self._seconds, preview, finish, self._known(CallKind.STEER))
+        return CostModel.from_measurements(self._seconds, at_most(preview, finish), finish, self._known(CallKind.STEER))
 
     def _known(self, kind: CallKind) -> Mapping[int, float]:
         return self._timed[kind].known if kind in self._timed else {}

@@ -28,7 +28,7 @@ STEPS = (4, 5, 6, 7, 4, 5, 6, 7)
 WEIGHTS = "random SD3"
 
 
-def pipeline(width: int = 768, layers: int = 8) -> Any:
+def pipeline(width: int = 384, layers: int = 4) -> Any:
     """Stable Diffusion 3 with tiny text encoders and a denoiser of this width and depth; images of 64 pixels."""
     pipe = FAMILIES["stable_diffusion_3"].build("stable_diffusion_3")
     torch.manual_seed(0)

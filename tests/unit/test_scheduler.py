@@ -303,3 +303,16 @@ def test_a_call_is_never_smaller_than_its_rows_whatever_was_measured() -> None:
     assert plan is not None
     assert plan.kind is CallKind.STEP
     assert (len(plan.rows), plan.size) == (2, 2)
+
+
+def test_previews_cost_at_most_what_finishes_of_as_many_rows_cost() -> None:
+    scheduler = Scheduler(EngineConfig(buckets=(1, 2, 4, 8)))
+    scheduler.set_costs({1: 1.0}, preview={1: 0.03}, finish={1: 0.02})
+    assert scheduler.costs.previews(8) == pytest.approx(8 * 0.02)
+    for seconds in (0.3, 0.05):
+        scheduler.note(CallKind.FINISH, 8, seconds)
+    assert scheduler.costs.previews(8) == pytest.approx(0.05), "learnt without a preview of eight"
+    for seconds in (0.3, 0.02):
+        scheduler.note(CallKind.PREVIEW, 8, seconds)
+    assert scheduler.costs.previews(8) == pytest.approx(0.02)
+    assert scheduler.costs.finishes(8) == pytest.approx(0.05)
