@@ -41,7 +41,7 @@ They are merges, made with 4 to 8 steps.
 """
 
 _TURBO_CELLS = 64
-"""Most latent cells in a row of SD-Turbo and SDXL-Turbo; SDXL has 128."""
+"""Most latent cells in a row of SDXL-Turbo; SDXL has 128."""
 
 _FEW_STEPS = {"schnell": (4, 0.0), "turbo": (8, 0.0), "klein": (4, 1.0), "lightning": (4, 1.0), "sprint": (2, 4.5)}
 """Steps and guidance of distilled models, by a word in their names.
@@ -108,9 +108,10 @@ def _is_adversarial(id: str, pipe: Any) -> bool:
     """
     if getattr(pipe.scheduler, "config", {}).get("timestep_spacing") != "trailing":
         return False
+    if getattr(pipe, "text_encoder_2", None) is None:
+        return "turbo" in id.lower()
     cells = pipe.unet.config.get("sample_size")
-    small = isinstance(cells, int) and cells <= _TURBO_CELLS
-    return small and (getattr(pipe, "text_encoder_2", None) is not None or "turbo" in id.lower())
+    return isinstance(cells, int) and cells <= _TURBO_CELLS
 
 
 def _has_unet(pipe: Any) -> bool:
