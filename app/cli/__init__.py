@@ -254,6 +254,7 @@ def rerank(
     diversity: Annotated[float | None, typer.Option(min=0, max=1, help="Separate near-duplicates.")] = None,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile to add to the score.")] = None,
     scorer: ScorerOption = None,
+    veto: VetoOption = None,
     n: Annotated[int | None, typer.Option("--best", "-n", min=1, help="Number of images to return.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Store the result as a new generation.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder for the images and the contact sheet.")] = None,
@@ -277,6 +278,7 @@ def rerank(
         "references": again.build_references(like or [], unlike or []),
         "diversity": diversity,
         "taste": {"profile": taste} if taste else None,
+        "veto": veto or None,
     }
     with remote.reported_errors(), remote.connect(url) as client:
         ranking["scorers"] = again.build_scorers(scorer)

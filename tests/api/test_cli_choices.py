@@ -48,6 +48,11 @@ def test_variants_are_texts_or_a_number(house: House, tmp_path: Path) -> None:
 
 
 def test_a_veto_and_scorers_make_one_ranking(house: House, tmp_path: Path) -> None:
-    ranking = made(house, run(house, tmp_path, "-c", "4", "--veto", "artefact", "--scorer", "fake=2"))["ranking"]
+    found = made(house, run(house, tmp_path, "-c", "4", "--veto", "artefact", "--scorer", "fake=2"))
+    ranking = found["ranking"]
     assert (ranking["veto"], ranking["scorers"]) == (["artefact"], [{"name": "fake", "weight": 2.0}])
+    plain = made(house, run(house, tmp_path, "-c", "4"))
+    rerank = ["rerank", plain["id"], "--veto", "artefact", "--store", "--url", house.url]
+    again = made(house, CliRunner().invoke(app, rerank, env={"COLUMNS": "150"}).output)
+    assert again["ranking"]["veto"] == ["artefact"]
     assert "artefact" in run(house, tmp_path, "--veto", "ugly", code=1)
