@@ -19,7 +19,8 @@ def scheduled(name: str, **config: Any) -> Callable[[Any], None]:
     def change(pipe: Any) -> None:
         import diffusers
 
-        pipe.scheduler = getattr(diffusers, name).from_config({**pipe.scheduler.config, **config})
+        known = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
+        pipe.scheduler = getattr(diffusers, name).from_config({**known, **config})
 
     return change
 
