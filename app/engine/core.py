@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeAlias
 
-import numpy as np
-
 from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
@@ -38,6 +36,9 @@ OneOffCall: TypeAlias = Callable[[StepwiseGenerator, Embedder], None]
 
 SMOOTHING = 0.3
 """Weight of the newest generation in the moving average of seconds per candidate."""
+
+
+NO_SCORES = "every candidate has a score that is not a number"
 
 
 class TooManyFailures(RuntimeError):
@@ -260,11 +261,15 @@ class EngineCore:
             row.generation.add_work(previews=1)
             self._emit(row.generation, Previewed(row.index, row.step, row.score, row.guidance_gap, image))
         for run in plan.generations:
-            at, dropped = run.reported_step, apply_checkpoint(run)
-            if dropped:
-                self._store(dropped, preview=True)
-                live = len(run.live_rows())
-                self._emit(run, Pruned(tuple(r.index for r in dropped), at, live, run.progress))
+            self._settle_checkpoint(run)
+
+    def _settle_checkpoint(self, run: ActiveGeneration) -> None:
+        """Prune a generation whose live rows are all at a checkpoint."""
+        at, dropped = run.reported_step, apply_checkpoint(run)
+        if dropped:
+            self._store(dropped, preview=True)
+            live = len(run.live_rows())
+            self._emit(run, Pruned(tuple(r.index for r in dropped), at, live, run.progress))
 
     def _predicted_score(self, row: Row) -> float:
         """Return the final score that a preview predicts, up to a constant of the step."""
@@ -319,8 +324,8 @@ class EngineCore:
         for run in plan.generations:
             if not run.rows or run.live_rows() or run.needs_rows:
                 continue
-            if not any(np.isfinite(r.sort_score) for r in run.rows if r.phase is Phase.DONE):
-                self._end(run, Failed(EngineFailed("every candidate has a score that is not a number")))
+            if not run.has_scores:
+                self._end(run, Failed(EngineFailed(NO_SCORES)))
                 continue
             run.add_timings(total=self._clock() - run.submitted)
             self._update_pace(run)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ FINAL_CALL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """A generation that was admitted and has not ended."""
 
     sink: UpdateSink
@@ -78,6 +78,8 @@ class LocalEngine:
     `load` runs on the engine's thread and may report its parts to `progress`. `on_death` is called once on the loop
     with the reason, after all waiters have failed. The process should then end, because only a new process can recover.
     """
+
+    core_type: ClassVar[type[EngineCore]] = EngineCore
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class LocalEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._core: EngineCore | None = None
         self._models: Models | None = None
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._pending: set[asyncio.Future[object]] = set()
         self._death_reason: BaseException | None = None
         self._draining = self._closed = False
@@ -152,7 +154,7 @@ class LocalEngine:
     ) -> None:
         """See `Engine`."""
         self.check_capacity(spec.n_candidates)
-        self._held[spec.id] = _Held(sink, spec.n_candidates)
+        self._held[spec.id] = Held(sink, spec.n_candidates)
         self._idle.clear()
         submitted = perf_counter()
         self._inbox.put(lambda core: core.submit(spec, submitted, exclusive=exclusive, inputs=inputs))
@@ -362,7 +364,7 @@ class LocalEngine:
         try:
             self._progress("loading the models")
             models = self._load()
-            core = EngineCore(models, self._config)
+            core = self.core_type(models, self._config)
             core.measure(self._progress)
             self._core, self._models = core, models
             self._progress("ready")

@@ -190,6 +190,11 @@ class ActiveGeneration:
         assert self.schedule is not None
         return self.schedule.calls - self.first_call
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether a finished row has a score that is a number."""
+        return any(np.isfinite(r.sort_score) for r in self.rows if r.phase is Phase.DONE)
+
     def live_rows(self) -> list[Row]:
         """Return the live rows, by index."""
         return [r for r in self.rows if r.phase in LIVE_PHASES]

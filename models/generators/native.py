@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
 from models.protocols import Conditioning, GeneratorInfo, Images, Latent, LongPrompts, Pixels, Schedule, StepRow
+from models.protocols.portable import LatentState, present
 from models.protocols.readings import ReadText, encode_as_read, read_as_is
 from models.protocols.styles import Styles
 from models.runtime.placement import DevicePlacement, fingerprint, memory_guard
@@ -40,6 +41,8 @@ class TorchLatent:
     before the last step, and the x0 before `x0`. `schedule` replaces that of the row, for candidates that started from
     an image.
     """
+
+    TENSORS: ClassVar = ("x", "x0", "guidance_gap", "x_before", "x0_before")
 
     x: Any
     x0: Any | None = None
@@ -220,6 +223,22 @@ class NativeGenerator:
             stacked = torch.from_numpy(np.ascontiguousarray(arrays)).to(self._placement.device, torch.float32)
             return [TorchLatent(x, x) for x in stacked]
 
+    def export(self, latents: Sequence[Latent]) -> list[LatentState]:
+        """See `PortableLatents`."""
+        with memory_guard():
+            return [
+                present(**{name: _host(getattr(latent, name)) for name in TorchLatent.TENSORS}) for latent in latents
+            ]
+
+    def restore(self, states: Sequence[LatentState], schedule: Schedule, start: int) -> list[Latent]:
+        """See `PortableLatents`."""
+        begun = self._family.schedules.begun(schedule, start) if start else schedule
+        own = None if begun is schedule else begun
+        device = self._placement.device
+        with memory_guard():
+            moved = [{name: torch.from_numpy(array.copy()).to(device) for name, array in s.items()} for s in states]
+            return [TorchLatent(**tensors, schedule=own) for tensors in moved]
+
     def _denoise(self, rows: Sequence[StepRow], scaled: Any, t: Any) -> tuple[Any, Any]:
         """The denoiser's output, float32 (rows, C, h, w), and guidance gaps, (rows,)."""
         negatives = [self._negative(row) for row in rows]
@@ -315,6 +334,10 @@ def _family_of(pipe: Any) -> type[NativeFamily]:
     module, name = FAMILIES[type(pipe).__name__].split(".")
     family: type[NativeFamily] = getattr(import_module(f"models.generators.families.{module}"), name)
     return family
+
+
+def _host(tensor: Any | None) -> Any | None:
+    return None if tensor is None else tensor.cpu().numpy().copy()
 
 
 def _column(values: Any) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.generators.solver_coefficients import quadratic_times
 from models.loras import Lora
 from models.protocols import QUADRATIC, Conditioning, GeneratorInfo, Images, Latent, Schedule, StepRow
+from models.protocols.portable import LatentState, present
 from models.synthetic.thumbnails import Array, thumbnail, truncate, truncation
 
 SAMPLERS = ("euler", "ddim", QUADRATIC, "dpmpp_2m", "euler_ancestral")
@@ -129,6 +130,14 @@ class FakeGenerator:
     def load(self, arrays: NDArray[np.float16]) -> list[Latent]:
         """Finished latents from arrays of `dump`."""
         return [FakeLatent(x, x) for x in arrays.astype(np.float32)]
+
+    def export(self, latents: Sequence[Latent]) -> list[LatentState]:
+        """See `PortableLatents`."""
+        return [present(x=each.x, x0=each.x0, gap=np.asarray(each.guidance_gap)) for each in latents]
+
+    def restore(self, states: Sequence[LatentState], schedule: Schedule, start: int) -> list[Latent]:  # noqa: ARG002
+        """See `PortableLatents`."""
+        return [FakeLatent(each["x"], each.get("x0"), float(each["gap"])) for each in states]
 
 
 def _side(latent: FakeLatent, preview: bool) -> NDArray[np.float32]:

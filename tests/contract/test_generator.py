@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from models.protocols import Schedule, StepwiseGenerator, to_host
+from models.protocols.portable import is_portable
 from tests.contract.loop import Candidate, difference, finish, levels, start, step, values
 
 COLUMN = {name: index for index, name in enumerate(Schedule.COLUMNS)}
@@ -285,3 +287,25 @@ def test_a_picture_survives_encoding(generator: StepwiseGenerator) -> None:
     assert again.shape == seen.shape
     if generator.info.id in {"fake", "pictogram"}:  # the tiny ones have random weights
         assert np.abs(again.astype(int) - seen.astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_exported_latents_continue_elsewhere_with_the_same_bits(generator: StepwiseGenerator, first: int) -> None:
+    assert is_portable(generator)
+    info = generator.info
+    picture = generator.encode_image(np.full((1, info.height, info.width, 3), 90, np.uint8))[0]
+    for sampler in info.samplers:
+        one = start(generator, 7, sampler=sampler, steps=6)
+        if first:
+            begun = generator.add_noise(picture, 7, one.row.schedule, first)
+            one.row = replace(one.row, latent=begun, step=first)
+        for _ in range(2):
+            step(generator, [one])
+        state = pickle.loads(pickle.dumps(generator.export([one.row.latent])[0]))
+        assert all(isinstance(array, np.ndarray) for array in state.values())
+        moved = Candidate(replace(one.row, latent=generator.restore([state], one.row.schedule, first)[0]))
+        np.testing.assert_array_equal(
+            generator.guidance_gaps([one.row.latent]), generator.guidance_gaps([moved.row.latent])
+        )
+        here, there = finish(generator, [one])[0], finish(generator, [moved])[0]
+        np.testing.assert_array_equal(values(here), values(there), err_msg=sampler)

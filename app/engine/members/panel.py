@@ -41,6 +41,12 @@ def _scorers(models: Models) -> tuple[Embedder | Scorer, ...]:
     return (models.scorer, *models.members, *referee)
 
 
+def keeps_field(spec: GenerationSpec, main: str, referee_only_scores: bool) -> bool:
+    """Whether finalists' images are needed after the engine, given the loaded scorers."""
+    other = spec.ranking.contrast or any(use.name != main for use in spec.ranking.scorers)
+    return other or referee_only_scores
+
+
 class Panel:
     """Embeds finalists with the members that a generation names, and with the referee."""
 
@@ -53,9 +59,7 @@ class Panel:
 
     def keeps_field(self, spec: GenerationSpec) -> bool:
         """Whether every finalist's image is needed until the generation has ended."""
-        ranking = spec.ranking
-        other = ranking.contrast or any(use.name != self._main for use in ranking.scorers)
-        return other or (self._referee is not None and not embeds(self._referee))
+        return keeps_field(spec, self._main, self._referee is not None and not embeds(self._referee))
 
     def prepare(self, run: ActiveGeneration) -> None:
         """Embed the texts of a generation in waves with its members.

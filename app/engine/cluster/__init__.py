@@ -1,0 +1,1 @@
+"""One engine over several workers: each generation is split into segments."""

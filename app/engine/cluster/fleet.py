@@ -1,0 +1,139 @@
+"""The workers of a cluster: their starts, losses and restarts.
+
+Owns the slots and what the workers must have in common. `dispatcher` gives them work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from time import perf_counter
+from typing import Any
+
+from app.engine.cluster.dispatcher import Dispatcher
+from app.engine.cluster.slots import Slot
+from app.engine.cluster.workers import Worker, WorkerInfo
+from app.engine.cost_model import CostModel
+from app.errors import EngineFailed
+
+log = logging.getLogger(__name__)
+
+MAX_STARTS = 5
+"""Consecutive losses or failed starts after which a worker is given up."""
+
+RESTART_S = 0.5
+"""Seconds before a lost worker is started again; doubled for each failure."""
+
+COMPARED_ROWS = 8
+"""Rows of the call by which the workers' speeds are compared."""
+
+
+class Fleet:
+    """Workers that hold the same models. `info` is None until all have loaded.
+
+    `on_death` is called once: when a worker cannot load at first, or when all are given up.
+    """
+
+    def __init__(self, workers: Sequence[Worker], max_attempts: int, on_death: Callable[[BaseException], None]) -> None:
+        self.slots = [Slot(worker) for worker in workers]
+        self.dispatcher = Dispatcher(self.slots, max_attempts, self.lose)
+        self.info: WorkerInfo | None = None
+        self.part = "starting"
+        self._fastest = self.slots[0]
+        self._on_death = on_death
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def costs(self) -> CostModel:
+        """What device calls cost on the fastest worker."""
+        assert self.dispatcher.pace.costs is not None
+        return self.dispatcher.pace.costs
+
+    def start(self) -> None:
+        """Start all workers; returns immediately."""
+        self.dispatcher.start()
+        self._spawn(self._start_all())
+
+    async def close(self) -> None:
+        """Stop all workers."""
+        self._closed = True
+        self.dispatcher.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(slot.worker.close() for slot in self.slots))
+
+    def refresh_costs(self) -> None:
+        """Take over what the fastest worker has learnt while serving."""
+        if self._fastest.alive:
+            self.dispatcher.pace.costs = self._fastest.worker.info.costs
+
+    def lose(self, slot: Slot, reason: BaseException) -> None:
+        """A worker is gone: its chunks run elsewhere, and it is started again."""
+        if not slot.alive or self._closed:
+            return
+        log.error("a worker was lost", extra={"worker": slot.worker.name}, exc_info=reason)
+        slot.starts += 1
+        self.dispatcher.lose(slot)
+        if self.info is not None:
+            self._spawn(self._restart(slot, reason))
+
+    async def _start_all(self) -> None:
+        """Start the workers one after another: loading uses process-wide state."""
+        try:
+            for number, slot in enumerate(self.slots, 1):
+                self.part = f"starting worker {slot.worker.name} ({number} of {len(self.slots)})"
+                await self._start(slot)
+        except Exception as error:
+            self._on_death(error)
+            return
+        infos = [slot.worker.info for slot in self.slots]
+        if len({info.revisions for info in infos}) > 1:
+            self._on_death(EngineFailed("the workers hold different models: load the same weights on all of them"))
+            return
+        self._compare_speeds()
+        self.info, self.part = infos[0], "ready"
+        log.info("all workers are ready", extra={"workers": len(self.slots)})
+
+    async def _start(self, slot: Slot) -> None:
+        await slot.worker.start(lambda reason: self.lose(slot, reason))
+        slot.alive, slot.suspect = True, False
+
+    def _compare_speeds(self) -> None:
+        infos = {slot: slot.worker.info for slot in self.dispatcher.alive}
+        seconds = {slot: max(info.costs.steps(COMPARED_ROWS), 1e-9) for slot, info in infos.items()}
+        self._fastest = min(seconds, key=lambda slot: seconds[slot])
+        self.dispatcher.pace.costs = infos[self._fastest].costs
+        for slot, each in seconds.items():
+            slot.reset(each / seconds[self._fastest], perf_counter())
+
+    async def _restart(self, slot: Slot, reason: BaseException) -> None:
+        """Start a lost worker again, up to `MAX_STARTS` times in a row."""
+        while slot.starts < MAX_STARTS:
+            await asyncio.sleep(RESTART_S * 2 ** (slot.starts - 1))
+            try:
+                await slot.worker.close()
+                await slot.worker.start(lambda why: self.lose(slot, why))
+            except Exception as error:
+                slot.starts += 1
+                reason = error
+                log.warning("a worker did not start", extra={"worker": slot.worker.name}, exc_info=error)
+                continue
+            if self.info is not None and slot.worker.info.revisions != self.info.revisions:
+                reason = EngineFailed("a worker came back with other models")
+                break
+            slot.alive = True
+            self._compare_speeds()
+            log.info("a worker is back", extra={"worker": slot.worker.name})
+            self.dispatcher.pump()
+            return
+        slot.given_up = True
+        log.error("a worker was given up", extra={"worker": slot.worker.name}, exc_info=reason)
+        if all(each.given_up for each in self.slots):
+            self._on_death(reason)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

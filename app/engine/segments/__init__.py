@@ -1,0 +1,1 @@
+"""Segments: rows of a generation from one checkpoint to the next, for any device."""
