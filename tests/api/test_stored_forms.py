@@ -56,7 +56,10 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
         ]
         since = {"output_size": answer["size"], "data": files, "progress": 1.0, "step": None, "live": None}
         since |= {"control": [], "loras": [], "masked": False, "provenance": "none"}
-        since |= {"candidates": [{**candidate, **unknown, **own(candidate)} for candidate in answer["candidates"]]}
+        since |= {
+            "candidates": [{**one, **unknown, **own(one), "vetoed": False} for one in answer["candidates"]],
+            "judged": None,
+        }
         since |= {
             "ranking": {**answer["ranking"], **LATER},
             "work": {**answer["work"], "images_read": 0, "rows_steered": 0},

@@ -14,9 +14,9 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
         page.evaluate('localStorage.setItem(\'frontrunner.draft\', \'{"prompt": "a red apple", "avoided": ""}\')')
         page.reload()  # the form of an older page has no such fields
         expect(page.get_by_label("Candidates", exact=True)).to_have_value("8")
-        page.get_by_label("Quality", exact=True).select_option("best")
+        page.get_by_role("combobox", name="Quality").select_option("best")
         expect(page.get_by_label("Candidates", exact=True)).to_have_value("32")
-        page.get_by_label("Quality", exact=True).select_option("draft")
+        page.get_by_role("combobox", name="Quality").select_option("draft")
         expect(page.get_by_label("Candidates", exact=True)).to_have_value("2")
         page.get_by_text("Sampling", exact=True).click()
         expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "4")
