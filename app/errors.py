@@ -31,6 +31,8 @@
        +- Overloaded        503 queue_full            the queue holds its maximum of candidates
        +- Draining          503 draining              shutting down; another replica may respond
        +- Loading           503 loading               the models are not loaded yet
+       |  +- ModelAway      503 loading               another replica holds the model, or it makes room
+       +- ModelLoadFailed   503 model_load_failed     the model could not be loaded; other models go on
        +- EngineDead        503 engine_dead           the device thread died; the process is ending
        +- StoreUnavailable  503 store_unavailable     the database or blob store is unavailable
        +- DecoderUnavailable 503 decoder_unavailable  no process that decodes uploads can be started
@@ -260,6 +262,16 @@ class Loading(Unavailable):
     """The models are not loaded yet."""
 
     code, title = "loading", "Loading"
+
+
+class ModelAway(Loading):
+    """The model is not in this process now; the shared queue takes its requests."""
+
+
+class ModelLoadFailed(Unavailable):
+    """The model could not be loaded; other models of the process go on."""
+
+    code, title = "model_load_failed", "The model could not be loaded"
 
 
 class EngineDead(Unavailable):

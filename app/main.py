@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from app.api.compat.a1111 import catalog, extras, generate, state
 from app.api.compat.a1111.jobs import Jobs
 from app.api.compat.mcp.endpoint import McpEndpoint
 from app.api.compat.mcp.in_process import Loopback
-from app.api.dependencies import KnownQuery, Services
+from app.api.dependencies import KnownQuery
 from app.api.hosts import Hosts
 from app.api.middleware.admission import Admission
 from app.api.middleware.auth import ApiKeyMiddleware
@@ -32,61 +33,41 @@ from app.api.middleware.forwarded import ForwardedMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste, verify
-from app.api.upload_limits import UploadLimiter
+from app.assembly import Assembly
 from app.domain import Provenance
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
+from app.engine.registry import ModelRegistry
 from app.engine.warmup import Progress
 from app.errors import StoreUnavailable
 from app.imaging import DecoderPool
 from app.imaging.provenance import SigningPair, TrustList
 from app.logs import telemetry
-from app.metrics import Metrics
+from app.model_loading import WARMUP_S, ModelShelf, load_served
 from app.service import (
     Aliases,
     ApiKeyAuthenticator,
     BatchService,
-    CandidateArrays,
-    CandidateImages,
     ChatRewriter,
-    Embedder,
-    Ensembles,
-    Explainer,
     FileSealer,
     GenerationService,
-    ImageGuards,
-    ImageUpscaler,
-    Img2ImgService,
-    LeasePolicy,
-    Limits,
     LinkSigner,
-    Presets,
-    PruningPolicy,
-    RankingService,
-    ReferenceResolver,
-    TasteService,
-    VariantMaker,
     WebhookClient,
     WebhookDispatcher,
     WebhookPolicy,
-    presets,
 )
 from app.settings import Settings
 from app.stores.api_keys import SqlApiKeyStore
 from app.stores.blobs import ObjectBlobStore
-from app.stores.generations import SqlBatchStore, SqlGenerationStore
+from app.stores.generations import SqlGenerationStore
 from app.stores.privacy import private_folder
-from app.stores.protocols import ProfileCaps
-from app.stores.taste import SqlVoteStore
 from app.stores.webhooks import SqlWebhookOutbox
-from models import registry
 from models.errors import ModelNotFound
-from models.guards.names import installed_guards
-from models.guards.text_reader import RapidOcrReader
 from models.protocols import Models
-from models.protocols.guards import TYPOGRAPHIC
 
 log = logging.getLogger(__name__)
+
+MIB = 2**20
 
 _NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify)
 """Modules whose routes refuse unknown query parameters."""
@@ -96,31 +77,35 @@ _COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, 
 OnDeath = Callable[[BaseException], None]
 
 
-def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: OnDeath | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, engine: LocalEngine | ModelRegistry | None = None, on_death: OnDeath | None = None
+) -> FastAPI:
     """Build the service as an ASGI app.
 
     The app starts and closes `engine`; None loads the models of the settings. `on_death` is called with the reason
-    when the engine dies and should end the process. Without it /readyz stays 503. Raises CertificateError.
+    when an engine dies and should end the process. Without it /readyz stays 503. Raises CertificateError.
     """
-    engine = engine or _engine(settings, on_death or _log_engine_death)
+    engine = engine or _registry(settings, on_death or _log_engine_death)
+    registry = engine if isinstance(engine, ModelRegistry) else ModelRegistry.of_one(engine)
     app = FastAPIOffline(
         redoc_url=None,
         title="Frontrunner",
         summary="Generate many, keep the best.",
         description=openapi.DESCRIPTION,
         version=__version__,
-        lifespan=_lifespan(settings, engine, *_signing(settings)),
+        lifespan=_lifespan(settings, registry, *_signing(settings)),
         redirect_slashes=False,
         telemetry=telemetry(on=settings.telemetry),
     )
     app.state.engine = engine
+    app.state.registry = registry
     app.state.drain_s = settings.drain_s
     app.state.startup_error = None
     app.state.a1111_jobs = Jobs()
     app.add_middleware(
         BodyLimitMiddleware,
-        max_bytes=settings.max_body_mib * 2**20,
-        total_bytes=settings.max_bodies_mib * 2**20,
+        max_bytes=settings.max_body_mib * MIB,
+        total_bytes=settings.max_bodies_mib * MIB,
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(ApiKeyMiddleware)
@@ -137,7 +122,7 @@ def create_app(settings: Settings, engine: LocalEngine | None = None, on_death: 
     for part in (*_COMPAT, models, health, studio):
         app.include_router(part.router)
     app.include_router(catalog.ping)
-    app.state.mcp = McpEndpoint(settings.mcp, app.state.hosts, settings.origins, settings.max_body_mib * 2**20)
+    app.state.mcp = McpEndpoint(settings.mcp, app.state.hosts, settings.origins, settings.max_body_mib * MIB)
     app.router.routes.append(app.state.mcp.route())
     problems.install_error_handlers(app)
     openapi.install_openapi(app)
@@ -153,13 +138,13 @@ def _signing(settings: Settings) -> tuple[FileSealer, TrustList]:
 
 
 def _lifespan(
-    settings: Settings, engine: LocalEngine, sealer: FileSealer, trust: TrustList
+    settings: Settings, registry: ModelRegistry, sealer: FileSealer, trust: TrustList
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         records, blobs = await _stores(app, settings)
         try:
-            limits, keys = _limits(settings), SqlApiKeyStore(records.connections)
+            keys = SqlApiKeyStore(records.connections)
             hooks = WebhookPolicy(settings.webhook_secret, settings.webhook_private)
             webhook_client = WebhookClient(allow_private=settings.webhook_private)
             rewriter = _rewriter(settings)
@@ -168,50 +153,19 @@ def _lifespan(
             dispatcher = WebhookDispatcher(
                 outbox, keys, webhook_client, hooks, records.clock, links=links, public_url=settings.public_url
             )
-            batch_store, ensembles = SqlBatchStore(records), Ensembles(engine, settings.ensemble)
-            guards = ImageGuards(engine, RapidOcrReader() if TYPOGRAPHIC in limits.installed_guards else None)
-            service = GenerationService(
-                engine,
-                records,
-                blobs,
-                limits,
-                lease_policy=LeasePolicy(settings.lease_s, settings.attempts),
-                pruning=PruningPolicy(settings.pruning, settings.pruning_quality, settings.pruning_shadow),
-                hooks=hooks,
-                stream_grace_s=settings.stream_grace_s,
-                batches=batch_store,
-                sealer=sealer,
-                guards=guards,
-                ensembles=ensembles,
-            )
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
-            fields = CandidateArrays(engine, blobs)
-            known_presets = Presets.read(settings.presets or presets.DEFAULT_PRESETS_PATH)
-            instruments = records.connections.instruments, blobs.instruments
-            app.state.services = Services(
-                service,
-                RankingService(engine, records, blobs, fields, limits, service.get, sealer, guards, ensembles),
-                ReferenceResolver(engine, fields, limits, service.get),
-                Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
-                TasteService(engine, SqlVoteStore(records.connections, _caps(settings)), fields, service.get),
-                Explainer(engine, records, blobs, fields, known_presets, limits),
-                Metrics(service, dispatcher, ensembles, instruments, lambda: records.notifies),
-                UploadLimiter(decoders, settings.max_image_pixels, settings.max_total_pixels),
-                Embedder(engine, limits),
-                Aliases.parse(settings.model_aliases),
-                links,
-                batches := BatchService(service, records, batch_store, blobs, hooks),
-                settings.lora_folder,
-                VariantMaker(known_presets, rewriter, settings.max_prompt_chars),
-                trust,
-                ensembles,
-                ImageUpscaler(engine),
+            assembly = Assembly(
+                settings, registry, records, blobs, dispatcher, hooks, decoders, rewriter, sealer, links, trust
             )
-            engine.start()
+            directory = assembly.directory()
+            app.state.services = services = directory.default
+            registry.start()
             upkeep = [
-                asyncio.create_task(_purge_repeatedly(service, batches, settings), name="sweep"),
-                asyncio.create_task(service.run_worker(), name="work"),
+                asyncio.create_task(_purge_repeatedly(services.generations, services.batches, settings), name="sweep"),
+                asyncio.create_task(services.generations.run_worker(), name="work"),
+                *(asyncio.create_task(each.generations.claim_queued(), name="claim") for each in directory.others),
+                *([asyncio.create_task(assembly.roster.run(), name="roster")] if assembly.roster is not None else []),
                 asyncio.create_task(dispatcher.run(), name="webhooks"),
                 asyncio.create_task(app.state.mcp.run(), name="mcp"),
             ]
@@ -221,10 +175,12 @@ def _lifespan(
                 for task in upkeep:
                     task.cancel()
                 await decoders.close()
-                await engine.wait_drained(app.state.drain_s)
-                await service.release_claims()
-                await engine.close(0)
-                await service.close()
+                await registry.wait_drained(app.state.drain_s)
+                for each in directory.bundles.values():
+                    await each.generations.release_claims()
+                await registry.close(0)
+                for each in directory.bundles.values():
+                    await each.generations.close()
                 await webhook_client.close()
                 if rewriter is not None:
                     await rewriter.close()
@@ -267,47 +223,21 @@ def _rewriter(settings: Settings) -> ChatRewriter | None:
     )
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        candidates=settings.max_candidates,
-        default_candidates=settings.default_candidates,
-        steps=settings.max_steps,
-        prompt_chars=settings.max_prompt_chars,
-        images=settings.max_images,
-        stream_s=settings.stream_s,
-        retry_window_s=settings.retry_window_s,
-        provenance=Provenance(settings.provenance),
-        guards=settings.guard_names,
-        installed_guards=installed_guards(),
-        spread_styles=settings.spread_styles,
-    )
-
-
-def _caps(settings: Settings) -> ProfileCaps:
-    return ProfileCaps(settings.max_profiles, settings.max_profiles_mib * 2**20)
-
-
-def _engine_config(settings: Settings) -> EngineConfig:
-    return EngineConfig(capacity=settings.max_queued_candidates)
-
-
-def _engine(settings: Settings, on_death: OnDeath) -> LocalEngine:
-    progress = Progress()
-    return LocalEngine(partial(_load_models, settings, progress), _engine_config(settings), on_death, progress)
+def _registry(settings: Settings, on_death: OnDeath) -> ModelRegistry:
+    """The engines of the process; nothing loads yet."""
+    config = EngineConfig(capacity=settings.max_queued_candidates)
+    served = settings.served
+    if served is None:
+        progress = Progress()
+        engine = LocalEngine(partial(_load_models, settings, progress), config, on_death, progress)
+        return ModelRegistry.of_one(engine)
+    shelf = ModelShelf(replace(config, warmup_s=WARMUP_S), settings.model_memory_mib * MIB, on_death)
+    return ModelRegistry({model.id: shelf.engine(model) for model in served.models}, served.default)
 
 
 def _load_models(settings: Settings, progress: Progress) -> Models:
     """Load the configured models; runs on the engine's thread."""
-    loaded = registry.load_models(
-        settings.generator,
-        settings.scorer,
-        settings.device,
-        settings.preview_decoder or None,
-        settings.calibration,
-        progress,
-        settings.generator_mode,
-        settings.load_options,
-    )
+    loaded = load_served(settings, progress)
     names = loaded.generator.info.id, loaded.scorer.info.id
     if dangling := Aliases.parse(settings.model_aliases).dangling(names):
         raise ModelNotFound(

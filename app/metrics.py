@@ -6,12 +6,15 @@ process can hold several apps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.engine.registry import ModelRegistry
 from app.service import Ensembles, GenerationService, WebhookDispatcher
 from app.stores.instrumentation import StoreInstruments
 
@@ -40,27 +43,42 @@ COUNTERS = {
     "frontrunner_store_seconds_total": "seconds of store operations by name",
     "frontrunner_store_failures_total": "store operations that failed because the store was unavailable, by name",
 }
+MODELS = {
+    "frontrunner_model_loaded": "1 when a model of FRONTRUNNER_MODELS is loaded, by model",
+    "frontrunner_model_weight_bytes": "measured size of the weights of a loaded model, by model",
+    "frontrunner_model_held_candidates": "candidates accepted and not yet ended, by model",
+    "frontrunner_model_loads_total": "models that were loaded, failed to load or were unloaded, by model and outcome",
+}
+"""Only with several models; the other metrics are sums over them."""
+
 HTTP = {
     "frontrunner_http_requests_total": "responses by method, route and status",
     "frontrunner_http_seconds": "seconds from request to the end of the response, by method and route",
 }
-NAMES = (*GAUGES, *COUNTERS, *HTTP)
+NAMES = (*GAUGES, *COUNTERS, *MODELS, *HTTP)
 """The names of all metrics as scraped."""
 
 
+Lane: TypeAlias = tuple[GenerationService, Ensembles]
+"""The counters of one model."""
+
+
 class Metrics:
-    """The metrics of one app; `notified` is whether the database sends notifications."""
+    """The metrics of one app.
+
+    `lanes` are those of its models. `notified` is whether the database sends notifications.
+    """
 
     def __init__(
         self,
-        service: GenerationService,
+        models: ModelRegistry,
+        lanes: Sequence[Lane],
         dispatcher: WebhookDispatcher,
-        ensembles: Ensembles,
         stores: Sequence[StoreInstruments],
         notified: Callable[[], bool],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(service, dispatcher, ensembles, stores, notified))
+        self._registry.register(_ServiceCollector(models, lanes, dispatcher, stores, notified))
         (requests, requests_text), (seconds, seconds_text) = HTTP.items()
         self._requests = Counter(requests, requests_text, ("method", "route", "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -80,20 +98,20 @@ class Metrics:
 class _ServiceCollector(Collector):
     def __init__(
         self,
-        service: GenerationService,
+        models: ModelRegistry,
+        lanes: Sequence[Lane],
         dispatcher: WebhookDispatcher,
-        ensembles: Ensembles,
         stores: Sequence[StoreInstruments],
         notified: Callable[[], bool],
     ) -> None:
-        self._service = service
+        self._models = models
+        self._lanes = lanes
         self._dispatcher = dispatcher
-        self._ensembles = ensembles
         self._stores = stores
         self._notified = notified
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._service.stats()
+        stats = self._models.stats()
         gauges = (
             stats.ready,
             stats.queued,
@@ -110,14 +128,39 @@ class _ServiceCollector(Collector):
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
-        yield _labelled(generations, "outcome", self._service.outcomes())
-        for named, value in zip((shadows, regret), self._service.pruning_regrets(), strict=True):
-            yield CounterMetricFamily(*named, value=value)
-        yield _labelled(verdicts, "verdict", self._ensembles.referee.verdicts)
+        yield _labelled(generations, "outcome", _sums(service.outcomes() for service, _ in self._lanes))
+        regrets = zip(*(service.pruning_regrets() for service, _ in self._lanes), strict=True)
+        for named, values in zip((shadows, regret), regrets, strict=True):
+            yield CounterMetricFamily(*named, value=sum(values))
+        yield _labelled(verdicts, "verdict", _sums(ensembles.referee.verdicts for _, ensembles in self._lanes))
         yield _labelled(webhooks, "outcome", self._dispatcher.outcomes())
         for family, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
             counted = {k: v for instruments in self._stores for k, v in getattr(instruments, kind).items()}
             yield _labelled(family, "operation", counted)
+        if self._models.several:
+            yield from self._by_model()
+
+    def _by_model(self) -> Iterator[Metric]:
+        loaded, size, held, loads = MODELS.items()
+        states = self._models.states()
+        families = [GaugeMetricFamily(*named, labels=["model"]) for named in (loaded, size, held)]
+        for state in states:
+            values = state.state == "loaded", state.stats.weight_bytes, state.stats.held
+            for family, value in zip(families, values, strict=True):
+                family.add_metric([state.id], float(value))
+        yield from families
+        counted = CounterMetricFamily(*loads, labels=["model", "outcome"])
+        for state in states:
+            for outcome, count in state.loads.items():
+                counted.add_metric([state.id, outcome], count)
+        yield counted
+
+
+def _sums(counts: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    total = collections.Counter[str]()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 def _labelled(named: tuple[str, str], label: str, values: Mapping[str, float]) -> CounterMetricFamily:

@@ -270,12 +270,13 @@ class AsyncClient:
         negative_prompt: str | None = None,
         ranking: RankingInput | None = None,
         on_error: Literal["fail", "skip"] | None = None,
+        model: str | None = None,
     ) -> RankResponse:
-        """Rank image files by a prompt.
+        """Rank image files by a prompt, with the scorers of a model.
 
         `index` in the response is the place in `images`. Raises OSError for a file that cannot be read.
         """
-        return await self._json(calls.rank(prompt, images, negative_prompt, ranking, on_error))
+        return await self._json(calls.rank(prompt, images, negative_prompt, ranking, on_error, model))
 
     async def embed(self, **body: Unpack[EmbeddingsRequest]) -> EmbeddingsResponse:
         """The scorer's vectors of texts and images."""

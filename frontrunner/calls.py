@@ -167,10 +167,11 @@ def rank(
     negative_prompt: str | None,
     ranking: RankingInput | None,
     on_error: str | None,
+    model: str | None = None,
 ) -> Call[RankResponse]:
     """POST /v1/rank, as a form."""
     rules = None if ranking is None else json.dumps(ranking)
-    form = _present(prompt=prompt, negative_prompt=negative_prompt, ranking=rules, on_error=on_error)
+    form = _present(prompt=prompt, negative_prompt=negative_prompt, ranking=rules, on_error=on_error, model=model)
     files = [("images", (f"image-{place}", read(one))) for place, one in enumerate(images)]
     return Call("POST", "/v1/rank", form=form, files=files)
 

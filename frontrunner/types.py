@@ -490,6 +490,27 @@ class ScorerOutput(TypedDict):
     logit_bias: float | None
 
 
+class ServingOutput(TypedDict):
+    """
+    How one of several models is served.
+
+    `state`: `loaded`, `loading`, `failed` (`problem` says why), or `waiting` for its first request. A `resident` model
+    loads at the start, any other one on demand, until others need its memory. `weight_bytes` is measured when it loads,
+    0 until then. `scorer` is the main scorer; null while it is not known. Requests without a model use the `default`.
+    `replicas` has the state on every live replica. `here` is false for a model of other replicas only: its requests
+    wait in the queue for them, and `state` is the best of theirs.
+    """
+
+    state: Literal["loaded", "loading", "failed", "waiting"]
+    here: bool
+    replicas: dict[str, Any]
+    resident: bool
+    default: bool
+    weight_bytes: int
+    scorer: str | None
+    problem: str | None
+
+
 class SkippedOutput(TypedDict):
     """
     An image that was omitted: its index in the request, and the error.
@@ -1120,7 +1141,8 @@ class ModelResponse(TypedDict):
     """
     A model; a pack is generator and scorer under one id.
 
-    `created` is always 0: OpenAI clients expect it, and the time is unknown.
+    `created` is always 0: OpenAI clients expect it, and the time is unknown. `serving` is present with several models.
+    One that was never loaded has no further members.
     """
 
     id: str
@@ -1131,6 +1153,7 @@ class ModelResponse(TypedDict):
     scorer: NotRequired[ScorerOutput]
     upscaler: NotRequired[UpscalerOutput]
     calibration: NotRequired[CalibrationOutput]
+    serving: NotRequired[ServingOutput]
 
 
 class PresetListResponse(TypedDict):
@@ -1455,7 +1478,7 @@ class GenerationRequest(TypedDict):
     """
     model: NotRequired[str | None]
     """
-    The loaded generator; GET /v1/models names it.
+    A generator; GET /v1/models lists them. Default: the first.
     """
     deterministic: NotRequired[bool]
     """
@@ -1637,7 +1660,7 @@ class ImagesRequest(TypedDict):
     """
     model: NotRequired[str | None]
     """
-    The loaded generator; GET /v1/models names it.
+    A generator; GET /v1/models lists them. Default: the first.
     """
     deterministic: NotRequired[bool]
     """
@@ -1715,9 +1738,10 @@ class LineageResponse(TypedDict):
 
 class ModelListResponse(TypedDict):
     """
-    The loaded models and the limits of requests.
+    The models and the limits of requests.
 
-    `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
+    `scorers` are all scorers of the default model, the main one first, once it was loaded. `ensemble` is whether
+    requests that name none use all of them.
     """
 
     object: Literal["list"]

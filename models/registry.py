@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,13 +19,15 @@ from typing import TypeAlias
 
 from models import calibration_io, ensembles, families
 from models.errors import ModelUnsupported, PackCorrupt
-from models.families import Family, LoadContext, Mode, Source
+from models.families import Family, LoadContext, Mode, SharedScorers, Source
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import MANIFEST, Pack, packs
 from models.protocols import Calibration, Embedder, Models, Scorer, StepwiseGenerator
 from models.steering import find_steering
 
 log = logging.getLogger(__name__)
+
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf", ".pt", ".ckpt"}
 
 _Chosen: TypeAlias = tuple[Family[StepwiseGenerator], Source]
 
@@ -38,6 +41,9 @@ def load_models(
     report: Callable[[str], None] | None = None,
     mode: Mode = "auto",
     options: LoadOptions = DEFAULTS,
+    *,
+    called: str = "",
+    shared: SharedScorers | None = None,
 ) -> Models:
     """Load generator and scorer by name: a pack, `fake`, a folder, or a hub id.
 
@@ -46,16 +52,17 @@ def load_models(
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
     `options` also name further scorers, a referee, an upscaler, ControlNets and LoRA adapters; those of requests that
-    name none are loaded at once.
+    name none are loaded at once. `called` is another id of the generator, and `shared` the scorers of other models of
+    this process, which are used instead of loading them again.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None
     report = report or log.debug
-    context = LoadContext(device, mode, preview_decoder, options)
+    context = LoadContext(device, mode, preview_decoder, options, shared)
     names = (scorer, *options.scorers, *filter(None, [options.referee]))
     with ThreadPoolExecutor(1, "checksums") as pool:
         sources = _sources({generator, *names}, pool)
-        made = sources[generator]
+        made = replace(sources[generator], called=called)
         generators = families.family_of(families.GENERATORS, made)
         scorers = tuple(sources[name] for name in names)
         torch_free = not generators.needs_torch and not any(map(families.scorer_needs_torch, scorers))
@@ -79,11 +86,14 @@ def _load_with_torch(
     context: LoadContext, generator: _Chosen, scorers: Sequence[Source], report: Callable[[str], None]
 ) -> Models:
     from models.runtime.deferred_imports import deferred_imports
+    from models.runtime.weights import weight_bytes
 
     options = context.options
     needed = {options.quantization.partition("-")[0]}
-    with _garbage_collection_paused(), nullcontext() if options.compile else deferred_imports(needed):
-        return _load(context, generator, scorers, report)
+    deferred = not options.compile and "diffusers" not in sys.modules  # else another model may run meanwhile
+    with _garbage_collection_paused(), deferred_imports(needed) if deferred else nullcontext():
+        models = _load(context, generator, scorers, report)
+    return replace(models, weight_bytes=weight_bytes(models))
 
 
 def _load(context: LoadContext, generator: _Chosen, scorers: Sequence[Source], report: Callable[[str], None]) -> Models:
@@ -99,6 +109,25 @@ def _load(context: LoadContext, generator: _Chosen, scorers: Sequence[Source], r
         report("loading the upscaler")
     upscaler = families.load_upscaler(context)
     return ensembles.checked(made, ranked[0], ranked[1:], referee, upscaler)
+
+
+def estimate_bytes(generator: str) -> int:
+    """Bytes of the weight files of a generator's pack or folder; 0 for a hub id.
+
+    A variant in another number format is counted too.
+    """
+    pack = packs().get(generator)
+    folder = pack.folder if pack is not None else Path(generator)
+    files = folder.rglob("*") if folder.is_dir() else ()
+    return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES and file.is_file())
+
+
+def release_memory() -> None:
+    """Return the memory of models that are gone to the system, also that of a GPU."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _import_adapters() -> None:

@@ -43,6 +43,7 @@ from app.service import (
     TasteService,
     VariantMaker,
 )
+from app.service.serving import ModelDirectory, Needs
 from models.loras import LoraFolder
 
 T = TypeVar("T")
@@ -80,22 +81,55 @@ class Services:
     trust: TrustList
     ensembles: Ensembles
     upscaling: ImageUpscaler
+    models: ModelDirectory[Services]
+
+    async def of_model(self, model: str | None) -> Services:
+        """The services of the model that a request names; None is the default one.
+
+        Raises NotFound, ModelLoadFailed and Draining.
+        """
+        return await self.models.named(model)
 
 
-def get_services(request: Request) -> Services:
-    """The app's `Services`."""
+async def get_services(request: Request) -> Services:
+    """The services that can rank the generation in the path; else the default ones."""
+    return await _services_of(request, "scorer")
+
+
+async def _generator_services(request: Request) -> Services:
+    return await _services_of(request, "generator")
+
+
+async def _services_of(request: Request, needs: Needs) -> Services:
     services: Services = request.app.state.services
-    return services
+    generation_id = request.path_params.get("generation_id")
+    if not services.models.several or generation_id is None:
+        return services
+    return await services.models.of_generation(generation_id, needs)
 
 
 def loaded_models(services: Services) -> LoadedModels:
-    """Ids of the loaded models. Raises Loading."""
+    """Ids of the models that requests can name. Raises Loading."""
+    if services.models.several:
+        scorers = tuple(scorer for _, scorer in services.models.scorers())
+        names = services.models.ids
+        return LoadedModels(names[0], scorers[0] if scorers else names[0], names[1:], scorers[1:])
     generator, scorer = services.generations.models()
     return LoadedModels(generator.id, scorer.id)
 
 
-def _generation_service(request: Request) -> GenerationService:
-    return get_services(request).generations
+async def for_generator(services: Services, name: str | None) -> Services:
+    """The services of the generator that a route of another API names.
+
+    Raises the errors of `Aliases.generator` and `Services.of_model`.
+    """
+    if not services.models.several:
+        return services
+    return await services.of_model(services.aliases.generator(name, loaded_models(services))[0])
+
+
+async def _generation_service(request: Request) -> GenerationService:
+    return (await _services_of(request, "record")).generations
 
 
 def _generation_id(
@@ -140,6 +174,8 @@ def known_query(request: Request) -> None:
 
 
 ServicesDep: TypeAlias = Annotated[Services, Depends(get_services)]
+GeneratorServicesDep: TypeAlias = Annotated[Services, Depends(_generator_services)]
+"""The services of the model that made the generation in the path."""
 GenerationServiceDep: TypeAlias = Annotated[GenerationService, Depends(_generation_service)]
 GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
 JsonBody = Depends(json_body)

@@ -40,6 +40,9 @@ UrlOptionWithDefault = Annotated[
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
 GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Generation id, `gen_...`.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME", help="Model of the server. Default: its first one.")
+]
 ScorerOption = Annotated[
     list[str] | None,
     typer.Option("--scorer", metavar="NAME=WEIGHT", help="Scorer that ranks with others; repeatable. Weight: 1."),
@@ -119,6 +122,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Number of denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler of the model, such as euler or ddim.")] = None,
+    model: ModelOption = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
     ] = None,
@@ -165,13 +169,12 @@ def generate(
         "steps": steps,
         "guidance_scale": guidance,
         "sampler": sampler,
+        "model": model,
         "previews": 2,
         "provenance": "metadata" if metadata else "none",
+        "loras": _loras(lora) if lora is not None else None,
+        "steering": {"scale": steering} if steering is not None else None,
     }
-    if lora is not None:
-        body["loras"] = _loras(lora)
-    if steering is not None:
-        body["steering"] = {"scale": steering}
     with remote.reported_errors():
         body |= _controls(control) | again.build_variants(variants, variant)
     console, progress = Console(), Console(stderr=True)
@@ -193,6 +196,7 @@ def rank(
     ],
     negative: NegativeOption = "",
     scorer: ScorerOption = None,
+    model: ModelOption = None,
     url: UrlOption = None,
 ) -> None:
     """Rank image FILES by similarity to PROMPT.
@@ -205,7 +209,7 @@ def rank(
     """
     console, progress = Console(), Console(stderr=True)
     with remote.reported_errors(), service_at(url, progress) as client:
-        ranked = remote.rank_files(client, prompt, negative, files, again.build_scorers(scorer))
+        ranked = remote.rank_files(client, prompt, negative, files, again.build_scorers(scorer), model)
         console.print(output.ranking_table(ranked, files))
 
 

@@ -84,12 +84,17 @@ def read_generation(client: Client, generation_id: str) -> Json:
 
 
 def rank_files(
-    client: Client, prompt: str, negative: str, files: Sequence[Path], scorers: Sequence[Json] | None = None
+    client: Client,
+    prompt: str,
+    negative: str,
+    files: Sequence[Path],
+    scorers: Sequence[Json] | None = None,
+    model: str | None = None,
 ) -> Json:
     """Rank image files by a prompt. Raises CliError that names the file at fault."""
     ranking: Any = {"scorers": scorers} if scorers else None
     try:
-        return cast(Json, client.rank(prompt, files, negative_prompt=negative, ranking=ranking))
+        return cast(Json, client.rank(prompt, files, negative_prompt=negative, ranking=ranking, model=model))
     except ApiError as error:
         pointer = next((field.get("pointer") for field in error.errors), None) or ""
         found = re.fullmatch(r"#/images/(\d+)", pointer)

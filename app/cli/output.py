@@ -46,6 +46,8 @@ def show_progress(events: Events, console: Console) -> Json:
 def _update_progress(progress: Progress, task: TaskID, kind: str, data: Mapping[str, Any]) -> None:
     if kind == "queued":
         progress.update(task, live=data["n_candidates"])
+    elif kind == "loading":
+        progress.update(task, note=f"loading {data['model']}")
     elif kind == "started":
         progress.update(task, note="started")
     elif kind == "step":

@@ -9,9 +9,13 @@ from typing import Any
 
 
 class EventKind(StrEnum):
-    """The event kinds of a generation's log. The last three close it."""
+    """The event kinds of a generation's log. The last three close it.
+
+    `loading` follows `queued` if the model was not loaded in the process that took the request.
+    """
 
     QUEUED = "queued"
+    LOADING = "loading"
     STARTED = "started"
     STEP = "step"
     PREVIEW = "preview"

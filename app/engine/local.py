@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
@@ -77,6 +78,7 @@ class LocalEngine:
 
     `load` runs on the engine's thread and may report its parts to `progress`. `on_death` is called once on the loop
     with the reason, after all waiters have failed. The process should then end, because only a new process can recover.
+    `turns` is shared by the engines of one device, which take turns by the tick.
     """
 
     core_type: ClassVar[type[EngineCore]] = EngineCore
@@ -87,8 +89,10 @@ class LocalEngine:
         config: EngineConfig,
         on_death: Callable[[BaseException], None],
         progress: Progress | None = None,
+        turns: AbstractContextManager[None] | None = None,
     ) -> None:
         self._load = load
+        self._turns = turns or contextlib.nullcontext()
         self._progress = progress or Progress()
         self._config = config
         self._on_death = on_death
@@ -243,6 +247,7 @@ class LocalEngine:
             stage_seconds=dict(core.stage_seconds) if core is not None else {},
             seconds_per_candidate=core.seconds_per_candidate if core is not None else 0.0,
             steering_refusal=refusal(self._models.steering) if self._models is not None else None,
+            weight_bytes=self._models.weight_bytes if self._models is not None else 0,
         )
 
     def drain(self) -> None:
@@ -365,11 +370,13 @@ class LocalEngine:
             self._progress("loading the models")
             models = self._load()
             core = self.core_type(models, self._config)
-            core.measure(self._progress)
+            with self._turns:
+                core.measure(self._progress)
             self._core, self._models = core, models
             self._progress("ready")
             while self._receive(core):
-                updates = core.tick()
+                with self._turns:
+                    updates = core.tick()
                 if updates:
                     self._call_on_loop(self._deliver, updates)
         except BaseException as error:

@@ -15,6 +15,7 @@ from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import LANCZOS, ImageUpscaler
+from app.service.generations.event_log import Notifier
 from app.service.generations.img2img import Img2ImgService, RedrawMask
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy
@@ -32,6 +33,7 @@ from app.service.types import (
     IdempotencyKey,
     ImageFile,
     Limits,
+    ModelDemand,
     ParamsFactory,
     PreparedGeneration,
     QueuePosition,
@@ -74,6 +76,8 @@ __all__ = [
     "LinkSigner",
     "ListQuery",
     "LoadedModels",
+    "ModelDemand",
+    "Notifier",
     "PageMark",
     "ParamsFactory",
     "Permission",

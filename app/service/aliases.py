@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -10,7 +10,7 @@ from app.domain import Notice
 from app.errors import WrongModelKind
 
 LOADED = "*"
-"""Target of an alias for the loaded model."""
+"""Target of an alias for the loaded model, or for the default one of several."""
 
 GENERATORS = ("gpt-image-*", "chatgpt-image-*", "dall-e-*")
 """OpenAI's names of image models."""
@@ -24,10 +24,15 @@ DEFAULT = ",".join(f"{name}={LOADED}" for name in (*GENERATORS, *SCORERS))
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """Ids of the loaded generator and scorer; a pack may be both."""
+    """Ids of the generator and the scorer of requests that name none.
+
+    A pack may be both. `generators` and `scorers` are those of all models of the process, if it serves several.
+    """
 
     generator: str
     scorer: str
+    generators: tuple[str, ...] = ()
+    scorers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,13 @@ class Aliases:
 
         A name without an alias is returned. Raises WrongModelKind for a scorer.
         """
-        return self._resolve(name, loaded.generator, loaded.scorer, makes_images=True)
+        known = (loaded.generator, *loaded.generators)
+        return self._resolve(name, known, (loaded.scorer, *loaded.scorers), makes_images=True)
 
     def scorer(self, name: str | None, loaded: LoadedModels) -> tuple[str | None, tuple[Notice, ...]]:
         """The same for a scorer."""
-        return self._resolve(name, loaded.scorer, loaded.generator, makes_images=False)
+        known = (loaded.scorer, *loaded.scorers)
+        return self._resolve(name, known, (loaded.generator, *loaded.generators), makes_images=False)
 
     def loaded(self, name: str, loaded: LoadedModels) -> str:
         """The loaded model for `name` on any route; `name` itself if it is no alias."""
@@ -75,13 +82,15 @@ class Aliases:
         return loaded.scorer if _makes_images(name) is False else loaded.generator
 
     def _resolve(
-        self, name: str | None, loaded: str, other: str, *, makes_images: bool
+        self, name: str | None, known: Sequence[str], other: Collection[str], *, makes_images: bool
     ) -> tuple[str | None, tuple[Notice, ...]]:
-        if name is None or name == loaded:
+        """Resolve a name; `known` are the models of the wanted kind, the default first."""
+        if name is None or name in known:
             return name, ()
         target = next((target for pattern, target in self.targets.items() if fnmatchcase(name, pattern)), name)
-        if target == other != loaded or (target == LOADED and _makes_images(name) not in (None, makes_images)):
-            accepted = [repr(loaded), *self._names(loaded, makes_images=makes_images)]
+        wrong_kind = target in other and target not in known
+        if wrong_kind or (target == LOADED and _makes_images(name) not in (None, makes_images)):
+            accepted = [*map(repr, dict.fromkeys(known)), *self._names(known, makes_images=makes_images)]
             found, used = ("compares texts and images", "makes images")[:: 1 if makes_images else -1]
             raise WrongModelKind(
                 f"{name!r} is a model that {found}, but this route uses one that {used}: "
@@ -90,18 +99,18 @@ class Aliases:
             )
         if target == name:
             return name, ()
-        model = loaded if target == LOADED else target
+        model = known[0] if target == LOADED else target
         return model, (
             Notice("model_aliased", f"{name!r} is an alias of {model!r}", {"param": "model", "model": model}),
         )
 
-    def _names(self, loaded: str, *, makes_images: bool) -> list[str]:
+    def _names(self, known: Collection[str], *, makes_images: bool) -> list[str]:
         """Aliases that a route for this kind of model takes."""
         targets = self.targets.items()
         return [
             name
             for name, target in targets
-            if target == loaded or (target == LOADED and _makes_images(name) in (None, makes_images))
+            if target in known or (target == LOADED and _makes_images(name) in (None, makes_images))
         ]
 
 

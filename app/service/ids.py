@@ -1,4 +1,4 @@
-"""Ids of generations and batches."""
+"""Ids of generations and batches, and of models with several weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import secrets
 import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def base_name(model: str) -> str:
+    """The name that all weights of a model share: NAME of NAME@LABEL."""
+    return model.partition("@")[0]
 
 
 def new_id(prefix: str = "gen_") -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from app.domain import Checkpoint, Flag, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
+from app.errors import FrontrunnerError
 from models.loras import Lora
 from models.protocols.guards import ARTEFACT
 from models.protocols.image_inputs import ImageInputs
@@ -186,6 +187,18 @@ class QueuePosition:
 
     position: int
     eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDemand:
+    """A model that comes and goes, for the worker that claims its work.
+
+    `ask` loads it. `failure` is why it cannot be loaded, if no other replica can run its work either.
+    """
+
+    model: str
+    ask: Callable[[], None]
+    failure: Callable[[], FrontrunnerError | None]
 
 
 def image_file(data: bytes, output_format: str, upscaler: str | None = None) -> ImageFile:

@@ -123,6 +123,17 @@ api_key_usage = Table(
     Column("window", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
 )
+served_models = Table(
+    "served_models",
+    metadata,
+    Column("replica", String(64), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("card", Text, nullable=False),
+    Column("seen", Double, nullable=False),
+)
+"""`seen` is a time of leases, see `generations.store`."""
+
 webhooks = Table(
     "webhooks",
     metadata,

@@ -21,6 +21,7 @@ from models.families.sources import HUB_ID, is_any, named_errors
 from models.families.sources import Family as Family
 from models.families.sources import LoadContext as LoadContext
 from models.families.sources import Mode as Mode
+from models.families.sources import SharedScorers as SharedScorers
 from models.families.sources import Source as Source
 from models.families.sources import family_of as family_of
 from models.generators.families import FAMILIES as NATIVE_FAMILIES
@@ -54,7 +55,11 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     pack = source.verified_pack()
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
     if pack is not None:
-        options |= {"id": pack.id, "revision": pack.revision, "defaults": pack.manifest["generator"]["defaults"]}
+        options |= {
+            "id": source.called or pack.id,
+            "revision": pack.revision,
+            "defaults": pack.manifest["generator"]["defaults"],
+        }
         options |= {"read": context.text_front(pack), "styles": pack.styles}
     folder = pack.generator if pack else source.folder
     hub_id = "" if folder else _hub_id(source)
@@ -166,7 +171,7 @@ _OWN_SAMPLERS = [name for name, family in NATIVE_FAMILIES.items() if family.star
 """Pipelines whose native loops make the steps of samplers themselves."""
 
 GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
-    Family("synthetic", _is_fake, lambda _context, _source: FakeGenerator(), needs_torch=False),
+    Family("synthetic", _is_fake, lambda _context, source: FakeGenerator(id=source.label), needs_torch=False),
     Family("diffusers", is_any, _load_diffusers),
 )
 """Families of generators, first match wins."""

@@ -33,9 +33,10 @@ SCORER_ALIASES: Mapping[str, str] = {
 
 def load_scorer(context: LoadContext, source: Source) -> Embedder | Scorer:
     """A scorer by its name, loaded once. Raises the errors of `models.errors`."""
-    if source.name not in context.scorers:
-        context.scorers[source.name] = family_of(SCORERS, source).load(context, source)
-    return context.scorers[source.name]
+    found = context.scorers.get(source.name)
+    if found is None:
+        found = context.scorers[source.name] = family_of(SCORERS, source).load(context, source)
+    return found
 
 
 def scorer_needs_torch(source: Source) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, MutableMapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack
@@ -86,20 +87,41 @@ class Source:
         return self.pack
 
 
+class SharedScorers:
+    """Scorers that the models of one process share, while one of them holds them.
+
+    They are the same only on one device, in one number format and with the same limits of endpoints.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Hashable, MutableMapping[str, Embedder | Scorer]] = {}
+
+    def of(self, device: str, options: LoadOptions) -> MutableMapping[str, Embedder | Scorer]:
+        """Scorers by name, for models that load them with these options."""
+        return self._held.setdefault((device, options.dtype, options.endpoint), WeakValueDictionary())
+
+
 class LoadContext:
     """What loaders share.
 
     Device, mode, preview decoder, text encoders of packs, and the scorers that are loaded.
     """
 
-    def __init__(self, device: str, mode: Mode, preview_decoder: str | None, options: LoadOptions = DEFAULTS) -> None:
+    def __init__(
+        self,
+        device: str,
+        mode: Mode,
+        preview_decoder: str | None,
+        options: LoadOptions = DEFAULTS,
+        shared: SharedScorers | None = None,
+    ) -> None:
         self.mode = mode
         self.preview_decoder = preview_decoder
         self.options = options
         self._device = device
         self._text_encoders: dict[Path, Any] = {}
         self._text_fronts: dict[Path, ReadText] = {}
-        self.scorers: dict[str, Embedder | Scorer] = {}
+        self.scorers = dict[str, Embedder | Scorer]() if shared is None else shared.of(device, options)
 
     @cached_property
     def placement(self) -> DevicePlacement:

@@ -300,7 +300,7 @@ class Models:
     """What one process serves. Used from one thread only, except for remote scorers.
 
     `members` judge finalists beside `scorer`, for requests that name them. The `referee` never ranks. `steering` is
-    None if generator or scorer gives no gradients.
+    None if generator or scorer gives no gradients. `weight_bytes` is the size of all weights; 0 if unknown.
     """
 
     generator: StepwiseGenerator
@@ -310,6 +310,7 @@ class Models:
     members: tuple[Embedder | Scorer, ...] = ()
     referee: Embedder | Scorer | None = None
     steering: Steering | None = None
+    weight_bytes: int = 0
 
 
 class OutOfMemory(RuntimeError):

@@ -42,17 +42,23 @@ class FakeGenerator:
     """Draws the colours that the prompt names, in another composition for each seed.
 
     `prediction_type` is one of `PREDICTIONS`; `token_limit` counts words plus two. Control images of the kinds
-    `controls` are mixed into the picture.
+    `controls` are mixed into the picture. `id` and `revision` are those of the info.
     """
 
     def __init__(
-        self, *, prediction_type: str = "v_prediction", token_limit: int = 24, controls: tuple[str, ...] = ()
+        self,
+        *,
+        prediction_type: str = "v_prediction",
+        token_limit: int = 24,
+        controls: tuple[str, ...] = (),
+        id: str = "fake",
+        revision: str = "1",
     ) -> None:
         if prediction_type not in PREDICTIONS:
             raise ValueError(f"`prediction_type` must be one of {', '.join(PREDICTIONS)}")
         self._info = GeneratorInfo(
-            id="fake",
-            revision="1",
+            id=id,
+            revision=revision,
             width=64,
             height=64,
             size_multiple=CELL,

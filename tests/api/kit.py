@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from app.cli.serve import server_config
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
+from app.engine.registry import ModelRegistry
 from app.main import create_app
 from app.settings import Settings
 from models.protocols import Models
@@ -70,18 +71,19 @@ def running(
     generator: InstrumentedGenerator | None = None,
     wait: bool = True,
     load: Callable[[], Models] | None = None,
+    registry: ModelRegistry | None = None,
     ready_s: float = PATIENCE_S,
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
     **given: Any,
 ) -> Iterator[House]:
-    """A service with these settings; the block starts once it is ready, or at once. `load` makes other models."""
+    """A service with these settings; the block starts once it is ready, or at once."""
     generator = generator or InstrumentedGenerator()
     settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
     engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0, buckets=buckets)
     engine = LocalEngine(
         load or (lambda: Models(generator, FakeScorer(), steering=FakeSteering())), engine_config, lambda _: None
     )
-    app = create_app(settings, engine)
+    app = create_app(settings, registry or engine)
     config = server_config(app, settings)
     config.lifespan, config.timeout_graceful_shutdown = "on", 5
     server = uvicorn.Server(config)

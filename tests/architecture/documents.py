@@ -17,7 +17,7 @@ from typing import Any
 from app.api import problems
 from app.errors import FrontrunnerError
 from app.main import create_app
-from app.metrics import COUNTERS, GAUGES, HTTP
+from app.metrics import COUNTERS, GAUGES, HTTP, MODELS
 from app.settings import ENV_PREFIX, Settings
 from tests.architecture import client_types
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
@@ -46,7 +46,9 @@ def settings() -> str:
 
 def metrics() -> str:
     """Every metric."""
-    return _table(("metric", "meaning"), [(f"`{name}`", text) for name, text in {**GAUGES, **COUNTERS, **HTTP}.items()])
+    return _table(
+        ("metric", "meaning"), [(f"`{name}`", text) for name, text in {**GAUGES, **COUNTERS, **MODELS, **HTTP}.items()]
+    )
 
 
 def routes() -> str:

@@ -59,16 +59,23 @@ async def embedded(request: Request, services: Services, inputs: Sequence[Input]
     return await unless_gone(request, read())
 
 
-def scorer_named(services: Services, model: str | None) -> tuple[str, tuple[Notice, ...]]:
-    """The id of the loaded scorer, with a notice if `model` is an alias.
+async def scorer_named(services: Services, model: str | None) -> tuple[Services, str, tuple[Notice, ...]]:
+    """The services of a scorer and its id, with a notice if `model` is an alias.
 
     Raises NotFound, WrongModelKind and Loading.
     """
+    if model is None:
+        services = await services.of_model(None)
     loaded = loaded_models(services)
     found, notices = services.aliases.scorer(model, loaded)
-    if found not in (None, loaded.scorer):
-        raise NotFound(f"the scorer {found!r} is not loaded: use {loaded.scorer!r}", pointer="#/model")
-    return loaded.scorer, notices
+    found = loaded.scorer if found is None else found
+    holders = [name for name, scorer in services.models.scorers() if scorer == found]
+    if holders:
+        return await services.of_model(holders[0]), found, notices
+    if found == loaded.scorer and not services.models.several:
+        return services, found, notices
+    names = " or ".join(map(repr, dict.fromkeys((loaded.scorer, *loaded.scorers))))
+    raise NotFound(f"the scorer {found!r} is not loaded: use {names}", pointer="#/model")
 
 
 def _image_of(one: Input) -> str | None:

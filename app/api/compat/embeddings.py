@@ -99,7 +99,7 @@ async def embed(
 
     A request may contain both kinds.
     """
-    model, notices = scorer_named(services, body.model)
+    services, model, notices = await scorer_named(services, body.model)
     _, scorer = services.generations.models()
     if body.dimensions not in (None, scorer.dimensions):
         raise InvalidRequest(

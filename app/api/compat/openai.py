@@ -22,6 +22,7 @@ from app.api.dependencies import (
     ServicesDep,
     build_idempotency_key,
     build_retry_key,
+    for_generator,
     loaded_models,
     require_succeeded,
     wait_for_result,
@@ -80,6 +81,7 @@ async def create_images(
 
     Fields that OpenAI's API lacks go into its `extra_body`.
     """
+    services = await for_generator(services, body.model)
     key = request_key(request, services, idempotency_key, router.prefix, body)
     return await respond(request, services, body, partial(params, request, services, body), key, GENERATED)
 

@@ -18,6 +18,7 @@ from app.api.dependencies import (
     IdempotencyKeyHeader,
     Services,
     ServicesDep,
+    for_generator,
     media_type,
     unless_gone,
 )
@@ -70,6 +71,7 @@ async def edit(request: Request, services: ServicesDep, idempotency_key: Idempot
     body, images, mask = await _read(request, EditForm)
     if body.markup is not None:
         raise NoInpainting("the loaded model cannot read a sketch on the image: send `mask`", pointer="#/markup")
+    services = await for_generator(services, body.model)
     key = openai.request_key(request, services, idempotency_key, route_path(request.scope), body, [*images, *mask])
     make = partial(_params, request, services, body, images, REFERENCE, mask)
     return await openai.respond(request, services, body, make, key, EDITED)
@@ -87,6 +89,7 @@ async def variation(request: Request, services: ServicesDep, idempotency_key: Id
 
     Candidates are ranked by similarity to the image."""
     body, images, _ = await _read(request, VariationForm)
+    services = await for_generator(services, body.model)
     key = openai.request_key(request, services, idempotency_key, route_path(request.scope), body, images)
     make = partial(_params, request, services, body, images, LIKENESS)
     return await openai.respond(request, services, body, make, key, openai.GENERATED)

@@ -105,7 +105,7 @@ async def rerank(
     services: ServicesDep,
 ) -> DocumentRerankResponse:
     """Compares texts and images by cosine. Nothing is sampled or stored."""
-    model, notices = scorer_named(services, body.model)
+    services, model, notices = await scorer_named(services, body.model)
     pointers = ["#/query", *(f"#/documents/{place}" for place in range(len(body.documents)))]
     found = await embedded(request, services, [body.query, *body.documents], pointers)
     cosines = found.vectors[1:] @ found.vectors[0]

@@ -107,8 +107,9 @@ async def _prepare(
             continue
         try:
             _check_effect(entry)
-            params = await build_params(request, services, entry, wordings.get(index))
-            prepared = await services.generations.prepare(params)
+            own = await services.of_model(entry.model)
+            params = await build_params(request, own, entry, wordings.get(index))
+            prepared = await own.generations.prepare(params)
             entries.append((index, prepared))
             held += prepared.input_pixels
         except FrontrunnerError as error:

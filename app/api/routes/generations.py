@@ -12,6 +12,7 @@ from app.api import openapi, sse
 from app.api.dependencies import (
     GenerationId,
     GenerationServiceDep,
+    GeneratorServicesDep,
     IdempotencyKeyHeader,
     JsonBody,
     Services,
@@ -61,6 +62,7 @@ async def create_generation(
     `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation continues without its client.
     """
     key = build_idempotency_key(idempotency_key, router.prefix, body)
+    services = await services.of_model(body.model)
     params = partial(build_params, request, services, body)
     return await submit_and_respond(
         request, services.generations, params, (body.response_format, body.output_format), prefer, key
@@ -153,7 +155,7 @@ async def image_file(
     generation_id: GenerationId,
     index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
     suffix: Annotated[Literal["png", "webp", "jpeg", "jpg"], Path(description="The format of the file.")],
-    services: ServicesDep,
+    services: GeneratorServicesDep,
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the suffix.")
     ] = None,
@@ -189,7 +191,7 @@ async def image_file(
 async def read_image(
     generation_id: GenerationId,
     index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
-    services: ServicesDep,
+    services: GeneratorServicesDep,
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the generation.")
     ] = None,

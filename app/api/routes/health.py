@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api import openapi
-from app.api.dependencies import GenerationServiceDep, ServicesDep
-from app.api.schemas.base import ResponseModel
+from app.api.dependencies import ServicesDep
+from app.api.schemas.base import ResponseModel, is_absent
+from app.engine.registry import ModelStateName
 from app.errors import Draining, EngineDead, Loading, Overloaded, StoreUnavailable
 
 router = APIRouter(tags=["health"])
@@ -30,9 +33,14 @@ class LivenessResponse(ResponseModel):
 
 
 class ReadinessResponse(ResponseModel):
-    """The replica accepts requests."""
+    """The replica accepts requests.
 
+    `models`: with several models, whether each is `loaded`, `loading`, `failed`, or `waiting` for its first request.
+    """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
     status: Literal["ready"] = "ready"
+    models: dict[str, ModelStateName] | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
 
 
 @router.get("/healthz", summary="Liveness")
@@ -47,17 +55,22 @@ async def healthz() -> LivenessResponse:
 
 @router.get("/readyz", summary="Readiness", responses=openapi.error_responses(503))
 @router.head("/readyz", include_in_schema=False)
-async def readyz(service: GenerationServiceDep) -> ReadinessResponse:
+async def readyz(services: ServicesDep) -> ReadinessResponse:
     """503 while loading, full, draining or dead, or when a store is unavailable.
 
     Send requests to another replica then. While loading, `detail` names the current step, such as `timing a decode`.
+    With several models the replica is ready when no resident one is loading and one can be used. `models` has the state
+    of each.
     """
-    reason = await service.unready_reason()
+    registry = services.models.registry
+    stats = registry.stats()
+    reason = await services.generations.unready_reason(stats)
     if reason == "loading":
-        raise Loading(f"the models are not ready yet: {service.stats().part}", retry_after_s=2)
+        raise Loading(f"the models are not ready yet: {stats.part}", retry_after_s=2)
     if reason is not None:
         raise _UNREADY_ERRORS[reason]
-    return ReadinessResponse()
+    states = {state.id: state.state for state in registry.states()}
+    return ReadinessResponse(models=states) if registry.several else ReadinessResponse()
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""Loaded models, limits and calibration at /v1/models, as an OpenAI model list."""
+"""Models, limits and calibration at /v1/models, as an OpenAI model list."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from app.api.dependencies import Services, ServicesDep, loaded_models
 from app.api.schemas.base import ResponseModel, is_absent
 from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
+from app.engine.registry import ModelStateName
 from app.errors import NotFound
 from app.service import all_qualities
+from app.service.serving import ModelDirectory
 from models.protocols import ScoringInfo
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -164,10 +166,31 @@ class UpscalerOutput(ResponseModel):
     dtype: str
 
 
+class ServingOutput(ResponseModel):
+    """How one of several models is served.
+
+    `state`: `loaded`, `loading`, `failed` (`problem` says why), or `waiting` for its first request. A `resident` model
+    loads at the start, any other one on demand, until others need its memory. `weight_bytes` is measured when it loads,
+    0 until then. `scorer` is the main scorer; null while it is not known. Requests without a model use the `default`.
+    `replicas` has the state on every live replica. `here` is false for a model of other replicas only: its requests
+    wait in the queue for them, and `state` is the best of theirs.
+    """
+
+    state: ModelStateName
+    here: bool
+    replicas: dict[str, ModelStateName]
+    resident: bool
+    default: bool
+    weight_bytes: int
+    scorer: str | None
+    problem: str | None
+
+
 class ModelResponse(ResponseModel):
     """A model; a pack is generator and scorer under one id.
 
-    `created` is always 0: OpenAI clients expect it, and the time is unknown.
+    `created` is always 0: OpenAI clients expect it, and the time is unknown. `serving` is present with several models.
+    One that was never loaded has no further members.
     """
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
@@ -179,6 +202,7 @@ class ModelResponse(ResponseModel):
     scorer: ScorerOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
     upscaler: UpscalerOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
     calibration: CalibrationOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
+    serving: ServingOutput | SkipJsonSchema[None] = Field(None, exclude_if=is_absent)
 
 
 class LimitsOutput(ResponseModel):
@@ -200,9 +224,10 @@ class LimitsOutput(ResponseModel):
 
 
 class ModelListResponse(ResponseModel):
-    """The loaded models and the limits of requests.
+    """The models and the limits of requests.
 
-    `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
+    `scorers` are all scorers of the default model, the main one first, once it was loaded. `ensemble` is whether
+    requests that name none use all of them.
     """
 
     object: Literal["list"] = "list"
@@ -212,20 +237,21 @@ class ModelListResponse(ResponseModel):
     limits: LimitsOutput
 
 
-@router.get("", summary="List the loaded models", responses=openapi.error_responses(503))
+@router.get("", summary="List the models", responses=openapi.error_responses(503))
 @router.head("", include_in_schema=False)
 async def list_models(services: ServicesDep) -> ModelListResponse:
-    """The generator, the scorer, and the limits of requests."""
-    ensembles = services.ensembles
+    """The generators, the default one first, the scorers, and the limits of requests."""
+    ensembles, directory = services.ensembles, services.models
+    known = not directory.several or directory.registry.default in dict(directory.scorers())
     return ModelListResponse(
-        data=_models(services),
-        scorers=[PanelOutput.from_domain(each) for each in ensembles.scorers],
+        data=_models(directory),
+        scorers=[PanelOutput.from_domain(each) for each in ensembles.scorers] if known else [],
         ensemble=ensembles.always,
         limits=LimitsOutput(**asdict(services.generations.limits)),
     )
 
 
-@router.get("/{model_id:path}", summary="Read a loaded model", responses=openapi.error_responses(404, 503))
+@router.get("/{model_id:path}", summary="Read a model", responses=openapi.error_responses(404, 503))
 @router.head("/{model_id:path}", include_in_schema=False)
 async def read_model(
     model_id: Annotated[
@@ -237,17 +263,62 @@ async def read_model(
 
     An alias reads the model that it stands for.
     """
-    models = {model.id: model for model in _models(services)}
+    models = {model.id: model for model in _models(services.models)}
     name = model_id if model_id in models else services.aliases.loaded(model_id, loaded_models(services))
     if name in models:
         return models[name]
-    raise NotFound("no loaded model has this id: use one of GET /v1/models")
+    raise NotFound("no model has this id: use one of GET /v1/models")
 
 
-def _models(services: Services) -> list[ModelResponse]:
+def _models(directory: ModelDirectory[Services]) -> list[ModelResponse]:
+    """The generators in order, each followed by what belongs to it."""
+    parts = dict[str, dict[str, Any]]()
+    states = {state.id: state for state in directory.registry.states()}
+    for name, services in directory.bundles.items():
+        if name in states:
+            state, scorer = states[name], dict(directory.scorers()).get(name)
+            default = name == directory.registry.default
+            served = ServingOutput(
+                state=state.state,
+                here=True,
+                replicas=directory.states_by_replica(name),
+                resident=state.resident,
+                default=default,
+                weight_bytes=state.stats.weight_bytes,
+                scorer=scorer,
+                problem=state.problem,
+            )
+            parts.setdefault(name, {})["serving"] = served
+            if scorer is None:
+                continue
+        _add(services, parts)
+    for name in directory.elsewhere:
+        parts.setdefault(name, {})["serving"] = _served_elsewhere(directory, name)
+        if (away := directory.away(name)) is not None:
+            _add(away, parts)
+    return [ModelResponse(id=name, **kinds) for name, kinds in parts.items()]
+
+
+def _served_elsewhere(directory: ModelDirectory[Services], name: str) -> ServingOutput:
+    """How other replicas serve a model."""
+    states, card = directory.states_by_replica(name), directory.elsewhere[name].card
+    return ServingOutput(
+        state=min(states.values(), key=("loaded", "loading", "waiting").index),
+        here=False,
+        replicas=states,
+        resident=False,
+        default=False,
+        weight_bytes=0,
+        scorer=card.scorer.id if card is not None else None,
+        problem=None,
+    )
+
+
+def _add(services: Services, parts: dict[str, dict[str, Any]]) -> None:
+    """Add the parts of one model, by id. Raises Loading."""
     service = services.generations
     generator, scorer = service.models()
-    calibration, parts = service.calibration(), dict[str, dict[str, Any]]()
+    calibration = service.calibration()
     loaded = {"generator": asdict(generator), "scorer": asdict(scorer)}
     if (upscaler := service.upscaler()) is not None:
         loaded["upscaler"] = asdict(upscaler)
@@ -262,4 +333,3 @@ def _models(services: Services) -> list[ModelResponse]:
         parts.setdefault(details.pop("id"), {})[kind] = details
     if calibration is not None:
         parts[generator.id]["calibration"] = asdict(calibration)
-    return [ModelResponse(id=name, **kinds) for name, kinds in parts.items()]

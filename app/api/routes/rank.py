@@ -14,7 +14,7 @@ from app.api.schemas.ranking.rank_responses import RankResponse
 from app.api.schemas.requests import RankForm, RankRequest
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Ranking
-from app.errors import FrontrunnerError, InvalidRequest, UnsupportedMedia
+from app.errors import FrontrunnerError, InvalidRequest, NotFound, UnsupportedMedia
 from app.imaging import Upload
 
 router = APIRouter(prefix="/v1", tags=["rank"])
@@ -48,6 +48,8 @@ async def rank_images(request: Request, services: ServicesDep) -> RankResponse:
 async def _rank(
     request: Request, services: Services, body: RankForm | RankRequest, uploads: Sequence[Upload]
 ) -> RankResponse:
+    services = await services.of_model(body.model)
+    _check_model(services, body.model)
     ranking = await resolve_ranking(request, services, body.ranking, Ranking())
     ranking = ranking.with_negative_prompt(body.negative_prompt or "")
     sent = [Sent(upload, f"#/images/{place}") for place, upload in enumerate(uploads)]
@@ -72,6 +74,13 @@ async def _from_form(request: Request, services: Services) -> tuple[RankForm, li
         body = checked(RankForm, sent.fields(objects=["ranking"]))
         _check_image_count(len(body.images), services)
         return body, await sent.uploads("images")
+
+
+def _check_model(services: Services, model: str | None) -> None:
+    """Raises NotFound if a single model has another name, and Loading."""
+    generator, scorer = services.generations.models()
+    if model not in (None, generator.id, scorer.id):
+        raise NotFound(f"model {model!r} is not loaded; use {generator.id!r}", pointer="#/model")
 
 
 def _check_image_count(images: int, services: Services) -> None:

@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from app.api import openapi
 from app.api.dependencies import (
     GenerationId,
+    GeneratorServicesDep,
     IdempotencyKeyHeader,
     JsonBody,
     Services,
-    ServicesDep,
     build_idempotency_key,
 )
 from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
@@ -128,7 +128,7 @@ async def refine_generation(
     request: Request,
     generation_id: GenerationId,
     body: Annotated[RefineRequest, Body(openapi_examples=_EXAMPLES)],
-    services: ServicesDep,
+    services: GeneratorServicesDep,
     prefer: Annotated[str, Header(description=PREFER)] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:

@@ -186,6 +186,7 @@ async def cast_votes(
     profile: ProfilePath, body: Annotated[VotesRequest, Body(openapi_examples=_EXAMPLES)], services: ServicesDep
 ) -> TasteProfileResponse:
     """Creates the profile if it does not exist."""
+    services = await services.models.of_generation(body.generation, "scorer")
     return TasteProfileResponse.from_domain(await services.taste.cast_votes(current_owner(), profile, body.to_domain()))
 
 

@@ -138,7 +138,7 @@ class SamplingRequest(SamplingOptions):
     """A generation from noise or from an uploaded image."""
 
     prompt: NonBlankText = Field(description="What the images should show.")
-    model: ModelName | None = Field(None, description="The loaded generator; GET /v1/models names it.")
+    model: ModelName | None = Field(None, description="A generator; GET /v1/models lists them. Default: the first.")
     deterministic: bool = Field(
         False, description="Use a fixed batch size, so that pixels do not depend on other requests."
     )
@@ -244,6 +244,7 @@ class RankForm(RequestModel):
         "fail", description="skip omits images that cannot be decoded and lists them in `skipped`."
     )
     negative_prompt: Text | None = Field(None, description="A negative of weight 1.")
+    model: ModelName | None = Field(None, description="A model whose scorers rank; GET /v1/models lists them.")
     ranking: RankingInput = Field(RankingInput(), description="As a JSON string in a form.")
     images: list[str] = Field(
         min_length=1,

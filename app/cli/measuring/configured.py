@@ -22,7 +22,12 @@ MIN_PROMPTS = 8
 
 
 def load_models(settings: Settings) -> Models:
-    """Load the models that the settings name, but for the upscaler. Raises ModelError."""
+    """Load the models that the settings name, but for the upscaler.
+
+    Raises ModelError, and CliError with several models.
+    """
+    if settings.models is not None:
+        raise CliError("unset FRONTRUNNER_MODELS, and name generator and scorer of one of its tables in the settings")
     return registry.load_models(
         settings.generator,
         settings.scorer,

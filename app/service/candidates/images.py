@@ -26,6 +26,7 @@ from app.service.candidates.keys import (
 )
 from app.service.candidates.sealing import RESIZED, FileSealer, parent_file
 from app.service.candidates.upscaling import LANCZOS, Enlargement, ImageUpscaler, file_enlargement, file_scale
+from app.service.ids import base_name
 from app.service.types import ImageFile, Limits, image_file
 from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import GeneratorInfo
@@ -36,8 +37,14 @@ LOSSLESS_FORMATS = frozenset({"png", "webp"})
 
 def made_by(generator: GeneratorInfo, generation: Generation) -> bool:
     """Whether this generator, with these weights, made the generation's latents."""
-    made = generation.model, generation.model_revision or generator.revision
-    return made == (generator.id, generator.revision)
+    made = base_name(generation.model), generation.model_revision or generator.revision
+    return made == (base_name(generator.id), generator.revision)
+
+
+def missing_weights(generation: Generation) -> str:
+    """Which weights a generation needs that are not loaded, for an error."""
+    revision = f", revision {generation.model_revision!r}," if generation.model_revision else " of then"
+    return f"the weights of model {generation.model!r}{revision} are not served"
 
 
 def resized(image: NDArray[np.uint8], generation: Generation) -> NDArray[np.uint8]:
@@ -175,9 +182,7 @@ class CandidateImages:
     async def _decoded(self, generation: Generation, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3) from the stored latents, in the sampled size."""
         if not made_by(self._engine.generator, generation):
-            raise NotFound(
-                f"this image was not stored; decoding it needs model {generation.model!r} with the generation's weights"
-            )
+            raise NotFound(f"this image was not stored, and {missing_weights(generation)}: serve them to decode it")
         field = await self._blobs.get(arrays_key(generation.id))
         if field is None:
             raise NotFound("the generation's files are gone: generate again")

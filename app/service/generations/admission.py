@@ -9,7 +9,7 @@ from functools import partial
 
 from app.domain import EventKind, Generation, Status
 from app.engine.protocols import Engine
-from app.errors import Draining, Overloaded, QuotaExceeded
+from app.errors import Draining, ModelAway, Overloaded, QuotaExceeded
 from app.service import auth
 from app.service.auth import current_owner
 from app.service.candidates.inputs import save_inputs
@@ -140,11 +140,11 @@ class Admission:
         recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=preview_images)
         try:
             self._worker.submit(generation.spec, recorder.put_updates, params.inputs)
-        except (Overloaded, Draining) as refusal:
-            if not options.queue_if_full:
+        except (Overloaded, Draining, ModelAway) as refusal:
+            if not (options.queue_if_full or isinstance(refusal, ModelAway)):
                 raise
             try:
-                return await self._enter(generation, None, key)
+                return await self._enter(generation, None, key, away=isinstance(refusal, ModelAway))
             except QueueFull:
                 raise refusal from None
         try:
@@ -159,17 +159,20 @@ class Admission:
         return entered
 
     async def _enter(
-        self, generation: Generation, claim: Claim | None, key: KeyRecord | None
+        self, generation: Generation, claim: Claim | None, key: KeyRecord | None, *, away: bool = False
     ) -> Generation | IdempotencyMatch:
         """Store the generation and charge the caller's quota.
 
-        Returns the match if another one holds the key. Raises QueueFull.
+        The log of one that waits for a model which is `away` says so. Returns the match if another one holds the key.
+        Raises QueueFull.
         """
         n_candidates = generation.spec.n_candidates
         charge = auth.quota_charge(n_candidates, "#/n_candidates")
-        line = NewEvent(EventKind.QUEUED, {"n_candidates": n_candidates})
+        lines = [NewEvent(EventKind.QUEUED, {"n_candidates": n_candidates})]
+        if away:
+            lines.append(NewEvent(EventKind.LOADING, {"model": generation.model}))
         room = self._engine.stats().capacity if claim is None else None
-        entered = await self._records.create(generation, [line], claim, key, charge=charge, room=room)
+        entered = await self._records.create(generation, lines, claim, key, charge=charge, room=room)
         if isinstance(entered, IdempotencyMatch):
             return entered
         auth.record_usage(charge, entered)

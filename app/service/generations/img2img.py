@@ -15,7 +15,7 @@ from app.engine import latent_codec
 from app.engine.protocols import Engine
 from app.errors import InvalidRequest, NotFound
 from app.service.candidates.arrays import CandidateArrays
-from app.service.candidates.images import CandidateImages, made_by
+from app.service.candidates.images import CandidateImages, made_by, missing_weights
 from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import file_size
 from app.service.generations.sizing import settle_size
@@ -77,9 +77,7 @@ class Img2ImgService:
         """
         check_range(strength, 0, 1, "#/strength")
         if not made_by(self._engine.generator, source):
-            raise NotFound(
-                f"model {source.model!r} with the generation's weights is not loaded: load it or use an image"
-            )
+            raise NotFound(f"{missing_weights(source)}: serve them as previous weights, or send an image")
         stored = await self._fields.latents(source, index, "#/index")
         parent = Parent(ParentKind.REFINE, source.id, index)
         width, height = source.spec.width, source.spec.height

@@ -36,6 +36,7 @@ from app.service.candidates.sealing import FileSealer
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.recorder import GenerationRecorder
 from app.service.ranking.finishing import Finisher
+from app.service.types import ModelDemand, QueuePosition
 from app.stores.protocols import BatchStore, BlobStore, Claim, Claimable, Claimed, GenerationStore
 from models.protocols.image_inputs import ImageInputs
 
@@ -69,7 +70,7 @@ class LeasePolicy:
 
 
 class Worker:
-    """The recorded generations of one process, oldest first."""
+    """The recorded generations of one model and process, oldest first."""
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class Worker:
         sealer: FileSealer,
         guards: ImageGuards | None = None,
         batches: BatchStore | None = None,
+        demand: ModelDemand | None = None,
     ) -> None:
+        self._demand = demand
         self._finisher = finisher
         self._sealer = sealer
         self._guards = guards or ImageGuards(engine)
@@ -162,6 +165,23 @@ class Worker:
                 retry_after_s=wait or 1.0,
             )
 
+    def queue_position(self, generation: Generation) -> QueuePosition:
+        """Earlier candidates still here, and the estimated seconds to the result."""
+        ahead, shares = 0, self._device_share(generation.spec)
+        for held in self:
+            if held.id == generation.id:
+                break
+            ahead += held.spec.n_candidates
+            shares += self._device_share(held.spec)
+        return QueuePosition(ahead, shares * self._engine.stats().seconds_per_candidate or None)
+
+    def _device_share(self, spec: GenerationSpec) -> float:
+        """Device time of a generation, in candidates with the default steps and sampler."""
+        info = self._engine.generator
+        usual, calls = info.steps * info.calls_per_step(info.sampler), info.calls_per_step(spec.sampler)
+        steered = self._engine.costs.steering_factor(spec.steps_made * calls, len(spec.steered_steps))
+        return spec.n_candidates * steered * spec.steps_made * calls / usual
+
     def record(self, recorder: GenerationRecorder) -> None:
         """Record a generation that engine and store have accepted."""
         name = recorder.generation.id
@@ -237,8 +257,10 @@ class Worker:
     async def _claim_next(self) -> bool:
         """Claim one; False if there is none, no room, or others should have it."""
         stats = self._engine.stats()
-        if not stats.ready or stats.draining:
+        if stats.draining:
             return False
+        if not stats.ready:
+            return await self._demand_model()
         models, most = (self._engine.generator.id, self._engine.scorer.id), stats.capacity
         first = await self._records.next_claimable(*models, most, self._lease_policy.lease_s)
         if first is None or first != self._queue_head:
@@ -254,6 +276,31 @@ class Worker:
         claim = self.new_claim()
         found = await self._records.claim(*models, room, claim, max_candidates=most)
         return found is not None and await self._start_claimed(found, claim)
+
+    async def _demand_model(self) -> bool:
+        """Load a model for queued work, or fail such work; return whether it failed."""
+        if self._demand is None:
+            return False
+        queue = self._demand.model, None, self._engine.stats().capacity
+        found = await self._records.next_claimable(*queue, self._lease_policy.lease_s)
+        entry = None
+        if found is None and self._batches is not None:
+            entry = await self._batches.next_entry(*queue, self._lease_policy.lease_s)
+        if found is None and entry is None:
+            return False
+        failure, claim = self._demand.failure(), self.new_claim()
+        if failure is None:
+            self._demand.ask()
+            return False
+        if entry is not None and self._batches is not None:
+            claimed = await self._batches.claim(entry.generation_id, claim)
+        else:
+            claimed = await self._records.claim(*queue, claim)
+        if claimed is None:
+            return False
+        if await self.new_recorder(claimed.generation, claim, durable=True).fail(failure):
+            self.count_outcome(claimed.generation.id, Status.FAILED)
+        return True
 
     async def _claim_entry(self, room: int) -> bool:
         """Claim an entry of a batch while no request waits.

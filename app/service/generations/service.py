@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from app.domain import Event, Failure, Generation, GenerationSpec, Status
+from app.domain import Event, Failure, Generation, Status
 from app.engine.protocols import Engine, EngineStats
 from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
@@ -35,6 +35,7 @@ from app.service.types import (
     IdempotencyKey,
     ImageFile,
     Limits,
+    ModelDemand,
     ParamsFactory,
     PreparedGeneration,
     QueuePosition,
@@ -68,7 +69,7 @@ PING_TIMEOUT_S = 2.0
 
 
 class GenerationService:
-    """See the module."""
+    """See the module. `cancel_run` cancels on all engines; `demand` loads the model."""
 
     def __init__(
         self,
@@ -85,16 +86,20 @@ class GenerationService:
         sealer: FileSealer | None = None,
         guards: ImageGuards | None = None,
         ensembles: Ensembles | None = None,
+        notifier: Notifier | None = None,
+        cancel_run: Callable[[str], None] | None = None,
+        demand: ModelDemand | None = None,
     ) -> None:
         self._engine = engine
+        self._cancel_run = cancel_run or engine.cancel
         self._records = records
         self._blobs = blobs
         self._limits = limits
-        self._notifier, self._log_reader = Notifier(), EventLogReader(records)
+        self._notifier, self._log_reader = notifier or Notifier(), EventLogReader(records)
         self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
         files, leases = (self._upscaler, sealer), lease_policy or LeasePolicy()
         finisher = Finisher(engine, self._upscaler, ensembles or Ensembles(engine))
-        parts = (finisher, sealer, guards, batches)
+        parts = (finisher, sealer, guards, batches, demand)
         self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *parts)
         self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
@@ -133,9 +138,12 @@ class GenerationService:
         """Number of shadow generations, and the sum of their lost gain shares."""
         return self._worker.pruning_regrets()
 
-    async def unready_reason(self) -> str | None:
-        """None if ready, else one of dead, loading, draining, full, store."""
-        stats = self._engine.stats()
+    async def unready_reason(self, stats: EngineStats | None = None) -> str | None:
+        """None if ready, else one of dead, loading, draining, full, store.
+
+        `stats` are those of all models of the process, if it serves several.
+        """
+        stats = stats or self._engine.stats()
         for word, applies in (
             ("dead", stats.dead),
             ("loading", not stats.ready),
@@ -197,20 +205,7 @@ class GenerationService:
 
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""
-        ahead, shares = 0, self._device_share(generation.spec)
-        for held in self._worker:
-            if held.id == generation.id:
-                break
-            ahead += held.spec.n_candidates
-            shares += self._device_share(held.spec)
-        return QueuePosition(ahead, shares * self._engine.stats().seconds_per_candidate or None)
-
-    def _device_share(self, spec: GenerationSpec) -> float:
-        """Device time of a generation, in candidates with the default steps and sampler."""
-        info = self._engine.generator
-        usual, calls = info.steps * info.calls_per_step(info.sampler), info.calls_per_step(spec.sampler)
-        steered = self._engine.costs.steering_factor(spec.steps_made * calls, len(spec.steered_steps))
-        return spec.n_candidates * steered * spec.steps_made * calls / usual
+        return self._worker.queue_position(generation)
 
     async def wait(self, generation_id: str, *, attended: bool = False) -> Generation:
         """The final generation, from this or another replica.
@@ -325,8 +320,8 @@ class GenerationService:
     async def _cancel_unattended(self, generation_id: str, span_s: float) -> None:
         generation = await self._records.get(generation_id)
         cancelled = replace(generation, status=Status.CANCELLED) if generation is not None else None
-        if cancelled is not None and await self._settle(cancelled, unattended_s=span_s):
-            self._engine.cancel(generation_id)
+        if cancelled is not None:
+            await self._settle(cancelled, unattended_s=span_s)
 
     async def _settle(self, generation: Generation, *, unattended_s: float | None = None) -> bool:
         """End it in the store regardless of claims; whether this call ended it."""
@@ -334,6 +329,7 @@ class GenerationService:
         settled = await self._records.settle(ended, [closing_line(ended)], unattended_s=unattended_s)
         if settled:
             self._worker.count_outcome(ended.id, ended.status)
+            self._cancel_run(ended.id)
         self._notifier.notify(ended.id)
         return settled
 
@@ -350,10 +346,14 @@ class GenerationService:
 
     # upkeep
 
+    async def claim_queued(self) -> None:
+        """Claim queued generations of this model, until cancelled."""
+        await self._worker.run()
+
     async def run_worker(self) -> None:
         """Claim queued generations and receive notifications, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._worker.run(), name="claim")
+            group.create_task(self.claim_queued(), name="claim")
             group.create_task(self._records.listen(self._notifier.notify), name="listen")
             group.create_task(self._attendance.run(), name="attend")
 

@@ -102,7 +102,7 @@ class SqlBatchStore:
             lambda connection: [batch_rows.decode(connection, row) for row in connection.execute(query).all()]
         )
 
-    async def next_entry(self, model: str, scorer: str, room: int, lease_s: float) -> Claimable | None:
+    async def next_entry(self, model: str, scorer: str | None, room: int, lease_s: float) -> Claimable | None:
         """See BatchStore."""
         others = batches.alias()
         served = select(func.max(others.c.served)).where(others.c.owner == batches.c.owner).scalar_subquery()

@@ -21,28 +21,36 @@ Time: TypeAlias = ColumnElement[float] | float
 
 
 def oldest_claimable(
-    now: Time, model: str, scorer: str, max_candidates: int | None, lease_s: float
+    now: Time, model: str, scorer: str | None, max_candidates: int | None, lease_s: float
 ) -> Select[tuple[Any, Any]]:
-    """Id and candidates of the oldest open generation that is free and of no batch."""
+    """Id and candidates of the oldest open generation that is free and of no batch.
+
+    `scorer` None is any.
+    """
     table = generations.c
     free = is_free(now, lease_s)
     fits = table.candidates <= max_candidates if max_candidates is not None else true()
     return (
         select(table.id, table.candidates)
-        .where(table.status.in_(OPEN), table.batch.is_(None), table.model == model, table.scorer == scorer, free, fits)
+        .where(table.status.in_(OPEN), table.batch.is_(None), *_for_models(model, scorer), free, fits)
         .order_by(table.created, table.id)
         .limit(1)
     )
 
 
 def first_entry(
-    batch_id: str, now: Time, model: str, scorer: str, room: int, lease_s: float
+    batch_id: str, now: Time, model: str, scorer: str | None, room: int, lease_s: float
 ) -> Select[tuple[Any, Any]]:
     """Id and candidates of a batch's first claimable entry of at most `room`."""
     table = generations.c
-    mine = table.batch == batch_id, table.status.in_(OPEN), table.model == model, table.scorer == scorer
+    mine = table.batch == batch_id, table.status.in_(OPEN), *_for_models(model, scorer)
     query = select(table.id, table.candidates).where(*mine, is_free(now, lease_s), table.candidates <= room)
     return query.order_by(table.batch_index).limit(1)
+
+
+def _for_models(model: str, scorer: str | None) -> list[ColumnElement[bool]]:
+    of_model = [generations.c.model == model]
+    return of_model if scorer is None else [*of_model, generations.c.scorer == scorer]
 
 
 def is_free(now: Time, lease_s: float) -> ColumnElement[bool]:

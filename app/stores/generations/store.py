@@ -218,13 +218,15 @@ class SqlGenerationStore:
         )
         return [row.id for row in await self._read(query)]
 
-    async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
+    async def next_claimable(
+        self, model: str, scorer: str | None, max_candidates: int, lease_s: float
+    ) -> Claimable | None:
         """See GenerationStore."""
         rows = await self._read(oldest_claimable(self.rows.now(), model, scorer, max_candidates, lease_s))
         return Claimable(rows[0].id, rows[0].candidates) if rows else None
 
     async def claim(
-        self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
+        self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
         """See GenerationStore."""
         table, oldest = (

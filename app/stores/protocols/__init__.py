@@ -20,6 +20,7 @@ from app.stores.protocols.generations import (
     QuotaCharge,
     QuotaUsage,
 )
+from app.stores.protocols.models import ServedModelRow, ServedModelStore
 from app.stores.protocols.votes import ProfileCaps, ProfileCapsExceeded, VoteStore
 from app.stores.protocols.webhooks import DeliveryLimits, EndedBatch, PendingDelivery, WebhookOutbox
 
@@ -46,6 +47,8 @@ __all__ = [
     "QueueFull",
     "QuotaCharge",
     "QuotaUsage",
+    "ServedModelRow",
+    "ServedModelStore",
     "VoteStore",
     "WebhookOutbox",
 ]

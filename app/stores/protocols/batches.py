@@ -47,8 +47,8 @@ class BatchStore(Protocol):
     async def find(self, owner: str, after: PageMark | None, limit: int) -> list[tuple[Batch, BatchCounts]]:
         """The owner's batches older than `after`, newest first."""
 
-    async def next_entry(self, model: str, scorer: str, room: int, lease_s: float) -> Claimable | None:
-        """A claimable entry of at most `room` candidates.
+    async def next_entry(self, model: str, scorer: str | None, room: int, lease_s: float) -> Claimable | None:
+        """A claimable entry of at most `room` candidates; `scorer` None is any.
 
         Owners take turns, then their batches; entries come in order.
         """

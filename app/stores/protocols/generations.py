@@ -168,14 +168,16 @@ class GenerationStore(Protocol):
         The period starts at `create`.
         """
 
-    async def next_claimable(self, model: str, scorer: str, max_candidates: int, lease_s: float) -> Claimable | None:
+    async def next_claimable(
+        self, model: str, scorer: str | None, max_candidates: int, lease_s: float
+    ) -> Claimable | None:
         """The oldest claimable generation of at most `max_candidates` candidates.
 
-        `lease_s` applies to claims stored without a lease.
+        `scorer` None is any. `lease_s` applies to claims stored without a lease.
         """
 
     async def claim(
-        self, model: str, scorer: str, room: int, claim: Claim, *, max_candidates: int | None = None
+        self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
         """Claim the oldest open generation for these models that is unclaimed or expired.
 

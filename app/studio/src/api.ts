@@ -131,6 +131,7 @@ export interface Service {
       steering: boolean;
       quality: Record<Quality, { n_candidates: number; steps: number }>;
     } | null;
+    serving?: { state: "loaded" | "loading" | "failed" | "waiting"; default: boolean };
   }[];
   scorers: { id: string; role: "main" | "member" | "referee"; embeds: boolean }[];
   limits: {
@@ -182,6 +183,7 @@ export type AskedReference = { weight: number } & ({ image: string } | { generat
 export interface Asked {
   prompt: string;
   negative_prompt?: string;
+  model?: string;
   n_candidates: number;
   n: number;
   pruning?: "auto" | "off";

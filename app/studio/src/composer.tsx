@@ -6,7 +6,7 @@ import { race } from "./race";
 import { small } from "./reference";
 import { References } from "./references";
 import { controls, Sketching } from "./sketch";
-import { generate, generator, limits, tell } from "./state";
+import { generate, generator, limits, model, models, tell, wanted } from "./state";
 
 function submit(event: Event): void {
   event.preventDefault();
@@ -45,6 +45,7 @@ export function Composer() {
           onInput={(e) => set({ avoided: e.currentTarget.value })}
         />
       </label>
+      {models.value.length > 1 && <Model />}
       <div class="extras">
         <Negatives
           label="Negatives"
@@ -82,6 +83,26 @@ export function Composer() {
         <kbd aria-hidden="true">Ctrl ↵</kbd>
       </button>
     </form>
+  );
+}
+
+/** Which of several models makes the images. Samplers are those of a model. */
+function Model() {
+  const choose = (id: string) => {
+    wanted.value = id;
+    set({ sampler: "" });
+  };
+  return (
+    <label class="field">
+      <span>Model</span>
+      <select value={model.value} onChange={(e) => choose(e.currentTarget.value)}>
+        {models.value.map((one) => (
+          <option key={one.id} value={one.id}>
+            {one.serving?.state === "waiting" ? `${one.id} (loads first)` : one.id}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }
 

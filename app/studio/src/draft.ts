@@ -5,7 +5,7 @@ import { type Asked, type Generation, type Negative, type Provenance, type Quali
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
-import { generator, limits, scorers } from "./state";
+import { generator, limits, model, models, scorers } from "./state";
 
 export interface Draft {
   prompt: string;
@@ -76,6 +76,7 @@ export function asked(): Asked {
   const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, quality, veto, taste } = draft.value;
   return {
     prompt,
+    ...(models.value.length > 1 && model.value ? { model: model.value } : {}),
     ...(avoided.trim() ? { negative_prompt: avoided } : {}),
     n_candidates: candidates(),
     n: Math.min(n, candidates()),

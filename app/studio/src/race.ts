@@ -40,6 +40,8 @@ function blank(index: number): Runner {
 /** The state after one event. */
 export function after(state: Race, event: string, data: unknown): Race {
   switch (event) {
+    case "loading":
+      return { ...state, waiting: "Loading the model" };
     case "started": {
       const { attempt } = data as { attempt: number };
       const again = attempt > state.attempt ? fresh(state.id, state.prompt, state.runners.length) : state;

@@ -2,7 +2,7 @@
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import { address, api, GENERATIONS, Problem, type Asked, type Generation, type Ranked, type Reference, type Refining, type Service } from "./api";
-import { change, drop, entry, remember, running, type Running } from "./kept";
+import { change, drop, entry, kept, remember, running, type Running } from "./kept";
 import { key, shut } from "./key";
 import { follow, fresh, named, race, type Start } from "./race";
 import { hold } from "./reference";
@@ -40,13 +40,29 @@ export const changed = computed(() => {
 
 export const limits = computed(() => service.value?.limits ?? null);
 
+/** Models that requests can choose; empty unless there are several. */
+export const models = computed(() => service.value?.data.filter((one) => one.serving && one.serving.state !== "failed") ?? []);
+
+/** The chosen model; empty for the default one. */
+export const wanted = kept("frontrunner.model", "");
+
+/** The chosen model if it is served, else the default one; empty for a single model. */
+export const model = computed(() => {
+  const chosen = models.value.find((one) => one.id === wanted.value) ?? models.value.find((one) => one.serving?.default);
+  return chosen?.id ?? "";
+});
+
 /** Scorers that the next generation asks for: the others embed and count nothing until their slider moves. */
 export const scorers = computed(() => {
+  if (models.value.some((one) => one.id === model.value && !one.serving?.default)) return []; // they are the default model's
   const known = service.value?.scorers.filter((one) => one.role === "main" || (one.role === "member" && one.embeds)) ?? [];
   return known.length > 1 ? known.map((one) => ({ name: one.id, weight: one.role === "main" ? 1 : 0 })) : [];
 });
 
-export const generator = computed(() => service.value?.data.find((m) => m.generator)?.generator ?? null);
+export const generator = computed(() => {
+  const found = service.value?.data.find((one) => (model.value ? one.id === model.value : one.generator));
+  return found?.generator ?? null;
+});
 
 let leaving = new AbortController();
 

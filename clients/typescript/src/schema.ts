@@ -577,8 +577,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List the loaded models
-         * @description The generator, the scorer, and the limits of requests.
+         * List the models
+         * @description The generators, the default one first, the scorers, and the limits of requests.
          */
         get: operations["list_models_v1_models_get"];
         put?: never;
@@ -597,7 +597,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Read a loaded model
+         * Read a model
          * @description The id is the value of `model` in requests.
          *
          *     An alias reads the model that it stands for.
@@ -1240,7 +1240,7 @@ export interface components {
             prompt: string;
             /**
              * Model
-             * @description The loaded generator; GET /v1/models names it.
+             * @description A generator; GET /v1/models lists them. Default: the first.
              */
             model?: string | null;
             /**
@@ -1732,7 +1732,7 @@ export interface components {
             prompt: string;
             /**
              * Model
-             * @description The loaded generator; GET /v1/models names it.
+             * @description A generator; GET /v1/models lists them. Default: the first.
              */
             model?: string | null;
             /**
@@ -1942,9 +1942,10 @@ export interface components {
         };
         /**
          * ModelListResponse
-         * @description The loaded models and the limits of requests.
+         * @description The models and the limits of requests.
          *
-         *     `scorers` are all scorers, the main one first; `ensemble` is whether requests that name none use all of them.
+         *     `scorers` are all scorers of the default model, the main one first, once it was loaded. `ensemble` is whether
+         *     requests that name none use all of them.
          */
         ModelListResponse: {
             /**
@@ -1965,7 +1966,8 @@ export interface components {
          * ModelResponse
          * @description A model; a pack is generator and scorer under one id.
          *
-         *     `created` is always 0: OpenAI clients expect it, and the time is unknown.
+         *     `created` is always 0: OpenAI clients expect it, and the time is unknown. `serving` is present with several models.
+         *     One that was never loaded has no further members.
          */
         ModelResponse: {
             /** Id */
@@ -1995,6 +1997,8 @@ export interface components {
             upscaler?: components["schemas"]["UpscalerOutput"];
             /** Calibration */
             calibration?: components["schemas"]["CalibrationOutput"];
+            /** Serving */
+            serving?: components["schemas"]["ServingOutput"];
         };
         /**
          * NegativeInput
@@ -2631,6 +2635,39 @@ export interface components {
             null_std: number | null;
             /** Logit Bias */
             logit_bias: number | null;
+        };
+        /**
+         * ServingOutput
+         * @description How one of several models is served.
+         *
+         *     `state`: `loaded`, `loading`, `failed` (`problem` says why), or `waiting` for its first request. A `resident` model
+         *     loads at the start, any other one on demand, until others need its memory. `weight_bytes` is measured when it loads,
+         *     0 until then. `scorer` is the main scorer; null while it is not known. Requests without a model use the `default`.
+         *     `replicas` has the state on every live replica. `here` is false for a model of other replicas only: its requests
+         *     wait in the queue for them, and `state` is the best of theirs.
+         */
+        ServingOutput: {
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "loaded" | "loading" | "failed" | "waiting";
+            /** Here */
+            here: boolean;
+            /** Replicas */
+            replicas: {
+                [key: string]: "loaded" | "loading" | "failed" | "waiting";
+            };
+            /** Resident */
+            resident: boolean;
+            /** Default */
+            default: boolean;
+            /** Weight Bytes */
+            weight_bytes: number;
+            /** Scorer */
+            scorer: string | null;
+            /** Problem */
+            problem: string | null;
         };
         /**
          * SkippedOutput
@@ -5388,6 +5425,11 @@ export interface operations {
                      */
                     negative_prompt?: string | null;
                     /**
+                     * Model
+                     * @description A model whose scorers rank; GET /v1/models lists them.
+                     */
+                    model?: string | null;
+                    /**
                      * @description As a JSON string in a form.
                      * @default {}
                      */
@@ -5416,6 +5458,11 @@ export interface operations {
                      * @description A negative of weight 1.
                      */
                     negative_prompt?: string | null;
+                    /**
+                     * Model
+                     * @description A model whose scorers rank; GET /v1/models lists them.
+                     */
+                    model?: string | null;
                     /**
                      * @description As a JSON string in a form.
                      * @default {}
@@ -5896,7 +5943,7 @@ export interface operations {
                     prompt: string;
                     /**
                      * Model
-                     * @description The loaded generator; GET /v1/models names it.
+                     * @description A generator; GET /v1/models lists them. Default: the first.
                      */
                     model?: string | null;
                     /**
@@ -6222,7 +6269,7 @@ export interface operations {
                     prompt?: string;
                     /**
                      * Model
-                     * @description The loaded generator; GET /v1/models names it.
+                     * @description A generator; GET /v1/models lists them. Default: the first.
                      */
                     model?: string | null;
                     /**

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel
 
 from app.api import openapi
-from app.api.compat.a1111.params import adapter_names, is_model
+from app.api.compat.a1111.params import adapter_names, is_model, model_ids
 from app.api.compat.a1111.samplers import AUTOMATIC, sampler_names
 from app.api.compat.a1111.types import MAX_NAME, PngInfoRequest, PngInfoResponse
 from app.api.dependencies import GenerationServiceDep, JsonBody, ServicesDep
@@ -109,10 +109,12 @@ async def list_schedulers() -> list[SchedulerItem]:
 
 
 @router.get("/sd-models", summary="List checkpoints (A1111 API)", responses=_ERRORS)
-async def list_checkpoints(service: GenerationServiceDep) -> list[ModelItem]:
-    """The loaded generator."""
-    name = service.models()[0].id
-    return [ModelItem(title=name, model_name=name, hash=None, sha256=None, filename=name, config=None)]
+async def list_checkpoints(services: ServicesDep) -> list[ModelItem]:
+    """The generators, the default first."""
+    return [
+        ModelItem(title=name, model_name=name, hash=None, sha256=None, filename=name, config=None)
+        for name in model_ids(services)
+    ]
 
 
 @router.get("/upscalers", summary="List upscalers (A1111 API)", responses=_ERRORS)
@@ -164,9 +166,9 @@ async def read_flags() -> dict[str, bool]:
 
 
 @router.get("/options", summary="Read options (A1111 API)", responses=_ERRORS)
-async def read_options(service: GenerationServiceDep) -> dict[str, Any]:
-    """The options that apply here."""
-    return _options(service.models()[0].id)
+async def read_options(services: ServicesDep) -> dict[str, Any]:
+    """The options that apply here; the checkpoint is the default model."""
+    return _options(model_ids(services)[0])
 
 
 @router.post(
@@ -175,22 +177,21 @@ async def read_options(service: GenerationServiceDep) -> dict[str, Any]:
     dependencies=[JsonBody],
     responses=openapi.error_responses(400, 404, 413, 415, 422, 503),
 )
-async def check_options(
-    body: Annotated[dict[str, Any], Body()], service: GenerationServiceDep
-) -> dict[str, Any] | None:
+async def check_options(body: Annotated[dict[str, Any], Body()], services: ServicesDep) -> dict[str, Any] | None:
     """Options are read-only, since other clients share the service.
 
     null means that all options have the values that were sent. `warnings` name the others. A checkpoint that is not
-    loaded is refused. Send `override_settings` with a request instead.
+    served is refused. Send `override_settings` with a request instead.
     """
-    current = _options(service.models()[0].id)
+    models = model_ids(services)
+    current = _options(models[0])
     checkpoint = body.pop("sd_model_checkpoint", None)
-    if checkpoint is not None and not is_model(checkpoint, current["sd_model_checkpoint"]):
-        raise NotFound(
-            f"model {str(checkpoint)[:100]!r} not found: only {current['sd_model_checkpoint']!r} is loaded",
-            pointer="#/sd_model_checkpoint",
-        )
+    found = next((name for name in models if is_model(checkpoint, name)), None)
+    if checkpoint is not None and found is None:
+        only = f"only {models[0]!r} is loaded" if len(models) == 1 else "use one of GET /sdapi/v1/sd-models"
+        raise NotFound(f"model {str(checkpoint)[:100]!r} not found: {only}", pointer="#/sd_model_checkpoint")
     ignored = [name for name, value in body.items() if name not in current or current[name] != value]
+    ignored += ["sd_model_checkpoint"] if found not in (None, models[0]) else []
     if not ignored:
         return None
     names = [name.encode("ascii", "replace").decode("ascii")[:MAX_NAME] for name in ignored]

@@ -79,6 +79,7 @@ async def text_to_image(
     Omitted members have the defaults of the model. A size that the model does not support is sampled near it and
     resized. `warnings` in `info` name what had no effect.
     """
+    services = await params.of_checkpoint(services, body)
     make = partial(params.text_to_image, request, services, body)
     return await _respond(request, services, body, make, "txt2img", idempotency_key)
 
@@ -94,6 +95,7 @@ async def image_to_image(
     request: Request, body: ImageToImageRequest, services: ServicesDep, idempotency_key: IdempotencyKeyHeader = None
 ) -> Response:
     """Image to image from the first of `init_images`, cropped to fill the size."""
+    services = await params.of_checkpoint(services, body)
     make = partial(params.image_to_image, request, services, body)
     return await _respond(request, services, body, make, "img2img", idempotency_key)
 

@@ -16,7 +16,7 @@ from app import imaging
 from app.api.compat.a1111.controlnet import is_controlnet, with_units
 from app.api.compat.a1111.samplers import resolve_sampler
 from app.api.compat.a1111.types import ImageToImageRequest, ProcessingRequest, TextToImageRequest
-from app.api.dependencies import Services, loaded_models, unless_gone
+from app.api.dependencies import Services, for_generator, loaded_models, unless_gone
 from app.api.ranking_inputs import DEFAULT_STRENGTH, MASKED_STRENGTH, resolve_ranking
 from app.api.upload_limits import Pixels, Sent
 from app.domain import Notice, Provenance, Ranking
@@ -128,7 +128,7 @@ async def _params(request: Request, services: Services, body: ProcessingRequest)
     _check_scripts(body)
     generator, _ = services.generations.models()
     settings = body.override_settings or {}
-    model, aliased = services.aliases.generator(_model(settings, generator.id), loaded_models(services))
+    model, aliased = services.aliases.generator(_model(services, settings), loaded_models(services))
     sampler, replaced = resolve_sampler(body.sampler_name or body.sampler_index, body.scheduler, generator)
     prompt, negative, texts = _texts(services, body)
     prompt, loras, networks = _networks(services, prompt)
@@ -162,12 +162,29 @@ def is_model(title: object, model: str) -> bool:
     return model in {name, name.removesuffix(".safetensors"), name.removesuffix(".ckpt")}
 
 
-def _model(settings: Mapping[str, Any], loaded: str) -> str | None:
+def _model(services: Services, settings: Mapping[str, Any]) -> str | None:
     """The requested model; None without one."""
     title = settings.get("sd_model_checkpoint")
     if title in (None, "", "None"):
         return None
-    return loaded if is_model(title, loaded) else str(title)
+    return next((name for name in model_ids(services) if is_model(title, name)), str(title))
+
+
+def model_ids(services: Services) -> tuple[str, ...]:
+    """Ids of the generators that requests can name, the default first. Raises Loading."""
+    several = services.models.ids
+    return (*several, *services.models.elsewhere) if several else (services.generations.models()[0].id,)
+
+
+async def of_checkpoint(services: Services, body: ProcessingRequest) -> Services:
+    """The services of the checkpoint that a request names.
+
+    Raises NotFound, WrongModelKind, ModelLoadFailed and Draining.
+    """
+    if not services.models.several:
+        return services
+    with renamed_pointers():
+        return await for_generator(services, _model(services, body.override_settings or {}))
 
 
 def _provenance(settings: Mapping[str, Any]) -> Provenance:

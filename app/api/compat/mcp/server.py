@@ -73,6 +73,7 @@ def _add_generate(server: MCPServer, connect: Connect) -> None:
         image: Picture = None,
         strength: Strength = None,
         provenance: Provenance = None,
+        model: Annotated[str | None, Field(description="Generator. Default: the server's.")] = None,
         inline: Inline = True,
     ) -> Annotated[CallToolResult, GenerationResult]:
         """Sample candidate images for a prompt and return the best."""
@@ -90,6 +91,7 @@ def _add_generate(server: MCPServer, connect: Connect) -> None:
             "image": image,
             "strength": strength,
             "provenance": provenance,
+            "model": model,
         }
         return await _sampled(connect, context, "/v1/generations", body, inline=inline)
 

@@ -11,31 +11,27 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.api.middleware.forwarded import TrustedProxies, clean_prefix
 from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.variants import check_rewriter
 from app.service.webhooks.dispatcher import decode_secret
+from app.settings.model import ENV_PREFIX as ENV_PREFIX
+from app.settings.model import ModelSettings as ModelSettings
+from app.settings.model import names
+from app.settings.models_file import ModelsFile
+from app.settings.models_file import ServedModel as ServedModel
 from app.stores.connections import DatabaseOptions
-from models import load_options as loading
-from models.ensembles import check_names
 from models.guards.names import parse_guards
-from models.load_options import CACHES, LoadOptions, LongPrompts, NumberFormat, Offload, Quantization, parse_controls
-from models.loras import LoraFolder
-
-ENV_PREFIX = "FRONTRUNNER_"
 
 MIN_LINK_KEY_CHARS = 32
 
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
-class Settings(BaseSettings):
+class Settings(ModelSettings):
     """The operator's settings. Names hold the units; invalid values raise an error."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 selects a free one")
@@ -63,23 +59,12 @@ class Settings(BaseSettings):
     )
     blob_url: str = Field("", repr=False, description="image store URL; empty for a folder in the data folder")
 
-    generator: str = Field("pictogram", min_length=1, description="generator: pack, folder or hub id")
-    generator_mode: Literal["auto", "native", "gate"] = Field(
-        "auto", description="auto: native loop where the family has one, else the stock pipeline; native, gate: only it"
-    )
-    scorer: str = Field("pictogram", min_length=1, description="scorer that embeds: pack, folder, hub id or other name")
-    scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
-    ensemble: bool = Field(False, description="whether rankings that name no scorers use all of them")
-    referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
     guards: str = Field("artefact", description="guards of every ranking: artefact, typographic; empty for none")
-    vlm_api_key: str = Field("", repr=False, pattern=r"^[!-~]*$", description="key of VLM endpoints; empty for none")
-    vlm_concurrency: int = Field(4, ge=1, le=256, description="maximum requests at once to one such endpoint")
-    vlm_timeout_s: float = Field(60, gt=0, le=3600, description="seconds for an endpoint to score all images of a call")
-    vlm_calls_per_day: int = Field(10_000, ge=0, description="maximum requests to one endpoint in a day of UTC")
-    calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
-    preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")
-    controls: str = Field(
-        "", description="ControlNets of the generator: kind=folder or hub id, separated by commas; a sketch is a kind"
+    models: Path | None = Field(None, description="TOML file with several models; empty for the one of the settings")
+    model_memory_mib: int = Field(
+        0,
+        ge=0,
+        description="weights of all models of FRONTRUNNER_MODELS; idle ones on demand make room; 0 for no limit",
     )
     model_aliases: str = Field(
         DEFAULT,
@@ -90,30 +75,6 @@ class Settings(BaseSettings):
         "sessions",
         description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
     )
-    lora_dir: Path | None = Field(None, description="folder of LoRA adapters: a .safetensors file or sub-folder each")
-    loras: str = Field("", description="adapters of requests that name none: name:weight, separated by commas")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda:1 or mps")
-    dtype: NumberFormat = Field("auto", description="number format: float32, bfloat16, float16; auto suits the device")
-    long_prompts: LongPrompts = Field(
-        "truncate", description="texts above the token limit: truncate, or chunks for Stable Diffusion and SDXL"
-    )
-    quantization: Quantization = Field(
-        "", description="quantised weights: torchao-int8, -int4, -float8, bitsandbytes-int8, -nf4; empty for none"
-    )
-    quantized_parts: str = Field(
-        "", description="parts to quantise, comma-separated; empty for the denoiser and the text encoders"
-    )
-    gguf: str = Field("", description="GGUF file of the denoiser, as a path or OWNER/NAME/FILE; empty for none")
-    offload: Offload = Field("none", description="what waits in host memory: none, model, sequential")
-    compile: bool = Field(False, description="whether the denoiser's repeated blocks are compiled")
-    attention: str = Field("", description="attention backend of diffusers, such as native or flash; empty for its own")
-    cache: str = Field("none", description="none; the caches of diffusers are refused, and the error says why")
-
-    upscaler: str = Field(
-        "", description="model file that spandrel reads, or folder or hub id of a diffusers upscaler; empty for none"
-    )
-    upscaler_tile: int = Field(512, ge=96, le=4096, description="longest side of one call of the upscaler, in pixels")
-
     spread_styles: Literal["auto", "on", "off"] = Field("auto", description="draw open prompts in all styles")
     provenance: Literal["none", "metadata", "c2pa"] = Field("none", description="image files: none, metadata, c2pa")
     c2pa_certificate: Path | None = Field(None, description="PEM certificate chain that signs C2PA manifests")
@@ -221,24 +182,10 @@ class Settings(BaseSettings):
             Presets.read(value)
         return value
 
-    @field_validator("cache")
-    @classmethod
-    def _check_cache(cls, value: str) -> str:
-        if value != "none":
-            reason = CACHES.get(value, f"it is no cache of diffusers; those are {', '.join(CACHES)}")
-            raise ValueError(f"{value!r} is refused: {reason}; set none")
-        return value
-
     @field_validator("model_aliases")
     @classmethod
     def _check_aliases(cls, value: str) -> str:
         Aliases.parse(value)
-        return value
-
-    @field_validator("controls")
-    @classmethod
-    def _check_controls(cls, value: str) -> str:
-        parse_controls(value)
         return value
 
     @field_validator("database_url", "database_listen_url", "blob_url")
@@ -269,7 +216,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_addresses(cls, value: str) -> str:
         try:
-            TrustedProxies(_names(value))
+            TrustedProxies(names(value))
         except ValueError:
             raise ValueError("must be IP addresses or networks such as 10.0.0.0/8, comma-separated, or *") from None
         return value
@@ -277,7 +224,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
-        for origin in _names(value):
+        for origin in names(value):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError("must be origins such as https://app.example.com, without a path, or *")
         return value
@@ -285,7 +232,7 @@ class Settings(BaseSettings):
     @field_validator("link_keys")
     @classmethod
     def _are_link_keys(cls, value: str) -> str:
-        if any(len(key) < MIN_LINK_KEY_CHARS for key in _names(value)):
+        if any(len(key) < MIN_LINK_KEY_CHARS for key in names(value)):
             raise ValueError(f"must be keys of at least {MIN_LINK_KEY_CHARS} characters, comma-separated")
         return value
 
@@ -300,8 +247,7 @@ class Settings(BaseSettings):
     def _check_consistency(self) -> Settings:
         if self.max_queued_candidates < self.max_candidates:
             raise ValueError("MAX_QUEUED_CANDIDATES must be at least MAX_CANDIDATES, or the largest request never fits")
-        LoraFolder.of(self.lora_dir, self.loras)
-        check_names([self.scorer, *_names(self.scorers)], self.referee)
+        self._check_models_file()
         parse_guards(self.guards)
         check_rewriter(self.rewriter_url, self.rewriter_model, private=self.rewriter_private)
         if self.max_bodies_mib < self.max_body_mib:
@@ -310,25 +256,40 @@ class Settings(BaseSettings):
             raise ValueError("DEFAULT_CANDIDATES must be at most MAX_CANDIDATES")
         return self
 
+    def _check_models_file(self) -> None:
+        """Refuse a file that cannot be read, and aliases of what it does not name."""
+        if self.models is None:
+            return
+        if "generator" in self.model_fields_set:
+            raise ValueError("GENERATOR and MODELS exclude each other: name the generator in the file of MODELS")
+        try:
+            known = self.served
+        except ValueError as error:
+            raise ValueError(f"MODELS: {error}") from None
+        assert known is not None
+        names = {model.id for model in known.models} | {model.settings.scorer for model in known.models}
+        if dangling := Aliases.parse(self.model_aliases).dangling(names):
+            raise ValueError(f"MODEL_ALIASES: {', '.join(dangling)} names no model of the file of MODELS")
+
     @property
-    def lora_folder(self) -> LoraFolder | None:
-        """The LoRA adapters; None without a folder."""
-        return LoraFolder.of(self.lora_dir, self.loras)
+    def served(self) -> ModelsFile | None:
+        """The models of the file; None without one. Raises ValueError."""
+        return ModelsFile.read(self.models.expanduser(), self) if self.models is not None else None
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """The accepted host names in lower case; empty for all names."""
-        return tuple(name.lower() for name in _names(self.allowed_hosts))
+        return tuple(name.lower() for name in names(self.allowed_hosts))
 
     @property
     def origins(self) -> tuple[str, ...]:
         """The allowed origins; hosts in lower case, as browsers send them."""
-        return tuple(name.lower() for name in _names(self.cors_origins))
+        return tuple(name.lower() for name in names(self.cors_origins))
 
     @property
     def proxies(self) -> TrustedProxies:
         """The trusted proxies."""
-        return TrustedProxies(_names(self.trusted_proxies))
+        return TrustedProxies(names(self.trusted_proxies))
 
     @property
     def prefix(self) -> str:
@@ -338,7 +299,7 @@ class Settings(BaseSettings):
     @property
     def signing_keys(self) -> tuple[str, ...]:
         """The configured keys of image links."""
-        return _names(self.link_keys)
+        return names(self.link_keys)
 
     @property
     def guard_names(self) -> tuple[str, ...]:
@@ -359,34 +320,6 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The image store URL: the configured one, or a folder in the data folder."""
         return self.blob_url or (self.data_dir / "blobs").as_uri()
-
-    @property
-    def load_options(self) -> LoadOptions:
-        """How models are loaded, besides their names."""
-        return LoadOptions(
-            upscaler=self.upscaler,
-            upscaler_tile=self.upscaler_tile,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            quantized_parts=_names(self.quantized_parts),
-            gguf=self.gguf,
-            offload=self.offload,
-            compile=self.compile,
-            attention=self.attention,
-            controls=parse_controls(self.controls),
-            loras=self.lora_folder,
-            scorers=_names(self.scorers),
-            referee=self.referee,
-            long_prompts=self.long_prompts,
-            endpoint=loading.EndpointLimits(
-                self.vlm_api_key, self.vlm_concurrency, self.vlm_timeout_s, self.vlm_calls_per_day
-            ),
-        )
-
-
-def _names(value: str) -> tuple[str, ...]:
-    """The items of a comma-separated setting."""
-    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def format_errors(error: ValidationError) -> list[str]:

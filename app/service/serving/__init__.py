@@ -1,0 +1,5 @@
+"""Which model of a process serves a request."""
+
+from app.service.serving.directory import ModelDirectory as ModelDirectory
+from app.service.serving.directory import Needs as Needs
+from app.service.serving.roster import Roster as Roster

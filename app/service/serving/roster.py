@@ -1,0 +1,120 @@
+"""The models of all live replicas: each publishes its own and reads the others'."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import pydantic_core
+from pydantic import TypeAdapter, ValidationError
+
+from app.engine.registry import ModelCard, ModelRegistry, ModelStateName
+from app.errors import StoreUnavailable
+from app.service.generations.event_log import wait_until_set
+from app.stores.protocols import ServedModelRow, ServedModelStore
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Minimum seconds between two looks for a model that is not known."""
+
+WRITES_PER_SPAN = 3
+"""How often a replica publishes within the span after which it counts as gone."""
+
+_card = TypeAdapter(ModelCard)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldElsewhere:
+    """A model of other replicas: what is known of it, and its state by replica.
+
+    `card` is None if no replica has loaded it yet.
+    """
+
+    card: ModelCard | None
+    states: Mapping[str, ModelStateName]
+
+
+class Roster:
+    """See the module. A replica that has not published for `span_s` counts as gone."""
+
+    def __init__(self, registry: ModelRegistry, store: ServedModelStore, span_s: float) -> None:
+        self.replica = secrets.token_hex(4)
+        self._registry = registry
+        self._store = store
+        self._span_s = span_s
+        self._elsewhere: dict[str, HeldElsewhere] = {}
+        self._looked = -LOOK_S
+        self._changed = asyncio.Event()
+
+    @property
+    def elsewhere(self) -> Mapping[str, HeldElsewhere]:
+        """The models of other replicas by id, as of the last look."""
+        return self._elsewhere
+
+    def publish_soon(self) -> None:
+        """Publish at once: a model was loaded."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Publish and look until cancelled; then withdraw."""
+        try:
+            while True:
+                self._changed = changed = asyncio.Event()
+                try:
+                    await self._store.publish(self.replica, self._own())
+                    await self._look()
+                except StoreUnavailable:
+                    log.warning("the models were not published: the store is unavailable")
+                await wait_until_set(changed, self._span_s / WRITES_PER_SPAN)
+        finally:
+            try:
+                await self._store.publish(self.replica, [])
+            except StoreUnavailable:
+                log.debug("the models were not withdrawn: they lapse")
+
+    async def find(self, model: str) -> HeldElsewhere | None:
+        """What other live replicas hold of a model; looks if it is not known.
+
+        Raises StoreUnavailable.
+        """
+        if model not in self._elsewhere and time.monotonic() - self._looked > LOOK_S:
+            await self._look()
+        return self._elsewhere.get(model)
+
+    async def _look(self) -> None:
+        self._looked = time.monotonic()
+        found: dict[str, list[ServedModelRow]] = {}
+        for row in await self._store.live(self._span_s):
+            if row.replica != self.replica and row.state in get_args(ModelStateName):
+                found.setdefault(row.model, []).append(row)
+        self._elsewhere = {model: _held(rows) for model, rows in found.items()}
+
+    def _own(self) -> list[ServedModelRow]:
+        rows = []
+        for state in self._registry.states():
+            managed = self._registry.managed(state.id)
+            if managed is None or state.state == "failed":
+                continue
+            card = managed.facts_card()
+            encoded = _card.dump_json(card).decode() if card is not None else ""
+            rows.append(ServedModelRow(self.replica, state.id, state.state, encoded))
+        return rows
+
+
+def _held(rows: list[ServedModelRow]) -> HeldElsewhere:
+    """One model of several replicas; a loaded one is the best source of its facts."""
+    card = None
+    for row in sorted(rows, key=lambda row: row.state != "loaded"):
+        if row.card:
+            try:
+                card = _card.validate_python(pydantic_core.from_json(row.card))
+                break
+            except (ValidationError, ValueError):
+                log.warning("the card of model %s was written by another release", row.model)
+    return HeldElsewhere(card, {row.replica: cast(ModelStateName, row.state) for row in rows})

@@ -1,0 +1,48 @@
+"""Which replica of one database serves which models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select
+
+from app.stores.generations import SqlGenerationStore
+from app.stores.protocols import ServedModelRow
+from app.stores.schema import served_models
+
+FORGOTTEN_S = 3600.0
+"""Seconds after which rows of replicas that died are deleted."""
+
+
+class SqlServedModelStore:
+    """`ServedModelStore` in the database of generations, by the clock of leases."""
+
+    def __init__(self, records: SqlGenerationStore) -> None:
+        self._connections = records.connections
+        self._rows = records.rows
+
+    async def publish(self, replica: str, rows: Sequence[ServedModelRow]) -> None:
+        """See ServedModelStore."""
+        now = self._rows.now()
+        values = [
+            {"replica": replica, "model": row.model, "state": row.state, "card": row.card, "seen": now} for row in rows
+        ]
+
+        def write(connection: Connection) -> None:
+            old = served_models.c.seen < now - FORGOTTEN_S
+            connection.execute(delete(served_models).where((served_models.c.replica == replica) | old))
+            for one in values:  # an expression as `seen` allows one row a statement
+                connection.execute(insert(served_models).values(one))
+
+        await self._connections.write(write)
+
+    async def live(self, span_s: float) -> list[ServedModelRow]:
+        """See ServedModelStore."""
+        now, seen = self._rows.now(), served_models.c.seen
+        query = (
+            select(served_models.c.replica, served_models.c.model, served_models.c.state, served_models.c.card)
+            .where(seen > now - span_s, seen < now + span_s)
+            .order_by(served_models.c.model, served_models.c.replica)
+        )
+        rows = await self._connections.read(lambda connection: connection.execute(query).all())
+        return [ServedModelRow(row.replica, row.model, row.state, row.card) for row in rows]

@@ -1,0 +1,27 @@
+"""Which replica serves which models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModelRow:
+    """A model of a replica. `card` is its facts as JSON; empty before its first load."""
+
+    replica: str
+    model: str
+    state: str
+    card: str
+
+
+class ServedModelStore(Protocol):
+    """The models of all replicas of one database."""
+
+    async def publish(self, replica: str, rows: Sequence[ServedModelRow]) -> None:
+        """Replace what a replica serves, as of now."""
+
+    async def live(self, span_s: float) -> list[ServedModelRow]:
+        """The models of replicas that published within `span_s`, by model."""
