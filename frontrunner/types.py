@@ -62,25 +62,6 @@ class BatchSummary(TypedDict):
     counts: BatchCountsOutput
 
 
-class CalibrationOutput(TypedDict):
-    """
-    How well previews after each step predict the ranking of final images.
-
-    Valid only for the revisions, sampler, steps and guidance scale it names.
-    """
-
-    generator: str
-    scorer: str
-    sampler: str
-    steps: int
-    guidance_scale: float
-    spearman: list[float]
-    correlation: list[float]
-    preview_weight: list[float]
-    gap_weight: list[float]
-    artefacts: ArtefactLimitsOutput | None
-
-
 class CandidateOutput(TypedDict):
     """
     One of the N candidates; a pruned one has the score of its last preview.
@@ -336,6 +317,18 @@ class PresetOutput(TypedDict):
     name: str
     prompt: str
     negative: str
+
+
+class PreviewHeadOutput(TypedDict):
+    """
+    A small model of embeddings that predicts final scores from previews.
+
+    `used` says after which steps. There its error is lower than the linear fit's, on prompts that were not fitted.
+    """
+
+    used: list[bool]
+    linear_error: list[float]
+    head_error: list[float]
 
 
 class QualityOutput(TypedDict):
@@ -863,6 +856,26 @@ class BatchResponse(TypedDict):
     progress: float
     counts: BatchCountsOutput
     entries: list[BatchEntryOutput]
+
+
+class CalibrationOutput(TypedDict):
+    """
+    How well previews after each step predict the ranking of final images.
+
+    Valid only for the revisions, sampler, steps and guidance scale it names.
+    """
+
+    generator: str
+    scorer: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    spearman: list[float]
+    correlation: list[float]
+    preview_weight: list[float]
+    gap_weight: list[float]
+    artefacts: ArtefactLimitsOutput | None
+    head: PreviewHeadOutput | None
 
 
 class DocumentRerankRequest(TypedDict):

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelUnsupported
-from models.protocols import Calibration
+from models.protocols import Calibration, PreviewHead
 from models.protocols.guards import ArtefactLimits
 
-FORMAT = 3
+FORMAT = 4
 """Version of the JSON form."""
+
+READABLE = (3, FORMAT)
+"""Versions that can be read. In version 3 there was no preview head."""
 
 
 def to_json(calibration: Calibration) -> dict[str, Any]:
@@ -33,11 +36,12 @@ def from_json(data: Mapping[str, Any]) -> Calibration:
     try:
         fields: dict[str, Any] = dict(data)
         fields.pop("measured", None)
-        if fields.pop("format") != FORMAT:
+        if fields.pop("format") not in READABLE:
             raise ValueError(f"unsupported calibration format; use format {FORMAT} (run `frontrunner calibrate` again)")
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
         steered = from_json({"format": FORMAT, **fields["steered"]}) if fields.get("steered") else None
-        made = Calibration(**{**values, "artefacts": _limits(values.get("artefacts")), "steered": steered})
+        parts = {"artefacts": _limits(values.get("artefacts")), "steered": steered, "head": _head(fields.get("head"))}
+        made = Calibration(**{**values, **parts})
         guidance = fields["guidance_scale"]
         lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
     except (AttributeError, KeyError, TypeError) as error:
@@ -46,7 +50,30 @@ def from_json(data: Mapping[str, Any]) -> Calibration:
         raise ValueError("`guidance_scale` of the calibration must be a finite number of at least 0")
     if lengths != {made.steps}:
         raise ValueError("the lists of the calibration must hold `steps` values each")
+    if made.head is not None and len(made.head.used) != made.steps:
+        raise ValueError("`head` of the calibration must hold `steps` values per list")
     return made
+
+
+def _head(found: Mapping[str, Any] | None) -> PreviewHead | None:
+    """A head from its JSON form. Raises ValueError, KeyError and TypeError."""
+    if found is None:
+        return None
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    if not all(isinstance(each, bool) for each in fields["used"]):
+        raise ValueError("`used` of the calibration's head must hold booleans")
+    sizes = (fields["dimensions"], *fields["ranks"])
+    if len(sizes) != 3 or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError("`dimensions` and both `ranks` of the calibration's head must be whole numbers")
+    head = PreviewHead(**fields)
+    errors = (head.linear_error, head.head_error)
+    if {len(each) for each in errors} != {len(head.used)} or not all(isfinite(v) for each in errors for v in each):
+        raise ValueError("the errors of the calibration's head must hold a finite number per step")
+    try:
+        head.arrays()
+    except ValueError as error:
+        raise ValueError(f"the calibration cannot be used: {error}") from error
+    return head
 
 
 def _limits(found: Mapping[str, float | None] | None) -> ArtefactLimits | None:

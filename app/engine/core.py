@@ -18,7 +18,8 @@ from app.engine.latent_codec import decode_init_latents
 from app.engine.members.panel import Panel
 from app.engine.members.rows import score_rows
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
-from app.engine.pruning.calibration import predict_score
+from app.engine.pruning.calibration import estimate_embedding, predict_score
+from app.engine.ranking.scoring import score_images
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.steering.calls import find_aim, steer_rows
@@ -256,10 +257,12 @@ class EngineCore:
         gaps = self._generator.guidance_gaps([r.latent for r in plan.rows])
         for row, image, gap in zip(plan.rows, to_host(pixels), gaps, strict=True):
             assert row.score is not None
+            assert row.embedding is not None
             row.phase, row.guidance_gap = Phase.AT_CHECKPOINT, float(gap)
             row.predicted_scores[row.step] = self._predicted_score(row)
             row.generation.add_work(previews=1)
-            self._emit(row.generation, Previewed(row.index, row.step, row.score, row.guidance_gap, image))
+            shown = Previewed(row.index, row.step, row.score, row.guidance_gap, image, row.embedding)
+            self._emit(row.generation, shown)
         for run in plan.generations:
             self._settle_checkpoint(run)
 
@@ -275,11 +278,16 @@ class EngineCore:
         """Return the final score that a preview predicts, up to a constant of the step."""
         schedule, known = row.generation.schedule, self._calibration
         assert schedule is not None
+        assert row.generation.texts is not None
+        assert row.embedding is not None
         if known is not None:
             known = known.of_steering(row.generation.spec.steering) or known
-        return predict_score(
-            known, row.sort_score, row.guidance_gap, schedule.sampler, row.schedule_step, schedule.steps
-        )
+        at = (schedule.sampler, row.schedule_step, schedule.steps)
+        estimated = estimate_embedding(known, row.embedding, *at)
+        score = row.sort_score
+        if estimated is not None:
+            score = score_images(estimated, row.generation.texts.query)[0].score
+        return predict_score(known, score, row.guidance_gap, *at)
 
     def _finish(self, plan: CallPlan) -> None:
         pixels = self._score(plan, preview=False)

@@ -46,7 +46,7 @@ class Stepped:
 class Previewed:
     """The x0 estimate of a candidate after `step`.
 
-    `image` is uint8 (H, W, 3). `guidance_gap` is the guidance gap of that step.
+    `image` is uint8 (H, W, 3), `embedding` float32 (D,). `guidance_gap` is the guidance gap of that step.
     """
 
     index: int
@@ -54,6 +54,7 @@ class Previewed:
     score: Score
     guidance_gap: float
     image: NDArray[np.uint8]
+    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

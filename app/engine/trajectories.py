@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.domain import Checkpoint, GenerationSpec
 from app.engine.core import EngineCore
 from app.engine.protocols import Failed, Outcome, Previewed, Succeeded, Update
-from app.engine.pruning.calibration import Trajectory
+from app.engine.pruning.trajectory import Trajectory
 from app.errors import EngineFailed
 from models.protocols import GeneratorInfo
 from models.protocols.steering import SteeringSettings
@@ -86,11 +86,13 @@ def run_generation(core: EngineCore, spec: GenerationSpec, note: Callable[[Updat
 def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:
     previews = np.zeros((spec.steps, spec.n_candidates))
     gaps = np.zeros_like(previews)
+    vectors: dict[tuple[int, int], NDArray[np.float16]] = {}
 
     def note(update: Update) -> None:
         if isinstance(update, Previewed):
             previews[update.step - 1, update.index] = update.score.score
             gaps[update.step - 1, update.index] = update.guidance_gap
+            vectors[update.step - 1, update.index] = update.embedding.astype(np.float16)
 
     outcome = run_generation(core, spec, note)
     scores = [c.score.score for c in outcome.candidates if c.score is not None]
@@ -99,5 +101,10 @@ def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:
             f"{spec.n_candidates - len(scores)} of {spec.n_candidates} candidates have no score: check the scorer"
         )
     previews[-1] = finals = np.asarray(scores)
+    embeddings = np.zeros((*previews.shape, outcome.embeddings.shape[1]), np.float16)
+    for place, vector in vectors.items():
+        embeddings[place] = vector
+    embeddings[-1] = outcome.embeddings
     images = np.stack([outcome.images[i] for i in range(spec.n_candidates)])
-    return RecordedGeneration(spec.prompt, Trajectory(previews, gaps, finals), outcome, images)
+    trajectory = Trajectory(previews, gaps, finals, embeddings, outcome.query.prompt)
+    return RecordedGeneration(spec.prompt, trajectory, outcome, images)

@@ -35,7 +35,9 @@ from models.protocols.upscaling import Upscaler
 from models.protocols.values import Embeddings as Embeddings
 from models.protocols.values import Images as Images
 from models.protocols.values import Pixels as Pixels
+from models.protocols.values import PreviewHead as PreviewHead
 from models.protocols.values import Truncation as Truncation
+from models.protocols.values import packed as packed
 from models.protocols.values import to_host as to_host
 
 Latent: TypeAlias = Any
@@ -170,13 +172,15 @@ class Calibration:
 
     The tuples hold one value per step; the first is the state after step 1. `spearman` is the rank correlation of
     preview score and final score within a prompt. `preview_weight` and `gap_weight` are the least-squares fit of the
-    final score from the preview score and the guidance gap (see `StepwiseGenerator.guidance_gaps`).
+    final score from the preview score and the guidance gap (see `StepwiseGenerator.guidance_gaps`). After steps where
+    `head` is used, the preview score is that of its estimate.
 
     `correlation` is an effective one. Pruning by the fit keeps as much of the best candidate's lead as it would for
     normal scores of this correlation. It is the lower quartile over resampled prompts.
 
     `artefacts` are limits of the statistics of random images; None if they were not measured. `steering` (scale, start,
-    end) are the settings of steered runs. `steered` is the calibration of such runs.
+    end) are the settings of steered runs. `steered` is the calibration of such runs. `head` belongs to the vectors of
+    this scorer; None if none was fitted.
     """
 
     generator: str
@@ -191,10 +195,12 @@ class Calibration:
     artefacts: ArtefactLimits | None = None
     steering: tuple[float, ...] | None = None
     steered: Calibration | None = None
+    head: PreviewHead | None = None
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with exactly these weights."""
-        return (self.generator, self.scorer) == (generator.revision, scorer.revision)
+        fits = self.head is None or self.head.dimensions == scorer.dimensions
+        return fits and (self.generator, self.scorer) == (generator.revision, scorer.revision)
 
     def covers_guidance(self, guidance_scale: float, unguided_scale: float = 1.0) -> bool:
         """Whether it is valid at this guidance scale, see `MAX_GUIDANCE_RATIO`.

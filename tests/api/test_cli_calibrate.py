@@ -75,6 +75,14 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
         made = client.post("/v1/generations", json={"prompt": "a red apple", "pruning": "auto"}).json()
     assert model["calibration"]["correlation"] == pytest.approx(known.correlation)
     assert model["calibration"]["artefacts"]["noise"] == known.artefacts.noise
+    assert known.head is not None
+    assert model["calibration"]["head"] == {
+        "used": list(known.head.used),
+        "linear_error": list(known.head.linear_error),
+        "head_error": list(known.head.head_error),
+    }
+    assert "head error" in told
+    assert told.count("linear fit") == known.head.used.count(False)
     assert not made["warnings"], "pruning is planned by it"
 
 

@@ -33,16 +33,31 @@ QUALITY = 0.97
 
 @dataclass(frozen=True)
 class Race:
-    """One prompt's field: `previews`, `gaps` (steps, N), `finals` (N,), `judged` (N,) by the second opinion."""
+    """One prompt's field: `previews`, `gaps` (steps, N), `finals` (N,), `judged` (N,) by the second opinion.
+
+    `embeddings` (steps, N, D) are those of the previews, `prompt` (D,) that of the prompt.
+    """
 
     previews: Array
     gaps: Array
     finals: Array
     judged: Array
+    embeddings: NDArray[np.floating]
+    prompt: NDArray[np.float32]
 
     def first(self, n: int) -> Race:
         """The race that a request for n candidates would have been."""
-        return Race(self.previews[:, :n], self.gaps[:, :n], self.finals[:n], self.judged[:n])
+        by_step = (self.previews[:, :n], self.gaps[:, :n])
+        return Race(*by_step, self.finals[:n], self.judged[:n], self.embeddings[:, :n], self.prompt)
+
+    def predicted(self, known: Calibration, candidate: int, at: int) -> float:
+        """The final score predicted after a step, by the engine's own functions."""
+        preview, steps = self.previews[at - 1, candidate], len(self.previews)
+        embedding = self.embeddings[at - 1, candidate].astype(np.float32)
+        estimated = calibration.estimate_embedding(known, embedding, known.sampler, at, steps)
+        if estimated is not None:
+            preview += float((estimated[0] - embedding) @ self.prompt)
+        return calibration.predict_score(known, preview, self.gaps[at - 1, candidate], known.sampler, at, steps)
 
 
 def watched(
@@ -58,18 +73,18 @@ def watched(
 
 
 def _race(seen: RecordedGeneration, judge: Judge) -> Race:
-    return Race(
-        seen.trajectory.previews, seen.trajectory.guidance_gaps, seen.trajectory.finals, judge(seen.prompt, seen.images)
-    )
+    trace = seen.trajectory
+    assert trace.embeddings is not None
+    assert trace.prompt is not None
+    judged = judge(seen.prompt, seen.images)
+    return Race(trace.previews, trace.guidance_gaps, trace.finals, judged, trace.embeddings, trace.prompt)
 
 
 def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration) -> list[int]:
     """Who is left at the end of a race cut there: the engine's own rule, replayed."""
-    steps = len(race.previews)
     live = list(range(len(race.finals)))
     for cut in checkpoints:
-        previews, gaps = race.previews[cut.at - 1], race.gaps[cut.at - 1]
-        worth = [calibration.predict_score(known, previews[i], gaps[i], known.sampler, cut.at, steps) for i in live]
+        worth = [race.predicted(known, i, cut.at) for i in live]
         live = [live[place] for place in pruning.select_survivors(worth, cut)]
     return live
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.pruning import calibration, early_stopping
-from app.engine.pruning.calibration import Trajectory
+from app.engine.pruning.trajectory import Trajectory
 from models import calibration_io
 from models.protocols.guards import ArtefactLimits
 from models.synthetic.generator import FakeGenerator

@@ -30,6 +30,10 @@ def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None
         assert race.images.shape == (8, 64, 64, 3)
         assert np.abs(race.trajectory.previews[-1] - race.trajectory.finals).max() == 0
         assert (race.trajectory.guidance_gaps[:-1] > 0).all()
+        assert race.trajectory.embeddings is not None
+        assert race.trajectory.prompt is not None
+        cosines = race.trajectory.embeddings.astype(np.float64) @ race.trajectory.prompt
+        np.testing.assert_allclose(cosines, race.trajectory.previews, atol=2e-3)
     made = calibration.fit_calibration([r.trajectory for r in races], generator.info, scorer.info)
     assert made.spearman[-1] == pytest.approx(1.0)
     assert made.spearman[0] < 1.0

@@ -134,6 +134,17 @@ class PanelOutput(ResponseModel):
         )
 
 
+class PreviewHeadOutput(ResponseModel):
+    """A small model of embeddings that predicts final scores from previews.
+
+    `used` says after which steps. There its error is lower than the linear fit's, on prompts that were not fitted.
+    """
+
+    used: list[bool]
+    linear_error: list[float]
+    head_error: list[float]
+
+
 class CalibrationOutput(ResponseModel):
     """How well previews after each step predict the ranking of final images.
 
@@ -150,6 +161,7 @@ class CalibrationOutput(ResponseModel):
     preview_weight: list[float]
     gap_weight: list[float]
     artefacts: ArtefactLimitsOutput | None
+    head: PreviewHeadOutput | None
 
 
 class UpscalerOutput(ResponseModel):

@@ -134,9 +134,14 @@ def _limits(made: Calibration) -> str:
 
 
 def _table(made: Calibration) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("step", "spearman", "corrected"):
+    """The calibration by step, with what the preview head gains where there is one."""
+    table, head = Table(box=None, header_style="dim", pad_edge=False), made.head
+    for name in ("step", "spearman", "corrected", *(("linear error", "head error", "predicts") if head else ())):
         table.add_column(name, justify="right")
     for step in range(made.steps):
-        table.add_row(f"{step + 1}/{made.steps}", f"{made.spearman[step]:.3f}", f"{made.correlation[step]:.3f}")
+        row = [f"{step + 1}/{made.steps}", f"{made.spearman[step]:.3f}", f"{made.correlation[step]:.3f}"]
+        if head is not None:
+            row += [f"{head.linear_error[step]:.5f}", f"{head.head_error[step]:.5f}"]
+            row.append("head" if head.used[step] else "linear fit")
+        table.add_row(*row)
     return table

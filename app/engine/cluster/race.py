@@ -197,7 +197,7 @@ class Race:
             self._states[given.index] = given.state
         else:
             self._homes[given.index] = delivery.worker
-        return Previewed(row.index, given.step, given.score, given.guidance_gap, given.image)
+        return Previewed(row.index, given.step, given.score, given.guidance_gap, given.image, given.embedding)
 
     def _settle_checkpoint(self) -> None:
         """Prune once all live rows are at a checkpoint."""

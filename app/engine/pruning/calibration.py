@@ -6,12 +6,13 @@ Pure functions. Steps of other schedules are matched by their share of the noise
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.protocols import Calibration, GeneratorInfo, ScorerInfo, time_done
+from app.engine.pruning import preview_head
+from app.engine.pruning.trajectory import Trajectory
+from models.protocols import Calibration, Embeddings, GeneratorInfo, ScorerInfo, time_done
 
 Array = NDArray[np.float64]
 
@@ -31,18 +32,6 @@ It is conservative, because a plan picks steps that look good partly by chance.
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trajectory:
-    """The unpruned field of one prompt.
-
-    `previews` and `guidance_gaps` (steps, N) after every step, `finals` (N,).
-    """
-
-    previews: Array
-    guidance_gaps: Array
-    finals: Array
-
-
 def fit_calibration(trajectories: Sequence[Trajectory], generator: GeneratorInfo, scorer: ScorerInfo) -> Calibration:
     """Fit a calibration from traces with the generator's default sampler and guidance.
 
@@ -51,22 +40,31 @@ def fit_calibration(trajectories: Sequence[Trajectory], generator: GeneratorInfo
     counts = {len(t.previews) for t in trajectories}
     if len(trajectories) < 2 or len(counts) != 1:
         raise ValueError("traces must come from at least two prompts and have equal numbers of steps")
-    finals = np.concatenate([_centred(t.finals) for t in trajectories])
-    columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
     model = _GainModel(min(len(t.finals) for t in trajectories))
+    fitted = preview_head.fit_head(trajectories)
+    columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
     for step in range(counts.pop()):
-        known = np.stack(
-            [np.concatenate([_centred(part[step]) for part in parts]) for parts in _parts(trajectories)], axis=1
-        )
-        weights = np.linalg.lstsq(known, finals, rcond=None)[0]
-        fields = [(weights[0] * t.previews[step] + weights[1] * t.guidance_gaps[step], t.finals) for t in trajectories]
+        if fitted is not None and fitted.head.used[step]:
+            weights, predictions = fitted.weights[step], fitted.predictions[step]
+        else:
+            weights, predictions = _fit_linear(trajectories, step)
+        fields = [(predicted, t.finals) for predicted, t in zip(predictions, trajectories, strict=True)]
         columns["spearman"].append(float(np.mean([_spearman(t.previews[step], t.finals) for t in trajectories])))
         columns["correlation"].append(model.correlation(fields))
         columns["preview_weight"].append(float(weights[0]))
         columns["gap_weight"].append(float(weights[1]))
     spearman, correlation, preview, gap = (tuple(round(v, 5) for v in values) for values in columns.values())
     of = (generator.revision, scorer.revision, generator.sampler, len(spearman), generator.guidance_scale)
-    return Calibration(*of, spearman, correlation, preview, gap)
+    return Calibration(*of, spearman, correlation, preview, gap, head=None if fitted is None else fitted.head)
+
+
+def _fit_linear(trajectories: Sequence[Trajectory], step: int) -> tuple[Array, tuple[Array, ...]]:
+    """Return the weights of preview score and gap, and the predictions for each field."""
+    parts = ([t.previews for t in trajectories], [t.guidance_gaps for t in trajectories])
+    known = np.stack([np.concatenate([_centred(part[step]) for part in each]) for each in parts], axis=1)
+    finals = np.concatenate([_centred(t.finals) for t in trajectories])
+    weights = np.asarray(np.linalg.lstsq(known, finals, rcond=None)[0])
+    return weights, tuple(weights[0] * t.previews[step] + weights[1] * t.guidance_gaps[step] for t in trajectories)
 
 
 class _GainModel:
@@ -117,7 +115,10 @@ def _leads(predicted: Array, finals: Array) -> Array:
 def predict_score(
     calibration: Calibration | None, preview: float, guidance_gap: float, sampler: str, step: int, steps: int
 ) -> float:
-    """Return the final score predicted by a preview, up to a constant of the step."""
+    """Return the final score predicted by a preview, up to a constant of the step.
+
+    `preview` is the score of the preview's embedding, or of its `estimate_embedding`.
+    """
     if calibration is None:
         return preview
     share = time_done(sampler, step / steps)
@@ -126,15 +127,25 @@ def predict_score(
     )
 
 
+def estimate_embedding(
+    calibration: Calibration | None, embedding: NDArray[np.float32], sampler: str, step: int, steps: int
+) -> Embeddings | None:
+    """Return the final embedding (1, D) estimated from a preview's (D,).
+
+    None where the calibration uses no head.
+    """
+    if calibration is None or calibration.head is None:
+        return None
+    place = _interpolate(calibration, range(calibration.steps), time_done(sampler, step / steps))
+    estimated = preview_head.estimate(calibration.head, round(place, 6), embedding)
+    return None if estimated is None else estimated[None]
+
+
 def correlations_by_step(calibration: Calibration, sampler: str, steps: int) -> tuple[float, ...]:
     """Return the correlation of previews after each of `steps`, never decreasing."""
     shares = (time_done(sampler, (i + 1) / steps) for i in range(steps))
     known = [_interpolate(calibration, (0.0, *calibration.correlation), share) for share in shares]
     return tuple(float(v) for v in np.maximum.accumulate(np.clip(known, 0.0, 0.9999)))
-
-
-def _parts(trajectories: Sequence[Trajectory]) -> tuple[list[Array], list[Array]]:
-    return [t.previews for t in trajectories], [t.guidance_gaps for t in trajectories]
 
 
 def _interpolate(calibration: Calibration, values: Sequence[float], share: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -62,7 +62,7 @@ class ModelCard:
         return cls(
             facts.generator,
             facts.scorer,
-            facts.calibration,
+            _brief(facts.calibration),
             facts.costs,
             facts.panel,
             facts.upscaler,
@@ -70,6 +70,15 @@ class ModelCard:
             stats.steering_refusal,
             stats.capacity,
         )
+
+
+def _brief(calibration: Calibration | None) -> Calibration | None:
+    """A calibration without the arrays of its heads, which only its engine uses."""
+    if calibration is None:
+        return None
+    head = calibration.head
+    brief = None if head is None else replace(head, texts="", images="", maps="")
+    return replace(calibration, head=brief, steered=_brief(calibration.steered))
 
 
 class KnownModel:

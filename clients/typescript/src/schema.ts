@@ -806,6 +806,7 @@ export interface components {
             /** Gap Weight */
             gap_weight: number[];
             artefacts: components["schemas"]["ArtefactLimitsOutput"] | null;
+            head: components["schemas"]["PreviewHeadOutput"] | null;
         };
         /**
          * CandidateOutput
@@ -2121,6 +2122,20 @@ export interface components {
             prompt: string;
             /** Negative */
             negative: string;
+        };
+        /**
+         * PreviewHeadOutput
+         * @description A small model of embeddings that predicts final scores from previews.
+         *
+         *     `used` says after which steps. There its error is lower than the linear fit's, on prompts that were not fitted.
+         */
+        PreviewHeadOutput: {
+            /** Used */
+            used: boolean[];
+            /** Linear Error */
+            linear_error: number[];
+            /** Head Error */
+            head_error: number[];
         };
         /**
          * QualityOutput
