@@ -1,165 +1,190 @@
-"""`python -m tests.bench.ensembles`: best of N by several scorers and by one.
+"""`python -m tests.bench.ensembles`: best of N by several scorers and by one, by the outside judge and by pixels.
 
-The outside judge compares the winners. Every way of ranking chooses from the same finished candidates, so the device
-seconds of sampling are equal. The interval is a bootstrap over prompts of the paired differences. `--scorers` names
-members, each way of combining them is measured; without any, `contrast` alone is.
+`--part paired`: every way of ranking chooses from the same 16 finished candidates of a prompt. The main scorer alone
+also chooses from as many as equal device seconds allow: members cost time that could make candidates. `--part large`:
+the judge's value of the winner among more and more candidates, up to 1,024 of a prompt. Scores go to `--rows`, a line
+a field; a run takes the fields that it lacks, at most `--take` of them, so that the work can be cut in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from app.domain import GenerationSpec, Ranking, ScorerUse
+from app.domain import GenerationSpec, Ranking
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.protocols import Outcome, Succeeded
-from app.engine.ranking import ensemble, scoring
+from app.engine.protocols import Outcome
+from app.engine.ranking import scoring
 from app.engine.ranking.near_misses import COLOURS, contrast_terms, near_misses
+from app.engine.trajectories import run_generation
 from models import registry
-from models.ensembles import embedders
 from models.load_options import LoadOptions
-from models.protocols import Embedder, Embeddings, Models
+from models.protocols import Embedder, Embeddings, Images, Models, Scorer, embeds
+from models.training.evaluation import checks
+from tests.bench import plots
+from tests.bench.ensemble_figures import Field, curves, paired
 from tests.bench.gain import Array, Judge
 from tests.bench.kit import RESULTS, machine
 
-UNCERTAINTIES = (0.0, 0.5, 1.0)
-RESAMPLES = 10_000
 SEED = 70_000
+PAIRED, EXTRA = 16, 1
+"""Candidates that all ways choose from, and further ones for equal device seconds."""
+
+LARGE, CHUNK = 1024, 64
+"""Candidates of a prompt of the large part, and of one of its fields."""
 
 
-def prompts_of(names: Sequence[str], count: int) -> list[str]:
-    """Prompts with a thing and a coloured background.
+def prompts_of(names: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """Prompts with a thing and a coloured background, each with its colour.
 
-    The judge knows the thing, near misses exchange both.
+    The judge knows the thing, pixels show the colour, near misses exchange both.
     """
     random = np.random.default_rng(SEED)
-    chosen = random.permutation(len(names))[:count]
-    return [f"a {names[i]} on a {COLOURS[place % len(COLOURS)]} background" for place, i in enumerate(chosen)]
+    usable = [name for name in names if " on a" not in name]
+    chosen = random.permutation(len(usable))[:count]
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(chosen))]
+    return [
+        (f"{_with_article(usable[i])} on {_with_article(colour)} background", colour)
+        for i, colour in zip(chosen, colours, strict=True)
+    ]
 
 
-def own_scores(scorer: Embedder, images: Embeddings, prompt: str, *, contrast: bool = False) -> Array:
-    """Scores (N,) of a scorer's vectors; less the similarity to near misses."""
+def _with_article(text: str) -> str:
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def embedded_scores(scorer: Embedder, images: Embeddings, prompt: str) -> tuple[Array, Array]:
+    """Scores (N,) of a scorer's vectors, plain and less the similarity to near misses."""
     (text,) = scorer.embed_texts([prompt])
     none = np.zeros((0, images.shape[1]), np.float32)
     query = scoring.build_query(Ranking(), text.vector, none, [])
-    scores = np.asarray([one.score for one in scoring.score_images(images, query)], np.float64)
-    misses = near_misses(prompt) if contrast else ()
-    if misses:
-        vectors = np.stack([one.vector for one in scorer.embed_texts(misses)])
-        scores -= contrast_terms(images, vectors, scorer.info.logit_scale)
-    return scores
+    plain = np.asarray([one.score for one in scoring.score_images(images, query)], np.float64)
+    misses = near_misses(prompt)
+    if not misses:
+        return plain, plain
+    vectors = np.stack([one.vector for one in scorer.embed_texts(misses)])
+    return plain, plain - contrast_terms(images, vectors, scorer.info.logit_scale)
 
 
-def rankings(models: Models, outcome: Outcome, prompt: str) -> dict[str, Array]:
-    """Scores (N,) of one prompt's candidates by each way; `alone` is the main scorer."""
-    vectors = {models.scorer.info.id: outcome.embeddings, **outcome.members}
-    scorers = {models.scorer.info.id: models.scorer, **{one.info.id: one for one in embedders(models)}}
-    plain = {name: own_scores(scorers[name], images, prompt) for name, images in vectors.items()}
-    against = {name: own_scores(scorers[name], images, prompt, contrast=True) for name, images in vectors.items()}
-    found = {"alone": plain[models.scorer.info.id], "contrast": against[models.scorer.info.id]}
-    field = range(len(outcome.embeddings))
-    if len(plain) > 1:
-        weights = dict.fromkeys(plain, 1.0)
-        for uncertainty in UNCERTAINTIES:
-            found[f"ensemble, uncertainty {uncertainty:g}"] = ensemble.combine(plain, weights, uncertainty, field)
-        found["ensemble, contrast"] = ensemble.combine(against, weights, 0.5, field)
-    return found
-
-
-def differences(judged: Sequence[Array], ranked: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The judge's value of each way's winner less that of the main scorer's."""
-    ways = [way for way in ranked[0] if way != "alone"]
-    return {
-        way: np.asarray(
-            [
-                values[int(np.argmax(by[way]))] - values[int(np.argmax(by["alone"]))]
-                for values, by in zip(judged, ranked, strict=True)
-            ]
-        )
-        for way in ways
-    }
-
-
-def interval(paired: Array, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % interval of the mean difference, by a bootstrap over prompts."""
-    chosen = np.random.default_rng(0).integers(0, len(paired), (resamples, len(paired)))
-    low, high = np.percentile(paired[chosen].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def measure(models: Models, prompts: Sequence[str], n_candidates: int, judge: Judge) -> dict[str, object]:
-    """Each way's gain over the main scorer alone, with its interval."""
-    uses = tuple(ScorerUse(name) for name in (models.scorer.info.id, *(one.info.id for one in embedders(models))))
-    judged, ranked = list[Array](), list[dict[str, Array]]()
-    for place, prompt in enumerate(prompts):
-        outcome = finished(models, prompt, n_candidates, SEED + place * n_candidates, uses)
-        judged.append(judge(prompt, np.stack([outcome.images[i] for i in range(n_candidates)])))
-        ranked.append(rankings(models, outcome, prompt))
-        print(f"{place + 1} of {len(prompts)}", flush=True)
-    alone = [values[int(np.argmax(by["alone"]))] - values.mean() for values, by in zip(judged, ranked, strict=True)]
-    ways = {}
-    for way, paired in differences(judged, ranked).items():
-        low, high = interval(paired)
-        changed = int((paired != 0).sum())
-        ways[way] = {"mean": float(paired.mean()), "low": low, "high": high, "other_winner": changed}
-    return {
-        "prompts": len(prompts),
-        "with_near_misses": sum(bool(near_misses(prompt)) for prompt in prompts),
-        "n_candidates": n_candidates,
-        "scorers": [use.name for use in uses],
-        "gain_of_the_main_scorer": float(np.mean(alone)),
-        "over_the_main_scorer": ways,
-    }
-
-
-def finished(models: Models, prompt: str, n: int, seed: int, uses: tuple[ScorerUse, ...]) -> Outcome:
-    """The finished candidates of a prompt, unpruned, with all images."""
-    info, core = models.generator.info, EngineCore(models, EngineConfig())
-    core.submit(
-        GenerationSpec(
-            id="gen_bench",
-            prompt=prompt,
-            negative_prompt="",
-            n_candidates=n,
-            n=1,
-            width=info.width,
-            height=info.height,
-            steps=info.steps,
-            guidance_scale=info.guidance_scale,
-            sampler=info.sampler,
-            seed=seed,
-            ranking=Ranking(contrast=True, scorers=uses),
-        ),
-        0.0,
+def measured(models: Models, core: EngineCore, prompt: str, colour: str, seed: int, n: int, judge: Judge) -> Field:
+    """One field of a prompt: all scores, both referees, and what each part took."""
+    began = perf_counter()
+    outcome = finished(models, core, prompt, n, seed)
+    seconds = {"sampling": perf_counter() - began}
+    images = np.stack([outcome.images[i] for i in range(n)])
+    main = models.scorer.info.id
+    scores, against = dict[str, Array](), dict[str, Array]()
+    scores[main], against[main] = embedded_scores(models.scorer, outcome.embeddings, prompt)
+    only_score = []
+    for member in models.members:
+        name, began = member.info.id, perf_counter()
+        scores[name], against[name] = _member_scores(member, images, prompt)
+        seconds[name] = perf_counter() - began
+        only_score += [] if embeds(member) else [name]
+    return Field(
+        prompt=prompt,
+        main=main,
+        only_score=tuple(only_score),
+        scores=scores,
+        against=against,
+        judged=judge(prompt, images),
+        pixels=np.asarray([checks.background(image) == colour for image in images], np.float64),
+        seconds=seconds,
     )
-    while not core.idle:
-        for _, update in core.tick():
-            if isinstance(update, Succeeded):
-                return update.outcome
-    raise RuntimeError(f"no result of {prompt!r}")
+
+
+def _member_scores(member: Embedder | Scorer, images: Images, prompt: str) -> tuple[Array, Array]:
+    if embeds(member):
+        return embedded_scores(member, member.embed_images(images), prompt)
+    values = np.asarray(member.score(images, prompt), np.float64)
+    return values, values
+
+
+def finished(models: Models, core: EngineCore, prompt: str, n: int, seed: int) -> Outcome:
+    """The finished candidates of a prompt, unpruned, with all images."""
+    info = models.generator.info
+    spec = GenerationSpec(
+        id="gen_bench",
+        prompt=prompt,
+        negative_prompt="",
+        n_candidates=n,
+        n=n,
+        width=info.width,
+        height=info.height,
+        steps=info.steps,
+        guidance_scale=info.guidance_scale,
+        sampler=info.sampler,
+        seed=seed,
+    )
+    return run_generation(core, spec)
+
+
+def stored_fields(path: Path, asked: argparse.Namespace, key: str) -> dict[tuple[int, int], Field]:
+    """The fields of this part and these models that are in the file, by prompt and first candidate."""
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else []
+    return {
+        (row["place"], row["first"]): Field.from_json(row["field"])
+        for row in rows
+        if row["part"] == asked.part and row["models"] == key and row["place"] < asked.prompts
+    }
+
+
+def fill(models: Models, asked: argparse.Namespace, texts: Sequence[tuple[str, str]], key: str, judge: Judge) -> bool:
+    """Measure fields that the file lacks; return whether it now holds all."""
+    core = EngineCore(models, EngineConfig())
+    size, total = (PAIRED + EXTRA, PAIRED + EXTRA) if asked.part == "paired" else (CHUNK, asked.candidates)
+    wanted = [(place, first) for place in range(len(texts)) for first in range(0, total, size)]
+    missing = [each for each in wanted if each not in stored_fields(asked.rows, asked, key)]
+    with asked.rows.open("a") as file:
+        for place, first in missing[: asked.take]:
+            seed = SEED + place * LARGE + first
+            field = measured(models, core, *texts[place], seed, min(size, total - first), judge)
+            row = {"part": asked.part, "models": key, "place": place, "first": first, "field": field.to_json()}
+            print(json.dumps(row), file=file, flush=True)
+            print(f"prompt {place + 1} of {len(texts)}, candidates from {first}", flush=True)
+    return asked.take is None or len(missing) <= asked.take
 
 
 def main() -> None:
-    """Measure, print and store."""
+    """Measure the fields that are missing; then print, store and draw the whole."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ensembles", description=__doc__)
+    parser.add_argument("--part", choices=("paired", "large"), default="paired")
     parser.add_argument("--scorers", nargs="*", default=[], help="members beside the pack's scorer")
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--candidates", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=None, help="default: 200, in the large part 20")
+    parser.add_argument("--candidates", type=int, default=LARGE, help="candidates of a prompt in the large part")
+    parser.add_argument("--take", type=int, default=None, help="fields of this run; default: all that are missing")
+    parser.add_argument("--rows", type=Path, default=Path("runs/ensembles.jsonl"), help="the file of measured fields")
     parser.add_argument("--out", type=Path, default=RESULTS / "ensembles.json")
     asked = parser.parse_args()
+    asked.prompts = asked.prompts or (200 if asked.part == "paired" else 20)
     from models.training.data import icons
     from tests.bench.judge import judge
 
     models = registry.load_models("pictogram", "pictogram", "cpu", options=LoadOptions(scorers=tuple(asked.scorers)))
-    texts = prompts_of(icons.pack_names(), asked.prompts)
-    found = {"machine": machine(), **measure(models, texts, asked.candidates, judge())}
-    asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    panel = {each.info.id: each.info.revision for each in (models.scorer, *models.members)}
+    key = json.dumps({"generator": models.generator.info.revision, **panel})
+    asked.rows.parent.mkdir(parents=True, exist_ok=True)
+    if not fill(models, asked, prompts_of(icons.pack_names(), asked.prompts), key, judge()):
+        print("run it again for the other fields")
+        return
+    fields = stored_fields(asked.rows, asked, key)
+    result: dict[str, Any] = {"machine": machine(), "models": json.loads(key)}
+    if asked.part == "paired":
+        result |= paired(list(fields.values()), PAIRED)
+    else:
+        result |= curves(fields)
+    known = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+    asked.out.write_text(json.dumps(known | {asked.part: result}, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    if asked.part == "large":
+        print(plots.draw_over_optimisation(asked.out, result))
 
 
 if __name__ == "__main__":

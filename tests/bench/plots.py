@@ -82,3 +82,19 @@ def _waiting(axes: Axes, waited: dict[str, float]) -> None:
     axes.bar_label(drawn, fmt="%.2f", padding=4, fontsize=8, color=INK)
     axes.invert_yaxis()
     axes.set_xlabel("seconds to the result of one candidate")
+
+
+def draw_over_optimisation(results: Path, found: dict[str, Any]) -> Path:
+    """The judge's value of the winner against the number of candidates, by way of ranking; beside the results."""
+    return _save(results, "over-optimisation", _over_optimisation, found)
+
+
+def _over_optimisation(axes: Axes, found: dict[str, Any]) -> None:
+    for way, curve in found["ways"].items():
+        colour = {"alone": QUIET, "ensemble, uncertainty 0.5": ACCENT}.get(way)
+        axes.errorbar(found["candidates"], curve["value"], curve["error"], fmt="o-", color=colour, label=way, capsize=2)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("candidates (log)")
+    axes.set_ylabel("outside judge, above a random pick")
+    axes.legend(frameon=False, fontsize=8)

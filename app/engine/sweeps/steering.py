@@ -68,21 +68,22 @@ def sweep(
     scales: Sequence[float],
     *,
     n_candidates: int,
+    seed: int = 0,
     referee: Referee | None = None,
     progress: Callable[[], None] = lambda: None,
     seen: Callable[[str, float, NDArray[np.uint8]], None] = lambda *_: None,
 ) -> list[SweepPoint]:
     """Sample every prompt at scale 0 and at these scales.
 
-    They may exceed the limit of requests. `progress` is called after each field, and `seen` with prompt, scale and
-    images (N, H, W, 3). Raises the engine's own error when a field fails.
+    They may exceed the limit of requests. Candidates have the seeds from `seed` on. `progress` is called after each
+    field, and `seen` with prompt, scale and images (N, H, W, 3). Raises the engine's own error when a field fails.
     """
     points = []
     for scale in (0.0, *scales):
         columns: dict[str, list[float]] = {}
         began, spent = perf_counter(), 0.0
         for place, prompt in enumerate(prompts):
-            outcome = _field(core, info, prompt, place * n_candidates, n_candidates, scale)
+            outcome = _field(core, info, prompt, seed + place * n_candidates, n_candidates, scale)
             images = np.stack([outcome.images[i] for i in range(n_candidates)])
             paused = perf_counter()
             values = {"score": np.array([c.score.score for c in outcome.candidates if c.score is not None])}

@@ -1,0 +1,80 @@
+"""Figures of the benches of ensembles and of steering, from fields that were made up."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.bench import ensemble_figures, steering
+from tests.bench.ensemble_figures import Field
+
+
+def field(candidates: int, seed: int, *, gamed: float = 0.0, slow: float = 0.6) -> Field:
+    """Two members with errors of their own; with `gamed` the main scorer alone sees rare flattering artefacts."""
+    draw = np.random.default_rng(seed)
+    truth, errors = draw.standard_normal(candidates), draw.standard_normal((2, candidates))
+    artefact = gamed * (draw.random(candidates) < 0.02)
+    scores = {"main": truth + errors[0] + artefact, "other": truth + errors[1]}
+    seconds = {"sampling": 10.0, "other": slow}
+    return Field("a boat", "main", (), scores, scores, truth - artefact, np.where(truth > 0, 1.0, 0.0), seconds)
+
+
+def test_a_second_opinion_helps_also_for_equal_seconds() -> None:
+    found = ensemble_figures.paired([field(17, seed) for seed in range(300)], 16)
+    assert found["seconds_with_members"] == pytest.approx(1.06)
+    assert found["candidates_in_equal_seconds"] == 17
+    way = found["over_the_main_scorer"]["ensemble, uncertainty 0"]
+    assert way["other_winner"] > 50
+    for against in ("equal_candidates", "equal_seconds"):
+        assert way[against]["judged"]["low"] > 0
+    slow = ensemble_figures.paired([field(32, seed, slow=10.0) for seed in range(300)], 16)
+    assert slow["candidates_in_equal_seconds"] == 32
+    way = slow["over_the_main_scorer"]["ensemble, uncertainty 0"]
+    assert way["equal_seconds"]["judged"]["mean"] < way["equal_candidates"]["judged"]["mean"] - 0.05
+    same = found["over_the_main_scorer"]["contrast"]
+    assert same["other_winner"] == 0
+    assert same["equal_candidates"]["pixels"] == {"mean": 0, "low": 0, "high": 0}
+
+
+def test_a_gamed_scorer_falls_with_more_candidates_and_an_ensemble_less() -> None:
+    parts = {(place, 64 * i): field(64, 10 * place + i, gamed=4.0) for place in range(20) for i in range(4)}
+    found = ensemble_figures.curves(parts)
+    assert found["candidates"] == [4, 16, 64, 256]
+    alone, both = (found["ways"][way] for way in ("alone", "ensemble, uncertainty 0.5"))
+    assert alone["fall"]["interval"][0] > 0
+    assert alone["best_at"] < 256
+    assert both["value"][-1] > alone["value"][-1]
+
+
+def test_a_cascade_asks_dear_scorers_about_the_best_only() -> None:
+    scores = {"main": np.arange(16.0), "dear": np.where(np.arange(16) == 3, 99.0, -np.arange(16.0))}
+    one = Field("x", "main", ("dear",), scores, scores, np.zeros(16), np.zeros(16), {"sampling": 1.0, "dear": 1.0})
+    chosen = ensemble_figures.winners(one)
+    assert chosen["ensemble, uncertainty 0"] == 3
+    assert chosen["ensemble, cascade"] >= 12
+
+
+def test_fields_survive_their_file() -> None:
+    one = field(8, 0)
+    back = Field.from_json(json.loads(json.dumps(one.to_json())))
+    assert ensemble_figures.winners(back) == ensemble_figures.winners(one)
+    assert back.to_json() == one.to_json()
+
+
+def test_steering_is_compared_prompt_by_prompt() -> None:
+    draw = np.random.default_rng(0)
+    rows = []
+    for place in range(64):
+        level = 9 * draw.standard_normal()
+        values = {"0": 0.0, "0.02": 0.1, "0.05": 0.3, "0.1": 0.4, "0.4": -0.1}
+        referee = {scale: {"referee": level + gain + 0.02 * draw.standard_normal()} for scale, gain in values.items()}
+        seconds = {scale: 1.0 if scale == "0" else 1.5 for scale in values}
+        rows.append({"place": place, "values": referee, "seconds": seconds})
+    made = {one.name: one for one in steering.figures(rows)}
+    assert made["steering 0.05: outside judge, log-probability"].value == pytest.approx(0.3, abs=0.02)
+    assert made["steering 0.05: device seconds"].value == pytest.approx(1.5)
+    assert made["steering 0.05: the judge's 95 % interval begins at"].reached
+    assert made["steering 0.4: the judge"].value == pytest.approx(-0.5, abs=0.02)
+    assert made["steering 0.4: the judge"].reached
