@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.api.kit import running
@@ -31,10 +32,17 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
         with page.expect_response(lambda r: r.request.method == "POST"):
             page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator(".tile[data-index]")).to_have_count(6)
-        own, auto = house.client.get("/v1/generations").json()["data"]
+        page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        page.get_by_role("button", name="Copy as curl").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        body = page.evaluate("window.copied").partition(" -d '")[2].rpartition("'")[0].replace("'\\''", "'")
+        copied = house.client.post("/v1/generations", json=json.loads(body)).json()
+        _, own, auto = house.client.get("/v1/generations").json()["data"]
         details = [house.client.get(f"/v1/generations/{one['id']}").json() for one in (auto, own)]
     assert [one["n_candidates"] for one in details] == [6, 6]
     assert [one["steps"] for one in details] == [4, 4]
     assert [one["ranking"]["veto"] for one in details] == [["artefact"], ["artefact"]]
     assert [len({c["wording"] for c in one["candidates"]}) for one in details] == [3, 2]
     assert {c["wording"] for c in details[1]["candidates"]} == {"an apple, red", "a crimson apple"}
+    for name in ("seed", "wording", "score"):
+        assert [c[name] for c in copied["candidates"]] == [c[name] for c in details[1]["candidates"]]

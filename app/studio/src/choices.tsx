@@ -50,31 +50,33 @@ export function Wordings() {
   return (
     <details class="more">
       <summary>Variants of the prompt</summary>
-      <label class="field">
-        <span>Wordings that the server makes</span>
-        <select
-          value={own ? 0 : now.wordings}
-          disabled={own}
-          onChange={(e) => set({ wordings: Number(e.currentTarget.value) })}
-        >
-          <option value={0}>none</option>
-          {Array.from({ length: MOST_WORDINGS - 1 }, (_, place) => (
-            <option key={place} value={place + 2}>
-              {place + 2}
-            </option>
-          ))}
-        </select>
-      </label>
-      <label class="field">
-        <span>Your own variants, one a line</span>
-        <textarea
-          rows={3}
-          placeholder={"an apple, red\na glossy red apple"}
-          value={now.variants}
-          onInput={(e) => set({ variants: e.currentTarget.value })}
-        />
-        <small>Candidates are sampled from them in turn. The prompt ranks all candidates.</small>
-      </label>
+      <div class="words">
+        <label class="field">
+          <span>Wordings that the server makes</span>
+          <select
+            value={own ? 0 : now.wordings}
+            disabled={own}
+            onChange={(e) => set({ wordings: Number(e.currentTarget.value) })}
+          >
+            <option value={0}>none</option>
+            {Array.from({ length: MOST_WORDINGS - 1 }, (_, place) => (
+              <option key={place} value={place + 2}>
+                {place + 2}
+              </option>
+            ))}
+          </select>
+        </label>
+        <label class="field">
+          <span>Your own variants, one a line</span>
+          <textarea
+            rows={3}
+            placeholder={"an apple, red\na glossy red apple"}
+            value={now.variants}
+            onInput={(e) => set({ variants: e.currentTarget.value })}
+          />
+          <small>Candidates are sampled from them in turn. The prompt ranks all candidates.</small>
+        </label>
+      </div>
     </details>
   );
 }

@@ -55,7 +55,17 @@ function request(made: Generation): Request {
     const body = { index: parent.index, strength: made.strength, ...sampled };
     return { path: `${address(parent.generation)}/refine`, body };
   }
-  return { path: GENERATIONS, body: { ...sampled, size: made.size } };
+  return { path: GENERATIONS, body: { ...sampled, size: made.size, ...variants(made) } };
+}
+
+/** The texts that candidates were sampled from. Consecutive seeds take them in turn. */
+function variants(made: Generation): { variants?: string[] } {
+  const texts = made.candidates.map((one) => one.wording ?? made.prompt);
+  if (texts.every((text) => text === made.prompt)) return {};
+  let count = 1;
+  while (texts.some((text, place) => place >= count && text !== texts[place - count])) count += 1;
+  const first = texts.slice(0, count);
+  return { variants: first.map((_, place) => first[(((place - made.seed) % count) + count) % count] ?? made.prompt) };
 }
 
 /** `base` is the URL of the page. */
