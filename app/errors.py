@@ -11,6 +11,7 @@
     |  +- NoInpainting      422 no_inpainting         an edit with a sketch on the image
     |  +- WrongModelKind     422 wrong_model_kind      a scorer where a generator is used, or the other way round
     |  +- NoSteering        422 no_steering           steering of models without gradients
+    |  +- RemoteRefused      422 remote_refused        the remote generator refuses the prompt or the parameters
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
@@ -25,6 +26,8 @@
     |  +- TooComplex        413 image_too_complex     an upload exceeds the limits of decoding: time, memory, parts
     +- EngineFailed         500 engine_failed         a device call failed and ended this generation
     |  +- OutOfDeviceMemory 500 out_of_device_memory  the smallest batch does not fit
+    |  +- RemoteFailed      500 remote_failed         the remote generator made no image
+    |  |  +- RemoteBudgetSpent 500 remote_budget_spent  its calls or money of today are used up
     |  +- Interrupted       500 interrupted           every process that worked on the generation has died
     +- SigningFailed        500 signing_failed        a file could not be signed: certificate, key or library
     +- Unavailable          503 (with Retry-After)
@@ -124,6 +127,12 @@ class NoSteering(InvalidRequest):
     """Steering was requested, but the loaded models cannot be steered: omit it."""
 
     code, title = "no_steering", "The models cannot be steered"
+
+
+class RemoteRefused(InvalidRequest):
+    """The remote generator refuses the prompt or the parameters."""
+
+    code, title = "remote_refused", "The remote generator refused the request"
 
 
 class ScorerMismatch(InvalidRequest):
@@ -228,6 +237,18 @@ class OutOfDeviceMemory(EngineFailed):
     """The smallest batch does not fit the device."""
 
     code, title = "out_of_device_memory", "Out of device memory"
+
+
+class RemoteFailed(EngineFailed):
+    """The remote generator made no image: it fails, is busy, or cannot be reached."""
+
+    code, title = "remote_failed", "The remote generator failed"
+
+
+class RemoteBudgetSpent(RemoteFailed):
+    """Today's calls or money for the remote generator are used up."""
+
+    code, title = "remote_budget_spent", "The budget of the remote generator is used up"
 
 
 class Interrupted(EngineFailed):

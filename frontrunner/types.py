@@ -67,7 +67,7 @@ class CandidateOutput(TypedDict):
     One of the N candidates; a pruned one has the score of its last preview.
 
     `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-    of `ranking.veto`, so it has no rank.
+    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -85,6 +85,7 @@ class CandidateOutput(TypedDict):
     score_is_preview: bool
     duplicate_of: int | None
     vetoed: bool
+    failure: str | None
 
 
 class CheckpointInput(TypedDict):
@@ -768,6 +769,20 @@ class WebhookInput(TypedDict):
     """
 
 
+class WholeImagesOutput(TypedDict):
+    """
+    What a remote generator takes.
+
+    `seeds`: equal seeds give equal images. `strengths`: initial images have a strength.
+    """
+
+    seeds: bool
+    steps: bool
+    init_images: bool
+    strengths: bool
+    masks: bool
+
+
 class WorkOutput(TypedDict):
     """
     Number of computations.
@@ -1053,6 +1068,7 @@ class GeneratorOutput(TypedDict):
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+    `whole_images`: traits of a remote generator; null for others.
     """
 
     revision: str
@@ -1081,6 +1097,7 @@ class GeneratorOutput(TypedDict):
     loras: list[str]
     quality: dict[str, Any]
     default_loras: list[LoraOutput]
+    whole_images: WholeImagesOutput | None
 
 
 class ImageItem(TypedDict):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models.loras import LoraFolder
 
@@ -56,6 +59,48 @@ class EndpointLimits:
     calls_per_day: int = 10_000
 
 
+class ImageDecoder(Protocol):
+    """Decodes image files of unknown origin. Use in one event loop."""
+
+    async def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3), sRGB.
+
+        Raises ValueError, with a message for users, for what is no image within limits.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free its processes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLimits:
+    """Key, limits and parameters of a remote generator.
+
+    `concurrency` is calls at once, `per_minute` calls in any minute (0: any number), `images_per_call` images that one
+    call asks for (0: as suits the API). A call may take `timeout_s` seconds, all images of a generation `deadline_s`;
+    a call that fails is made at most `attempts` times, after `backoff_s` seconds that double. `calls_per_day` and
+    `money_per_day` (0: any amount), at `price` an image, are those of this process in a day of UTC. `size` is the
+    default size; None for the API's. `parameters` are added to every request. `decoder` decodes what comes.
+    """
+
+    api_key: str = field(default="", repr=False)
+    concurrency: int = 4
+    per_minute: int = 0
+    images_per_call: int = 0
+    timeout_s: float = 120.0
+    deadline_s: float = 300.0
+    attempts: int = 3
+    backoff_s: float = 1.0
+    calls_per_day: int = 10_000
+    price: float = 0.0
+    money_per_day: float = 0.0
+    size: tuple[int, int] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    decoder: Callable[[], ImageDecoder] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How models are loaded, besides their names and their device.
@@ -66,7 +111,7 @@ class LoadOptions:
     weights. `compile` is of the denoiser's repeated blocks. `attention` is an attention backend of diffusers; empty for
     its default. `loras` is the folder of LoRA adapters. `scorers` names the scorers beside the main one, `referee` the
     one that never ranks; empty for none. `long_prompts` is what becomes of texts above the token limit. `endpoint`
-    limits scorers behind chat endpoints.
+    limits scorers behind chat endpoints, `remote` a remote generator.
     """
 
     upscaler: str = ""
@@ -84,6 +129,7 @@ class LoadOptions:
     referee: str = ""
     long_prompts: LongPrompts = "truncate"
     endpoint: EndpointLimits = EndpointLimits()
+    remote: RemoteLimits = RemoteLimits()
 
     @property
     def changes_modules(self) -> bool:

@@ -202,7 +202,8 @@ class Candidate:
 
     `score_is_preview` marks a pruned one. `softmax` is the share among finished candidates, `z_score` the standard
     deviations from the scorer's null distribution, None if unknown. `duplicate_of` is the best of its near-duplicates,
-    None for the best itself and without duplicates. `flags` are what guards found in a finished image.
+    None for the best itself and without duplicates. `flags` are what guards found in a finished image. `failure` is why
+    a remote generator made no image of it; such a candidate has no score and is not charged.
     """
 
     index: int
@@ -215,6 +216,12 @@ class Candidate:
     z_score: float | None = None
     duplicate_of: int | None = None
     flags: tuple[Flag, ...] = ()
+    failure: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a finished image: it was neither pruned nor lost."""
+        return self.pruned_at_step is None and self.failure is None
 
     def is_vetoed(self, ranking: Ranking) -> bool:
         """Whether it has a flag that the ranking vetoes."""
@@ -354,8 +361,10 @@ class Generation:
 
     @property
     def delivered(self) -> int:
-        """Candidates charged to a quota: those of a result, finished or pruned."""
-        return len(self.candidates) if self.status is Status.SUCCEEDED else 0
+        """Candidates charged to a quota: those of a result, finished or pruned, not lost."""
+        if self.status is not Status.SUCCEEDED:
+            return 0
+        return sum(candidate.failure is None for candidate in self.candidates)
 
     @property
     def best(self) -> tuple[Candidate, ...]:

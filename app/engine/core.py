@@ -7,8 +7,8 @@ Synchronous, no threads, no asyncio; the clock is injected.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TypeAlias
 
@@ -17,16 +17,18 @@ from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
 from app.engine.members.panel import Panel
 from app.engine.members.rows import score_rows
+from app.engine.ordered import orders
+from app.engine.ordered.orders import Orders
 from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned, Started, Stepped, Succeeded, Update
 from app.engine.pruning.calibration import estimate_embedding, predict_score
 from app.engine.ranking.scoring import score_images
+from app.engine.refusals import adapted, out_of_memory, refusals
 from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.steering.calls import find_aim, steer_rows
 from app.engine.texts.encoding import encode_prompts, encode_ranking
 from app.engine.warmup import Report, Warmup, silent
-from app.errors import EngineFailed, FrontrunnerError, InvalidRequest, OutOfDeviceMemory
-from models.loras import Lora
+from app.errors import EngineFailed, FrontrunnerError
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepwiseGenerator, to_host
 from models.protocols.image_inputs import ImageInputs
 
@@ -49,11 +51,20 @@ class TooManyFailures(RuntimeError):
 class EngineCore:
     """The generations on one device. Engine thread only."""
 
-    def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self,
+        models: Models,
+        config: EngineConfig,
+        clock: Callable[[], float] = perf_counter,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Build a core; another thread calls `wake` when ordered images come."""
         self._generator = models.generator
         self._scorer = models.scorer
         self._steering = models.steering
         self._panel = Panel(models)
+        self._orders = Orders(models.generator, wake)
+        self._waiting = False
         known = models.calibration
         self._calibration = known if known and known.matches(models.generator.info, models.scorer.info) else None
         if known is not None and self._calibration is None:
@@ -77,15 +88,15 @@ class EngineCore:
 
     @property
     def idle(self) -> bool:
-        """Whether a tick would do nothing."""
-        return not (self._calls or self._updates or self._scheduler.generations)
+        """Whether a tick would do nothing, before a message or an ordered image comes."""
+        return not (self._calls or self._updates or (self._scheduler.generations and not self._waiting))
 
     def submit(
         self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False, inputs: ImageInputs | None = None
     ) -> None:
         """Add a generation that arrived at `submitted` (seconds of this clock)."""
         guided = self._generator.info.is_guided(spec.guidance_scale)
-        keeps = self._panel.keeps_field(spec)
+        keeps, self._waiting = self._panel.keeps_field(spec), False
         self._scheduler.add(ActiveGeneration(spec, submitted, exclusive, inputs, guided, keeps))
 
     def cancel(self, generation_id: str) -> None:
@@ -93,6 +104,14 @@ class EngineCore:
         for run in self._scheduler.generations:
             if run.spec.id == generation_id:
                 self._end(run, Cancelled())
+
+    def resume(self) -> None:
+        """Take ordered images at the next tick: call it after `wake`."""
+        self._waiting = False
+
+    def close(self) -> None:
+        """Free what the generator holds outside this process."""
+        self._orders.close()
 
     def add_call(self, call: OneOffCall) -> None:
         """Queue a one-off device call.
@@ -106,12 +125,14 @@ class EngineCore:
 
         Raises TooManyFailures after `max_failing_ticks` consecutive failed calls. Errors of the loop itself propagate.
         """
+        self._take_ordered()
         plan = None if self._calls and not self._last_was_call else self._scheduler.plan()
         self._last_was_call = plan is None and bool(self._calls)
         if self._last_was_call:
             self._calls.pop(0)(self._generator, self._scorer)
         elif plan is not None:
             self._run(plan)
+        self._waiting = plan is None and not self._last_was_call and self._orders.are_open
         self.live = self._scheduler.live_rows
         updates, self._updates = self._updates, []
         return updates
@@ -124,10 +145,7 @@ class EngineCore:
             self._execute(plan)
         except OutOfMemory:
             if not self._scheduler.lower_ceiling(plan):
-                self._fail(
-                    plan,
-                    _out_of_memory(plan.kind),
-                )
+                self._fail(plan, out_of_memory(plan.kind))
         except FrontrunnerError as error:
             self._fail(plan, error)
         except Exception as error:
@@ -140,7 +158,7 @@ class EngineCore:
             self._consecutive_failures = 0
             self._scheduler.record_fit(plan)
             self._account(plan, self._clock() - started)
-            self._end_completed(plan)
+            self._end_completed(plan.generations)
 
     def measure(self, report: Report = silent) -> None:
         """Measure device costs at the default size in about `warmup_s`.
@@ -148,6 +166,8 @@ class EngineCore:
         Sets `costs` and updates the scheduler. `report` is called with each part as it begins. Raises
         OutOfDeviceMemory when a single row does not fit.
         """
+        if self._orders.whole_images:
+            return
         timed = Warmup(self._generator, self._scorer, self._config, self._clock, report).run()
         self._scheduler.set_costs(timed[CallKind.STEP], preview=timed[CallKind.PREVIEW], finish=timed[CallKind.FINISH])
         self.costs = self._scheduler.costs
@@ -187,32 +207,16 @@ class EngineCore:
     def _encode(self, run: ActiveGeneration) -> None:
         """Encode texts, and make the schedule."""
         spec = run.spec
-        with _refusals():
+        with refusals():
             run.schedule = self._generator.schedule(spec.sampler, spec.steps, spec.width, spec.height)
             if spec.masked and spec.start is not None:  # refuse it before the first step
                 self._generator.add_noise(decode_init_latents(spec.start), spec.seed, run.schedule, 0)
         steered = run.guided and self._generator.info.negative_prompts
-        with self._adapted(spec.loras):
+        with adapted(self._generator, spec.loras):
             prompts, negative = encode_prompts(self._generator, spec, steered=steered)
         run.texts = encode_ranking(self._scorer, self._generator, spec, prompts, negative, steered=steered)
         run.aim = find_aim(self._steering, spec, run.texts.query)
         self._panel.prepare(run)
-
-    @contextmanager
-    def _adapted(self, loras: tuple[Lora, ...]) -> Iterator[None]:
-        """Use adapters for calls of the generator.
-
-        None are in use afterwards: a pack's scorer shares the text encoder.
-        """
-        if not loras:
-            yield
-            return
-        try:
-            with _refusals():
-                self._generator.adapt(loras)
-            yield
-        finally:
-            self._generator.adapt(())
 
     def _make_wave(self, run: ActiveGeneration) -> None:
         """Create the next rows of a generation: all, or one wave."""
@@ -221,23 +225,29 @@ class EngineCore:
         run.reported_step, run.needs_rows = 0, False
         for index in range(first, min(spec.n_candidates, first + (spec.wave or spec.n_candidates))):
             run.rows.append(self._row(run, run.schedule, index))
+        if self._orders.whole_images:
+            with refusals():
+                self._orders.place(run, [r for r in run.rows[first:] if r.phase is Phase.ORDERED], self._clock())
+            return
         run.add_work(rows_unpruned=run.calls_made * (len(run.rows) - first))
 
     def _row(self, run: ActiveGeneration, schedule: Schedule, index: int) -> Row:
         """Return a candidate before its first step: noise, a noised or a finished image."""
         spec = run.spec
         seed = spec.candidate_seed(index)
+        if self._orders.whole_images and spec.steps_made > 0:
+            return Row(run, index, seed, phase=Phase.ORDERED)
         if spec.start is None or spec.steps_made == spec.steps:
             return Row(run, index, seed, self._generator.noise(seed, spec.width, spec.height, schedule))
         array = decode_init_latents(spec.start)
         if spec.steps_made == 0:
             return Row(run, index, seed, self._generator.load(array[None])[0], phase=Phase.FINISH)
-        with _refusals():
+        with refusals():
             latent = self._generator.add_noise(array, seed, schedule, run.first_call)
         return Row(run, index, seed, latent)
 
     def _step(self, plan: CallPlan) -> None:
-        with self._adapted(plan.rows[0].generation.spec.loras):
+        with adapted(self._generator, plan.rows[0].generation.spec.loras):
             latents = self._generator.step([r.denoiser_call() for r in plan.rows], plan.size)
         for row, latent in zip(plan.rows, latents, strict=True):
             row.latent = latent
@@ -302,6 +312,17 @@ class EngineCore:
         for run in plan.generations:
             run.needs_rows = not run.live_rows() and self._panel.needs_wave(run)
 
+    def _take_ordered(self) -> None:
+        """Give rows their ordered images; end generations whose last image was lost."""
+        for run in self._orders.take():
+            live = run.live_rows()
+            if all(r.phase is not Phase.ORDERED for r in live):
+                run.note_arrival(self._clock())
+            if not live:
+                latest = run.rows[-(run.spec.wave or len(run.rows)) :]
+                run.needs_rows = any(r.phase is Phase.DONE for r in latest) and self._panel.needs_wave(run)
+                self._end_completed([run])
+
     def _score(self, plan: CallPlan, *, preview: bool) -> Pixels:
         return score_rows(self._generator, self._scorer, plan, preview=preview)
 
@@ -327,17 +348,19 @@ class EngineCore:
             run.device_seconds += share * seconds
             run.add_timings(**{stage: seconds})
 
-    def _end_completed(self, plan: CallPlan) -> None:
-        """End the generations whose last row this plan finished."""
-        for run in plan.generations:
+    def _end_completed(self, runs: Iterable[ActiveGeneration]) -> None:
+        """End the generations of these whose last row is finished or lost."""
+        for run in runs:
             if not run.rows or run.live_rows() or run.needs_rows:
                 continue
             if not run.has_scores:
-                self._end(run, Failed(EngineFailed(NO_SCORES)))
+                self._end(run, Failed(orders.failure(run.rows) or EngineFailed(NO_SCORES)))
                 continue
             run.add_timings(total=self._clock() - run.submitted)
             self._update_pace(run)
-            self._end(run, Succeeded(run.build_outcome(self._scorer.info)))
+            orders.fill_lost(run.rows, self._scorer.info.dimensions)
+            outcome = run.build_outcome(self._scorer.info)
+            self._end(run, Succeeded(replace(outcome, notices=(*outcome.notices, *orders.notices(run.rows)))))
 
     def _update_pace(self, run: ActiveGeneration) -> None:
         """Update the mean seconds per candidate, scaled to the default number of steps."""
@@ -356,27 +379,10 @@ class EngineCore:
 
     def _end(self, run: ActiveGeneration, update: Update) -> None:
         self._scheduler.remove(run)
+        self._orders.cancel(run)
         self.started.discard(run.spec.id)
         run.rows = []
         self._emit(run, update)
 
     def _emit(self, run: ActiveGeneration, update: Update) -> None:
         self._updates.append((run.spec.id, update))
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn a generator's ValueError into an error of the request."""
-    try:
-        yield
-    except ValueError as error:
-        raise InvalidRequest(f"the generator cannot make this: {error}") from error
-
-
-def _out_of_memory(kind: CallKind) -> OutOfDeviceMemory:
-    if kind is CallKind.ENCODE:
-        return OutOfDeviceMemory(
-            "the device memory is too small for the text encoder: ask the operator to set FRONTRUNNER_OFFLOAD or "
-            "FRONTRUNNER_QUANTIZATION"
-        )
-    return OutOfDeviceMemory("the device memory is too small for one batch of this size: use fewer pixels")

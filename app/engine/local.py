@@ -369,16 +369,17 @@ class LocalEngine:
         try:
             self._progress("loading the models")
             models = self._load()
-            core = self.core_type(models, self._config)
-            with self._turns:
-                core.measure(self._progress)
-            self._core, self._models = core, models
-            self._progress("ready")
-            while self._receive(core):
+            core = self.core_type(models, self._config, wake=lambda: self._inbox.put(EngineCore.resume))
+            with contextlib.closing(core):
                 with self._turns:
-                    updates = core.tick()
-                if updates:
-                    self._call_on_loop(self._deliver, updates)
+                    core.measure(self._progress)
+                self._core, self._models = core, models
+                self._progress("ready")
+                while self._receive(core):
+                    with self._turns:
+                        updates = core.tick()
+                    if updates:
+                        self._call_on_loop(self._deliver, updates)
         except BaseException as error:
             log.exception("the engine died")
             self._call_on_loop(self._fail_all, error)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
+from app.engine.latent_codec import stack_latents
 from app.engine.notices import unrecognised_prompt_notices
 from app.engine.protocols import Outcome
 from app.engine.pruning import early_stopping
@@ -23,6 +24,7 @@ from app.engine.texts.encoding import EncodedTexts
 from models.protocols import Latent, Pixels, Schedule, ScorerInfo, StepRow, to_host
 from models.protocols.guards import TYPOGRAPHIC
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.narrow import LostImage
 from models.protocols.steering import Aim
 
 
@@ -30,16 +32,18 @@ class Phase(Enum):
     """The next work of a row."""
 
     STEP = auto()
+    ORDERED = auto()
     STEER = auto()
     PREVIEW = auto()
     AT_CHECKPOINT = auto()
     FINISH = auto()
     DONE = auto()
     PRUNED = auto()
+    LOST = auto()
 
 
-LIVE_PHASES = frozenset({Phase.STEP, Phase.STEER, Phase.PREVIEW, Phase.AT_CHECKPOINT, Phase.FINISH})
-"""Phases of a row that still holds a latent on the device."""
+LIVE_PHASES = frozenset(set(Phase) - {Phase.DONE, Phase.PRUNED, Phase.LOST})
+"""Phases of a row that holds a latent on the device, or waits for one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +53,8 @@ class Row:
     `step` counts completed steps, `calls` denoiser calls; `latent` is None once the row is done or pruned.
     `guidance_gap` is the guidance gap before the last preview. `predicted_scores` holds the final scores predicted by
     previews, by step, `member_embeddings` those of members, by name. `shadow_pruned` marks a row that
-    pruning would have dropped.
+    pruning would have dropped. `loss` is why the image of an ordered row did not come, `sent_size` the size of one that
+    was resized.
     """
 
     generation: ActiveGeneration
@@ -67,6 +72,8 @@ class Row:
     predicted_scores: dict[int, float] = field(default_factory=dict)
     member_embeddings: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     shadow_pruned: bool = False
+    loss: LostImage | None = None
+    sent_size: tuple[int, int] | None = None
 
     @property
     def schedule_step(self) -> int:
@@ -119,7 +126,7 @@ class ActiveGeneration:
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
     `guided` rows are two predictions each. With `keeps_field` all finished images are kept. `left_out` says why a
     member does not judge it; `member_queries` are what members compare with, in waves. `aim` is the query as steering
-    takes it.
+    takes it. `ordered_at` is when the last wave of images was ordered from a generator that makes whole ones.
     """
 
     spec: GenerationSpec
@@ -136,6 +143,7 @@ class ActiveGeneration:
     deficit: float = 0.0
     device_seconds: float = 0.0
     reported_step: int = 0
+    ordered_at: float = 0.0
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     member_queries: dict[str, scoring.Query] = field(default_factory=dict)
@@ -175,7 +183,7 @@ class ActiveGeneration:
         A pruned candidate counts as complete. With waves, N is the maximum.
         """
         whole = self.spec.steps_made + 1
-        done = sum(whole if r.phase in (Phase.DONE, Phase.PRUNED) else r.step for r in self.rows)
+        done = sum(r.step if r.phase in LIVE_PHASES else whole for r in self.rows)
         return done / (whole * self.spec.n_candidates)
 
     @property
@@ -218,6 +226,11 @@ class ActiveGeneration:
     def add_work(self, **work: int) -> None:
         """Add to the work done, named as in `Work`."""
         self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
+
+    def note_arrival(self, now: float) -> None:
+        """Count the time since images were ordered; the last one came `now`."""
+        self.add_timings(denoise=now - self.ordered_at)
+        self.device_seconds += now - self.ordered_at
 
     def keep_image(self, row: Row, image: NDArray[np.uint8]) -> None:
         """Keep a finished image that may be returned: the best n, or all.
@@ -304,7 +317,7 @@ class ActiveGeneration:
             timings=self.timings,
             work=self.work,
             embeddings=embeddings,
-            latents=np.stack([r.stored_latent for r in self.rows if r.stored_latent is not None]),
+            latents=stack_latents([r.stored_latent for r in self.rows if r.stored_latent is not None]),
             images=self.images if self._keeps_all else {i: self.images[i] for i in placements.returned},
             query=self.texts.query,
             members=self._member_embeddings(),
@@ -345,9 +358,9 @@ def _best_mean(rows: list[Row], n: int) -> float:
 
 
 def _unscored_notices(rows: list[Row]) -> tuple[Notice, ...]:
-    lost = [r.index for r in rows if np.isnan(r.sort_score)]
-    detail = f"the scorer returned no number for {len(lost)} candidates"
-    return (Notice("score_not_a_number", detail, {"indices": lost}),) if lost else ()
+    unscored = [r.index for r in rows if np.isnan(r.sort_score) and r.phase is not Phase.LOST]
+    detail = f"the scorer returned no number for {len(unscored)} candidates"
+    return (Notice("score_not_a_number", detail, {"indices": unscored}),) if unscored else ()
 
 
 def _candidate(row: Row) -> Candidate:
@@ -356,4 +369,5 @@ def _candidate(row: Row) -> Candidate:
         seed=row.seed,
         pruned_at_step=row.pruned_at,
         score_is_preview=row.pruned_at is not None,
+        failure=row.loss.detail if row.loss is not None else None,
     )

@@ -6,7 +6,7 @@ milliseconds, so they must not run on the event loop.
 """
 
 from app.imaging.contact_sheet import Caption, contact_sheet
-from app.imaging.decoder_pool import DecoderPool, Upload
+from app.imaging.decoder_pool import DecoderPool, GuardedDecoder, Upload
 from app.imaging.decoding import decode_upload, parse_image_text
 from app.imaging.encoding import MEDIA_TYPES, TRUNCATED, crop_to_fill, encode, fit, jpeg_parameters, resize, thumbnail
 from app.imaging.heatmap import heat_map
@@ -28,6 +28,7 @@ __all__ = [
     "TRUNCATED",
     "Caption",
     "DecoderPool",
+    "GuardedDecoder",
     "Upload",
     "contact_sheet",
     "crop_mask_to_fill",

@@ -26,7 +26,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import BadImage, DecoderUnavailable, InvalidRequest, TooComplex, TooLarge, UnsupportedMedia
+from app.errors import (
+    BadImage,
+    DecoderUnavailable,
+    FrontrunnerError,
+    InvalidRequest,
+    TooComplex,
+    TooLarge,
+    UnsupportedMedia,
+)
 
 ROOT = Path(__file__).parents[2]
 """The folder that contains `app`."""
@@ -60,6 +68,28 @@ class _Died(Exception):
     """The child ended during a job; if `by_system`, the system killed it."""
 
     by_system = False
+
+
+class GuardedDecoder:
+    """Decodes images of remote generators in child processes, as uploads are."""
+
+    def __init__(self, max_pixels: int = 40_000_000) -> None:
+        self._pool = DecoderPool()
+        self._max_pixels = max_pixels
+
+    async def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Return pixels (H, W, 3).
+
+        Raises ValueError for what is no image within the limits.
+        """
+        try:
+            return await self._pool.decode(Upload(data), self._max_pixels)
+        except FrontrunnerError as error:
+            raise ValueError(error.detail) from error
+
+    async def close(self) -> None:
+        """Kill every child."""
+        await self._pool.close()
 
 
 class DecoderPool:

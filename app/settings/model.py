@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from app.settings.remote import RemoteSettings
 from models import load_options as loading
 from models.ensembles import check_names
 from models.load_options import CACHES, LoadOptions, LongPrompts, NumberFormat, Offload, Quantization, parse_controls
@@ -19,12 +20,12 @@ from models.loras import LoraFolder
 ENV_PREFIX = "FRONTRUNNER_"
 
 
-class ModelSettings(BaseSettings):
+class ModelSettings(RemoteSettings):
     """Names and options of a generator with its scorers."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", str_strip_whitespace=True)
 
-    generator: str = Field("pictogram", min_length=1, description="generator: pack, folder or hub id")
+    generator: str = Field("pictogram", min_length=1, description="generator: pack, folder, hub id or remote")
     generator_mode: Literal["auto", "native", "gate"] = Field(
         "auto", description="auto: native loop where the family has one, else the stock pipeline; native, gate: only it"
     )
@@ -112,6 +113,7 @@ class ModelSettings(BaseSettings):
             endpoint=loading.EndpointLimits(
                 self.vlm_api_key, self.vlm_concurrency, self.vlm_timeout_s, self.vlm_calls_per_day
             ),
+            remote=self.remote_limits,
         )
 
 

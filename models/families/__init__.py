@@ -17,7 +17,7 @@ from models.families.scorers import SCORER_ALIASES as SCORER_ALIASES
 from models.families.scorers import SCORERS as SCORERS
 from models.families.scorers import load_scorer as load_scorer
 from models.families.scorers import scorer_needs_torch as scorer_needs_torch
-from models.families.sources import HUB_ID, is_any, named_errors
+from models.families.sources import HUB_ID, REMOTE, is_any, named_errors
 from models.families.sources import Family as Family
 from models.families.sources import LoadContext as LoadContext
 from models.families.sources import Mode as Mode
@@ -156,6 +156,15 @@ def load_upscaler(context: LoadContext) -> Upscaler | None:
         return pipelines.PipelineUpscaler(source.folder or name, source.label, placement, tile)
 
 
+def _load_remote(context: LoadContext, source: Source) -> StepwiseGenerator:
+    from models.generators.remote.addresses import parse_address
+    from models.generators.remote.generator import RemoteGenerator
+
+    if context.preview_decoder is not None:
+        raise ModelUnsupported("a remote generator has no previews; unset FRONTRUNNER_PREVIEW_DECODER")
+    return RemoteGenerator(parse_address(source.name), context.options.remote, called=source.called)
+
+
 def _is_fake(source: Source) -> bool:
     return source.name == FAKE
 
@@ -172,6 +181,7 @@ _OWN_SAMPLERS = [name for name, family in NATIVE_FAMILIES.items() if family.star
 
 GENERATORS: tuple[Family[StepwiseGenerator], ...] = (
     Family("synthetic", _is_fake, lambda _context, source: FakeGenerator(id=source.label), needs_torch=False),
+    Family("remote", lambda source: source.prefix in REMOTE, _load_remote, needs_torch=False),
     Family("diffusers", is_any, _load_diffusers),
 )
 """Families of generators, first match wins."""

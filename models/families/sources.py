@@ -32,7 +32,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 LOCAL = "local-dir:"
 HPS, AESTHETIC, VLM = "hps:", "aesthetic:", "vlm:"
-_PREFIXES = (HPS, AESTHETIC, VLM)
+REMOTE = ("openai:", "a1111:", "frontrunner:")
+_PREFIXES = (HPS, AESTHETIC, VLM, *REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Source:
             return self.called
         if prefix := self.prefix:
             place = Source(self.place)
-            return prefix + (place.name.partition("#")[2] if "://" in place.name else place.label)
+            return (prefix + (place.name.partition("#")[2] if "://" in place.name else place.label)).rstrip(":")
         bare = self.name.removeprefix(LOCAL)
         if bare != self.name or Path(bare).is_absolute() or Path(bare).exists():
             return Path(bare).name
@@ -66,7 +67,7 @@ class Source:
 
     @property
     def prefix(self) -> str:
-        """The kind of scorer before the name, such as `hps:`; empty for none."""
+        """The kind of model before the name, such as `hps:`; empty for none."""
         return next((prefix for prefix in _PREFIXES if self.name.startswith(prefix)), "")
 
     @property

@@ -37,6 +37,7 @@ from models.protocols.values import Images as Images
 from models.protocols.values import Pixels as Pixels
 from models.protocols.values import PreviewHead as PreviewHead
 from models.protocols.values import Truncation as Truncation
+from models.protocols.values import WholeImages as WholeImages
 from models.protocols.values import packed as packed
 from models.protocols.values import to_host as to_host
 
@@ -117,6 +118,7 @@ class GeneratorInfo:
     `revision` changes when the weights do. `negative_prompts` is whether a negative prompt has an effect, in guided
     rows. `unguided_scale` is the largest guidance scale at which a `cfg` model makes one prediction; below 0 it always
     makes two. `second_order` names the samplers that call the denoiser twice per step.
+    `whole_images` are the traits of a generator that makes whole images elsewhere, without steps here; None for others.
     `controls` are the kinds of images that can control the composition. `loras` are the adapters of requests that name
     none; None if the generator takes no adapters. `styles` are those that prompts can name. `defaults_from` is what
     `steps` and `guidance_scale` follow from.
@@ -146,6 +148,7 @@ class GeneratorInfo:
     prompt_weights: PromptWeights = "unsupported"
     long_prompts: LongPrompts = "truncate"
     defaults_from: DefaultsSource = "pipeline"
+    whole_images: WholeImages | None = None
 
     def calls_per_step(self, sampler: str) -> int:
         """Denoiser calls of most steps of a sampler."""

@@ -46,6 +46,14 @@ class Inpainting:
         pasted[place] = np.rint(source + share * (image[place] - source))
         return pasted
 
+    @property
+    def _cell(self) -> float:
+        """Height of a latent cell in pixels.
+
+        It is 1 for latents of whole images, which are files (1, 1, length).
+        """
+        return 1.0 if self.latents.shape[:2] == (1, 1) else self.mask.shape[0] / int(self.latents.shape[-2])
+
     @cached_property
     def _shares(self) -> tuple[Any, NDArray[np.float32]]:
         """The mask's bounding box, and in it the share of a sampled image.
@@ -54,12 +62,12 @@ class Inpainting:
         """
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         place = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        feather = max(1, round(FEATHER_CELLS * self.mask.shape[0] / self.latents.shape[-2]))
+        feather = max(1, round(FEATHER_CELLS * self._cell))
         depth, inner = self.mask.astype(np.float32), self.mask
         for _ in range(feather):
             inner = _eroded(inner)
             depth += inner
-        return place, depth[place][..., None] / (feather + 1)
+        return place, np.asarray(depth[place][..., None] / (feather + 1), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Images, embeddings and truncated texts that cross the protocols.
+"""Images, embeddings, truncated texts and traits that cross the protocols.
 
 Without torch.
 """
@@ -35,6 +35,21 @@ class Truncation:
     tokens: int
     limit: int
     dropped: str
+
+
+@dataclass(frozen=True, slots=True)
+class WholeImages:
+    """Traits of a generator that makes whole images.
+
+    `seeds`: equal seeds give equal images. `steps`: it takes a number of steps. `init_images`: it starts from an image;
+    `strengths`: and takes a strength. `masks`: it redraws a marked part of one.
+    """
+
+    seeds: bool = False
+    steps: bool = False
+    init_images: bool = False
+    strengths: bool = False
+    masks: bool = False
 
 
 def to_host(pixels: Pixels) -> Images:

@@ -30,6 +30,19 @@ class QualityOutput(ResponseModel):
     steps: int
 
 
+class WholeImagesOutput(ResponseModel):
+    """What a remote generator takes.
+
+    `seeds`: equal seeds give equal images. `strengths`: initial images have a strength.
+    """
+
+    seeds: bool
+    steps: bool
+    init_images: bool
+    strengths: bool
+    masks: bool
+
+
 class GeneratorOutput(ResponseModel):
     """Defaults and limits of a generator.
 
@@ -44,6 +57,7 @@ class GeneratorOutput(ResponseModel):
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+    `whole_images`: traits of a remote generator; null for others.
     """
 
     revision: str
@@ -72,6 +86,7 @@ class GeneratorOutput(ResponseModel):
     loras: list[str]
     quality: dict[str, QualityOutput]
     default_loras: list[LoraOutput]
+    whole_images: WholeImagesOutput | None
 
 
 class ScorerOutput(ResponseModel):

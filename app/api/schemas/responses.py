@@ -56,7 +56,7 @@ class CandidateOutput(FlagsOutput):
     """One of the N candidates; a pruned one has the score of its last preview.
 
     `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-    of `ranking.veto`, so it has no rank.
+    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
     """
 
     index: int
@@ -72,6 +72,7 @@ class CandidateOutput(FlagsOutput):
     score_is_preview: bool
     duplicate_of: int | None
     vetoed: bool
+    failure: str | None
 
 
 class ParentOutput(ResponseModel):
@@ -303,5 +304,6 @@ def _candidate_output(generation: Generation, candidate: Candidate) -> Candidate
         pruned_at_step=candidate.pruned_at_step,
         score_is_preview=candidate.score_is_preview,
         vetoed=candidate.is_vetoed(spec.ranking),
+        failure=candidate.failure,
         **flag_fields(candidate.flags),
     )

@@ -28,7 +28,7 @@ def load_models(settings: Settings) -> Models:
     """
     if settings.models is not None:
         raise CliError("unset FRONTRUNNER_MODELS, and name generator and scorer of one of its tables in the settings")
-    return registry.load_models(
+    loaded = registry.load_models(
         settings.generator,
         settings.scorer,
         settings.device,
@@ -36,6 +36,9 @@ def load_models(settings: Settings) -> Models:
         mode=settings.generator_mode,
         options=replace(settings.load_options, upscaler=""),
     )
+    if loaded.generator.info.whole_images is not None:
+        raise CliError("FRONTRUNNER_GENERATOR is remote and has no steps to measure: set a pack, folder or hub id")
+    return loaded
 
 
 def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:

@@ -7,7 +7,7 @@ generations do.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from app.engine.scheduler import CallPlan
 from app.engine.segments.messages import RowResult, Segment, SegmentDone, SegmentRow
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.texts.encoding import EncodedTexts
+from models.errors import ModelUnsupported
 from models.protocols import Latent, Models, Schedule
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.portable import LatentState, is_portable
@@ -68,8 +69,17 @@ class SegmentRun(ActiveGeneration):
 class SegmentCore(EngineCore):
     """The segments on one device. Engine thread only."""
 
-    def __init__(self, models: Models, config: EngineConfig, clock: Callable[[], float] = perf_counter) -> None:
-        super().__init__(models, config, clock)
+    def __init__(
+        self,
+        models: Models,
+        config: EngineConfig,
+        clock: Callable[[], float] = perf_counter,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Raises ModelUnsupported for a generator that makes whole images."""
+        super().__init__(models, config, clock, wake)
+        if self._orders.whole_images:
+            raise ModelUnsupported("a remote generator runs on no device: name one device, or none")
         self._portable = models.generator if is_portable(models.generator) else None
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         self._kept: OrderedDict[tuple[str, int, int], Latent] = OrderedDict()
@@ -146,8 +156,8 @@ class SegmentCore(EngineCore):
     def _settle_checkpoint(self, run: ActiveGeneration) -> None:
         """Leave the rows at their checkpoint: the coordinator prunes."""
 
-    def _end_completed(self, plan: CallPlan) -> None:
-        for run in plan.generations:
+    def _end_completed(self, runs: Iterable[ActiveGeneration]) -> None:
+        for run in runs:
             if run.rows and all(r.phase in {Phase.AT_CHECKPOINT, Phase.DONE} for r in run.rows):
                 assert isinstance(run, SegmentRun)
                 self._scheduler.remove(run)

@@ -94,9 +94,11 @@ class CandidateArrays:
 
 
 def check_index(generation: Generation, index: int, pointer: str | None = None) -> None:
-    """Reject a candidate index that the generation does not have."""
+    """Reject an index without a candidate, or of a candidate without an image."""
     if not 0 <= index < len(generation.candidates):
         raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}", pointer=pointer)
+    if (failure := generation.candidates[index].failure) is not None:
+        raise NotFound(f"candidate {index} has no image ({failure}): use another one", pointer=pointer)
 
 
 def _bytes(arrays: dict[str, Embeddings]) -> int:

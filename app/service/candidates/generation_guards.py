@@ -40,7 +40,7 @@ class GenerationGuards:
 
     async def place(self, ranked: RankedField, outcome: Outcome) -> tuple[Placements, Outcome]:
         """Place the finished candidates, and return the outcome with flags and notices."""
-        done = [c.index for c in outcome.candidates if c.pruned_at_step is None]
+        done = [c.index for c in outcome.candidates if c.is_finished]
         found = Inspected(done, {index: (flag,) for index, flag in self._flags.items()})
 
         async def image_at(index: int) -> Pixels:

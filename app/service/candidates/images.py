@@ -15,6 +15,7 @@ from app.domain import Candidate, Generation, Provenance
 from app.engine.protocols import Engine
 from app.errors import EngineFailed, InvalidRequest, NotFound, StoreUnavailable
 from app.imaging.provenance import Parent
+from app.service.candidates.arrays import check_index
 from app.service.candidates.inputs import load_inputs
 from app.service.candidates.keys import (
     arrays_key,
@@ -79,8 +80,7 @@ class CandidateImages:
 
         The upscaler enlarges returned candidates; Lanczos filtering the others. Raises NotFound and InvalidRequest.
         """
-        if not 0 <= index < len(generation.candidates):
-            raise NotFound(f"no candidate {index}: indices are 0 to {len(generation.candidates) - 1}")
+        check_index(generation, index)
         width, height = file_size(generation)
         made = file_enlargement(generation, index)
         if size in (None, (width, height)):

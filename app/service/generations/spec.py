@@ -15,6 +15,7 @@ from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.quality import quality_defaults
+from app.service.remote import whole_image_notices
 from app.service.types import GenerationParams, Limits
 from app.service.validation import active_guards, check_range, check_ranking, check_text
 from models.loras import MAX_LORAS, Lora
@@ -90,7 +91,7 @@ def build_spec(
         params.ranking.wants_finalists,
         params.steering,
     )
-    checkpoints, shadow, notices = _checkpoints(params, context, plan_pruning)
+    checkpoints, shadow, notices = _checkpoints(params, context, generator, plan_pruning)
     notices = (*notices, *_guidance_notice(params.guidance_scale, generator))
     weighted = generator.prompt_weights == "applied" and _has_weights(params)
     negative = without_marks(params.negative_prompt) if weighted else params.negative_prompt
@@ -107,7 +108,9 @@ def build_spec(
         sampler=sampler,
         seed=seed,
         ranking=params.ranking.with_negative_prompt(negative),
-        checkpoints=pruning.with_preview_rounds(params.partial_images, executed_steps, checkpoints),
+        checkpoints=()
+        if generator.whole_images is not None
+        else pruning.with_preview_rounds(params.partial_images, executed_steps, checkpoints),
         wave=wave,
         shadow=shadow,
         deterministic=params.deterministic,
@@ -251,9 +254,11 @@ def _quota_notice(n_candidates: int, params: GenerationParams, limits: Limits) -
 
 
 def _checkpoints(
-    params: GenerationParams, context: PruningContext, plan_pruning: PlanPruning
+    params: GenerationParams, context: PruningContext, generator: GeneratorInfo, plan_pruning: PlanPruning
 ) -> tuple[tuple[Checkpoint, ...], bool, tuple[Notice, ...]]:
     """Checkpoints, whether in shadow, and a notice if "auto" is unavailable."""
+    if generator.whole_images is not None:
+        return (), False, whole_image_notices(params, generator.whole_images, generator.steps)
     if isinstance(params.pruning, tuple):
         problem = pruning.find_problem(
             params.pruning, steps=context.steps, n_candidates=context.n_candidates, n=context.n

@@ -249,7 +249,7 @@ class RankingService:
     async def _store(self, make: MakeReranking, key: KeyRecord | None) -> Generation | IdempotencyMatch:
         source, reranked = await make()
         now, spec = self._records.clock(), reranked.spec
-        charge = auth.quota_charge(len(reranked.candidates))
+        charge = auth.quota_charge(reranked.delivered)
         own = replace(spec, id=new_id(), parent=Parent(ParentKind.RERANK, spec.id))
         enlarged = tuple(notice for notice in source.warnings if notice.code == UPSCALED)
         kept = replace(
@@ -318,7 +318,7 @@ def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None)
         include_pruned = competed or _compared_with(source.spec) != _compared_with(spec)
     pruned = [c.index for c in source.candidates if include_pruned and c.pruned_at_step is not None]
     unseen = pruned if spec.ranking.veto else []
-    competing = (c for c in source.candidates if c.pruned_at_step is None or c.index in set(pruned) - set(unseen))
+    competing = (c for c in source.candidates if c.is_finished or c.index in set(pruned) - set(unseen))
     return [c.index for c in competing if not c.is_vetoed(spec.ranking)], unseen
 
 

@@ -26,8 +26,9 @@ from app.domain import Generation, Status, Webhook
 from app.errors import InvalidRequest, StoreUnavailable
 from app.service.auth import current_caller
 from app.service.links import LinkSigner, batch_path, generation_path, image_path, using_links
-from app.service.webhooks.http_client import DeliveryError, WebhookClient, is_public_address
+from app.service.webhooks.http_client import DeliveryError, WebhookClient
 from app.stores.protocols import ApiKeyStore, DeliveryLimits, EndedBatch, PendingDelivery, WebhookOutbox
+from models.public_addresses import is_public_address
 
 log = logging.getLogger(__name__)
 

@@ -813,7 +813,7 @@ export interface components {
          * @description One of the N candidates; a pruned one has the score of its last preview.
          *
          *     `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-         *     of `ranking.veto`, so it has no rank.
+         *     of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
          */
         CandidateOutput: {
             /** Flags */
@@ -850,6 +850,8 @@ export interface components {
             duplicate_of: number | null;
             /** Vetoed */
             vetoed: boolean;
+            /** Failure */
+            failure: string | null;
         };
         /**
          * CheckpointInput
@@ -1497,6 +1499,7 @@ export interface components {
          *     `quality`: candidates and steps of each quality, for requests that name neither.
          *     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+         *     `whole_images`: traits of a remote generator; null for others.
          */
         GeneratorOutput: {
             /** Revision */
@@ -1565,6 +1568,7 @@ export interface components {
             };
             /** Default Loras */
             default_loras: components["schemas"]["LoraOutput"][];
+            whole_images: components["schemas"]["WholeImagesOutput"] | null;
         };
         /**
          * ImageItem
@@ -3090,6 +3094,24 @@ export interface components {
              *     ]
              */
             events?: ("succeeded" | "failed" | "cancelled")[];
+        };
+        /**
+         * WholeImagesOutput
+         * @description What a remote generator takes.
+         *
+         *     `seeds`: equal seeds give equal images. `strengths`: initial images have a strength.
+         */
+        WholeImagesOutput: {
+            /** Seeds */
+            seeds: boolean;
+            /** Steps */
+            steps: boolean;
+            /** Init Images */
+            init_images: boolean;
+            /** Strengths */
+            strengths: boolean;
+            /** Masks */
+            masks: boolean;
         };
         /**
          * WorkOutput

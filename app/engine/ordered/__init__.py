@@ -1,0 +1,1 @@
+"""Images that a generator makes elsewhere: ordered, received, scored."""
