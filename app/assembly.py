@@ -37,6 +37,7 @@ from app.service import (
     PruningPolicy,
     RankingService,
     ReferenceResolver,
+    SafetyChecker,
     TasteService,
     VariantMaker,
     WebhookDispatcher,
@@ -68,6 +69,7 @@ class Assembly:
     hooks: WebhookPolicy
     decoders: DecoderPool
     rewriter: ChatRewriter | None
+    safety: SafetyChecker
     sealer: FileSealer
     links: LinkSigner
     trust: TrustList
@@ -136,6 +138,7 @@ class Assembly:
             notifier=self._notifier,
             cancel_run=self.registry.cancel,
             demand=self._demand(managed) if managed is not None else None,
+            safety=self.safety,
         )
         return _Lane(engine, settings, generations, ensembles, guards)
 
@@ -150,16 +153,17 @@ class Assembly:
         self, lane: _Lane, batches: BatchService, metrics: Metrics, directory: ModelDirectory[Services]
     ) -> Services:
         engine, records, blobs, limits, service = lane.engine, self.records, self.blobs, self._limits, lane.generations
-        fields = CandidateArrays(engine, blobs)
+        fields, images = CandidateArrays(engine, blobs), CandidateImages(engine, records, blobs, limits, self.safety)
+        ensembles, guards = lane.ensembles, lane.guards
         return Services(
             service,
             RankingService(
-                engine, records, blobs, fields, limits, service.get, self.sealer, lane.guards, lane.ensembles
+                engine, records, blobs, fields, limits, service.get, self.sealer, guards, ensembles, self.safety
             ),
             ReferenceResolver(engine, fields, limits, service.get),
-            Img2ImgService(engine, fields, CandidateImages(engine, records, blobs, limits), blobs, limits),
+            Img2ImgService(engine, fields, images, blobs, limits),
             TasteService(engine, self._votes, fields, service.get),
-            Explainer(engine, records, blobs, fields, self._presets, limits),
+            Explainer(engine, images, fields, self._presets, limits),
             metrics,
             self._uploads,
             Embedder(engine, limits),

@@ -5,6 +5,10 @@
     |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
     |  +- EverythingVetoed  422 everything_vetoed     every candidate has a flag that the request vetoes
     |  +- GuardNotInstalled 422 guard_not_installed   a vetoed flag belongs to a guard that is not installed
+    |  +- AllFlagged        422 all_flagged           the safety classifier flagged every finished candidate
+    |  +- SafetyRequired    422 safety_required       a weaker safety mode than the server requires
+    |  +- SafetyUnavailable 422 safety_unavailable    a safety mode without a classifier
+    |  +- PromptListed      422 prompt_on_word_list   a prompt with words of the server's list, under `veto`
     |  +- KeyReused         422 idempotency_key_reused  the idempotency key belongs to another request
     |  +- ProfileLimit      422 profile_limit         the owner's taste profiles exceed the maximum number or size
     |  +- PatchesUnsupported         422 no_patches            a heat map of a scorer without patch embeddings
@@ -16,6 +20,7 @@
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
     |  +- InvalidLink       403 invalid_link          the signature of an image link is forged or of another image
+    |  +- ImageWithheld     403 image_withheld        the safety mode veto withholds a flagged image
     |  +- LinkExpired       403 link_expired          an image link has expired
     +- QuotaExceeded        429 quota_exceeded        the key's quota in this window is used up (with Retry-After)
     +- NotFound             404 not_found             no such generation, candidate or model for this caller
@@ -99,6 +104,30 @@ class GuardNotInstalled(InvalidRequest):
     code, title = "guard_not_installed", "The guard is not installed"
 
 
+class AllFlagged(InvalidRequest):
+    """The safety classifier flagged every finished candidate, under `veto`."""
+
+    code, title = "all_flagged", "Every candidate was flagged"
+
+
+class SafetyRequired(InvalidRequest):
+    """The request asks for a weaker safety mode than the server requires."""
+
+    code, title = "safety_required", "The safety mode is required"
+
+
+class SafetyUnavailable(InvalidRequest):
+    """A safety mode was requested, but the server has no classifier."""
+
+    code, title = "safety_unavailable", "No safety classifier"
+
+
+class PromptListed(InvalidRequest):
+    """The prompt has words of the server's list, under the safety mode `veto`."""
+
+    code, title = "prompt_on_word_list", "The prompt is on the word list"
+
+
 class ProfileLimit(InvalidRequest):
     """The caller's taste profiles exceed the maximum number or size: delete one."""
 
@@ -163,6 +192,12 @@ class InvalidLink(Forbidden):
     """The signature of an image link is forged, or belongs to another image."""
 
     code, title = "invalid_link", "The link is not valid"
+
+
+class ImageWithheld(Forbidden):
+    """The safety mode `veto` withholds a flagged image."""
+
+    code, title = "image_withheld", "The image is withheld"
 
 
 class LinkExpired(Forbidden):

@@ -34,12 +34,12 @@ from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste, verify
 from app.assembly import Assembly
-from app.domain import Provenance
+from app.domain import Provenance, Safety
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
 from app.engine.registry import ModelRegistry
 from app.engine.warmup import Progress
-from app.errors import StoreUnavailable
+from app.errors import SafetyUnavailable, StoreUnavailable
 from app.imaging import DecoderPool
 from app.imaging.provenance import SigningPair, TrustList
 from app.logs import telemetry
@@ -52,6 +52,8 @@ from app.service import (
     FileSealer,
     GenerationService,
     LinkSigner,
+    SafetyChecker,
+    SafetySettings,
     WebhookClient,
     WebhookDispatcher,
     WebhookPolicy,
@@ -63,7 +65,9 @@ from app.stores.generations import SqlGenerationStore
 from app.stores.privacy import private_folder
 from app.stores.webhooks import SqlWebhookOutbox
 from models.errors import ModelNotFound
+from models.guards.safety import check_classifier, load_classifier
 from models.protocols import Models
+from models.protocols.safety import SafetyClassifier
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +87,11 @@ def create_app(
     """Build the service as an ASGI app.
 
     The app starts and closes `engine`; None loads the models of the settings. `on_death` is called with the reason
-    when an engine dies and should end the process. Without it /readyz stays 503. Raises CertificateError.
+    when an engine dies and should end the process. Without it /readyz stays 503. Raises CertificateError and
+    ModelNotFound.
     """
-    engine = engine or _registry(settings, on_death or _log_engine_death)
+    safety = _safety(settings)
+    engine = engine or _registry(settings, safety, on_death or _log_engine_death)
     registry = engine if isinstance(engine, ModelRegistry) else ModelRegistry.of_one(engine)
     app = FastAPIOffline(
         redoc_url=None,
@@ -93,7 +99,7 @@ def create_app(
         summary="Generate many, keep the best.",
         description=openapi.DESCRIPTION,
         version=__version__,
-        lifespan=_lifespan(settings, registry, *_signing(settings)),
+        lifespan=_lifespan(settings, registry, safety, *_signing(settings)),
         redirect_slashes=False,
         telemetry=telemetry(on=settings.telemetry),
     )
@@ -137,8 +143,25 @@ def _signing(settings: Settings) -> tuple[FileSealer, TrustList]:
     return FileSealer(pair), TrustList.configured(settings.c2pa_trust, pair)
 
 
+def _safety(settings: Settings) -> SafetyChecker:
+    """What classifies images.
+
+    Raises ModelNotFound if it is required and cannot be loaded.
+    """
+    name, default = settings.safety_classifier, Safety(settings.safety)
+    load: Callable[[], SafetyClassifier] | None = partial(load_classifier, name, settings.safety_threshold)
+    try:
+        check_classifier(name)
+    except ModelNotFound as error:
+        if default is not Safety.OFF and not settings.safety_optional:
+            raise
+        log.log(logging.INFO if default is Safety.OFF else logging.WARNING, "safety is not available: %s", error)
+        load, default = None, Safety.OFF
+    return SafetyChecker(SafetySettings(name, load, default, settings.word_list))
+
+
 def _lifespan(
-    settings: Settings, registry: ModelRegistry, sealer: FileSealer, trust: TrustList
+    settings: Settings, registry: ModelRegistry, safety: SafetyChecker, sealer: FileSealer, trust: TrustList
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -156,7 +179,7 @@ def _lifespan(
             decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, settings.decode_memory_mib)
             app.state.authenticator = ApiKeyAuthenticator(keys, records.clock)
             assembly = Assembly(
-                settings, registry, records, blobs, dispatcher, hooks, decoders, rewriter, sealer, links, trust
+                settings, registry, records, blobs, dispatcher, hooks, decoders, rewriter, safety, sealer, links, trust
             )
             directory = assembly.directory()
             app.state.services = services = directory.default
@@ -223,16 +246,40 @@ def _rewriter(settings: Settings) -> ChatRewriter | None:
     )
 
 
-def _registry(settings: Settings, on_death: OnDeath) -> ModelRegistry:
-    """The engines of the process; nothing loads yet."""
+def _registry(settings: Settings, safety: SafetyChecker, on_death: OnDeath) -> ModelRegistry:
+    """The engines of the process; no model loads yet.
+
+    Beside several models the safety classifier loads at once, if it is the default. Raises ModelNotFound.
+    """
     config = EngineConfig(capacity=settings.max_queued_candidates)
     served = settings.served
     if served is None:
         progress = Progress()
-        engine = LocalEngine(partial(_load_models, settings, progress), config, on_death, progress)
+        engine = LocalEngine(partial(_load_all, settings, safety, progress), config, on_death, progress)
         return ModelRegistry.of_one(engine)
+    _preload(safety, settings)
     shelf = ModelShelf(replace(config, warmup_s=WARMUP_S), settings.model_memory_mib * MIB, on_death)
     return ModelRegistry({model.id: shelf.engine(model) for model in served.models}, served.default)
+
+
+def _load_all(settings: Settings, safety: SafetyChecker, progress: Progress) -> Models:
+    """Load the models, and the safety classifier if requests use it by default."""
+    loaded = _load_models(settings, progress)
+    progress("loading the safety classifier")
+    _preload(safety, settings)
+    return loaded
+
+
+def _preload(safety: SafetyChecker, settings: Settings) -> None:
+    """Load the classifier if it is the default. Raises ModelNotFound."""
+    try:
+        if safety.default is not Safety.OFF:
+            safety.preload()
+    except SafetyUnavailable as error:
+        if not settings.safety_optional:
+            raise ModelNotFound(error.detail) from error
+        log.warning("safety is off: %s", error.detail)
+        safety.turn_off()
 
 
 def _load_models(settings: Settings, progress: Progress) -> Models:

@@ -62,32 +62,6 @@ class BatchSummary(TypedDict):
     counts: BatchCountsOutput
 
 
-class CandidateOutput(TypedDict):
-    """
-    One of the N candidates; a pruned one has the score of its last preview.
-
-    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
-    """
-
-    flags: list[Literal["artefact", "typographic"]]
-    flag_reasons: dict[str, Any]
-    index: int
-    seed: int
-    wording: str | None
-    rank: int | None
-    score: float | None
-    scores: dict[str, Any]
-    similarity: float | None
-    penalty: float | None
-    taste: float | None
-    pruned_at_step: int | None
-    score_is_preview: bool
-    duplicate_of: int | None
-    vetoed: bool
-    failure: str | None
-
-
 class CheckpointInput(TypedDict):
     """
     After step `at` of those that run, only the best `keep` candidates continue.
@@ -448,6 +422,33 @@ class RerankUsage(TypedDict):
 
     prompt_tokens: int
     total_tokens: int
+
+
+class SafetyInfoOutput(TypedDict):
+    """
+    The safety classifier, and the mode of requests that name none.
+
+    `classifier` is null if there is none. `revision` and `threshold` are known once it is loaded.
+    """
+
+    default: Literal["off", "flag", "veto"]
+    classifier: str | None
+    revision: str | None
+    threshold: float | None
+
+
+class SafetyOutput(TypedDict):
+    """
+    What the safety classifier found in an image; it is no guarantee.
+
+    `scores` by name: higher is worse, null is not a number. Without scores the classifier failed. Both count as
+    flagged.
+    """
+
+    flagged: bool
+    scores: dict[str, Any]
+    model: str
+    revision: str
 
 
 class ScorerInput(TypedDict):
@@ -893,6 +894,33 @@ class CalibrationOutput(TypedDict):
     head: PreviewHeadOutput | None
 
 
+class CandidateOutput(TypedDict):
+    """
+    One of the N candidates; a pruned one has the score of its last preview.
+
+    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
+    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
+    """
+
+    flags: list[Literal["artefact", "typographic"]]
+    flag_reasons: dict[str, Any]
+    index: int
+    seed: int
+    wording: str | None
+    rank: int | None
+    score: float | None
+    scores: dict[str, Any]
+    similarity: float | None
+    penalty: float | None
+    taste: float | None
+    pruned_at_step: int | None
+    score_is_preview: bool
+    duplicate_of: int | None
+    vetoed: bool
+    failure: str | None
+    safety: SafetyOutput | None
+
+
 class DocumentRerankRequest(TypedDict):
     """
     A query and documents.
@@ -1126,6 +1154,7 @@ class ImageOutput(TypedDict):
     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
+    `safety` is null if no classifier looked at the image.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -1147,6 +1176,7 @@ class ImageOutput(TypedDict):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    safety: SafetyOutput | None
     url: str | None
     b64_json: str | None
 
@@ -1354,6 +1384,10 @@ class RefineRequest(TypedDict):
     """
     metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
     """
+    safety: NotRequired[Literal["off", "flag", "veto"] | None]
+    """
+    flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+    """
     webhook: NotRequired[WebhookInput | None]
     """
     Receiver of a notification when the generation ends.
@@ -1498,6 +1532,10 @@ class GenerationRequest(TypedDict):
     """
     metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
     """
+    safety: NotRequired[Literal["off", "flag", "veto"] | None]
+    """
+    flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+    """
     webhook: NotRequired[WebhookInput | None]
     """
     Receiver of a notification when the generation ends.
@@ -1607,6 +1645,7 @@ class GenerationResponse(TypedDict):
     deterministic: bool
     output_format: Literal["png", "webp", "jpeg"]
     provenance: Literal["none", "metadata", "c2pa"]
+    safety: Literal["off", "flag", "veto"]
     parent: ParentOutput | None
     strength: float | None
     masked: bool
@@ -1679,6 +1718,10 @@ class ImagesRequest(TypedDict):
     provenance: NotRequired[Literal["none", "metadata", "c2pa"] | None]
     """
     metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
+    """
+    safety: NotRequired[Literal["off", "flag", "veto"] | None]
+    """
+    flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
     """
     webhook: NotRequired[WebhookInput | None]
     """
@@ -1778,6 +1821,7 @@ class ModelListResponse(TypedDict):
     data: list[ModelResponse]
     scorers: list[PanelOutput]
     ensemble: bool
+    safety: SafetyInfoOutput
     limits: LimitsOutput
 
 

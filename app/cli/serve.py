@@ -27,6 +27,7 @@ from app.imaging.provenance import CertificateError
 from app.main import create_app
 from app.settings import Settings, format_errors
 from app.stores.privacy import private_umask
+from models.errors import ModelError
 
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections (nginx: 60 s).
@@ -126,7 +127,7 @@ def run_server(options: Mapping[str, Any], fd: int | None = None) -> int:
     private_umask()
     try:
         server = _server(settings)
-    except CertificateError as error:
+    except (CertificateError, ModelError) as error:
         raise CliError(str(error)) from None
     try:
         server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)

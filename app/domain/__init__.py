@@ -29,6 +29,7 @@ from app.domain.generation import (
     Work,
 )
 from app.domain.ranking import Flag, Negative, Ranking, Reference, Score, ScorerUse, Taste
+from app.domain.safety import Safety, SafetyVerdict, strictest
 from app.domain.votes import TasteProfile, Vote, VoteKind
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "RefereeOpinion",
     "Reference",
     "RefusedEntry",
+    "Safety",
+    "SafetyVerdict",
     "Score",
     "ScorerUse",
     "Status",
@@ -69,4 +72,5 @@ __all__ = [
     "VoteKind",
     "Webhook",
     "Work",
+    "strictest",
 ]

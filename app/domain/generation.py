@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from app.domain.ranking import Flag, Ranking, Score
+from app.domain.safety import Safety, SafetyVerdict
 from models.loras import Lora
 from models.prompt_weights import without_marks
 from models.protocols import steps_left
@@ -115,6 +116,7 @@ class GenerationSpec:
     between callers only. `weighted` prompts have marks that the generator applies as weights.
     `wordings` are the texts that candidates are sampled from, see `wording_index`; empty: all from `prompt`. Either way
     `ranking_prompt` ranks them. `guards` inspect the images. With `steering`, rows follow the gradient of their score.
+    `safety` is what a classifier's flags do.
     """
 
     id: str
@@ -143,6 +145,7 @@ class GenerationSpec:
     wordings: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     steering: SteeringSettings | None = None
+    safety: Safety = Safety.OFF
 
     @property
     def sampling_prompts(self) -> tuple[str, ...]:
@@ -203,7 +206,8 @@ class Candidate:
     `score_is_preview` marks a pruned one. `softmax` is the share among finished candidates, `z_score` the standard
     deviations from the scorer's null distribution, None if unknown. `duplicate_of` is the best of its near-duplicates,
     None for the best itself and without duplicates. `flags` are what guards found in a finished image. `failure` is why
-    a remote generator made no image of it; such a candidate has no score and is not charged.
+    a remote generator made no image of it; such a candidate has no score and is not charged. `safety` is what a
+    classifier found; None if it did not look. Of a pruned candidate it saw a preview.
     """
 
     index: int
@@ -217,6 +221,7 @@ class Candidate:
     duplicate_of: int | None = None
     flags: tuple[Flag, ...] = ()
     failure: str | None = None
+    safety: SafetyVerdict | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -226,6 +231,10 @@ class Candidate:
     def is_vetoed(self, ranking: Ranking) -> bool:
         """Whether it has a flag that the ranking vetoes."""
         return any(flag.guard in ranking.veto for flag in self.flags)
+
+    def is_withheld(self, safety: Safety) -> bool:
+        """Whether this mode withholds it."""
+        return safety is Safety.VETO and self.safety is not None and self.safety.flagged
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,10 @@ def shortfall_notices(spec: GenerationSpec, candidates: Sequence[Candidate]) -> 
     missing = spec.n - sum(c.rank is not None for c in candidates)
     if not missing:
         return ()
+    withheld = sum(c.is_withheld(spec.safety) for c in candidates)
+    if withheld:
+        detail = f"{missing} of the requested images are missing, and safety withholds {withheld}: raise `n_candidates`"
+        return (Notice("fewer_after_safety", detail, {"withheld": withheld}),)
     vetoed = sum(c.is_vetoed(spec.ranking) for c in candidates)
     if vetoed:
         detail = f"{missing} of the requested images are missing, and the veto excludes {vetoed}: change `ranking.veto`"

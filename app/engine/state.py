@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Score, StopReason, Timings, Work
+from app.domain import Candidate, GenerationSpec, Notice, Safety, Score, StopReason, Timings, Work
 from app.engine.latent_codec import stack_latents
 from app.engine.notices import unrecognised_prompt_notices
 from app.engine.protocols import Outcome
@@ -245,8 +245,9 @@ class ActiveGeneration:
 
     @property
     def _keeps_all(self) -> bool:
-        """Whether guards, members or a referee need the images of all finished rows."""
-        return self.keeps_field or bool(self.spec.ranking.veto) or TYPOGRAPHIC in self.spec.guards
+        """Whether guards, safety, members or a referee need all finished images."""
+        spec = self.spec
+        return self.keeps_field or bool(spec.ranking.veto) or TYPOGRAPHIC in spec.guards or spec.safety is Safety.VETO
 
     def needs_wave(self) -> bool:
         """Whether another wave is worthwhile, once all rows so far are done or pruned."""

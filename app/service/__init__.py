@@ -13,6 +13,7 @@ from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
+from app.service.candidates.safety import SafetyChecker, SafetySettings
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import LANCZOS, ImageUpscaler
 from app.service.generations.event_log import Notifier
@@ -92,6 +93,8 @@ __all__ = [
     "RedrawMask",
     "ReferenceResolver",
     "RerankParams",
+    "SafetyChecker",
+    "SafetySettings",
     "SignedLink",
     "TasteService",
     "TasteSummary",

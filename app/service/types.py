@@ -7,7 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from app.domain import Checkpoint, Flag, Generation, InitImage, Notice, Parent, Provenance, Ranking, Score, Webhook
+from app.domain import (
+    Checkpoint,
+    Flag,
+    Generation,
+    InitImage,
+    Notice,
+    Parent,
+    Provenance,
+    Ranking,
+    Safety,
+    Score,
+    Webhook,
+)
 from app.errors import FrontrunnerError
 from models.loras import Lora
 from models.protocols.guards import ARTEFACT
@@ -88,6 +100,7 @@ class GenerationParams:
     fit: Literal["exact", "nearest"] = "exact"
     output_size: tuple[int, int] | None = None
     provenance: Provenance | None = None
+    safety: Safety | None = None
     job: Literal["txt2img", "img2img"] | None = None
     notices: tuple[Notice, ...] = ()
     wordings: tuple[str, ...] = ()

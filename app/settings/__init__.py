@@ -22,6 +22,7 @@ from app.settings.model import ModelSettings as ModelSettings
 from app.settings.model import names
 from app.settings.models_file import ModelsFile
 from app.settings.models_file import ServedModel as ServedModel
+from app.settings.trust import TrustSettings
 from app.stores.connections import DatabaseOptions
 from models.guards.names import parse_guards
 
@@ -30,7 +31,7 @@ MIN_LINK_KEY_CHARS = 32
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
-class Settings(ModelSettings):
+class Settings(TrustSettings, ModelSettings):
     """The operator's settings. Names hold the units; invalid values raise an error."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
@@ -76,10 +77,6 @@ class Settings(ModelSettings):
         description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
     )
     spread_styles: Literal["auto", "on", "off"] = Field("auto", description="draw open prompts in all styles")
-    provenance: Literal["none", "metadata", "c2pa"] = Field("none", description="image files: none, metadata, c2pa")
-    c2pa_certificate: Path | None = Field(None, description="PEM certificate chain that signs C2PA manifests")
-    c2pa_key: Path | None = Field(None, description="PEM private key of the C2PA certificate, on every replica")
-    c2pa_trust: Path | None = Field(None, description="PEM certificates of authorities that /v1/verify trusts")
     rewriter_url: str = Field("", description="chat API in OpenAI's shape that rewrites prompts; empty for none")
     rewriter_model: str = Field("", description="model of the rewriter")
     rewriter_key: str = Field("", repr=False, pattern=r"^[!-~]*$", description="key of the rewriter; empty for none")

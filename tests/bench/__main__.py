@@ -14,7 +14,21 @@ import httpx
 
 from models import registry
 from models.protocols import Models
-from tests.bench import attacks, dialogue, floor, gain, gate, latency, memory, overload, plots, server, speed, start
+from tests.bench import (
+    attacks,
+    dialogue,
+    floor,
+    gain,
+    gate,
+    latency,
+    memory,
+    overload,
+    plots,
+    safety,
+    server,
+    speed,
+    start,
+)
 from tests.bench.judge import judge
 from tests.bench.kit import RESULTS, Figure, machine, store, table
 from tests.bench.straight import Straight
@@ -34,6 +48,7 @@ PARTS = (
     "dialogue",
     "start",
     "gate",
+    "safety",
 )
 
 
@@ -109,6 +124,9 @@ def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, n
         note(speed.beside_large(client, asked.runs))
         for clients in (2, 4, 8, 16):
             note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
+    if "safety" in asked.only:
+        note(safety.overhead(client, asked.runs))
+        note(*safety.harmless(client))
     if "dialogue" in asked.only:
         note(*dialogue.figures(client, asked.prompts / 64, _progress))
 

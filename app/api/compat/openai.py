@@ -217,6 +217,8 @@ async def _best_previews(log: AsyncIterator[Event]) -> AsyncIterator[str]:
     last_step = 0
     async for event in log:
         preview = event.data if event.kind is EventKind.PREVIEW else None
+        if preview is not None and preview["image"] is None:  # withheld
+            continue
         if best is not None and (preview is None or preview["step"] != best["step"]):
             yield str(best["image"])
             last_step, best = best["step"], None

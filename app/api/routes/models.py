@@ -12,11 +12,12 @@ from pydantic.json_schema import SkipJsonSchema
 from app.api import openapi
 from app.api.dependencies import Services, ServicesDep, loaded_models
 from app.api.schemas.base import ResponseModel, is_absent
+from app.api.schemas.flags import SafetyInput
 from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
 from app.engine.registry import ModelStateName
 from app.errors import NotFound
-from app.service import all_qualities
+from app.service import SafetyChecker, all_qualities
 from app.service.serving import ModelDirectory
 from models.protocols import ScoringInfo
 
@@ -250,6 +251,18 @@ class LimitsOutput(ResponseModel):
     installed_guards: list[str]
 
 
+class SafetyInfoOutput(ResponseModel):
+    """The safety classifier, and the mode of requests that name none.
+
+    `classifier` is null if there is none. `revision` and `threshold` are known once it is loaded.
+    """
+
+    default: SafetyInput
+    classifier: str | None
+    revision: str | None
+    threshold: float | None
+
+
 class ModelListResponse(ResponseModel):
     """The models and the limits of requests.
 
@@ -261,6 +274,7 @@ class ModelListResponse(ResponseModel):
     data: list[ModelResponse]
     scorers: list[PanelOutput]
     ensemble: bool
+    safety: SafetyInfoOutput
     limits: LimitsOutput
 
 
@@ -274,6 +288,7 @@ async def list_models(services: ServicesDep) -> ModelListResponse:
         data=_models(directory),
         scorers=[PanelOutput.from_domain(each) for each in ensembles.scorers] if known else [],
         ensemble=ensembles.always,
+        safety=_safety(services.generations.safety),
         limits=LimitsOutput(**asdict(services.generations.limits)),
     )
 
@@ -295,6 +310,16 @@ async def read_model(
     if name in models:
         return models[name]
     raise NotFound("no model has this id: use one of GET /v1/models")
+
+
+def _safety(safety: SafetyChecker) -> SafetyInfoOutput:
+    info = safety.info
+    return SafetyInfoOutput(
+        default=safety.default.value,
+        classifier=safety.name,
+        revision=info.revision if info is not None else None,
+        threshold=info.threshold if info is not None else None,
+    )
 
 
 def _models(directory: ModelDirectory[Services]) -> list[ModelResponse]:

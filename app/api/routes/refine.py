@@ -24,7 +24,16 @@ from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
 from app.api.schemas.base import FiniteFloat, NonBlankText
 from app.api.schemas.provenance import to_provenance
-from app.api.schemas.requests import Controls, ImageFormat, ResponseFormat, SamplingOptions, drawn, to_loras, to_pruning
+from app.api.schemas.requests import (
+    Controls,
+    ImageFormat,
+    ResponseFormat,
+    SamplingOptions,
+    drawn,
+    to_loras,
+    to_pruning,
+    to_safety,
+)
 from app.api.schemas.steering import to_steering
 from app.domain import Generation
 from app.service import GenerationParams
@@ -114,6 +123,7 @@ class RefineRequest(SamplingOptions):
             output_format=self.output_format or source.output_format,
             output_size=source.output_size,
             provenance=to_provenance(self.provenance) or source.provenance,
+            safety=to_safety(self.safety),
         )
 
 
@@ -147,6 +157,8 @@ async def _build_params(
 ) -> GenerationParams:
     source = await services.generations.get(generation_id)
     params = body.to_domain(source)
+    if params.safety is None:
+        params = replace(params, safety=services.generations.safety.inherited(source.spec.safety))
     params = replace(params, ranking=await resolve_ranking(request, services, body.ranking, params.ranking))
     usual = REFINE_STRENGTH if body.mask is None else MASKED_STRENGTH
     strength = usual if body.strength is None else body.strength

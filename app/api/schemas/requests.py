@@ -21,11 +21,12 @@ from app.api.schemas.base import (
     Size,
     Text,
 )
+from app.api.schemas.flags import SAFETY, SafetyInput
 from app.api.schemas.provenance import ProvenanceInput, to_provenance
 from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.steering import SteeringInput, to_steering
 from app.api.schemas.variants import VARIANTS, Variants
-from app.domain import SEED_LIMIT, Checkpoint, Webhook
+from app.domain import SEED_LIMIT, Checkpoint, Safety, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
 
@@ -123,6 +124,7 @@ class SamplingOptions(RequestModel):
     provenance: ProvenanceInput | None = Field(
         None, description="metadata writes prompt, seed, model and score into image files, c2pa a signed manifest."
     )
+    safety: SafetyInput | None = Field(None, description=SAFETY)
     webhook: WebhookInput | None = Field(None, description="Receiver of a notification when the generation ends.")
 
     @field_validator("loras")
@@ -196,6 +198,7 @@ class SamplingRequest(SamplingOptions):
             deterministic=self.deterministic,
             output_format=output_format,
             provenance=to_provenance(self.provenance),
+            safety=to_safety(self.safety),
             webhook=self.webhook.to_domain() if self.webhook is not None else None,
         )
 
@@ -263,6 +266,11 @@ class RankRequest(RankForm):
 def to_loras(body: list[LoraInput] | None) -> tuple[Lora, ...] | None:
     """Convert adapters to service parameters."""
     return None if body is None else tuple(lora.to_domain() for lora in body)
+
+
+def to_safety(mode: str | None) -> Safety | None:
+    """Convert a safety mode to service parameters."""
+    return None if mode is None else Safety(mode)
 
 
 def drawn(seed: int | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from app.api.schemas.base import ResponseModel
-from app.api.schemas.flags import FlagsOutput, flag_fields
+from app.api.schemas.flags import FlagsOutput, SafetyInput, SafetyOutput, flag_fields, safety_output
 from app.api.schemas.provenance import ProvenanceInput
 from app.api.schemas.ranking.outputs import (
     RankingOutput,
@@ -31,6 +31,7 @@ class ImageOutput(ScoreOutput, FlagsOutput):
     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
+    `safety` is null if no classifier looked at the image.
     """
 
     rank: int
@@ -41,6 +42,7 @@ class ImageOutput(ScoreOutput, FlagsOutput):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    safety: SafetyOutput | None
     url: str | None
     b64_json: str | None
 
@@ -73,6 +75,7 @@ class CandidateOutput(FlagsOutput):
     duplicate_of: int | None
     vetoed: bool
     failure: str | None
+    safety: SafetyOutput | None
 
 
 class ParentOutput(ResponseModel):
@@ -169,6 +172,7 @@ class GenerationResponse(ResponseModel):
     deterministic: bool
     output_format: ImageFormat
     provenance: ProvenanceInput
+    safety: SafetyInput
     parent: ParentOutput | None
     strength: float | None
     masked: bool
@@ -232,6 +236,7 @@ class GenerationResponse(ResponseModel):
             deterministic=spec.deterministic,
             output_format=generation.output_format,
             provenance=generation.provenance.value,
+            safety=spec.safety.value,
             parent=ParentOutput.model_validate(spec.parent, from_attributes=True) if spec.parent else None,
             strength=spec.start.strength if spec.start else None,
             masked=spec.masked,
@@ -278,6 +283,7 @@ def _image_output(
         **score_fields(score, generation.scorer, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
+        safety=safety_output(candidate.safety),
         url=None if files else image_path(spec.id, candidate.index, generation.output_format),
         b64_json=files[candidate.index] if files else None,
     )
@@ -305,5 +311,6 @@ def _candidate_output(generation: Generation, candidate: Candidate) -> Candidate
         score_is_preview=candidate.score_is_preview,
         vetoed=candidate.is_vetoed(spec.ranking),
         failure=candidate.failure,
+        safety=safety_output(candidate.safety),
         **flag_fields(candidate.flags),
     )

@@ -20,7 +20,6 @@ from app.service.candidates.keys import file_size
 from app.service.presets import Aspect, Presets, split_phrases
 from app.service.types import ImageFile, Limits, image_file
 from app.service.validation import check_text
-from app.stores.protocols import BlobStore, GenerationStore
 from models.protocols import Embeddings
 
 MAX_PHRASES = 32
@@ -56,8 +55,7 @@ class Explainer:
     def __init__(
         self,
         engine: Engine,
-        records: GenerationStore,
-        blobs: BlobStore,
+        images: CandidateImages,
         fields: CandidateArrays,
         presets: Presets,
         limits: Limits,
@@ -66,7 +64,7 @@ class Explainer:
         self._fields = fields
         self._presets = presets
         self._limits = limits
-        self._images = CandidateImages(engine, records, blobs, limits)
+        self._images = images
 
     @property
     def presets(self) -> Presets:

@@ -40,7 +40,7 @@ class GenerationGuards:
 
     async def place(self, ranked: RankedField, outcome: Outcome) -> tuple[Placements, Outcome]:
         """Place the finished candidates, and return the outcome with flags and notices."""
-        done = [c.index for c in outcome.candidates if c.is_finished]
+        done = [c.index for c in outcome.candidates if c.is_finished and not c.is_withheld(self._spec.safety)]
         found = Inspected(done, {index: (flag,) for index, flag in self._flags.items()})
 
         async def image_at(index: int) -> Pixels:
@@ -58,4 +58,6 @@ class GenerationGuards:
     def timed(self, outcome: Outcome) -> Outcome:
         """The outcome with the time of the guards."""
         timings, ms = outcome.timings, 1000 * self._seconds
-        return replace(outcome, timings=replace(timings, guard_ms=ms, total_ms=timings.total_ms + ms))
+        return replace(
+            outcome, timings=replace(timings, guard_ms=timings.guard_ms + ms, total_ms=timings.total_ms + ms)
+        )

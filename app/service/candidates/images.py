@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import imaging
-from app.domain import Candidate, Generation, Provenance
+from app.domain import Candidate, Generation, Provenance, Safety, SafetyVerdict
 from app.engine.protocols import Engine
-from app.errors import EngineFailed, InvalidRequest, NotFound, StoreUnavailable
+from app.errors import EngineFailed, ImageWithheld, InvalidRequest, NotFound, StoreUnavailable
 from app.imaging.provenance import Parent
 from app.service.candidates.arrays import check_index
 from app.service.candidates.inputs import load_inputs
@@ -25,6 +25,7 @@ from app.service.candidates.keys import (
     image_key,
     upscaled_key,
 )
+from app.service.candidates.safety import SafetyChecker
 from app.service.candidates.sealing import RESIZED, FileSealer, parent_file
 from app.service.candidates.upscaling import LANCZOS, Enlargement, ImageUpscaler, file_enlargement, file_scale
 from app.service.ids import base_name
@@ -54,7 +55,10 @@ def resized(image: NDArray[np.uint8], generation: Generation) -> NDArray[np.uint
 
 
 class CandidateImages:
-    """Images of succeeded generations."""
+    """Images of succeeded generations.
+
+    Every image that leaves the service comes from here, so safety is checked here.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class CandidateImages:
         records: GenerationStore,
         blobs: BlobStore,
         limits: Limits,
+        safety: SafetyChecker,
         upscaler: ImageUpscaler | None = None,
         sealer: FileSealer | None = None,
     ) -> None:
@@ -69,6 +74,7 @@ class CandidateImages:
         self._records = records
         self._blobs = blobs
         self._limits = limits
+        self._safety = safety
         self._upscaler = upscaler or ImageUpscaler(engine)
         self._sealer = sealer or FileSealer()
         self._upscaling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -78,9 +84,11 @@ class CandidateImages:
     ) -> ImageFile:
         """Image of candidate `index`, scaled to fit `size`.
 
-        The upscaler enlarges returned candidates; Lanczos filtering the others. Raises NotFound and InvalidRequest.
+        The upscaler enlarges returned candidates; Lanczos filtering the others. Raises NotFound, InvalidRequest, and
+        ImageWithheld.
         """
         check_index(generation, index)
+        await self.require_unflagged(generation, index)
         width, height = file_size(generation)
         made = file_enlargement(generation, index)
         if size in (None, (width, height)):
@@ -96,6 +104,38 @@ class CandidateImages:
         data = await asyncio.to_thread(_encode_fitted, pixels, size, (width, height), output_format)
         data = await self._sealed_resized(generation, index, data, output_format)
         return image_file(data, output_format, made.header if made else None)
+
+    async def require_unflagged(self, generation: Generation, index: int) -> None:
+        """Raise ImageWithheld if safety withholds the image of a candidate."""
+        verdict = await self.verdict(generation, index)
+        if verdict is not None and verdict.flagged:
+            raise ImageWithheld(
+                "the safety classifier flagged this image, and the safety mode veto withholds it: use another one"
+            )
+
+    async def verdict(self, generation: Generation, index: int) -> SafetyVerdict | None:
+        """What counts of an image under `veto`; None in other modes.
+
+        An image that was not classified when it was made is classified now, and so is the last preview of a pruned
+        candidate. Raises NotFound if it is gone, and SafetyUnavailable.
+        """
+        if self._safety.serving(generation.spec.safety) is not Safety.VETO:
+            return None
+        candidate, key = generation.candidates[index], (generation.id, index)
+        known = candidate.safety or self._safety.recall(key)
+        if known is not None and (known.flagged or candidate.pruned_at_step is None):
+            return known
+        return self._safety.recall(key) or await self._safety.remembered(
+            key, await self._unclassified(generation, index)
+        )
+
+    async def _unclassified(self, generation: Generation, index: int) -> NDArray[np.uint8]:
+        """The image that would be served: the stored file, else decoded latents."""
+        width, height = file_size(generation)
+        stored = await self._blobs.get(image_key(generation.id, index, generation.output_format))
+        if stored is not None:
+            return await asyncio.to_thread(imaging.decode_upload, stored, width * height, None)
+        return await self._decoded(generation, index)
 
     async def _sealed_resized(self, generation: Generation, index: int, data: bytes, output_format: str) -> bytes:
         """The resized file, whose manifest names the file of full size as its parent."""
@@ -173,8 +213,10 @@ class CandidateImages:
     async def sampled(self, generation: Generation, index: int) -> NDArray[np.uint8]:
         """Candidate `index` in the sampled size, uint8 (H, W, 3).
 
-        The generation has succeeded. It is the stored image if that is lossless and has this size. Raises NotFound.
+        The generation has succeeded. It is the stored image if that is lossless and has this size. Raises NotFound
+        and ImageWithheld.
         """
+        await self.require_unflagged(generation, index)
         if generation.output_size is None:
             return await self._pixels(generation, index)
         return await self._decoded(generation, index)

@@ -14,6 +14,7 @@ from app.service import auth
 from app.service.auth import current_owner
 from app.service.candidates.inputs import save_inputs
 from app.service.candidates.keys import blob_prefix
+from app.service.candidates.safety import SafetyChecker
 from app.service.candidates.sealing import FileSealer
 from app.service.generations.pruning_policy import PruningPlanner
 from app.service.generations.queue_worker import Worker
@@ -39,6 +40,7 @@ class Admission:
         hooks: WebhookPolicy,
         get: Callable[[str], Awaitable[Generation]],
         sealer: FileSealer,
+        safety: SafetyChecker,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -48,6 +50,7 @@ class Admission:
         self._cut = cut
         self._hooks = hooks
         self._sealer = sealer
+        self._safety = safety
         self._idempotency = Idempotency(records, get)
 
     async def run(
@@ -86,6 +89,8 @@ class Admission:
         self._hooks.check(params.webhook)
         provenance = params.provenance or self._limits.provenance
         self._sealer.check(provenance)
+        mode, told = self._safety.admit(params.safety, (params.prompt, *params.wordings))
+        params = replace(params, safety=mode, notices=(*params.notices, *told))
         params = settle_size(params, generator, self._limits)
         spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
         await self._engine.prepare(spec)

@@ -6,15 +6,15 @@ Notifications wake log watchers and workers, who share queries. Use them in one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from app import imaging
-from app.domain import Event, EventKind, Progress, Score
+from app.domain import Event, EventKind, Progress, Safety, SafetyVerdict, Score
 from app.engine.protocols import Finished, Previewed, Pruned, Started, Stepped, Update
 from app.stores.protocols import GenerationStore, NewEvent
 
@@ -85,13 +85,33 @@ async def wait_until_set(changed: asyncio.Event, timeout_s: float) -> None:
             await changed.wait()
 
 
-def event_lines(updates: Sequence[Update], attempt: int, preview_images: bool) -> list[NewEvent]:
+@dataclass(frozen=True, slots=True)
+class PreviewSafety:
+    """The mode of a generation, and verdicts of its previews by index and step."""
+
+    mode: Safety = Safety.OFF
+    verdicts: Mapping[tuple[int, int], SafetyVerdict] | None = None
+
+    def flagged(self, preview: Previewed) -> bool | None:
+        """Whether the preview is flagged; None if it was not classified."""
+        verdict = (self.verdicts or {}).get((preview.index, preview.step))
+        return verdict.flagged if verdict is not None else None
+
+    def shows(self, preview: Previewed) -> bool:
+        """Whether the log holds the image: under `veto`, if it is known as unflagged."""
+        return self.mode is not Safety.VETO or self.flagged(preview) is False
+
+
+def event_lines(
+    updates: Sequence[Update], attempt: int, preview_images: bool, safety: PreviewSafety | None = None
+) -> list[NewEvent]:
     """Events of updates, with the newest step only. Encodes previews: use a thread."""
+    safety = safety or PreviewSafety()
     newest = next((u for u in reversed(updates) if isinstance(u, Stepped)), None)
-    return [_line(u, attempt, preview_images) for u in updates if not isinstance(u, Stepped) or u is newest]
+    return [_line(u, attempt, preview_images, safety) for u in updates if not isinstance(u, Stepped) or u is newest]
 
 
-def _line(update: Update, attempt: int, preview_images: bool) -> NewEvent:
+def _line(update: Update, attempt: int, preview_images: bool, safety: PreviewSafety) -> NewEvent:
     if isinstance(update, Started):
         started = {"queue_ms": round(update.queue_ms, 3), "attempt": attempt, "progress": 0.0}
         return NewEvent(EventKind.STARTED, started)
@@ -99,9 +119,10 @@ def _line(update: Update, attempt: int, preview_images: bool) -> NewEvent:
         step = {"step": update.step, "steps": update.steps, "live": update.live}
         return NewEvent(EventKind.STEP, {**step, "progress": round(update.progress, 4)})
     if isinstance(update, Previewed):
-        preview = imaging.thumbnail(update.image, MAX_PREVIEW_SIDE) if preview_images else None
-        data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": preview}
-        return NewEvent(EventKind.PREVIEW, data)
+        shown = preview_images and safety.shows(update)
+        image = imaging.thumbnail(update.image, MAX_PREVIEW_SIDE) if shown else None
+        data = {"index": update.index, "step": update.step, "score": _score(update.score), "image": image}
+        return NewEvent(EventKind.PREVIEW, {**data, "flagged": safety.flagged(update)})
     if isinstance(update, Pruned):
         pruned = {"indices": list(update.indices), "step": update.step, "live": update.live}
         return NewEvent(EventKind.PRUNED, {**pruned, "progress": round(update.progress, 4)})

@@ -73,12 +73,13 @@ class Img2ImgService:
         """Start from candidate `index` of `source`, in its size.
 
         A pruned candidate starts from its last preview. The mask has the size of the candidate's file. Raises NotFound,
-        NotReady and InvalidRequest.
+        NotReady, InvalidRequest and ImageWithheld.
         """
         check_range(strength, 0, 1, "#/strength")
         if not made_by(self._engine.generator, source):
             raise NotFound(f"{missing_weights(source)}: serve them as previous weights, or send an image")
         stored = await self._fields.latents(source, index, "#/index")
+        await self._images.require_unflagged(source, index)
         parent = Parent(ParentKind.REFINE, source.id, index)
         width, height = source.spec.width, source.spec.height
         start = latent_codec.encode_init_latents(stored, strength)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from app.domain import Checkpoint, Notice
+from app.domain import Checkpoint, GenerationSpec, Notice
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
 from app.engine.pruning import calibration, planner
@@ -34,6 +34,14 @@ class PruningPolicy:
     default: str = "auto"
     quality: float = 0.97
     shadow_share: float = 0.0
+
+
+def device_share(engine: Engine, spec: GenerationSpec) -> float:
+    """Device time of a generation, in candidates with the default steps and sampler."""
+    info = engine.generator
+    usual, calls = info.steps * info.calls_per_step(info.sampler), info.calls_per_step(spec.sampler)
+    steered = engine.costs.steering_factor(spec.steps_made * calls, len(spec.steered_steps))
+    return spec.n_candidates * steered * spec.steps_made * calls / usual
 
 
 class PlanCache:

@@ -32,8 +32,10 @@ from app.errors import (
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import made_by
 from app.service.candidates.inputs import load_inputs
+from app.service.candidates.safety import NO_SAFETY, GenerationSafety, SafetyChecker
 from app.service.candidates.sealing import FileSealer
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
+from app.service.generations.pruning_policy import device_share
 from app.service.generations.recorder import GenerationRecorder
 from app.service.ranking.finishing import Finisher
 from app.service.types import ModelDemand, QueuePosition
@@ -85,7 +87,9 @@ class Worker:
         guards: ImageGuards | None = None,
         batches: BatchStore | None = None,
         demand: ModelDemand | None = None,
+        safety: SafetyChecker | None = None,
     ) -> None:
+        self._safety = safety or SafetyChecker(NO_SAFETY)
         self._demand = demand
         self._finisher = finisher
         self._sealer = sealer
@@ -139,6 +143,7 @@ class Worker:
             finisher=self._finisher,
             sealer=self._sealer,
             guards=self._guards,
+            safety=GenerationSafety(self._safety, self._engine, generation.spec, previews=preview_images),
             on_write=self._notifier.notify,
             is_followed=self._notifier.has_subscribers,
             durable=durable,
@@ -167,20 +172,13 @@ class Worker:
 
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""
-        ahead, shares = 0, self._device_share(generation.spec)
+        ahead, shares = 0, device_share(self._engine, generation.spec)
         for held in self:
             if held.id == generation.id:
                 break
             ahead += held.spec.n_candidates
-            shares += self._device_share(held.spec)
+            shares += device_share(self._engine, held.spec)
         return QueuePosition(ahead, shares * self._engine.stats().seconds_per_candidate or None)
-
-    def _device_share(self, spec: GenerationSpec) -> float:
-        """Device time of a generation, in candidates with the default steps and sampler."""
-        info = self._engine.generator
-        usual, calls = info.steps * info.calls_per_step(info.sampler), info.calls_per_step(spec.sampler)
-        steered = self._engine.costs.steering_factor(spec.steps_made * calls, len(spec.steered_steps))
-        return spec.n_candidates * steered * spec.steps_made * calls / usual
 
     def record(self, recorder: GenerationRecorder) -> None:
         """Record a generation that engine and store have accepted."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -30,14 +30,15 @@ from app.engine.protocols import (
     Succeeded,
     Update,
 )
-from app.errors import EngineDead, FrontrunnerError, SigningFailed, StoreUnavailable
+from app.errors import AllFlagged, EngineDead, FrontrunnerError, SafetyUnavailable, SigningFailed, StoreUnavailable
 from app.service.candidates.generation_guards import GenerationGuards
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key, truncation_notices
+from app.service.candidates.safety import GenerationSafety
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import UPSCALED
-from app.service.generations.event_log import event_lines, progress_after, wait_until_set
+from app.service.generations.event_log import PreviewSafety, event_lines, progress_after, wait_until_set
 from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
@@ -85,6 +86,7 @@ class GenerationRecorder:
         finisher: Finisher,
         sealer: FileSealer,
         guards: ImageGuards,
+        safety: GenerationSafety,
         on_write: Callable[[str], None],
         is_followed: Callable[[str], bool],
         durable: bool,
@@ -102,6 +104,7 @@ class GenerationRecorder:
         self._finisher = finisher
         self._sealer = sealer
         self._guards = GenerationGuards(guards, generation.spec)
+        self._safety = safety
         self._on_write = on_write
         self._is_followed = is_followed
         self._durable = durable
@@ -190,8 +193,9 @@ class GenerationRecorder:
         if started:
             self._start()
         self.generation = replace(self.generation, progress=progress_after(updates, self.generation.progress))
-        await self._guards.inspect(updates)
-        lines = await asyncio.to_thread(event_lines, updates, self.generation.attempts, self._preview_images)
+        async with self._claim_kept():
+            await self._inspect(updates)
+        lines = await asyncio.to_thread(self._lines, updates)
         try:
             if started:
                 claimed = await self._records.save(self.generation, lines, self._claim)
@@ -219,34 +223,56 @@ class GenerationRecorder:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        stored = asyncio.Event()
-        keep_alive = asyncio.create_task(self._keep_claim_alive(stored))
-        try:
+        async with self._claim_kept():
+            await self._inspect(updates)
             if isinstance(last, Succeeded):
-                await self._guards.inspect(updates)
-                outcome = await self._finisher(self.generation, last.outcome, self._guards)
-                updates = [*updates[:-1], Succeeded(outcome)]
+                updates = [*updates[:-1], await self._judged(last.outcome)]
             try:
                 self.generation, files, lines = await self._build(updates)
             except SigningFailed as error:
                 self.generation, files, lines = await self._build([*updates[:-1], Failed(error)])
             return await self._retried(lambda: self._store(files, lines))
-        finally:
-            stored.set()
-            await keep_alive
+
+    async def _inspect(self, updates: Sequence[Update]) -> None:
+        await self._guards.inspect(updates)
+        await self._safety.inspect(updates)
+
+    async def _judged(self, outcome: Outcome) -> Succeeded | Failed:
+        """The outcome after safety, guards and all scorers."""
+        try:
+            safe = await self._safety.apply(outcome)
+        except (AllFlagged, SafetyUnavailable) as error:
+            self.generation = replace(self.generation, candidates=self._safety.judged(outcome.candidates, placed=False))
+            return Failed(error)
+        return Succeeded(await self._finisher(self.generation, safe, self._guards))
+
+    def _lines(self, updates: Sequence[Update]) -> list[NewEvent]:
+        attempts, mode = self.generation.attempts, self.generation.spec.safety
+        return event_lines(updates, attempts, self._preview_images, PreviewSafety(mode, self._safety.previewed))
 
     async def _build(self, updates: Sequence[Update]) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
         """The final record, its files and events.
 
         Raises SigningFailed, and StoreUnavailable after retries.
         """
-        build = partial(_build_final, self.generation, updates, self._clock(), self._preview_images)
+        build = partial(_build_final, self.generation, updates, self._clock(), self._lines)
         generation, files, lines = await asyncio.to_thread(build)
         sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))
         return generation, sealed, lines
 
+    @asynccontextmanager
+    async def _claim_kept(self) -> AsyncIterator[None]:
+        """Extend the claim during this block, which may take longer than the lease."""
+        done = asyncio.Event()
+        keep_alive = asyncio.create_task(self._keep_claim_alive(done))
+        try:
+            yield
+        finally:
+            done.set()
+            await keep_alive
+
     async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
-        """Extend the claim while the result is being stored."""
+        """Extend the claim until `stored` is set."""
         while not stored.is_set():
             await wait_until_set(stored, self._claim.lease_s / 3)
             with suppress(StoreUnavailable):
@@ -296,7 +322,10 @@ class GenerationRecorder:
 
 
 def _build_final(
-    generation: Generation, updates: Sequence[Update], now: float, preview_images: bool
+    generation: Generation,
+    updates: Sequence[Update],
+    now: float,
+    lines: Callable[[Sequence[Update]], list[NewEvent]],
 ) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
     """The final record, its files, and the last events."""
     progress = progress_after(updates, generation.progress)
@@ -310,11 +339,7 @@ def _build_final(
         generation = replace(generation, status=Status.FAILED, failure=failure)
     else:
         generation = replace(generation, status=Status.CANCELLED)
-    return (
-        generation,
-        files,
-        [*event_lines(updates[:-1], generation.attempts, preview_images), closing_line(generation)],
-    )
+    return generation, files, [*lines(updates[:-1]), closing_line(generation)]
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:

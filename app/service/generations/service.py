@@ -19,6 +19,7 @@ from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
+from app.service.candidates.safety import NO_SAFETY, SafetyChecker
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.admission import Admission
@@ -89,21 +90,22 @@ class GenerationService:
         notifier: Notifier | None = None,
         cancel_run: Callable[[str], None] | None = None,
         demand: ModelDemand | None = None,
+        safety: SafetyChecker | None = None,
     ) -> None:
         self._engine = engine
         self._cancel_run = cancel_run or engine.cancel
-        self._records = records
-        self._blobs = blobs
-        self._limits = limits
+        self._records, self._blobs, self._limits = records, blobs, limits
         self._notifier, self._log_reader = notifier or Notifier(), EventLogReader(records)
         self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
-        files, leases = (self._upscaler, sealer), lease_policy or LeasePolicy()
+        self.safety = safety or SafetyChecker(NO_SAFETY)
+        files, leases = (self.safety, self._upscaler, sealer), lease_policy or LeasePolicy()
         finisher = Finisher(engine, self._upscaler, ensembles or Ensembles(engine))
-        parts = (finisher, sealer, guards, batches, demand)
+        parts = (finisher, sealer, guards, batches, demand, self.safety)
         self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *parts)
         self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
-        self._admission = Admission(engine, records, blobs, self._worker, limits, cut, policy, self.get, sealer)
+        checks = (limits, cut, policy, self.get, sealer, self.safety)
+        self._admission = Admission(engine, records, blobs, self._worker, *checks)
         self._images = CandidateImages(engine, records, blobs, limits, *files)
         self._attendance = Attendance(records, stream_grace_s, self._cancel_unattended)
         self._orphans = Orphans(records, blobs)
@@ -159,8 +161,6 @@ class GenerationService:
         except (StoreUnavailable, TimeoutError):
             return "store"
         return None
-
-    # generations
 
     async def submit(
         self,
@@ -231,16 +231,17 @@ class GenerationService:
         Empty if `after` is the closing event or does not exist. Raises NotFound, StoreUnavailable, and Draining if this
         replica stops while another one runs the generation.
         """
-        with self._attendance.following(await self.get(generation_id)):
+        generation = await self.get(generation_id)
+        with self._attendance.following(generation):
             async for event in self._watch(generation_id, after, 0.0):
-                yield event
+                yield self.safety.shown(event, generation.spec.safety)
 
     async def stored_events(self, generation_id: str, after: int = 0) -> list[Event]:
         """Events after `after` that are stored now. Raises NotFound, StoreUnavailable."""
-        await self.get(generation_id)
+        mode = (await self.get(generation_id)).spec.safety
         found: list[Event] = []
         while page := await self._records.events(generation_id, after):
-            found += page
+            found += [self.safety.shown(event, mode) for event in page]
             after = page[-1].seq
         return found
 
@@ -343,8 +344,6 @@ class GenerationService:
         """Cancel if needed, then delete record, log and files. Raises NotFound."""
         await self.cancel(generation_id)
         await self._erase(generation_id)
-
-    # upkeep
 
     async def claim_queued(self) -> None:
         """Claim queued generations of this model, until cancelled."""

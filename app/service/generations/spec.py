@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, ControlUse, GenerationSpec, Notice
+from app.domain import SEED_LIMIT, SHORT_SEED_LIMIT, Checkpoint, ControlUse, GenerationSpec, Notice, Safety
 from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
@@ -22,6 +22,9 @@ from models.loras import MAX_LORAS, Lora
 from models.prompt_weights import read_weights, without_marks
 from models.protocols import GeneratorInfo
 from models.protocols.steering import MAX_SCALE, MIN_STEPS, SteeringSettings
+
+SPARE_FINALISTS = 3
+"""Candidates that `veto` finishes beyond `n`, to replace flagged ones."""
 
 DEFAULT_WAVE_SIZE = 8
 """Candidates per wave, unless more are to be returned."""
@@ -84,7 +87,7 @@ def build_spec(
     params = replace(params, loras=_check_loras(params.loras, generator))
     context = PruningContext(
         wave or n_candidates,
-        params.n,
+        _finalists(params, wave or n_candidates),
         sampler,
         executed_steps,
         guidance,
@@ -124,9 +127,16 @@ def build_spec(
         wordings=params.wordings or _styled(params, generator, limits),
         guards=guards,
         steering=params.steering,
+        safety=params.safety or Safety.OFF,
     )
     unused = _unused_notice(spec) if params.wordings else ()
     return spec, (*params.notices, *fitted, *notices, *unused, *_steering_notices(spec))
+
+
+def _finalists(params: GenerationParams, n_candidates: int) -> int:
+    """Candidates that pruning finishes at least."""
+    spare = SPARE_FINALISTS if params.safety is Safety.VETO and not isinstance(params.pruning, tuple) else 0
+    return max(params.n, min(params.n + spare, n_candidates))
 
 
 def _guidance_notice(scale: float | None, generator: GeneratorInfo) -> Iterator[Notice]:

@@ -59,7 +59,7 @@ class Finisher:
             cascade=None if spec.deterministic else self._ensembles.cascade(ranking, _seconds(outcome.timings)),
             lenient=True,
         )
-        pool = [c.index for c in outcome.candidates if c.is_finished]
+        pool = [c.index for c in outcome.candidates if c.is_finished and not c.is_withheld(spec.safety)]
         if ranking.contrast or ranked.has_members or guards.matter:
             placements, outcome = await guards.place(ranked, outcome)
             outcome = _placed(outcome, ranked, placements)

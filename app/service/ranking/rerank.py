@@ -50,6 +50,7 @@ from app.service.candidates.guards import Flags, ImageAt, ImageGuards, Inspected
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.inputs import copy_inputs
 from app.service.candidates.keys import arrays_key, blob_prefix, image_key
+from app.service.candidates.safety import NO_SAFETY, SafetyChecker
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import UPSCALED
 from app.service.idempotency import Idempotency
@@ -57,6 +58,7 @@ from app.service.ids import new_id
 from app.service.ranking.ensemble import Ensembles
 from app.service.ranking.field import FieldRanking
 from app.service.ranking.panel_scores import Judgeable
+from app.service.ranking.unflagged import place_unflagged
 from app.service.types import IdempotencyKey, Limits, RankedImage, RankResult
 from app.service.validation import active_guards, check_range, check_ranking, check_text
 from app.stores.protocols import BlobStore, GenerationStore, IdempotencyMatch, KeyRecord, NewEvent
@@ -113,6 +115,7 @@ class RankingService:
         sealer: FileSealer | None = None,
         guards: ImageGuards | None = None,
         ensembles: Ensembles | None = None,
+        safety: SafetyChecker | None = None,
     ) -> None:
         self._engine = engine
         self._guards = guards or ImageGuards(engine)
@@ -122,13 +125,14 @@ class RankingService:
         self._fields = fields
         self._limits = limits
         self._get = get
-        self._images = CandidateImages(engine, records, blobs, limits, sealer=sealer)
+        safety = safety or SafetyChecker(NO_SAFETY)
+        self._images = CandidateImages(engine, records, blobs, limits, safety, sealer=sealer)
         self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:
         """Re-rank `source` without storing; timings and work are the re-ranking's.
 
-        Raises InvalidRequest, NotReady, ScorerMismatch, Loading.
+        Raises InvalidRequest, NotReady, ScorerMismatch, Loading, AllFlagged.
         """
         started = perf_counter()
         embeddings = await self._fields.embeddings(source)
@@ -154,11 +158,11 @@ class RankingService:
         if ranked.has_members:
             field.known = _known_numbers(source, spec, self._ensembles.scorers)
             field.members = await self._fields.members(source)
-        placements, verdict = await ranked.place(pool), ranked.verdict
+        placements, checked = await place_unflagged(self._images, source, pool, ranked.place)
+        verdict = ranked.verdict
         scores, pool = list(verdict.scores), verdict.pool
-        candidates = [
-            p.apply_to(c, s) for p, c, s in zip(placements.placements, source.candidates, scores, strict=True)
-        ]
+        rows = zip(placements.placements, source.candidates, scores, strict=True)
+        candidates = [p.apply_to(replace(c, safety=checked.get(c.index, c.safety)), s) for p, c, s in rows]
         ended = perf_counter()
         return replace(
             source,

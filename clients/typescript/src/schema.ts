@@ -852,6 +852,7 @@ export interface components {
             vetoed: boolean;
             /** Failure */
             failure: string | null;
+            safety: components["schemas"]["SafetyOutput"] | null;
         };
         /**
          * CheckpointInput
@@ -1234,6 +1235,11 @@ export interface components {
              * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
+            /**
+             * Safety
+             * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+             */
+            safety?: ("off" | "flag" | "veto") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -1406,6 +1412,11 @@ export interface components {
              * @enum {string}
              */
             provenance: "none" | "metadata" | "c2pa";
+            /**
+             * Safety
+             * @enum {string}
+             */
+            safety: "off" | "flag" | "veto";
             parent: components["schemas"]["ParentOutput"] | null;
             /** Strength */
             strength: number | null;
@@ -1604,6 +1615,7 @@ export interface components {
          *     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
          *     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
          *     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
+         *     `safety` is null if no classifier looked at the image.
          */
         ImageOutput: {
             /** Flags */
@@ -1648,6 +1660,7 @@ export interface components {
             softmax: number | null;
             /** Z Score */
             z_score: number | null;
+            safety: components["schemas"]["SafetyOutput"] | null;
             /** Url */
             url: string | null;
             /** B64 Json */
@@ -1728,6 +1741,11 @@ export interface components {
              * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
+            /**
+             * Safety
+             * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+             */
+            safety?: ("off" | "flag" | "veto") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -1965,6 +1983,7 @@ export interface components {
             scorers: components["schemas"]["PanelOutput"][];
             /** Ensemble */
             ensemble: boolean;
+            safety: components["schemas"]["SafetyInfoOutput"];
             limits: components["schemas"]["LimitsOutput"];
         };
         /**
@@ -2500,6 +2519,11 @@ export interface components {
              * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
              */
             provenance?: ("none" | "metadata" | "c2pa") | null;
+            /**
+             * Safety
+             * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+             */
+            safety?: ("off" | "flag" | "veto") | null;
             /** @description Receiver of a notification when the generation ends. */
             webhook?: components["schemas"]["WebhookInput"] | null;
             /**
@@ -2610,6 +2634,44 @@ export interface components {
              * @default 0
              */
             total_tokens: number;
+        };
+        /**
+         * SafetyInfoOutput
+         * @description The safety classifier, and the mode of requests that name none.
+         *
+         *     `classifier` is null if there is none. `revision` and `threshold` are known once it is loaded.
+         */
+        SafetyInfoOutput: {
+            /**
+             * Default
+             * @enum {string}
+             */
+            default: "off" | "flag" | "veto";
+            /** Classifier */
+            classifier: string | null;
+            /** Revision */
+            revision: string | null;
+            /** Threshold */
+            threshold: number | null;
+        };
+        /**
+         * SafetyOutput
+         * @description What the safety classifier found in an image; it is no guarantee.
+         *
+         *     `scores` by name: higher is worse, null is not a number. Without scores the classifier failed. Both count as
+         *     flagged.
+         */
+        SafetyOutput: {
+            /** Flagged */
+            flagged: boolean;
+            /** Scores */
+            scores: {
+                [key: string]: number | null;
+            };
+            /** Model */
+            model: string;
+            /** Revision */
+            revision: string;
         };
         /**
          * ScorerInput
@@ -5971,6 +6033,11 @@ export interface operations {
                      * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
                      */
                     provenance?: ("none" | "metadata" | "c2pa") | null;
+                    /**
+                     * Safety
+                     * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+                     */
+                    safety?: ("off" | "flag" | "veto") | null;
                     /** @description Receiver of a notification when the generation ends. */
                     webhook?: components["schemas"]["WebhookInput"] | null;
                     /**
@@ -6296,6 +6363,11 @@ export interface operations {
                      * @description metadata writes prompt, seed, model and score into image files, c2pa a signed manifest.
                      */
                     provenance?: ("none" | "metadata" | "c2pa") | null;
+                    /**
+                     * Safety
+                     * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+                     */
+                    safety?: ("off" | "flag" | "veto") | null;
                     /** @description Receiver of a notification when the generation ends. */
                     webhook?: components["schemas"]["WebhookInput"] | null;
                     /**
