@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-import app.main
+import app.assembly
 import models.guards.names
 from app.settings import Settings
 from models.protocols import Models, ScorerInfo, TextEmbedding
@@ -50,7 +50,7 @@ def uri(image: NDArray[np.uint8]) -> str:
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A service whose generator writes words, and whose scorer reads them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.main, "RapidOcrReader", LabelReader)
+        patch.setattr(app.assembly, "RapidOcrReader", LabelReader)
         patch.setattr(models.guards.names, "is_installed", lambda: True)
         generator = LabellingGenerator()
         load = lambda: Models(generator, ReadingScorer())  # noqa: E731
@@ -203,7 +203,7 @@ class Contrary(FakeScorer):
 
 def test_the_finalists_of_an_ensemble_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard reads what all scorers put first, not what the main one puts first."""
-    monkeypatch.setattr(app.main, "RapidOcrReader", LabelReader)
+    monkeypatch.setattr(app.assembly, "RapidOcrReader", LabelReader)
     monkeypatch.setattr(models.guards.names, "is_installed", lambda: True)
     generator = LabellingGenerator()
     ranking = {"veto": ["typographic"], "scorers": [{"name": "fake", "weight": 0.0}, {"name": "contrary"}]}
