@@ -74,6 +74,10 @@ fuzz: $(READY) ## two minutes of mutated uploads, headers and forms; what fails 
 bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 	env -u OMP_WAIT_POLICY $(BIN)/python -m tests.bench
 
+.PHONY: bench-cluster
+bench-cluster: $(READY) ## one race over 1 to 8 simulated devices, at most 10 minutes
+	timeout 600 $(BIN)/python -m tests.bench.cluster --keep
+
 .PHONY: bench-device
 bench-device: $(READY) ## real sizes with random weights on a device, at most 10 minutes: DEVICE=cuda MODELS="sdxl"
 	env -u OMP_WAIT_POLICY timeout 600 $(BIN)/python -m tests.bench.device --device $(DEVICE) $(if $(MODELS),--models $(MODELS))

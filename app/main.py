@@ -43,7 +43,7 @@ from app.errors import SafetyUnavailable, StoreUnavailable
 from app.imaging import DecoderPool
 from app.imaging.provenance import SigningPair, TrustList
 from app.logs import telemetry
-from app.model_loading import WARMUP_S, ModelShelf, load_served
+from app.model_loading import WARMUP_S, ModelShelf, load_served, make_engine
 from app.service import (
     Aliases,
     ApiKeyAuthenticator,
@@ -254,15 +254,15 @@ def _registry(settings: Settings, safety: SafetyChecker, on_death: OnDeath) -> M
     config = EngineConfig(capacity=settings.max_queued_candidates)
     served = settings.served
     if served is None:
-        progress = Progress()
-        engine = LocalEngine(partial(_load_all, settings, safety, progress), config, on_death, progress)
-        return ModelRegistry.of_one(engine)
+        load = partial(_load_all, safety)
+        return ModelRegistry.of_one(make_engine(settings, load, config, on_death, attempts=settings.attempts))
     _preload(safety, settings)
-    shelf = ModelShelf(replace(config, warmup_s=WARMUP_S), settings.model_memory_mib * MIB, on_death)
+    budget = settings.model_memory_mib * MIB
+    shelf = ModelShelf(replace(config, warmup_s=WARMUP_S), budget, on_death, settings.attempts)
     return ModelRegistry({model.id: shelf.engine(model) for model in served.models}, served.default)
 
 
-def _load_all(settings: Settings, safety: SafetyChecker, progress: Progress) -> Models:
+def _load_all(safety: SafetyChecker, settings: Settings, progress: Progress) -> Models:
     """Load the models, and the safety classifier if requests use it by default."""
     loaded = _load_models(settings, progress)
     progress("loading the safety classifier")
@@ -283,7 +283,7 @@ def _preload(safety: SafetyChecker, settings: Settings) -> None:
 
 
 def _load_models(settings: Settings, progress: Progress) -> Models:
-    """Load the configured models; runs on the engine's thread."""
+    """Load the configured models; runs on an engine's thread."""
     loaded = load_served(settings, progress)
     names = loaded.generator.info.id, loaded.scorer.info.id
     if dangling := Aliases.parse(settings.model_aliases).dangling(names):

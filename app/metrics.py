@@ -27,6 +27,8 @@ GAUGES = {
     "frontrunner_live_rows": "candidates being denoised",
     "frontrunner_capacity_candidates": "maximum held candidates; further ones are rejected",
     "frontrunner_seconds_per_candidate": "measured device seconds per candidate",
+    "frontrunner_workers": "devices that share each generation; all models together",
+    "frontrunner_workers_ready": "those of them that are loaded and alive",
     "frontrunner_webhooks_waiting": "undelivered webhooks of all replicas",
     "frontrunner_notifications": "1 when PostgreSQL notifies this replica of writes, 0 when it polls",
 }
@@ -119,6 +121,8 @@ class _ServiceCollector(Collector):
             stats.running,
             stats.capacity,
             stats.seconds_per_candidate,
+            stats.workers,
+            stats.workers_ready,
             self._dispatcher.pending,
             self._notified(),
         )

@@ -248,6 +248,7 @@ class LocalEngine:
             seconds_per_candidate=core.seconds_per_candidate if core is not None else 0.0,
             steering_refusal=refusal(self._models.steering) if self._models is not None else None,
             weight_bytes=self._models.weight_bytes if self._models is not None else 0,
+            workers_ready=int(core is not None and self._death_reason is None),
         )
 
     def drain(self) -> None:

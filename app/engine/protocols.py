@@ -141,7 +141,8 @@ class EngineStats:
     `queued` counts those of generations that have not started, `running` those that are live on the device.
     `seconds_per_candidate` is for the generator's default number of steps. `part` is the current part of the start-up,
     such as `timing a decode`, or `ready`. `steering_refusal` is why the models cannot be steered, as far as is known.
-    `weight_bytes` are those of all loaded models, measured when they were loaded; 0 if unknown.
+    `weight_bytes` are those of all loaded models, measured when they were loaded; 0 if unknown. `workers` are the
+    devices that share each generation, `workers_ready` those of them that are loaded.
     """
 
     ready: bool
@@ -158,6 +159,8 @@ class EngineStats:
     seconds_per_candidate: float = 0.0
     steering_refusal: str | None = None
     weight_bytes: int = 0
+    workers: int = 1
+    workers_ready: int = 0
 
 
 Role: TypeAlias = Literal["main", "member", "referee"]

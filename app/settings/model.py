@@ -6,11 +6,12 @@ A process has them once, or once for each table of the file that `FRONTRUNNER_MO
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from app.engine.cluster.devices import parse_devices
 from app.settings.remote import RemoteSettings
 from models import load_options as loading
 from models.ensembles import check_names
@@ -41,6 +42,9 @@ class ModelSettings(RemoteSettings):
     lora_dir: Path | None = Field(None, description="folder of LoRA adapters: a .safetensors file or sub-folder each")
     loras: str = Field("", description="adapters of requests that name none: name:weight, separated by commas")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda:1 or mps")
+    devices: str = Field(
+        "", description="devices that share each generation, such as cuda:0,cuda:1 or cpu*2; empty for the device above"
+    )
     dtype: NumberFormat = Field("auto", description="number format: float32, bfloat16, float16; auto suits the device")
     long_prompts: LongPrompts = Field(
         "truncate", description="texts above the token limit: truncate, or chunks for Stable Diffusion and SDXL"
@@ -75,6 +79,12 @@ class ModelSettings(RemoteSettings):
             raise ValueError(f"{value!r} is refused: {reason}; set none")
         return value
 
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, value: str) -> str:
+        parse_devices(value)
+        return value
+
     @field_validator("controls")
     @classmethod
     def _check_controls(cls, value: str) -> str:
@@ -86,6 +96,15 @@ class ModelSettings(RemoteSettings):
         LoraFolder.of(self.lora_dir, self.loras)
         check_names([self.scorer, *names(self.scorers)], self.referee)
         return self
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The device of each worker; one of them without `devices`."""
+        return parse_devices(self.devices) or (self.device,)
+
+    def on(self, device: str) -> Self:
+        """The same models on one device."""
+        return self.model_copy(update={"device": device, "devices": ""})
 
     @property
     def lora_folder(self) -> LoraFolder | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -43,14 +44,22 @@ LOOKS_FOR_PACKAGES = "diffusers.utils.import_utils"
 """The module that looks for them, once, when it is imported."""
 
 
+_one_thread = threading.RLock()
+
+
 @contextmanager
 def deferred_imports(needed: Collection[str] = ()) -> Iterator[None]:
     """Import and load models inside this context.
 
     Stand-ins answer for the modules, and load them for anything else. Packages of `UNUSED` seem to be missing, unless
-    they are `needed`. After the context, imports get the real modules. Use it from one thread, which imports torch,
-    and compile nothing inside.
+    they are `needed`. After the context, imports get the real modules. One thread at a time may be inside, and others
+    wait: engines of several devices load and trace in threads of their own. Compile nothing inside.
     """
+    with _one_thread:
+        yield from _deferred(needed)
+
+
+def _deferred(needed: Collection[str]) -> Iterator[None]:
     import torch
 
     loaded = LOOKS_FOR_PACKAGES in sys.modules  # and relies on what it found installed

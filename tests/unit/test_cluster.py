@@ -88,6 +88,16 @@ async def test_members_and_a_referee_judge_the_same_finalists() -> None:
     assert scores.shape == (1,)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_waves_of_an_ensemble_stop_where_one_device_stops(workers: int) -> None:
+    ranking = Ranking(scorers=(ScorerUse("fake", 1.0), ScorerUse("fake-2", 3.0)))
+    one = spec(n_candidates=40, n=2, wave=5, checkpoints=CUTS[:0], ranking=ranking)
+    async with cluster(workers, make=lambda name: kit.models(name, members=True)) as engine:
+        outcome, _ = await race(engine, one)
+    assert len(outcome.candidates) < 40
+    assert_same(outcome, alone(one, given=kit.models(members=True)))
+
+
 async def test_latents_that_cannot_travel_stay_on_their_worker() -> None:
     """And what a worker has lost of them is made again from the seeds."""
     one = spec(n_candidates=20, n=3, steps=9, checkpoints=(Checkpoint(2, 12), Checkpoint(5, 6)))

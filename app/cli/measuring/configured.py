@@ -31,7 +31,7 @@ def load_models(settings: Settings) -> Models:
     loaded = registry.load_models(
         settings.generator,
         settings.scorer,
-        settings.device,
+        settings.workers[0],
         settings.preview_decoder or None,
         mode=settings.generator_mode,
         options=replace(settings.load_options, upscaler=""),

@@ -274,6 +274,9 @@ class ClusterEngine:
             stage_seconds=dict(stages),
             seconds_per_candidate=self._seconds_per_candidate,
             steering_refusal=next((p.steering_refusal for p in parts if p.ready), None),
+            weight_bytes=sum(part.weight_bytes for part in parts),
+            workers=len(parts),
+            workers_ready=len(self._dispatcher.alive),
         )
 
     def drain(self) -> None:

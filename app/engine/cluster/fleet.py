@@ -39,7 +39,7 @@ class Fleet:
         self.slots = [Slot(worker) for worker in workers]
         self.dispatcher = Dispatcher(self.slots, max_attempts, self.lose)
         self.info: WorkerInfo | None = None
-        self.part = "starting"
+        self._starting = 0
         self._fastest = self.slots[0]
         self._on_death = on_death
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,6 +50,14 @@ class Fleet:
         """What device calls cost on the fastest worker."""
         assert self.dispatcher.pace.costs is not None
         return self.dispatcher.pace.costs
+
+    @property
+    def part(self) -> str:
+        """The current part of the start-up, or `ready`."""
+        if self.info is not None:
+            return "ready"
+        worker = self.slots[self._starting].worker
+        return f"{worker.name}, {self._starting + 1} of {len(self.slots)}: {worker.stats().part}"
 
     def start(self) -> None:
         """Start all workers; returns immediately."""
@@ -82,8 +90,8 @@ class Fleet:
     async def _start_all(self) -> None:
         """Start the workers one after another: loading uses process-wide state."""
         try:
-            for number, slot in enumerate(self.slots, 1):
-                self.part = f"starting worker {slot.worker.name} ({number} of {len(self.slots)})"
+            for number, slot in enumerate(self.slots):
+                self._starting = number
                 await self._start(slot)
         except Exception as error:
             self._on_death(error)
@@ -93,7 +101,7 @@ class Fleet:
             self._on_death(EngineFailed("the workers hold different models: load the same weights on all of them"))
             return
         self._compare_speeds()
-        self.info, self.part = infos[0], "ready"
+        self.info = infos[0]
         log.info("all workers are ready", extra={"workers": len(self.slots)})
 
     async def _start(self, slot: Slot) -> None:

@@ -17,6 +17,7 @@ from app.domain import GenerationSpec, Timings, Work
 from app.engine.cluster.dispatcher import Dispatcher
 from app.engine.cluster.slots import Chunk, Delivery
 from app.engine.core import NO_SCORES
+from app.engine.members.waves import needs_wave
 from app.engine.protocols import Finished, Outcome, Previewed, Pruned, Started, Stepped, Update, UpdateSink
 from app.engine.scheduler import apply_checkpoint
 from app.engine.segments.messages import RowResult, Segment, SegmentRow, next_stop
@@ -75,7 +76,7 @@ class Race:
                     await self._leg(live)
                     self._settle_checkpoint()
                 run.add_work(rows_unpruned=self.calls_made * new)
-                if not run.needs_wave():
+                if not needs_wave(run, scorer().id):
                     break
         finally:
             self._dispatcher.withdraw(run.spec.id)
@@ -173,6 +174,7 @@ class Race:
             self._note_step((), 0)
         run.texts = run.texts or EncodedTexts((), None, result.query, result.notices)
         run.left_out.update(result.left_out)
+        run.member_queries.update(result.member_queries)
         run.device_seconds += result.device_seconds
         run.add_work(**{field.name: getattr(result.work, field.name) for field in fields(Work)})
         self.calls_made = result.calls_made

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -108,14 +109,22 @@ class Worker(Protocol):
 class InProcessWorker:
     """A worker of this process: a thread with its own copy of the models.
 
-    `load` runs on that thread. See `Worker`.
+    `load` runs on that thread. The other arguments are as in `LocalEngine`. See `Worker`.
     """
 
-    def __init__(self, name: str, load: ModelLoader, config: EngineConfig, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: ModelLoader,
+        config: EngineConfig,
+        progress: Progress | None = None,
+        turns: AbstractContextManager[None] | None = None,
+    ) -> None:
         self._name = name
         self._load = load
         self._config = replace(config, live_rows=LIVE_ROWS)
         self._progress = progress
+        self._turns = turns
         self._engine = self._made(lambda _: None)
 
     @property
@@ -180,4 +189,4 @@ class InProcessWorker:
         await self._engine.close(0)
 
     def _made(self, on_death: Callable[[BaseException], None]) -> SegmentEngine:
-        return SegmentEngine(self._load, self._config, on_death, self._progress)
+        return SegmentEngine(self._load, self._config, on_death, self._progress, self._turns)

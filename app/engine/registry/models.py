@@ -125,4 +125,6 @@ class ModelRegistry:
             denoiser_calls=sum(one.denoiser_calls for one in every),
             stage_seconds=dict(seconds),
             weight_bytes=sum(one.weight_bytes for one in every),
+            workers=sum(one.workers for one in every),
+            workers_ready=sum(one.workers_ready for one in every),
         )

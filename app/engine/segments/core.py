@@ -19,6 +19,7 @@ from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Finished, Previewed, Pruned, Update
+from app.engine.ranking.scoring import Query
 from app.engine.scheduler import CallPlan
 from app.engine.segments.messages import RowResult, Segment, SegmentDone, SegmentRow
 from app.engine.state import ActiveGeneration, Phase, Row
@@ -47,6 +48,8 @@ class _Prepared:
     texts: EncodedTexts
     aim: Aim
     inputs: ImageInputs | None
+    member_queries: dict[str, Query]
+    left_out: dict[str, str]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -112,9 +115,13 @@ class SegmentCore(EngineCore):
             super()._encode(run)
             assert run.schedule is not None
             assert run.texts is not None
-            known = self._prepared[run.generation] = _Prepared(run.schedule, run.texts, run.aim, run.inputs)
+            known = self._prepared[run.generation] = _Prepared(
+                run.schedule, run.texts, run.aim, run.inputs, run.member_queries, dict(run.left_out)
+            )
             _limit(self._prepared, PREPARED)
         run.schedule, run.texts, run.aim, run.inputs = known.schedule, known.texts, known.aim, known.inputs
+        run.member_queries = known.member_queries
+        run.left_out.update(known.left_out)
 
     def _make_wave(self, run: ActiveGeneration) -> None:
         assert isinstance(run, SegmentRun)
@@ -175,7 +182,7 @@ class SegmentCore(EngineCore):
 def _spec_of(segment: Segment) -> GenerationSpec:
     """The specification of a segment as a generation without earlier checkpoints."""
     ahead = tuple(c for c in segment.spec.checkpoints if c.at > segment.step)
-    return replace(segment.spec, id=segment.id, n_candidates=len(segment.rows), wave=None, checkpoints=ahead)
+    return replace(segment.spec, id=segment.id, n_candidates=len(segment.rows), checkpoints=ahead)
 
 
 def _result(run: SegmentRun) -> SegmentDone:
@@ -183,6 +190,7 @@ def _result(run: SegmentRun) -> SegmentDone:
     return SegmentDone(
         tuple(_row_result(run, row) for row in run.rows),
         run.texts.query,
+        run.member_queries,
         run.texts.notices,
         run.left_out,
         run.calls_made,

@@ -79,11 +79,12 @@ class SegmentDone:
     """The result of a segment.
 
     `calls_made` are the denoiser calls of an unpruned row of the generation. `device_seconds` is the segment's share
-    of shared calls. `query`, `notices` and `left_out` belong to the generation.
+    of shared calls. `query`, `member_queries`, `notices` and `left_out` belong to the generation.
     """
 
     rows: tuple[RowResult, ...]
     query: Query
+    member_queries: Mapping[str, Query]
     notices: tuple[Notice, ...]
     left_out: Mapping[str, str]
     calls_made: int
