@@ -164,6 +164,32 @@ async def _stream_response(
     )
 
 
+def loading_stream_response(
+    model: str,
+    submit: Callable[[], Awaitable[tuple[GenerationService, Generation]]],
+    response_format: ResponseFormat,
+    lifetime_s: float,
+) -> Response:
+    """A stream that starts while a model loads for the first time.
+
+    The log follows `loading`. The request is checked after it, so an error is the last event.
+    """
+
+    async def events() -> AsyncIterator[bytes]:
+        yield sse.encode_event(EventKind.LOADING, {"model": model})
+        service, generation = await submit()
+        with error_context(generation.id):
+            async for event in encode_event_log(service, generation.id, 0, response_format):
+                yield event
+
+    return sse.EventStreamResponse(None, events(), lifetime_s=lifetime_s)
+
+
+def wants_events(request: Request) -> bool:
+    """Whether `Accept` prefers an event stream."""
+    return negotiate(request.headers.get("accept"), [JSON, EVENTS, *IMAGES]) == EVENTS
+
+
 async def encode_event_log(
     service: GenerationService, generation_id: str, after: int, response_format: ResponseFormat
 ) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -71,14 +72,14 @@ class _LastingResponse(StreamingResponse):
 class EventStreamResponse(_LastingResponse):
     """Stream a generation's events for at most `lifetime_s` seconds.
 
-    Clients reconnect to continue.
+    Clients reconnect to continue. The id is None if the stream starts before the generation.
     """
 
     media_type = SSE_MEDIA_TYPE
 
     def __init__(
         self,
-        generation_id: str,
+        generation_id: str | None,
         events: AsyncIterator[bytes],
         *,
         lifetime_s: float = math.inf,
@@ -155,10 +156,10 @@ def encode_error_event(error: FrontrunnerError) -> bytes:
     return encode_event("error", data)
 
 
-async def _with_error_event(generation_id: str, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_error_event(generation_id: str | None, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The events; an error of the service becomes the last one."""
     try:
-        with error_context(generation_id):
+        with error_context(generation_id) if generation_id is not None else nullcontext():
             async for chunk in events:
                 yield chunk
     except FrontrunnerError as error:

@@ -9,7 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.engine.local import LocalEngine
+from app.engine.registry import ModelRegistry
+from app.main import create_app
+from app.settings import Settings
+from models.protocols import Models
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
 from tests.api.test_a1111 import refused
 from tests.api.test_rerank import uri
@@ -172,7 +180,10 @@ def test_a_model_loads_when_a_request_names_it_and_makes_room_when_another_is_ne
     with running(tmp_path, registry=shelf.registry) as house:
         assert house.client.get("/readyz").json()["models"] == {"first": "loaded", "one": "waiting", "two": "waiting"}
         assert "generator" not in house.client.get("/v1/models/one").json()
-        assert house.made(model="one")["model"] == "one"
+        first = events(house.post(json={**PROMPT, "model": "one"}, headers=STREAM).text)
+        assert first[0] == ("loading", None, {"model": "one"})
+        assert [kind for kind, *_ in first[1:3]] == ["queued", "started"]
+        assert first[-1][2]["model"] == "one"
         assert house.made(model="two")["model"] == "two"
         assert _serving(house, "one")["state"] == "waiting"
         stream = events(house.post(json={**PROMPT, "model": "one"}, headers=STREAM).text)
@@ -268,3 +279,60 @@ def test_queued_work_loads_its_model_after_a_restart(tmp_path: Path) -> None:
         with running(tmp_path, registry=later.registry) as other:
             until(lambda: other.client.get(f"/v1/generations/{waiting['id']}").json()["status"] == "succeeded")
             assert later.loads == ["first", "there"]
+
+
+def test_the_command_line_chooses_a_model(house: House, shelf: Shelf, tmp_path: Path) -> None:
+    before = shelf.models["large"].calls, shelf.models["small"].calls
+    asked = ["generate", "a red apple", "--candidates", "2", "--best", "1", "--steps", "4", "--model", "small"]
+    found = CliRunner().invoke(app, [*asked, "--url", house.url, "--out", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    assert shelf.models["large"].calls == before[0]
+    assert shelf.models["small"].calls > before[1]
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "models.toml"
+    file.write_text(text)
+    return file
+
+
+def test_models_of_a_file_are_loaded_and_share_their_scorer(tmp_path: Path) -> None:
+    text = '[models.a]\ngenerator = "fake"\n[models.b]\ngenerator = "fake"\nload = "on-demand"\n'
+    settings = Settings(models=_file(tmp_path, text), scorer="fake", data_dir=tmp_path / "data", model_aliases="")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        for name in "ab":
+            made = client.post("/v1/generations", json={**PROMPT, "model": name})
+            assert (made.status_code, made.json()["model"]) == (200, name)
+        registry: ModelRegistry = client.app.state.registry  # type: ignore[attr-defined]
+        scorers = [_models_of(registry, name).scorer for name in "ab"]
+        assert scorers[0] is scorers[1]
+
+
+def _models_of(registry: ModelRegistry, name: str) -> Models:
+    managed = registry.managed(name)
+    assert managed is not None
+    engine = managed._inner
+    assert isinstance(engine, LocalEngine)
+    return engine._loaded()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ('generator = "/nowhere/at/all"', "generator 'bad' not found"),
+        ('generator = "pictogram"\ndevice = "cuda:63"', "cuda:63"),
+    ],
+)
+def test_a_missing_folder_or_device_is_an_error_of_its_model(tmp_path: Path, table: str, told: str) -> None:
+    pytest.importorskip("torch")
+    text = f'[models.good]\ngenerator = "fake"\n[models.bad]\nload = "on-demand"\n{table}\n'
+    settings = Settings(models=_file(tmp_path, text), scorer="fake", data_dir=tmp_path / "data", model_aliases="")
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        refusal = client.post("/v1/generations", json={**PROMPT, "model": "bad"})
+        assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "model_load_failed")
+        assert told in refusal.json()["detail"]
+        assert client.post("/v1/generations", json={**PROMPT, "model": "good"}).status_code == 200

@@ -24,16 +24,18 @@ from app.api.generation_response import (
     RESPONSES,
     encode_event_log,
     file_headers,
+    loading_stream_response,
     status_response,
     submit_and_respond,
+    wants_events,
 )
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image, with_variants
 from app.api.schemas.base import SIZE_PATTERN
 from app.api.schemas.requests import GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
-from app.domain import EventKind
-from app.service import GenerationParams, Wordings, image_path
+from app.domain import EventKind, Generation
+from app.service import GenerationParams, GenerationService, IdempotencyKey, Wordings, image_path
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=JsonRoute)
 
@@ -62,11 +64,25 @@ async def create_generation(
     `Last-Event-ID` resumes it, on any replica. With an `Idempotency-Key` a generation continues without its client.
     """
     key = build_idempotency_key(idempotency_key, router.prefix, body)
+    if wants_events(request) and not services.models.is_known(body.model):
+        submit = partial(_submit_when_known, request, services, body, key)
+        name = body.model or services.models.ids[0]
+        return loading_stream_response(name, submit, body.response_format, services.generations.limits.stream_s)
     services = await services.of_model(body.model)
     params = partial(build_params, request, services, body)
     return await submit_and_respond(
         request, services.generations, params, (body.response_format, body.output_format), prefer, key
     )
+
+
+async def _submit_when_known(
+    request: Request, services: Services, body: GenerationRequest, key: IdempotencyKey | None
+) -> tuple[GenerationService, Generation]:
+    """Wait for the first load of the model, then submit to it."""
+    services = await services.of_model(body.model)
+    params = partial(build_params, request, services, body)
+    service = services.generations
+    return service, await service.submit(params, idempotency=key, attended=key is None)
 
 
 async def build_params(

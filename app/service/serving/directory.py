@@ -102,6 +102,11 @@ class ModelDirectory(Generic[Bundle]):
         await managed.known()
         return self._bundles[name]
 
+    def is_known(self, model: str | None) -> bool:
+        """Whether `named` returns at once: with known facts, or with an error."""
+        managed = self._registry.managed(self._registry.default if model is None else model)
+        return managed is None or managed.state == "failed" or managed.facts_card() is not None
+
     async def _found_elsewhere(self, name: str) -> Bundle:
         """The services that queue for other replicas. Raises NotFound and ModelAway."""
         held = await self._roster.find(name) if self._roster is not None else None

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import cast, get_args
 
 import pydantic_core
@@ -26,7 +27,11 @@ LOOK_S = 1.0
 WRITES_PER_SPAN = 3
 """How often a replica publishes within the span after which it counts as gone."""
 
-_card = TypeAdapter(ModelCard)
+
+@cache
+def _cards() -> TypeAdapter[ModelCard]:
+    """Built at the first use: a single model needs none."""
+    return TypeAdapter(ModelCard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class Roster:
             if managed is None or state.state == "failed":
                 continue
             card = managed.facts_card()
-            encoded = _card.dump_json(card).decode() if card is not None else ""
+            encoded = _cards().dump_json(card).decode() if card is not None else ""
             rows.append(ServedModelRow(self.replica, state.id, state.state, encoded))
         return rows
 
@@ -113,7 +118,7 @@ def _held(rows: list[ServedModelRow]) -> HeldElsewhere:
     for row in sorted(rows, key=lambda row: row.state != "loaded"):
         if row.card:
             try:
-                card = _card.validate_python(pydantic_core.from_json(row.card))
+                card = _cards().validate_python(pydantic_core.from_json(row.card))
                 break
             except (ValidationError, ValueError):
                 log.warning("the card of model %s was written by another release", row.model)
