@@ -69,7 +69,7 @@ class FaultyGenerator(InstrumentedGenerator):
             raise RuntimeError("a fake failure")
         if self._name in faults.stuck:
             faults.stuck.discard(self._name)
-            assert faults.released.wait(20)
+            assert faults.released.wait(60)
         threading.Event().wait(faults.slow.get(self._name, 0.0))
         return super().step(rows, size)
 
@@ -113,7 +113,7 @@ class Inbox:
             self._done.set()
 
     async def last(self) -> Update:
-        await asyncio.wait_for(self._done.wait(), 30)
+        await asyncio.wait_for(self._done.wait(), 50)
         return self.updates[-1]
 
     async def outcome(self) -> Outcome:

@@ -176,6 +176,17 @@ async def test_a_cancel_frees_all_workers() -> None:
     assert_same(outcome, alone(spec("gen_b")))
 
 
+async def test_a_generation_can_be_cancelled_before_it_begins() -> None:
+    async with cluster(2) as engine:
+        inbox = Inbox()
+        engine.submit(spec(), inbox)
+        engine.cancel("gen_a")
+        engine.cancel("unknown")
+        assert isinstance(await inbox.last(), Cancelled)
+        assert engine.stats().held == 0
+        await race(engine, spec("gen_b"))
+
+
 async def test_admission_counts_candidates_over_all_workers() -> None:
     async with cluster(2, delay_s=0.005, capacity=20) as engine:
         first = Inbox()

@@ -129,7 +129,8 @@ class Dispatcher:
 
         An exclusive one that finds no worker without other generations reserves the one with the fewest rows.
         """
-        possible = [s for s in self.alive if s not in chunk.refused_by and all(a.slot is not s for a in chunk.attempts)]
+        possible = [s for s in self.alive if all(a.slot is not s for a in chunk.attempts)]
+        possible = [s for s in possible if s not in chunk.refused_by] or possible
         possible = [s for s in possible if not s.suspect] or possible
         free = [
             s

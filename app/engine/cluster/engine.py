@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import SMOOTHING
 from app.engine.cost_model import CostModel
 from app.engine.members.panel import keeps_field
-from app.engine.protocols import Cancelled, EngineStats, Failed, PanelScorer, Succeeded, Update, UpdateSink
+from app.engine.protocols import Cancelled, EngineStats, Failed, Outcome, PanelScorer, Succeeded, Update, UpdateSink
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Interrupted, Loading, Overloaded
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
@@ -40,7 +41,7 @@ class _Held:
     """A generation that was admitted and has not ended."""
 
     race: Race
-    task: asyncio.Task[None]
+    task: asyncio.Task[Outcome]
 
 
 class ClusterEngine:
@@ -150,26 +151,28 @@ class ClusterEngine:
             area=area,
         )
         self._idle.clear()
-        self._held[spec.id] = _Held(race, asyncio.create_task(self._follow(race, sink)))
+        task = asyncio.create_task(race.follow(lambda: self.scorer))
+        task.add_done_callback(partial(self._end, race, sink))
+        self._held[spec.id] = _Held(race, task)
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""
         if generation_id in self._held:
             self._held[generation_id].task.cancel()
 
-    async def _follow(self, race: Race, sink: UpdateSink) -> None:
-        """Run a generation and deliver its last update."""
+    def _end(self, race: Race, sink: UpdateSink, task: asyncio.Task[Outcome]) -> None:
+        """Deliver the last update of a generation."""
         last: Update
-        try:
-            last = Succeeded(await race.follow(lambda: self.scorer))
+        if task.cancelled():
+            last = Failed(EngineDead(DIED)) if self._death_reason is not None else Cancelled()
+        elif (error := task.exception()) is None:
+            last = Succeeded(task.result())
             self._fleet.refresh_costs()
             self._update_pace(race)
-        except asyncio.CancelledError:
-            last = Failed(EngineDead(DIED)) if self._death_reason is not None else Cancelled()
-        except FrontrunnerError as error:
+        elif isinstance(error, FrontrunnerError):
             last = Failed(error)
-        except Exception as error:
-            log.exception("a generation failed")
+        else:
+            log.error("a generation failed", exc_info=error)
             last = Failed(EngineFailed(f"the generation failed ({type(error).__name__})"))
         for slot in self._dispatcher.alive:
             slot.worker.forget(race.run.spec.id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any
@@ -122,6 +123,7 @@ class Fleet:
             await asyncio.sleep(RESTART_S * 2 ** (slot.starts - 1))
             try:
                 await slot.worker.close()
+                traceback.clear_frames(reason.__traceback__)  # they hold the lost models
                 await slot.worker.start(lambda why: self.lose(slot, why))
             except Exception as error:
                 slot.starts += 1
