@@ -25,7 +25,8 @@ _TEXT_WEIGHTS = "model.safetensors"
 class Pack:
     """A folder with a generator, a scorer and a manifest.
 
-    `revision` changes with the version, any weight or the word list.
+    `revision` changes with the version or any weight. It keeps with another word list, so that stored embeddings stay
+    comparable.
     """
 
     id: str
@@ -71,10 +72,8 @@ class Pack:
 
     @property
     def revision(self) -> str:
-        """Version and a digest of all checksums, of weights and words."""
-        words = self.manifest.get("words")
-        parts = [self.manifest["files"], self.text_encoder, *([] if words is None else [words])]
-        promised = json.dumps(parts, sort_keys=True)
+        """Version and a digest of all checksums of weights."""
+        promised = json.dumps([self.manifest["files"], self.text_encoder], sort_keys=True)
         return f"{self.manifest['version']}-{hashlib.sha256(promised.encode()).hexdigest()[:12]}"
 
     def text_encoder_folder(self) -> Path:

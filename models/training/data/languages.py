@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.pack import MANIFEST, Pack
+from models.pack import MANIFEST
 from models.reading.lexicon import Kind
 from models.reading.russian import Morphology, plain
 from models.training.data import captions, icons, scenes
@@ -153,25 +153,8 @@ def sha256(path: Path) -> str:
 
 
 def entry(pack: Path) -> dict[str, str]:
-    """The entry of `words.json` in a pack's manifest, which its revision depends on."""
+    """The entry of `words.json` in a pack's manifest, outside of its revision."""
     return {"file": FILE, "sha256": sha256(pack / FILE)}
-
-
-def update_manifest(folder: Path) -> None:
-    """Write the new checksum of `words.json` into `pack.json`.
-
-    A calibration of the pack stays its own: calibrated prompts are English, and read as before.
-    """
-    index = folder / MANIFEST
-    meta = json.loads(index.read_text("utf-8"))
-    before, calibration = Pack(meta["id"], folder, meta).revision, meta.get("calibration")
-    meta["words"] = entry(folder)
-    revision = Pack(meta["id"], folder, meta).revision
-    if calibration is not None:
-        meta["calibration"] = calibration | {
-            name: revision for name in ("generator", "scorer") if calibration[name] == before
-        }
-    index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -182,7 +165,9 @@ def main() -> None:
     args = parser.parse_args()
     text = json.dumps(content(args.emojibase), ensure_ascii=False, indent=0, sort_keys=False)
     (args.pack / FILE).write_text(text + "\n", "utf-8")
-    update_manifest(args.pack)
+    index = args.pack / MANIFEST
+    meta = json.loads(index.read_text("utf-8")) | {"words": entry(args.pack)}
+    index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
     print(f"{args.pack / FILE}: {len(text) // 1024} KiB")
 
 
