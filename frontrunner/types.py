@@ -355,6 +355,31 @@ class RankingTaste(TypedDict):
     bound: float
 
 
+class ReceiptKeyResponse(TypedDict):
+    """
+    The key that receipts are signed with, and its certificate chain, in PEM.
+    """
+
+    object: Literal["receipt_key"]
+    algorithm: str
+    public_key: str
+    certificate: str
+
+
+class ReceiptResponse(TypedDict):
+    """
+    What a ranking was made of, signed.
+
+    `signature`, in base64, is of `claims` in canonical JSON (RFC 8785) by the first key of `certificate`.
+    """
+
+    object: Literal["receipt"]
+    claims: dict[str, Any]
+    algorithm: str
+    certificate: str
+    signature: str
+
+
 class RefereeOutput(TypedDict):
     """
     What a scorer that never ranks says of the winner, and of the median finalist.

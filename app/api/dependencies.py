@@ -39,6 +39,7 @@ from app.service import (
     LinkSigner,
     LoadedModels,
     RankingService,
+    Receipts,
     ReferenceResolver,
     TasteService,
     VariantMaker,
@@ -79,6 +80,7 @@ class Services:
     loras: LoraFolder | None
     variants: VariantMaker
     trust: TrustList
+    receipts: Receipts
     ensembles: Ensembles
     upscaling: ImageUpscaler
     models: ModelDirectory[Services]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,38 +19,63 @@ from rich.table import Table
 
 from app.cli.client import CliError
 from app.imaging.provenance import CertificateError, Report, TrustList, development_pair, read
+from app.imaging.provenance.receipts import ReceiptReport, check_receipt, is_receipt
 
 NAMES = ("c2pa.pem", "c2pa.key", "c2pa-root.pem")
 """Files of a development certificate: chain, key, root."""
 
-Files = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")]
-Trust = Annotated[Path | None, typer.Option(help="PEM certificates of authorities to trust.")]
+Files = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or receipts.")]
+Trust = Annotated[
+    Path | None, typer.Option(help="PEM certificates to trust; for receipts, those of signers, or a key.")
+]
+Receipt = Annotated[Path | None, typer.Option(help="Receipt that should name the image files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 
 
-def verify(files: Files, trust: Trust = None, as_json: AsJson = False) -> None:
+def verify(files: Files, trust: Trust = None, receipt: Receipt = None, as_json: AsJson = False) -> None:
     """Show what image files say about their origin, and whether it still holds.
 
-    Exit code 1 if a file has no manifest or was changed.
+    Receipts are shown with what contradicts them. With --receipt, image files need no manifest: each must be the file
+    of a candidate. Exit code 1 if a file has no manifest, was changed, or is not of the receipt.
 
     **Examples**
 
     `frontrunner verify demo/1.png`
 
     `frontrunner verify --trust c2pa-root.pem --json *.png`
+
+    `frontrunner verify --receipt receipt.json best.png`
     """
+    contents = {path: _data(path) for path in files}
+    receipts = {path: data for path, data in contents.items() if is_receipt(data)}
+    keys = _data(trust) if trust is not None else None
     try:
+        found: dict[Path, Report | ReceiptReport] = {p: check_receipt(data, keys) for p, data in receipts.items()}
+        whole = check_receipt(_data(receipt), keys) if receipt is not None else None
         known = TrustList.configured(trust, None)
-        reports = {path: read(_data(path), known) for path in files}
+        for path in (path for path in files if path not in receipts):
+            found[path] = _matched(contents[path], whole) if whole is not None else read(contents[path], known)
     except CertificateError as error:
         raise CliError(str(error)) from None
-    for path, report in reports.items():
+    for path in files:
+        report = found[path]
         if as_json:
             typer.echo(json.dumps({"file": str(path), **asdict(report)}))
         else:
-            Console().print(_table(path, report))
-    if any(report.state in {"none", "invalid"} for report in reports.values()):
+            said = _receipt_rows(report) if isinstance(report, ReceiptReport) else _rows(report)
+            Console().print(_table(path, said))
+    if any(report.state in {"none", "invalid"} for report in found.values()):
         raise typer.Exit(1)
+
+
+def _matched(picture: bytes, receipt: ReceiptReport) -> ReceiptReport:
+    """The report of a receipt, about the candidate whose file this is."""
+    index = receipt.candidate_of(picture)
+    if index is None:
+        problem = "no returned candidate of the receipt has this file"
+        return replace(receipt, state="invalid", problems=(*receipt.problems, problem))
+    own = [c for c in receipt.claims["candidates"] if c["index"] == index]
+    return replace(receipt, claims={**receipt.claims, "candidates": own})
 
 
 def development_certificate(
@@ -81,9 +107,24 @@ def _data(path: Path) -> bytes:
         raise CliError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _table(path: Path, report: Report) -> Table:
-    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
-    said: dict[str, Any] = {
+def _receipt_rows(report: ReceiptReport) -> dict[str, Any]:
+    """What a receipt says, each candidate in a row, best first."""
+    claims = report.claims
+    candidates = claims.get("candidates")
+    listed = [c for c in candidates if isinstance(c, dict)] if isinstance(candidates, list) else []
+    ranked = sorted(listed, key=lambda c: (c.get("rank") is None, str(c.get("rank")).zfill(9)))
+    names = ("rank", "score", "seed", "file_sha256")
+    return {
+        "state": report.state,
+        "signer": report.signer,
+        "problems": ", ".join(report.problems),
+        **{name: claims.get(name) for name in ("generation", "model", "scorer", "seed", "prompt_sha256")},
+        **{f"candidate {c.get('index')}": ", ".join(f"{name} {c.get(name)}" for name in names) for c in ranked},
+    }
+
+
+def _rows(report: Report) -> dict[str, Any]:
+    return {
         "state": report.state,
         "signer": report.signer,
         "generator": report.generator,
@@ -93,6 +134,10 @@ def _table(path: Path, report: Report) -> Table:
         "problems": ", ".join(report.problems),
         **{f"parameters.{name}": value for name, value in (report.parameters or {}).items()},
     }
+
+
+def _table(path: Path, said: Mapping[str, Any]) -> Table:
+    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
     for name, value in said.items():
         if value is not None and value != "":
             table.add_row(_shown(name), _shown(value))

@@ -13,6 +13,7 @@ from app.service.candidates.explain import Explainer, Explanation, PhraseScore
 from app.service.candidates.guards import ImageGuards
 from app.service.candidates.images import CandidateImages
 from app.service.candidates.keys import file_metadata, file_size, image_metadata
+from app.service.candidates.receipts import Receipts
 from app.service.candidates.safety import SafetyChecker, SafetySettings
 from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import LANCZOS, ImageUpscaler
@@ -90,6 +91,7 @@ __all__ = [
     "RankResult",
     "RankedImage",
     "RankingService",
+    "Receipts",
     "RedrawMask",
     "ReferenceResolver",
     "RerankParams",

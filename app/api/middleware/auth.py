@@ -24,6 +24,9 @@ from app.service import ApiKeyAuthenticator, Caller, LinkSigner, Permission, Sig
 
 MCP_PATH = "/mcp"
 
+OPEN_PATHS = ("/v1/receipts/key",)
+"""Paths of the API that need no key."""
+
 PROTECTED_PREFIXES = ("/v1/", WEB_UI_PREFIX, MCP_PATH)
 """Prefixes, since a route also matches its path followed by a line break."""
 
@@ -145,7 +148,7 @@ class _AuthenticatedRequest:
 
 
 def _is_protected(path: str) -> bool:
-    return path.startswith(PROTECTED_PREFIXES)
+    return path.startswith(PROTECTED_PREFIXES) and path not in OPEN_PATHS
 
 
 def required_permission(method: str, path: str) -> Permission | None:

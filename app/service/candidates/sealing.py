@@ -32,6 +32,11 @@ class FileSealer:
     def __init__(self, pair: SigningPair | None = None) -> None:
         self._pair = pair
 
+    @property
+    def pair(self) -> SigningPair | None:
+        """The key and the certificate; None if there are none."""
+        return self._pair
+
     def check(self, provenance: Provenance) -> None:
         """Raise InvalidRequest if files of this provenance cannot be made here."""
         if provenance is not Provenance.C2PA:

@@ -460,6 +460,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/generations/{generation_id}/receipt": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read the signed receipt of a generation
+         * @description Seeds, scores, revisions, settings, and hashes of files and latents.
+         *
+         *     Made on request. Texts are hashes. 404 where the service has no certificate, and for deleted generations.
+         */
+        get: operations["read_receipt_v1_generations__generation_id__receipt_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/receipts/key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read the public key of receipts
+         * @description Needs no API key.
+         *
+         *     Keep it: receipts stay verifiable after the certificate changed.
+         */
+        get: operations["read_key_v1_receipts_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/images/generations": {
         parameters: {
             query?: never;
@@ -2398,6 +2442,47 @@ export interface components {
             weight: number;
             /** Bound */
             bound: number;
+        };
+        /**
+         * ReceiptKeyResponse
+         * @description The key that receipts are signed with, and its certificate chain, in PEM.
+         */
+        ReceiptKeyResponse: {
+            /**
+             * Object
+             * @default receipt_key
+             * @constant
+             */
+            object: "receipt_key";
+            /** Algorithm */
+            algorithm: string;
+            /** Public Key */
+            public_key: string;
+            /** Certificate */
+            certificate: string;
+        };
+        /**
+         * ReceiptResponse
+         * @description What a ranking was made of, signed.
+         *
+         *     `signature`, in base64, is of `claims` in canonical JSON (RFC 8785) by the first key of `certificate`.
+         */
+        ReceiptResponse: {
+            /**
+             * Object
+             * @constant
+             */
+            object: "receipt";
+            /** Claims */
+            claims: {
+                [key: string]: unknown;
+            };
+            /** Algorithm */
+            algorithm: string;
+            /** Certificate */
+            certificate: string;
+            /** Signature */
+            signature: string;
         };
         /**
          * RefereeOutput
@@ -5806,6 +5891,159 @@ export interface operations {
             };
             /** @description The key's quota is used up; its next window begins after `Retry-After`. */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_receipt_v1_generations__generation_id__receipt_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id in the response to POST. */
+                generation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptResponse"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation has no result yet, or ended without one. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine failed; `x-should-retry: false`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_key_v1_receipts_key_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptKeyResponse"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine failed; `x-should-retry: false`. */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
