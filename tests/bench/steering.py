@@ -133,6 +133,8 @@ def main() -> None:
     texts = PROMPTS.read_text().splitlines()[: asked.prompts]
     missing = [place for place in range(len(texts)) if place not in done]
     asked.rows.parent.mkdir(parents=True, exist_ok=True)
+    if missing:  # the first calls of a process are slower, and would be the unsteered ones
+        sweep(core, models.generator.info, ["a boat"], SCALES[:1], n_candidates=CANDIDATES)
     with asked.rows.open("a") as file:
         for place in missing[: asked.take]:
             row = measured(models, core, place, texts[place], outside, asked.sheets)
