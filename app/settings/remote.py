@@ -56,16 +56,20 @@ class RemoteSettings(BaseSettings):
     def _check_remote(self) -> RemoteSettings:
         if self.remote_money_per_day and not self.remote_price:
             raise ValueError("REMOTE_MONEY_PER_DAY needs REMOTE_PRICE, the price of one image; set both")
-        if not _KEY.fullmatch(os.environ.get(self.remote_key_variable, "")):
+        if not _KEY.fullmatch(self._remote_key):
             raise ValueError(f"{self.remote_key_variable} must be a key of visible ASCII characters")
         self.remote_limits  # noqa: B018
         return self
 
     @property
+    def _remote_key(self) -> str:
+        return os.environ.get(self.remote_key_variable, "").strip()
+
+    @property
     def remote_limits(self) -> RemoteLimits:
         """The limits of a remote generator. Raises ValueError."""
         return RemoteLimits(
-            api_key=os.environ.get(self.remote_key_variable, ""),
+            api_key=self._remote_key,
             concurrency=self.remote_concurrency,
             per_minute=self.remote_calls_per_minute,
             images_per_call=self.remote_images_per_call,

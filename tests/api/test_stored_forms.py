@@ -47,7 +47,7 @@ def old(tmp_path: Path, answers: dict[str, Any]) -> Any:
 
 
 def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str, Any]) -> None:
-    unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}}
+    unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}, "safety": None}
     for name, answer in answers.items():
         suffix = answer["output_format"]
         files = [
@@ -55,9 +55,11 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
             for image in answer["data"]
         ]
         since = {"output_size": answer["size"], "data": files, "progress": 1.0, "step": None, "live": None}
-        since |= {"control": [], "loras": [], "masked": False, "provenance": "none"}
+        since |= {"control": [], "loras": [], "masked": False, "provenance": "none", "safety": "off"}
         since |= {
-            "candidates": [{**one, **unknown, **own(one), "vetoed": False} for one in answer["candidates"]],
+            "candidates": [
+                {**one, **unknown, **own(one), "vetoed": False, "failure": None} for one in answer["candidates"]
+            ],
             "judged": None,
         }
         since |= {

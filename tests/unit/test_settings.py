@@ -102,6 +102,32 @@ def test_lora_adapters_of_the_start_need_their_folder(tmp_path: Path) -> None:
             Settings(**{"data_dir": tmp_path / "data", **changes})
 
 
+def test_the_key_of_a_remote_generator_is_in_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRONTRUNNER_REMOTE_API_KEY", " sk-secret\n")
+    settings = Settings(remote_size="512x768", remote_price=0.04, remote_money_per_day=5, remote_parameters='{"a": 1}')
+    limits = settings.load_options.remote
+    assert (limits.api_key, limits.size, limits.parameters, limits.money_per_day) == (
+        "sk-secret",
+        (512, 768),
+        {"a": 1},
+        5,
+    )
+    assert "sk-secret" not in repr(settings) + repr(limits) + settings.model_dump_json()
+    monkeypatch.setenv("PAINTER_KEY", "other")
+    assert Settings(remote_key_variable="PAINTER_KEY").load_options.remote.api_key == "other"
+    wrongs: list[dict[str, Any]] = [
+        {"remote_size": "512"}, {"remote_size": "510x512"}, {"remote_parameters": "[1]"}, {"remote_parameters": "{"},
+        {"remote_money_per_day": 5}, {"remote_price": -1}, {"remote_price": "inf"}, {"remote_concurrency": 0},
+        {"remote_key_variable": "sk-secret"},
+    ]  # fmt: skip
+    for wrong in wrongs:
+        with pytest.raises(ValidationError):
+            Settings(**wrong)
+    monkeypatch.setenv("PAINTER_KEY", "two words")
+    with pytest.raises(ValidationError, match="PAINTER_KEY must be"):
+        Settings(remote_key_variable="PAINTER_KEY")
+
+
 def test_the_key_and_limits_of_endpoints_reach_the_loader_and_are_not_shown() -> None:
     limits: dict[str, Any] = {"vlm_concurrency": 2, "vlm_timeout_s": 9.5, "vlm_calls_per_day": 0}
     settings = Settings(vlm_api_key=" sk-secret\n", **limits)
