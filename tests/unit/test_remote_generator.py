@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 from models import registry
 from models.errors import ModelNotFound, ModelUnsupported
 from models.generators.remote import calls
-from models.generators.remote.limits import Turns
+from models.generators.remote.limits import LONGEST_SHARED_PAUSE_S, Lost, Pace, Turns
 from models.load_options import LoadOptions, RemoteLimits
+from models.protocols.narrow import makes_whole_images
 from tests.remotes import (
     KEY,
     Answer,
@@ -236,6 +238,32 @@ def test_a_cancelled_order_closes_its_calls_and_makes_no_others() -> None:
         hold.set()
         small.wait()
         assert (len(remote.made), found.all) == (3, [])
+
+
+def test_calls_of_a_minute_and_pauses_hold_for_all_orders() -> None:
+    async def run() -> list[str]:
+        said = list[str]()
+        for pace in (Pace(2), paused := Pace(0)):
+            if pace is paused:
+                pace.pause(3600)
+            try:
+                for _ in range(3):
+                    await pace.wait(time.monotonic() + 5)
+                    said.append("made")
+            except Lost as lost:
+                said.append(lost.reason)
+        assert paused._next() - time.monotonic() <= LONGEST_SHARED_PAUSE_S, "one answer cannot stop all for an hour"
+        return said
+
+    assert asyncio.run(run()) == ["made", "made", "rate_limited", "rate_limited"]
+
+
+def test_a_model_of_several_has_its_own_name() -> None:
+    options = LoadOptions(remote=RemoteLimits(decoder=PlainDecoder))
+    loaded = registry.load_models("openai:https://host.example/v1#m", "fake", options=options, called="painter")
+    assert (loaded.generator.info.id, loaded.generator.info.device) == ("painter", "remote")
+    assert makes_whole_images(loaded.generator)
+    loaded.generator.close()
 
 
 def test_orders_take_turns() -> None:
