@@ -38,7 +38,7 @@ def photographs() -> Iterator[tuple[str, Picture]]:
     except ModuleNotFoundError:
         return
     for file in sorted(folder.iterdir(), key=lambda each: each.name):
-        if file.name.endswith((".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff")):
+        if file.name.endswith((".png", ".jpg", ".jpeg", ".gif")):
             with resources.as_file(file) as path, Image.open(path) as image:
                 yield file.name, np.asarray(image.convert("RGB"))
 
