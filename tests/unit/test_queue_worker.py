@@ -14,7 +14,7 @@ import time_machine
 from sqlalchemy import text
 
 from app.domain import EventKind, Generation, InitImage, Ranking, Reference, Status
-from app.errors import NotFound, Overloaded
+from app.errors import Loading, ModelAway, NotFound, Overloaded
 from app.service import CandidateArrays, GenerationParams, IdempotencyKey, LeasePolicy, Limits, RankingService
 from app.service.generations import recorder
 from tests.unit.service_kit import House, house
@@ -174,6 +174,27 @@ def _waiting(name: str, created: float = 100.0, revision: str = "", **spec: Any)
     """A generation for the fakes that nobody has claimed."""
     made = replace(generation(name, Status.QUEUED, created), model="fake", scorer="fake", scorer_revision=revision)
     return replace(made, spec=replace(made.spec, **spec))
+
+
+@pytest.mark.parametrize("refusal", [ModelAway("unloaded"), Loading("no worker is ready"), Overloaded("full")])
+async def test_what_the_engine_refuses_after_its_claim_is_claimed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    async with house(tmp_path) as h:
+        submit, refusals = h.service._engine.submit, [refusal]
+
+        def refusing(*args: Any, **options: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            submit(*args, **options)
+
+        monkeypatch.setattr(h.service._engine, "submit", refusing)
+        await h.records.create(_waiting("gen_refused"), [], None)
+        working = asyncio.create_task(h.service.run_worker())
+        made = await asyncio.wait_for(h.service.wait("gen_refused"), 20)
+        assert (made.status, refusals) == (Status.SUCCEEDED, [])
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_what_is_larger_than_a_replica_holds_up_nobody(tmp_path: Path) -> None:

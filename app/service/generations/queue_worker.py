@@ -24,6 +24,7 @@ from app.errors import (
     EngineDead,
     FrontrunnerError,
     Interrupted,
+    Loading,
     NotFound,
     Overloaded,
     ScorerMismatch,
@@ -348,7 +349,7 @@ class Worker:
             if await recorder.fail(gone):
                 self.count_outcome(generation.id, Status.FAILED)
             return True
-        except (Overloaded, Draining, EngineDead, StoreUnavailable):
+        except (Overloaded, Draining, Loading, EngineDead, StoreUnavailable):
             await self._records.release(generation, claim)
             return False
         self.record(recorder)
