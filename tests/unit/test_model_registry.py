@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import threading
+import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 import pytest
 
+from app.engine.cluster.engine import ClusterEngine
+from app.engine.cluster.workers import InProcessWorker
 from app.engine.core import EngineCore
 from app.engine.protocols import Cancelled, Failed, Succeeded, Update
-from app.engine.registry import Turns, managed
+from app.engine.registry import Lifetime, ManagedEngine, ModelMemory, Turns, managed
 from app.errors import Draining, Loading, ModelAway, ModelLoadFailed
+from models.protocols import Models
+from models.synthetic.scorer import FakeScorer
 from tests.models_kit import FakeModel, Shelf, broken
+from tests.synthetic_models import InstrumentedGenerator
+from tests.unit.cluster_kit import CONFIG
 from tests.unit.engine_kit import spec
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +106,21 @@ async def test_a_busy_model_stays_until_it_is_idle_and_takes_no_more_work() -> N
         assert (busy.loaded, wanted.loaded) == (False, True)
 
 
+async def test_a_model_loaded_for_the_queue_takes_its_first_work_before_it_makes_room() -> None:
+    async with started(Shelf(*(FakeModel(name, resident=False, size=60) for name in "ab"), budget=100)) as shelf:
+        first, second = shelf.engines["a"], shelf.engines["b"]
+        with pytest.raises(ModelAway):
+            first.submit(spec(), lambda _: None)
+        second.ask_for_load()  # waits for the first, which the queue's worker has not noticed yet
+        await until(lambda: first.loaded)
+        await asyncio.sleep(0.1)
+        ended: list[Update] = []
+        first.submit(spec(), ended.extend)
+        await until(lambda: second.loaded)
+        assert isinstance(ended[-1], Succeeded)
+        assert shelf.loads == ["a", "b"]
+
+
 async def test_resident_models_beyond_the_budget_are_refused_and_the_others_serve() -> None:
     async with started(Shelf(FakeModel("a", size=60), FakeModel("b", size=60), budget=100)) as shelf:
         await until(lambda: shelf.engines["b"].state == "failed")
@@ -122,6 +148,34 @@ async def test_a_failing_load_is_an_error_of_that_model_and_tried_again_later(mo
         assert shelf.deaths == []
 
 
+async def test_a_failed_load_keeps_nothing_of_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # records of a log hold tracebacks
+    held: list[weakref.ref[InstrumentedGenerator]] = []
+
+    def load(name: str) -> Models:
+        if name == "two":
+            raise broken()
+        generator = InstrumentedGenerator()
+        held.append(weakref.ref(generator))
+        return Models(generator, FakeScorer())
+
+    def make(on_death: Callable[[BaseException], None]) -> ClusterEngine:
+        workers = [InProcessWorker(name, partial(load, name), CONFIG) for name in ("one", "two")]
+        return ClusterEngine(workers, CONFIG, on_death)
+
+    model = ManagedEngine("a", make, ModelMemory(), Lifetime(), lambda _: None)
+    await model.request_load()
+    assert model.state == "failed"
+    for _ in range(3):
+        with pytest.raises(ModelLoadFailed) as caught:
+            _ = model.generator
+        assert len(traceback.extract_tb(caught.value.__traceback__)) < 8
+    gc.collect()
+    assert [each() for each in held] == [None]
+    assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "hedging"]
+
+
 async def test_a_loaded_model_whose_engine_dies_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     async with started(Shelf(FakeModel("a"), FakeModel("b"))) as shelf:
         await until(lambda: shelf.registry.stats().ready)
@@ -133,6 +187,17 @@ async def test_a_loaded_model_whose_engine_dies_ends_the_process(monkeypatch: py
 
 def broken_tick(_: EngineCore) -> NoReturn:
     raise RuntimeError("the loop is broken")
+
+
+async def test_loads_that_wait_for_others_do_not_begin_while_the_process_drains() -> None:
+    async with started(Shelf(FakeModel("a"), FakeModel("b"))) as shelf:
+        first, second = shelf.models["a"], shelf.engines["b"]
+        first.gate.clear()
+        await until(lambda: shelf.loading)
+        shelf.registry.drain()
+        first.gate.set()
+        await second.request_load()
+        assert shelf.loads == ["a"]
 
 
 async def test_draining_loads_nothing_more() -> None:

@@ -38,6 +38,12 @@ RETRY_LOAD_S = 30.0
 YIELD_S = 1.0
 """Seconds for which a model takes no work after the memory asked it to make room."""
 
+AWAITED_S = 5.0
+"""Seconds that a model loaded for the queue stays without work.
+
+Else models that share memory could unload each other for ever, and none would run.
+"""
+
 
 class ManagedEngine(KnownModel):
     """See the module. Event loop only; `on_death` is called if a loaded engine dies."""
@@ -63,9 +69,10 @@ class ManagedEngine(KnownModel):
         self._inner: ServedEngine | None = None
         self._coming: ServedEngine | None = None
         self._task: asyncio.Task[None] | None = None
-        self._failure: ModelLoadFailed | None = None
+        self._failure: str | None = None
         self._failed_at = self._yielded_at = -YIELD_S - RETRY_LOAD_S
         self._known_bytes = 0
+        self._awaited, self._stays_until = False, 0.0
         self._uses = 0
         self._draining = False
         self._past = Work()
@@ -87,6 +94,7 @@ class ManagedEngine(KnownModel):
     def ask_for_load(self) -> None:
         """The same, unless it failed a moment ago."""
         if not self._failed_lately and not self._draining:
+            self._awaited = self._awaited or self._inner is None
             self.request_load()
 
     async def known(self) -> None:
@@ -110,13 +118,17 @@ class ManagedEngine(KnownModel):
 
     @property
     def failure(self) -> ModelLoadFailed | None:
-        """Why the last load failed."""
-        return self._failure
+        """Why the last load failed, as an error to raise."""
+        if self._failure is None:
+            return None
+        return ModelLoadFailed(self._failure, retry_after_s=RETRY_LOAD_S)
 
     @property
     def idle(self) -> bool:
-        """Whether no work of it runs or waits here."""
-        return self._uses == 0 and (self._inner is None or self._inner.stats().held == 0)
+        """Whether no work of it runs or waits here, or is about to come from the queue."""
+        if self._uses or time.monotonic() < self._stays_until:
+            return False
+        return self._inner is None or self._inner.stats().held == 0
 
     @property
     def weight_bytes(self) -> int:
@@ -128,8 +140,9 @@ class ManagedEngine(KnownModel):
         return ModelCard.of(self._inner, self._inner.stats()) if self._inner is not None else self.card
 
     def yield_memory(self) -> None:
-        """Take no new work for a second."""
-        self._yielded_at = time.monotonic()
+        """Take no new work for a second, but the one that it was loaded for."""
+        if time.monotonic() >= self._stays_until:
+            self._yielded_at = time.monotonic()
 
     async def unload(self) -> None:
         """Free the memory of an idle model; its facts stay."""
@@ -160,33 +173,34 @@ class ManagedEngine(KnownModel):
         self.on_changed()
 
     def _failed(self, error: ModelLoadFailed) -> None:
+        """Keep the reason, without the frames that hold what was loaded of the model."""
         self.loads["failed"] += 1
-        self._failure, self._failed_at = error, time.monotonic()
+        self._failure, self._failed_at = error.detail, time.monotonic()
         log.warning("model not loaded: %s", error.detail, extra={"model": self.name})
 
     async def _load_alone(self) -> None:
         """Load while no other model does. Raises ModelLoadFailed and Draining."""
         expected = self._known_bytes or await asyncio.to_thread(self._lifetime.estimate)
         await self._memory.make_room(expected, self.name, measured=False)
+        self._check_not_draining()
         reasons: list[BaseException] = []
         self._coming = coming = self._make(lambda reason: self._died(reason, reasons))
         coming.start()
-        while not (stats := coming.stats()).ready:
-            if stats.dead:
-                raise self._unloadable(reasons)
-            if self._draining:
-                await coming.close(0)
-                raise Draining("this replica is shutting down: retry on another one")
-            await asyncio.sleep(LOAD_POLL_S)
-        self._known_bytes = stats.weight_bytes
         try:
+            while not (stats := coming.stats()).ready:
+                self._check_alive(stats, reasons)
+                self._check_not_draining()
+                await asyncio.sleep(LOAD_POLL_S)
+            self._known_bytes = stats.weight_bytes
             await self._memory.make_room(self._known_bytes, self.name)
-        except ModelLoadFailed:
+            self._check_alive(coming.stats(), reasons)
+        except Exception:
             await coming.close(0)
             await asyncio.to_thread(self._lifetime.release)
             raise
         self.card, self._inner, self._failure = ModelCard.of(coming, stats), coming, None
         self.last_used, self.loads["loaded"] = time.monotonic(), self.loads["loaded"] + 1
+        self._stays_until, self._awaited = self.last_used + AWAITED_S * self._awaited, False
         log.info("model loaded", extra={"model": self.name, "weight_bytes": self._known_bytes})
 
     def _died(self, reason: BaseException, reasons: list[BaseException]) -> None:
@@ -194,6 +208,15 @@ class ManagedEngine(KnownModel):
         reasons.append(reason)
         if self._inner is not None:
             self._on_death(reason)
+
+    def _check_alive(self, stats: EngineStats, reasons: Sequence[BaseException]) -> None:
+        """Raises ModelLoadFailed if the engine died while it loaded."""
+        if stats.dead:
+            raise self._unloadable(reasons)
+
+    def _check_not_draining(self) -> None:
+        if self._draining:
+            raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
 
     def _unloadable(self, reasons: Sequence[BaseException]) -> ModelLoadFailed:
         reason = reasons[0] if reasons else None
@@ -203,6 +226,11 @@ class ManagedEngine(KnownModel):
             retry_after_s=RETRY_LOAD_S,
         )
 
+    def _check_loadable(self) -> None:
+        """Raises ModelLoadFailed if the last load failed."""
+        if (failure := self.failure) is not None:
+            raise failure
+
     @property
     def _failed_lately(self) -> bool:
         return self._failure is not None and time.monotonic() - self._failed_at < RETRY_LOAD_S
@@ -210,11 +238,9 @@ class ManagedEngine(KnownModel):
     async def _ready(self) -> ServedEngine:
         """The loaded engine. Raises ModelLoadFailed and Draining."""
         while self._inner is None:
-            if self._draining:
-                raise Draining("this replica is shutting down: retry after the interval in `Retry-After`")
+            self._check_not_draining()
             if self._failed_lately and self.state == "failed":
-                assert self._failure is not None
-                raise self._failure
+                self._check_loadable()
             await asyncio.shield(self.request_load())
         return self._inner
 
@@ -233,8 +259,7 @@ class ManagedEngine(KnownModel):
     def _facts(self) -> ModelFacts:
         facts = self._inner or self.card
         if facts is None:
-            if self._failure is not None:
-                raise self._failure
+            self._check_loadable()
             raise Loading(f"model {self.name!r} is not loaded yet: {self.stats().part}", retry_after_s=2)
         return facts
 
@@ -244,8 +269,7 @@ class ManagedEngine(KnownModel):
 
     def check_capacity(self, n_candidates: int) -> None:
         """See `Engine`; the store limits the queue of a model that is not loaded."""
-        if self._draining:
-            raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
+        self._check_not_draining()
         if self._inner is not None and self._takes_work:
             self._inner.check_capacity(n_candidates)
 
@@ -265,6 +289,7 @@ class ManagedEngine(KnownModel):
             self.ask_for_load()
             raise ModelAway(f"model {self.name!r} is not loaded now: its requests wait in the queue", retry_after_s=2)
         self._inner.submit(spec, sink, exclusive=exclusive, inputs=inputs)
+        self._stays_until = 0.0
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""
