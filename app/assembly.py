@@ -174,7 +174,7 @@ class Assembly:
             lane.settings.lora_folder,
             self._variants,
             self.trust,
-            Receipts(service.get, blobs, self.sealer.pair, self.safety),
+            Receipts(service.get, blobs, self.sealer.pair),
             lane.ensembles,
             ImageUpscaler(engine),
             directory,

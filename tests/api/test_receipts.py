@@ -22,7 +22,7 @@ from app.cli import app as cli
 from app.imaging.provenance import CertificateError, SigningPair, certificates, development_pair
 from app.imaging.provenance.receipts import check_receipt, order_problems, sign_receipt
 from tests.api.keys_kit import add_key
-from tests.api.kit import House, is_problem, running
+from tests.api.kit import House, is_problem, running, until
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +124,25 @@ def test_every_kind_of_key_signs(kind: str) -> None:
     assert check_receipt(json.dumps({**signed, "claims": {**claims(), "n": 2}}).encode()).state == "invalid"
 
 
+def test_documents_of_anybody_get_a_report() -> None:
+    signed = sign_receipt(claims(), SigningPair.parse(*development_pair()[:2]))
+    nested: Any = []
+    for _ in range(600):
+        nested = [nested]
+    deep = check_receipt(json.dumps({**signed, "claims": {**claims(), "deep": nested}}).encode())
+    assert deep.state == "invalid"
+    der = x509.load_pem_x509_certificates(signed["certificate"].encode())[0].public_bytes(serialization.Encoding.DER)
+    unknown = der.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0209"))
+    assert unknown != der
+    wrapped = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(unknown).decode()}-----END CERTIFICATE-----\n"
+    assert check_receipt(json.dumps({**signed, "certificate": wrapped}).encode()).state == "invalid"
+    short = sign_receipt({**claims(), "candidates": [{"index": 4}]}, SigningPair.parse(*development_pair()[:2]))
+    report = check_receipt(json.dumps(short).encode())
+    assert (report.state, report.candidate_of(b"")) == ("invalid", None)
+    nameless = check_receipt(json.dumps(signed).encode())
+    assert (nameless.state, nameless.candidate_of(b"")) == ("valid", None)
+
+
 def claims(*scores: float, **changed: Any) -> dict[str, Any]:
     given = scores or (0.3, 0.2, 0.1)
     order = sorted(range(len(given)), key=lambda i: (-given[i], i))
@@ -167,13 +186,30 @@ def test_rerankings_and_vetoes_have_receipts_that_hold(signing: House) -> None:
         assert report.claims["parent"] == {"kind": "rerank", "generation": made["id"], "index": None}
 
 
+def test_receipts_hold_after_the_operator_requires_a_veto(pair: dict[str, Any], tmp_path: Path) -> None:
+    """A receipt speaks of the mode that ranked, not of today's."""
+    asked = {**ASKED, "n_candidates": 8, "n": 8, "seed": 7, "pruning": "off"}
+    with running(tmp_path, **pair, **FAKE) as before:
+        made = before.made(**asked, safety="flag")
+        plain = before.made(**asked)
+    assert any(c["rank"] and c["safety"]["flagged"] for c in made["candidates"])
+    with running(tmp_path, **pair, **FAKE, safety="veto") as after:
+        old = check_receipt(receipt(after, made))
+        assert (old.state, old.problems, old.claims["safety"]) == ("valid", (), "flag")
+        again = after.post(f"/v1/generations/{plain['id']}/rerank", json={"n": 8, "store": True}).json()
+        assert again["safety"] == "veto"
+        assert "fewer_after_safety" in {w["code"] for w in again["warnings"]}
+        new = check_receipt(receipt(after, again))
+        assert (new.state, new.problems, new.claims["safety"]) == ("valid", (), "veto")
+
+
 def test_deleted_and_unfinished_generations_have_none(signing: House) -> None:
     made = signing.made(**ASKED)
     assert signing.client.delete(f"/v1/generations/{made['id']}").status_code == 204
     is_problem(signing.client.get(f"/v1/generations/{made['id']}/receipt"), 404, "not_found")
-    ended = signing.queued(**{**ASKED, "n_candidates": 64, "steps": 150, "n": 1})
-    answer = signing.client.get(f"/v1/generations/{ended['id']}/receipt")
-    assert answer.status_code in {200, 409}
+    refused = signing.queued(prompt="red", n_candidates=2, steps=4, pruning="off", seed=3, safety="veto")
+    until(lambda: signing.client.get(f"/v1/generations/{refused['id']}").json()["status"] == "failed")
+    is_problem(signing.client.get(f"/v1/generations/{refused['id']}/receipt"), 409, "not_ready")
 
 
 def test_keys_and_certificates(pair: dict[str, Any], tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class ReceiptReport:
         digest = hashlib.sha256(picture).hexdigest()
         if self.state == "invalid":
             return None
-        return next((c["index"] for c in self.claims["candidates"] if c["file_sha256"] == digest), None)
+        return next((c["index"] for c in self.claims["candidates"] if c.get("file_sha256") == digest), None)
 
 
 def sign_receipt(claims: Mapping[str, Any], pair: SigningPair) -> dict[str, Any]:
@@ -92,6 +92,8 @@ def order_problems(claims: Mapping[str, Any]) -> Sequence[str]:
     """
     try:
         candidates = claims["candidates"]
+        if [c["index"] for c in candidates] != [*range(len(candidates))]:
+            return ["the candidates are not numbered from 0"]
         ranked = sorted((c for c in candidates if c["rank"] is not None), key=lambda c: c["rank"])
         problems = [] if [c["rank"] for c in ranked] == [*range(1, len(ranked) + 1)] else ["the ranks are not 1 to n"]
         competed = _competed(claims)
@@ -156,7 +158,7 @@ def _canonical(claims: Mapping[str, Any]) -> bytes:
         raise CertificateError(f"receipts need a library that is not installed: {INSTALL}") from None
     try:
         canonical: bytes = rfc8785.dumps(dict(claims))
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, RecursionError) as error:
         raise _Forged(str(error)) from None
     return canonical
 
@@ -210,9 +212,13 @@ def _padding() -> Any:
 def _signer(chain: bytes) -> tuple[Any, str | None]:
     """The public key of the first certificate, and its organisation."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
-    leaf = x509.load_pem_x509_certificates(chain)[0]
-    return leaf.public_key(), _organisation(leaf)
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        return leaf.public_key(), _organisation(leaf)
+    except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise _Forged(str(error)) from None
 
 
 def _organisation(certificate: Any) -> str | None:

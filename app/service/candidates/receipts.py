@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from app import __version__
-from app.domain import Candidate, Generation, Safety, Status
+from app.domain import Candidate, Generation, Status
 from app.errors import NotFound, NotReady, SigningFailed
 from app.imaging.provenance import CertificateError, SigningPair
 from app.imaging.provenance.receipts import VERSION, public_key, sign_receipt
 from app.service.candidates.keys import arrays_key, file_size, image_key
-from app.service.candidates.safety import SafetyChecker
 from app.stores.protocols import BlobStore
 
 
@@ -37,9 +36,7 @@ class Receipts:
         get: Callable[[str], Awaitable[Generation]],
         blobs: BlobStore,
         pair: SigningPair | None,
-        safety: SafetyChecker,
     ) -> None:
-        self._safety = safety
         self._get = get
         self._blobs = blobs
         self._pair = pair
@@ -62,8 +59,7 @@ class Receipts:
         if arrays is None:
             raise NotFound("the generation's files are gone: generate again")
         files = {c.index: await self._file(generation, c) for c in generation.best}
-        mode = self._safety.serving(generation.spec.safety)
-        claims = await asyncio.to_thread(_claims, generation, mode, arrays, files)
+        claims = await asyncio.to_thread(_claims, generation, arrays, files)
         try:
             return await asyncio.to_thread(sign_receipt, claims, pair)
         except CertificateError as error:
@@ -83,7 +79,7 @@ class Receipts:
         return self._pair
 
 
-def _claims(generation: Generation, safety: Safety, arrays: bytes, files: Mapping[int, str | None]) -> dict[str, Any]:
+def _claims(generation: Generation, arrays: bytes, files: Mapping[int, str | None]) -> dict[str, Any]:
     """What a receipt says. Seeds are texts, since they exceed many readers' numbers."""
     spec, (width, height) = generation.spec, file_size(generation)
     parent = spec.parent
@@ -107,7 +103,7 @@ def _claims(generation: Generation, safety: Safety, arrays: bytes, files: Mappin
         "file_size": f"{width}x{height}",
         "loras": [asdict(lora) for lora in spec.loras],
         "checkpoints": [asdict(checkpoint) for checkpoint in spec.checkpoints],
-        "safety": str(safety),
+        "safety": str(spec.safety),
         "ranking": _ranking(generation),
         "candidates": _candidates(generation, arrays, files),
     }

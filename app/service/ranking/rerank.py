@@ -125,8 +125,8 @@ class RankingService:
         self._fields = fields
         self._limits = limits
         self._get = get
-        safety = safety or SafetyChecker(NO_SAFETY)
-        self._images = CandidateImages(engine, records, blobs, limits, safety, sealer=sealer)
+        self._safety = safety or SafetyChecker(NO_SAFETY)
+        self._images = CandidateImages(engine, records, blobs, limits, self._safety, sealer=sealer)
         self._idempotency = Idempotency(records, get)
 
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:
@@ -139,7 +139,8 @@ class RankingService:
         n = source.spec.n if params.n is None else params.n
         check_range(n, 1, len(source.candidates), "#/n")
         check_ranking(params.ranking, self._limits)
-        spec = replace(source.spec, ranking=params.ranking, n=n)
+        mode = self._safety.serving(source.spec.safety)
+        spec = replace(source.spec, ranking=params.ranking, n=n, safety=mode)
         query, notices = await self._build_query(spec.ranking_prompt, spec.ranking.negatives, spec.ranking)
         encoded = perf_counter()
         pool, unseen = _pool(source, spec, params.include_pruned)
