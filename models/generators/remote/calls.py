@@ -31,6 +31,15 @@ MAX_OTHER_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
 """Maximum bytes of a list of models."""
 
+_CODINGS = ("", "identity", "gzip", "deflate")
+"""Compressions of answers.
+
+Their chunks become at most a thousand times as long; other ones, and several at once, could fill the memory.
+"""
+
+_MADE_NONE = frozenset({503, 529})
+"""Statuses from 500 of remotes that are busy, so that they made no image."""
+
 CONNECT_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 3
 LONGEST_BACKOFF_S = 30.0
@@ -51,7 +60,8 @@ class Calls:
         self._address = address
         self._limits = limits
         self._headers = dict(headers)
-        self._secrets = tuple(filter(None, (limits.api_key, address.base.host)))
+        sent = (value.rpartition(" ")[2] for value in self._headers.values())
+        self._secrets = tuple(filter(None, (limits.api_key, *sent, address.base.host)))
         self._resolver = resolver
         self._turns = Turns(limits.concurrency)
         self._pace = Pace(limits.per_minute)
@@ -59,8 +69,13 @@ class Calls:
         connections = httpx.Limits(max_keepalive_connections=0)
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         context = httpx.create_ssl_context()
-        self._http = httpx.AsyncClient(verify=context, headers=self._headers, timeout=timeout, limits=connections)
-        self._anonymous = httpx.AsyncClient(verify=context, trust_env=False, timeout=timeout, limits=connections)
+        coding = {"accept-encoding": "gzip, deflate"}
+        self._http = httpx.AsyncClient(
+            verify=context, headers={**coding, **self._headers}, timeout=timeout, limits=connections
+        )
+        self._anonymous = httpx.AsyncClient(
+            verify=context, headers=coding, trust_env=False, timeout=timeout, limits=connections
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -110,12 +125,12 @@ class Calls:
         """One request. The money of images that it cannot have made is given back."""
         limit = min(self._limits.timeout_s, deadline - asyncio.get_running_loop().time())
         most = images * MAX_PICTURE_BYTES * 4 // 3 + MAX_OTHER_BYTES
-        self._budget.spend(images)
+        day = self._budget.spend(images)
         try:
             async with asyncio.timeout(limit):
                 status, headers, body = await _exchange(self._http, build(self._http), most)
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            self._budget.refund(images)
+            self._budget.refund(images, day)
             raise Busy(Lost("unreachable", "cannot be reached; check its address and whether it runs")) from None
         except TimeoutError:
             raise Lost("timeout", f"made no image within {limit:.3g} s") from None
@@ -126,7 +141,8 @@ class Calls:
         try:
             check_status(status, headers, body, self._secrets)
         except (Lost, Busy):
-            self._budget.refund(images)
+            if status in _MADE_NONE or (status < 500 and status != httpx.codes.REQUEST_TIMEOUT):
+                self._budget.refund(images, day)
             raise
         return read_json(body)
 
@@ -175,10 +191,12 @@ class Calls:
 async def _exchange(client: httpx.AsyncClient, request: httpx.Request, most: int) -> tuple[int, httpx.Headers, bytes]:
     """Status, headers and body of an answer.
 
-    Raises Lost above `most` bytes, and the errors of httpx.
+    Raises Lost above `most` bytes and for other compressions than `_CODINGS`, and the errors of httpx.
     """
     response = await client.send(request, stream=True)
     try:
+        if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
+            raise Lost("unreadable", "sends an answer that is compressed in another way than gzip or deflate")
         read = bytearray()
         async for part in response.aiter_bytes():
             read += part

@@ -116,8 +116,8 @@ class Budget:
         self._calls = 0
         self._images = 0
 
-    def spend(self, images: int) -> None:
-        """Count a call for this many images.
+    def spend(self, images: int) -> int:
+        """Count a call for this many images; return its day.
 
         Raises Lost if it exceeds the budget; then nothing is counted.
         """
@@ -138,7 +138,9 @@ class Budget:
             )
         self._calls += 1
         self._images += images
+        return today
 
-    def refund(self, images: int) -> None:
-        """Give back the money of a call that the remote refused; it remains a call."""
-        self._images = max(0, self._images - images)
+    def refund(self, images: int, day: int) -> None:
+        """Give back the money of a call of that day that the remote refused; it remains a call."""
+        if day == self._day:
+            self._images -= images
