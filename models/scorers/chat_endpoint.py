@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.compressed_answers import ACCEPT_ENCODING, is_unpackable
 from models.errors import FailureReason, ModelUnsupported, ScoringFailed
 from models.load_options import EndpointLimits
 from models.protocols import Pixels, ScoringInfo, to_host
@@ -69,7 +70,7 @@ class ChatScorer:
         self._free = asyncio.Semaphore(limits.concurrency)
         headers = {"authorization": f"Bearer {limits.api_key}"} if limits.api_key else {}
         self._http = httpx.AsyncClient(
-            headers=headers,
+            headers={"accept-encoding": ACCEPT_ENCODING, **headers},
             timeout=limits.timeout_s,
             limits=httpx.Limits(max_keepalive_connections=0),
             transport=transport,
@@ -199,6 +200,8 @@ class ChatScorer:
 
     async def _read(self, response: httpx.Response) -> bytes:
         read = bytearray()
+        if not is_unpackable(response.headers):
+            raise self._failure("unreadable", "sent an answer that is compressed in another way than gzip or deflate")
         try:
             async for part in response.aiter_bytes():
                 read += part

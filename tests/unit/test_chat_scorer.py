@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import logging
@@ -179,6 +180,19 @@ def test_an_answer_without_a_score_is_a_typed_failure(answer: Any, reason: str) 
     judge, endpoint = scorer(lambda *_: answer)
     assert failure(judge, PICTURES[:1]).reason == reason
     assert {request.url.host for request in endpoint.requests} == {"judge.internal"}, "redirects are not followed"
+
+
+def test_an_answer_in_nested_compressions_is_not_unpacked() -> None:
+    def answer(body: Any, number: int) -> httpx.Response:
+        whole = json.dumps(by_shade(body, number)).encode()
+        nested = number == 1
+        data = gzip.compress(gzip.compress(whole) if nested else whole)
+        return httpx.Response(200, content=data, headers={"content-encoding": "gzip, gzip" if nested else "gzip"})
+
+    judge, endpoint = scorer(answer)
+    assert failure(judge, PICTURES[:1]).reason == "unreadable"
+    assert judge.score(PICTURES[:1], "a red apple").shape == (1,)
+    assert endpoint.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
 
 def test_one_bad_answer_fails_the_field() -> None:

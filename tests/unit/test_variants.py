@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import threading
@@ -42,6 +43,7 @@ class Chat:
         self.body: bytes | None = None
         self.texts: Any = []
         self.delay_s = 0.0
+        self.coding = ""
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
 
     def answer(self) -> bytes:
@@ -59,6 +61,8 @@ def serving(chat: Chat) -> Iterator[str]:
             data = chat.answer()
             self.send_response(chat.status)
             self.send_header("content-length", str(len(data)))
+            if chat.coding:
+                self.send_header("content-encoding", chat.coding)
             self.end_headers()
             self.wfile.write(data)
 
@@ -148,6 +152,7 @@ def test_the_prompts_of_a_batch_are_rewritten_side_by_side_within_a_bound() -> N
         ({"body": b'{"choices": []}'}, "JSON array"),
         ({"body": b"[" * 60_000}, "JSON array"),
         ({"body": b"x" * 100_000}, "exceeds"),
+        ({"body": gzip.compress(gzip.compress(bytes(2**24))), "coding": "gzip, gzip"}, "gzip or deflate"),
         ({"status": 500}, "500"),
         ({"status": 401}, "401"),
         ({"status": 302}, "302"),

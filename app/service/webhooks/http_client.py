@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from models.compressed_answers import ACCEPT_ENCODING, is_unpackable
 from models.public_addresses import Resolver, is_public_address, resolve_host
 
 DELIVERY_TIMEOUT_S = 15.0
@@ -81,6 +82,7 @@ class WebhookClient:
                 "host": url.netloc.decode("ascii"),
                 "content-type": "application/json",
                 "user-agent": "frontrunner",
+                "accept-encoding": ACCEPT_ENCODING,
                 "connection": "close",
             },
             # SNI and certificate check use the name; the connection uses the address.
@@ -105,6 +107,8 @@ def _check_status(answer: httpx.Response) -> None:
 
 
 async def _bounded_body(answer: httpx.Response, max_bytes: int) -> bytes:
+    if not is_unpackable(answer.headers):
+        raise DeliveryError("the answer is compressed in another way than gzip or deflate")
     found = bytearray()
     async for part in answer.aiter_bytes():
         found += part

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
+from models.compressed_answers import ACCEPT_ENCODING, is_unpackable
 from models.generators.remote.addresses import RemoteAddress
 from models.generators.remote.answers import Busy, check_status, read_json
 from models.generators.remote.limits import Budget, Lost, Pace, Turns
@@ -30,12 +31,6 @@ MAX_OTHER_BYTES = 2**20
 
 MAX_LIST_BYTES = 16 * 2**20
 """Maximum bytes of a list of models."""
-
-_CODINGS = ("", "identity", "gzip", "deflate")
-"""Compressions of answers.
-
-Their chunks become at most a thousand times as long; other ones, and several at once, could fill the memory.
-"""
 
 _MADE_NONE = frozenset({503, 529})
 """Statuses from 500 of remotes that are busy, so that they made no image."""
@@ -69,7 +64,7 @@ class Calls:
         connections = httpx.Limits(max_keepalive_connections=0)
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         context = httpx.create_ssl_context()
-        coding = {"accept-encoding": "gzip, deflate"}
+        coding = {"accept-encoding": ACCEPT_ENCODING}
         self._http = httpx.AsyncClient(
             verify=context, headers={**coding, **self._headers}, timeout=timeout, limits=connections
         )
@@ -191,11 +186,11 @@ class Calls:
 async def _exchange(client: httpx.AsyncClient, request: httpx.Request, most: int) -> tuple[int, httpx.Headers, bytes]:
     """Status, headers and body of an answer.
 
-    Raises Lost above `most` bytes and for other compressions than `_CODINGS`, and the errors of httpx.
+    Raises Lost above `most` bytes and for compressions that are not unpacked, and the errors of httpx.
     """
     response = await client.send(request, stream=True)
     try:
-        if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
+        if not is_unpackable(response.headers):
             raise Lost("unreadable", "sends an answer that is compressed in another way than gzip or deflate")
         read = bytearray()
         async for part in response.aiter_bytes():

@@ -141,6 +141,6 @@ class Budget:
         return today
 
     def refund(self, images: int, day: int) -> None:
-        """Give back the money of a call of that day that the remote refused; it remains a call."""
+        """Give back the money of a refused call of that day; it remains a call."""
         if day == self._day:
             self._images -= images
