@@ -1,4 +1,4 @@
-"""How one of several models comes and goes, and the work that its counters keep."""
+"""Types of a model that comes and goes; see `managed` and `memory`."""
 
 from __future__ import annotations
 
