@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from time import perf_counter
 from typing import ClassVar, TypeAlias, TypeVar
@@ -370,7 +371,7 @@ class LocalEngine:
         try:
             self._progress("loading the models")
             models = self._load()
-            core = self.core_type(models, self._config, wake=lambda: self._inbox.put(EngineCore.resume))
+            core = self.core_type(models, self._config, wake=partial(self._inbox.put, EngineCore.resume))
             with contextlib.closing(core):
                 with self._turns:
                     core.measure(self._progress)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -260,6 +263,30 @@ async def test_when_no_worker_comes_back_the_engine_dies_and_fails_all_waiters()
     assert isinstance(last.error, EngineDead)
     assert [str(death) for death in deaths] == ["the device is gone"]
     await engine.close(0)
+
+
+async def test_a_lost_worker_leaves_nothing_but_its_counters(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # records of a log hold tracebacks
+    faults, held = Faults(), list[weakref.ref[kit.FaultyGenerator]]()
+
+    def load(name: str) -> Models:
+        loaded = kit.models(name, faults, 0.001)
+        loaded.generator.itself = loaded.generator  # type: ignore[attr-defined]
+        held.append(weakref.ref(loaded.generator))  # type: ignore[arg-type]
+        return loaded
+
+    async with cluster(2, faults, make=load) as engine:
+        gc.freeze()  # as the server does once the models are loaded
+        try:
+            await race(engine, spec(n_candidates=20))
+            before = engine.stats()
+            faults.kill.add("w0")
+            await race(engine, spec("gen_b", n_candidates=20))
+            await until(lambda: faults.deaths == ["w0"] and all(slot.alive for slot in slots(engine)))
+            assert [each() is None for each in held] == [True, False, False]
+            assert engine.stats().rows_stepped >= before.rows_stepped + 20 * 4
+        finally:
+            gc.unfreeze()
 
 
 async def test_workers_with_other_weights_are_refused() -> None:

@@ -6,6 +6,7 @@ Owns the `Worker` protocol. Its arguments and results are plain values, so that 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from app.engine.config import EngineConfig
 from app.engine.cost_model import CostModel
 from app.engine.local import ModelLoader
 from app.engine.protocols import EngineStats, PanelScorer
+from app.engine.registry.lifetime import Work
 from app.engine.segments.engine import SegmentEngine
 from app.engine.segments.messages import Segment, SegmentDone
 from app.engine.warmup import Progress
@@ -125,6 +127,7 @@ class InProcessWorker:
         self._config = replace(config, live_rows=LIVE_ROWS)
         self._progress = progress
         self._turns = turns
+        self._past = Work()
         self._engine = self._made(lambda _: None)
 
     @property
@@ -150,7 +153,10 @@ class InProcessWorker:
             else:
                 ready.set_exception(reason if isinstance(reason, Exception) else EngineFailed(repr(reason)))
 
-        self._engine = self._made(end)
+        before = self._engine.stats()
+        self._past, self._engine = self._past.after(before), self._made(end)
+        if before.dead:
+            await asyncio.to_thread(_collect)
         self._engine.start()
         while not ready.done() and not self._engine.stats().ready:
             await asyncio.wait([ready], timeout=START_POLL_S)
@@ -181,8 +187,8 @@ class InProcessWorker:
             raise WorkerLost(str(error)) from error
 
     def stats(self) -> EngineStats:
-        """See `Worker`."""
-        return self._engine.stats()
+        """See `Worker`. Counters go on after a loss."""
+        return self._past.added(self._engine.stats())
 
     async def close(self) -> None:
         """See `Worker`."""
@@ -190,3 +196,12 @@ class InProcessWorker:
 
     def _made(self, on_death: Callable[[BaseException], None]) -> SegmentEngine:
         return SegmentEngine(self._load, self._config, on_death, self._progress, self._turns)
+
+
+def _collect() -> None:
+    """Free what refers to lost models in cycles, also what the server froze."""
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    gc.collect()
+    if frozen:
+        gc.freeze()
