@@ -97,7 +97,9 @@ class DrainingServer(uvicorn.Server):
             self._app.state.drain_s = 0.0
             self._app.state.mcp.close()
             with suppress(TimeoutError):  # other replicas claim the rest when its lease expires
-                await asyncio.wait_for(self._app.state.services.generations.release_claims(), RELEASE_TIMEOUT_S)
+                every = self._app.state.services.models.every
+                released = asyncio.gather(*(services.generations.release_claims() for services in every))
+                await asyncio.wait_for(released, RELEASE_TIMEOUT_S)
             self.should_exit = True
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.cli.serve import DrainingServer, server_config
 from app.engine.local import LocalEngine
 from app.engine.registry import ModelRegistry
 from app.main import create_app
@@ -250,6 +252,24 @@ def test_a_request_for_a_model_of_another_replica_waits_for_it(tmp_path: Path) -
         assert other.client.get(other_image).status_code == 200
     with running(tmp_path, registry=Shelf(FakeModel("here")).registry) as one:
         is_problem(one.post(json={**PROMPT, "model": "there"}), 404, "not_found", "#/model")
+
+
+@pytest.mark.slow
+def test_a_stopping_process_hands_back_the_work_of_every_model(tmp_path: Path) -> None:
+    shelf, answers = Shelf(FakeModel("first"), FakeModel("other", delay_s=0.05)), list[httpx.Response]()
+    with running(tmp_path, registry=shelf.registry) as house:
+        server = DrainingServer(server_config(house.app, Settings(port=0)), drain_s=0)
+        asked = {**PROMPT, "model": "other", "steps": 150}
+        watching = threading.Thread(target=lambda: answers.append(house.post(json=asked, headers=STREAM)))
+        watching.start()
+        other = house.app.state.services.models.bundles["other"].generations
+        until(lambda: list(other._worker))
+        loop = shelf.engines["other"]._inner._loop  # type: ignore[union-attr]
+        asyncio.run_coroutine_threadsafe(server._drain(overdue=True), loop).result(10)
+        watching.join(10)
+        kind, _, data = events(answers[0].text)[-1]
+        assert (kind, data["error"]["code"]) == ("error", "draining")
+        assert house.client.get(data["location"]).json()["status"] == "queued"
 
 
 @pytest.mark.slow

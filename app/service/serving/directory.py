@@ -59,6 +59,11 @@ class ModelDirectory(Generic[Bundle]):
         return [bundle for name, bundle in self._bundles.items() if name != self._registry.default]
 
     @property
+    def every(self) -> list[Bundle]:
+        """The services of all models, with those that queue for other replicas."""
+        return [*self._bundles.values(), *(bundle for _, bundle in self._elsewhere.values())]
+
+    @property
     def several(self) -> bool:
         """Whether requests choose between models."""
         return self._registry.several
