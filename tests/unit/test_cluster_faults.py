@@ -289,6 +289,21 @@ async def test_a_lost_worker_leaves_nothing_but_its_counters(caplog: pytest.LogC
             gc.unfreeze()
 
 
+async def test_a_worker_that_dies_while_another_one_loads_is_a_death() -> None:
+    deaths, first = list[BaseException](), InProcessWorker("w0", kit.models, CONFIG)
+
+    class Second(InProcessWorker):
+        async def start(self, on_lost: Callable[[BaseException], None]) -> None:
+            await super().start(on_lost)
+            first._engine._fail_all(OSError("the device is gone"))
+
+    engine = ClusterEngine([first, Second("w1", kit.models, CONFIG)], CONFIG, deaths.append)
+    engine.start()
+    await until(lambda: engine.stats().dead)
+    assert len(deaths) == 1
+    await engine.close(0)
+
+
 async def test_workers_with_other_weights_are_refused() -> None:
     class Other(kit.FaultyGenerator):
         @property

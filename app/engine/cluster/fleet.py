@@ -94,10 +94,10 @@ class Fleet:
             for number, slot in enumerate(self.slots):
                 self._starting = number
                 await self._start(slot)
+            infos = [slot.worker.info for slot in self.slots]
         except Exception as error:
             self._on_death(error)
             return
-        infos = [slot.worker.info for slot in self.slots]
         if len({info.revisions for info in infos}) > 1:
             self._on_death(EngineFailed("the workers hold different models: load the same weights on all of them"))
             return

@@ -68,6 +68,7 @@ class Roster:
 
     async def run(self) -> None:
         """Publish and look until cancelled; then withdraw."""
+        await asyncio.to_thread(_cards)  # it takes a third of a second
         try:
             while True:
                 self._changed = changed = asyncio.Event()
