@@ -100,10 +100,12 @@ def test_pruning_leaves_spare_finalists(open_house: House) -> None:
     made = open_house.made(**asked, safety="veto")
     done = {c["index"] for c in made["candidates"] if c["pruned_at_step"] is None}
     assert made["data"][0]["index"] in done - flagged(made)
-    pruned = next(c["index"] for c in made["candidates"] if c["pruned_at_step"] and c["safety"] is None)
-    answer = picture(open_house, made, pruned)
-    if answer.status_code != 200:
-        is_problem(answer, 403, "image_withheld")
+    free = open_house.made(**asked, safety="off")
+    pruned = [c["index"] for c in made["candidates"] if c["pruned_at_step"] and c["safety"] is None]
+    withheld = {index for index in pruned if shown(picture(open_house, free, index))[0] > LIMIT}
+    assert withheld
+    for index in pruned:
+        assert picture(open_house, made, index).status_code == (403 if index in withheld else 200)
 
 
 def test_all_flagged_is_an_error_on_every_route(strict: House) -> None:
@@ -289,8 +291,9 @@ def test_refinements_and_rerankings_keep_the_mode(open_house: House) -> None:
     again = open_house.post(f"{path}/rerank", json={"n": 8}).json()
     assert again["safety"] == "veto"
     assert not flagged(made) & {image["index"] for image in again["data"]}
-    refined = open_house.post(f"{path}/refine", json={"index": made["data"][0]["index"], "n_candidates": 2}).json()
-    assert refined.get("safety", "veto") == "veto"
+    asked = {"index": made["data"][0]["index"], "n_candidates": 8, "strength": 0.9, "seed": 7}
+    refined = open_house.post(f"{path}/refine", json=asked).json()
+    assert (refined["safety"], flagged(refined) & {image["index"] for image in refined["data"]}) == ("veto", set())
     refused = open_house.post(f"{path}/refine", json={"index": min(flagged(made))})
     is_problem(refused, 403, "image_withheld")
 
