@@ -67,9 +67,11 @@ VariantsOption = Annotated[
 VariantOption = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="Wording to sample from instead of PROMPT; repeatable.")
 ]
+SafetyOption = Annotated[
+    Literal["off", "flag", "veto"] | None, typer.Option(help="Mark or withhold images that a classifier flags.")
+]
 VetoOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FLAG", help="Exclude images with this flag, artefact or typographic; repeatable."),
+    list[str] | None, typer.Option(metavar="FLAG", help="Exclude images flagged artefact or typographic; repeatable.")
 ]
 
 
@@ -123,9 +125,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler of the model, such as euler or ddim.")] = None,
     model: ModelOption = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter of the server; repeatable.")
-    ] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="NAME:WEIGHT", help="LoRA adapter; repeatable.")] = None,
     control: ControlOption = None,
     steering: Annotated[
         float | None, typer.Option(metavar="SCALE", help="Move candidates along their score's gradient, such as 0.05.")
@@ -135,6 +135,7 @@ def generate(
     ] = True,
     scorer: ScorerOption = None,
     veto: VetoOption = None,
+    safety: SafetyOption = None,
     out: OutOption = Path("demo"),
     interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Read commands afterwards.")] = False,
     taste: Annotated[str | None, typer.Option(metavar="PROFILE", help="Taste profile that stores the votes.")] = None,
@@ -172,6 +173,7 @@ def generate(
         "model": model,
         "previews": 2,
         "provenance": "metadata" if metadata else "none",
+        "safety": safety,
         "loras": _loras(lora) if lora is not None else None,
         "steering": {"scale": steering} if steering is not None else None,
     }

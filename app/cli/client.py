@@ -25,6 +25,12 @@ from frontrunner import ApiError, Client, Event, FrontrunnerError
 Json: TypeAlias = dict[str, Any]
 Events: TypeAlias = Generator[Event, None, None]
 
+WITHHELD = "image_withheld"
+"""Code of the error about an image that safety withholds."""
+
+_BLANK = np.full((8, 8, 3), 224, np.uint8)
+"""Stands for an image that cannot be shown."""
+
 KEY_VARIABLE = "FRONTRUNNER_KEY"
 """Environment variable with the API key, if the service requires one."""
 
@@ -111,15 +117,16 @@ def present(body: Mapping[str, Any]) -> Json:
 def save_images(client: Client, done: Json, out: Path) -> list[Path]:
     """Write the images and a contact sheet; return the paths. Raises CliError."""
     ranked = ordered_candidates(done)
-    files = [_image(client, done["id"], c["index"]) for _, c in ranked]
-    best = {out / f"best-{c['rank']:02}.png": data for (_, c), data in zip(ranked, files, strict=True) if c["rank"]}
+    files = [_image(client, done["id"], c) for _, c in ranked]
+    named = ((f"best-{c['rank']:02}.png", data) for (_, c), data in zip(ranked, files, strict=True) if c["rank"])
+    best = {out / name: data for name, data in named if data is not None}
     return _write(out, best | {out / "sheet.png": _sheet(done, ranked, files)})
 
 
 def save_sheet(client: Client, done: Json, path: Path) -> Path:
     """Write a contact sheet of all candidates; return its path. Raises CliError."""
     ranked = ordered_candidates(done)
-    files = [_image(client, done["id"], c["index"]) for _, c in ranked]
+    files = [_image(client, done["id"], c) for _, c in ranked]
     return _write(path.parent, {path: _sheet(done, ranked, files)})[0]
 
 
@@ -140,16 +147,23 @@ def _write(folder: Path, files: Mapping[Path, bytes]) -> list[Path]:
 
 
 def ordered_candidates(done: Json) -> list[tuple[int | None, Json]]:
-    """Return (place, candidate) pairs: by rank, then finished by score, then pruned.
+    """Return (place, candidate) pairs: by rank, then finished by score, then others.
 
-    The place of a pruned candidate is None.
+    The place of a pruned or lost candidate is None.
     """
 
     def order(c: Json) -> tuple[float, bool, float]:
-        return (c["rank"] or math.inf, bool(c["pruned_at_step"]), math.inf if c["score"] is None else -c["score"])
+        return (c["rank"] or math.inf, bool(unfinished_note(c)), math.inf if c["score"] is None else -c["score"])
 
     ordered = sorted(done["candidates"], key=order)
-    return [(place if c["rank"] or not c["pruned_at_step"] else None, c) for place, c in enumerate(ordered, 1)]
+    return [(place if c["rank"] or not unfinished_note(c) else None, c) for place, c in enumerate(ordered, 1)]
+
+
+def unfinished_note(candidate: Json) -> str:
+    """Why a candidate has no finished image; empty if it has one."""
+    if candidate["failure"]:
+        return "no image was made"
+    return f"pruned at step {candidate['pruned_at_step']}" if candidate["pruned_at_step"] else ""
 
 
 def index_at_place(done: Json, place: int) -> int:
@@ -162,11 +176,19 @@ def index_at_place(done: Json, place: int) -> int:
     return indices[place]
 
 
-def _image(client: Client, generation_id: str, index: int) -> bytes:
-    return client.image(generation_id, index, file_format="png")
+def _image(client: Client, generation_id: str, candidate: Json) -> bytes | None:
+    """The image of a candidate; None if it was lost, or is withheld by safety."""
+    if candidate["failure"]:
+        return None
+    try:
+        return client.image(generation_id, candidate["index"], file_format="png")
+    except ApiError as error:
+        if error.code != WITHHELD:
+            raise
+        return None
 
 
-def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequence[bytes]) -> bytes:
+def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequence[bytes | None]) -> bytes:
     captions = [
         imaging.Caption(
             seed=c["seed"],
@@ -174,9 +196,9 @@ def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequenc
             score=c["score"],
             similarity=c["similarity"],
             penalty=c["penalty"],
-            note=f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else "",
+            note=unfinished_note(c) or ("withheld by safety" if data is None else ""),
         )
-        for place, c in ranked
+        for (place, c), data in zip(ranked, files, strict=True)
     ]
-    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    pictures = [_BLANK if data is None else np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
     return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")

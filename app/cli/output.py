@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli.client import CliError, Events, Json, ordered_candidates
+from app.cli.client import CliError, Events, Json, ordered_candidates, unfinished_note
 
 _COLUMNS = (
     BarColumn(),
@@ -98,10 +98,9 @@ def candidates_table(done: Json) -> Table:
     terms, members = ("similarity", "penalty", *taste, "score"), _members(done["candidates"])
     table = _table("rank", "seed", *terms, *members, "")
     for place, c in ordered_candidates(done):
-        note = f"pruned at step {c['pruned_at_step']}" if c["pruned_at_step"] else ""
         style = "bold" if c["rank"] == 1 else "" if c["rank"] else "dim"
         cells = [_number(c[name]) for name in terms] + [_number(c["scores"].get(name)) for name in members]
-        table.add_row(str(place or "-"), str(c["seed"]), *cells, note, style=style)
+        table.add_row(str(place or "-"), str(c["seed"]), *cells, unfinished_note(c), style=style)
     return table
 
 

@@ -10,7 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from tests.api.kit import House
+from app.cli.client import ordered_candidates
+from models.load_options import LoadOptions, RemoteLimits
+from models.registry import load_models
+from tests.api.kit import House, running
+from tests.remotes import Asked, PlainDecoder, Remote, Reply, base64_of
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +60,31 @@ def test_a_veto_and_scorers_make_one_ranking(house: House, tmp_path: Path) -> No
     again = made(house, CliRunner().invoke(app, rerank, env={"COLUMNS": "150"}).output)
     assert again["ranking"]["veto"] == ["artefact"]
     assert "artefact" in run(house, tmp_path, "--veto", "ugly", code=1)
+
+
+def test_safety_is_that_of_the_option_else_of_the_server(tmp_path: Path) -> None:
+    with running(tmp_path / "house", safety_classifier="fake", safety_threshold=0.615, safety="flag") as house:
+        assert made(house, run(house, tmp_path, "-c", "4"))["safety"] == "flag"
+        strict = made(house, run(house, tmp_path, "-c", "8", "--safety", "veto"))
+        assert strict["safety"] == "veto"
+        assert not any(image["safety"]["flagged"] for image in strict["data"])
+        assert any(c["safety"]["flagged"] for c in strict["candidates"]), "the sheet has blanks"
+        assert (tmp_path / "out" / "sheet.png").exists()
+    assert "veto" in run(house, tmp_path, "--safety", "strict", code=2)
+
+
+def test_candidates_without_an_image_are_blank_on_the_sheet(tmp_path: Path) -> None:
+    def answer(asked: Asked, number: int) -> Any:
+        return Reply(400, {"error": {"message": "no"}}) if number == 2 else {"data": [{"b64_json": base64_of("red")}]}
+
+    limits = RemoteLimits(decoder=PlainDecoder, size=(64, 64), concurrency=1)
+    with Remote(answer) as remote:
+        load = lambda: load_models(f"openai:{remote.url}/v1#m", "fake", options=LoadOptions(remote=limits))  # noqa: E731
+        with running(tmp_path / "house", load=load) as house:
+            arguments = ["generate", "a red apple", "-c", "4", "--out", str(tmp_path / "out"), "--url", house.url]
+            found = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"})
+            assert (found.exit_code, "no image was made" in found.output) == (0, True), found.output
+            assert len([*(tmp_path / "out").glob("best-*.png")]) == 3
+            done = made(house, found.output)
+    (lost,) = [place for place, c in ordered_candidates(done) if c["failure"]]
+    assert lost is None, "no command can refine it"
