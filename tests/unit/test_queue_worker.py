@@ -197,6 +197,19 @@ async def test_what_the_engine_refuses_after_its_claim_is_claimed_again(
         await asyncio.gather(working, return_exceptions=True)
 
 
+async def test_a_model_that_has_left_turns_nobody_away_for_earlier_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as h:
+        worker, stats = h.service._worker, h.service._engine.stats
+        worker._queue_overdue = True  # a larger one waited longer, and another replica took it since
+        with pytest.raises(Overloaded, match="earlier queued generations"):
+            await h.made()
+        monkeypatch.setattr(h.service._engine, "stats", lambda: replace(stats(), ready=False))
+        assert not await worker._claim_next()
+        assert await h.made()
+
+
 async def test_what_is_larger_than_a_replica_holds_up_nobody(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         await h.records.create(_waiting("gen_large", 1.0, n_candidates=100_000), [], None)

@@ -256,10 +256,9 @@ class Worker:
     async def _claim_next(self) -> bool:
         """Claim one; False if there is none, no room, or others should have it."""
         stats = self._engine.stats()
-        if stats.draining:
-            return False
-        if not stats.ready:
-            return await self._demand_model()
+        if stats.draining or not stats.ready:
+            self._queue_head, self._queue_overdue = None, False
+            return not stats.draining and await self._demand_model()
         models, most = (self._engine.generator.id, self._engine.scorer.id), stats.capacity
         first = await self._records.next_claimable(*models, most, self._lease_policy.lease_s)
         if first is None or first != self._queue_head:
