@@ -19,12 +19,15 @@ from app.settings.model import ModelSettings
 MAX_MODELS = 64
 """Maximum tables, with those of previous weights."""
 
+MAX_LABEL_CHARS = 64
+"""Maximum length of the label of previous weights; the database keeps NAME@LABEL."""
+
 Load: TypeAlias = Literal["resident", "on-demand"]
 """When a model loads: at the start, or when a request names it."""
 
 _LOADS = ("resident", "on-demand")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?")
-_CHARACTERS = "use up to 100 letters, digits and . _ - / that begin and end with a letter or digit"
+_CHARACTERS = "use up to {} letters, digits and . _ - / that begin and end with a letter or digit"
 _OWN_KEYS = ("load", "previous")
 _TOP_KEYS = ("default", "models")
 
@@ -84,7 +87,7 @@ def _models(tables: Mapping[str, Any], base: ModelSettings) -> Iterator[ServedMo
     seen = dict[str, str]()
     for name, table in tables.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(f"the model name {name[:64]!r} is not valid: {_CHARACTERS}")
+            raise ValueError(f"the model name {name[:64]!r} is not valid: {_CHARACTERS.format(100)}")
         if (other := seen.setdefault(name.lower(), name)) != name:
             raise ValueError(f"the models {other!r} and {name!r} differ in case only: rename one")
         where = f"[models.{name}]"
@@ -96,8 +99,9 @@ def _models(tables: Mapping[str, Any], base: ModelSettings) -> Iterator[ServedMo
             raise ValueError(f"{where} previous must be tables such as [models.{name}.previous.v1]")
         for label, older in previous.items():
             where = f"[models.{name}.previous.{label}]"
-            if not _NAME.fullmatch(label):
-                raise ValueError(f"{where}: the label {label[:64]!r} is not valid: {_CHARACTERS}")
+            if not _NAME.fullmatch(label) or len(label) > MAX_LABEL_CHARS:
+                allowed = _CHARACTERS.format(MAX_LABEL_CHARS)
+                raise ValueError(f"[models.{name}.previous] has a label that is not valid: {allowed}")
             changes = _table(older, where)
             if "previous" in changes:
                 raise ValueError(f"{where} previous: only a model has previous weights, remove the key")

@@ -64,7 +64,7 @@ def test_tables_and_arrays_are_values_of_settings(tmp_path: Path) -> None:
         ('[models."a b"]\ngenerator = "x"', "the model name 'a b' is not valid: use up to 100 letters"),
         ('[models."a@b"]\ngenerator = "x"', "the model name 'a@b' is not valid"),
         ('[models."é"]\ngenerator = "x"', "is not valid"),
-        ('[models.a]\ngenerator = "x"\ncolour = 1', "[models.a] has the unknown key 'colour': use load, previous, gen"),
+        ('[models.a]\ngenerator = "x"\ncolour = 1', "[models.a] has the unknown key 'colour': use load, previous, "),
         ('colour = 1\n[models.a]\ngenerator = "x"', "the file has the unknown key 'colour': use default, models"),
         ('[models.a]\nscorer = "x"', "[models.a] lacks the key generator"),
         ("[models]\na = 1", "[models.a] must be a table"),
@@ -74,6 +74,7 @@ def test_tables_and_arrays_are_values_of_settings(tmp_path: Path) -> None:
         ('[models.a]\ngenerator = "x"\nlora_dir = "/none"', "LORA_DIR is no folder"),
         ('[models.a]\ngenerator = "x"\nprevious = 1', "previous must be tables such as [models.a.previous.v1]"),
         ('[models.a]\ngenerator = "x"\n[models.a.previous.v1]\nload = "on-demand"', "previous.v1] lacks the key"),
+        (f'[models.a]\ngenerator = "x"\n[models.a.previous.{"v" * 65}]', "a label that is not valid: use up to 64"),
         ('default = "b"\n[models.a]\ngenerator = "x"', "default names no model of the file: use one of a"),
     ],
 )
