@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.api.kit import running
 from tests.system.studio_kit import Browser, expect, needs_browser, opened
@@ -36,6 +37,9 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
         page.get_by_role("button", name="Copy as curl").click()
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         body = page.evaluate("window.copied").partition(" -d '")[2].rpartition("'")[0].replace("'\\''", "'")
+        page.get_by_label("Your own variants, one a line").fill("a forgotten text")
+        page.get_by_role("button", name="Edit and run again").click()
+        kept = page.get_by_label("Your own variants, one a line").input_value().splitlines()
         copied = house.client.post("/v1/generations", json=json.loads(body)).json()
         _, own, auto = house.client.get("/v1/generations").json()["data"]
         details = [house.client.get(f"/v1/generations/{one['id']}").json() for one in (auto, own)]
@@ -44,5 +48,26 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
     assert [one["ranking"]["veto"] for one in details] == [["artefact"], ["artefact"]]
     assert [len({c["wording"] for c in one["candidates"]}) for one in details] == [3, 2]
     assert {c["wording"] for c in details[1]["candidates"]} == {"an apple, red", "a crimson apple"}
+    assert set(kept) == {"an apple, red", "a crimson apple"}
     for name in ("seed", "wording", "score"):
         assert [c[name] for c in copied["candidates"]] == [c[name] for c in details[1]["candidates"]]
+
+
+@needs_browser
+def test_withheld_images_are_named_and_not_asked_for(browser: Browser, tmp_path: Path) -> None:
+    fake: dict[str, Any] = {"safety_classifier": "fake", "safety_threshold": 0.615, "safety": "veto"}
+    with running(tmp_path, **fake) as house, opened(browser, house) as page:
+        page.get_by_role("textbox", name="Prompt").first.fill("a red apple")
+        page.get_by_label("Candidates", exact=True).fill("8")
+        page.get_by_label("Prune weak candidates").uncheck()
+        page.get_by_text("Sampling", exact=True).click()
+        page.get_by_label("Steps", exact=True).fill("4")
+        page.get_by_label("Seed", exact=True).fill("7")
+        page.get_by_role("button", name="Generate", exact=True).click()
+        expect(page.locator(".tile")).to_have_count(8)
+        (made,) = house.client.get("/v1/generations").json()["data"]
+        told = house.client.get(f"/v1/generations/{made['id']}").json()["candidates"]
+        count = sum(one["safety"]["flagged"] for one in told)
+        assert 0 < count < 8
+        expect(page.locator(".tile.rest", has_text="withheld by safety")).to_have_count(count)
+        expect(page.locator(".tile.rest img")).to_have_count(0)

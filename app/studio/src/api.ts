@@ -60,6 +60,10 @@ export interface Ranked extends Scored, Inspected {
 export interface Candidate extends Inspected {
   index: number;
   seed: number;
+  /** Why a remote generator made no image; null for all others. */
+  failure: string | null;
+  /** What the safety classifier found, if it looked. */
+  safety: { flagged: boolean } | null;
   score: number | null;
   pruned_at_step: number | null;
   duplicate_of: number | null;
@@ -88,6 +92,7 @@ export interface Generation {
   deterministic: boolean;
   output_format: string;
   provenance: Provenance;
+  safety: "off" | "flag" | "veto";
   ranking: {
     prompt: string;
     negative_weight: number;

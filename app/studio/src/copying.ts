@@ -48,6 +48,7 @@ function request(made: Generation): Request {
     ...(made.steering ? { steering: made.steering } : {}),
     pruning: cuts.length > 0 ? cuts : "off",
     provenance: made.provenance,
+    ...(made.safety !== "off" ? { safety: made.safety } : {}),
     ...(made.deterministic ? { deterministic: true } : {}),
     ranking: weighed,
   };
@@ -55,17 +56,18 @@ function request(made: Generation): Request {
     const body = { index: parent.index, strength: made.strength, ...sampled };
     return { path: `${address(parent.generation)}/refine`, body };
   }
-  return { path: GENERATIONS, body: { ...sampled, size: made.size, ...variants(made) } };
+  const texts = variants(made);
+  return { path: GENERATIONS, body: { ...sampled, size: made.size, ...(texts.length > 0 ? { variants: texts } : {}) } };
 }
 
-/** The texts that candidates were sampled from. Consecutive seeds take them in turn. */
-function variants(made: Generation): { variants?: string[] } {
+/** The texts that candidates were sampled from, none if all have the prompt. Consecutive seeds take them in turn. */
+export function variants(made: Generation): string[] {
   const texts = made.candidates.map((one) => one.wording ?? made.prompt);
-  if (texts.every((text) => text === made.prompt)) return {};
+  if (texts.every((text) => text === made.prompt)) return [];
   let count = 1;
   while (texts.some((text, place) => place >= count && text !== texts[place - count])) count += 1;
   const first = texts.slice(0, count);
-  return { variants: first.map((_, place) => first[(((place - made.seed) % count) + count) % count] ?? made.prompt) };
+  return first.map((_, place) => first[(((place - made.seed) % count) + count) % count] ?? made.prompt);
 }
 
 /** `base` is the URL of the page. */

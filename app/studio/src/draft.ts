@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { type Asked, type Generation, type Negative, type Provenance, type Quality, type Reference } from "./api";
+import { variants as texts } from "./copying";
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
@@ -116,6 +117,8 @@ export function like(made: Generation): void {
     provenance: made.provenance,
     steering: made.steering?.scale ?? 0,
     quality: "",
+    wordings: 0,
+    variants: texts(made).join("\n"),
     veto: made.ranking.veto,
   });
   references.value = referencesOf(made).filter(known);

@@ -76,7 +76,7 @@ export function Wall() {
 function summary(made: Generation, now: Board): string {
   const out = made.candidates.filter((c) => c.pruned_at_step !== null).length;
   const saved = 1 - made.work.rows_stepped / made.work.rows_unpruned;
-  const drawn = made.work.rows_unpruned > 0;
+  const drawn = made.parent?.kind !== "rerank";
   const told = [
     `${made.n_candidates} candidates ${drawn ? `in ${(made.timings.total_ms / 1000).toFixed(1)} s` : "re-ranked"}`,
     ...(drawn && out > 0 ? [`${out} pruned`, `${Math.round(100 * saved)} % of the work saved`] : []),
@@ -156,11 +156,16 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
 
 function Rest({ made, one }: { made: Generation; one: Candidate }) {
   const { minScore, diversity } = weights.value ?? { minScore: null, diversity: 0 };
-  const [short, why] = absence(one, minScore, diversity, made.ranking.veto);
+  const hidden = withoutImage(made, one);
+  const [short, why] = hidden ?? absence(one, minScore, diversity, made.ranking.veto);
   return (
     <li class="tile rest" data-key={one.index}>
       <div class="frame">
-        <Picture path={thumbnail(made, one.index, THUMB)} alt={`Candidate ${one.index + 1}, ${why}`} lazy />
+        {hidden ? (
+          <span class="unseen">{`Candidate ${one.index + 1}, ${why}`}</span>
+        ) : (
+          <Picture path={thumbnail(made, one.index, THUMB)} alt={`Candidate ${one.index + 1}, ${why}`} lazy />
+        )}
       </div>
       <p class="numbers">
         <span>{short}</span>
@@ -168,6 +173,12 @@ function Rest({ made, one }: { made: Generation; one: Candidate }) {
       </p>
     </li>
   );
+}
+
+/** Why a candidate has no image to show, as a short and a full text. */
+function withoutImage(made: Generation, one: Candidate): [string, string] | null {
+  if (one.failure !== null) return ["no image", "of which no image was made"];
+  return made.safety === "veto" && one.safety?.flagged ? ["withheld", "withheld by safety"] : null;
 }
 
 /** Why a candidate is not ranked: a short and a full text. The short one is empty while the ranking loads. */
