@@ -52,6 +52,7 @@ class SafetyChecker:
         self._settings = settings
         self._classifier: SafetyClassifier | None = None
         self._lock = threading.Lock()
+        self._in_use = threading.Lock()
         self._running = asyncio.Semaphore(1)
         self._known: OrderedDict[tuple[str, int], SafetyVerdict] = OrderedDict()
 
@@ -147,7 +148,8 @@ class SafetyChecker:
         assert self._classifier is not None
         info = self._classifier.info
         try:
-            scored: Sequence[Mapping[str, float]] = self._classifier.classify(images)
+            with self._in_use:  # a cancelled call gives way to others while its thread goes on
+                scored: Sequence[Mapping[str, float]] = self._classifier.classify(images)
             if len(scored) != len(images):
                 raise ValueError(f"{len(scored)} answers to {len(images)} images")
         except Exception:  # of a library: the images count as flagged
