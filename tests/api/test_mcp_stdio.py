@@ -73,13 +73,19 @@ def test_an_unreachable_service_is_a_tool_error() -> None:
 def test_stdout_holds_the_protocol_only_and_the_end_of_stdin_ends_it(house: House) -> None:
     lines = [INITIALIZE, {"jsonrpc": "2.0", "method": "notifications/initialized"}]
     call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "generate", "arguments": {}}}
-    text = "".join(json.dumps(line) + "\n" for line in [*lines, call, "not an object"])
-    ran = subprocess.run(
-        [*COMMAND, "--url", house.url], input=text, capture_output=True, text=True, check=False, cwd=ROOT,
-        env=_environment(), timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, "not an object", call])
+    with subprocess.Popen([*COMMAND, "--url", house.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          cwd=ROOT, env=_environment()) as ran:  # fmt: skip
+        assert ran.stdin is not None
+        assert ran.stdout is not None
+        ran.stdin.write(text)
+        ran.stdin.flush()
+        answers: list[dict[str, Any]] = []
+        while 2 not in [answer.get("id") for answer in answers]:
+            answers.append(json.loads(ran.stdout.readline()))
+        ran.stdin.close()
+        answers += [json.loads(line) for line in ran.stdout]
+        assert ran.wait(PATIENCE_S) == 0
     assert {answer.get("id") for answer in answers} >= {1, 2}
     assert all(answer["jsonrpc"] == "2.0" for answer in answers)
 

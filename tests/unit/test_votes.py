@@ -115,7 +115,7 @@ async def test_votes_of_replicas_at_one_moment_all_count_and_each_once(url: str)
         return field
 
     async def get(_: str) -> Any:
-        return SimpleNamespace(spec=SimpleNamespace(n_candidates=8), candidates=[None] * 8)
+        return SimpleNamespace(spec=SimpleNamespace(n_candidates=8), candidates=[SimpleNamespace(failure=None)] * 8)
 
     everybody = asyncio.Barrier(3)
     async with opened(url) as one, opened(url) as two, opened(url) as three:

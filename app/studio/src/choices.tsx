@@ -5,7 +5,7 @@ import { draft, set } from "./draft";
 import { generator, limits } from "./state";
 
 const LEVELS: [Level, string][] = [
-  ["draft", "Draft: fewer candidates and steps"],
+  ["draft", "Draft: fewer candidates, faster"],
   ["standard", "Standard"],
   ["best", "Best: more candidates"],
 ];
