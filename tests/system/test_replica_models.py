@@ -82,6 +82,7 @@ def _body(turn: int) -> dict[str, Any]:
     return asked(turn, model=BOTH[turn // 2 % 2])
 
 
+@pytest.mark.soak
 def test_work_of_both_models_outlives_a_killed_replica(database: dict[str, str], tmp_path: Path) -> None:
     with replicas(tmp_path, 2, None, {**database, **_models(tmp_path, *BOTH)}) as pair:
         asyncio.run(_killed(pair))
