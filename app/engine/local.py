@@ -11,7 +11,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
+from app.engine.base.drainable import Drainable
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
@@ -74,7 +75,7 @@ class Held:
     candidates: int
 
 
-class LocalEngine:
+class LocalEngine(Drainable):
     """The `Engine` of one process and one device; use it on the loop of `start`.
 
     `load` runs on the engine's thread and may report its parts to `progress`. `on_death` is called once on the loop
@@ -92,6 +93,7 @@ class LocalEngine:
         progress: Progress | None = None,
         turns: AbstractContextManager[None] | None = None,
     ) -> None:
+        super().__init__()
         self._load = load
         self._turns = turns or contextlib.nullcontext()
         self._progress = progress or Progress()
@@ -105,10 +107,7 @@ class LocalEngine:
         self._held: dict[str, Held] = {}
         self._pending: set[asyncio.Future[object]] = set()
         self._death_reason: BaseException | None = None
-        self._draining = self._closed = False
-        self._holds = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._closed = False
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
@@ -212,17 +211,6 @@ class LocalEngine:
         assert upscaler is not None
         return await self._call_device(lambda *_: upscaler.upscale(image, prompt, seed))
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """See `Engine`."""
-        self._holds += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._holds -= 1
-            self._set_idle()
-
     async def prepare(self, spec: GenerationSpec) -> None:
         """See `Engine`."""
         steering = self._loaded().steering
@@ -251,17 +239,6 @@ class LocalEngine:
             weight_bytes=self._models.weight_bytes if self._models is not None else 0,
             workers_ready=int(core is not None and self._death_reason is None),
         )
-
-    def drain(self) -> None:
-        """Reject new work from now on; running work continues."""
-        self._draining = True
-
-    async def wait_drained(self, drain_s: float) -> bool:
-        """Reject new work and wait up to `drain_s`; return whether all work has ended."""
-        self.drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), drain_s)
-        return self._idle.is_set()
 
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
@@ -338,9 +315,9 @@ class LocalEngine:
         del self._held[generation_id]
         self._set_idle()
 
-    def _set_idle(self) -> None:
-        if not self._held and not self._holds:
-            self._idle.set()
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._held)
 
     def _fail_all(self, reason: BaseException) -> None:
         """Fail all waiters, then call `on_death`."""

@@ -6,10 +6,9 @@ Owns admission, the workers' starts, and the generations. `race` follows one of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
+from app.engine.base.drainable import Drainable
+from app.engine.base.known_model import KnownModel
 from app.engine.cluster.fleet import Fleet
 from app.engine.cluster.race import Race
 from app.engine.cluster.workers import Worker, WorkerInfo, WorkerLost
@@ -25,11 +26,10 @@ from app.engine.config import EngineConfig
 from app.engine.core import SMOOTHING
 from app.engine.cost_model import CostModel
 from app.engine.members.panel import keeps_field
-from app.engine.protocols import Cancelled, EngineStats, Failed, Outcome, PanelScorer, Succeeded, Update, UpdateSink
+from app.engine.protocols import Cancelled, EngineStats, Failed, Outcome, Succeeded, Update, UpdateSink
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Interrupted, Loading, Overloaded
-from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
+from models.protocols import Embeddings, Images, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
-from models.protocols.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Held:
     task: asyncio.Task[Outcome]
 
 
-class ClusterEngine:
+class ClusterEngine(KnownModel, Drainable):
     """The `Engine` over workers that hold the same models.
 
     Use it on the loop of `start`. It is ready once all workers have loaded. A worker that is lost later is started
@@ -62,54 +62,28 @@ class ClusterEngine:
     ) -> None:
         if not workers:
             raise ValueError("a cluster needs at least one worker")
+        super().__init__()
         self._config = config
         self._on_death = on_death
         self._fleet = Fleet(workers, max_attempts, self._die)
         self._dispatcher = self._fleet.dispatcher
         self._held: dict[str, _Held] = {}
         self._death_reason: BaseException | None = None
-        self._draining = self._closed = False
-        self._holds = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._closed = False
         self._pace = 0.0
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
         self._fleet.start()
 
-    # models
-
-    @property
-    def generator(self) -> GeneratorInfo:
-        """See `Engine`."""
-        return self._loaded().generator
-
-    @property
-    def scorer(self) -> ScorerInfo:
-        """See `Engine`."""
-        return self._loaded().scorer
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Engine`."""
-        return self._loaded().calibration
+    def _facts(self) -> WorkerInfo:
+        return self._loaded()
 
     @property
     def costs(self) -> CostModel:
         """See `Engine`; those of the fastest worker."""
         self._loaded()
         return self._fleet.costs
-
-    @property
-    def panel(self) -> tuple[PanelScorer, ...]:
-        """See `Engine`."""
-        return self._loaded().panel
-
-    @property
-    def upscaler(self) -> UpscalerInfo | None:
-        """See `Engine`."""
-        return self._loaded().upscaler
 
     # generations
 
@@ -246,17 +220,6 @@ class ClusterEngine:
 
     # the service's end
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """See `Engine`."""
-        self._holds += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._holds -= 1
-            self._set_idle()
-
     def stats(self) -> EngineStats:
         """See `Engine`; counts and device seconds are sums over the workers."""
         parts = [slot.worker.stats() for slot in self._dispatcher.slots]
@@ -281,17 +244,6 @@ class ClusterEngine:
             workers=len(parts),
             workers_ready=len(self._dispatcher.alive),
         )
-
-    def drain(self) -> None:
-        """Reject new work from now on; running work continues."""
-        self._draining = True
-
-    async def wait_drained(self, drain_s: float) -> bool:
-        """Reject new work and wait up to `drain_s`; return whether all work has ended."""
-        self.drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), drain_s)
-        return self._idle.is_set()
 
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
@@ -330,6 +282,6 @@ class ClusterEngine:
             raise Loading(f"the models are not ready yet: {self._fleet.part}", retry_after_s=2)
         return self._fleet.info
 
-    def _set_idle(self) -> None:
-        if not self._held and not self._holds:
-            self._idle.set()
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._held)

@@ -8,35 +8,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
+from app.engine.base.known_model import KnownModel, ModelFacts
 from app.engine.cost_model import CostModel
 from app.engine.protocols import EngineStats, PanelScorer, UpdateSink
 from app.errors import ModelAway
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.upscaling import UpscalerInfo
-
-
-class ModelFacts(Protocol):
-    """What admission needs to know of a model; see `Engine` for the members."""
-
-    @property
-    def generator(self) -> GeneratorInfo: ...  # noqa: D102
-    @property
-    def scorer(self) -> ScorerInfo: ...  # noqa: D102
-    @property
-    def calibration(self) -> Calibration | None: ...  # noqa: D102
-    @property
-    def costs(self) -> CostModel: ...  # noqa: D102
-    @property
-    def panel(self) -> tuple[PanelScorer, ...]: ...  # noqa: D102
-    @property
-    def upscaler(self) -> UpscalerInfo | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +63,6 @@ def _brief(calibration: Calibration | None) -> Calibration | None:
     head = calibration.head
     brief = None if head is None else replace(head, texts="", images="", maps="")
     return replace(calibration, head=brief, steered=_brief(calibration.steered))
-
-
-class KnownModel:
-    """The properties of `Engine` that only read facts; `_facts` finds them."""
-
-    def _facts(self) -> ModelFacts:
-        raise NotImplementedError
-
-    @property
-    def generator(self) -> GeneratorInfo:
-        """See `Engine`."""
-        return self._facts().generator
-
-    @property
-    def scorer(self) -> ScorerInfo:
-        """See `Engine`."""
-        return self._facts().scorer
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Engine`."""
-        return self._facts().calibration
-
-    @property
-    def costs(self) -> CostModel:
-        """See `Engine`."""
-        return self._facts().costs
-
-    @property
-    def panel(self) -> tuple[PanelScorer, ...]:
-        """See `Engine`."""
-        return self._facts().panel
-
-    @property
-    def upscaler(self) -> UpscalerInfo | None:
-        """See `Engine`."""
-        return self._facts().upscaler
 
 
 def card_stats(card: ModelCard | None, part: str, capacity: int, *, draining: bool = False) -> EngineStats:

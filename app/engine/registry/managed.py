@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
+from app.engine.base.known_model import KnownModel, ModelFacts
 from app.engine.protocols import EngineStats, UpdateSink
-from app.engine.registry.cards import KnownModel, ModelCard, ModelFacts, card_stats
+from app.engine.registry.cards import ModelCard, card_stats
 from app.engine.registry.lifetime import EngineFactory, Lifetime, ModelStateName, ServedEngine, Work
 from app.engine.registry.memory import ModelMemory
 from app.errors import Draining, Loading, ModelAway, ModelLoadFailed

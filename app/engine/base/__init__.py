@@ -1,0 +1,1 @@
+"""What engines share: the facts of their model, and their end."""
