@@ -266,7 +266,8 @@ def _registry(settings: Settings, safety: SafetyChecker, on_death: OnDeath) -> M
 def _load_all(safety: SafetyChecker, settings: Settings, progress: Progress) -> Models:
     """Load the models, and the safety classifier if requests use it by default."""
     loaded = _load_models(settings, progress)
-    progress("loading the safety classifier")
+    if safety.default is not Safety.OFF:
+        progress("loading the safety classifier")
     _preload(safety, settings)
     return loaded
 

@@ -239,8 +239,8 @@ def test_a_request_for_a_model_of_another_replica_waits_for_it(tmp_path: Path) -
         assert is_problem(one.post(json={**PROMPT, "model": "idle"}), 503, "loading")["detail"].startswith(
             "model 'idle'"
         )
-        nobody = is_problem(one.post(json={**PROMPT, "model": "none"}), 404, "not_found", "#/model")
-        assert "here, idle, there" in nobody["detail"]
+        unserved = is_problem(one.post(json={**PROMPT, "model": "none"}), 404, "not_found", "#/model")
+        assert "here, idle, there" in unserved["detail"]
         made = one.made(model="there", n=1)
         again = one.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a blue boat"}})
         assert again.status_code == 200  # this replica has the same scorer

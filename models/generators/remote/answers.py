@@ -56,7 +56,10 @@ def check_status(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     if any(part in code.lower() for part in _POLICY):
         raise Lost("refused", f"refuses the prompt{because}")
     if status in (401, 403):
-        raise Lost("unauthorized", "rejects the key; set FRONTRUNNER_REMOTE_API_KEY")
+        raise Lost(
+            "unauthorized",
+            "rejects the key; set FRONTRUNNER_REMOTE_API_KEY, or what FRONTRUNNER_REMOTE_KEY_VARIABLE names",
+        )
     if code in _SPENT:
         raise Lost("rate_limited", f"has no credit left{because}")
     reason = Lost("rate_limited" if status == 429 else "unreachable", f"answers {status}{because}")
