@@ -16,13 +16,14 @@ from app.engine.cluster.engine import ClusterEngine
 from app.engine.cluster.workers import InProcessWorker, OnStep, Worker
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
-from app.engine.protocols import Cancelled, Failed, Outcome, Succeeded, Update
+from app.engine.protocols import Failed, Outcome, Succeeded
 from app.engine.segments import codec
 from app.engine.segments.messages import Segment, SegmentDone
 from models.protocols import Latent, Models, StepRow
 from models.protocols.image_inputs import ImageInputs
 from models.synthetic.members import ColourJudge, RandomFeatureScorer
 from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer, InstrumentedSteering
+from tests.unit.engine_kit import Inbox
 
 CONFIG = EngineConfig(warmup_s=0.0, timed_s=0.0)
 
@@ -98,36 +99,6 @@ class FarWorker(InProcessWorker):
         result = await super().run(codec.decode(codec.encode(segment)), on_step)
         found: SegmentDone = codec.decode(codec.encode(result))
         return found
-
-
-class Inbox:
-    """A sink that can be waited for."""
-
-    def __init__(self) -> None:
-        self.updates: list[Update] = []
-        self._done = asyncio.Event()
-
-    def __call__(self, updates: Sequence[Update]) -> None:
-        self.updates.extend(updates)
-        if isinstance(self.updates[-1], Succeeded | Failed | Cancelled):
-            self._done.set()
-
-    async def last(self) -> Update:
-        await asyncio.wait_for(self._done.wait(), 50)
-        return self.updates[-1]
-
-    async def outcome(self) -> Outcome:
-        last = await self.last()
-        assert isinstance(last, Succeeded), last
-        return last.outcome
-
-    async def error(self) -> Exception:
-        last = await self.last()
-        assert isinstance(last, Failed), last
-        return last.error
-
-    def of(self, kind: type[Update]) -> list[Any]:
-        return [u for u in self.updates if isinstance(u, kind)]
 
 
 @asynccontextmanager

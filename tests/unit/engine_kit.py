@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,3 +94,33 @@ class BlindScorer(InstrumentedScorer):
         vectors = super().embed_images(pixels)
         vectors[: self._blind] = np.nan
         return vectors
+
+
+class Inbox:
+    """A sink that can be waited for."""
+
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+        self._done = asyncio.Event()
+
+    def __call__(self, updates: Sequence[Update]) -> None:
+        self.updates.extend(updates)
+        if isinstance(self.updates[-1], Succeeded | Failed | Cancelled):
+            self._done.set()
+
+    async def last(self) -> Update:
+        await asyncio.wait_for(self._done.wait(), 50)
+        return self.updates[-1]
+
+    async def outcome(self) -> Outcome:
+        last = await self.last()
+        assert isinstance(last, Succeeded), last
+        return last.outcome
+
+    async def error(self) -> Exception:
+        last = await self.last()
+        assert isinstance(last, Failed), last
+        return last.error
+
+    def of(self, kind: type[Update]) -> list[Any]:
+        return [u for u in self.updates if isinstance(u, kind)]

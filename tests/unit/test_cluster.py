@@ -17,8 +17,8 @@ from models.protocols.image_inputs import Control, ImageInputs, Inpainting
 from models.protocols.steering import SteeringSettings
 from models.synthetic.generator import FakeGenerator
 from tests.unit import cluster_kit as kit
-from tests.unit.cluster_kit import CONFIG, FarWorker, Faults, Inbox, KeepingGenerator, alone, assert_same, cluster, race
-from tests.unit.engine_kit import spec
+from tests.unit.cluster_kit import CONFIG, FarWorker, Faults, KeepingGenerator, alone, assert_same, cluster, race
+from tests.unit.engine_kit import Inbox, spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -18,8 +18,8 @@ from app.engine.protocols import Failed
 from app.errors import EngineDead, EngineFailed, Interrupted
 from models.protocols import Models
 from tests.unit import cluster_kit as kit
-from tests.unit.cluster_kit import CONFIG, Faults, Inbox, InProcessWorker, alone, assert_same, cluster, race
-from tests.unit.engine_kit import spec
+from tests.unit.cluster_kit import CONFIG, Faults, InProcessWorker, alone, assert_same, cluster, race
+from tests.unit.engine_kit import Inbox, spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -11,32 +11,15 @@ import pytest
 
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
-from app.engine.protocols import Cancelled, Failed, Succeeded, Update
+from app.engine.protocols import Cancelled, Failed, Succeeded
 from app.engine.scheduler import Scheduler
 from app.engine.warmup import Progress
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
 from models.protocols import Embeddings, Images, Latent, Models, Pixels, StepRow
 from tests.synthetic_models import InstrumentedGenerator, InstrumentedScorer
-from tests.unit.engine_kit import spec
+from tests.unit.engine_kit import Inbox, spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-class Inbox:
-    """A sink that can be waited for."""
-
-    def __init__(self) -> None:
-        self.updates: list[Update] = []
-        self._done = asyncio.Event()
-
-    def __call__(self, updates: Sequence[Update]) -> None:
-        self.updates.extend(updates)
-        if isinstance(self.updates[-1], Succeeded | Failed | Cancelled):
-            self._done.set()
-
-    async def last(self) -> Update:
-        await asyncio.wait_for(self._done.wait(), 20)
-        return self.updates[-1]
 
 
 @asynccontextmanager
