@@ -17,6 +17,8 @@ from tests.api.kit import is_problem, running
 from tests.api.test_ensemble import ALL, Panel, codes, order
 from tests.synthetic_models import InstrumentedGenerator
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_scorer_that_cannot_read_near_misses_loses_no_result(tmp_path: Path) -> None:
     class Failing(FakeScorer):

@@ -23,6 +23,8 @@ from models.protocols import Models
 from tests.api.kit import House, events, is_problem, running, until
 from tests.remotes import KEY, Asked, PlainDecoder, Remote, Reply, base64_of
 
+pytestmark = pytest.mark.slow
+
 REFUSED = Reply(400, {"error": {"code": "moderation_blocked", "message": "no apples"}})
 COLOURS = ("red", "blue", "lime", "yellow", "white", "black", "cyan", "magenta")
 

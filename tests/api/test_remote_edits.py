@@ -14,6 +14,8 @@ from tests.api.kit import House, is_problem, running
 from tests.api.test_remote import codes, fronted, loader, painted, pixels
 from tests.remotes import Remote, base64_of
 
+pytestmark = pytest.mark.slow
+
 
 def masked() -> str:
     """A mask whose upper half is white."""

@@ -29,6 +29,8 @@ from tests.api.kit import House, is_problem, running, until
 from tests.servers import PATIENCE_S, PostgreSQL, free_port
 from tests.unit.store_kit import MINE, generation
 
+pytestmark = pytest.mark.slow
+
 SECRET = "whsec_" + "c2VjcmV0LW9mLXR3ZW50eS1mb3VyLWJ5dGVz"
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.bench import ensemble_figures, steering
 from tests.bench.ensemble_figures import Field
 
+pytestmark = pytest.mark.slow
+
 
 def field(candidates: int, seed: int, *, gamed: float = 0.0, slow: float = 0.6) -> Field:
     """Two members with errors of their own; with `gamed` the main scorer alone sees rare flattering artefacts."""

@@ -27,6 +27,8 @@ from models.load_options import EndpointLimits, LoadOptions
 from models.scorers import chat_endpoint, questions
 from models.scorers.chat_endpoint import ChatScorer
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "https://judge.internal/v1#big-model"
 KEY = "sk-very-secret"
 PICTURES = np.stack([np.full((8, 12, 3), 40 * shade, np.uint8) for shade in range(6)])

@@ -20,6 +20,8 @@ from models.synthetic.scorer import FakeScorer
 from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import Bench, alone, spec
 
+pytestmark = pytest.mark.slow
+
 
 def test_in_shadow_nobody_is_dropped_and_the_regret_is_told() -> None:
     cuts = (Checkpoint(1, 2),)
