@@ -54,7 +54,7 @@ def weights(path: Path) -> dict[str, Any]:
 
     A `checkpoint.pt` comes from a run that has not ended.
     """
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if "average" in state:
         state["modules"] = {**state["modules"], **state["average"]}
     return state

@@ -61,6 +61,19 @@ def test_a_picture_is_left_alone_where_nothing_is_asked() -> None:
     assert augment.restyle(x, 0.0).allclose(x, atol=1e-6)
 
 
+def test_a_covered_square_has_the_mean_colour_of_its_picture() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(64, 3, 64, 64)
+    covered = augment.erase(x, 0.5)
+    changed = (covered != x).any(1)
+    sizes = {(int(part.any(1).sum()), int(part.any(0).sum()), int(part.sum())) for part in changed if part.any()}
+    assert 20 < sum(bool(part.any()) for part in changed) < 44
+    assert all(rows == columns and rows * columns == area and 6 <= rows <= 20 for rows, columns, area in sizes)
+    chosen = changed.flatten(1).any(1)
+    means = x.mean((2, 3))[:, :, None, None].expand_as(x)
+    assert covered[chosen].where(changed[chosen, None], 0).allclose(means[chosen].where(changed[chosen, None], 0))
+
+
 def test_another_manner_keeps_flat_grounds_and_moves_edges() -> None:
     torch.manual_seed(0)
     x = torch.full((8, 3, 64, 64), 0.2)
@@ -109,7 +122,7 @@ def test_captions_that_leave_the_colours_of_things_open(
     name: str, caption: str, stated: list[str], leaves_open: bool
 ) -> None:
     row = {"things": [{"name": name}], "caption": caption, "stated": stated}
-    assert scorer.colourless(row) is leaves_open
+    assert dataset.colourless(row) is leaves_open
 
 
 def test_pictures_beside_their_near_misses_keep_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +138,9 @@ def test_a_picture_of_a_near_miss_shows_something_else(tmp_path: Path, monkeypat
     drawn = sampler().draw(60)
     (tmp_path / "scenes").mkdir()
     dataset.write_rows(drawn, tmp_path / "scenes" / "scorer.jsonl", captions.Captioner(1), negatives=True, seed=1)
-    relatives = scorer.Relatives(tmp_path, "scorer", seed=1)
+    composer = dataset.Composer(tmp_path, ("noto",), workers=1)
+    dataset.write_relatives(drawn, ICONS, tmp_path / "scenes" / "scorer.npy", composer, seed=1)
+    relatives = scorer.Relatives(tmp_path, "scorer")
     places, pictures = relatives.misses(list(range(60)))
     assert len(places) == scorer.MISSES
     own = autoencoder.to_tensor(np.stack([scenes.compose(drawn[p], ICONS) for p in places]))

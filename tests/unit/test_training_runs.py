@@ -51,6 +51,18 @@ def test_two_workers_train_what_one_would(tmp_path: Path) -> None:
     assert torch.equal(both, one["used"])
 
 
+def test_a_report_is_the_mean_of_numbers_and_tensors(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    runs.add_arguments(parser, rate=0.1, batch=8, samples=8)
+    args = parser.parse_args(["--runs", str(tmp_path)])
+    runs.prepare(args)
+    run = runs.Run(tmp_path / "run", args, torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 1)}))
+    run.note(loss=1.0)
+    run.note(loss=torch.tensor(2.0, requires_grad=True))
+    run.report()
+    assert '"loss": 1.5' in (tmp_path / "run" / "log.jsonl").read_text()
+
+
 def test_bfloat16_computes_and_float32_keeps(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     runs.add_arguments(parser, rate=0.1, batch=8, samples=8)

@@ -84,15 +84,17 @@ def soften(x: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def erase(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Covers a random square with the mean colour in `share` of the batch (in place).
+    """Covers a random square with the mean colour in `share` of the batch.
 
     The square's edge is 6 to 20 px: up to a third of a picture of 64 px.
     """
-    for i in torch.nonzero(torch.rand(len(x)) < share).flatten().tolist():
-        edge = int(torch.randint(6, 21, ()))
-        top, left = (int(v) for v in torch.randint(0, x.shape[-1] - edge, (2,)))
-        x[i, :, top : top + edge, left : left + edge] = x[i].mean((1, 2))[:, None, None]
-    return x
+    each, size = (len(x), 1, 1, 1), x.shape[-1]
+    edge = torch.randint(6, 21, each)
+    corners = (torch.rand(2, *each) * (size - edge)).long()
+    across = torch.arange(size)
+    top, left = (torch.stack([across >= at, across < at + edge]).all(0) for at in corners)
+    square = top.transpose(2, 3) & left & (torch.rand(each) < share)
+    return torch.where(square, x.mean((2, 3), keepdim=True), x)
 
 
 def augment(x: torch.Tensor, strong: float = 1.0) -> torch.Tensor:

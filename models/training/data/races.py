@@ -52,11 +52,11 @@ class Races:
     def __init__(self, path: Path) -> None:
         found = np.load(path)
         self.finals, self.previews, self.composed = found["finals"], found["previews"], found["composed"]
-        self.pooled = torch.from_numpy(found["pooled"]).float()
+        self.pooled = torch.from_numpy(found["pooled"]).to(torch.get_default_device()).float()
 
     def batch(self, captions: torch.Tensor, mark: int) -> Batch:
         """The races of these captions, with the previews at step `STEPS[mark]`."""
-        rows = captions.numpy()
+        rows = captions.cpu().numpy()
         each = (self.composed[rows], self.finals[rows], self.previews[rows, :, mark])
         composed, finals, previews = (to_tensor(p.reshape(-1, 64, 64, 3)) for p in each)
         return Batch((composed, finals, previews), self.pooled[captions])

@@ -34,7 +34,9 @@ class TextEncoder:
 
     def __init__(self) -> None:
         self.tokenizer = BertTokenizer.from_pretrained(folder(), model_max_length=MAX_TOKENS)
-        self.model = BertModel.from_pretrained(folder()).eval().requires_grad_(False)
+        with torch.device("cpu"):
+            loaded = BertModel.from_pretrained(folder()).eval().requires_grad_(False)
+        self.model = loaded.to(torch.get_default_device())
         self.model.config.use_attention_mask = True
 
     def run(self, captions: Sequence[str], pad: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +50,7 @@ class TextEncoder:
             truncation=True,
             max_length=MAX_TOKENS,
             return_tensors="pt",
-        )
+        ).to(self.model.device)
         with torch.inference_mode():
             hidden = self.model(found["input_ids"], attention_mask=found["attention_mask"]).last_hidden_state
         return hidden, found["attention_mask"]
@@ -75,7 +77,7 @@ def cache_states(encoder: TextEncoder, captions: Sequence[str], path: Path, batc
     shape = (len(captions), MAX_TOKENS, WIDTH)
     table = np.lib.format.open_memmap(path, "r+" if start else "w+", np.float16, None if start else shape)
     for at in range(start, len(captions), batch):
-        table[at : at + batch] = encoder.states(captions[at : at + batch]).half().numpy()
+        table[at : at + batch] = encoder.states(captions[at : at + batch]).half().cpu().numpy()
         if at // batch % 25 == 0:
             table.flush()
             mark.write_text(f"{at} {digest}")
@@ -90,7 +92,7 @@ def cache_pooled(encoder: TextEncoder, captions: Sequence[str], path: Path, batc
     table: npt.NDArray[np.float16] = np.empty((len(captions), WIDTH), np.float16)
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        table[rows] = encoder.pooled([captions[i] for i in rows]).half().numpy()
+        table[rows] = encoder.pooled([captions[i] for i in rows]).half().cpu().numpy()
         if at // batch % 50 == 0:
             print(f"pooled texts {at} of {len(captions)}", flush=True)
     np.save(path, table)

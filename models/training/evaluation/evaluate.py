@@ -27,6 +27,7 @@ from models.training.data.palette import U8
 from models.training.data.scenes import Mixture, SceneSampler
 from models.training.evaluation import checks, fields, judge, prompts, wordings
 from models.training.evaluation.sampling import Drawn, Pack
+from models.training.runs import use
 from models.training.trainers.autoencoder import Pictures, to_tensor
 from models.training.trainers.scorer import Table, Unseen, say
 
@@ -68,7 +69,7 @@ class Evaluation:
     @functools.cached_property
     def judge(self) -> judge.Judge:
         """The judge, loaded at first use."""
-        return judge.load(self.judge_folder)
+        return judge.load(self.judge_folder).to(torch.get_default_device())
 
     @functools.cached_property
     def names(self) -> torch.Tensor:
@@ -351,8 +352,10 @@ def main() -> None:
     )
     parser.add_argument("--base", type=Path, default=None, help="pack to which the costs are compared")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where to measure: cpu, cuda; costs are those of the CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    use(args.device)
     out: Path = args.out or args.runs / "figures"
     out.mkdir(parents=True, exist_ok=True)
     pack = Pack(args.pack or args.runs / "pack")

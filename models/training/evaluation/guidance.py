@@ -42,7 +42,7 @@ def measure(run: Evaluation, prompt: prompts.Prompt, place: int, candidates: int
     """The figures of one field."""
     drawn = run.pack.draw(prompt.text, candidates, candidates * place, checkpoints=CHECKPOINTS, guidance=value)
     embedded = run.pack.embed_pictures(drawn.pictures)
-    scores = (embedded @ run.pack.embed_texts([prompt.text]).T).numpy()[:, 0]
+    scores = (embedded @ run.pack.embed_texts([prompt.text]).T).cpu().numpy()[:, 0]
     best = int(scores.argmax())
     logp = run.judged(drawn.pictures)
     own = logp[:, [run.table.place[n] for n in prompt.names]].mean(1)

@@ -41,23 +41,24 @@ class Pack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "pack.json").read_text("utf-8"))
-        self.encoder = texts.TextEncoder()
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder / self.meta["generator"]["folder"],
-            text_encoder=self.encoder.model,
-            tokenizer=self.encoder.tokenizer,
-            safety_checker=None,
-            torch_dtype=torch.float32,
-        )
-        self.unet, self.vae = pipeline.unet.eval(), pipeline.vae.eval()
-        self.scheduler = pipeline.scheduler
-        self.scorer = load_scorer(folder / self.meta["scorer"]["folder"])
+        self.encoder, self.device = texts.TextEncoder(), torch.get_default_device()
+        with torch.device("cpu"):
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder / self.meta["generator"]["folder"],
+                text_encoder=self.encoder.model,
+                tokenizer=self.encoder.tokenizer,
+                safety_checker=None,
+                torch_dtype=torch.float32,
+            )
+            scorer = load_scorer(folder / self.meta["scorer"]["folder"])
+        self.unet, self.vae = pipeline.unet.eval().to(self.device), pipeline.vae.eval().to(self.device)
+        self.scheduler, self.scorer = pipeline.scheduler, scorer.to(self.device)
         self.read = TextFront(folder / self.meta["words"]["file"], texts.folder() / "vocab.txt").read
 
     def decode(self, latents: torch.Tensor) -> U8:
         """Latents (B, 16, 8, 8) -> uint8 (B, 64, 64, 3)."""
         found = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return ((found.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return ((found.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def rebuild(self, pictures: U8) -> U8:
         """Pictures uint8 (B, 64, 64, 3) after encoding and decoding, same format."""
@@ -84,12 +85,15 @@ class Pack:
             texts = wordings or (prompt,)
             states = self.encoder.states([negative, *texts])
             states = states[[0] * count + [1 + (seed + i) % len(texts) for i in range(count)]]
-            shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
-            x = torch.stack(
-                [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
-            )
+            x = self.noise(range(seed, seed + count))
             scale = defaults["guidance_scale"] if guidance is None else guidance
             return self.denoise(x, states, defaults["steps"], scale, checkpoints)
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        """The first latents of these seeds (N, 16, 8, 8), equal on every device."""
+        shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+        each = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(s), device="cpu") for s in seeds]
+        return torch.stack(each).to(self.device)
 
     def denoise(
         self, x: torch.Tensor, states: torch.Tensor, steps: int, guidance: float, checkpoints: Sequence[int]
@@ -131,7 +135,7 @@ class Pack:
     def scores(self, pictures: U8, prompt: str, negative: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
         """Cosine to the prompt, minus half of a positive cosine to the negative."""
         wanted = self.embed_texts([prompt, negative] if negative else [prompt])
-        cosines = (self.embed_pictures(pictures) @ wanted.T).numpy()
+        cosines = (self.embed_pictures(pictures) @ wanted.T).cpu().numpy()
         penalty = 0.5 * np.maximum(0, cosines[:, 1]) if negative else 0.0
         return np.asarray(cosines[:, 0] - penalty, np.float32)
 

@@ -55,8 +55,12 @@ def held_out(name: str) -> bool:
 
 
 def to_tensor(pictures: U8) -> torch.Tensor:
-    """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64) in [-1, 1], channels last."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64) in [-1, 1], channels last.
+
+    The result is on the default device.
+    """
+    table = torch.from_numpy(np.array(pictures)).to(torch.get_default_device())
+    return table.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class Pictures:
@@ -109,7 +113,7 @@ def loss_of(network: nn.ModuleDict, x: torch.Tensor, noise: float) -> tuple[torc
 def anchored(network: nn.ModuleDict, init: Path) -> nn.Module:
     """The frozen encoder with the weights in `init`."""
     first = copy.deepcopy(network)
-    first.load_state_dict(torch.load(init, weights_only=True)["modules"])
+    first.load_state_dict(runs.load(init)["modules"])
     return first["encoder"].requires_grad_(False)
 
 
@@ -140,9 +144,9 @@ def main() -> None:
             if first is not None:
                 moved = functional.mse_loss(z, first(x).float())
                 loss = loss + args.anchor * moved
-                run.note(moved=moved.item())
+                run.note(moved=moved)
         run.step(loss, len(x))
-        run.note(loss=loss.item(), psnr=-10 * float((squared.detach() / 4).log10()), latent_std=z.detach().std().item())
+        run.note(loss=loss, psnr=-10 * (squared.detach() / 4).log10(), latent_std=z.detach().std())
         if run.updates % 300 == 0:
             run.report(unseen_psnr=psnr(network, unseen))
     current = {k: v.clone() for k, v in network.state_dict().items()}

@@ -7,6 +7,7 @@ the errors of the averaged weights on fixed latents, noises and steps of each st
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ SCHEDULE = {
     "steps_offset": 1,
 }
 SNR_CAP = 5.0
+
+Denoiser = Callable[..., tuple[torch.Tensor]]
+"""Noisy latents, steps and text states -> the found v, in a tuple."""
 
 
 def build(widths: tuple[int, int] = (112, 224)) -> UNet2DConditionModel:
@@ -54,7 +58,7 @@ def build(widths: tuple[int, int] = (112, 224)) -> UNet2DConditionModel:
 class Latents:
     """The cached data set: latents (N, 16, 8, 8) and text states of each row.
 
-    Both are float16 on disk.
+    Both are float16, on a CPU memory-mapped, else wholly on the default device.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,20 +66,22 @@ class Latents:
         captions: list[str] = json.loads((scenes / "generator.captions.json").read_text("utf-8"))
         place = {c: i for i, c in enumerate(captions)}
         rows = read_rows(scenes / "generator.jsonl")
-        self.caption = np.array([place[r["caption"]] for r in rows])
+        device = torch.get_default_device()
+        self.caption = torch.tensor([place[r["caption"]] for r in rows])
         self.plain = np.array([is_plain(r) for r in rows])
         self.style = np.array([r["style"] for r in rows])
         self.empty = place[""]
-        self.latents = np.load(scenes / "generator.latents.npy")
-        self.states = np.load(scenes / "generator.states.npy", mmap_mode="r")
+        tables = (np.load(scenes / f"generator.{name}.npy", mmap_mode="c") for name in ("latents", "states"))
+        self.latents, self.states = (torch.from_numpy(table).to(device) for table in tables)
 
     def batch(self, rows: np.ndarray[Any, np.dtype[np.int64]], drop: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 latents and text states of `rows`.
 
         Rows with `drop` get the text states of the empty caption.
         """
-        texts = np.where(drop.numpy(), self.empty, self.caption[rows])
-        return torch.from_numpy(self.latents[rows]).float(), torch.from_numpy(self.states[texts]).float()
+        chosen = torch.from_numpy(rows).to(self.caption.device)
+        texts = torch.where(drop, self.empty, self.caption[chosen])
+        return self.latents[chosen].float(), self.states[texts].float()
 
 
 def is_plain(row: dict[str, Any]) -> bool:
@@ -98,10 +104,15 @@ class Objective:
         self.weight = (snr.clamp(max=SNR_CAP) / (snr + 1)).float()
 
     def loss(
-        self, unet: nn.Module, z: torch.Tensor, texts: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+        self,
+        unet: Callable[..., tuple[torch.Tensor]],
+        z: torch.Tensor,
+        texts: torch.Tensor,
+        noise: torch.Tensor,
+        steps: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted loss and unweighted squared error of v, both means over the batch."""
-        a, b = self.signal[steps, None, None, None], self.noise[steps, None, None, None]
+        a, b = (table[steps].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
         found = unet(a * z + b * noise, steps, texts, return_dict=False)[0]
         error = (found - (a * noise - b * z)).square().mean((1, 2, 3))
         weight = self.weight[steps]
@@ -113,7 +124,7 @@ def check(run: runs.Run, objective: Objective, data: Latents, count: int = 96) -
 
     `fixed_STYLE` is the mean over `count` rows of a style, and `fixed` the mean over the styles.
     """
-    source, chance = torch.Generator().manual_seed(5), np.random.default_rng(5)
+    source, chance = torch.Generator("cpu").manual_seed(5), np.random.default_rng(5)
     current = {k: v.clone() for k, v in run.modules.state_dict().items()}
     run.modules.load_state_dict(run.averaged())
     found: dict[str, float] = {}
@@ -121,11 +132,41 @@ def check(run: runs.Run, objective: Objective, data: Latents, count: int = 96) -
         for style in sorted(set(data.style)):
             rows = chance.permutation(np.flatnonzero(data.style == style))[:count]
             z, texts = data.batch(rows, torch.zeros(len(rows), dtype=torch.bool))
-            noise = torch.randn(z.shape, generator=source)
-            steps = torch.randint(0, 1000, (len(rows),), generator=source)
+            noise = torch.randn(z.shape, generator=source, device="cpu").to(z.device)
+            steps = torch.randint(0, 1000, (len(rows),), generator=source, device="cpu").to(z.device)
             found[f"fixed_{style}"] = objective.loss(run.modules["unet"], z, texts, noise, steps)[1].item()
     run.modules.load_state_dict(current)
     return {"fixed": float(np.mean(list(found.values()))), **found}
+
+
+class Tensors(nn.Module):
+    """The denoiser as a function of tensors only, as CUDA graphs need it."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: torch.Tensor, steps: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """The found v, of the shape of `x`."""
+        found: torch.Tensor = self.unet(x, steps, texts, return_dict=False)[0]
+        return found
+
+
+def graphed(unet: nn.Module, run: runs.Run) -> Denoiser:
+    """The denoiser, forward and backward, as CUDA graphs of the batch size of `run`.
+
+    Small networks on fast devices otherwise wait for the launch of each kernel.
+    """
+    count = run.args.batch
+    sample = (torch.zeros(count, 16, 8, 8), torch.zeros(count, dtype=torch.int64), torch.zeros(count, 24, 384))
+    x = sample[0].contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=run.args.bf16, cache_enabled=False):
+        replay = torch.cuda.make_graphed_callables(Tensors(unet), (x, *sample[1:]), allow_unused_input=True)
+
+    def call(x: torch.Tensor, steps: torch.Tensor, texts: torch.Tensor, **_: bool) -> tuple[torch.Tensor]:
+        return (replay(x, steps, texts),)
+
+    return call
 
 
 def main() -> None:
@@ -134,6 +175,7 @@ def main() -> None:
     runs.add_arguments(parser, rate=8e-4, batch=32, samples=1_000_000)
     parser.add_argument("--widths", type=int, nargs=2, default=(112, 224), help="channels of the two levels")
     parser.add_argument("--compile", action="store_true", help="train with torch.compile (needs a C++ compiler)")
+    parser.add_argument("--graph", action="store_true", help="replay the network as a CUDA graph (needs CUDA)")
     parser.add_argument("--plain", type=int, default=3, help="how often plain rows occur for each other row")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
     args = parser.parse_args()
@@ -144,7 +186,7 @@ def main() -> None:
     run.seeded()
     if args.bf16:
         unet.set_attn_processor(AttnProcessor())  # the fused one needs a fifth of the training time in bfloat16
-    denoiser = torch.compile(unet, dynamic=False) if args.compile else unet
+    denoiser = torch.compile(unet, dynamic=False) if args.compile else graphed(unet, run) if args.graph else unet
     often = np.arange(len(data.latents)).repeat(np.where(data.plain, args.plain, 1))
     order = runs.batches(len(often), args.batch, args.seed, run.seen)
     while not run.over():
@@ -153,7 +195,7 @@ def main() -> None:
         with run.autocast():
             loss, plain = objective.loss(denoiser, z, texts, torch.randn_like(z), torch.randint(0, 1000, (len(z),)))
         run.step(loss, len(z))
-        run.note(loss=loss.item(), v_error=plain.item())
+        run.note(loss=loss, v_error=plain)
         if run.updates % 250 == 0:
             run.report(**(check(run, objective, data) if run.updates % 1000 == 0 else {}))
     run.report(**check(run, objective, data))

@@ -53,7 +53,7 @@ class Pool:
             np.savez(path, pictures=pictures, twins=others, things=np.array(things))
         found = np.load(path)
         self.pictures, self.twins = found["pictures"], found["twins"]
-        self.things = torch.from_numpy(found["things"])
+        self.things = torch.from_numpy(found["things"]).to(torch.get_default_device())
 
 
 def spoken(rng: np.random.Generator, names: list[str]) -> list[str]:
@@ -108,11 +108,12 @@ def main() -> None:
         with run.autocast():
             features = model.image(pictures.contiguous(memory_format=torch.channels_last))
         logits = model.logits(features.float(), model.texts(spoken(rng, table.names)))
-        named = naming_loss(logits[: len(rows)], pool.things[rows])
-        classed = naming_loss(head(features[: len(rows)].float()), pool.things[rows])
+        things = pool.things[torch.from_numpy(rows).to(pool.things.device)]
+        named = naming_loss(logits[: len(rows)], things)
+        classed = naming_loss(head(features[: len(rows)].float()), things)
         moved = apart(*logits[len(rows) :].chunk(2))
         run.step(named + classed + moved, len(rows))
-        run.note(named=named.item(), classed=classed.item(), moved=moved.item())
+        run.note(named=named, classed=classed, moved=moved)
         if run.updates % 200 == 0:
             run.report(**check(model, table, unseen))
     run.modules.load_state_dict(run.averaged())

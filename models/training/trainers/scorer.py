@@ -21,8 +21,6 @@ figure is retrieval over the pack's names in a style excluded from training.
 
 import argparse
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +34,10 @@ from models.training import runs
 from models.training.data import icons, split, texts
 from models.training.data.augment import augment, recolour
 from models.training.data.captions import DISPLAY, article
-from models.training.data.dataset import from_json, read_rows
+from models.training.data.dataset import colourless, read_rows
 from models.training.data.palette import BACKGROUND_NAMES
 from models.training.data.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.data.scenes import SIZE_PX, TOLD_COLOURS, Scene, Thing, compose, twins, variants
+from models.training.data.scenes import Scene, Thing, compose
 from models.training.trainers.autoencoder import to_tensor
 
 WIDTH = 256
@@ -49,10 +47,10 @@ RACES = 2
 """Captions with races in each batch."""
 
 MISSES = 8
-"""Maximum number of near-miss pictures composed for each batch."""
+"""Maximum number of near-miss pictures in each batch."""
 
 TWINS = 16
-"""Maximum number of twins composed for each batch.
+"""Maximum number of twins in each batch.
 
 A twin has another background or style, if the caption does not state it.
 """
@@ -142,10 +140,11 @@ class Table:
             encoder = texts.TextEncoder()
             asked = [f"{article(say(n))} on a {b} background" for n in self.names for b in BACKGROUND_NAMES]
             on = torch.cat([encoder.pooled(asked[i : i + 256]) for i in range(0, len(asked), 256)])
-            np.savez(path, bare=encoder.pooled([say(n) for n in self.names]).numpy(), on=on.numpy())
+            np.savez(path, bare=encoder.pooled([say(n) for n in self.names]).cpu().numpy(), on=on.cpu().numpy())
         found = np.load(path)
-        self.bare = torch.from_numpy(found["bare"])
-        self.on = torch.from_numpy(found["on"]).view(len(self.names), len(BACKGROUND_NAMES), -1)
+        device = torch.get_default_device()
+        self.bare = torch.from_numpy(found["bare"]).to(device)
+        self.on = torch.from_numpy(found["on"]).to(device).view(len(self.names), len(BACKGROUND_NAMES), -1)
         self.place = {n: i for i, n in enumerate(self.names)}
 
 
@@ -160,22 +159,13 @@ class Pairs:
         rows = read_rows(scenes / f"{kind}.jsonl")
         place = {c: i for i, c in enumerate(json.loads((scenes / f"{kind}.captions.json").read_text("utf-8")))}
         self.pictures = np.load(scenes / f"{kind}.npy", mmap_mode="r")
-        self.pooled = torch.from_numpy(np.load(scenes / f"{kind}.pooled.npy")).float()
+        pooled = torch.from_numpy(np.load(scenes / f"{kind}.pooled.npy"))
+        self.pooled = pooled.to(torch.get_default_device()).float()
         self.caption = torch.tensor([place[r["caption"]] for r in rows])
         self.negative = torch.tensor([place[r["negative"]] if r["negative"] else -1 for r in rows])
         self.things = torch.tensor([[table.place[t["name"]] for t in (r["things"] * 2)[:2]] for r in rows])
         self.background = torch.tensor([BACKGROUND_NAMES.index(r["background"]) for r in rows])
         self.colourless = torch.tensor([colourless(r) for r in rows])
-
-
-def colourless(row: dict[str, Any]) -> bool:
-    """Whether a row states no colour of a thing.
-
-    This applies to its caption and to the names of its things.
-    """
-    told = [w for w in row["caption"].replace(",", " ").split() if w in TOLD_COLOURS]
-    named = any(TOLD_COLOURS & set(t["name"].split()) for t in row["things"])
-    return not named and len(told) <= ("background" in row["stated"])
 
 
 def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
@@ -194,51 +184,29 @@ def repainted(open_to: torch.Tensor, missed: list[int]) -> torch.Tensor:
 class Relatives:
     """Pictures that differ from rows of the data set: near misses and twins.
 
-    A near miss differs in one attribute that the caption states; a twin only in attributes that it does not state.
+    `data.dataset` makes them.
     """
 
-    def __init__(self, folder: Path, kind: split.Scorer, seed: int) -> None:
-        self.rows = read_rows(folder / "scenes" / f"{kind}.jsonl")
-        self.styles = split.SCORERS[kind].trained
-        self.icons = icons.load_icons(folder, self.styles)
-        self.names = {s: [n for n in icons.pack_names() if (s, n) in self.icons] for s in self.styles}
-        self.random = random.Random(seed)
+    def __init__(self, folder: Path, kind: split.Scorer) -> None:
+        found = np.load(folder / "scenes" / f"{kind}.relatives.npz")
+        self.tables = {k: np.load(folder / "scenes" / f"{kind}.{k}.npy", mmap_mode="r") for k in found}
+        self.places = {k: {int(row): i for i, row in enumerate(found[k])} for k in found}
 
     def misses(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
         """Near misses of up to `MISSES` rows.
 
         Returns the places in `rows` that have one, and its pictures as `to_tensor` returns them.
         """
-        return self._composed(rows, MISSES, self._missed)
+        return self._of(rows, "misses", MISSES)
 
     def twins(self, rows: list[int]) -> tuple[list[int], torch.Tensor]:
-        """The same for twins: pictures with another background or style, or both.
+        """The same for twins, of up to `TWINS` rows."""
+        return self._of(rows, "twins", TWINS)
 
-        The caption does not state what differs. There are up to `TWINS` of them.
-        """
-        return self._composed(rows, TWINS, self._alike)
-
-    def _alike(self, row: dict[str, Any]) -> list[Scene]:
-        """Twins of a row; in inked styles only if the row states no colour."""
-        coloured = [s for s in self.styles if s not in icons.INKED]
-        return twins(from_json(row), self.icons, self.styles if colourless(row) else coloured)
-
-    def _missed(self, row: dict[str, Any]) -> list[Scene]:
-        scene = from_json(row)
-        return variants(scene, self.random, self.names[scene.style])
-
-    def _composed(
-        self, rows: list[int], most: int, relatives: Callable[[dict[str, Any]], list[Scene]]
-    ) -> tuple[list[int], torch.Tensor]:
-        places, pictures = list[int](), list[Any]()
-        for place, row in enumerate(rows):
-            if len(places) == most:
-                break
-            found = relatives(self.rows[row])
-            if found:
-                places.append(place)
-                pictures.append(compose(self.random.choice(found), self.icons))
-        return places, to_tensor(np.array(pictures, np.uint8).reshape(-1, SIZE_PX, SIZE_PX, 3))
+    def _of(self, rows: list[int], kind: str, most: int) -> tuple[list[int], torch.Tensor]:
+        held = self.places[kind]
+        places = [place for place, row in enumerate(rows) if row in held][:most]
+        return places, to_tensor(self.tables[kind][[held[rows[place]] for place in places]])
 
 
 def unmoved(one: torch.Tensor, other: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -273,9 +241,10 @@ def batch_loss(
     parts: nn.ModuleDict, data: Pairs, relatives: Relatives, table: Table, rows: torch.Tensor, races: Races | None
 ) -> dict[str, torch.Tensor]:
     """The losses of one batch, by name."""
-    places, misses = relatives.misses(rows.tolist())
-    twinned, twins = relatives.twins(rows.tolist())
-    own = to_tensor(data.pictures[rows.numpy()])
+    asked = rows.tolist()
+    places, misses = relatives.misses(asked)
+    twinned, twins = relatives.twins(asked)
+    own = to_tensor(data.pictures[rows.cpu().numpy()])
     painted = recolour(own, repainted(data.colourless[rows], places))
     x = torch.cat([augment(torch.cat([painted, misses])), own[twinned], twins])
     raced = races.batch(torch.randperm(races.trained)[:RACES], int(torch.randint(len(STEPS), ()))) if races else None
@@ -371,7 +340,7 @@ def main() -> None:
     parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
     parts["head"] = nn.Linear(WIDTH, len(table.names))
     run = runs.Run(args.runs / (args.name or args.kind), args, parts, ema=0.998)
-    relatives = Relatives(args.runs, args.kind, args.seed + run.seen + runs.worker())
+    relatives = Relatives(args.runs, args.kind)
     measured = split.SCORERS[args.kind].measured
     data, unseen = Pairs(args.runs, table, args.kind), Unseen(args.runs, table, measured, CHECKED)
     run.seeded()
@@ -379,10 +348,10 @@ def main() -> None:
     path = args.runs / "scenes" / "races.npz"
     races = Races(path) if path.exists() else None
     while not run.over():
-        rows = torch.from_numpy(next(order))
+        rows = torch.from_numpy(next(order)).to(data.caption.device)
         losses = batch_loss(parts, data, relatives, table, rows, races)
         run.step(sum(WEIGHTS[name] * loss for name, loss in losses.items()), len(rows))
-        run.note(**{k: v.item() for k, v in losses.items()})
+        run.note(**losses)
         if run.updates % 100 == 0:
             run.report(**check(parts, table, unseen, races))
     parts.load_state_dict(run.averaged())
