@@ -144,9 +144,11 @@ class Assembly:
         return _Lane(engine, settings, generations, ensembles, guards)
 
     def _demand(self, managed: ManagedEngine) -> ModelDemand:
-        def failure() -> FrontrunnerError | None:
-            held = self.roster.elsewhere.get(managed.name) if self.roster is not None else None
-            return managed.failure if managed.state == "failed" and held is None else None
+        async def failure() -> FrontrunnerError | None:
+            if managed.state != "failed":
+                return None
+            held = await self.roster.find(managed.name) if self.roster is not None else None
+            return managed.failure if held is None else None
 
         return ModelDemand(managed.name, managed.ask_for_load, failure)
 

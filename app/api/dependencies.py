@@ -85,12 +85,12 @@ class Services:
     upscaling: ImageUpscaler
     models: ModelDirectory[Services]
 
-    async def of_model(self, model: str | None) -> Services:
+    async def of_model(self, model: str | None, since: float | None = None) -> Services:
         """The services of the model that a request names; None is the default one.
 
-        Raises NotFound, ModelLoadFailed and Draining.
+        For `since` and errors see `ModelDirectory.named`.
         """
-        return await self.models.named(model)
+        return await self.models.named(model, since)
 
 
 async def get_services(request: Request) -> Services:
@@ -120,14 +120,14 @@ def loaded_models(services: Services) -> LoadedModels:
     return LoadedModels(generator.id, scorer.id)
 
 
-async def for_generator(services: Services, name: str | None) -> Services:
+async def for_generator(services: Services, name: str | None, since: float | None = None) -> Services:
     """The services of the generator that a route of another API names.
 
     Raises the errors of `Aliases.generator` and `Services.of_model`.
     """
     if not services.models.several:
         return services
-    return await services.of_model(services.aliases.generator(name, loaded_models(services))[0])
+    return await services.of_model(services.aliases.generator(name, loaded_models(services))[0], since)
 
 
 async def _generation_service(request: Request) -> GenerationService:

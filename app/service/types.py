@@ -206,12 +206,13 @@ class QueuePosition:
 class ModelDemand:
     """A model that comes and goes, for the worker that claims its work.
 
-    `ask` loads it. `failure` is why it cannot be loaded, if no other replica can run its work either.
+    `ask` loads it. `failure` is why it cannot be loaded, if no other replica can run its work either; it raises
+    StoreUnavailable.
     """
 
     model: str
     ask: Callable[[], None]
-    failure: Callable[[], FrontrunnerError | None]
+    failure: Callable[[], Awaitable[FrontrunnerError | None]]
 
 
 def image_file(data: bytes, output_format: str, upscaler: str | None = None) -> ImageFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,10 +224,42 @@ def test_new_requests_get_the_new_weights_and_stored_generations_keep_theirs(tmp
 
 
 @pytest.mark.slow
+def test_no_route_refuses_a_model_that_another_replica_has_just_announced(tmp_path: Path) -> None:
+    here, there = Shelf(FakeModel("here")), Shelf(FakeModel("there"))
+    title = {"sd_model_checkpoint": "there.safetensors [0123456789]"}
+    apple = {"prompt": "a red apple"}
+    with running(tmp_path, registry=here.registry) as one:
+        roster = one.app.state.services.models._roster
+        with running(tmp_path, registry=there.registry):
+            made = one.made(model="there", n=1)
+            of_parent = f"/v1/generations/{made['id']}/refine"
+            for path, body in (
+                ("/v1/generations", {**PROMPT, "model": "there"}),
+                ("/v1/batches", {"requests": [{**PROMPT, "model": "there"}] * 3}),
+                ("/v1/images/generations", {**apple, "model": "there"}),
+                ("/sdapi/v1/txt2img", {**apple, "steps": 4, "override_settings": title}),
+                ("/sdapi/v1/options", title),
+                (of_parent, {"index": 0, "n_candidates": 2, "steps": 4}),
+                ("/v1/models/there", None),
+                ("/v1/models", None),
+                ("/sdapi/v1/sd-models", None),
+            ):
+                roster._elsewhere = {}  # as the last look found it, before the other replica was ready
+                answer = one.client.get(path) if body is None else one.post(path, json=body)
+                assert answer.is_success, (path, answer.text)
+                assert body is not None or "there" in answer.text
+        before = time.monotonic()
+        unknown = [{**PROMPT, "model": f"none-{number}"} for number in range(20)]
+        problem = is_problem(one.post("/v1/batches", json={"requests": unknown}), 422, "invalid_request")
+        assert len(problem["errors"]) == 20
+        assert roster._looked > before
+
+
+@pytest.mark.slow
 def test_a_request_for_a_model_of_another_replica_waits_for_it(tmp_path: Path) -> None:
     here, there = Shelf(FakeModel("here")), Shelf(FakeModel("there"), FakeModel("idle", resident=False))
     with running(tmp_path, registry=here.registry) as one, running(tmp_path, registry=there.registry) as other:
-        until(lambda: one.post(json={**PROMPT, "model": "there"}).status_code == 200)
+        assert one.made(model="there")["model"] == "there"
         assert other.made(model="here")["model"] == "here"
         assert here.models["here"].calls > 0
         assert here.loads == ["here"]
@@ -293,7 +326,7 @@ def test_queued_work_of_a_model_that_no_longer_loads_fails_with_the_reason(tmp_p
 def test_queued_work_loads_its_model_after_a_restart(tmp_path: Path) -> None:
     with running(tmp_path, registry=Shelf(FakeModel("here")).registry) as one:
         with running(tmp_path, registry=Shelf(FakeModel("there")).registry):
-            until(lambda: one.post(json={**PROMPT, "model": "there"}).status_code == 200)
+            one.made(model="there")
         waiting = one.queued(model="there")
         later = Shelf(FakeModel("first"), FakeModel("there", resident=False))
         with running(tmp_path, registry=later.registry) as other:

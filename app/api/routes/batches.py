@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
@@ -100,14 +101,14 @@ async def _prepare(
     """
     entries, refused = list[tuple[int, PreparedGeneration]](), list[RefusedEntry]()
     held, limit = 0, services.uploads.total_pixels
-    wordings = await _made_wordings(request, services, body)
+    wordings, since = await _made_wordings(request, services, body), time.monotonic()
     for index, entry in enumerate(body.requests):
         if isinstance(entry, SkippedEntry):
             refused.append(_invalid(index, entry))
             continue
         try:
             _check_effect(entry)
-            own = await services.of_model(entry.model)
+            own = await services.of_model(entry.model, since)
             params = await build_params(request, own, entry, wordings.get(index))
             prepared = await own.generations.prepare(params)
             entries.append((index, prepared))

@@ -59,8 +59,8 @@ async def readyz(services: ServicesDep) -> ReadinessResponse:
     """503 while loading, full, draining or dead, or when a store is unavailable.
 
     Send requests to another replica then. While loading, `detail` names the current step, such as `timing a decode`.
-    With several models the replica is ready when no resident one is loading and one can be used. `models` has the state
-    of each.
+    With several models the replica is ready when no resident one is loading, one can be used, and other replicas can
+    find them. `models` has the state of each.
     """
     registry = services.models.registry
     stats = registry.stats()
@@ -69,6 +69,8 @@ async def readyz(services: ServicesDep) -> ReadinessResponse:
         raise Loading(f"the models are not ready yet: {stats.part}", retry_after_s=2)
     if reason is not None:
         raise _UNREADY_ERRORS[reason]
+    if not services.models.announced:
+        raise Loading("the models are being announced to other replicas: retry after a second", retry_after_s=1)
     states = {state.id: state.state for state in registry.states()}
     return ReadinessResponse(models=states) if registry.several else ReadinessResponse()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from app.api.schemas.flags import SafetyInput
 from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
 from app.engine.registry import ModelStateName
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.service import SafetyChecker, all_qualities
 from app.service.serving import ModelDirectory
 from models.protocols import ScoringInfo
@@ -283,6 +284,8 @@ class ModelListResponse(ResponseModel):
 async def list_models(services: ServicesDep) -> ModelListResponse:
     """The generators, the default one first, the scorers, and the limits of requests."""
     ensembles, directory = services.ensembles, services.models
+    with contextlib.suppress(StoreUnavailable):  # then the list is that of the last look
+        await directory.look_elsewhere()
     known = not directory.several or directory.registry.default in dict(directory.scorers())
     return ModelListResponse(
         data=_models(directory),
@@ -305,11 +308,19 @@ async def read_model(
 
     An alias reads the model that it stands for.
     """
+    if (found := _model(services, model_id)) is None:
+        await services.models.look_elsewhere()
+        found = _model(services, model_id)
+    if found is not None:
+        return found
+    raise NotFound("no model has this id: use one of GET /v1/models")
+
+
+def _model(services: Services, model_id: str) -> ModelResponse | None:
+    """A model by id or alias; None if it is not served."""
     models = {model.id: model for model in _models(services.models)}
     name = model_id if model_id in models else services.aliases.loaded(model_id, loaded_models(services))
-    if name in models:
-        return models[name]
-    raise NotFound("no model has this id: use one of GET /v1/models")
+    return models.get(name)
 
 
 def _safety(safety: SafetyChecker) -> SafetyInfoOutput:

@@ -286,7 +286,7 @@ class Worker:
             entry = await self._batches.next_entry(*queue, self._lease_policy.lease_s)
         if found is None and entry is None:
             return False
-        failure, claim = self._demand.failure(), self.new_claim()
+        failure, claim = await self._demand.failure(), self.new_claim()
         if failure is None:
             self._demand.ask()
             return False

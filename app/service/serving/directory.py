@@ -92,29 +92,43 @@ class ModelDirectory(Generic[Bundle]):
             if (scorer := self._scorer(name)) is not None:
                 yield name, scorer[0]
 
-    async def named(self, model: str | None) -> Bundle:
+    async def named(self, model: str | None, since: float | None = None) -> Bundle:
         """The services of a model; None is the default one.
 
-        A single model's services check the name themselves. Waits until the facts of the model are known. Raises
-        NotFound with a pointer, ModelLoadFailed and Draining.
+        A single model's services check the name themselves. Waits until the facts of the model are known. A name is
+        refused only after a look at other replicas that began at `since` or later; see `Roster.look`. Raises NotFound
+        with a pointer, ModelLoadFailed, Draining and StoreUnavailable.
         """
         if not self.several:
             return self.default
         name = self._registry.default if model is None else model
         managed = self._registry.managed(name)
         if managed is None:
-            return await self._found_elsewhere(name)
+            return await self._found_elsewhere(name, since)
         await managed.known()
         return self._bundles[name]
 
     def is_known(self, model: str | None) -> bool:
-        """Whether `named` returns at once: with known facts, or with an error."""
+        """Whether `named` waits for no load: facts are known, or it raises an error."""
         managed = self._registry.managed(self._registry.default if model is None else model)
         return managed is None or managed.state == "failed" or managed.facts_card() is not None
 
-    async def _found_elsewhere(self, name: str) -> Bundle:
-        """The services that queue for other replicas. Raises NotFound and ModelAway."""
-        held = await self._roster.find(name) if self._roster is not None else None
+    async def look_elsewhere(self) -> None:
+        """Look afresh at what other replicas serve. Raises StoreUnavailable."""
+        if self._roster is not None:
+            await self._roster.look()
+
+    @property
+    def announced(self) -> bool:
+        """Whether other replicas can find the models of this one."""
+        return self._roster is None or self._roster.announced
+
+    async def _found_elsewhere(self, name: str, since: float | None) -> Bundle:
+        """The services that queue for other replicas.
+
+        Raises NotFound, ModelAway and StoreUnavailable.
+        """
+        held = await self._roster.find(name, since) if self._roster is not None else None
         if held is None:
             names = ", ".join([*self.ids, *self.elsewhere][:MAX_NAMES])
             raise NotFound(f"model {name[:100]!r} is not served: use one of {names}", pointer="#/model")
@@ -162,10 +176,12 @@ class ModelDirectory(Generic[Bundle]):
         if needs == "scorer":
             made = generation.scorer, generation.scorer_revision
             names = [name for name in (*names, *self.ids) if self._scorer(name) == made] or names
-        away = self.away(generation.model)
-        if away is not None and (needs == "generator" or not names):
-            return away
-        return self._bundles[names[0]] if names else self.default
+        away = None
+        if needs == "generator" or not names:
+            if needs != "record" and self._roster is not None:
+                await self._roster.find(generation.model)
+            away = self.away(generation.model)
+        return away or (self._bundles[names[0]] if names else self.default)
 
     async def _revision(self, name: str, *, load: bool) -> str | None:
         managed = self._registry.managed(name)

@@ -21,8 +21,14 @@ from app.stores.protocols import ServedModelRow, ServedModelStore
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
-"""Minimum seconds between two looks for a model that is not known."""
+LOOK_S = 0.25
+"""Minimum seconds between the starts of two looks.
+
+So unknown names do not load the database.
+"""
+
+RETRY_S = 1.0
+"""Maximum seconds between two tries to announce the models after the start."""
 
 WRITES_PER_SPAN = 3
 """How often a replica publishes within the span after which it counts as gone."""
@@ -46,7 +52,10 @@ class HeldElsewhere:
 
 
 class Roster:
-    """See the module. A replica that has not published for `span_s` counts as gone."""
+    """See the module. A replica that has not published for `span_s` counts as gone.
+
+    `announced`: other replicas can find the models that were loaded at the start.
+    """
 
     def __init__(self, registry: ModelRegistry, store: ServedModelStore, span_s: float) -> None:
         self.replica = secrets.token_hex(4)
@@ -54,7 +63,10 @@ class Roster:
         self._store = store
         self._span_s = span_s
         self._elsewhere: dict[str, HeldElsewhere] = {}
+        self.announced = False
         self._looked = -LOOK_S
+        self._look_failure: str | None = None
+        self._one_look = asyncio.Lock()
         self._changed = asyncio.Event()
 
     @property
@@ -73,33 +85,60 @@ class Roster:
             while True:
                 self._changed = changed = asyncio.Event()
                 try:
-                    await self._store.publish(self.replica, self._own())
-                    await self._look()
+                    await self._publish()
+                    await self.look()
                 except StoreUnavailable:
                     log.warning("the models were not published: the store is unavailable")
-                await wait_until_set(changed, self._span_s / WRITES_PER_SPAN)
+                wait_s = self._span_s / WRITES_PER_SPAN
+                await wait_until_set(changed, wait_s if self.announced else min(wait_s, RETRY_S))
         finally:
             try:
                 await self._store.publish(self.replica, [])
             except StoreUnavailable:
                 log.debug("the models were not withdrawn: they lapse")
 
-    async def find(self, model: str) -> HeldElsewhere | None:
-        """What other live replicas hold of a model; looks if it is not known.
+    async def find(self, model: str, since: float | None = None) -> HeldElsewhere | None:
+        """What other live replicas hold of a model; looks if its facts are not known.
 
-        Raises StoreUnavailable.
+        For `since` and errors see `look`.
         """
-        if model not in self._elsewhere and time.monotonic() - self._looked > LOOK_S:
-            await self._look()
+        held = self._elsewhere.get(model)
+        if held is None or held.card is None:
+            await self.look(since)
         return self._elsewhere.get(model)
 
-    async def _look(self) -> None:
-        self._looked = time.monotonic()
+    async def look(self, since: float | None = None) -> None:
+        """Return after a look that began at `since` or later.
+
+        It is a time of `time.monotonic`; None is now. Concurrent callers share a look, and one begins every `LOOK_S` at
+        most. Raises StoreUnavailable.
+        """
+        since = time.monotonic() if since is None else since
+        async with self._one_look:
+            if self._looked < since:
+                await asyncio.sleep(max(0.0, self._looked + LOOK_S - time.monotonic()))
+                self._looked = time.monotonic()
+                self._look_failure = await self._read()
+            if self._look_failure is not None:
+                raise StoreUnavailable(self._look_failure)
+
+    async def _publish(self) -> None:
+        loaded = self._registry.stats().ready
+        await self._store.publish(self.replica, self._own())
+        self.announced = self.announced or loaded
+
+    async def _read(self) -> str | None:
+        """Read what other replicas publish; return why it cannot be read."""
+        try:
+            rows = await self._store.live(self._span_s)
+        except StoreUnavailable as error:
+            return error.detail
         found: dict[str, list[ServedModelRow]] = {}
-        for row in await self._store.live(self._span_s):
+        for row in rows:
             if row.replica != self.replica and row.state in get_args(ModelStateName):
                 found.setdefault(row.model, []).append(row)
         self._elsewhere = {model: _held(rows) for model, rows in found.items()}
+        return None
 
     def _own(self) -> list[ServedModelRow]:
         rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from app.api.dependencies import GenerationServiceDep, JsonBody, ServicesDep
 from app.api.json_body import JsonRoute
 from app.api.schemas.responses import WarningOutput
 from app.api.upload_limits import Sent
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.imaging import Upload, infotext, parse_infotext
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"], route_class=JsonRoute)
@@ -111,6 +112,8 @@ async def list_schedulers() -> list[SchedulerItem]:
 @router.get("/sd-models", summary="List checkpoints (A1111 API)", responses=_ERRORS)
 async def list_checkpoints(services: ServicesDep) -> list[ModelItem]:
     """The generators, the default first."""
+    with contextlib.suppress(StoreUnavailable):  # then the list is that of the last look
+        await services.models.look_elsewhere()
     return [
         ModelItem(title=name, model_name=name, hash=None, sha256=None, filename=name, config=None)
         for name in model_ids(services)
@@ -183,9 +186,11 @@ async def check_options(body: Annotated[dict[str, Any], Body()], services: Servi
     null means that all options have the values that were sent. `warnings` name the others. A checkpoint that is not
     served is refused. Send `override_settings` with a request instead.
     """
+    checkpoint = body.pop("sd_model_checkpoint", None)
+    if checkpoint is not None and not any(is_model(checkpoint, name) for name in model_ids(services)):
+        await services.models.look_elsewhere()
     models = model_ids(services)
     current = _options(models[0])
-    checkpoint = body.pop("sd_model_checkpoint", None)
     found = next((name for name in models if is_model(checkpoint, name)), None)
     if checkpoint is not None and found is None:
         only = f"only {models[0]!r} is loaded" if len(models) == 1 else "use one of GET /sdapi/v1/sd-models"

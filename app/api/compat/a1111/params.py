@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -179,12 +180,16 @@ def model_ids(services: Services) -> tuple[str, ...]:
 async def of_checkpoint(services: Services, body: ProcessingRequest) -> Services:
     """The services of the checkpoint that a request names.
 
-    Raises NotFound, WrongModelKind, ModelLoadFailed and Draining.
+    Raises NotFound, WrongModelKind, ModelLoadFailed, Draining and StoreUnavailable.
     """
     if not services.models.several:
         return services
+    settings = body.override_settings or {}
+    since = time.monotonic()
+    if _model(services, settings) not in (None, *model_ids(services)):
+        await services.models.look_elsewhere()
     with renamed_pointers():
-        return await for_generator(services, _model(services, body.override_settings or {}))
+        return await for_generator(services, _model(services, settings), since)
 
 
 def _provenance(settings: Mapping[str, Any]) -> Provenance:
