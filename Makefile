@@ -8,6 +8,7 @@ PROMPT ?= a purple octopus on a yellow background
 NEGATIVE ?=
 N ?= 16
 OUT ?= demo
+SCORERS ?=
 DEVICE ?= auto
 MODELS ?=
 
@@ -31,8 +32,9 @@ help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 .PHONY: demo
-demo: $(READY) ## sample, rank and show: PROMPT="..." NEGATIVE="..." N=16 OUT=demo
-	@$(BIN)/frontrunner generate --negative "$$DEMO_NEGATIVE" --candidates "$$DEMO_N" --out "$$DEMO_OUT" -- "$$DEMO_PROMPT"
+demo: $(READY) ## sample, rank and show: PROMPT="..." NEGATIVE="..." N=16 SCORERS="..." OUT=demo
+	@$(BIN)/frontrunner generate --negative "$$DEMO_NEGATIVE" --candidates "$$DEMO_N" --out "$$DEMO_OUT" \
+	  $(addprefix --scorer=,$(SCORERS)) -- "$$DEMO_PROMPT"
 
 .PHONY: serve
 serve: $(READY) ## the service on 127.0.0.1:8000 (FRONTRUNNER_HOST and FRONTRUNNER_PORT move it)

@@ -18,6 +18,8 @@ from models.protocols.styles import Styles
 
 MANIFEST = "pack.json"
 PACKS = Path(__file__).parent / "packs"
+SECOND = "-second"
+"""What the name of a pack's second scorer ends with."""
 _TEXT_WEIGHTS = "model.safetensors"
 
 
@@ -26,7 +28,7 @@ class Pack:
     """A folder with a generator, a scorer and a manifest.
 
     `revision` changes with the version or any weight. It keeps with another word list, so that stored embeddings stay
-    comparable.
+    comparable. `second` is a pack of the same folder that holds a scorer only.
     """
 
     id: str
@@ -41,6 +43,26 @@ class Pack:
             return cls(manifest["id"], folder, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PackCorrupt(f"pack {folder.name!r}: cannot read {MANIFEST}") from error
+
+    @property
+    def second(self) -> Pack | None:
+        """The second scorer, named ID-second; None if there is none.
+
+        It has a revision and files of its own.
+        """
+        part = self.manifest.get("second")
+        if part is None:
+            return None
+        shared = {name: self.manifest[name] for name in ("version", "text_encoder", "words") if name in self.manifest}
+        try:
+            return Pack(f"{self.id}{SECOND}", self.folder, shared | {"scorer": part, "files": part["files"]})
+        except (KeyError, TypeError) as error:
+            raise PackCorrupt(f"pack {self.id!r}: the entry second of {MANIFEST} lists no files") from error
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether it is more than a scorer."""
+        return "generator" in self.manifest
 
     @property
     def generator(self) -> Path:
@@ -107,6 +129,20 @@ class Pack:
 
 
 def packs(root: Path = PACKS) -> dict[str, Pack]:
-    """The packs below a folder, by id. Raises PackCorrupt for an unreadable manifest."""
+    """The packs below a folder and their second scorers, by id.
+
+    Raises PackCorrupt for an unreadable manifest.
+    """
     found = [Pack.read(manifest.parent) for manifest in sorted(root.glob(f"*/{MANIFEST}"))]
-    return {pack.id: pack for pack in found}
+    return {each.id: each for pack in found for each in (pack, pack.second) if each is not None}
+
+
+def pack_in(folder: Path) -> Pack | None:
+    """The pack or the second scorer that a folder holds; None for another folder.
+
+    Raises PackCorrupt for an unreadable manifest.
+    """
+    if (folder / MANIFEST).is_file():
+        return Pack.read(folder)
+    second = Pack.read(folder.parent).second if (folder.parent / MANIFEST).is_file() else None
+    return second if second is not None and second.scorer.resolve() == folder.resolve() else None

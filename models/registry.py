@@ -21,7 +21,7 @@ from models import calibration_io, ensembles, families
 from models.errors import ModelUnsupported, PackCorrupt
 from models.families import Family, LoadContext, Mode, SharedScorers, Source
 from models.load_options import DEFAULTS, LoadOptions
-from models.pack import MANIFEST, Pack, packs
+from models.pack import Pack, pack_in, packs
 from models.protocols import Calibration, Embedder, Models, Scorer, StepwiseGenerator
 from models.steering import find_steering
 
@@ -52,8 +52,9 @@ def load_models(
     a calibration file. Without one, or if it is of other weights, the pack's own calibration is used. `report` is
     called with a text when each part of loading begins. `mode` selects who makes the steps, see `families.Mode`.
     `options` also name further scorers, a referee, an upscaler, ControlNets and LoRA adapters; those of requests that
-    name none are loaded at once. `called` is another id of the generator, and `shared` the scorers of other models of
-    this process, which are used instead of loading them again.
+    name none are loaded at once. The second scorer of the main scorer's pack is a member too, and loads when it is
+    first used. `called` is another id of the generator, and `shared` the scorers of other models of this process, which
+    are used instead of loading them again.
     Sets the thread counts of the process. Raises ModelNotFound, ModelUnsupported and PackCorrupt.
     """
     given = calibration_io.read_calibration(calibration) if calibration is not None else None
@@ -105,20 +106,27 @@ def _load(context: LoadContext, generator: _Chosen, scorers: Sequence[Source], r
         report("loading the scorer" if not ranked else f"loading the scorer {source.label}")
         ranked.append(families.load_scorer(context, source))
     referee = ranked.pop() if context.options.referee else None
+    ranked += families.offered(context, scorers[0], {*(each.info.id for each in ranked), *_id_of(referee)})
     if context.options.upscaler:
         report("loading the upscaler")
     upscaler = families.load_upscaler(context)
     return ensembles.checked(made, ranked[0], ranked[1:], referee, upscaler)
 
 
+def _id_of(scorer: Embedder | Scorer | None) -> set[str]:
+    return set() if scorer is None else {scorer.info.id}
+
+
 def estimate_bytes(generator: str) -> int:
     """Bytes of the weight files of a generator's pack or folder; 0 for a hub id.
 
-    A variant in another number format is counted too.
+    A variant in another number format is counted too. A pack's second scorer is not.
     """
     pack = packs().get(generator)
     folder = pack.folder if pack is not None else Path(generator)
     files = folder.rglob("*") if folder.is_dir() else ()
+    if pack is not None:
+        files = (folder / name for name in pack.manifest["files"])
     return sum(file.stat().st_size for file in files if file.suffix in WEIGHT_SUFFIXES and file.is_file())
 
 
@@ -152,13 +160,13 @@ def _sources(names: Iterable[str], pool: ThreadPoolExecutor) -> dict[str, Source
     Raises PackCorrupt for an unreadable manifest.
     """
     known = packs()
-    found = {name: known.get(name) or _pack_in(Path(name)) for name in names}
-    checks = {pack.folder: pool.submit(pack.verify) for pack in {p.folder: p for p in found.values() if p}.values()}
-    return {name: Source(name, pack, checks[pack.folder] if pack else None) for name, pack in found.items()}
+    found = {name: known.get(name) or pack_in(Path(name)) for name in names}
+    checks = {_key(pack): pool.submit(pack.verify) for pack in {_key(p): p for p in found.values() if p}.values()}
+    return {name: Source(name, pack, checks[_key(pack)] if pack else None) for name, pack in found.items()}
 
 
-def _pack_in(folder: Path) -> Pack | None:
-    return Pack.read(folder) if (folder / MANIFEST).is_file() else None
+def _key(pack: Pack) -> tuple[Path, str]:
+    return pack.folder, pack.id
 
 
 def _pack_calibration(source: Source) -> Calibration | None:

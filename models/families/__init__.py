@@ -16,6 +16,7 @@ from models.errors import ModelNotFound, ModelUnsupported
 from models.families.scorers import SCORER_ALIASES as SCORER_ALIASES
 from models.families.scorers import SCORERS as SCORERS
 from models.families.scorers import load_scorer as load_scorer
+from models.families.scorers import offered as offered
 from models.families.scorers import scorer_needs_torch as scorer_needs_torch
 from models.families.sources import HUB_ID, REMOTE, is_any, named_errors
 from models.families.sources import Family as Family
@@ -55,6 +56,11 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
     pack = source.verified_pack()
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
     if pack is not None:
+        if not pack.has_generator:
+            raise ModelUnsupported(
+                f"{source.label!r} is a scorer: name it in FRONTRUNNER_SCORERS, "
+                "and another model in FRONTRUNNER_GENERATOR"
+            )
         options |= {
             "id": source.called or pack.id,
             "revision": pack.revision,
@@ -125,7 +131,7 @@ def _hub_id(source: Source) -> str:
             f"generator {source.label!r} is a single file; save it as a folder with `save_pretrained` of diffusers"
         )
     if not HUB_ID.fullmatch(source.name):
-        known = ", ".join((FAKE, *packs()))
+        known = ", ".join((FAKE, *(name for name, pack in packs().items() if pack.has_generator)))
         raise ModelNotFound(
             f"generator {source.label!r} not found; use a folder, a hub id OWNER/NAME or one of {known}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from models.errors import ModelNotFound, ModelUnsupported
 from models.families.sources import (
@@ -37,6 +37,27 @@ def load_scorer(context: LoadContext, source: Source) -> Embedder | Scorer:
     if found is None:
         found = context.scorers[source.name] = family_of(SCORERS, source).load(context, source)
     return found
+
+
+def offered(context: LoadContext, main: Source, taken: Collection[str]) -> list[Embedder]:
+    """The second scorer of the main scorer's pack, loaded when it is first used.
+
+    None of a main scorer without one, or if its name is `taken`. Raises PackCorrupt if its configuration is unreadable.
+    """
+    second = main.pack.second if main.pack is not None else None
+    if second is None or second.id in taken:
+        return []
+    from models.scorers import open_clip
+    from models.scorers.deferred import DeferredScorer
+
+    def load() -> Embedder:
+        second.verify()
+        loaded = load_scorer(context, source)
+        assert embeds(loaded)
+        return loaded
+
+    source = Source(second.id if main.name == main.label else str(second.scorer), second)
+    return [DeferredScorer(open_clip.read_pack_info(second, context.placement), load)]
 
 
 def scorer_needs_torch(source: Source) -> bool:

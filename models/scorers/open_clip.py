@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
@@ -36,6 +37,7 @@ from models.scorers.batching import CACHED_TEXTS, arithmetic, embed_in_batches
 from models.scorers.float_transform import FloatTransform
 from models.scorers.image_transforms import ImageTransform
 
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _SHARED = "text.transformer."
 
 
@@ -157,13 +159,13 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement,
 
     Raises PackCorrupt if its weights do not fit.
     """
-    config = json.loads((pack.scorer / "open_clip_config.json").read_text())
+    config = json.loads((pack.scorer / CONFIG).read_text())
     text_config = config["model_cfg"]["text_cfg"]
     text_config["hf_model_name"] = text_config["hf_tokenizer_name"] = str(text_encoder.folder)
     with torch.device("meta"):
         model = open_clip.CustomTextCLIP(**config["model_cfg"])
     model.text.transformer = text_encoder.model
-    weights = load_file(pack.scorer / "open_clip_model.safetensors")
+    weights = load_file(pack.scorer / WEIGHTS)
     weights = {name: each.float() if each.is_floating_point() else each for name, each in weights.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     if unexpected or any(not name.startswith(_SHARED) for name in missing):
@@ -178,6 +180,31 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement,
     null = pack.manifest["scorer"].get("null")
     names: dict[str, Any] = {"id": pack.id, "revision": pack.revision}
     return OpenClipScorer(model, tokenizer, preprocess, placement, null=null, read=read, **names)
+
+
+def read_pack_info(pack: Pack, placement: DevicePlacement) -> ScorerInfo:
+    """What `load_pack` will report of a pack's scorer, without loading it.
+
+    Raises PackCorrupt.
+    """
+    try:
+        config = json.loads((pack.scorer / CONFIG).read_text())["model_cfg"]
+        with safe_open(pack.scorer / WEIGHTS, "pt") as file:
+            scale = file.get_tensor("logit_scale").float().exp()
+        null = pack.manifest["scorer"].get("null") or {}
+        return ScorerInfo(
+            id=pack.id,
+            revision=pack.revision,
+            dimensions=int(config["embed_dim"]),
+            image_size=int(config["vision_cfg"]["image_size"]),
+            token_limit=int(config["text_cfg"]["context_length"]),
+            logit_scale=float(scale),
+            device=str(placement.device),
+            null_mean=null.get("mean"),
+            null_std=null.get("std"),
+        )
+    except (*FILE_ERRORS, KeyError, TypeError) as error:
+        raise PackCorrupt(f"pack {pack.id!r}: its configuration or its weights are unreadable") from error
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Writes a pack folder from the trained runs.
 
 A pack holds float16 safetensors, configs, and pack.json with the sha256 of every file. The text encoder is not copied:
-pack.json names the package that contains it, and its sha256.
+pack.json names the package that contains it, and its sha256. A second scorer is an entry of its own, so that the
+revision of generator and scorer does not depend on it.
 """
 
 import argparse
@@ -27,6 +28,10 @@ The guidance is low: selection among many candidates replaces it.
 """
 
 _PHRASES = [captions.STYLE_WORDS[style][0] for style in split.GENERATOR.trained]
+TRAINED = ["visual.", "text.proj.", "logit_scale"]
+SECOND = "second"
+"""Folder and entry of the second scorer."""
+
 STYLES = {
     "phrases": _PHRASES,
     "words": sorted({*" ".join(_PHRASES).split(), "стиль", "стиле", "ното", "твемоджи"}),
@@ -104,8 +109,14 @@ def export_scorer(out: Path, paths: list[Path], tower: str) -> None:
     (out / "open_clip_config.json").write_text(json.dumps(scorer.config(tower), indent=2) + "\n", "utf-8")
 
 
-def null_statistics(out: Path, runs: Path) -> dict[str, float]:
+NULL_PICTURES = 400
+"""Composed pictures of the null statistics."""
+
+
+def null_statistics(out: Path, runs: Path, part: str = "scorer") -> dict[str, float]:
     """Cosines between composed pictures and captions of other pictures.
+
+    `part` is the entry of the scorer.
 
     Returns `mean`, `std` and the number of `pairs`.
     """
@@ -114,9 +125,9 @@ def null_statistics(out: Path, runs: Path) -> dict[str, float]:
     from models.training.data.dataset import read_rows
     from models.training.evaluation.sampling import Pack
 
-    pack = Pack(out)
+    pack = Pack(out, part)
     pictures = np.load(runs / "scenes" / "generator.npy", mmap_mode="r")
-    chosen = np.random.default_rng(3).choice(len(pictures), 400, replace=False)
+    chosen = np.random.default_rng(3).choice(len(pictures), NULL_PICTURES, replace=False)
     rows = read_rows(runs / "scenes" / "generator.jsonl")
     chosen.sort()
     cosines = pack.embed_pictures(pictures[chosen]) @ pack.embed_texts([rows[i]["caption"] for i in chosen]).T
@@ -125,9 +136,13 @@ def null_statistics(out: Path, runs: Path) -> dict[str, float]:
 
 
 def write_index(out: Path, extra: dict[str, Any]) -> None:
-    """Writes pack.json, which lists every file except itself, the card and the sheets."""
+    """Writes pack.json.
+
+    It lists every file except itself, the card, the sheets and the second scorer.
+    """
     listed, unlisted = {".json", ".safetensors"}, {"pack.json", "figures.json", languages.FILE}
-    files = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in unlisted)
+    found = sorted(p for p in out.rglob("*") if p.suffix in listed and p.name not in unlisted)
+    files = [p for p in found if not p.is_relative_to(out / SECOND)]
     meta = {
         "id": "pictogram",
         "version": VERSION,
@@ -141,12 +156,29 @@ def write_index(out: Path, extra: dict[str, Any]) -> None:
             "use_attention_mask": True,
         },
         "generator": {"folder": "generator", "defaults": DEFAULTS, "styles": STYLES},
-        "scorer": {"folder": "scorer", "trained": ["visual.", "text.proj.", "logit_scale"], **extra},
+        "scorer": {"folder": "scorer", "trained": TRAINED, **extra},
         "files": {str(p.relative_to(out)): languages.sha256(p) for p in files},
         "names": "names.json",
         "words": languages.entry(out),
     }
     (out / "pack.json").write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
+
+
+def add_second(out: Path, paths: list[Path], tower: str, runs: Path) -> None:
+    """Writes the second scorer into an existing pack and its pack.json.
+
+    It replaces an earlier one.
+    """
+    if (out / SECOND).exists():
+        shutil.rmtree(out / SECOND)
+    export_scorer(out / SECOND, paths, tower)
+    files = {str(p.relative_to(out)): languages.sha256(p) for p in sorted((out / SECOND).iterdir())}
+    index = out / "pack.json"
+    meta = json.loads(index.read_text("utf-8"))
+    meta[SECOND] = {"folder": SECOND, "trained": TRAINED, "files": files}
+    index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
+    meta[SECOND]["null"] = null_statistics(out, runs, SECOND)
+    index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 
 def adopt(out: Path, calibration: Path) -> None:
@@ -167,12 +199,27 @@ def main() -> None:
         "--scorer", type=Path, nargs="+", help="weights, averaged over files (default: RUNS/scorer/final.pt)"
     )
     parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
+    parser.add_argument("--second", type=Path, nargs="+", help="weights of a second scorer, averaged (default: none)")
+    parser.add_argument("--second-tower", default="cs3darknet_s", help="timm name of its image tower")
+    parser.add_argument("--only-second", action="store_true", help="only add the second scorer to the existing pack")
     parser.add_argument("--calibration", type=Path, default=None, help="only add this file to the existing pack")
     args = parser.parse_args()
     out: Path = args.out or args.runs / "pack"
+    if args.only_second and not args.second:
+        parser.error("--only-second: name its weights with --second")
     if args.calibration:
         adopt(out, args.calibration)
         return
+    if not args.only_second:
+        export_all(out, args)
+    if args.second:
+        add_second(out, args.second, args.second_tower, args.runs)
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    print(f"{out}: {size / 2**20:.1f} MiB")
+
+
+def export_all(out: Path, args: argparse.Namespace) -> None:
+    """Writes generator, scorer and index to a new folder."""
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
@@ -185,8 +232,6 @@ def main() -> None:
     shutil.copy(languages.EMBEDDED / languages.FILE, out)
     write_index(out, {})
     write_index(out, {"null": null_statistics(out, args.runs)})
-    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-    print(f"{out}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

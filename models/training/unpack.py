@@ -19,18 +19,19 @@ def states(pack: Path, judge: Path | None = None) -> dict[str, dict[str, torch.T
     `judge` adds the weights of a stored judge.
     """
     generator = pack / "generator"
-    scorer = load_file(pack / "scorer" / "open_clip_model.safetensors")
     named = {
         "autoencoder": load_file(generator / "vae" / "diffusion_pytorch_model.safetensors"),
         "generator": {
             f"unet.{name}": tensor
             for name, tensor in load_file(generator / "unet" / "diffusion_pytorch_model.safetensors").items()
         },
-        "scorer": {
-            name.replace("text.proj.", "proj.").replace("logit_scale", "scale.logit_scale"): tensor
-            for name, tensor in scorer.items()
-        },
     }
+    for kind in ("scorer", "second"):
+        if (file := pack / kind / "open_clip_model.safetensors").exists():
+            named[kind] = {
+                name.replace("text.proj.", "proj.").replace("logit_scale", "scale.logit_scale"): tensor
+                for name, tensor in load_file(file).items()
+            }
     if judge is not None:
         named["judge"] = {f"judge.{name}": tensor for name, tensor in load_file(judge / "judge.safetensors").items()}
     return {kind: {k: v.float() if v.is_floating_point() else v for k, v in s.items()} for kind, s in named.items()}

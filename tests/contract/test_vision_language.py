@@ -95,7 +95,7 @@ def test_every_family_serves_beside_the_pack(tmp_path: Path) -> None:
     options = LoadOptions(scorers=scorers, referee=f"vlm:{judging}")
     models = registry.load_models("pictogram", "pictogram", "cpu", options=options)
     images = pictures(3, 64, 64)
-    assert [each.info.id for each in models.members] == ["hf_clip", "siglip", "aesthetic:head.pth"]
+    assert [each.info.id for each in models.members][:3] == ["hf_clip", "siglip", "aesthetic:head.pth"]
     for each in (*models.members, models.referee):
         assert each is not None
         if embeds(each):

@@ -20,13 +20,16 @@ PACK = Path(__file__).parents[2] / "models" / "packs" / "pictogram"
 
 
 def test_the_embedded_pack_is_exported_again_as_it_is(tmp_path: Path) -> None:
-    paths = {kind: tmp_path / f"{kind}.pt" for kind in ("autoencoder", "generator", "scorer")}
-    for kind, state in unpack.states(PACK).items():
+    states = unpack.states(PACK)
+    paths = {kind: tmp_path / f"{kind}.pt" for kind in states}
+    for kind, state in states.items():
         runs.write({"modules": state}, paths[kind])
     export.export_generator(tmp_path / "generator", paths["autoencoder"], paths["generator"])
     export.export_scorer(tmp_path / "scorer", [paths["scorer"]], "regnety_002")
+    if "second" in states:
+        export.export_scorer(tmp_path / "second", [paths["second"]], "cs3darknet_s")
     weights = sorted(PACK.rglob("*.safetensors"))
-    assert len(weights) == 3
+    assert len(weights) == len(states)
     for path in weights:
         before, after = load_file(path), load_file(tmp_path / path.relative_to(PACK))
         assert before.keys() == after.keys()

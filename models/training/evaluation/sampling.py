@@ -36,9 +36,12 @@ class Drawn:
 
 
 class Pack:
-    """A pack folder, loaded for evaluation in float32."""
+    """A pack folder, loaded for evaluation in float32.
 
-    def __init__(self, folder: Path) -> None:
+    `part` is the entry of its scorer: `scorer` or `second`.
+    """
+
+    def __init__(self, folder: Path, part: str = "scorer") -> None:
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "pack.json").read_text("utf-8"))
         self.encoder, self.device = texts.TextEncoder(), torch.get_default_device()
@@ -48,9 +51,9 @@ class Pack:
                 text_encoder=self.encoder.model,
                 tokenizer=self.encoder.tokenizer,
                 safety_checker=None,
-                torch_dtype=torch.float32,
+                dtype=torch.float32,
             )
-            scorer = load_scorer(folder / self.meta["scorer"]["folder"])
+            scorer = load_scorer(folder / self.meta[part]["folder"])
         self.unet, self.vae = pipeline.unet.eval().to(self.device), pipeline.vae.eval().to(self.device)
         self.scheduler, self.scorer = pipeline.scheduler, scorer.to(self.device)
         self.read = TextFront(folder / self.meta["words"]["file"], texts.folder() / "vocab.txt").read
