@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelUnsupported
-from models.protocols import Calibration, PreviewHead
+from models.protocols import Calibration, MatchCalibration, PreviewHead
 from models.protocols.guards import ArtefactLimits
 
 FORMAT = 4
@@ -38,9 +38,15 @@ def from_json(data: Mapping[str, Any]) -> Calibration:
         fields.pop("measured", None)
         if fields.pop("format") not in READABLE:
             raise ValueError(f"unsupported calibration format; use format {FORMAT} (run `frontrunner calibrate` again)")
+        match = match_from_json(fields.pop("match", None))
         values: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in fields.items()}
         steered = from_json({"format": FORMAT, **fields["steered"]}) if fields.get("steered") else None
-        parts = {"artefacts": _limits(values.get("artefacts")), "steered": steered, "head": _head(fields.get("head"))}
+        parts = {
+            "artefacts": _limits(values.get("artefacts")),
+            "steered": steered,
+            "head": _head(fields.get("head")),
+            "match": match,
+        }
         made = Calibration(**{**values, **parts})
         guidance = fields["guidance_scale"]
         lengths = {len(t) for t in (made.spearman, made.correlation, made.preview_weight, made.gap_weight)}
@@ -74,6 +80,23 @@ def _head(found: Mapping[str, Any] | None) -> PreviewHead | None:
     except ValueError as error:
         raise ValueError(f"the calibration cannot be used: {error}") from error
     return head
+
+
+def match_from_json(found: Mapping[str, Any] | None) -> MatchCalibration | None:
+    """The probability of a match from its JSON form.
+
+    Raises ValueError, KeyError and TypeError.
+    """
+    if found is None:
+        return None
+    rows = tuple(tuple(map(float, row)) for row in found["reliability"])
+    match = MatchCalibration(**{**found, "reliability": rows})
+    numbers = (match.slope, match.intercept, match.noise, match.error, match.pairs, *(v for row in rows for v in row))
+    if not all(isfinite(value) for value in numbers) or any(len(row) != 3 for row in rows):
+        raise ValueError("`match` of the calibration must hold finite numbers, three per row of `reliability`")
+    if not match.slope > 0 or match.noise < 0:
+        raise ValueError("`match` of the calibration must have a slope above 0 and a noise of at least 0")
+    return match
 
 
 def _limits(found: Mapping[str, float | None] | None) -> ArtefactLimits | None:

@@ -174,17 +174,24 @@ def _pack_calibration(source: Source) -> Calibration | None:
 
     It was measured with the pack's own generator and scorer.
     """
-    found = source.pack.manifest.get("calibration") if source.pack is not None else None
+    manifest = source.pack.manifest if source.pack is not None else {}
+    found = manifest.get("calibration")
     try:
-        return calibration_io.from_json(found) if found is not None else None
+        beside = {"match": manifest["match"]} if "match" in manifest else {}
+        return calibration_io.from_json({**found, **beside}) if found is not None else None
     except ValueError as error:
         raise PackCorrupt(f"pack {source.label!r}: {error}") from error
 
 
 def _chosen(given: Calibration | None, own: Calibration | None, models: Models) -> Calibration | None:
-    """The given calibration, unless it is of other weights and the pack has its own."""
-    if given is None or own is None or given.matches(models.generator.info, models.scorer.info):
+    """The given calibration, unless it is of other weights and the pack has its own.
+
+    One without a probability of a match gets that of the pack.
+    """
+    if given is None or own is None:
         return given or own
+    if given.matches(models.generator.info, models.scorer.info):
+        return given if given.match is not None else replace(given, match=own.match)
     log.warning("the given calibration was measured with other weights; the pack's own calibration is used")
     return own
 

@@ -216,8 +216,9 @@ def require_images(generation: Generation) -> None:
             pointer="#/ranking/veto",
         )
     if not generation.best:
+        name = "min_score" if ranking.min_score is not None or ranking.min_probability is None else "min_probability"
         raise NothingAboveMinScore(
-            "no candidate reached `min_score`: lower it or raise `n_candidates`", pointer="#/ranking/min_score"
+            f"no candidate reached `{name}`: lower it or raise `n_candidates`", pointer=f"#/ranking/{name}"
         )
 
 

@@ -34,6 +34,7 @@ async def resolve_ranking(request: Request, services: Services, body: RankingInp
     Raises the error of an invalid image, generation or profile, with a pointer to it.
     """
     ranking = body.to_domain(base)
+    services.ensembles.check_probability(ranking)
     if "scorers" in body.model_fields_set:
         services.ensembles.check(ranking.scorers)
     ranking = services.ensembles.completed(ranking)

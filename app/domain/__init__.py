@@ -28,7 +28,7 @@ from app.domain.generation import (
     Webhook,
     Work,
 )
-from app.domain.ranking import Flag, Negative, Ranking, Reference, Score, ScorerUse, Taste
+from app.domain.ranking import Balance, Flag, Negative, Ranking, Reference, Score, ScorerUse, Taste
 from app.domain.safety import Safety, SafetyVerdict, strictest
 from app.domain.votes import TasteProfile, Vote, VoteKind
 
@@ -36,6 +36,7 @@ __all__ = [
     "BATCH_PREFIX",
     "SEED_LIMIT",
     "SHORT_SEED_LIMIT",
+    "Balance",
     "Batch",
     "BatchCounts",
     "BatchEntry",

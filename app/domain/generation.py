@@ -207,7 +207,8 @@ class Candidate:
     deviations from the scorer's null distribution, None if unknown. `duplicate_of` is the best of its near-duplicates,
     None for the best itself and without duplicates. `flags` are what guards found in a finished image. `failure` is why
     a remote generator made no image of it; such a candidate has no score and is not charged. `safety` is what a
-    classifier found; None if it did not look. Of a pruned candidate it saw a preview.
+    classifier found; None if it did not look. Of a pruned candidate it saw a preview. `probability` is that the image
+    shows the text, see `MatchCalibration`; None if unknown.
     """
 
     index: int
@@ -222,6 +223,7 @@ class Candidate:
     flags: tuple[Flag, ...] = ()
     failure: str | None = None
     safety: SafetyVerdict | None = None
+    probability: float | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -357,6 +359,7 @@ class Generation:
     agreement: float | None = None
     judged: int | None = None
     referee: RefereeOpinion | None = None
+    margin_error: float | None = None
 
     @property
     def id(self) -> str:

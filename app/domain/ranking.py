@@ -52,8 +52,23 @@ class ScorerUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Balance:
+    """Shares of the returned images by the values of an attribute.
+
+    Values are texts, of which one fits an image.
+
+    The shares sum to 1.
+    """
+
+    attribute: str
+    values: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
-    """How candidates are compared. `diversity` in [0, 1]; `min_score` filters results.
+    """How candidates are compared. `diversity` in [0, 1].
+
+    `min_score` and `min_probability` exclude candidates from the result. `balance` picks the best within shares.
 
     `prompt` None compares with the prompt used for sampling. `negatives` holds every text of the penalty. Without
     `scorers` the main scorer ranks alone. With several, `uncertainty` weighs their disagreement, and those that only
@@ -73,11 +88,13 @@ class Ranking:
     uncertainty: float = 0.5
     contrast: bool = False
     cascade: int | None = None
+    min_probability: float | None = None
+    balance: Balance | None = None
 
     @property
     def wants_finalists(self) -> bool:
         """Whether it chooses among finished candidates by more than the score that prunes."""
-        return self.diversity > 0 or len(self.scorers) > 1 or self.contrast
+        return self.diversity > 0 or len(self.scorers) > 1 or self.contrast or self.balance is not None
 
     def weights(self, main: str) -> dict[str, float]:
         """The weight of each scorer by name; `main` is the main scorer's name."""

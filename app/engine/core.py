@@ -359,7 +359,7 @@ class EngineCore:
             run.add_timings(total=self._clock() - run.submitted)
             self._update_pace(run)
             orders.fill_lost(run.rows, self._scorer.info.dimensions)
-            outcome = run.build_outcome(self._scorer.info)
+            outcome = run.build_outcome(self._scorer.info, self._calibration.match if self._calibration else None)
             self._end(run, Succeeded(replace(outcome, notices=(*outcome.notices, *orders.notices(run.rows)))))
 
     def _update_pace(self, run: ActiveGeneration) -> None:

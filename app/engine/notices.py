@@ -78,9 +78,10 @@ def shortfall_notices(spec: GenerationSpec, candidates: Sequence[Candidate]) -> 
     if vetoed:
         detail = f"{missing} of the requested images are missing, and the veto excludes {vetoed}: change `ranking.veto`"
         return (Notice("fewer_after_veto", detail, {"vetoed": vetoed}),)
-    if spec.ranking.min_score is None:
+    limits = [name for name in ("min_score", "min_probability") if getattr(spec.ranking, name) is not None]
+    if not limits:
         return (Notice("fewer_returned", f"{missing} of the requested images were pruned or have no score"),)
-    return (Notice("below_min_score", f"{missing} of the requested images did not reach min_score"),)
+    return (Notice(f"below_{limits[0]}", f"{missing} of the requested images did not reach {' and '.join(limits)}"),)
 
 
 def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:

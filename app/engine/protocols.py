@@ -106,6 +106,7 @@ class Outcome:
     agreement: float | None = None
     judged: int | None = None
     referee: RefereeOpinion | None = None
+    margin_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

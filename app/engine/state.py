@@ -21,7 +21,7 @@ from app.engine.pruning import early_stopping
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
 from app.engine.texts.encoding import EncodedTexts
-from models.protocols import Latent, Pixels, Schedule, ScorerInfo, StepRow, to_host
+from models.protocols import Latent, MatchCalibration, Pixels, Schedule, ScorerInfo, StepRow, to_host
 from models.protocols.guards import TYPOGRAPHIC
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.narrow import LostImage
@@ -296,17 +296,18 @@ class ActiveGeneration:
         mean = float(np.mean([r.sort_score for r in done]))
         return (best - left) / (best - mean) if best > mean else 0.0
 
-    def build_outcome(self, scorer: ScorerInfo) -> Outcome:
+    def build_outcome(self, scorer: ScorerInfo, match: MatchCalibration | None = None) -> Outcome:
         """Build the outcome once all rows are done or pruned."""
         spec, scores = self.spec, [None if np.isnan(r.sort_score) else r.score for r in self.rows]
         done = [r.index for r in self.rows if r.phase is Phase.DONE]
         embeddings = np.stack([r.embedding for r in self.rows if r.embedding is not None])
-        placements = place_candidates(scores, embeddings, done, spec.ranking, spec.n, scorer)
+        placements = place_candidates(scores, embeddings, done, spec.ranking, spec.n, scorer, match=match)
         rows = zip(placements.placements, self.rows, scores, strict=True)
         assert self.texts is not None
         return Outcome(
             candidates=tuple(place.apply_to(_candidate(row), score) for place, row, score in rows),
             margin=placements.margin,
+            margin_error=placements.margin_error,
             low_confidence=placements.low_confidence,
             stopped=self._stop_reason(),
             regret=self._pruning_regret(),

@@ -160,6 +160,7 @@ class RankedImage:
     z_score: float | None
     duplicate_of: int | None
     flags: tuple[Flag, ...] = ()
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class RankResult:
     warnings: tuple[Notice, ...]
     vetoed: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
     agreement: float | None = None
+    margin_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,28 @@ def check_ranking(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
     check_range(ranking.diversity, 0, 1, f"{base}/diversity")
     if ranking.min_score is not None:
         check_range(ranking.min_score, -20, 20, f"{base}/min_score")
+    if ranking.balance is not None:
+        _check_balance(ranking, limits, f"{base}/balance")
+    if ranking.min_probability is not None:
+        check_range(ranking.min_probability, 0, 1, f"{base}/min_probability")
+
+
+def _check_balance(ranking: Ranking, limits: Limits, base: str) -> None:
+    """Reject a balance without a distribution over different texts."""
+    assert ranking.balance is not None
+    values = ranking.balance.values
+    if ranking.diversity > 0:
+        raise InvalidRequest("`balance` and `diversity` exclude each other: send one of them", pointer=base)
+    if len(values) < 2:
+        raise InvalidRequest(
+            "a balance has at least two values: send texts of which one fits", pointer=f"{base}/values"
+        )
+    for text, share in values:
+        check_text(text, f"{base}/values", limits, allow_empty=False)
+        check_range(share, 0, 1, f"{base}/values")
+    total = sum(share for _, share in values)
+    if abs(total - 1) > 1e-3:
+        raise InvalidRequest(f"the shares sum to {total:g}: send shares that sum to 1", pointer=f"{base}/values")
 
 
 def active_guards(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> tuple[str, ...]:

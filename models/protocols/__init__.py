@@ -24,6 +24,7 @@ from models.protocols.schedules import Schedule as Schedule
 from models.protocols.schedules import steps_left as steps_left
 from models.protocols.schedules import time_done as time_done
 from models.protocols.scoring import Embedder as Embedder
+from models.protocols.scoring import MatchCalibration as MatchCalibration
 from models.protocols.scoring import Scorer as Scorer
 from models.protocols.scoring import ScorerInfo as ScorerInfo
 from models.protocols.scoring import ScoringInfo as ScoringInfo
@@ -183,7 +184,7 @@ class Calibration:
 
     `artefacts` are limits of the statistics of random images; None if they were not measured. `steering` (scale, start,
     end) are the settings of steered runs. `steered` is the calibration of such runs. `head` belongs to the vectors of
-    this scorer; None if none was fitted.
+    this scorer; None if none was fitted. `match` is the probability of a match; None if it was not measured.
     """
 
     generator: str
@@ -199,6 +200,7 @@ class Calibration:
     steering: tuple[float, ...] | None = None
     steered: Calibration | None = None
     head: PreviewHead | None = None
+    match: MatchCalibration | None = None
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with exactly these weights."""

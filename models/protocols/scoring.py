@@ -41,6 +41,24 @@ class ScorerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchCalibration:
+    """What a cosine says about whether an image shows a text, and how exact it is.
+
+    The probability is sigmoid(slope * cosine + intercept), where half of the pairs match: images of a prompt beside the
+    texts of the same and of other prompts. `error` is its expected calibration error on `pairs` held-out pairs.
+    `reliability` holds a row per bin: mean probability, share of pairs that match, and weight. `noise` is the standard
+    deviation of a cosine over changes of the image that do not change what it shows.
+    """
+
+    slope: float
+    intercept: float
+    noise: float
+    error: float
+    pairs: int
+    reliability: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TextEmbedding:
     """A text in the scorer's space: `vector` float32 (D,), L2-normalised.
 

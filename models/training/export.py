@@ -184,7 +184,9 @@ def add_second(out: Path, paths: list[Path], tower: str, runs: Path) -> None:
 def adopt(out: Path, calibration: Path) -> None:
     """Adds the output of `frontrunner calibrate` for this pack to its pack.json."""
     index = out / "pack.json"
-    meta = json.loads(index.read_text("utf-8")) | {"calibration": json.loads(calibration.read_text("utf-8"))}
+    found = json.loads(calibration.read_text("utf-8"))
+    match = found.pop("match", None)
+    meta = json.loads(index.read_text("utf-8")) | {"calibration": found, **({"match": match} if match else {})}
     index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 

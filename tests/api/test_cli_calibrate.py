@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -56,7 +58,7 @@ def test_steered_generations_are_calibrated_beside_the_others(tmp_path: Path) ->
 def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "calibration.json"
     prompts.write_text("\n\n".join(f"a red {thing}" for thing in THINGS))
-    code, told = calibrate("--prompts", prompts, "--candidates", "8", "--out", out)
+    code, told = calibrate("--prompts", prompts, "--candidates", "8", "--out", out, "--plot", tmp_path / "r.svg")
     assert code == 0, told
     assert "8/8" in told
     assert "best of 16 in 8 steps: pruning" in told
@@ -68,11 +70,31 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
     assert known.spearman[-1] == pytest.approx(1.0)
     assert known.artefacts is not None
     assert "limits of the artefact guard: contrast" in told
+    assert known.match is not None
+    drawn = ElementTree.parse(tmp_path / "r.svg")
+    assert len(drawn.findall(".//{*}circle")) == len(known.match.reliability)
+    assert f"probability of a match: calibration error {known.match.error:.3f}" in told
     settings = Settings(generator="fake", scorer="fake", calibration=out, data_dir=tmp_path / "data")
     with TestClient(create_app(settings)) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         (model,) = client.get("/v1/models").json()["data"]
         made = client.post("/v1/generations", json={"prompt": "a red apple", "pruning": "auto"}).json()
+        least = {"prompt": "a red apple", "n": 4, "ranking": {"min_probability": 0.999999}}
+        none = client.post("/v1/generations", json=least).json()
+        image = client.post("/v1/generations", json=least, headers={"accept": "image/png"})
+        again = f"/v1/generations/{made['id']}/rerank"
+        other = client.post(again, json={"ranking": {"prompt": "a blue boat"}, "n": 1}).json()
+    assert model["calibration"]["match"]["slope"] == known.match.slope
+    best = made["data"][0]
+    sure = known.match.slope * best["prompt_similarity"] + known.match.intercept
+    assert best["probability"] == pytest.approx(1 / (1 + np.exp(-sure)))
+    assert made["candidates"][best["index"]]["probability"] == best["probability"]
+    assert made["margin_error"] == pytest.approx(known.match.noise * 2**0.5)
+    assert (none["data"], [w["code"] for w in none["warnings"]]) == ([], ["below_min_probability"])
+    assert none["ranking"]["min_probability"] == 0.999999
+    assert image.status_code == 422
+    assert image.json()["errors"][0]["pointer"] == "#/ranking/min_probability"
+    assert other["data"][0]["probability"] != best["probability"]
     assert model["calibration"]["correlation"] == pytest.approx(known.correlation)
     assert model["calibration"]["artefacts"]["noise"] == known.artefacts.noise
     assert known.head is not None
@@ -207,7 +229,7 @@ def test_few_step_models_are_calibrated_and_cut_at_most_once(
 
 
 @pytest.mark.torch
-def test_one_step_leaves_nothing_to_prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_leaves_nothing_to_prune_but_a_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from models.synthetic.generator import FakeGenerator
 
     info = FakeGenerator().info
@@ -217,7 +239,9 @@ def test_one_step_leaves_nothing_to_prune(tmp_path: Path, monkeypatch: pytest.Mo
     code, told = calibrate("--prompts", prompts, "--out", out)
     assert code == 0
     assert "no pruning is possible: the generator makes one step" in told
-    assert not out.exists()
+    known = calibration_io.read_calibration(out)
+    assert known.steps == 1
+    assert known.match is not None
 
 
 def test_the_outlook_says_where_a_tiny_decoder_pays() -> None:

@@ -235,6 +235,12 @@ def test_what_has_no_result_cannot_be_ranked_again(house: House) -> None:
         ({"negative_weight": -1}, "#/ranking/negative_weight"),
         ({"diversity": 1.1}, "#/ranking/diversity"),
         ({"min_score": 21}, "#/ranking/min_score"),
+        ({"min_probability": 0.5}, "#/ranking/min_probability"),
+        ({"balance": {"attribute": "a", "values": {"red": 1}}}, "#/ranking/balance/values"),
+        ({"balance": {"attribute": "a", "values": {"red": 0.5, "blue": 0.4}}}, "#/ranking/balance/values"),
+        ({"balance": {"attribute": "a", "values": {"red": 0.5, " ": 0.5}}}, "#/ranking/balance/values/%20"),
+        ({"balance": {"attribute": "a", "values": {"red": 0.5, "blue": 0.5}}, "diversity": 0.5}, "#/ranking/balance"),
+        ({"min_probability": 1.1}, "#/ranking/min_probability"),
         ({"colour": "red"}, "#/ranking/colour"),
         ({"references": [{"image": "data:,x", "generation": NOWHERE, "index": 0}]}, "#/ranking/references/0"),
         ({"references": [{"generation": NOWHERE}]}, "#/ranking/references/0"),
@@ -306,7 +312,7 @@ def test_omitted_fields_keep_and_null_clears(house: House) -> None:
     assert cleared == {
         "prompt": "a red apple", "negatives": [], "negative_weight": 0.5, "references": [], "taste": None,
         "diversity": 0.0, "min_score": None, "veto": [], "scorers": [], "uncertainty": 0.5, "contrast": False,
-        "near_misses": [], "cascade": None,
+        "near_misses": [], "cascade": None, "min_probability": None, "balance": None,
     }  # fmt: skip
 
 

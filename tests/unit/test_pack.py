@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models import calibration_io
 from models.errors import ModelNotFound, PackCorrupt
 from models.pack import Pack, packs
 from models.training.data import languages
@@ -107,3 +108,15 @@ def test_other_words_keep_the_revision_so_that_stored_embeddings_rank_again(fold
         pack.verify()
         revisions.add(pack.revision)
     assert len(revisions) == 1
+
+
+def test_the_embedded_pack_has_a_calibrated_probability_beside_its_calibration() -> None:
+    """Held-out pairs of its own images and prompts; its revision does not depend on it."""
+    pack = packs()["pictogram"]
+    match = calibration_io.match_from_json(pack.manifest["match"])
+    assert match is not None
+    assert match.error <= 0.05
+    assert match.pairs > 10_000
+    assert sum(weight for _, _, weight in match.reliability) == pytest.approx(1, abs=1e-3)
+    assert pack.revision == pack.manifest["calibration"]["scorer"]
+    assert (pack.folder / "reliability.svg").is_file()

@@ -13,6 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.api import openapi
 from app.api.dependencies import Services, ServicesDep, loaded_models
 from app.api.schemas.base import ResponseModel, is_absent
+from app.api.schemas.calibrations import CalibrationOutput
 from app.api.schemas.flags import SafetyInput
 from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
@@ -109,18 +110,6 @@ class ScorerOutput(ResponseModel):
     logit_bias: float | None
 
 
-class ArtefactLimitsOutput(ResponseModel):
-    """Limits of the artefact guard: a minimum of contrast, and maxima.
-
-    null is not checked.
-    """
-
-    contrast: float
-    saturation: float | None
-    noise: float | None
-    tiling: float | None
-
-
 class PanelOutput(ResponseModel):
     """A scorer and what it is for.
 
@@ -149,36 +138,6 @@ class PanelOutput(ResponseModel):
             remote=remote,
             reads_text=reads_text,
         )
-
-
-class PreviewHeadOutput(ResponseModel):
-    """A small model of embeddings that predicts final scores from previews.
-
-    `used` says after which steps. There its error is lower than the linear fit's, on prompts that were not fitted.
-    """
-
-    used: list[bool]
-    linear_error: list[float]
-    head_error: list[float]
-
-
-class CalibrationOutput(ResponseModel):
-    """How well previews after each step predict the ranking of final images.
-
-    Valid only for the revisions, sampler, steps and guidance scale it names.
-    """
-
-    generator: str
-    scorer: str
-    sampler: str
-    steps: int
-    guidance_scale: float
-    spearman: list[float]
-    correlation: list[float]
-    preview_weight: list[float]
-    gap_weight: list[float]
-    artefacts: ArtefactLimitsOutput | None
-    head: PreviewHeadOutput | None
 
 
 class UpscalerOutput(ResponseModel):

@@ -31,7 +31,8 @@ class ImageOutput(ScoreOutput, FlagsOutput):
     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-    `safety` is null if no classifier looked at the image.
+    `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
+    ranking, where half of all pairs do; null if it was not calibrated.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class ImageOutput(ScoreOutput, FlagsOutput):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    probability: float | None
     safety: SafetyOutput | None
     url: str | None
     b64_json: str | None
@@ -74,6 +76,7 @@ class CandidateOutput(FlagsOutput):
     score_is_preview: bool
     duplicate_of: int | None
     vetoed: bool
+    probability: float | None
     failure: str | None
     safety: SafetyOutput | None
 
@@ -142,7 +145,8 @@ class GenerationResponse(ResponseModel):
     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
-    `judged`: how many candidates the scorers of an ensemble without embeddings saw.
+    `judged`: how many candidates the scorers of an ensemble without embeddings saw. `margin_error` is the standard
+    error of `margin`.
     """
 
     id: str
@@ -185,6 +189,7 @@ class GenerationResponse(ResponseModel):
     data: list[ImageOutput]
     candidates: list[CandidateOutput]
     margin: float | None
+    margin_error: float | None
     low_confidence: bool
     agreement: float | None
     judged: int | None
@@ -249,6 +254,7 @@ class GenerationResponse(ResponseModel):
             data=[_image_output(generation, c, c.score, files) for c in generation.best if c.score is not None],
             candidates=[_candidate_output(generation, c) for c in generation.candidates],
             margin=generation.margin,
+            margin_error=generation.margin_error,
             low_confidence=generation.low_confidence,
             agreement=generation.agreement,
             judged=generation.judged,
@@ -283,6 +289,7 @@ def _image_output(
         **score_fields(score, generation.scorer, spec.ranking.negatives, spec.ranking.references),
         softmax=candidate.softmax,
         z_score=candidate.z_score,
+        probability=candidate.probability,
         safety=safety_output(candidate.safety),
         url=None if files else image_path(spec.id, candidate.index, generation.output_format),
         b64_json=files[candidate.index] if files else None,
@@ -310,6 +317,7 @@ def _candidate_output(generation: Generation, candidate: Candidate) -> Candidate
         pruned_at_step=candidate.pruned_at_step,
         score_is_preview=candidate.score_is_preview,
         vetoed=candidate.is_vetoed(spec.ranking),
+        probability=candidate.probability,
         failure=candidate.failure,
         safety=safety_output(candidate.safety),
         **flag_fields(candidate.flags),

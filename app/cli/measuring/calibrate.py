@@ -8,31 +8,38 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.measuring.configured import load_models, read_prompts, typed_errors
+from app.cli.measuring.reliability import reliability_plot, reliability_table
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.pruning import calibration
 from app.engine.pruning.planner import PlanInput, plan_checkpoints
+from app.engine.ranking import probability
 from app.engine.trajectories import record_trajectories
 from app.settings import Settings
 from models import calibration_io
 from models.guards import artefacts
-from models.protocols import Calibration, GeneratorInfo, ScorerInfo
+from models.protocols import Calibration, Embedder, Embeddings, GeneratorInfo, MatchCalibration
 from models.protocols.steering import SteeringSettings
 
 NOTHING_TO_PRUNE = (
     "no pruning is possible: the generator makes one step, and candidates are pruned between steps. "
-    "Nothing was written; serve without a calibration."
+    "The probability of a match is measured."
 )
 
 TYPICAL = 16
 """Candidates of the generation whose plan is printed."""
+
+VIEWED = 4
+"""Images per prompt of which changed views are embedded, for the noise of a score."""
 
 CHEAP_PREVIEW = 0.1
 """Assumed seconds of a tiny decoder's preview, relative to the autoencoder's."""
@@ -45,24 +52,24 @@ def run_calibration(
     out: Path,
     console: Console,
     steering: float | None = None,
+    plot: Path | None = None,
 ) -> None:
     """Calibrate the configured models and write the result to `out`. Raises CliError.
 
-    With a scale of `steering`, steered generations are measured as well.
+    With a scale of `steering`, steered generations are measured as well. `plot` is a file for the reliability plot.
     """
     with typed_errors():
         settings = Settings()
         texts, models = read_prompts(prompts, settings.generator), load_models(settings)
         if models.generator.info.steps == 1:
             console.print(NOTHING_TO_PRUNE, soft_wrap=True, highlight=False)
-            return
         core = EngineCore(models, EngineConfig())
         with console.status("measuring the device"):
             core.measure()
         info = models.generator.info
         if guidance_scale is not None:
             info = replace(info, guidance_scale=guidance_scale)
-        race = partial(_race, core, info, models.scorer.info, texts, candidates)
+        race = partial(_race, core, info, models.scorer, texts, candidates)
         made = race(None, console)
         if steering is not None:
             made = replace(made, steered=race(SteeringSettings(steering), console))
@@ -70,8 +77,14 @@ def run_calibration(
         measured = {"device": info.device, "prompts": len(texts), **costs}
         document = calibration_io.to_json(made) | {"measured": measured}
         out.write_text(json.dumps(document, indent=1) + "\n")
+        if plot is not None and made.match is not None:
+            plot.write_text(reliability_plot(made.match))
     console.print(_table(made))
     console.print(_limits(made), soft_wrap=True, highlight=False)
+    if made.match is not None:
+        known = f"calibration error {made.match.error:.3f}, noise of a score {made.match.noise:.4f}"
+        console.print(f"probability of a match: {known}", soft_wrap=True, highlight=False)
+        console.print(reliability_table(made.match))
     outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
     console.print(outlook, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
@@ -80,14 +93,17 @@ def run_calibration(
 def _race(
     core: EngineCore,
     info: GeneratorInfo,
-    scorer: ScorerInfo,
+    scorer: Embedder,
     texts: Sequence[str],
     candidates: int,
     steering: SteeringSettings | None,
     console: Console,
 ) -> Calibration:
-    """Run every prompt in full, and fit the calibration and the limits of artefacts."""
-    trajectories, statistics = [], []
+    """Run every prompt in full, and fit the calibration.
+
+    With the limits of artefacts and the probability of a match.
+    """
+    trajectories, statistics, shown = [], [], []
     with Progress(console=console) as progress:
         task = progress.add_task("racing" if steering is None else "racing, steered", total=len(texts))
         recordings = record_trajectories(
@@ -101,9 +117,28 @@ def _race(
         for race in recordings:
             trajectories.append(race.trajectory)
             statistics += [artefacts.measure(image) for image in race.images]
-    made = calibration.fit_calibration(trajectories, info, scorer)
+            views = [view for image in race.images[:VIEWED] for view in probability.views_of(image)]
+            vectors = scorer.embed_images(np.stack(views))
+            viewed = vectors.reshape(min(VIEWED, len(race.images)), -1, vectors.shape[1])
+            shown.append((race.outcome.embeddings, race.outcome.query.prompt, viewed))
+    made = calibration.fit_calibration(trajectories, info, scorer.info)
     settings = None if steering is None else (steering.scale, steering.start, steering.end)
-    return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings)
+    return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings, match=_match(shown, console))
+
+
+def _match(
+    shown: Sequence[tuple[Embeddings, NDArray[np.float32], NDArray[np.float32]]], console: Console
+) -> MatchCalibration | None:
+    """The probability of a match; None where it cannot be fitted.
+
+    `shown` holds images, text and views of each prompt.
+    """
+    images, texts, views = (np.stack(each) for each in zip(*shown, strict=True))
+    try:
+        return probability.fit_match(images, texts, views)
+    except ValueError as error:
+        console.print(f"no probability of a match: {error}", soft_wrap=True, highlight=False)
+        return None
 
 
 def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool) -> str:

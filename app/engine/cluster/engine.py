@@ -27,8 +27,9 @@ from app.engine.core import SMOOTHING
 from app.engine.cost_model import CostModel
 from app.engine.members.panel import keeps_field
 from app.engine.protocols import Cancelled, EngineStats, Failed, Outcome, Succeeded, Update, UpdateSink
+from app.engine.ranking.probability import known_match
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Interrupted, Loading, Overloaded
-from models.protocols import Embeddings, Images, TextEmbedding
+from models.protocols import Embeddings, Images, MatchCalibration, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class ClusterEngine(KnownModel, Drainable):
     def _facts(self) -> WorkerInfo:
         return self._loaded()
 
+    def _match(self) -> MatchCalibration | None:
+        return known_match(self.calibration, self.generator, self.scorer)
+
     @property
     def costs(self) -> CostModel:
         """See `Engine`; those of the fastest worker."""
@@ -125,7 +129,7 @@ class ClusterEngine(KnownModel, Drainable):
             area=area,
         )
         self._idle.clear()
-        task = asyncio.create_task(race.follow(lambda: self.scorer))
+        task = asyncio.create_task(race.follow(lambda: self.scorer, self._match))
         task.add_done_callback(partial(self._end, race, sink))
         self._held[spec.id] = _Held(race, task)
 

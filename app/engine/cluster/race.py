@@ -24,7 +24,7 @@ from app.engine.segments.messages import RowResult, Segment, SegmentRow, next_st
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.texts.encoding import EncodedTexts
 from app.errors import EngineFailed
-from models.protocols import ScorerInfo
+from models.protocols import MatchCalibration, ScorerInfo
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.portable import LatentState
 
@@ -66,7 +66,7 @@ class Race:
         """Whether a worker has begun."""
         return self.run.timings.queue_ms > 0
 
-    async def follow(self, scorer: Callable[[], ScorerInfo]) -> Outcome:
+    async def follow(self, scorer: Callable[[], ScorerInfo], match: Callable[[], MatchCalibration | None]) -> Outcome:
         """Run it to its end, and return the outcome. Raises the error of a segment."""
         run = self.run
         try:
@@ -83,7 +83,7 @@ class Race:
         if not run.has_scores:
             raise EngineFailed(NO_SCORES)
         run.add_timings(total=self._clock() - run.submitted)
-        return run.build_outcome(scorer())
+        return run.build_outcome(scorer(), match())
 
     def _add_wave(self) -> int:
         """Add the rows of the next wave, or all; return their number."""

@@ -43,7 +43,8 @@ def _scorers(models: Models) -> tuple[Embedder | Scorer, ...]:
 
 def keeps_field(spec: GenerationSpec, main: str, referee_only_scores: bool) -> bool:
     """Whether finalists' images are needed after the engine, given the loaded scorers."""
-    other = spec.ranking.contrast or any(use.name != main for use in spec.ranking.scorers)
+    ranking = spec.ranking
+    other = ranking.contrast or ranking.balance is not None or any(use.name != main for use in ranking.scorers)
     return other or referee_only_scores
 
 

@@ -87,8 +87,8 @@ def check_receipt(data: bytes, trusted: bytes | None = None) -> ReceiptReport:
 def order_problems(claims: Mapping[str, Any]) -> Sequence[str]:
     """What contradicts that the returned candidates are the best by their scores.
 
-    Ranks follow the scores, ties the index. With `diversity` or an ensemble the returned set is chosen otherwise, so
-    only its order is checked.
+    Ranks follow the scores, ties the index. With `diversity`, a balance or an ensemble the returned set is chosen
+    otherwise, so only its order is checked.
     """
     try:
         candidates = claims["candidates"]
@@ -100,7 +100,8 @@ def order_problems(claims: Mapping[str, Any]) -> Sequence[str]:
         problems += [f"candidate {c['index']} has a rank, although it is excluded" for c in ranked if c not in competed]
         if ranked != sorted(ranked, key=_place):
             problems.append("the ranks do not follow the scores")
-        if claims["ranking"]["diversity"] == 0 and not claims["ranking"]["scorers"]:
+        chosen = claims["ranking"]["diversity"], claims["ranking"]["scorers"], claims["ranking"].get("balance")
+        if not any(chosen):
             best = sorted(competed, key=_place)[: claims["n"]]
             problems += [f"candidate {c['index']} has no rank, although it is better" for c in best if c not in ranked]
         return problems
@@ -111,10 +112,12 @@ def order_problems(claims: Mapping[str, Any]) -> Sequence[str]:
 def _competed(claims: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Candidates that could have been returned.
 
-    They are not pruned, lost, excluded, or below `min_score`. Pruned ones compete if one of them was returned.
+    They are not pruned, lost, excluded, or below a minimum of the ranking. Pruned ones compete if one of them was
+    returned.
     """
     ranking, candidates = claims["ranking"], claims["candidates"]
-    least, pruned = ranking["min_score"], any(c["rank"] is not None and c["pruned_at_step"] for c in candidates)
+    least, likely = ranking["min_score"], ranking.get("min_probability")
+    pruned = any(c["rank"] is not None and c["pruned_at_step"] for c in candidates)
     return [
         c
         for c in candidates
@@ -124,6 +127,7 @@ def _competed(claims: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         and not set(c["flags"]) & set(ranking["veto"])
         and not (claims["safety"] == "veto" and c["flagged"])
         and (least is None or c["score"] >= least)
+        and (likely is None or (c["probability"] is not None and c["probability"] >= likely))
     ]
 
 

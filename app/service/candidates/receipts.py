@@ -121,11 +121,13 @@ def _ranking(generation: Generation) -> dict[str, Any]:
         "taste": {"profile": ranking.taste.profile, "weight": ranking.taste.weight} if ranking.taste else None,
         "diversity": ranking.diversity,
         "min_score": ranking.min_score,
+        "min_probability": ranking.min_probability,
         "veto": list(ranking.veto),
         "scorers": [asdict(each) for each in ranking.scorers],
         "uncertainty": ranking.uncertainty,
         "contrast": ranking.contrast,
         "cascade": ranking.cascade,
+        "balance": asdict(ranking.balance) if ranking.balance is not None else None,
     }
 
 
@@ -141,6 +143,7 @@ def _candidates(generation: Generation, arrays: bytes, files: Mapping[int, str |
             "score": _number(c.score.score) if c.score is not None else None,
             "similarity": _number(c.score.similarity) if c.score is not None else None,
             "penalty": _number(c.score.penalty) if c.score is not None else None,
+            "probability": c.probability,
             "score_is_preview": c.score_is_preview,
             "pruned_at_step": c.pruned_at_step,
             "failed": c.failure is not None,

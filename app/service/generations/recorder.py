@@ -348,6 +348,7 @@ def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, di
         status=Status.SUCCEEDED,
         candidates=outcome.candidates,
         margin=outcome.margin,
+        margin_error=outcome.margin_error,
         low_confidence=outcome.low_confidence,
         stopped=outcome.stopped,
         agreement=outcome.agreement,

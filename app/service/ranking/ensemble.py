@@ -17,6 +17,7 @@ from app.domain import Notice, Ranking, Score, ScorerUse
 from app.engine.protocols import Engine, PanelScorer
 from app.engine.ranking import ensemble
 from app.engine.ranking.near_misses import near_misses
+from app.engine.ranking.probability import known_match
 from app.engine.ranking.scoring import rank_order
 from app.errors import InvalidRequest
 from app.service.ranking.panel_scores import Judgeable, LeftOut, MemberCollector, PanelScores, Values
@@ -78,6 +79,21 @@ class Ensembles:
             return ranking
         rankers = self._rankers()
         return replace(ranking, scorers=tuple(ScorerUse(name) for name in rankers)) if len(rankers) > 1 else ranking
+
+    def check_probability(self, ranking: Ranking) -> None:
+        """Reject a `min_probability` if none was calibrated.
+
+        Raises InvalidRequest and Loading.
+        """
+        engine = self._engine
+        if ranking.min_probability is None:
+            return
+        if known_match(engine.calibration, engine.generator, engine.scorer) is None:
+            raise InvalidRequest(
+                "these models have no calibrated probability: use `min_score`, or ask the operator to run "
+                "`frontrunner calibrate`",
+                pointer="#/ranking/min_probability",
+            )
 
     def check(self, uses: Sequence[ScorerUse]) -> None:
         """Reject scorers that a request cannot name. Raises InvalidRequest and Loading."""

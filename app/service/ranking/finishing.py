@@ -39,7 +39,8 @@ class Finisher:
         """The outcome after guards, members and referee."""
         ranking = spec.ranking
         panel = {each.info.id: each for each in self._engine.panel}
-        if len(panel) == 1 and not ranking.contrast and not ranking.scorers and not guards.matter:
+        plain = not (ranking.contrast or ranking.scorers or ranking.balance)
+        if len(panel) == 1 and plain and not guards.matter:
             return guards.timed(outcome)
         field = Judgeable(
             [c.score for c in outcome.candidates],
@@ -60,7 +61,7 @@ class Finisher:
             lenient=True,
         )
         pool = [c.index for c in outcome.candidates if c.is_finished and not c.is_withheld(spec.safety)]
-        if ranking.contrast or ranked.has_members or guards.matter:
+        if ranking.contrast or ranking.balance or ranked.has_members or guards.matter:
             placements, outcome = await guards.place(ranked, outcome)
             outcome = _placed(outcome, ranked, placements)
             pool = ranked.verdict.pool
@@ -110,6 +111,7 @@ def _placed(outcome: Outcome, ranked: FieldRanking, placements: Placements) -> O
         outcome,
         candidates=tuple(candidates),
         margin=placements.margin,
+        margin_error=placements.margin_error,
         low_confidence=placements.low_confidence,
         agreement=verdict.agreement,
         judged=verdict.judged,

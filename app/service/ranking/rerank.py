@@ -170,6 +170,7 @@ class RankingService:
             spec=spec,
             candidates=tuple(candidates),
             margin=placements.margin,
+            margin_error=placements.margin_error,
             low_confidence=placements.low_confidence,
             agreement=verdict.agreement,
             judged=verdict.judged,
@@ -230,6 +231,7 @@ class RankingService:
                 for i in placements.returned
             ),
             margin=placements.margin,
+            margin_error=placements.margin_error,
             low_confidence=placements.low_confidence,
             warnings=(
                 *notices,
@@ -369,6 +371,5 @@ def _ranked_image(index: int, score: Score | None, placement: Placement, flags: 
     """A returned image, which has a score and a rank."""
     assert score is not None
     assert placement.rank is not None
-    return RankedImage(
-        index, placement.rank, score, placement.softmax, placement.z_score, placement.duplicate_of, flags
-    )
+    same = (placement.softmax, placement.z_score, placement.duplicate_of)
+    return RankedImage(index, placement.rank, score, *same, flags, placement.probability)

@@ -150,7 +150,7 @@ async def generation_result(service: Service, found: Mapping[str, Any], *, inlin
     lines += [f"{one.rank}. index {one.index}, score {one.score:.3f}, seed {one.seed}" for one in result.images]
     lines += [f"warning: {warning['detail']}" for warning in result.warnings]
     if not result.images:
-        lines.append("no candidate reached min_score: lower it")
+        lines.append("no candidate reached the minimum of the ranking: lower it")
     images: list[ContentBlock] = []
     for one in result.images[: MAX_INLINE if inline else 0]:
         try:

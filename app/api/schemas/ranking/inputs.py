@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from app.api.schemas.base import MAX_ITEMS, FiniteFloat, ModelName, NonBlankText, ProfileName, RequestModel
 from app.api.schemas.flags import FlagName
-from app.domain import Negative, Ranking, ScorerUse
+from app.domain import Balance, Negative, Ranking, ScorerUse
 
 
 class NegativeInput(RequestModel):
@@ -59,6 +59,21 @@ class ScorerInput(RequestModel):
         return ScorerUse(self.name, self.weight)
 
 
+class BalanceInput(RequestModel):
+    """Shares of the returned images by the values of an attribute."""
+
+    attribute: NonBlankText = Field(max_length=100, description="Name of the attribute, for you.")
+    values: dict[NonBlankText, Annotated[FiniteFloat, Field(ge=0, le=1)]] = Field(
+        min_length=2,
+        max_length=16,
+        description="Share of each value, a text of which one fits an image; they sum to 1.",
+    )
+
+    def to_domain(self) -> Balance:
+        """Convert to the domain."""
+        return Balance(self.attribute, tuple(self.values.items()))
+
+
 class RankingInput(RequestModel):
     """How images are ranked.
 
@@ -88,6 +103,12 @@ class RankingInput(RequestModel):
     min_score: FiniteFloat | None = Field(
         None, ge=-20, le=20, description="Candidates with a lower score are not returned. Default: no limit."
     )
+    min_probability: FiniteFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Candidates that show the prompt with a lower probability are not returned. Default: no limit.",
+    )
 
     veto: list[FlagName] | None = Field(
         None, max_length=8, description="Images with one of these flags are not returned. Default: none."
@@ -111,6 +132,10 @@ class RankingInput(RequestModel):
         description="Candidates that scorers without embeddings see, the best of the others. Default: by their cost.",
     )
 
+    balance: BalanceInput | None = Field(
+        None, description="Pick the best within shares of an attribute, by the main scorer. Default: none."
+    )
+
     def to_domain(self, base: Ranking) -> Ranking:
         """`base` with the fields of this request, except `references` and `taste`.
 
@@ -118,11 +143,22 @@ class RankingInput(RequestModel):
         """
         changes: dict[str, Any] = {
             name: getattr(_DEFAULT, name) if (value := getattr(self, name)) is None else value
-            for name in ("prompt", "negative_weight", "diversity", "min_score", "uncertainty", "contrast", "cascade")
+            for name in (
+                "prompt",
+                "negative_weight",
+                "diversity",
+                "min_score",
+                "min_probability",
+                "uncertainty",
+                "contrast",
+                "cascade",
+            )
             if name in self.model_fields_set
         }
         if "negatives" in self.model_fields_set:
             changes["negatives"] = tuple(n.to_domain() for n in self.negatives or ())
+        if "balance" in self.model_fields_set:
+            changes["balance"] = self.balance.to_domain() if self.balance is not None else None
         if "veto" in self.model_fields_set:
             changes["veto"] = tuple(dict.fromkeys(self.veto or ()))
         if "scorers" in self.model_fields_set:

@@ -96,6 +96,13 @@ class RefereeOutput(ResponseModel):
     median: float
 
 
+class RankingBalance(ResponseModel):
+    """Shares of the returned images by the values of an attribute."""
+
+    attribute: str
+    values: dict[str, float]
+
+
 class RankingOutput(ResponseModel):
     """The ranking that was used; a re-ranking may have changed `prompt`.
 
@@ -107,6 +114,7 @@ class RankingOutput(ResponseModel):
     negatives: list[RankingNegative]
     diversity: float
     min_score: float | None
+    min_probability: float | None
     references: list[RankingReference]
     taste: RankingTaste | None
     veto: list[FlagName]
@@ -115,17 +123,19 @@ class RankingOutput(ResponseModel):
     contrast: bool
     near_misses: list[str]
     cascade: int | None
+    balance: RankingBalance | None
 
 
 def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
     """Convert a ranking from the domain; `prompt` applies if the ranking has none."""
-    taste = ranking.taste
+    taste, balance = ranking.taste, ranking.balance
     return RankingOutput(
         prompt=prompt if ranking.prompt is None else ranking.prompt,
         negative_weight=ranking.negative_weight,
         negatives=[RankingNegative(text=n.text, weight=n.weight) for n in ranking.negatives],
         diversity=ranking.diversity,
         min_score=ranking.min_score,
+        min_probability=ranking.min_probability,
         references=[
             RankingReference(generation=r.generation, index=r.index, weight=r.weight) for r in ranking.references
         ],
@@ -136,6 +146,7 @@ def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
         contrast=ranking.contrast,
         near_misses=list(near_misses(prompt if ranking.prompt is None else ranking.prompt)) if ranking.contrast else [],
         cascade=ranking.cascade,
+        balance=RankingBalance(attribute=balance.attribute, values=dict(balance.values)) if balance else None,
     )
 
 

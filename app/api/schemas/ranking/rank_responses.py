@@ -17,7 +17,8 @@ from app.service import RankedImage, RankResult, understood
 class RankedImageOutput(ScoreOutput, FlagsOutput):
     """A ranked upload.
 
-    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+    `index` is its position in the request, `duplicate_of` that of a better near-duplicate. `probability` is that the
+    image shows the prompt, by images of the loaded generator; null if unknown.
     """
 
     rank: int
@@ -25,6 +26,7 @@ class RankedImageOutput(ScoreOutput, FlagsOutput):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    probability: float | None
 
 
 class VetoedOutput(FlagsOutput):
@@ -58,6 +60,7 @@ class RankResponse(ResponseModel):
     skipped: list[SkippedOutput]
     vetoed: list[VetoedOutput]
     margin: float | None
+    margin_error: float | None
     low_confidence: bool
     agreement: float | None
     warnings: list[WarningOutput]
@@ -80,6 +83,7 @@ class RankResponse(ResponseModel):
             skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
             vetoed=[VetoedOutput(index=kept[i], **flag_fields(flags)) for i, flags in result.vetoed.items()],
             margin=result.margin,
+            margin_error=result.margin_error,
             low_confidence=result.low_confidence,
             agreement=result.agreement,
             warnings=warning_outputs(result.warnings),
@@ -96,4 +100,5 @@ def _ranked_image_output(image: RankedImage, scorer: str, ranking: Ranking, plac
         **flag_fields(image.flags),
         softmax=image.softmax,
         z_score=image.z_score,
+        probability=image.probability,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from app.domain import Candidate, GenerationSpec, Notice, Safety, SafetyVerdict
 from app.engine.protocols import Engine, Finished, Outcome, Previewed, Update
 from app.engine.ranking.placement import place_candidates
+from app.engine.ranking.probability import known_match
 from app.errors import AllFlagged, SafetyUnavailable
 from app.service.candidates.safety.checker import SafetyChecker
 
@@ -93,14 +95,23 @@ class GenerationSafety:
         if not pool:
             raise all_flagged(len(done))
         spec, scores = self._spec, [c.score for c in outcome.candidates]
+        engine = self._engine
+        match = known_match(engine.calibration, engine.generator, engine.scorer)
         placements = await asyncio.to_thread(
-            place_candidates, scores, outcome.embeddings, pool, spec.ranking, spec.n, self._engine.scorer
+            partial(place_candidates, match=match),
+            scores,
+            outcome.embeddings,
+            pool,
+            spec.ranking,
+            spec.n,
+            engine.scorer,
         )
         rows = zip(placements.placements, outcome.candidates, scores, strict=True)
         return replace(
             outcome,
             candidates=tuple(place.apply_to(candidate, score) for place, candidate, score in rows),
             margin=placements.margin,
+            margin_error=placements.margin_error,
             low_confidence=placements.low_confidence,
         )
 
