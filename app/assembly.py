@@ -16,6 +16,7 @@ from app.imaging.provenance import TrustList
 from app.metrics import Metrics
 from app.service import (
     Aliases,
+    AuditService,
     BatchService,
     CandidateArrays,
     CandidateImages,
@@ -179,6 +180,7 @@ class Assembly:
             Receipts(service.get, blobs, self.sealer.pair),
             lane.ensembles,
             ImageUpscaler(engine),
+            AuditService(engine, service, fields, images),
             directory,
         )
 

@@ -2,7 +2,7 @@
 
     FrontrunnerError
     +- InvalidRequest       422 invalid_request       a field is out of range or contradicts another
-    |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score`
+    |  +- NothingAboveMinScore  422 nothing_above_min_score  no candidate reached `min_score` or `min_probability`
     |  +- EverythingVetoed  422 everything_vetoed     every candidate has a flag that the request vetoes
     |  +- GuardNotInstalled 422 guard_not_installed   a vetoed flag belongs to a guard that is not installed
     |  +- AllFlagged        422 all_flagged           the safety classifier flagged every finished candidate
@@ -16,6 +16,7 @@
     |  +- WrongModelKind     422 wrong_model_kind      a scorer where a generator is used, or the other way round
     |  +- NoSteering        422 no_steering           steering of models without gradients
     |  +- RemoteRefused      422 remote_refused        the remote generator refuses the prompt or the parameters
+    |  +- ProbeRanks        422 probe_ranks           the probe of an audit took part in the ranking
     |  +- ScorerMismatch       422 other_scorer          embeddings or votes of a scorer that is not loaded
     +- Unauthorized         401 unauthorized          the API key is missing or invalid
     +- Forbidden            403 forbidden             the key lacks the permission
@@ -87,9 +88,9 @@ class InvalidEntries(InvalidRequest):
 
 
 class NothingAboveMinScore(InvalidRequest):
-    """An image was requested, but no candidate reached `min_score`."""
+    """An image was requested, but no candidate reached the minimum of the ranking."""
 
-    code, title = "nothing_above_min_score", "No candidate reached min_score"
+    code, title = "nothing_above_min_score", "No candidate reached the minimum"
 
 
 class EverythingVetoed(InvalidRequest):
@@ -102,6 +103,12 @@ class GuardNotInstalled(InvalidRequest):
     """The request vetoes flags of a guard that is not installed."""
 
     code, title = "guard_not_installed", "The guard is not installed"
+
+
+class ProbeRanks(InvalidRequest):
+    """The probe of an audit took part in the ranking, without `force`."""
+
+    code, title = "probe_ranks", "The probe took part in the ranking"
 
 
 class AllFlagged(InvalidRequest):
@@ -358,3 +365,16 @@ def error_context(generation_id: str) -> Iterator[None]:
     except FrontrunnerError as error:
         error.generation_id = generation_id
         raise
+
+
+def stored_error(code: str, detail: str) -> FrontrunnerError:
+    """The error with the code of a stored failure; EngineFailed for an unknown code."""
+    found = _errors_by_code(FrontrunnerError).get(code)
+    return found(detail) if found else EngineFailed(detail)
+
+
+def _errors_by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found |= _errors_by_code(kind)
+    return found

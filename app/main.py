@@ -33,7 +33,7 @@ from app.api.middleware.forwarded import ForwardedMiddleware
 from app.api.middleware.http import AccessLogMiddleware, BodyLimitMiddleware
 from app.api.routes import batches as batch_routes
 from app.api.routes import explain, generations, health, listing, models, rank, refine, rerank, studio, taste, verify
-from app.api.routes.trust import receipts
+from app.api.routes.trust import audits, receipts
 from app.assembly import Assembly
 from app.domain import Provenance, Safety
 from app.engine.config import EngineConfig
@@ -74,7 +74,7 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 
-_NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify, receipts)
+_NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify, receipts, audits)
 """Modules whose routes refuse unknown query parameters."""
 
 _COMPAT = (openai, openai_edits, embeddings, rerank_documents, generate, state, catalog, extras)

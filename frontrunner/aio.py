@@ -19,6 +19,8 @@ from frontrunner.events import Event, EventLog, result
 from frontrunner.images import Image
 from frontrunner.retries import CANCEL_TIMEOUT_S, Attempts, async_shield, async_sleep, backoff, connection_failed
 from frontrunner.types import (
+    AuditRequest,
+    AuditResponse,
     BatchListResponse,
     BatchRequest,
     BatchResponse,
@@ -301,6 +303,10 @@ class AsyncClient:
         await self._send(calls.delete_taste(profile))
 
     # the service
+
+    async def audit(self, **body: Unpack[AuditRequest]) -> AuditResponse:
+        """What candidates show, and what the ranking favours."""
+        return await self._json(calls.audit(body))
 
     async def models(self) -> ModelListResponse:
         """The loaded models and the limits of requests."""

@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from frontrunner.images import Image, read
 from frontrunner.types import (
+    AuditRequest,
+    AuditResponse,
     BatchListResponse,
     BatchRequest,
     BatchResponse,
@@ -199,6 +201,11 @@ def read_taste(profile: str) -> Call[TasteProfileResponse]:
 def delete_taste(profile: str) -> Call[None]:
     """DELETE /v1/taste/{profile}."""
     return Call("DELETE", _taste(profile))
+
+
+def audit(body: AuditRequest) -> Call[AuditResponse]:
+    """Audit prompts or generations; not repeated, since it may sample."""
+    return Call("POST", "/v1/audits", body, idempotent=False)
 
 
 def models() -> Call[ModelListResponse]:

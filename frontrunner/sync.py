@@ -16,6 +16,8 @@ from frontrunner.events import Event, EventLog, result
 from frontrunner.images import Image
 from frontrunner.retries import CANCEL_TIMEOUT_S, Attempts, backoff, connection_failed, shield, sleep
 from frontrunner.types import (
+    AuditRequest,
+    AuditResponse,
     BatchListResponse,
     BatchRequest,
     BatchResponse,
@@ -292,6 +294,10 @@ class Client:
         self._send(calls.delete_taste(profile))
 
     # the service
+
+    def audit(self, **body: Unpack[AuditRequest]) -> AuditResponse:
+        """What candidates show, and what the ranking favours."""
+        return self._json(calls.audit(body))
 
     def models(self) -> ModelListResponse:
         """The loaded models and the limits of requests."""

@@ -18,6 +18,27 @@ class ArtefactLimitsOutput(TypedDict):
     tiling: float | None
 
 
+Value: TypeAlias = str
+
+
+class AttributeInput(TypedDict):
+    """
+    What is asked of every image: texts of which one should fit it.
+    """
+
+    name: str
+    """
+    Name of the attribute, for you.
+    """
+    values: list[Value]
+    """
+    Texts of which one fits an image, such as `a photo of a red car`.
+    """
+
+
+Prompt: TypeAlias = str
+
+
 class AutoVariants(TypedDict):
     """
     Wordings that the server makes, the prompt itself among them.
@@ -26,6 +47,21 @@ class AutoVariants(TypedDict):
     auto: int
     """
     Number of wordings, with the prompt as the first.
+    """
+
+
+class BalanceInput(TypedDict):
+    """
+    Shares of the returned images by the values of an attribute.
+    """
+
+    attribute: str
+    """
+    Name of the attribute, for you.
+    """
+    values: dict[str, float]
+    """
+    Share of each value, a text of which one fits an image; they sum to 1.
     """
 
 
@@ -97,6 +133,18 @@ class ControlOutput(TypedDict):
 
     kind: str
     weight: float
+
+
+class DifferenceOutput(TypedDict):
+    """
+    Share of winners less share of candidates, with a 95 % bootstrap interval over generations.
+
+    `low` and `high` are null with fewer than eight generations.
+    """
+
+    share: float | None
+    low: float | None
+    high: float | None
 
 
 class DocumentOutput(TypedDict):
@@ -217,6 +265,23 @@ class LoraOutput(TypedDict):
     weight: float
 
 
+class MatchOutput(TypedDict):
+    """
+    How a cosine becomes the probability that an image shows a text.
+
+    sigmoid(slope * cosine + intercept), where half of all pairs match. `error` is the expected calibration error on
+    `pairs` held-out pairs, and `reliability` its table: mean probability, share that matches, weight. `noise` is the
+    standard deviation of a cosine over changes that do not change what an image shows.
+    """
+
+    slope: float
+    intercept: float
+    noise: float
+    error: float
+    pairs: int
+    reliability: list[tuple[float, float, float]]
+
+
 class NegativeInput(TypedDict):
     """
     A text that lowers the score of images that match it.
@@ -237,6 +302,26 @@ class NegativeOutput(TypedDict):
     text: str
     weight: float
     similarity: float
+
+
+class OddsOutput(TypedDict):
+    """
+    What a value does to a candidate's odds to win, among candidates of which a value is certain.
+
+    `odds` 2 means twice the odds of a candidate with another value; null is undefined or unlimited. `low` and `high`
+    are exact at 95 %; a `high` of null is unlimited. `expected` winners have the value without any preference.
+    `fields` generations had candidates with and without it. `p_value` is that of the exact two-sided test, `p_adjusted`
+    after Holm's correction over all attributes.
+    """
+
+    fields: int
+    observed: int
+    expected: float
+    odds: float | None
+    low: float
+    high: float | None
+    p_value: float
+    p_adjusted: float
 
 
 class PanelOutput(TypedDict):
@@ -313,6 +398,15 @@ class QualityOutput(TypedDict):
 
     n_candidates: int
     steps: int
+
+
+class RankingBalance(TypedDict):
+    """
+    Shares of the returned images by the values of an attribute.
+    """
+
+    attribute: str
+    values: dict[str, Any]
 
 
 class RankingNegative(TypedDict):
@@ -531,6 +625,19 @@ class ServingOutput(TypedDict):
     problem: str | None
 
 
+class ShareOutput(TypedDict):
+    """
+    How many images are of a class: their number, share and 95 % Wilson interval.
+
+    The interval allows for candidates of one prompt that are alike. null if there are no images.
+    """
+
+    count: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
 class SkippedOutput(TypedDict):
     """
     An image that was omitted: its index in the request, and the error.
@@ -671,6 +778,19 @@ class Usage(TypedDict):
     candidates: int
     rows_stepped: int
     rows_unpruned: int
+
+
+class ValueOutput(TypedDict):
+    """
+    What one value shows. `verdict` is by `p_adjusted` at 0.05.
+    """
+
+    text: str
+    candidates: ShareOutput
+    winners: ShareOutput
+    difference: DifferenceOutput
+    ranking: OddsOutput
+    verdict: Literal["favours", "disfavours", "nothing found", "cannot tell"]
 
 
 class VerifyResponse(TypedDict):
@@ -859,6 +979,36 @@ class Problem(TypedDict):
     errors: NotRequired[list[FieldError] | None]
 
 
+class AttributeOutput(TypedDict):
+    """
+    What one attribute shows; `undetermined` are images of which no value is certain.
+    """
+
+    name: str
+    values: list[ValueOutput]
+    undetermined: ShareOutput
+    undetermined_winners: ShareOutput
+
+
+class AuditResponse(TypedDict):
+    """
+    Shares in the field and among winners, and what the ranking favours.
+
+    `generations` are those that were audited; audit them again with other attributes. `probe_ranks`: the probe took
+    part in the ranking.
+    """
+
+    object: Literal["audit"]
+    probe: str
+    probe_revision: str
+    probe_ranks: bool
+    generations: list[str]
+    candidates: int
+    winners: int
+    attributes: list[AttributeOutput]
+    warnings: list[WarningOutput]
+
+
 class BatchEntryOutput(TypedDict):
     """
     An entry; `id` is that of its generation, null if it was refused or deleted.
@@ -903,7 +1053,7 @@ class CalibrationOutput(TypedDict):
     """
     How well previews after each step predict the ranking of final images.
 
-    Valid only for the revisions, sampler, steps and guidance scale it names.
+    Valid only for the revisions, sampler, steps and guidance scale it names. `match` is the probability of a match.
     """
 
     generator: str
@@ -917,6 +1067,7 @@ class CalibrationOutput(TypedDict):
     gap_weight: list[float]
     artefacts: ArtefactLimitsOutput | None
     head: PreviewHeadOutput | None
+    match: MatchOutput | None
 
 
 class CandidateOutput(TypedDict):
@@ -942,6 +1093,7 @@ class CandidateOutput(TypedDict):
     score_is_preview: bool
     duplicate_of: int | None
     vetoed: bool
+    probability: float | None
     failure: str | None
     safety: SafetyOutput | None
 
@@ -1179,7 +1331,8 @@ class ImageOutput(TypedDict):
     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-    `safety` is null if no classifier looked at the image.
+    `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
+    ranking, where half of all pairs do; null if it was not calibrated.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -1201,6 +1354,7 @@ class ImageOutput(TypedDict):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    probability: float | None
     safety: SafetyOutput | None
     url: str | None
     b64_json: str | None
@@ -1254,7 +1408,8 @@ class RankedImageOutput(TypedDict):
     """
     A ranked upload.
 
-    `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+    `index` is its position in the request, `duplicate_of` that of a better near-duplicate. `probability` is that the
+    image shows the prompt, by images of the loaded generator; null if unknown.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -1273,6 +1428,7 @@ class RankedImageOutput(TypedDict):
     duplicate_of: int | None
     softmax: float | None
     z_score: float | None
+    probability: float | None
 
 
 class RankingInput(TypedDict):
@@ -1313,6 +1469,10 @@ class RankingInput(TypedDict):
     """
     Candidates with a lower score are not returned. Default: no limit.
     """
+    min_probability: NotRequired[float | None]
+    """
+    Candidates that show the prompt with a lower probability are not returned. Default: no limit.
+    """
     veto: NotRequired[list[Literal["artefact", "typographic"]] | None]
     """
     Images with one of these flags are not returned. Default: none.
@@ -1333,6 +1493,10 @@ class RankingInput(TypedDict):
     """
     Candidates that scorers without embeddings see, the best of the others. Default: by their cost.
     """
+    balance: NotRequired[BalanceInput | None]
+    """
+    Pick the best within shares of an attribute, by the main scorer. Default: none.
+    """
 
 
 class RankingOutput(TypedDict):
@@ -1347,6 +1511,7 @@ class RankingOutput(TypedDict):
     negatives: list[RankingNegative]
     diversity: float
     min_score: float | None
+    min_probability: float | None
     references: list[RankingReference]
     taste: RankingTaste | None
     veto: list[Literal["artefact", "typographic"]]
@@ -1355,6 +1520,7 @@ class RankingOutput(TypedDict):
     contrast: bool
     near_misses: list[str]
     cascade: int | None
+    balance: RankingBalance | None
 
 
 class RefineRequest(TypedDict):
@@ -1492,6 +1658,87 @@ class TasteProfileDocument(TypedDict):
     centre: str
     fields: int
     votes: list[VoteDocument]
+
+
+class AuditRequest(TypedDict):
+    """
+    What candidates show, and what the ranking favours.
+
+    Send one of `prompt`, `prompts` and `generations`. The other fields on sampling apply to prompts.
+    """
+
+    attributes: list[AttributeInput]
+    """
+    What to ask of every image.
+    """
+    prompt: NotRequired[str | None]
+    """
+    A prompt to sample candidates of.
+    """
+    prompts: NotRequired[list[Prompt] | None]
+    """
+    Prompts to sample candidates of.
+    """
+    generations: NotRequired[list[str] | None]
+    """
+    Ids of your own generations.
+    """
+    probe: NotRequired[str | None]
+    """
+    A loaded scorer with embeddings. Default: one that takes no part in the ranking.
+    """
+    force: NotRequired[bool]
+    """
+    Admit a probe that takes part in the ranking.
+    """
+    certainty: NotRequired[float]
+    """
+    Share of the likeliest value below which an image is undetermined.
+    """
+    n_candidates: NotRequired[int | None]
+    """
+    Candidates of each prompt.
+    """
+    n: NotRequired[int]
+    """
+    Winners of each prompt, fewer than candidates.
+    """
+    negative_prompt: NotRequired[str | None]
+    """
+    As in a generation.
+    """
+    seed: NotRequired[int | None]
+    """
+    Seed of the first candidate of all.
+    """
+    steps: NotRequired[int | None]
+    """
+    Denoising steps.
+    """
+    guidance_scale: NotRequired[float | None]
+    """
+    As in a generation.
+    """
+    sampler: NotRequired[str | None]
+    """
+    A sampler of the model.
+    """
+    size: NotRequired[str | None]
+    """
+    WIDTHxHEIGHT in pixels.
+    """
+    ranking: NotRequired[RankingInput]
+    """
+    The ranking to audit, for prompts.
+    """
+    safety: NotRequired[Literal["off", "flag", "veto"] | None]
+    """
+    flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+    """
+    model: NotRequired[str | None]
+    """
+    A generator; GET /v1/models lists them. Default: the first.
+    """
 
 
 class GenerationListResponse(TypedDict):
@@ -1640,7 +1887,8 @@ class GenerationResponse(TypedDict):
     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
-    `judged`: how many candidates the scorers of an ensemble without embeddings saw.
+    `judged`: how many candidates the scorers of an ensemble without embeddings saw. `margin_error` is the standard
+    error of `margin`.
     """
 
     id: str
@@ -1683,6 +1931,7 @@ class GenerationResponse(TypedDict):
     data: list[ImageOutput]
     candidates: list[CandidateOutput]
     margin: float | None
+    margin_error: float | None
     low_confidence: bool
     agreement: float | None
     judged: int | None
@@ -1868,6 +2117,7 @@ class RankResponse(TypedDict):
     skipped: list[SkippedOutput]
     vetoed: list[VetoedOutput]
     margin: float | None
+    margin_error: float | None
     low_confidence: bool
     agreement: float | None
     warnings: list[WarningOutput]

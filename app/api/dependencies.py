@@ -21,13 +21,14 @@ from app.api import openapi
 from app.api.problems import ClientDisconnected
 from app.api.schemas.messages import described
 from app.api.upload_limits import UploadLimiter
-from app.domain import Failure, Generation, Status
-from app.errors import EngineFailed, FrontrunnerError, NotFound, NotReady, UnsupportedMedia
+from app.domain import Generation, Status
+from app.errors import NotFound, NotReady, UnsupportedMedia, stored_error
 from app.imaging import Upload
 from app.imaging.provenance import TrustList
 from app.metrics import Metrics
 from app.service import (
     Aliases,
+    AuditService,
     BatchService,
     Embedder,
     Ensembles,
@@ -83,6 +84,7 @@ class Services:
     receipts: Receipts
     ensembles: Ensembles
     upscaling: ImageUpscaler
+    audits: AuditService
     models: ModelDirectory[Services]
 
     async def of_model(self, model: str | None, since: float | None = None) -> Services:
@@ -295,20 +297,7 @@ async def _wait_for_disconnect(request: Request) -> None:
 def require_succeeded(generation: Generation) -> Generation:
     """The generation, if it succeeded. Raises its own error, or NotReady."""
     if generation.failure is not None:
-        raise to_error(generation.failure)
+        raise stored_error(generation.failure.code, generation.failure.detail)
     if generation.status is not Status.SUCCEEDED:
         raise NotReady(f"the generation is {generation.status} and has no result: submit it again")
     return generation
-
-
-def to_error(failure: Failure) -> FrontrunnerError:
-    """The error with the code of a stored failure; EngineFailed for an unknown code."""
-    found = _errors_by_code(FrontrunnerError).get(failure.code)
-    return found(failure.detail) if found else EngineFailed(failure.detail)
-
-
-def _errors_by_code(root: type[FrontrunnerError]) -> dict[str, type[FrontrunnerError]]:
-    found = {root.code: root}
-    for kind in root.__subclasses__():
-        found |= _errors_by_code(kind)
-    return found

@@ -31,6 +31,7 @@ app.command()(batches.batch)
 app.command(name="list")(batches.list_)
 app.command()(provenance.verify)
 app.command()(measuring.sweep)
+app.command()(measuring.audit)
 
 UrlOption = Annotated[
     str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")
@@ -229,9 +230,10 @@ def calibrate(
         float | None,
         typer.Option(metavar="SCALE", min=0.001, max=0.1, help="Also measure generations with this steering."),
     ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="SVG file for the reliability plot.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("calibration.json"),
 ) -> None:
-    """Measure how well previews predict final scores, for pruning "auto".
+    """Measure previews for pruning "auto", and the probability of a match.
 
     Runs every prompt unpruned, previews every step and fits the final score. `FRONTRUNNER_GENERATOR`, `_SCORER` and
     `_DEVICE` name the models. A calibration is valid for these weights only; other weights reject it. It is valid for
@@ -246,7 +248,7 @@ def calibrate(
     from app.cli.measuring.calibrate import run_calibration
 
     with remote.reported_errors():
-        run_calibration(prompts, candidates, guidance_scale, out, Console(), steering)
+        run_calibration(prompts, candidates, guidance_scale, out, Console(), steering, plot)
 
 
 @app.command()

@@ -6,6 +6,7 @@ refers to; `Img2ImgService`, those that candidates start from.
 
 from app.engine.texts.readings import understood
 from app.service.aliases import Aliases, LoadedModels
+from app.service.audits import MAX_GENERATIONS, AuditParams, AuditReport, AuditService
 from app.service.auth import ApiKeyAuthenticator, Caller, as_caller, create_api_key, current_owner
 from app.service.batches import MAX_ENTRIES, BatchService
 from app.service.candidates.arrays import CandidateArrays
@@ -50,9 +51,13 @@ from app.stores.protocols import ApiKey, ListQuery, PageMark, Permission
 __all__ = [
     "LANCZOS",
     "MAX_ENTRIES",
+    "MAX_GENERATIONS",
     "Aliases",
     "ApiKey",
     "ApiKeyAuthenticator",
+    "AuditParams",
+    "AuditReport",
+    "AuditService",
     "Ballot",
     "BatchService",
     "Caller",

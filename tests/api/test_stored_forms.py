@@ -31,6 +31,7 @@ def answers(tmp_path: Path) -> dict[str, Any]:
 
 LATER: dict[str, Any] = {
     "veto": [], "scorers": [], "uncertainty": 0.5, "contrast": False, "near_misses": [], "cascade": None,
+    "min_probability": None, "balance": None,
 }  # fmt: skip
 """Fields that rankings have had since."""
 
@@ -47,7 +48,7 @@ def old(tmp_path: Path, answers: dict[str, Any]) -> Any:
 
 
 def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str, Any]) -> None:
-    unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}, "safety": None}
+    unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}, "safety": None, "probability": None}
     for name, answer in answers.items():
         suffix = answer["output_format"]
         files = [
@@ -66,6 +67,7 @@ def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str
             "ranking": {**answer["ranking"], **LATER},
             "work": {**answer["work"], "images_read": 0, "rows_steered": 0},
         }
+        since |= {"margin_error": None}
         since |= {"agreement": None, "referee": None, "prompt_language": None, "understood": None, "steering": None}
         since |= {"timings": {**answer["timings"], "guard_ms": 0.0}}
         assert old.client.get(f"/v1/generations/{answer['id']}").json() == answer | since, name

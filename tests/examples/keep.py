@@ -97,6 +97,8 @@ def dialogue(notes: Notes) -> None:
     notes.ask("POST", "/v1/images/variations", files=picture, data=small)
     notes.ask("POST", "/v1/embeddings", json={"input": "a red apple", "encoding_format": "base64"})
     notes.ask("POST", "/v1/rerank", json={"query": "a red apple", "documents": ["a green car", "an apple"]})
+    colours = {"name": "colour", "values": ["a red apple", "a green apple"]}
+    notes.ask("POST", "/v1/audits", json={"generations": [made["id"]], "attributes": [colours], "force": True})
     votes = {"generation": made["id"], "liked": [0], "preferred": [[1, 2]]}
     profile = {"profile": "mine"}
     notes.ask("POST", "/v1/taste/{profile}/votes", profile, json=votes)

@@ -1,6 +1,6 @@
-"""Commands that measure the operator's own models in this process.
+"""Commands that measure the operator's models, or a service's rankings.
 
-Owns the options of `frontrunner sweep`; what it imports waits until it runs.
+Owns the options of `frontrunner sweep` and `audit`; what they import waits until they run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.cli.client import reported_errors
+from app.cli.client import present, reported_errors
 
 SCALES = "0.02,0.05,0.1"
 """Scales that are measured beside 0, unless others are named."""
@@ -41,3 +41,57 @@ def sweep(
 
     with reported_errors():
         run_sweep(prompts, scales, candidates, out, Console())
+
+
+def audit(
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPTS...", help="Prompts to sample.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TEXT|TEXT", help="Texts of which one fits an image; repeatable."),
+    ] = None,
+    generation: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Stored generation instead of prompts; repeatable.")
+    ] = None,
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=2, help="Candidates per prompt.")] = 16,
+    n: Annotated[
+        int | None,
+        typer.Option("--best", "-n", min=1, help="Winners per generation. Default: 1, or all returned ones."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=-1, max=2**64 - 1, help="Seed of the first candidate.")] = None,
+    probe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Scorer that decides. Default: one that does not rank.")
+    ] = None,
+    certainty: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Share of the likeliest text below which an image is undetermined.")
+    ] = 0.75,
+    force: Annotated[bool, typer.Option("--force", help="Admit a probe that takes part in the ranking.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer of the service.")] = False,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL of a running service. Default: start a local one.")
+    ] = None,
+) -> None:
+    """Audit what candidates show, and what the ranking favours.
+
+    A probe, another scorer than the one that ranks, decides which text fits each candidate. Odds above 1 mean that the
+    ranking favours a text. The probe is rough: check a sample by eye.
+
+    **Examples**
+
+    `frontrunner audit "a car" --attribute "background=a car on a white background|a car on a black background"`
+
+    `frontrunner audit --generation gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH --attribute "colour=red|blue" --force`
+    """
+    from app.cli.measuring.audit import run_audit
+
+    body = {
+        "prompts": prompts or None,
+        "generations": generation or None,
+        "n_candidates": candidates,
+        "n": n,
+        "seed": seed,
+        "probe": probe,
+        "certainty": certainty,
+        "force": force,
+    }
+    with reported_errors():
+        run_audit(url, present(body), attribute or [], Console(), as_json=as_json)

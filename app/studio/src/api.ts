@@ -55,6 +55,7 @@ export interface Ranked extends Scored, Inspected {
   duplicate_of: number | null;
   softmax: number | null;
   z_score: number | null;
+  probability: number | null;
 }
 
 export interface Candidate extends Inspected {
@@ -113,6 +114,7 @@ export interface Generation {
   data: Ranked[];
   candidates: Candidate[];
   margin: number | null;
+  margin_error: number | null;
   low_confidence: boolean;
   agreement: number | null;
   referee: { name: string; winner: number; median: number } | null;

@@ -51,6 +51,20 @@ export function signed(value: number, digits = 3): string {
   return Number(size) === 0 ? size : `${value < 0 ? "−" : "+"}${size}`;
 }
 
+/** What the calibrated probability of a match says, as a sentence. */
+export function likelihood(probability: number): string {
+  const told =
+    probability < 0.01 ? "fewer than 1" : probability > 0.99 ? "more than 99" : `about ${Math.round(100 * probability)}`;
+  return `Of 100 images with this similarity, ${told} show the prompt rather than another one.`;
+}
+
+/** The lead over the runner-up, with its standard error where that is known. */
+export function lead(margin: number, error: number | null): string {
+  if (error === null) return `${written(margin)} ahead of the runner-up`;
+  const told = margin < error ? "too close to tell from the runner-up" : "ahead of the runner-up";
+  return `${written(margin)} ± ${written(error)} ${told}`;
+}
+
 export function ordinal(rank: number): string {
   const last = rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10;
   return `${rank}${["th", "st", "nd", "rd"][last] ?? "th"}`;

@@ -11,16 +11,19 @@ import { alike, own, reweighing, type Weights } from "./weights";
 export interface Board {
   data: Ranked[];
   margin: number | null;
+  marginError: number | null;
   lowConfidence: boolean;
   agreement: number | null;
   warnings: Generation["warnings"];
 }
 
-const EXPECTED = new Set(["below_min_score", "fewer_returned"]);
+const EXPECTED = new Set(["below_min_score", "below_min_probability", "fewer_returned"]);
 
 /** All candidates are requested, so warnings about missing ones are expected and hidden. */
-function boardOf({ data, margin, low_confidence: lowConfidence, agreement, warnings }: Generation): Board {
-  return { data, margin, lowConfidence, agreement, warnings: warnings.filter((w) => !EXPECTED.has(w.code)) };
+function boardOf(made: Generation): Board {
+  const { data, margin, margin_error: marginError, low_confidence: lowConfidence, agreement } = made;
+  const warnings = made.warnings.filter((w) => !EXPECTED.has(w.code));
+  return { data, margin, marginError, lowConfidence, agreement, warnings };
 }
 
 export const service = signal<Service | null>(null);

@@ -9,7 +9,7 @@ import { vote } from "./liking";
 import { useGlide } from "./motion";
 import { Picture } from "./picture";
 import { density } from "./run";
-import { flagged, reach, written } from "./score";
+import { flagged, lead, reach, written } from "./score";
 import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
 
 const THUMB = 256;
@@ -80,7 +80,7 @@ function summary(made: Generation, now: Board): string {
   const told = [
     `${made.n_candidates} candidates ${drawn ? `in ${(made.timings.total_ms / 1000).toFixed(1)} s` : "re-ranked"}`,
     ...(drawn && out > 0 ? [`${out} pruned`, `${Math.round(100 * saved)} % of the work saved`] : []),
-    ...(now.margin !== null ? [`${written(now.margin)} ahead of the runner-up`] : []),
+    ...(now.margin !== null ? [lead(now.margin, now.marginError)] : []),
   ];
   return told.join(" · ");
 }

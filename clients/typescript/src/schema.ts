@@ -504,6 +504,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/audits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Audit what candidates show and what the ranking favours
+         * @description A probe, another scorer than the one that ranks, decides which text fits each candidate.
+         *
+         *     Prompts are sampled without pruning, a few at a time, and charged as generations; they stay stored. A disconnect
+         *     cancels what is not made. The probe is rough: it errs, and may be biased itself.
+         */
+        post: operations["create_audit_v1_audits_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/images/generations": {
         parameters: {
             query?: never;
@@ -676,6 +699,166 @@ export interface components {
             tiling: number | null;
         };
         /**
+         * AttributeInput
+         * @description What is asked of every image: texts of which one should fit it.
+         */
+        AttributeInput: {
+            /**
+             * Name
+             * @description Name of the attribute, for you.
+             */
+            name: string;
+            /**
+             * Values
+             * @description Texts of which one fits an image, such as `a photo of a red car`.
+             */
+            values: string[];
+        };
+        /**
+         * AttributeOutput
+         * @description What one attribute shows; `undetermined` are images of which no value is certain.
+         */
+        AttributeOutput: {
+            /** Name */
+            name: string;
+            /** Values */
+            values: components["schemas"]["ValueOutput"][];
+            undetermined: components["schemas"]["ShareOutput"];
+            undetermined_winners: components["schemas"]["ShareOutput"];
+        };
+        /**
+         * AuditRequest
+         * @description What candidates show, and what the ranking favours.
+         *
+         *     Send one of `prompt`, `prompts` and `generations`. The other fields on sampling apply to prompts.
+         */
+        AuditRequest: {
+            /**
+             * Attributes
+             * @description What to ask of every image.
+             */
+            attributes: components["schemas"]["AttributeInput"][];
+            /**
+             * Prompt
+             * @description A prompt to sample candidates of.
+             */
+            prompt?: string | null;
+            /**
+             * Prompts
+             * @description Prompts to sample candidates of.
+             */
+            prompts?: string[] | null;
+            /**
+             * Generations
+             * @description Ids of your own generations.
+             */
+            generations?: string[] | null;
+            /**
+             * Probe
+             * @description A loaded scorer with embeddings. Default: one that takes no part in the ranking.
+             */
+            probe?: string | null;
+            /**
+             * Force
+             * @description Admit a probe that takes part in the ranking.
+             * @default false
+             */
+            force?: boolean;
+            /**
+             * Certainty
+             * @description Share of the likeliest value below which an image is undetermined.
+             * @default 0.75
+             */
+            certainty?: number;
+            /**
+             * N Candidates
+             * @description Candidates of each prompt.
+             */
+            n_candidates?: number | null;
+            /**
+             * N
+             * @description Winners of each prompt, fewer than candidates.
+             * @default 1
+             */
+            n?: number;
+            /**
+             * Negative Prompt
+             * @description As in a generation.
+             */
+            negative_prompt?: string | null;
+            /**
+             * Seed
+             * @description Seed of the first candidate of all.
+             */
+            seed?: number | null;
+            /**
+             * Steps
+             * @description Denoising steps.
+             */
+            steps?: number | null;
+            /**
+             * Guidance Scale
+             * @description As in a generation.
+             */
+            guidance_scale?: number | null;
+            /**
+             * Sampler
+             * @description A sampler of the model.
+             */
+            sampler?: string | null;
+            /**
+             * Size
+             * @description WIDTHxHEIGHT in pixels.
+             */
+            size?: string | null;
+            /**
+             * @description The ranking to audit, for prompts.
+             * @default {}
+             */
+            ranking?: components["schemas"]["RankingInput"];
+            /**
+             * Safety
+             * @description flag marks images that a classifier flags, veto also withholds them. Default: the server's. No guarantee.
+             */
+            safety?: ("off" | "flag" | "veto") | null;
+            /**
+             * Model
+             * @description A generator; GET /v1/models lists them. Default: the first.
+             */
+            model?: string | null;
+        };
+        /**
+         * AuditResponse
+         * @description Shares in the field and among winners, and what the ranking favours.
+         *
+         *     `generations` are those that were audited; audit them again with other attributes. `probe_ranks`: the probe took
+         *     part in the ranking.
+         */
+        AuditResponse: {
+            /**
+             * Object
+             * @default audit
+             * @constant
+             */
+            object: "audit";
+            /** Probe */
+            probe: string;
+            /** Probe Revision */
+            probe_revision: string;
+            /** Probe Ranks */
+            probe_ranks: boolean;
+            /** Generations */
+            generations: string[];
+            /** Candidates */
+            candidates: number;
+            /** Winners */
+            winners: number;
+            /** Attributes */
+            attributes: components["schemas"]["AttributeOutput"][];
+            /** Warnings */
+            warnings: components["schemas"]["WarningOutput"][];
+        };
+        /**
          * AutoVariants
          * @description Wordings that the server makes, the prompt itself among them.
          */
@@ -685,6 +868,24 @@ export interface components {
              * @description Number of wordings, with the prompt as the first.
              */
             auto: number;
+        };
+        /**
+         * BalanceInput
+         * @description Shares of the returned images by the values of an attribute.
+         */
+        BalanceInput: {
+            /**
+             * Attribute
+             * @description Name of the attribute, for you.
+             */
+            attribute: string;
+            /**
+             * Values
+             * @description Share of each value, a text of which one fits an image; they sum to 1.
+             */
+            values: {
+                [key: string]: number;
+            };
         };
         /**
          * BatchCountsOutput
@@ -828,7 +1029,7 @@ export interface components {
          * CalibrationOutput
          * @description How well previews after each step predict the ranking of final images.
          *
-         *     Valid only for the revisions, sampler, steps and guidance scale it names.
+         *     Valid only for the revisions, sampler, steps and guidance scale it names. `match` is the probability of a match.
          */
         CalibrationOutput: {
             /** Generator */
@@ -851,6 +1052,7 @@ export interface components {
             gap_weight: number[];
             artefacts: components["schemas"]["ArtefactLimitsOutput"] | null;
             head: components["schemas"]["PreviewHeadOutput"] | null;
+            match: components["schemas"]["MatchOutput"] | null;
         };
         /**
          * CandidateOutput
@@ -894,6 +1096,8 @@ export interface components {
             duplicate_of: number | null;
             /** Vetoed */
             vetoed: boolean;
+            /** Probability */
+            probability: number | null;
             /** Failure */
             failure: string | null;
             safety: components["schemas"]["SafetyOutput"] | null;
@@ -939,6 +1143,20 @@ export interface components {
             kind: string;
             /** Weight */
             weight: number;
+        };
+        /**
+         * DifferenceOutput
+         * @description Share of winners less share of candidates, with a 95 % bootstrap interval over generations.
+         *
+         *     `low` and `high` are null with fewer than eight generations.
+         */
+        DifferenceOutput: {
+            /** Share */
+            share: number | null;
+            /** Low */
+            low: number | null;
+            /** High */
+            high: number | null;
         };
         /**
          * DocumentOutput
@@ -1386,7 +1604,8 @@ export interface components {
          *     1. Some models only know English captions: they read other texts as such. `understood` is the caption that stands
          *     for the prompt, and `prompt_language` is the prompt's language (BCP 47, or `emoji`). Both are null if it was read as
          *     it is. `step` is completed by all `live` candidates, those that are sampled and not pruned, while it runs.
-         *     `judged`: how many candidates the scorers of an ensemble without embeddings saw.
+         *     `judged`: how many candidates the scorers of an ensemble without embeddings saw. `margin_error` is the standard
+         *     error of `margin`.
          */
         GenerationResponse: {
             /** Id */
@@ -1484,6 +1703,8 @@ export interface components {
             candidates: components["schemas"]["CandidateOutput"][];
             /** Margin */
             margin: number | null;
+            /** Margin Error */
+            margin_error: number | null;
             /** Low Confidence */
             low_confidence: boolean;
             /** Agreement */
@@ -1659,7 +1880,8 @@ export interface components {
          *     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
          *     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
          *     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-         *     `safety` is null if no classifier looked at the image.
+         *     `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
+         *     ranking, where half of all pairs do; null if it was not calibrated.
          */
         ImageOutput: {
             /** Flags */
@@ -1704,6 +1926,8 @@ export interface components {
             softmax: number | null;
             /** Z Score */
             z_score: number | null;
+            /** Probability */
+            probability: number | null;
             safety: components["schemas"]["SafetyOutput"] | null;
             /** Url */
             url: string | null;
@@ -2008,6 +2232,32 @@ export interface components {
             weight: number;
         };
         /**
+         * MatchOutput
+         * @description How a cosine becomes the probability that an image shows a text.
+         *
+         *     sigmoid(slope * cosine + intercept), where half of all pairs match. `error` is the expected calibration error on
+         *     `pairs` held-out pairs, and `reliability` its table: mean probability, share that matches, weight. `noise` is the
+         *     standard deviation of a cosine over changes that do not change what an image shows.
+         */
+        MatchOutput: {
+            /** Slope */
+            slope: number;
+            /** Intercept */
+            intercept: number;
+            /** Noise */
+            noise: number;
+            /** Error */
+            error: number;
+            /** Pairs */
+            pairs: number;
+            /** Reliability */
+            reliability: [
+                number,
+                number,
+                number
+            ][];
+        };
+        /**
          * ModelListResponse
          * @description The models and the limits of requests.
          *
@@ -2093,6 +2343,33 @@ export interface components {
             weight: number;
             /** Similarity */
             similarity: number;
+        };
+        /**
+         * OddsOutput
+         * @description What a value does to a candidate's odds to win, among candidates of which a value is certain.
+         *
+         *     `odds` 2 means twice the odds of a candidate with another value; null is undefined or unlimited. `low` and `high`
+         *     are exact at 95 %; a `high` of null is unlimited. `expected` winners have the value without any preference.
+         *     `fields` generations had candidates with and without it. `p_value` is that of the exact two-sided test, `p_adjusted`
+         *     after Holm's correction over all attributes.
+         */
+        OddsOutput: {
+            /** Fields */
+            fields: number;
+            /** Observed */
+            observed: number;
+            /** Expected */
+            expected: number;
+            /** Odds */
+            odds: number | null;
+            /** Low */
+            low: number;
+            /** High */
+            high: number | null;
+            /** P Value */
+            p_value: number;
+            /** P Adjusted */
+            p_adjusted: number;
         };
         /**
          * PanelOutput
@@ -2245,6 +2522,8 @@ export interface components {
             vetoed: components["schemas"]["VetoedOutput"][];
             /** Margin */
             margin: number | null;
+            /** Margin Error */
+            margin_error: number | null;
             /** Low Confidence */
             low_confidence: boolean;
             /** Agreement */
@@ -2256,7 +2535,8 @@ export interface components {
          * RankedImageOutput
          * @description A ranked upload.
          *
-         *     `index` is its position in the request, `duplicate_of` that of a better near-duplicate.
+         *     `index` is its position in the request, `duplicate_of` that of a better near-duplicate. `probability` is that the
+         *     image shows the prompt, by images of the loaded generator; null if unknown.
          */
         RankedImageOutput: {
             /** Flags */
@@ -2295,6 +2575,20 @@ export interface components {
             softmax: number | null;
             /** Z Score */
             z_score: number | null;
+            /** Probability */
+            probability: number | null;
+        };
+        /**
+         * RankingBalance
+         * @description Shares of the returned images by the values of an attribute.
+         */
+        RankingBalance: {
+            /** Attribute */
+            attribute: string;
+            /** Values */
+            values: {
+                [key: string]: number;
+            };
         };
         /**
          * RankingInput
@@ -2339,6 +2633,11 @@ export interface components {
              */
             min_score?: number | null;
             /**
+             * Min Probability
+             * @description Candidates that show the prompt with a lower probability are not returned. Default: no limit.
+             */
+            min_probability?: number | null;
+            /**
              * Veto
              * @description Images with one of these flags are not returned. Default: none.
              */
@@ -2363,6 +2662,8 @@ export interface components {
              * @description Candidates that scorers without embeddings see, the best of the others. Default: by their cost.
              */
             cascade?: number | null;
+            /** @description Pick the best within shares of an attribute, by the main scorer. Default: none. */
+            balance?: components["schemas"]["BalanceInput"] | null;
         };
         /**
          * RankingNegative
@@ -2391,6 +2692,8 @@ export interface components {
             diversity: number;
             /** Min Score */
             min_score: number | null;
+            /** Min Probability */
+            min_probability: number | null;
             /** References */
             references: components["schemas"]["RankingReference"][];
             taste: components["schemas"]["RankingTaste"] | null;
@@ -2406,6 +2709,7 @@ export interface components {
             near_misses: string[];
             /** Cascade */
             cascade: number | null;
+            balance: components["schemas"]["RankingBalance"] | null;
         };
         /**
          * RankingReference
@@ -2836,6 +3140,22 @@ export interface components {
             problem: string | null;
         };
         /**
+         * ShareOutput
+         * @description How many images are of a class: their number, share and 95 % Wilson interval.
+         *
+         *     The interval allows for candidates of one prompt that are alike. null if there are no images.
+         */
+        ShareOutput: {
+            /** Count */
+            count: number;
+            /** Share */
+            share: number | null;
+            /** Low */
+            low: number | null;
+            /** High */
+            high: number | null;
+        };
+        /**
          * SkippedOutput
          * @description An image that was omitted: its index in the request, and the error.
          */
@@ -3080,6 +3400,23 @@ export interface components {
              * @default 0
              */
             rows_unpruned: number;
+        };
+        /**
+         * ValueOutput
+         * @description What one value shows. `verdict` is by `p_adjusted` at 0.05.
+         */
+        ValueOutput: {
+            /** Text */
+            text: string;
+            candidates: components["schemas"]["ShareOutput"];
+            winners: components["schemas"]["ShareOutput"];
+            difference: components["schemas"]["DifferenceOutput"];
+            ranking: components["schemas"]["OddsOutput"];
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "favours" | "disfavours" | "nothing found" | "cannot tell";
         };
         /**
          * VerifyResponse
@@ -6045,6 +6382,140 @@ export interface operations {
             /** @description The engine failed; `x-should-retry: false`. */
             500: {
                 headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_audit_v1_audits_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AuditRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditResponse"];
+                };
+            };
+            /** @description The body is not JSON, or an image cannot be read. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. Only on servers that have keys. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the permission. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation, candidate or model does not exist, or belongs to another key. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The generation has no result yet, or ended without one. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body or an image exceeds the limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body or of an image is not supported. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is unknown, out of range or contradicts another; `errors` points at it. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key's quota is used up; its next window begins after `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine failed; `x-should-retry: false`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Loading, queue full, draining, engine dead, or a store unavailable. Nothing was accepted: retry after `Retry-After`. */
+            503: {
+                headers: {
+                    /** @description Seconds, at most 120. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
