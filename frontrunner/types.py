@@ -137,7 +137,9 @@ class ControlOutput(TypedDict):
 
 class DifferenceOutput(TypedDict):
     """
-    Share of winners less share of candidates, with a 95 % bootstrap interval over generations.
+    Share of winners less share of candidates.
+
+    With a 95 % bootstrap interval over generations.
 
     `low` and `high` are null with fewer than eight generations.
     """
@@ -306,7 +308,9 @@ class NegativeOutput(TypedDict):
 
 class OddsOutput(TypedDict):
     """
-    What a value does to a candidate's odds to win, among candidates of which a value is certain.
+    What a value does to a candidate's odds to win.
+
+    Only candidates of which a value is certain count.
 
     `odds` 2 means twice the odds of a candidate with another value; null is undefined or unlimited. `low` and `high`
     are exact at 95 %; a `high` of null is unlimited. `expected` winners have the value without any preference.
@@ -981,7 +985,9 @@ class Problem(TypedDict):
 
 class AttributeOutput(TypedDict):
     """
-    What one attribute shows; `undetermined` are images of which no value is certain.
+    What one attribute shows.
+
+    `undetermined` are images of which no value is certain.
     """
 
     name: str
@@ -1699,9 +1705,9 @@ class AuditRequest(TypedDict):
     """
     Candidates of each prompt.
     """
-    n: NotRequired[int]
+    n: NotRequired[int | None]
     """
-    Winners of each prompt, fewer than candidates.
+    Best images that win. Default: 1, and of stored generations all returned ones.
     """
     negative_prompt: NotRequired[str | None]
     """

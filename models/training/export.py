@@ -182,11 +182,15 @@ def add_second(out: Path, paths: list[Path], tower: str, runs: Path) -> None:
 
 
 def adopt(out: Path, calibration: Path) -> None:
-    """Adds the output of `frontrunner calibrate` for this pack to its pack.json."""
+    """Adds the output of `frontrunner calibrate` for this pack to its pack.json.
+
+    The probability of a match replaces an earlier one, which was measured with other weights.
+    """
     index = out / "pack.json"
     found = json.loads(calibration.read_text("utf-8"))
     match = found.pop("match", None)
-    meta = json.loads(index.read_text("utf-8")) | {"calibration": found, **({"match": match} if match else {})}
+    earlier = {name: part for name, part in json.loads(index.read_text("utf-8")).items() if name != "match"}
+    meta = earlier | {"calibration": found} | ({} if match is None else {"match": match})
     index.write_text(json.dumps(meta, indent=1) + "\n", "utf-8")
 
 

@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from app.api import problems
+from app.cli.measuring.reliability import reliability_plot
 from app.errors import FrontrunnerError
 from app.main import create_app
 from app.metrics import COUNTERS, GAUGES, HTTP, MODELS
 from app.settings import ENV_PREFIX, Settings
+from models.calibration_io import match_from_json
+from models.protocols import MatchCalibration
 from tests.architecture import client_types
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
 
 ROOT = Path(__file__).parents[2]
+PACK = ROOT / "models" / "packs" / "pictogram"
+RELIABILITY = PACK / "reliability.svg"
 RESULTS = ROOT / "tests" / "bench" / "results" / "pictogram.json"
 DOCUMENTS = (
     "README.md",
@@ -109,6 +114,27 @@ def families() -> str:
     return _table(("pipeline, compared alone", "steps by", "image to image, compared with"), rows)
 
 
+def probability() -> str:
+    """How exact the probability of a match is on the embedded pack."""
+    match, pack = _match(), json.loads((PACK / "pack.json").read_text())
+    prompts = len((PACK / "prompts.txt").read_text("utf-8").splitlines())
+    easy = sum(weight for mean, _, weight in match.reliability if not 0.1 <= mean <= 0.9)
+    return _PROBABILITY.format(
+        version=pack["version"], prompts=prompts, easy=f"{easy:.0%}".replace("%", " %"), match=match
+    )
+
+
+def reliability() -> str:
+    """The plot of it."""
+    return reliability_plot(_match())
+
+
+def _match() -> MatchCalibration:
+    found = match_from_json(json.loads((PACK / "pack.json").read_text())["match"])
+    assert found is not None
+    return found
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
@@ -118,9 +144,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "performance-ru": performance_ru,
     "bench": bench,
     "families": families,
+    "probability": probability,
 }
 _BOUNDS = (("at_most", "≤"), ("at_least", "≥"))
 
+_PROBABILITY = """\
+For the embedded pack (weights {version}, {prompts} prompts) the expected calibration error is {match.error:.3f} on
+{match.pairs:,} held-out pairs, and the noise of a score is {match.noise:.4f}. {easy} of the pairs are easy:
+their probability is below 0.1 or above 0.9.
+"""
 _PERFORMANCE = """\
 On the embedded model the best of 16 with pruning takes {best16} of the wall time of a diffusers and open_clip script
 that makes all 16, and the best of 64 takes {best64}. They keep {kept16} and {kept64} of the best-of-N gain. Unpruned,
@@ -187,6 +219,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def main() -> None:
     """Write every block of every document, and the generated sources of the clients."""
     client_types.main()
+    RELIABILITY.write_text(reliability(), "utf-8")
     for name in DOCUMENTS:
         path = ROOT / name
         text = path.read_text("utf-8")

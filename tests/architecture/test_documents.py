@@ -20,6 +20,10 @@ def test_generated_blocks_are_current(name: str) -> None:
     assert documents.BLOCK.search(text)
 
 
+def test_the_plot_of_the_probability_is_current() -> None:
+    assert documents.RELIABILITY.read_text("utf-8") == documents.reliability(), "run `make docs`"
+
+
 def test_both_readmes_have_the_same_code() -> None:
     english, russian = ((documents.ROOT / name).read_text("utf-8") for name in ("README.md", "README.ru.md"))
     assert _code(russian) == _code(english)

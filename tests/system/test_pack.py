@@ -189,7 +189,7 @@ def test_the_probability_follows_what_the_ranking_asks_for(client: httpx.Client)
     own = [image["probability"] for image in generation["data"]]
     asked = {"ranking": {"prompt": "a blue boat", "min_probability": 0.5}, "n": 4}
     other = client.post(f"/v1/generations/{generation['id']}/rerank", json=asked).json()
-    assert min(own) > 0.9
+    assert min(own) > 0.5
     assert other["data"] == []
     assert max(c["probability"] for c in other["candidates"]) < 0.5
     assert 0 < generation["margin_error"] < 0.1

@@ -72,3 +72,9 @@ def test_a_calibration_is_put_into_the_index_of_a_pack(tmp_path: Path) -> None:
     export.adopt(tmp_path, tmp_path / "calibration.json")
     index = json.loads((tmp_path / "pack.json").read_text())
     assert index == {"id": "small", "calibration": {"format": 2, "measured": {"prompts": 8}}}
+    (tmp_path / "calibration.json").write_text('{"format": 4, "match": {"slope": 2}}')
+    export.adopt(tmp_path, tmp_path / "calibration.json")
+    assert json.loads((tmp_path / "pack.json").read_text())["match"] == {"slope": 2}
+    (tmp_path / "calibration.json").write_text('{"format": 4}')
+    export.adopt(tmp_path, tmp_path / "calibration.json")
+    assert "match" not in json.loads((tmp_path / "pack.json").read_text()), "it was measured with other weights"

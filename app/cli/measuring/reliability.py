@@ -28,7 +28,7 @@ def reliability_plot(match: MatchCalibration) -> str:
     low, high = EDGE, EDGE + SIDE
 
     def at(share: float) -> float:
-        return round(share * SIDE, 1)
+        return round(share * SIDE)
 
     points = [
         f'<circle cx="{low + at(mean)}" cy="{high - at(share)}" r="{max(3.0, round(30 * weight**0.5, 1))}"/>'

@@ -219,7 +219,7 @@ class AuditService:
         return found
 
     async def _submit(self, params: GenerationParams) -> str:
-        """Submit a generation. Cancelling this cancels it, also while it is being recorded."""
+        """Submit a generation. Cancelling this cancels it, even half recorded."""
         submitting = asyncio.create_task(self._service.submit(params, queue_if_full=True, previews=False))
         try:
             return (await asyncio.shield(submitting)).id

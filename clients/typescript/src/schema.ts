@@ -515,7 +515,9 @@ export interface paths {
         put?: never;
         /**
          * Audit what candidates show and what the ranking favours
-         * @description A probe, another scorer than the one that ranks, decides which text fits each candidate.
+         * @description A probe decides which text fits each candidate.
+         *
+         *     It is another scorer than the one that ranks.
          *
          *     Prompts are sampled without pruning, a few at a time, and charged as generations; they stay stored. A disconnect
          *     cancels what is not made. The probe is rough: it errs, and may be biased itself.
@@ -716,7 +718,9 @@ export interface components {
         };
         /**
          * AttributeOutput
-         * @description What one attribute shows; `undetermined` are images of which no value is certain.
+         * @description What one attribute shows.
+         *
+         *     `undetermined` are images of which no value is certain.
          */
         AttributeOutput: {
             /** Name */
@@ -777,10 +781,9 @@ export interface components {
             n_candidates?: number | null;
             /**
              * N
-             * @description Winners of each prompt, fewer than candidates.
-             * @default 1
+             * @description Best images that win. Default: 1, and of stored generations all returned ones.
              */
-            n?: number;
+            n?: number | null;
             /**
              * Negative Prompt
              * @description As in a generation.
@@ -1146,7 +1149,9 @@ export interface components {
         };
         /**
          * DifferenceOutput
-         * @description Share of winners less share of candidates, with a 95 % bootstrap interval over generations.
+         * @description Share of winners less share of candidates.
+         *
+         *     With a 95 % bootstrap interval over generations.
          *
          *     `low` and `high` are null with fewer than eight generations.
          */
@@ -2346,7 +2351,9 @@ export interface components {
         };
         /**
          * OddsOutput
-         * @description What a value does to a candidate's odds to win, among candidates of which a value is certain.
+         * @description What a value does to a candidate's odds to win.
+         *
+         *     Only candidates of which a value is certain count.
          *
          *     `odds` 2 means twice the odds of a candidate with another value; null is undefined or unlimited. `low` and `high`
          *     are exact at 95 %; a `high` of null is unlimited. `expected` winners have the value without any preference.
