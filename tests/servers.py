@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
@@ -119,6 +118,8 @@ class PostgreSQL:
         asyncio.run(self._execute(statement))
 
     async def _execute(self, statement: str) -> None:
+        import asyncpg
+
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             await connection.execute(statement)

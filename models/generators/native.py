@@ -170,7 +170,7 @@ class NativeGenerator:
         """
         if not 0 < len(rows) <= size:
             raise ValueError(f"{len(rows)} rows cannot be padded to {size}; pass 1 to `size` rows")
-        with memory_guard():
+        with memory_guard(self._placement):
             padded = [*rows, *[rows[-1]] * (size - len(rows))]
             x = torch.stack([row.latent.x for row in padded])
             table = np.stack([_schedule(row).table[row.step] for row in padded])

@@ -29,6 +29,15 @@ from models.runtime.traced_calls import TracedCall
 FILE_ERRORS = (OSError, ValueError, SafetensorError)
 """Errors of the libraries for a missing, partial or unreadable model."""
 
+_DEVICE_FULL = (
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+"""Texts of errors of a full device that come from its libraries, not from torch's allocator."""
+
 _FINGERPRINT_VALUES = 32
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -57,6 +66,16 @@ class DevicePlacement:
     def untraced(self) -> DevicePlacement:
         """The same device without traces and without row parallelism."""
         return replace(self, parallel=RowParallel(1), traces=False)
+
+    def wait(self) -> None:
+        """Return once the device has done all calls of this thread; a host always has.
+
+        Calls of a GPU return before they are done. So without this the seconds of a call are those of another one.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     @property
     def dtype_name(self) -> str:
@@ -119,21 +138,33 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def memory_guard() -> Iterator[None]:
-    """Run device work without gradients; raise `OutOfMemory` if memory is full."""
+def memory_guard(placement: DevicePlacement | None = None) -> Iterator[None]:
+    """Run device work without gradients; raise `OutOfMemory` if memory is full.
+
+    With a placement, the block ends when the device has done the work.
+    """
     try:
         with torch.inference_mode():
             yield
+        if placement is not None:
+            placement.wait()
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise OutOfMemory("the device is out of memory") from error
     except (RuntimeError, MemoryError) as error:
-        if "MPS backend out of memory" in str(error):
-            torch.mps.empty_cache()
+        if any(sign in str(error) for sign in _DEVICE_FULL):
+            _empty_caches()
             raise OutOfMemory("the device is out of memory") from error
         if not is_host_out_of_memory(error):
             raise
         raise OutOfMemory("the host is out of memory") from error
+
+
+def _empty_caches() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def fingerprint(*modules: Any) -> str:

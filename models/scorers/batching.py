@@ -42,7 +42,7 @@ def as_tensor(pixels: Pixels) -> Any:
 
 
 def arithmetic(placement: DevicePlacement) -> AbstractContextManager[Any]:
-    """Half precision on an accelerator, float32 on a host."""
-    if placement.on_cpu:
+    """The placement's half precision on an accelerator, float32 on a host."""
+    if placement.on_cpu or placement.dtype == torch.float32:
         return nullcontext()
     return torch.autocast(placement.device.type, dtype=placement.dtype)

@@ -74,12 +74,13 @@ def running(
     registry: ModelRegistry | None = None,
     ready_s: float = PATIENCE_S,
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    warmup_s: float = 0.0,
     **given: Any,
 ) -> Iterator[House]:
     """A service with these settings; the block starts once it is ready, or at once."""
     generator = generator or InstrumentedGenerator()
     settings = Settings(**{"data_dir": tmp_path / "data", "drain_s": 0, "port": 0, **given})
-    engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=0.0, buckets=buckets)
+    engine_config = EngineConfig(capacity=settings.max_queued_candidates, warmup_s=warmup_s, buckets=buckets)
     engine = LocalEngine(
         load or (lambda: Models(generator, FakeScorer(), steering=FakeSteering())), engine_config, lambda _: None
     )

@@ -7,24 +7,31 @@ that the same code is tested in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import diffusers
+import open_clip
 import torch
 import transformers as tf
 
+from models.runtime.placement import DevicePlacement
+from models.scorers.open_clip import OpenClipScorer
 from tests.contract.families import parts
 
 
 @dataclass(frozen=True, slots=True)
 class RealModel:
-    """A model: how it is built, and the steps, guidance and size of its usual requests."""
+    """A model: how it is built, and the steps, guidance and size of its usual requests.
+
+    `tera_per_step` is about how many 10^12 operations a step of a candidate takes, guidance included.
+    """
 
     build: Callable[[Any, Any, bool], Any]
     steps: int
     guidance: float
     size: int
+    tera_per_step: float
 
 
 def _random(kind: Any, config: Any, device: Any, dtype: Any) -> Any:
@@ -264,9 +271,24 @@ def z_image_turbo(device: Any, dtype: Any, tiny: bool) -> Any:
     )
 
 
+def random_scorer(placement: DevicePlacement, tiny: bool) -> OpenClipScorer:
+    """ViT-B-32 of open_clip with random weights: what a user's script would score with."""
+    config: dict[str, Any] = open_clip.get_model_config("ViT-B-32") or {}
+    if tiny:
+        config["vision_cfg"] |= {"layers": 1, "width": 64}
+        config["text_cfg"] |= {"layers": 1, "width": 64, "heads": 1}
+    torch.manual_seed(0)
+    with torch.device(placement.device):
+        model = open_clip.CLIP(**config)
+    preprocess = asdict(open_clip.transform.PreprocessCfg())
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    return OpenClipScorer(model, tokenizer, preprocess, placement, id="ViT-B-32", revision="random")
+
+
 MODELS = {
-    "sdxl": RealModel(sdxl, 30, 5.0, 1024),
-    "sd3.5-medium": RealModel(sd35_medium, 28, 4.5, 1024),
-    "flux.1-schnell": RealModel(flux_schnell, 4, 0.0, 1024),
-    "z-image-turbo": RealModel(z_image_turbo, 8, 0.0, 1024),
+    "z-image-turbo": RealModel(z_image_turbo, 8, 0.0, 1024, 60.0),
+    "flux.1-schnell": RealModel(flux_schnell, 4, 0.0, 1024, 95.0),
+    "sdxl": RealModel(sdxl, 30, 5.0, 1024, 20.0),
+    "sd3.5-medium": RealModel(sd35_medium, 28, 4.5, 1024, 40.0),
 }
+"""In the order of worth: a short bench measures the first ones."""

@@ -171,7 +171,7 @@ class PipelineGate:
         """
         if not 0 < len(rows) <= size:
             raise ValueError(f"{len(rows)} rows cannot be padded to {size}; pass 1 to `size` rows")
-        with memory_guard():
+        with memory_guard(self._placement):
             taken = [self._attempt(row) for row in rows]
             slots = [*taken, *[taken[-1]] * (size - len(rows))]
             while waiting := [attempt for attempt in slots if not attempt.complete]:
