@@ -210,7 +210,10 @@ def _race(house: House, effort: Effort, model: RealModel, *, pruned: bool) -> di
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The same by hand, in the largest batches that fit: sample, decode, embed, take the best."""
+    """The same by hand, in the largest batches that fit: sample, decode, embed, take the best.
+
+    It decodes image by image (`enable_slicing`), since large batches have more elements than some kernels count.
+    """
 
     pipe: Any
     scorer: Embedder
@@ -220,6 +223,13 @@ class Script:
 
     def measured(self, placement: DevicePlacement) -> dict[str, Any]:
         """Seconds of the second run, its memory and batch."""
+        self.pipe.vae.enable_slicing()
+        try:
+            return self._in_batches(placement)
+        finally:
+            self.pipe.vae.disable_slicing()
+
+    def _in_batches(self, placement: DevicePlacement) -> dict[str, Any]:
         batch, refused = self.effort.candidates, list[str]()
         steps = self.effort.steps(self.model)
         first = min(steps, self.effort.first_steps or steps)
