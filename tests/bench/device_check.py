@@ -141,8 +141,11 @@ def _mixed(house: House, near: float) -> Found:
 
 def _cancel(house: House) -> Found:
     """A long race that is cancelled leaves the device to the next one."""
-    asked = {**RACE, "prompt": PROMPTS[0], "n_candidates": 64, "steps": 200}
-    queued = house.post(json=asked, headers={"prefer": "respond-async"}).json()
+    asked = {**RACE, "prompt": PROMPTS[0], "n_candidates": 64, "steps": 100}
+    answer = house.post(json=asked, headers={"prefer": "respond-async"})
+    if answer.status_code != 202:
+        raise RuntimeError(answer.text[:300])
+    queued = answer.json()
     stats = house.app.state.engine.stats
     until(lambda: stats().rows_stepped and stats().running)
     stepped = stats().rows_stepped
