@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def main() -> None:
         if needed > left:
             rows["skipped"] = f"it takes about {needed:.0f} s, and {max(0.0, left):.0f} s are left"
         else:
-            _attempt(rows, lambda n=name, r=rows: measure(n, MODELS[n], asked.device, asked.tiny, effort, r, store))
+            _attempt(rows, partial(measure, name, MODELS[name], asked.device, asked.tiny, effort, rows, store))
         store()
         print(name, json.dumps(rows), flush=True)
         gc.collect()

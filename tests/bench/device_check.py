@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,13 @@ def run(device: str, told: dict[str, Found], store: Callable[[], None]) -> None:
     _note(told, store, "a step ends with the device", lambda: _step_ends(quick, device))
     for name, models, near in (("float32", full, EQUAL), ("half", quick, NEAR), ("gate", gate, EQUAL)):
         with _serving(models) as house:
-            _note(told, store, f"{name}: winners and scores", lambda h=house, n=near: _same_winners(h, wanted, n))
-            _note(told, store, f"{name}: previews", lambda h=house, n=near: _previews(h, pruned, n))
-            _note(told, store, f"{name}: mixed equals alone", lambda h=house, n=near: _mixed(h, n))
+            _note(told, store, f"{name}: winners and scores", partial(_same_winners, house, wanted, near))
+            _note(told, store, f"{name}: previews", partial(_previews, house, pruned, near))
+            _note(told, store, f"{name}: mixed equals alone", partial(_mixed, house, near))
             if name == "half":
-                _note(told, store, "cancel", lambda h=house: _cancel(h))
-                _note(told, store, "steering", lambda h=house: _steering(h))
-                _note(told, store, "memory", lambda h=house, m=models: _memory(h, m, device))
+                _note(told, store, "cancel", partial(_cancel, house))
+                _note(told, store, "steering", partial(_steering, house))
+                _note(told, store, "memory", partial(_memory, house, models, device))
 
 
 def made(house: House, prompt: str, **changes: Any) -> Found:
