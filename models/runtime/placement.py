@@ -36,7 +36,10 @@ _DEVICE_FULL = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-"""Texts of errors of a full device that come from its libraries, not from torch's allocator."""
+"""Texts of errors of libraries on a full device.
+
+The allocator of torch has an error class of its own.
+"""
 
 _FINGERPRINT_VALUES = 32
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
