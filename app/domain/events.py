@@ -33,7 +33,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event of a log. `seq` counts from 1 without gaps; `data` is JSON."""
+    """An event of a log. `seq` grows from 1, with gaps after a loss; `data` is JSON."""
 
     seq: int
     kind: EventKind

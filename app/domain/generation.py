@@ -323,8 +323,8 @@ class Generation:
     `candidates` by index; they and the other results are set on success. `stopped` says why no further wave was made.
     `attempts` counts how often a device started it. An `attended` one is cancelled when no client follows its stream.
     A revision is "" if unknown. Image files have `output_size` (width, height); None: the sampled size. `progress` is
-    at most about a second old; it starts again when another process takes over. `batch` is the id of the batch of
-    which it is entry `batch_index`. `job` is the kind of the request, if it came by the web UI's API.
+    current in the process that runs it; it starts again when another process takes over. `batch` is the id of the
+    batch of which it is entry `batch_index`. `job` is the kind of the request, if it came by the web UI's API.
     `agreement` is that of an ensemble's members, see `app.engine.ranking.ensemble`; `judged` is how many candidates its
     scorers without embeddings saw.
     """

@@ -26,7 +26,7 @@ from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.inputs import save_inputs
 from app.service.candidates.keys import blob_prefix
-from app.service.generations.recorder import closing_line
+from app.service.generations.recording.final_record import closing_line
 from app.service.generations.service import GenerationService
 from app.service.ids import new_id
 from app.service.types import IdempotencyKey, PreparedGeneration

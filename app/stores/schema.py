@@ -24,6 +24,7 @@ generations = Table(
     Column("charged", Integer, nullable=False),
     Column("charged_window", BigInteger),
     Column("attended", Double),
+    Column("watched", Double),
     Column("progress", Double, nullable=False, server_default="0"),
     Column("step", Integer),
     Column("live", Integer),

@@ -51,8 +51,11 @@ class Statistics:
     tiling: float
 
 
-def measure(image: NDArray[np.uint8]) -> Statistics:
-    """Measure an image (H, W, 3). Takes about a millisecond for 64 x 64 pixels."""
+def measure(image: NDArray[np.uint8], limits: ArtefactLimits | None = None) -> Statistics:
+    """Measure an image (H, W, 3). Takes about half a millisecond for 64 x 64 pixels.
+
+    With `limits`, statistics without a limit are left at 0.
+    """
     small = _averaged(image)
     small_luma = _luma(small)
     red, green, blue = small[..., 0], small[..., 1], small[..., 2]
@@ -60,8 +63,8 @@ def measure(image: NDArray[np.uint8]) -> Statistics:
     return Statistics(
         contrast=float(small_luma.std()),
         saturation=float((chroma >= BURNT_CHROMA).mean()),
-        noise=_noise(image),
-        tiling=_tiling(small_luma),
+        noise=_noise(image) if limits is None or limits.noise is not None else 0.0,
+        tiling=_tiling(small_luma) if limits is None or limits.tiling is not None else 0.0,
     )
 
 

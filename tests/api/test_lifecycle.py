@@ -78,12 +78,17 @@ def test_async_ones_outlive_their_client(house: House) -> None:
 
 def test_deleting_ends_every_waiter(house: House) -> None:
     answers: list[httpx.Response] = []
+    running = house.app.state.services.generations._recordings
     for accept in ("application/json", "text/event-stream"):
         ask = partial(house.post, json=LONG, headers={"accept": accept})
         waiting = threading.Thread(target=lambda ask=ask: answers.append(ask()))
         waiting.start()
-        until(lambda: house.live == 16 and len([held.id for held in house.app.state.services.generations._worker]) == 1)
-        (generation_id,) = [held.id for held in house.app.state.services.generations._worker]
+        until(
+            lambda: (
+                house.live == 16 and len([held.id for held in house.app.state.services.generations._recordings]) == 1
+            )
+        )
+        (generation_id,) = [held.id for held in running]
         assert house.client.delete(f"/v1/generations/{generation_id}").status_code == 204
         waiting.join(10)
         assert house.live == 0
@@ -201,7 +206,7 @@ def test_who_waits_at_a_replica_that_stops_is_told_where_it_goes_on(
     waiting = [threading.Thread(target=ask, args=one) for one in asked]
     for thread in waiting:
         thread.start()
-    until(lambda: len(list(house.app.state.services.generations._worker)) == len(asked))
+    until(lambda: len(list(house.app.state.services.generations._recordings)) == len(asked))
     house.app.state.engine.drain()
     handing = house.app.state.services.generations.release_claims()
     asyncio.run_coroutine_threadsafe(handing, house.app.state.engine._loop).result(10)

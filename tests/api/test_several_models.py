@@ -296,7 +296,7 @@ def test_a_stopping_process_hands_back_the_work_of_every_model(tmp_path: Path) -
         watching = threading.Thread(target=lambda: answers.append(house.post(json=asked, headers=STREAM)))
         watching.start()
         other = house.app.state.services.models.bundles["other"].generations
-        until(lambda: list(other._worker))
+        until(lambda: list(other._recordings))
         loop = shelf.engines["other"]._inner._loop  # type: ignore[union-attr]
         asyncio.run_coroutine_threadsafe(server._drain(overdue=True), loop).result(10)
         watching.join(10)

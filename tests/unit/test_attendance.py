@@ -123,7 +123,7 @@ async def test_a_stream_that_nobody_resumes_is_cancelled_on_any_replica(tmp_path
         other = await one.service.submit(GenerationParams("x", n_candidates=1, steps=20))
         assert (await two.service.wait(running.id)).status is Status.CANCELLED
         assert (await one.service.wait(other.id)).status is Status.SUCCEEDED
-        while list(one.service._worker):
+        while list(one.service._recordings):
             await asyncio.sleep(0.01)
         assert one.service.stats().rows_stepped < 150
 

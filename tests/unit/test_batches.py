@@ -152,7 +152,7 @@ async def test_the_entries_of_a_lost_replica_are_taken_over(tmp_path: Path, url:
             async with working(one), asyncio.timeout(60):
                 while not (await two.batches.get(batch_id))[1].running:
                     await asyncio.sleep(0.02)
-            for _, task in list(one.service._worker._recordings.values()):
+            for _, task in list(one.service._recordings._recordings.values()):
                 task.cancel()  # as if the process had died: nothing is released
             async with working(two):
                 batch, counts = await ended(two, batch_id)

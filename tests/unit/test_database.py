@@ -268,7 +268,7 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date(file_url: s
         first = generation()
         ranking = first.spec.ranking.with_negative_prompt(first.spec.negative_prompt)
         upgraded = replace(first, spec=replace(first.spec, ranking=ranking))
-        assert await store.claim("pictogram", "pictogram", 2, MINE) == Claimed(upgraded, 1)
+        assert await store.claim("pictogram", "pictogram", 2, MINE) == Claimed(upgraded, 1, 1)
         assert await store.append("gen_a", [STEP], MINE)
         assert [e.seq for e in await store.events("gen_a", 0)] == [1, 2]
 

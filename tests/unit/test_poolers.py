@@ -110,6 +110,7 @@ async def test_a_pooler_that_leaves_a_session_its_connection_passes_them_on(post
         listening = asyncio.create_task(two.listen(told.put_nowait))
         await _until(lambda: two.notifies)
         await one.create(generation(), [STEP], MINE)
+        await one.save(generation(status=Status.SUCCEEDED), [], MINE)
         assert [await asyncio.wait_for(told.get(), 30) for _ in range(2)] == ["", "gen_a"]
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
@@ -136,6 +137,7 @@ async def test_notifications_come_past_a_pooler_by_an_address_of_their_own(postg
             await _until(lambda: store.notifies)
             async with opened(url) as other:
                 await other.create(generation(), [STEP], MINE)
+                await other.save(generation(status=Status.SUCCEEDED), [], MINE)
             assert [await asyncio.wait_for(told.get(), 30) for _ in range(2)] == ["", "gen_a"]
         await store.close()
 

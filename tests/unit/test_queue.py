@@ -10,6 +10,7 @@ from sqlalchemy import text
 from app.domain import EventKind, Status
 from app.errors import StoreUnavailable
 from app.stores.generations import SqlGenerationStore
+from app.stores.generations.writes import SEQ_BLOCK
 from app.stores.protocols import Claim, Claimed, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
@@ -41,11 +42,11 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: SqlGeneratio
     assert await records.claim("pictogram", "other", 9, THEIRS) is None
     assert await records.claim("pictogram", "pictogram", 1, THEIRS) is None
     found = await records.claim("pictogram", "pictogram", 2, THEIRS)
-    assert found == Claimed(generation("gen_old", created=2), 1)
+    assert found == Claimed(generation("gen_old", created=2), 1, 0)
     assert await records.append("gen_old", [], THEIRS)
     assert await records.release(generation("gen_old", created=2), THEIRS)
     again = await records.claim("pictogram", "pictogram", 2, MINE)
-    assert again == Claimed(generation("gen_old", created=2), 1), "what was given back does not count"
+    assert again == Claimed(generation("gen_old", created=2), 1, 0), "what was given back does not count"
 
 
 @pytest.mark.anyio
@@ -54,7 +55,7 @@ async def test_a_claim_that_lapsed_is_taken_over(records: SqlGenerationStore) ->
     assert await records.claim("pictogram", "pictogram", 9, THEIRS) is None
     assert await records.append("gen_a", [], Claim("mine", 0.0))
     await asyncio.sleep(0.05)
-    assert await records.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    assert await records.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2, 1 + SEQ_BLOCK)
     assert not await records.append("gen_a", [STEP], MINE)
     assert await records.append("gen_a", [STEP], THEIRS)
 
@@ -75,7 +76,7 @@ async def test_a_claim_of_before_its_length_was_kept_lapses_too(file_url: str) -
     assert await store.claim("pictogram", "pictogram", 9, THEIRS) is None
     await store.close()
     store = await SqlGenerationStore.open(file_url, monotonic=lambda: 5.0)
-    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2, SEQ_BLOCK)
     await store.close()
 
 
@@ -85,7 +86,7 @@ async def test_a_claim_of_an_earlier_boot_has_lapsed(file_url: str) -> None:
     await store.create(generation(), [], MINE)
     await store.close()
     store = await SqlGenerationStore.open(file_url, monotonic=lambda: 5.0)
-    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2)
+    assert await store.claim("pictogram", "pictogram", 9, THEIRS) == Claimed(generation(), 2, SEQ_BLOCK)
     assert await store.claim("pictogram", "pictogram", 9, MINE) is None
     await store.close()
 
@@ -158,7 +159,7 @@ async def test_the_first_with_a_key_has_it(url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
+async def test_postgresql_tells_of_the_queue_and_of_ends(postgresql: PostgreSQL) -> None:
     url = await asyncio.to_thread(postgresql.database)
     async with opened(url) as one, opened(url) as two:
         told: asyncio.Queue[str] = asyncio.Queue()
@@ -169,9 +170,12 @@ async def test_postgresql_tells_of_writes(postgresql: PostgreSQL) -> None:
         await one.claim("pictogram", "pictogram", 9, MINE)
         await one.append("gen_a", [], MINE)
         await one.append("gen_a", [STEP], MINE)
+        await one.save(generation(), [STEP], MINE)
         await one.release(generation(), MINE)
+        await one.claim("pictogram", "pictogram", 9, MINE)
+        await one.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
         await one.delete("gen_a")
-        assert [await asyncio.wait_for(told.get(), 5) for _ in range(4)] == ["", "gen_a", "", "gen_a"]
+        assert [await asyncio.wait_for(told.get(), 5) for _ in range(4)] == ["", "", "gen_a", "gen_a"]
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         assert not two.notifies

@@ -216,7 +216,7 @@ async def test_a_generation_forgotten_by_another_process_leaves_nothing(tmp_path
     async with house(tmp_path, delay_s=0.05) as h:
         running = await h.service.submit(GenerationParams("x", steps=40, n_candidates=2))
         await h.records.delete(running.id)
-        while list(h.service._worker):
+        while list(h.service._recordings):
             await asyncio.sleep(0.02)
         assert await h.records.get(running.id) is None
         assert await h.blobs.get(f"{blob_prefix(running.id)}field.npz") is None

@@ -168,7 +168,7 @@ def inspect(images: Sequence[tuple[int, Pixels]], limits: ArtefactLimits) -> dic
 
     Takes milliseconds an image: use a thread.
     """
-    found = ((index, artefacts.reasons(artefacts.measure(image), limits)) for index, image in images)
+    found = ((index, artefacts.reasons(artefacts.measure(image, limits), limits)) for index, image in images)
     return {index: Flag(ARTEFACT, reasons) for index, reasons in found if reasons}
 
 

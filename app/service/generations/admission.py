@@ -142,7 +142,8 @@ class Admission:
         claim = self._worker.new_claim()
         durable = options.queue_if_full or key is not None
         preview_images = durable or options.previews or params.partial_images > 0
-        recorder = self._worker.new_recorder(generation, claim, durable=durable, preview_images=preview_images)
+        shown = {"durable": durable, "preview_images": preview_images}
+        recorder = self._worker.new_recorder(generation, claim, len(_first_lines(generation)), **shown)
         try:
             self._worker.submit(generation.spec, recorder.put_updates, params.inputs)
         except (Overloaded, Draining, ModelAway) as refusal:
@@ -158,7 +159,7 @@ class Admission:
             self._engine.cancel(generation.id)
             raise
         if isinstance(entered, Generation):
-            self._worker.record(recorder)
+            self._worker.recordings.record(recorder)
         else:
             self._engine.cancel(generation.id)
         return entered
@@ -173,12 +174,18 @@ class Admission:
         """
         n_candidates = generation.spec.n_candidates
         charge = auth.quota_charge(n_candidates, "#/n_candidates")
-        lines = [NewEvent(EventKind.QUEUED, {"n_candidates": n_candidates})]
+        lines = _first_lines(generation)
         if away:
             lines.append(NewEvent(EventKind.LOADING, {"model": generation.model}))
         room = self._engine.stats().capacity if claim is None else None
         entered = await self._records.create(generation, lines, claim, key, charge=charge, room=room)
+        if claim is None:
+            self._worker.expect_work()
         if isinstance(entered, IdempotencyMatch):
             return entered
         auth.record_usage(charge, entered)
         return generation
+
+
+def _first_lines(generation: Generation) -> list[NewEvent]:
+    return [NewEvent(EventKind.QUEUED, {"n_candidates": generation.spec.n_candidates})]

@@ -7,15 +7,12 @@ lease expires.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from app.domain import Generation, GenerationSpec, Status
 from app.engine.protocols import Engine, UpdateSink
@@ -37,7 +34,8 @@ from app.service.candidates.safety import NO_SAFETY, GenerationSafety, SafetyChe
 from app.service.candidates.sealing import FileSealer
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier, wait_until_set
 from app.service.generations.pruning_policy import device_share
-from app.service.generations.recorder import GenerationRecorder
+from app.service.generations.recorder import START_STORE_DELAY_S, GenerationRecorder
+from app.service.generations.recording.recordings import Recordings
 from app.service.ranking.finishing import Finisher
 from app.service.types import ModelDemand, QueuePosition
 from app.stores.protocols import BatchStore, BlobStore, Claim, Claimable, Claimed, GenerationStore
@@ -54,11 +52,14 @@ QUEUE_OVERDUE_S = 2.0
 BATCH_SHARE = 4
 """Entries of batches hold at most the capacity divided by this, or one entry."""
 
+SHARED_CLAIMS = 2
+"""Claims under which a generation runs beside others.
+
+A process may die before it has stored the first start.
+"""
+
 MAX_CLAIMS = 5
 """Claims that may be lost before a generation starts."""
-
-CANCEL_TIMEOUT_S = 5.0
-"""Seconds to wait for the device to drop a cancelled generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,41 +103,32 @@ class Worker:
         self._lease_policy = lease_policy
         self._clock = clock
         self._batches = batches
-        self._recordings: dict[str, tuple[GenerationRecorder, asyncio.Task[None]]] = {}
-        self._outcomes: dict[str, int] = {}
-        self._pruning_regrets = (0, 0.0)
+        self.recordings = Recordings(records, lease_policy.lease_s, engine.cancel, self._on_end)
+        self._found_work = True
         self._queue_head: Claimable | None = None
         self._queue_head_since = 0.0
         self._queue_head_overtaken = False
         self._queue_overdue = False
-
-    def __iter__(self) -> Iterator[Generation]:
-        return (recorder.generation for recorder, _ in self._recordings.values())
-
-    def outcomes(self) -> Mapping[str, int]:
-        """Generations this process ended, by status."""
-        return dict(self._outcomes)
-
-    def count_outcome(self, generation_id: str, status: Status) -> None:
-        """Count a generation that this process ended."""
-        log.info("generation ended", extra={"generation": generation_id, "status": str(status)})
-        self._outcomes[str(status)] = self._outcomes.get(str(status), 0) + 1
-
-    def pruning_regrets(self) -> tuple[int, float]:
-        """Number of shadow generations, and the sum of their lost gain shares."""
-        return self._pruning_regrets
 
     def new_claim(self) -> Claim:
         """A new claim."""
         return Claim(secrets.token_hex(16), self._lease_policy.lease_s)
 
     def new_recorder(
-        self, generation: Generation, claim: Claim, *, durable: bool, preview_images: bool = True
+        self,
+        generation: Generation,
+        claim: Claim,
+        last_seq: int,
+        *,
+        durable: bool,
+        preview_images: bool = True,
+        retried: bool = False,
     ) -> GenerationRecorder:
-        """The recorder of a generation, to be started by `record`."""
+        """A recorder whose log ends at `last_seq`; `Recordings` starts it."""
         return GenerationRecorder(
             generation,
             claim,
+            last_seq,
             self._records,
             self._blobs,
             clock=self._clock,
@@ -149,6 +141,7 @@ class Worker:
             is_followed=self._notifier.has_subscribers,
             durable=durable,
             preview_images=preview_images,
+            start_delay_s=0.0 if retried else START_STORE_DELAY_S,
         )
 
     def check_capacity(self, n_candidates: int) -> None:
@@ -174,61 +167,21 @@ class Worker:
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""
         ahead, shares = 0, device_share(self._engine, generation.spec)
-        for held in self:
+        for held in self.recordings:
             if held.id == generation.id:
                 break
             ahead += held.spec.n_candidates
             shares += device_share(self._engine, held.spec)
         return QueuePosition(ahead, shares * self._engine.stats().seconds_per_candidate or None)
 
-    def record(self, recorder: GenerationRecorder) -> None:
-        """Record a generation that engine and store have accepted."""
-        name = recorder.generation.id
-        task = asyncio.create_task(recorder.run(), name=f"follow {name}")
-        self._recordings[name] = recorder, task
-        task.add_done_callback(partial(self._recording_done, name))
+    def expect_work(self) -> None:
+        """Look for work at the next end: this process left some to the queue."""
+        self._found_work = True
 
-    def recorder_for(self, generation_id: str) -> GenerationRecorder | None:
-        """The generation's recorder, while this process holds its claim."""
-        recorder, _ = self._recordings.get(generation_id, (None, None))
-        return None if recorder is None or recorder.claim_lost else recorder
-
-    async def wait_ended(self, generation_id: str, timeout_s: float | None = None) -> Generation | None:
-        """The final generation if it ends here, else None.
-
-        Raises StoreUnavailable while it is not stored, see `check_stored`.
-        """
-        if generation_id not in self._recordings:
-            return None
-        recorder, task = self._recordings[generation_id]
-        stuck = asyncio.create_task(recorder.stuck.wait())
-        try:
-            await asyncio.wait([task, stuck], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stuck.cancel()
-        if not task.done():
-            self.check_stored(generation_id)
-        if recorder.claim_lost or not task.done():
-            return None
-        task.result()
-        return recorder.generation
-
-    def check_stored(self, generation_id: str) -> None:
-        """Raises StoreUnavailable while storing the result fails and is retried."""
-        recorder = self.recorder_for(generation_id)
-        if recorder is not None and recorder.stuck.is_set():
-            raise StoreUnavailable(
-                "the result is not stored yet; storing is retried for some minutes: request it again later"
-            )
-
-    async def cancel(self, generation_id: str) -> Generation | None:
-        """Cancel it if claimed here; returns the final generation."""
-        if self.recorder_for(generation_id) is None:
-            return None
-        self._engine.cancel(generation_id)
-        with suppress(StoreUnavailable):
-            return await self.wait_ended(generation_id, CANCEL_TIMEOUT_S)
-        return None
+    def _on_end(self, generation_id: str) -> None:
+        self._notifier.notify(generation_id)
+        if self._found_work:  # else the next notification or look finds new work
+            self._notifier.notify(QUEUE_TOPIC)
 
     async def run(self) -> None:
         """Claim queued generations while there is room, until cancelled."""
@@ -241,21 +194,10 @@ class Worker:
                 log.debug("queue poll failed: the store is unavailable")
             await wait_until_set(changed, QUEUE_POLL_INTERVAL_S * random.uniform(0.8, 1.2))
 
-    async def release_claims(self) -> None:
-        """Release unfinished generations to other processes at once."""
-        await asyncio.gather(*(recorder.release_claim() for recorder, _ in self._recordings.values()))
-
-    async def close(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for recorders; leave the rest to other processes."""
-        tasks = [task for _, task in self._recordings.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout_s)
-            for task in late:
-                task.cancel()
-
     async def _claim_next(self) -> bool:
         """Claim one; False if there is none, no room, or others should have it."""
         stats = self._engine.stats()
+        self._found_work = True
         if stats.draining or not stats.ready:
             self._queue_head, self._queue_overdue = None, False
             return not stats.draining and await self._demand_model()
@@ -268,6 +210,7 @@ class Worker:
         room = most - stats.held
         self._queue_overdue = overdue and first is not None and first.candidates > room
         if first is None:
+            self._found_work = False
             return not stats.queued and await self._claim_entry(room)
         if first.candidates > room or (stats.queued and not overdue):
             return False
@@ -296,8 +239,8 @@ class Worker:
             claimed = await self._records.claim(*queue, claim)
         if claimed is None:
             return False
-        if await self.new_recorder(claimed.generation, claim, durable=True).fail(failure):
-            self.count_outcome(claimed.generation.id, Status.FAILED)
+        if await self.new_recorder(claimed.generation, claim, claimed.last_seq, durable=True).fail(failure):
+            self.recordings.count_outcome(claimed.generation.id, Status.FAILED)
         return True
 
     async def _claim_entry(self, room: int) -> bool:
@@ -305,8 +248,9 @@ class Worker:
 
         Entries hold at most a share of the capacity, and one runs at a time beside requests.
         """
-        entries = [held for held in self if held.batch is not None]
-        beside_requests = len(entries) < len(self._recordings)
+        entries = [held for held in self.recordings if held.batch is not None]
+        self._found_work = bool(entries)
+        beside_requests = len(entries) < len(self.recordings)
         if self._batches is None or (entries and beside_requests):
             return False
         held = sum(entry.spec.n_candidates for entry in entries)
@@ -323,35 +267,37 @@ class Worker:
     async def _start_claimed(self, found: Claimed, claim: Claim) -> bool:
         """Run a claimed generation; False if it was released again."""
         generation = found.generation
-        if generation.id in self._recordings:
-            return await self._reclaim(generation, claim)
+        if generation.id in self.recordings:
+            return await self._reclaim(found, claim)
         revisions = self._engine.generator.revision, self._engine.scorer.revision
         mine = replace(generation, model_revision=revisions[0], scorer_revision=revisions[1])
-        recorder = self.new_recorder(mine, claim, durable=True)
+        recorder = self.new_recorder(mine, claim, found.last_seq, durable=True, retried=found.claims > 1)
         failure = self._unrunnable_reason(found)
         if failure is not None:
             if await recorder.fail(failure):
-                self.count_outcome(generation.id, Status.FAILED)
+                self.recordings.count_outcome(generation.id, Status.FAILED)
             return True
-        return await self._submit_claimed(generation, claim, recorder)
+        exclusive = generation.attempts > 0 or found.claims > SHARED_CLAIMS
+        return await self._submit_claimed(generation, claim, recorder, exclusive=exclusive)
 
-    async def _submit_claimed(self, generation: Generation, claim: Claim, recorder: GenerationRecorder) -> bool:
+    async def _submit_claimed(
+        self, generation: Generation, claim: Claim, recorder: GenerationRecorder, *, exclusive: bool
+    ) -> bool:
         """Submit a claimed generation.
 
         False if it cannot run now; the claim is then released.
         """
         try:
             inputs = await load_inputs(self._blobs, generation.spec)
-            exclusive = generation.attempts > 0
             self._engine.submit(generation.spec, recorder.put_updates, exclusive=exclusive, inputs=inputs)
         except NotFound as gone:
             if await recorder.fail(gone):
-                self.count_outcome(generation.id, Status.FAILED)
+                self.recordings.count_outcome(generation.id, Status.FAILED)
             return True
         except (Overloaded, Draining, Loading, EngineDead, StoreUnavailable):
             await self._records.release(generation, claim)
             return False
-        self.record(recorder)
+        self.recordings.record(recorder)
         return True
 
     def _unrunnable_reason(self, found: Claimed) -> FrontrunnerError | None:
@@ -370,28 +316,9 @@ class Worker:
             return NotFound("the weights that encoded its initial image are not loaded: load them or submit it again")
         return None
 
-    async def _reclaim(self, generation: Generation, claim: Claim) -> bool:
+    async def _reclaim(self, found: Claimed, claim: Claim) -> bool:
         """Continue under a new claim after the own one expired, e.g. in an outage."""
-        recorder, _ = self._recordings[generation.id]
-        if recorder.replace_claim(claim):
+        if self.recordings.recorders()[found.generation.id].replace_claim(claim, found.last_seq):
             return True
-        await self._records.release(generation, claim)
+        await self._records.release(found.generation, claim)
         return False
-
-    def _recording_done(self, generation_id: str, task: asyncio.Task[None]) -> None:
-        """A recorder ended: stored, taken over by another process, or failed."""
-        recorder, _ = self._recordings.pop(generation_id)
-        if task.cancelled() or recorder.claim_lost:
-            status = None
-        elif task.exception() is not None:
-            log.error("recording a generation failed", exc_info=task.exception())
-            status = None
-        else:
-            status = recorder.generation.status
-        if status is not None:
-            self.count_outcome(generation_id, status)
-            if recorder.regret is not None:
-                count, total = self._pruning_regrets
-                self._pruning_regrets = count + 1, total + recorder.regret
-        self._notifier.notify(generation_id)
-        self._notifier.notify(QUEUE_TOPIC)

@@ -1,30 +1,28 @@
 """Record one generation from the engine's updates to the stores.
 
-It owns the event log's format, the files and the claim. Each write extends the claim, at least every third of its
-lease; without the claim, nothing is written. One task per generation runs on the event loop; worker threads encode
-images.
+It owns the files, and when events are stored: with the start, with the end, and meanwhile only where another replica
+follows. The supervisor extends the claim; without it, nothing is written. One task per generation runs on the event
+loop; worker threads encode images.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-
-from app import imaging
-from app.domain import EventKind, Failure, Generation, Progress, Status
-from app.engine.notices import shortfall_notices
+from app.domain import Failure, Generation, Progress, Status
 from app.engine.protocols import (
     Cancelled,
     Failed,
     Outcome,
+    Previewed,
     Started,
     Stepped,
     Succeeded,
@@ -33,12 +31,12 @@ from app.engine.protocols import (
 from app.errors import AllFlagged, EngineDead, FrontrunnerError, SafetyUnavailable, SigningFailed, StoreUnavailable
 from app.service.candidates.generation_guards import GenerationGuards
 from app.service.candidates.guards import ImageGuards
-from app.service.candidates.images import resized
-from app.service.candidates.keys import arrays_key, blob_prefix, file_metadata, image_key, truncation_notices
+from app.service.candidates.keys import blob_prefix
 from app.service.candidates.safety import GenerationSafety
 from app.service.candidates.sealing import FileSealer
-from app.service.candidates.upscaling import UPSCALED
-from app.service.generations.event_log import PreviewSafety, event_lines, progress_after, wait_until_set
+from app.service.generations.event_log import PreviewSafety, event_lines, progress_after
+from app.service.generations.recording.final_record import build_final, closing_line
+from app.service.generations.recording.live_log import LiveLog
 from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
 
@@ -47,16 +45,28 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIN_WRITE_INTERVAL_S = 0.1
-"""Minimum seconds between log writes, so that progress stays cheap."""
+"""Minimum seconds between additions to the log, so that progress stays cheap."""
 
 STEP_WRITE_INTERVAL_S = 1.0
-"""The same for steps alone, while no client of this process follows the log."""
+"""The same for steps alone, while no client follows the log."""
 
 STARTED_WRITE_DELAY_S = 0.05
-"""Maximum seconds until the start is logged; takeovers count started attempts.
+"""Maximum seconds until the log shows the start."""
 
-Shorter generations are written once, without taking CPU time from device calls.
+START_STORE_DELAY_S = 0.25
+"""Seconds until a first start is stored: shorter generations are stored once.
+
+Takeovers count stored starts, so those after a loss are stored at once.
 """
+
+PROGRESS_RETRY_S = 1.0
+"""Seconds until progress is stored again after an outage."""
+
+WATCHED_STORE_INTERVAL_S = 0.5
+"""Minimum seconds between writes of progress that another replica follows."""
+
+MAX_UNSTORED_BYTES = 4 * 2**20
+"""Events in memory are stored when they take more."""
 
 STORE_RETRY_DELAYS_S = (0.2, 0.5, 1, 2, *[5] * 48)
 """Delays between attempts to store a result during an outage."""
@@ -68,7 +78,8 @@ STUCK_S = 8.0
 class GenerationRecorder:
     """Records the engine's updates until the generation is final or taken over.
 
-    `on_write` is called after each write. `is_followed` says whether a client follows the log here. `stuck` is set
+    `log` holds events that are not stored yet, numbered after `last_seq`. `on_write` is called when it grows.
+    `is_followed` says whether a client follows the log here. `stuck` is set
     while the result cannot be stored. If the engine dies, a `durable` generation is left to other processes; any
     other one fails, since only its waiting caller knows it. Previews include images only with `preview_images`:
     encoding costs as much as a returned image.
@@ -78,6 +89,7 @@ class GenerationRecorder:
         self,
         generation: Generation,
         claim: Claim,
+        last_seq: int,
         records: GenerationStore,
         blobs: BlobStore,
         *,
@@ -91,12 +103,14 @@ class GenerationRecorder:
         is_followed: Callable[[str], bool],
         durable: bool,
         preview_images: bool,
+        start_delay_s: float = START_STORE_DELAY_S,
     ) -> None:
         self.generation = generation
         self.regret: float | None = None
         self.claim_lost = False
         self.stuck = asyncio.Event()
-        self._claim = claim
+        self.log = LiveLog(last_seq, clock)
+        self.claim = claim
         self._records = records
         self._blobs = blobs
         self._clock = clock
@@ -109,33 +123,66 @@ class GenerationRecorder:
         self._is_followed = is_followed
         self._durable = durable
         self._preview_images = preview_images
+        self._start_delay_s = start_delay_s
         self._finishing = False
-        self._last_write = 0.0
+        self._watched = False
+        self._made = self._stored_at = time.monotonic()
+        self._start_due: float | None = None
+        self._store_after = 0.0
+        self._storing = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
 
     def put_updates(self, updates: Sequence[Update]) -> None:
         """The engine's sink of updates."""
         self._updates.put_nowait(updates)
 
-    def replace_claim(self, claim: Claim) -> bool:
+    @property
+    def age_s(self) -> float:
+        """Seconds since this process took the generation."""
+        return time.monotonic() - self._made
+
+    @property
+    def has_stored_start(self) -> bool:
+        """Whether it runs, and no crash can make it look as if it had not begun."""
+        return self.generation.status is Status.RUNNING and self._start_due is None
+
+    def replace_claim(self, claim: Claim, last_seq: int) -> bool:
         """Continue under a new claim; False if this recorder gave up."""
         if not self.claim_lost:
-            self._claim = claim
+            self.claim = claim
+            self.log.continue_after(last_seq)
         return not self.claim_lost
+
+    def lose_claim(self) -> None:
+        """Give up: another process ended the generation, or took it over.
+
+        Does nothing while the result is being stored, since that finds out itself.
+        """
+        if not self._finishing and not self.claim_lost:
+            self._give_up()
+
+    def set_watched(self, *, watched: bool) -> None:
+        """Whether another replica follows the progress."""
+        self._watched, wake = watched, watched and not self._watched
+        if wake:
+            self.put_updates(())
+
+    def _give_up(self) -> None:
+        self.claim_lost = True
+        self._cancel(self.generation.id)
+        self._on_write(self.generation.id)
 
     async def run(self) -> None:
         """Record until the generation is final, deleted or taken over."""
-        self._last_write = asyncio.get_running_loop().time()  # the claim is new
         final = False
         while not final:
             updates = await self._next_updates()
             final = bool(updates) and isinstance(updates[-1], Succeeded | Failed | Cancelled)
             if self.claim_lost:
                 continue
-            claimed = await (self._finish(updates) if final else self._append_progress(updates))
+            claimed = await (self._finish(updates) if final else self._record_progress(updates))
             if not claimed:
-                self.claim_lost = True
-                self._cancel(self.generation.id)
+                self._give_up()
             self._on_write(self.generation.id)
 
     async def release_claim(self) -> None:
@@ -145,8 +192,7 @@ class GenerationRecorder:
         """
         if self._finishing or self.claim_lost:
             return
-        self.claim_lost = True
-        self._cancel(self.generation.id)
+        self._give_up()
         started = self.generation.status is Status.RUNNING
         await self._release(self.generation.attempts - started)
 
@@ -154,57 +200,85 @@ class GenerationRecorder:
         """End it without running; False if the claim was lost."""
         failure = Failure(error.code, error.detail)
         self.generation = replace(self.generation, status=Status.FAILED, finished=self._clock(), failure=failure)
-        claimed = await self._records.save(self.generation, [closing_line(self.generation)], self._claim)
+        claimed = await self._records.save(self.generation, [closing_line(self.generation)], self.claim)
         self._on_write(self.generation.id)
         return claimed
 
     async def _release(self, attempts: int) -> None:
         queued = replace(self.generation, status=Status.QUEUED, started=None, attempts=attempts, progress=Progress())
         try:
-            await self._records.release(queued, self._claim)
+            async with self._storing:
+                await self._records.release(queued, self.claim, self.log.unstored())
         except StoreUnavailable:
             log.warning("claim not released: it must expire first", extra={"generation": self.generation.id})
 
     async def _next_updates(self) -> list[Update]:
-        """A batch of updates; empty when the claim is due for extension."""
+        """A batch of updates; empty when something is due to be stored."""
         clock = asyncio.get_running_loop().time
         updates: list[Update] = []
-        until = clock() + self._claim.lease_s / 3
+        until = clock() + due if (due := self._due_s()) is not None else None
         while not (updates and isinstance(updates[-1], Succeeded | Failed | Cancelled)):
             try:
-                batch = await asyncio.wait_for(self._updates.get(), max(0.0, until - clock()))
+                async with asyncio.timeout_at(until):
+                    batch = await self._updates.get()
             except TimeoutError:
                 break
-            until = min(until, clock() + self._write_delay_s(batch))
+            if not batch:  # woken
+                until = clock()
+                continue
+            until = min(until or math.inf, clock() + self._write_delay_s(batch))
             updates += batch
         return updates
+
+    def _due_s(self) -> float | None:
+        """Seconds until something is to be stored; None if nothing is."""
+        if self._finishing or self.claim_lost:
+            return None
+        now, due = time.monotonic(), math.inf
+        if self._start_due is not None:
+            due = self._start_due - now
+        if self._watched and not self.log.is_stored:
+            due = min(due, self._stored_at + WATCHED_STORE_INTERVAL_S - now)
+        if self.log.bytes > MAX_UNSTORED_BYTES:
+            due = 0.0
+        return max(0.0, due, self._store_after - now) if due < math.inf else None
 
     def _write_delay_s(self, updates: Sequence[Update]) -> float:
         """Seconds that the updates may wait for others."""
         if any(isinstance(u, Started) for u in updates):
             return STARTED_WRITE_DELAY_S
-        if all(isinstance(u, Stepped) for u in updates) and not self._is_followed(self.generation.id):
+        followed = self._watched or self._is_followed(self.generation.id)
+        if not followed and all(isinstance(u, Stepped) for u in updates):
             return STEP_WRITE_INTERVAL_S
         return MIN_WRITE_INTERVAL_S
 
-    async def _append_progress(self, updates: Sequence[Update]) -> bool:
-        """Append progress; False if the claim was lost. Outages only lose events."""
-        started = any(isinstance(u, Started) for u in updates)
-        if started:
+    async def _record_progress(self, updates: Sequence[Update]) -> bool:
+        """Show progress, and store what is due; False if the claim was lost."""
+        if any(isinstance(u, Started) for u in updates):
             self._start()
+            self._start_due = time.monotonic() + self._start_delay_s
         self.generation = replace(self.generation, progress=progress_after(updates, self.generation.progress))
-        async with self._claim_kept():
-            await self._inspect(updates)
-        lines = await asyncio.to_thread(self._lines, updates)
-        try:
-            if started:
-                claimed = await self._records.save(self.generation, lines, self._claim)
-            else:
-                claimed = await self._records.append(self.generation.id, lines, self._claim, self.generation.progress)
-        except StoreUnavailable:
-            log.warning("progress not stored: the store is unavailable", extra={"generation": self.generation.id})
-            return True
-        self._last_write = asyncio.get_running_loop().time()
+        await self._inspect(updates)
+        self.log.show(self.log.number(await self._lines(updates)))
+        return True if self._due_s() != 0.0 else await self._store_progress()
+
+    async def _store_progress(self) -> bool:
+        """Store the log so far; False if the claim was lost. Outages only delay it."""
+        async with self._storing:
+            lines, self._stored_at = self.log.unstored(), time.monotonic()
+            try:
+                if self._start_due is not None:
+                    claimed = await self._records.save(self.generation, lines, self.claim)
+                else:
+                    progress = self.generation.progress
+                    claimed = await self._records.append(self.generation.id, lines, self.claim, progress)
+            except StoreUnavailable:
+                log.warning("progress not stored: the store is unavailable", extra={"generation": self.generation.id})
+                self._store_after = time.monotonic() + PROGRESS_RETRY_S
+                return True
+            self._start_due = None
+            if claimed:
+                self.log.mark_stored(lines)
         return claimed
 
     def _start(self) -> None:
@@ -223,15 +297,15 @@ class GenerationRecorder:
         if any(isinstance(u, Started) for u in updates):
             self._start()
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
-        async with self._claim_kept():
-            await self._inspect(updates)
-            if isinstance(last, Succeeded):
-                updates = [*updates[:-1], await self._judged(last.outcome)]
-            try:
-                self.generation, files, lines = await self._build(updates)
-            except SigningFailed as error:
-                self.generation, files, lines = await self._build([*updates[:-1], Failed(error)])
-            return await self._retried(lambda: self._store(files, lines))
+        await self._inspect(updates)
+        if isinstance(last, Succeeded):
+            updates = [*updates[:-1], await self._judged(last.outcome)]
+        try:
+            self.generation, files, lines = await self._build(updates)
+        except SigningFailed as error:
+            self.generation, files, lines = await self._build([*updates[:-1], Failed(error)])
+        numbered = self.log.number(lines)
+        return await self._retried(lambda: self._store(files, numbered))
 
     async def _inspect(self, updates: Sequence[Update]) -> None:
         await self._guards.inspect(updates)
@@ -246,7 +320,13 @@ class GenerationRecorder:
             return Failed(error)
         return Succeeded(await self._finisher(self.generation, safe, self._guards))
 
-    def _lines(self, updates: Sequence[Update]) -> list[NewEvent]:
+    async def _lines(self, updates: Sequence[Update]) -> list[NewEvent]:
+        """The events of updates; a thread encodes previews."""
+        if any(isinstance(u, Previewed) for u in updates):
+            return await asyncio.to_thread(self._encoded_lines, updates)
+        return self._encoded_lines(updates)
+
+    def _encoded_lines(self, updates: Sequence[Update]) -> list[NewEvent]:
         attempts, mode = self.generation.attempts, self.generation.spec.safety
         return event_lines(updates, attempts, self._preview_images, PreviewSafety(mode, self._safety.previewed))
 
@@ -255,29 +335,10 @@ class GenerationRecorder:
 
         Raises SigningFailed, and StoreUnavailable after retries.
         """
-        build = partial(_build_final, self.generation, updates, self._clock(), self._lines)
+        build = partial(build_final, self.generation, updates, self._clock(), self._encoded_lines)
         generation, files, lines = await asyncio.to_thread(build)
         sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))
         return generation, sealed, lines
-
-    @asynccontextmanager
-    async def _claim_kept(self) -> AsyncIterator[None]:
-        """Extend the claim during this block, which may take longer than the lease."""
-        done = asyncio.Event()
-        keep_alive = asyncio.create_task(self._keep_claim_alive(done))
-        try:
-            yield
-        finally:
-            done.set()
-            await keep_alive
-
-    async def _keep_claim_alive(self, stored: asyncio.Event) -> None:
-        """Extend the claim until `stored` is set."""
-        while not stored.is_set():
-            await wait_until_set(stored, self._claim.lease_s / 3)
-            with suppress(StoreUnavailable):
-                if not stored.is_set() and await self._records.append(self.generation.id, (), self._claim):
-                    self._last_write = asyncio.get_running_loop().time()
 
     async def _retried(self, action: Callable[[], Awaitable[T]]) -> T:
         """The result of an action, which is repeated while a store is unavailable."""
@@ -310,75 +371,10 @@ class GenerationRecorder:
 
     async def _write(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
         """Write the files before the record that refers to them."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._last_write > self._claim.lease_s / 2:
-            if not await self._records.append(self.generation.id, (), self._claim):
-                return False
-            self._last_write = loop.time()
         await asyncio.gather(*(self._blobs.put(key, data) for key, data in files.items()))
         if self.generation.attempts > 1:
             await self._blobs.delete_unfinished(blob_prefix(self.generation.id))
-        return await self._records.save(self.generation, lines, self._claim)
-
-
-def _build_final(
-    generation: Generation,
-    updates: Sequence[Update],
-    now: float,
-    lines: Callable[[Sequence[Update]], list[NewEvent]],
-) -> tuple[Generation, dict[str, bytes], list[NewEvent]]:
-    """The final record, its files, and the last events."""
-    progress = progress_after(updates, generation.progress)
-    generation = replace(generation, finished=now, started=generation.started or now, progress=progress)
-    files = dict[str, bytes]()
-    last = updates[-1]
-    if isinstance(last, Succeeded):
-        generation, files = _succeeded(generation, last.outcome)
-    elif isinstance(last, Failed):
-        failure = Failure(last.error.code, last.error.detail)
-        generation = replace(generation, status=Status.FAILED, failure=failure)
-    else:
-        generation = replace(generation, status=Status.CANCELLED)
-    return generation, files, [*lines(updates[:-1]), closing_line(generation)]
-
-
-def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
-    generation = replace(
-        generation,
-        status=Status.SUCCEEDED,
-        candidates=outcome.candidates,
-        margin=outcome.margin,
-        margin_error=outcome.margin_error,
-        low_confidence=outcome.low_confidence,
-        stopped=outcome.stopped,
-        agreement=outcome.agreement,
-        judged=outcome.judged,
-        referee=outcome.referee,
-        warnings=(*generation.warnings, *outcome.notices, *shortfall_notices(generation.spec, outcome.candidates)),
-        timings=outcome.timings,
-        work=outcome.work,
-    )
-    output_format = generation.output_format
-    upscaler = next((n.data["upscaler"] for n in generation.warnings if n.code == UPSCALED), None)
-    metadata = {c.index: file_metadata(generation, c, upscaler) for c in generation.best}
-    generation = replace(
-        generation, warnings=(*generation.warnings, *truncation_notices(output_format, metadata.values()))
-    )
-    files = {
-        image_key(generation.id, c.index, output_format): imaging.encode(
-            resized(outcome.images[c.index], generation), output_format, metadata[c.index]
-        )
-        for c in generation.best
-    }
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"embeddings": outcome.embeddings, "latents": outcome.latents, **outcome.members}
-    np.savez(buffer, **arrays)
-    return generation, {**files, arrays_key(generation.id): buffer.getvalue()}
-
-
-def closing_line(generation: Generation) -> NewEvent:
-    """The event that closes the log; the record holds the result."""
-    data: dict[str, Any] = {"status": str(generation.status)}
-    if generation.failure is not None:
-        data["failure"] = {"code": generation.failure.code, "detail": generation.failure.detail}
-    return NewEvent(EventKind(str(generation.status)), data)
+        claimed = await self._records.save(self.generation, [*self.log.unstored(), *lines], self.claim)
+        if claimed:
+            self.log.show(lines)
+        return claimed

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from app.domain import Event, Failure, Generation, Status
 from app.engine.protocols import Engine, EngineStats
-from app.errors import Draining, Interrupted, NotFound, NotReady, StoreUnavailable
+from app.errors import Interrupted, NotFound, NotReady, StoreUnavailable
 from app.service import auth
 from app.service.auth import can_view, current_owner
 from app.service.candidates.guards import ImageGuards
@@ -24,11 +24,12 @@ from app.service.candidates.sealing import FileSealer
 from app.service.candidates.upscaling import ImageUpscaler
 from app.service.generations.admission import Admission
 from app.service.generations.attendance import Attendance
-from app.service.generations.event_log import QUEUE_TOPIC, EventLogReader, Notifier, wait_until_set
+from app.service.generations.event_log import QUEUE_TOPIC, Notifier
 from app.service.generations.orphaned_files import Orphans, erase_generation
 from app.service.generations.pruning_policy import PruningPlanner, PruningPolicy
 from app.service.generations.queue_worker import LeasePolicy, Worker
-from app.service.generations.recorder import closing_line
+from app.service.generations.recording.final_record import closing_line
+from app.service.generations.recording.log_watcher import LogWatcher
 from app.service.ranking.ensemble import Ensembles
 from app.service.ranking.finishing import Finisher
 from app.service.types import (
@@ -46,15 +47,6 @@ from app.service.webhooks.dispatcher import WebhookPolicy
 from app.stores.protocols import BatchStore, BlobStore, GenerationStore, ListQuery, PageMark
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
 from models.protocols.upscaling import UpscalerInfo
-
-POLL_S = 0.25
-"""Seconds between log polls if another process writes without notifications."""
-
-NOTIFIED_POLL_S = 2.0
-"""Seconds between log polls despite notifications."""
-
-STORE_RETRY_S = 30.0
-"""Seconds a log watcher retries while the store is unavailable."""
 
 HANDOVER_WAIT_S = 8.0
 """Seconds that waiting requests may get a released result from another replica."""
@@ -95,13 +87,15 @@ class GenerationService:
         self._engine = engine
         self._cancel_run = cancel_run or engine.cancel
         self._records, self._blobs, self._limits = records, blobs, limits
-        self._notifier, self._log_reader = notifier or Notifier(), EventLogReader(records)
+        self._notifier = notifier or Notifier()
         self._upscaler, sealer = ImageUpscaler(engine), sealer or FileSealer()
         self.safety = safety or SafetyChecker(NO_SAFETY)
         files, leases = (self.safety, self._upscaler, sealer), lease_policy or LeasePolicy()
         finisher = Finisher(engine, self._upscaler, ensembles or Ensembles(engine))
         parts = (finisher, sealer, guards, batches, demand, self.safety)
         self._worker = Worker(engine, records, blobs, self._notifier, leases, records.clock, *parts)
+        self._recordings = self._worker.recordings
+        self._logs = LogWatcher(records, self._notifier, self._recordings, self._visible, self._has_stopped)
         self._unready, self._released_at = False, math.inf
         cut, policy = PruningPlanner(engine, pruning or PruningPolicy()), hooks or WebhookPolicy()
         checks = (limits, cut, policy, self.get, sealer, self.safety)
@@ -134,11 +128,11 @@ class GenerationService:
 
     def outcomes(self) -> Mapping[str, int]:
         """Generations this process ended, by status."""
-        return self._worker.outcomes()
+        return self._recordings.outcomes()
 
     def pruning_regrets(self) -> tuple[int, float]:
         """Number of shadow generations, and the sum of their lost gain shares."""
-        return self._worker.pruning_regrets()
+        return self._recordings.pruning_regrets()
 
     async def unready_reason(self, stats: EngineStats | None = None) -> str | None:
         """None if ready, else one of dead, loading, draining, full, store.
@@ -190,10 +184,25 @@ class GenerationService:
 
     async def get(self, generation_id: str) -> Generation:
         """The current generation. Raises NotFound, also for another owner's."""
+        generation = await self._visible(generation_id)
+        if generation.status is Status.RUNNING and self._recordings.recorder_for(generation_id) is None:
+            await self._logs.requests.ask(generation_id)
+        return self._newest(generation)
+
+    async def _visible(self, generation_id: str) -> Generation:
+        """The stored generation, without a request for progress. Raises as `get`."""
         generation = await self._records.get(generation_id)
         if generation is None or not can_view(generation.spec.owner):
             raise NotFound("there is no such generation, or it was deleted: check the id")
         return generation
+
+    def _newest(self, generation: Generation) -> Generation:
+        """A stored generation with its progress, if it runs here."""
+        recorder = None if generation.status.is_final else self._recordings.recorder_for(generation.id)
+        if recorder is None or not recorder.has_stored_start:
+            return generation
+        here = recorder.generation
+        return replace(generation, status=here.status, started=here.started, progress=here.progress)
 
     async def find(self, query: ListQuery, after: PageMark | None, limit: int) -> tuple[list[Generation], bool]:
         """The caller's own generations older than `after`, and whether more follow.
@@ -201,7 +210,7 @@ class GenerationService:
         Newest first; the query's owner is replaced.
         """
         found = await self._records.find(replace(query, owner=current_owner()), after, limit + 1)
-        return found[:limit], len(found) > limit
+        return [self._newest(each) for each in found[:limit]], len(found) > limit
 
     def queue_position(self, generation: Generation) -> QueuePosition:
         """Earlier candidates still here, and the estimated seconds to the result."""
@@ -217,10 +226,9 @@ class GenerationService:
             return await self._wait(generation_id)
 
     async def _wait(self, generation_id: str) -> Generation:
-        generation = await self._worker.wait_ended(generation_id)
+        generation = await self._recordings.wait_ended(generation_id)
         if generation is None:
-            async for _ in self._watch(generation_id, 0, HANDOVER_WAIT_S):
-                pass
+            await self._logs.wait_ended(generation_id, HANDOVER_WAIT_S)
             generation = await self.get(generation_id)
         auth.settle_charge(generation.delivered)
         return generation
@@ -233,17 +241,14 @@ class GenerationService:
         """
         generation = await self.get(generation_id)
         with self._attendance.following(generation):
-            async for event in self._watch(generation_id, after, 0.0):
+            async for event in self._logs.follow(generation_id, after, 0.0):
                 yield self.safety.shown(event, generation.spec.safety)
 
-    async def stored_events(self, generation_id: str, after: int = 0) -> list[Event]:
-        """Events after `after` that are stored now. Raises NotFound, StoreUnavailable."""
-        mode = (await self.get(generation_id)).spec.safety
-        found: list[Event] = []
-        while page := await self._records.events(generation_id, after):
-            found += [self.safety.shown(event, mode) for event in page]
-            after = page[-1].seq
-        return found
+    async def known_events(self, generation_id: str, after: int = 0) -> list[Event]:
+        """Events after `after` that are known now. Raises NotFound, StoreUnavailable."""
+        generation = await self.get(generation_id)
+        found = await self._logs.known(generation, after)
+        return [self.safety.shown(event, generation.spec.safety) for event in found]
 
     async def log_is_complete(self, generation_id: str, after: int) -> bool:
         """Whether the log ends at event `after` or before; if not, record the client.
@@ -256,47 +261,6 @@ class GenerationService:
         if generation.attended:
             await self._records.record_attendance(generation_id)
         return False
-
-    async def _watch(self, generation_id: str, after: int, handover_wait_s: float) -> AsyncIterator[Event]:
-        """`watch`; a stopping replica watches another for `handover_wait_s`."""
-        ended = (await self.get(generation_id)).status.is_final
-        idle, unavailable_since = False, None
-        while True:
-            changed = self._notifier.subscribe(generation_id)
-            claimed_here = self._worker.recorder_for(generation_id) is not None
-            try:
-                events = await self._log_reader.read(generation_id, after, changed)
-                unavailable_since = None
-            except StoreUnavailable:
-                unavailable_since = unavailable_since or time.monotonic()
-                if time.monotonic() - unavailable_since > STORE_RETRY_S:
-                    raise
-                await asyncio.sleep(POLL_S)
-                continue
-            for event in events:
-                yield event
-                after = event.seq
-                if event.kind.is_final:
-                    return
-            if events:
-                idle = False
-                continue
-            if ended:
-                return
-            self._worker.check_stored(generation_id)
-            if not claimed_here and time.monotonic() > self._released_at + handover_wait_s:
-                raise Draining("this replica is stopping and another one continues the generation: retry")
-            ended = idle and await self._is_final(generation_id)
-            idle = True
-            if not ended:
-                await wait_until_set(changed, NOTIFIED_POLL_S if claimed_here or self._records.notifies else POLL_S)
-
-    async def _is_final(self, generation_id: str) -> bool:
-        """Whether it is final; False in a store outage. Raises NotFound."""
-        try:
-            return (await self.get(generation_id)).status.is_final
-        except StoreUnavailable:
-            return False
 
     async def image(
         self, generation_id: str, index: int, output_format: str, size: tuple[int, int] | None = None
@@ -313,7 +277,7 @@ class GenerationService:
     async def cancel(self, generation_id: str) -> Generation:
         """Cancel it on any replica; the record stays. Raises NotFound."""
         await self.get(generation_id)
-        await self._worker.cancel(generation_id)
+        await self._recordings.cancel(generation_id)
         if not (generation := await self.get(generation_id)).status.is_final:
             await self._settle(replace(generation, status=Status.CANCELLED))
         return await self.get(generation_id)
@@ -329,7 +293,7 @@ class GenerationService:
         ended = replace(generation, finished=self._records.clock())
         settled = await self._records.settle(ended, [closing_line(ended)], unattended_s=unattended_s)
         if settled:
-            self._worker.count_outcome(ended.id, ended.status)
+            self._recordings.count_outcome(ended.id, ended.status)
             self._cancel_run(ended.id)
         self._notifier.notify(ended.id)
         return settled
@@ -337,7 +301,7 @@ class GenerationService:
     async def cancel_on_disconnect(self, generation_id: str) -> None:
         """Cancel on any replica, without a client; in a store outage it may run on."""
         with suppress(NotFound, StoreUnavailable):
-            if await self._worker.cancel(generation_id) is None:
+            if await self._recordings.cancel(generation_id) is None:
                 await self.cancel(generation_id)
 
     async def delete(self, generation_id: str) -> None:
@@ -384,15 +348,19 @@ class GenerationService:
         """Report unready so balancers stop; requests are still served."""
         self._unready = True
 
+    def _has_stopped(self, seconds: float) -> bool:
+        """Whether the claims were released that long ago."""
+        return time.monotonic() > self._released_at + seconds
+
     async def release_claims(self) -> None:
         """Release unfinished generations, and send their watchers to other replicas."""
         self._released_at = min(self._released_at, time.monotonic())
-        await self._worker.release_claims()
+        await self._recordings.release_claims()
         self._notifier.notify_all()
 
     async def close(self) -> None:
         """Wait for recorders; close the engine first."""
-        await self._worker.close(CLOSE_TIMEOUT_S)
+        await self._recordings.close(CLOSE_TIMEOUT_S)
 
     async def _erase(self, generation_id: str) -> None:
         await erase_generation(self._records, self._blobs, generation_id)

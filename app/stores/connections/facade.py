@@ -8,7 +8,7 @@ few commits but never corrupts the file (synchronous = NORMAL).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.errors import StoreUnavailable
+from app.stores.connections.grouped import GroupedWrites
 from app.stores.connections.pools import Pool, PostgresqlPool, SqlitePool
 from app.stores.connections.server import DatabaseOptions, PostgresqlServer, notify_statement
 from app.stores.instrumentation import StoreInstruments
@@ -45,6 +46,7 @@ class Connections:
         self._driver_errors: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
         self._reader: Pool
         self._writer: Pool
+        self._grouped: GroupedWrites
 
     @classmethod
     async def open(cls, url: URL, options: DatabaseOptions) -> Self:
@@ -66,6 +68,7 @@ class Connections:
             connections._writer = SqlitePool(connections._url, 1, "BEGIN IMMEDIATE")
             reader = connections._writer if in_memory else SqlitePool(connections._url, SQLITE_READERS, "BEGIN")
             connections._reader = reader
+        connections._grouped = GroupedWrites(connections._writer.run, connections._driver_errors)
         return connections
 
     @property
@@ -75,19 +78,22 @@ class Connections:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one snapshot, maybe in a thread. Raises StoreUnavailable."""
-        return await self._run("database_read", self._reader, work)
+        return await self._run("database_read", self._reader.run, work)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, grouped: bool = False) -> T:
         """Run `work` in a transaction, and return its result after the commit.
 
-        Any error that `work` raises rolls it back. Raises StoreUnavailable.
+        Any error that `work` raises rolls it back. A `grouped` one may share its transaction, and may run twice: see
+        `grouped`. Raises StoreUnavailable.
         """
-        return await self._run("database_write", self._writer, work)
+        return await self._run("database_write", self._grouped.write if grouped else self._writer.run, work)
 
-    async def _run(self, operation: str, pool: Pool, work: Callable[[Connection], T]) -> T:
+    async def _run(
+        self, operation: str, run: Callable[[Callable[[Connection], T]], Awaitable[T]], work: Callable[[Connection], T]
+    ) -> T:
         try:
             with self.instruments.measure(operation), self._typed():
-                return await pool.run(work)
+                return await run(work)
         except (DataError, IntegrityError) as error:  # a faulty statement: the store itself is healthy
             raise StoreUnavailable(
                 "the database rejected the write; check the server's log for the constraint"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from app.errors import StoreUnavailable
 
@@ -18,6 +20,9 @@ BUSY_TIMEOUT_S = 10.0
 
 COMMAND_TIMEOUT_S = 15.0
 """Timeout of one PostgreSQL statement, and of waiting for a free connection."""
+
+IDLE_S = 1.0
+"""Seconds without use until a PostgreSQL connection is tested at checkout."""
 
 T = TypeVar("T")
 
@@ -46,12 +51,13 @@ class PostgresqlPool:
         self._engine = create_async_engine(
             url,
             async_creator=connect,
-            pool_pre_ping=True,
             pool_size=size,
             max_overflow=0,
             pool_timeout=COMMAND_TIMEOUT_S,
             connect_args={} if kept else {"prepared_statement_cache_size": 0},
         )
+        event.listen(self._engine.sync_engine, "checkout", _check_idle)
+        event.listen(self._engine.sync_engine, "checkin", _note_use)
         # The dialect looks up JSON types outside a transaction, which fails behind a pooler; no JSON type is used.
         self._engine.dialect.setup_asyncpg_json_codec = _no_codec  # type: ignore[attr-defined]
         self._engine.dialect.setup_asyncpg_jsonb_codec = _no_codec  # type: ignore[attr-defined]
@@ -100,6 +106,19 @@ class SqlitePool:
 def _transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
+
+
+def _check_idle(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+    """Replace a connection that was lost while nothing used it."""
+    if time.monotonic() - record.info.get("used", -IDLE_S) >= IDLE_S:
+        try:
+            connection.ping()
+        except Exception as error:
+            raise DisconnectionError from error
+
+
+def _note_use(_: object, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
 
 
 def _configure(connection: Any, _: object) -> None:

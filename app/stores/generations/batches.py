@@ -126,8 +126,8 @@ class SqlBatchStore:
         take = (
             update(generations)
             .where(table.id == generation_id, table.status.in_(OPEN), free)
-            .values(claims=table.claims + 1, **self._rows.lease(claim))
-            .returning(table.record, table.claims, table.batch)
+            .values(self._rows.takeover(claim))
+            .returning(table.record, table.claims, table.last_seq, table.batch)
         )
         now = self._records.clock()
 
@@ -136,7 +136,7 @@ class SqlBatchStore:
             if row is None:
                 return None
             connection.execute(update(batches).where(batches.c.id == row.batch).values(served=now))
-            return Claimed(codec.decode(row.record), row.claims)
+            return Claimed(codec.decode(row.record), row.claims, row.last_seq)
 
         return await self._connections.write(write)
 
@@ -162,7 +162,7 @@ class SqlBatchStore:
         def write(connection: Connection) -> None:
             for one in ended:
                 columns = codec.columns(one)
-                self._rows.advance(connection, one.id, columns, lines, waiting, delivered=one.delivered, closes=False)
+                self._rows.advance(connection, one.id, columns, lines, waiting, one.id, one.delivered, closes=False)
             for batch_id in {one.batch for one in ended if one.batch is not None}:
                 batch_rows.close_batch(connection, batch_id, self._records.clock())
 

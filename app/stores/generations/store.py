@@ -23,6 +23,7 @@ from sqlalchemy import (
     Executable,
     Row,
     and_,
+    bindparam,
     func,
     make_url,
     or_,
@@ -52,6 +53,7 @@ from app.stores.protocols import (
     Claim,
     Claimable,
     Claimed,
+    Held,
     IdempotencyMatch,
     KeyRecord,
     ListQuery,
@@ -139,12 +141,14 @@ class SqlGenerationStore:
             self.rows.insert(connection, generation, lines, claim)
             if key is not None:
                 self.rows.take_key(connection, key, generation.id)
-            self.rows.notify(connection, "" if claim is None else generation.id)
+            if claim is None:
+                self.rows.notify(connection, "")
             return charge_quota(connection, generation.id, charge) if charge is not None else None
 
         while True:
             try:
-                return await self._connections.write(insert_all)
+                alone = key is not None or charge is not None or room is not None
+                return await self._connections.write(insert_all, grouped=not alone)
             except QuotaRefused as refused:
                 return refused.usage
             except KeyTaken:
@@ -164,21 +168,62 @@ class SqlGenerationStore:
 
     async def save(self, generation: Generation, lines: Sequence[NewEvent], claim: Claim) -> bool:
         """See GenerationStore."""
-        columns = codec.columns(generation) | self.rows.lease(None if generation.status.is_final else claim)
-        delivered = generation.delivered if generation.status.is_final else None
-        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, delivered=delivered)
+        ends, columns = generation.status.is_final, codec.columns(generation)
+        notify, delivered = (generation.id, generation.delivered) if ends else (None, None)
+        refunds = delivered is not None and delivered < generation.spec.n_candidates
+
+        def write(connection: Connection) -> bool:
+            return self.rows.advance_own(connection, generation.id, claim, columns, lines, notify, delivered, ends=ends)
+
+        return await self._connections.write(write, grouped=generation.batch is None and not refunds)
 
     async def append(
         self, generation_id: str, lines: Sequence[NewEvent], claim: Claim, progress: Progress | None = None
     ) -> bool:
         """See GenerationStore."""
-        columns = self.rows.lease(claim) | (codec.progress_columns(progress) if progress is not None else {})
-        return await self._write(generation_id, columns, lines, generations.c.claim == claim.token)
+        columns = codec.progress_columns(progress) if progress is not None else {}
+        return await self._connections.write(
+            lambda connection: self.rows.advance_own(connection, generation_id, claim, columns, lines), grouped=True
+        )
 
-    async def release(self, generation: Generation, claim: Claim) -> bool:
+    async def prolong(self, held: Mapping[str, tuple[Claim, Progress]]) -> set[str]:
+        """See GenerationStore."""
+        tokens = [claim.token for claim, _ in held.values()]
+        lease_s = max(claim.lease_s for claim, _ in held.values())
+        row = generations.c
+        extend = (
+            update(generations)
+            .where(row.id.in_(list(held)), row.claim.in_(tokens))
+            .values(lease_until=self.rows.now() + lease_s)
+            .returning(row.id)
+        )
+
+        def write(connection: Connection) -> set[str]:
+            kept = {found.id for found in connection.execute(extend)}
+            told = [{"of": name, **codec.progress_columns(held[name][1])} for name in sorted(kept)]
+            if told:
+                connection.execute(update(generations).where(row.id == bindparam("of")), told)
+            return kept
+
+        return await self._connections.write(write, grouped=True)
+
+    async def look(self, generation_ids: Collection[str], span_s: float) -> dict[str, Held]:
+        """See GenerationStore."""
+        row = generations.c
+        watched = func.coalesce(row.watched.between(self.rows.now() - span_s, self.rows.now()), False)
+        query = select(row.id, row.claim, watched.label("wanted")).where(row.id.in_(list(generation_ids)))
+        return {found.id: Held(found.claim, bool(found.wanted)) for found in await self._read(query)}
+
+    async def record_watch(self, generation_id: str) -> None:
+        """See GenerationStore."""
+        row = generations.c
+        asked = update(generations).where(row.id == generation_id, row.status.in_(OPEN))
+        await self._connections.write(lambda connection: connection.execute(asked.values(watched=self.rows.now())))
+
+    async def release(self, generation: Generation, claim: Claim, lines: Sequence[NewEvent] = ()) -> bool:
         """See GenerationStore."""
         columns = codec.columns(generation) | self.rows.lease(None) | {"claims": generations.c.claims - 1}
-        return await self._write(generation.id, columns, (), generations.c.claim == claim.token, notify="")
+        return await self._write(generation.id, columns, lines, generations.c.claim == claim.token, notify="")
 
     async def settle(
         self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
@@ -187,7 +232,8 @@ class SqlGenerationStore:
         columns = codec.columns(generation) | self.rows.lease(None)
         lapsed = true() if unattended_s is None else unattended(self.rows.now(), unattended_s)
         allowed = and_(generations.c.status.in_(OPEN), lapsed)
-        return await self._write(generation.id, columns, lines, allowed, delivered=generation.delivered)
+        told = {"notify": generation.id, "delivered": generation.delivered, "skip": True}
+        return await self._write(generation.id, columns, lines, allowed, **told)
 
     async def _write(
         self,
@@ -195,12 +241,11 @@ class SqlGenerationStore:
         columns: Mapping[str, Any],
         lines: Sequence[NewEvent],
         allowed: ColumnElement[bool],
-        notify: str | None = None,
-        delivered: int | None = None,
+        **told: Any,
     ) -> bool:
         """See `RowWriter.advance`."""
         return await self._connections.write(
-            lambda connection: self.rows.advance(connection, generation_id, columns, lines, allowed, notify, delivered)
+            lambda connection: self.rows.advance(connection, generation_id, columns, lines, allowed, **told)
         )
 
     async def record_attendance(self, generation_id: str) -> None:
@@ -237,11 +282,11 @@ class SqlGenerationStore:
         claim_oldest = (
             update(generations)
             .where(table.id == mine, table.candidates <= room)
-            .values(claims=table.claims + 1, **self.rows.lease(claim))
-            .returning(table.record, table.claims)
+            .values(self.rows.takeover(claim))
+            .returning(table.record, table.claims, table.last_seq)
         )
         row = await self._connections.write(lambda connection: connection.execute(claim_oldest).first())
-        return Claimed(codec.decode(row.record), row.claims) if row is not None else None
+        return Claimed(codec.decode(row.record), row.claims, row.last_seq) if row is not None else None
 
     async def find_idempotent(self, owner: str, key: str) -> IdempotencyMatch | None:
         """See GenerationStore."""

@@ -11,10 +11,15 @@ from app.domain import Event, EventKind, Generation, Progress, Status
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to append; the store assigns its number and time."""
+    """An event to append; without a `seq`, the store assigns number and time.
+
+    Events with a number follow all stored ones; either all of a write have one, or none.
+    """
 
     kind: EventKind
     data: Mapping[str, Any]
+    seq: int | None = None
+    created: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,23 @@ class Claim:
 class Claimed:
     """A claimed generation, with the number of its claims so far.
 
-    The claim at submit counts; released claims do not.
+    The claim at submit counts; released claims do not. Events of this claim have numbers above `last_seq`.
     """
 
     generation: Generation
     claims: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process finds in the row of a generation that it runs.
+
+    `claim` is the token of the current claim. `watched` says whether another replica asked for progress.
+    """
+
+    claim: str | None
+    watched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +165,27 @@ class GenerationStore(Protocol):
         Returns False as `save` does.
         """
 
-    async def release(self, generation: Generation, claim: Claim) -> bool:
-        """Replace the record and release the claim. Returns False as `save` does."""
+    async def prolong(self, held: Mapping[str, tuple[Claim, Progress]]) -> set[str]:
+        """Extend claims and set the progress, by generation; return those still held."""
+
+    async def look(self, generation_ids: Collection[str], span_s: float) -> dict[str, Held]:
+        """Claims of these generations, and whether one was watched within `span_s`."""
+
+    async def record_watch(self, generation_id: str) -> None:
+        """Ask the process that runs an open generation to store its progress soon."""
+
+    async def release(self, generation: Generation, claim: Claim, lines: Sequence[NewEvent] = ()) -> bool:
+        """Replace the record, append events, and release the claim.
+
+        Returns False as `save` does.
+        """
 
     async def settle(
         self, generation: Generation, lines: Sequence[NewEvent], *, unattended_s: float | None = None
     ) -> bool:
         """End it, regardless of claims; False if deleted or already final.
 
+        The numbers of `lines` are above those that a process which runs it may have shown.
         With `unattended_s`, only if no client has followed it for that many seconds.
         """
 
@@ -220,10 +250,10 @@ class GenerationStore(Protocol):
 
     @property
     def notifies(self) -> bool:
-        """Whether `listen` currently receives every write; if not, poll."""
+        """Whether `listen` currently hears of ends and of the queue; if not, poll."""
 
     async def listen(self, notify: Callable[[str], None]) -> None:
-        """Call `notify` with each written generation's id, or "" when one is claimable.
+        """Call `notify` with ids of ended generations, or "" when one is claimable.
 
         Runs until cancelled and reconnects. Returns at once if the database sends no notifications.
         """

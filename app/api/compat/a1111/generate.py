@@ -125,7 +125,7 @@ async def _respond(
 
 async def _interrupted(service: GenerationService, body: ProcessingRequest, done: Generation, job: Job) -> Response:
     """The best preview so far in the size of the result; no image if there is none."""
-    for event in await service.stored_events(done.id, job.seq):
+    for event in await service.known_events(done.id, job.seq):
         job.read(event)
     detail = f"the request was interrupted after step {job.step} of {job.steps or done.spec.steps_made}"
     done = replace(done, warnings=(*done.warnings, Notice("interrupted", detail)))

@@ -38,7 +38,7 @@ async def read_progress(
     first = jobs[0]
     for job in {first, *get_jobs(request).of(current_owner())}:
         with suppress(NotFound):  # deleted meanwhile
-            for event in await service.stored_events(job.generation_id, job.seq):
+            for event in await service.known_events(job.generation_id, job.seq):
                 job.read(event)
     progress = max(MIN_PROGRESS, sum(job.share for job in jobs) / len(jobs))
     elapsed = time.time() - first.created

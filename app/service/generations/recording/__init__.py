@@ -1,0 +1,1 @@
+"""What a process keeps in memory of the generations that it runs."""
