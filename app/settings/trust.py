@@ -18,7 +18,9 @@ class TrustSettings(BaseSettings):
 
     safety: Literal["off", "flag", "veto"] = Field("off", description="safety of requests that name none; veto: all")
     safety_classifier: str = Field(
-        "open-nsfw", min_length=1, description="classifier of images: open-nsfw (extra safety), or sd-checker:FOLDER"
+        "open-nsfw",
+        min_length=1,
+        description="classifier of images: open-nsfw (extra safety), sd-checker:FOLDER, or shieldgemma-2:FOLDER",
     )
     safety_threshold: float | None = Field(
         None, ge=0, le=1, description="score above which an image is flagged; empty for the classifier's own"

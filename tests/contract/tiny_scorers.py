@@ -24,6 +24,12 @@ CHAT_TEMPLATE = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message.role }}\n"
+    "{% for part in message.content %}{% if part.type == 'image' %}"
+    "<start_of_image>{% else %}{{ part.text }}{% endif %}{% endfor %}<end_of_turn>\n"
+    "{% endfor %}<start_of_turn>model\n"
+)
 
 
 def _words(folder: Path, *, lower: bool) -> None:
@@ -157,6 +163,38 @@ def vision_language(folder: Path, kind: str = "Qwen2_5_VL") -> str:
         chat_template=CHAT_TEMPLATE,
     )
     return _saved(model, processor, folder)
+
+
+def shield_gemma(folder: Path) -> str:
+    """A ShieldGemma 2 that reads single characters, with its processor."""
+    torch.manual_seed(0)
+    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "\n", *(chr(code) for code in range(33, 127))]
+    tokens = transformers.GemmaTokenizer(
+        vocab={word: index for index, word in enumerate(words)}, merges=[], extra_special_tokens=marks
+    )
+    ids = {name: tokens.convert_tokens_to_ids(mark) for name, mark in marks.items()}
+    text = {"vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024}
+    vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.ShieldGemma2Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 56, "patch_size": 14},
+        mm_tokens_per_image=4,
+        boi_token_index=ids["boi_token"],
+        eoi_token_index=ids["eoi_token"],
+        image_token_index=ids["image_token"],
+        yes_token_index=words.index("Y"),
+        no_token_index=words.index("N"),
+        initializer_range=0.5,
+    )
+    processor = transformers.ShieldGemma2Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        tokens,
+        chat_template=GEMMA_TEMPLATE,
+        image_seq_length=4,
+    )
+    return _saved(transformers.ShieldGemma2ForImageClassification(config), processor, folder)
 
 
 def _qwen_tokens() -> Any:
