@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mcp import Client
+from mcp.types import CallToolResult
 from PIL import Image
 
 import app.main
@@ -24,7 +26,7 @@ from models.errors import ModelNotFound
 from models.guards.safety.synthetic import FakeClassifier
 from models.protocols.safety import SafetyInfo
 from tests.api.kit import House, events, is_problem, running, until
-from tests.api.test_mcp import _call
+from tests.api.test_mcp import _call, _with
 from tests.api.test_webhooks import listening
 from tests.safety import shown
 from tests.synthetic_models import InstrumentedGenerator
@@ -171,6 +173,10 @@ def doors(house: House, seed: int, count: int, n: int) -> Iterator[httpx.Respons
         yield house.client.get(image["url"])
     web = {"prompt": RED["prompt"], "steps": 4, "seed": seed, "frontrunner_candidates": count, "batch_size": n}
     yield house.post("/sdapi/v1/txt2img", json=web)
+    yield house.client.get("/sdapi/v1/progress")
+    yield house.post("/sdapi/v1/img2img", json={**web, "init_images": [white(64)], "denoising_strength": 1.0})
+    yield from forms(house, asked)
+    yield from tools(house, asked, made["id"])
     batch = house.post("/v1/batches", json={"requests": [asked]}).json()
     until(lambda: house.client.get(f"/v1/batches/{batch['id']}").json()["finished"])
     for index in range(count):
@@ -178,8 +184,35 @@ def doors(house: House, seed: int, count: int, n: int) -> Iterator[httpx.Respons
     with listening() as receiver:
         house.post(json={**asked, "webhook": {"url": receiver.url}})
         until(lambda: receiver.got)
+        yield httpx.Response(200, content=receiver.got[0][1], headers={"content-type": "application/json"})
         for image in json.loads(receiver.got[0][1])["data"]["data"]:
             yield house.client.get(image["url"])
+
+
+def forms(house: House, asked: dict[str, Any]) -> Iterator[httpx.Response]:
+    """Edits and variations of OpenAI's API, whose images stay near those that were sent or not."""
+    picture = ("white.png", base64.b64decode(white(64).partition(",")[2]), "image/png")
+    fields = {"prompt": asked["prompt"], "n": str(asked["n"]), "seed": str(asked["seed"]), "strength": "1"}
+    count = {"n_candidates": str(asked["n_candidates"]), "steps": "4", "response_format": "b64_json"}
+    yield house.post("/v1/images/edits", files={"image": picture}, data={**fields, **count})
+    yield house.post("/v1/images/variations", files={"image": picture}, data={**fields, **count})
+
+
+def tools(house: House, asked: dict[str, Any], made: str) -> Iterator[httpx.Response]:
+    """Images in results of MCP's tools."""
+    sampled = {key: asked[key] for key in ("prompt", "seed", "n_candidates", "n", "steps")}
+    again = {"generation": made, "n_candidates": 2, "n": 2, "strength": 0.5}
+    calls: list[tuple[str, dict[str, Any]]] = [("generate", {**sampled, "inline": True})]
+    calls += [("rerank", {"generation": made, "prompt": "red", "n": asked["n_candidates"], "inline": True})]
+    for index in range(asked["n_candidates"]):
+        calls += [("get_image", {"generation": made, "index": index})]
+        calls += [("refine", {**again, "index": index, "inline": True})]
+
+    async def ask(client: Client) -> list[CallToolResult]:
+        return [await client.call_tool(name, arguments) for name, arguments in calls]
+
+    for told in _with(house, ask):
+        yield httpx.Response(200, json=[block.data for block in told.content if block.type == "image"])
 
 
 def white(side: int) -> str:
@@ -188,7 +221,7 @@ def white(side: int) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(seed=7, count=5, n=3)
 @given(seed=st.integers(0, 1000), count=st.integers(3, 6), n=st.integers(1, 3))
 def test_no_flagged_image_leaves_by_any_door(strict: House, seed: int, count: int, n: int) -> None:
@@ -201,6 +234,10 @@ def test_the_doors_show_flagged_images_without_a_veto(open_house: House) -> None
     """What the property above would see if a door were open."""
     seen = [score for answer in doors(open_house, 7, 5, 3) for score in shown(answer)]
     assert max(seen) > LIMIT + NEAR
+    asked = {**RED, "prompt": "red", "seed": 3, "n_candidates": 5, "n": 5}
+    made = open_house.made(**asked)["id"]
+    for group in (forms(open_house, asked), tools(open_house, asked, made)):
+        assert max(score for answer in group for score in shown(answer)) > LIMIT + NEAR
 
 
 def test_tools_of_mcp_withhold_flagged_images(strict: House) -> None:
