@@ -30,6 +30,7 @@ app.add_typer(keys.app, name="keys")
 app.command()(batches.batch)
 app.command(name="list")(batches.list_)
 app.command()(provenance.verify)
+app.command()(measuring.calibrate)
 app.command()(measuring.sweep)
 app.command()(measuring.audit)
 
@@ -214,41 +215,6 @@ def rank(
     with remote.reported_errors(), service_at(url, progress) as client:
         ranked = remote.rank_files(client, prompt, negative, files, again.build_scorers(scorer), model)
         console.print(output.ranking_table(ranked, files))
-
-
-@app.command()
-def calibrate(
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with one typical prompt a line. Default: the pack's.")
-    ] = None,
-    candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates per prompt.")] = 16,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option("--guidance", "-g", min=0, max=50, help="Guidance scale of your requests. Default: the model's."),
-    ] = None,
-    steering: Annotated[
-        float | None,
-        typer.Option(metavar="SCALE", min=0.001, max=0.1, help="Also measure generations with this steering."),
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="SVG file for the reliability plot.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("calibration.json"),
-) -> None:
-    """Measure previews for pruning "auto", and the probability of a match.
-
-    Runs every prompt unpruned, previews every step and fits the final score. `FRONTRUNNER_GENERATOR`, `_SCORER` and
-    `_DEVICE` name the models. A calibration is valid for these weights only; other weights reject it. It is valid for
-    guidance within a factor of 1.5 of its own. Outside that range "auto" prunes nothing and returns a warning.
-
-    **Examples**
-
-    `frontrunner calibrate`
-
-    `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
-    """
-    from app.cli.measuring.calibrate import run_calibration
-
-    with remote.reported_errors():
-        run_calibration(prompts, candidates, guidance_scale, out, Console(), steering, plot)
 
 
 @app.command()

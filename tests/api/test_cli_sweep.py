@@ -55,6 +55,37 @@ def test_a_referee_that_is_configured_is_asked(tmp_path: Path, monkeypatch: pyte
     assert found["points"][1]["change"]["referee"] == pytest.approx(found["points"][1]["change"]["score"], abs=1e-6)
 
 
+def _of_several(tmp_path: Path, command: str, *arguments: str) -> tuple[int, str]:
+    """A command on a file of two models; the second one has previous weights."""
+    served = tmp_path / "models.toml"
+    served.write_text(
+        '[models.first]\ngenerator = "nowhere"\n'
+        '[models.second]\ngenerator = "fake"\nscorer = "fake"\nprevious.v1.generator = "nowhere"\n'
+    )
+    environment = {"FRONTRUNNER_MODELS": str(served), "FRONTRUNNER_GENERATOR": None, "COLUMNS": "200"}
+    found = CliRunner().invoke(app, [command, "--prompts", str(prompts(tmp_path)), *arguments], env=environment)
+    return found.exit_code, " ".join(found.output.split())
+
+
+def test_one_of_several_models_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    arguments = ("--scales", "0.1", "--candidates", "2", "--out", str(out))
+    code, told = _of_several(tmp_path, "sweep", "--model", "second", *arguments)
+    assert code == 0, told
+    assert json.loads(out.read_text())["generator"] == "fake"
+
+
+@pytest.mark.parametrize("command", ["sweep", "calibrate"])
+def test_what_to_measure_of_several_models_must_be_named(tmp_path: Path, command: str) -> None:
+    names = "measure one by --model NAME, of first, second, second@v1"
+    code, told = _of_several(tmp_path, command)
+    assert (code, names in told) == (1, True), told
+    code, told = _of_several(tmp_path, command, "--model", "third")
+    assert (code, f"--model third is no table of the file: {names}" in told) == (1, True), told
+    found = CliRunner().invoke(app, [command, "--model", "second"], env=ENVIRONMENT)
+    assert (found.exit_code, "FRONTRUNNER_MODELS: set that to the file" in found.output) == (1, True), found.output
+
+
 @pytest.mark.parametrize("scales", ["", "a", "0.1,0.05", "0.05,0.05", "-1", "2", "nan"])
 def test_bad_scales_are_refused(tmp_path: Path, scales: str) -> None:
     code, shown = swept("--prompts", prompts(tmp_path), "--scales", scales)

@@ -1,6 +1,6 @@
 """Commands that measure the operator's models, or a service's rankings.
 
-Owns the options of `frontrunner sweep` and `audit`; what they import waits until they run.
+Owns the options of `frontrunner calibrate`, `sweep` and `audit`; what they import waits until they run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,48 @@ from app.cli.client import present, reported_errors
 SCALES = "0.02,0.05,0.1"
 """Scales that are measured beside 0, unless others are named."""
 
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME", help="Table of `FRONTRUNNER_MODELS` to measure.")
+]
+
+
+def calibrate(
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with one typical prompt a line. Default: the pack's.")
+    ] = None,
+    candidates: Annotated[int, typer.Option("--candidates", "-c", min=4, max=256, help="Candidates per prompt.")] = 16,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance", "-g", min=0, max=50, help="Guidance scale of your requests. Default: the model's."),
+    ] = None,
+    steering: Annotated[
+        float | None,
+        typer.Option(metavar="SCALE", min=0.001, max=0.1, help="Also measure generations with this steering."),
+    ] = None,
+    model: ModelOption = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="SVG file for the reliability plot.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("calibration.json"),
+) -> None:
+    """Measure previews for pruning "auto", and the probability of a match.
+
+    Runs every prompt unpruned, previews every step and fits the final score. `FRONTRUNNER_GENERATOR`, `_SCORER` and
+    `_DEVICE` name the models, or --model a table of `FRONTRUNNER_MODELS`. A calibration is valid for these weights
+    only; other weights reject it. It is valid for guidance within a factor of 1.5 of its own. Outside that range "auto"
+    prunes nothing and returns a warning.
+
+    **Examples**
+
+    `frontrunner calibrate`
+
+    `FRONTRUNNER_GENERATOR=stabilityai/sd-turbo frontrunner calibrate --prompts mine.txt --out turbo.json`
+
+    `FRONTRUNNER_MODELS=models.toml frontrunner calibrate --model house-style --prompts mine.txt`
+    """
+    from app.cli.measuring.calibrate import run_calibration
+
+    with reported_errors():
+        run_calibration(prompts, candidates, guidance_scale, out, Console(), steering, plot, model)
+
 
 def sweep(
     prompts: Annotated[
@@ -23,13 +65,15 @@ def sweep(
     ] = None,
     scales: Annotated[str, typer.Option(metavar="LIST", help="Scales to measure, ascending.")] = SCALES,
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=2, max=64, help="Candidates per prompt.")] = 8,
+    model: ModelOption = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("sweep.json"),
 ) -> None:
     """Measure what steering does to your models, and say where to stop.
 
     Every prompt is sampled with the same seeds at scale 0 and at each of --scales. The score rises by construction; it
     is no proof of quality. `FRONTRUNNER_REFEREE` names a scorer that does not steer. Without it only artefacts can say
-    where to stop. `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name the models.
+    where to stop. `FRONTRUNNER_GENERATOR`, `_SCORER` and `_DEVICE` name the models, or --model a table of
+    `FRONTRUNNER_MODELS`.
 
     **Examples**
 
@@ -40,7 +84,7 @@ def sweep(
     from app.cli.measuring.sweep import run_sweep
 
     with reported_errors():
-        run_sweep(prompts, scales, candidates, out, Console())
+        run_sweep(prompts, scales, candidates, out, Console(), model)
 
 
 def audit(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.measuring.configured import load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import choose_model, load_models, read_prompts, typed_errors
 from app.cli.measuring.reliability import reliability_plot, reliability_table
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
@@ -53,14 +53,17 @@ def run_calibration(
     console: Console,
     steering: float | None = None,
     plot: Path | None = None,
+    name: str | None = None,
 ) -> None:
     """Calibrate the configured models and write the result to `out`. Raises CliError.
 
     With a scale of `steering`, steered generations are measured as well. `plot` is a file for the reliability plot.
+    `name` is one of several models.
     """
     with typed_errors():
         settings = Settings()
-        texts, models = read_prompts(prompts, settings.generator), load_models(settings)
+        chosen = choose_model(settings, name)
+        texts, models = read_prompts(prompts, chosen.generator), load_models(chosen)
         if models.generator.info.steps == 1:
             console.print(NOTHING_TO_PRUNE, soft_wrap=True, highlight=False)
         core = EngineCore(models, EngineConfig())
@@ -85,9 +88,10 @@ def run_calibration(
         known = f"calibration error {made.match.error:.3f}, noise of a score {made.match.noise:.4f}"
         console.print(f"probability of a match: {known}", soft_wrap=True, highlight=False)
         console.print(reliability_table(made.match))
-    outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(settings.preview_decoder))
+    outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(chosen.preview_decoder))
     console.print(outlook, soft_wrap=True, highlight=False)
-    console.print(f"wrote {out}; serve with FRONTRUNNER_CALIBRATION={out}", soft_wrap=True, highlight=False)
+    use = f"FRONTRUNNER_CALIBRATION={out}" if name is None else f"calibration = {json.dumps(str(out))} in its table"
+    console.print(f"wrote {out}; serve with {use}", soft_wrap=True, highlight=False)
 
 
 def _race(

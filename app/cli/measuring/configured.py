@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from app.cli.client import CliError
 from app.errors import FrontrunnerError
 from app.settings import Settings, format_errors
+from app.settings.model import ModelSettings
 from models import registry
 from models.errors import ModelError
 from models.pack import packs
@@ -21,13 +22,27 @@ MIN_PROMPTS = 8
 """Minimum number of prompts; with fewer, the correlations are mostly noise."""
 
 
-def load_models(settings: Settings) -> Models:
+def choose_model(settings: Settings, name: str | None) -> ModelSettings:
+    """The settings of the one model to measure. Raises CliError."""
+    served = settings.served
+    if served is None:
+        if name is not None:
+            raise CliError("--model names a table of FRONTRUNNER_MODELS: set that to the file, or omit --model")
+        return settings
+    tables = {model.id: model.settings for model in served.models}
+    if name not in tables:
+        problem = (
+            "FRONTRUNNER_MODELS names several models" if name is None else f"--model {name} is no table of the file"
+        )
+        raise CliError(f"{problem}: measure one by --model NAME, of {', '.join(tables)}")
+    return tables[name]
+
+
+def load_models(settings: ModelSettings) -> Models:
     """Load the models that the settings name, but for the upscaler.
 
-    Raises ModelError, and CliError with several models.
+    Raises ModelError, and CliError for a remote one.
     """
-    if settings.models is not None:
-        raise CliError("unset FRONTRUNNER_MODELS, and name generator and scorer of one of its tables in the settings")
     loaded = registry.load_models(
         settings.generator,
         settings.scorer,
@@ -37,7 +52,7 @@ def load_models(settings: Settings) -> Models:
         options=replace(settings.load_options, upscaler=""),
     )
     if loaded.generator.info.whole_images is not None:
-        raise CliError("FRONTRUNNER_GENERATOR is remote and has no steps to measure: set a pack, folder or hub id")
+        raise CliError("the generator is remote and has no steps to measure: name a pack, folder or hub id")
     return loaded
 
 

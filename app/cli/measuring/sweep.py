@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.client import CliError
-from app.cli.measuring.configured import load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import choose_model, load_models, read_prompts, typed_errors
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.steering.calls import refusal
@@ -25,12 +25,17 @@ from models.protocols import Embedder, Scorer, embeds
 from models.protocols.steering import MAX_SCALE, MIN_STEPS
 
 
-def run_sweep(prompts: Path | None, asked: str, candidates: int, out: Path, console: Console) -> None:
-    """Sweep the configured models and write the result to `out`. Raises CliError."""
+def run_sweep(
+    prompts: Path | None, asked: str, candidates: int, out: Path, console: Console, name: str | None = None
+) -> None:
+    """Sweep the configured models and write the result to `out`. Raises CliError.
+
+    `name` is one of several models.
+    """
     scales = _read_scales(asked)
     with typed_errors():
-        settings = Settings()
-        texts, models = read_prompts(prompts, settings.generator), load_models(settings)
+        chosen = choose_model(Settings(), name)
+        texts, models = read_prompts(prompts, chosen.generator), load_models(chosen)
         info = models.generator.info
         if (why := refusal(models.steering)) is not None:
             raise CliError(why)
