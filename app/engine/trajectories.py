@@ -72,15 +72,29 @@ def run_generation(core: EngineCore, spec: GenerationSpec, note: Callable[[Updat
 
     `note` receives every update. Raises the engine's own error if the generation fails.
     """
-    core.submit(spec, perf_counter())
+    return run_generations(core, [spec], note)[0]
+
+
+def run_generations(
+    core: EngineCore, specs: Sequence[GenerationSpec], note: Callable[[Update], None] = lambda _: None
+) -> list[Outcome]:
+    """Run generations of different ids to their ends on this thread, together.
+
+    Their rows share calls. Raises the engine's own error if one of them fails.
+    """
+    for spec in specs:
+        core.submit(spec, perf_counter())
+    found = dict[str, Outcome]()
     while not core.idle:
-        for _, update in core.tick():
+        for name, update in core.tick():
             note(update)
             if isinstance(update, Failed):
                 raise update.error
             if isinstance(update, Succeeded):
-                return update.outcome
-    raise EngineFailed("the generation was cancelled while it ran")
+                found[name] = update.outcome
+    if len(found) < len(specs):
+        raise EngineFailed("a generation was cancelled while it ran")
+    return [found[spec.id] for spec in specs]
 
 
 def _record(core: EngineCore, spec: GenerationSpec) -> RecordedGeneration:

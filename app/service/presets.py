@@ -6,6 +6,7 @@ import re
 import tomllib
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,3 +90,13 @@ def _preset(table: Any, where: str) -> Preset:
     if not isinstance(words, list) or not all(isinstance(text, str) for text in (*texts, *words)) or not all(texts[:3]):
         raise ValueError(f"{where}: group, name and prompt must be strings, words a list of strings")
     return Preset(**{**table, "words": tuple(words)})
+
+
+def preset_wordings(prompt: str, presets: Presets) -> list[str]:
+    """The prompt with one preset each, from groups that it does not mention."""
+    low, groups = prompt.lower(), dict[str, list[Preset]]()
+    for preset in presets.items:
+        groups.setdefault(preset.group, []).append(preset)
+    mentioned = {p.group for p in presets.items if any(word.lower() in low for word in p.words)}
+    turns = zip_longest(*(items for group, items in groups.items() if group not in mentioned))
+    return [f"{prompt.rstrip(' .,')}, {p.prompt}" for p in chain.from_iterable(turns) if p is not None and p.prompt]

@@ -14,12 +14,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, zip_longest
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from app.domain import Notice
-from app.service.presets import Preset, Presets
+from app.service.presets import Presets, preset_wordings
 from app.service.webhooks.http_client import DeliveryError, WebhookClient
 
 log = logging.getLogger(__name__)
@@ -174,16 +173,6 @@ class VariantMaker:
         spaced = (" ".join(text.split()) for text in others)
         usable = (text for text in spaced if text and text.isprintable() and len(text) <= self._max_chars)
         return list(dict.fromkeys([first, *usable]))
-
-
-def preset_wordings(prompt: str, presets: Presets) -> list[str]:
-    """The prompt with one preset each, from groups that it does not mention."""
-    low, groups = prompt.lower(), dict[str, list[Preset]]()
-    for preset in presets.items:
-        groups.setdefault(preset.group, []).append(preset)
-    mentioned = {p.group for p in presets.items if any(word.lower() in low for word in p.words)}
-    turns = zip_longest(*(items for group, items in groups.items() if group not in mentioned))
-    return [f"{prompt.rstrip(' .,')}, {p.prompt}" for p in chain.from_iterable(turns) if p is not None and p.prompt]
 
 
 def _failed(reason: str) -> Notice:

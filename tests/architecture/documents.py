@@ -22,7 +22,7 @@ from app.metrics import COUNTERS, GAUGES, HTTP, MODELS
 from app.settings import ENV_PREFIX, Settings
 from models.calibration_io import match_from_json
 from models.protocols import MatchCalibration
-from tests.architecture import client_types
+from tests.architecture import client_types, measured
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +144,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "performance-ru": performance_ru,
     "bench": bench,
     "families": families,
+    "ensembles": measured.ensembles,
+    "ensembles-verdicts": measured.verdicts,
+    "steering": measured.steering,
     "probability": probability,
 }
 _BOUNDS = (("at_most", "≤"), ("at_least", "≥"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from app.engine.ranking.scoring import rank_order
 
 Array = NDArray[np.float64]
 
+Part: TypeAlias = Literal["paired", "large", "variants"]
+
 UNCERTAINTIES = (0.0, 0.5, 1.0)
 CASCADE = 4
-"""The best candidates that scorers without vectors see in a cascade."""
+"""The best candidates that dear members see in a cascade: those without vectors, or all if each has vectors."""
 
 RESAMPLES = 10_000
 BY = ("judged", "pixels")
@@ -82,8 +84,7 @@ def winners(field: Field) -> dict[str, int]:
         total = ensemble.combine(field.scores, _equal(field.scores), uncertainty, everyone)
         found[f"ensemble, uncertainty {uncertainty:g}"] = _best(total)
     found["ensemble, contrast"] = _best(ensemble.combine(field.against, _equal(field.scores), 0.5, everyone))
-    if field.only_score:
-        found["ensemble, cascade"] = _cascaded(field)
+    found["ensemble, cascade"] = _cascaded(field)
     return found
 
 
@@ -96,9 +97,10 @@ def _equal(scores: Mapping[str, Array]) -> dict[str, float]:
 
 
 def _cascaded(field: Field) -> int:
-    """The winner where members without vectors see the best `CASCADE` of the others only."""
+    """The winner where dear members see only the best `CASCADE` by the others."""
     everyone = list(range(len(field.judged)))
-    cheap = {name: values for name, values in field.scores.items() if name not in field.only_score}
+    dear = field.only_score or tuple(name for name in field.scores if name != field.main)
+    cheap = {name: values for name, values in field.scores.items() if name not in dear}
     before = ensemble.combine(cheap, _equal(cheap), 0.5, everyone) if len(cheap) > 1 else field.scores[field.main]
     pool = rank_order(before.tolist())[:CASCADE]
     total = ensemble.combine(field.scores, _equal(field.scores), 0.5, sorted(pool))
@@ -147,6 +149,7 @@ def paired(found: Sequence[Field], n: int) -> dict[str, Any]:
         "candidates": n,
         "seconds_with_members": ratio,
         "candidates_in_equal_seconds": more,
+        "equal_seconds_exceed_the_field": round(n * ratio) > more,
         "gain_of_the_main_scorer": gains,
         "over_the_main_scorer": ways,
     }
@@ -160,6 +163,27 @@ def _differences(found: Sequence[Field], ours: Sequence[int], theirs: Sequence[i
         low, high = interval(apart)
         made[name] = {"mean": float(apart.mean()), "low": low, "high": high}
     return made
+
+
+def variants(found: Mapping[str, Sequence[Field]]) -> dict[str, Any]:
+    """The winner's value of each arm less that of the arm `one`, paired over prompts; the same of a random pick."""
+    base = found["one"]
+    ones = [_best(field.scores[field.main]) for field in base]
+    made = {}
+    for arm, of_arm in found.items():
+        if arm == "one":
+            continue
+        best = [_best(field.scores[field.main]) for field in of_arm]
+        random = np.asarray([f.judged.mean() - b.judged.mean() for f, b in zip(of_arm, base, strict=True)])
+        winner = {}
+        for name in BY:
+            pairs = zip(of_arm, best, base, ones, strict=True)
+            apart = np.asarray([getattr(f, name)[i] - getattr(b, name)[j] for f, i, b, j in pairs])
+            low, high = interval(apart)
+            winner[name] = {"mean": float(apart.mean()), "low": low, "high": high}
+        low, high = interval(random)
+        made[arm] = {"winner": winner, "random_pick": {"mean": float(random.mean()), "low": low, "high": high}}
+    return {"prompts": len(base), "candidates": len(base[0].judged), "over_one_wording": made}
 
 
 def curves(found: Mapping[tuple[int, int], Field]) -> dict[str, Any]:

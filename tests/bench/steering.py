@@ -1,15 +1,18 @@
 """`python -m tests.bench.steering`: the embedded model against the scale of steering, beyond the limit of requests.
 
 Each prompt is sampled at every scale with the same seeds, so that figures are paired differences to unsteered images.
-The outside judge neither steers nor ranks. One line a prompt goes to `--rows`; a run takes the prompts that it lacks,
-at most `--take` of them, so that the work can be cut in pieces. `--sheets` keeps images for the eye: a row a scale.
+The outside judge neither steers nor ranks. One line a prompt goes to `steering.jsonl` in `--out`; a run takes the
+prompts that it lacks, within `--take` and `--minutes`, and states the figures of all in `steering.json`. `--sheet`
+keeps images of some prompts for the eye in `steering.png`: a row a scale.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +20,83 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.engine.config import EngineConfig
-from app.engine.core import EngineCore
 from app.engine.sweeps.steering import sweep
-from models import registry
-from models.protocols import Models
+from models.training.evaluation import checks
 from tests.bench.ensemble_figures import interval
-from tests.bench.gain import PROMPTS, Judge
-from tests.bench.kit import RESULTS, Figure, machine, store, table
+from tests.bench.fields import Bench, Deadline, add_arguments
+from tests.bench.gain import PROMPTS
+from tests.bench.kit import Figure, machine, store, table
 
 SCALES = (0.02, 0.05, 0.1, 0.4)
 """The last one is above the limit of requests: there the score rises and the judge's value falls."""
 
 CANDIDATES = 8
 SEED = 90_000
-ROWS = Path("runs/steering.jsonl")
-FEWEST_PROMPTS = 64
-"""With fewer, figures are printed and not stored."""
+ALL_PROMPTS = 64
+_BACKGROUND = re.compile(r" on an? (\w+) background$")
 
 Row = dict[str, Any]
 
 
-def measured(models: Models, core: EngineCore, place: int, prompt: str, judge: Judge, sheets: Path | None) -> Row:
-    """One prompt at every scale: means over its candidates by statistic, and seconds a candidate."""
-    shown: list[NDArray[np.uint8]] = []
+def measured(bench: Bench, first: int, prompts: Sequence[str], sheet: list[NDArray[np.uint8]]) -> Iterator[Row]:
+    """Prompts at every scale: means over their candidates by statistic, and seconds a candidate.
+
+    They are sampled together; `first` is the place of the first one. `sheet` gets the images of each.
+    """
+    shown: dict[str, list[NDArray[np.uint8]]] = {}
+    further: dict[str, dict[str, dict[str, float]]] = {}
+
+    def seen(prompt: str, scale: float, images: NDArray[np.uint8]) -> None:
+        further.setdefault(prompt, {})[f"{scale:g}"] = _looks(bench, prompt, images)
+        shown.setdefault(prompt, []).append(np.concatenate(list(images), axis=1))
+
     points = sweep(
-        core,
-        models.generator.info,
-        [prompt],
+        bench.core,
+        bench.models.generator.info,
+        prompts,
         SCALES,
         n_candidates=CANDIDATES,
-        seed=SEED + place * CANDIDATES,
-        referee=judge,
-        seen=lambda _prompt, _scale, images: shown.append(np.concatenate(list(images), axis=1)),
+        seed=SEED + first * CANDIDATES,
+        referee=bench.judge,
+        together=max(1, bench.together // CANDIDATES),
+        seen=seen,
     )
-    if sheets is not None:
-        sheets.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(shown)).save(sheets / f"{place:03}.png")
-    values = {f"{p.scale:g}": {name: float(each[0]) for name, each in p.values.items()} for p in points}
-    return {
-        "place": place,
-        "prompt": prompt,
-        "weights": models.generator.info.revision,
-        "values": values,
-        "seconds": {f"{p.scale:g}": p.seconds for p in points},
-    }
+    for place, prompt in enumerate(prompts):
+        sheet.append(np.concatenate(shown[prompt]))
+        values = {f"{p.scale:g}": {name: float(each[place]) for name, each in p.values.items()} for p in points}
+        yield {
+            "place": first + place,
+            "prompt": prompt,
+            "weights": bench.models.generator.info.revision,
+            "values": {scale: values[scale] | further[prompt][scale] for scale in values},
+            "seconds": {f"{p.scale:g}": p.seconds for p in points},
+        }
+
+
+def _looks(bench: Bench, prompt: str, images: NDArray[np.uint8]) -> dict[str, float]:
+    """Whether the judge's top five hold the thing, how alike the candidates are, and the stated background if any."""
+    vectors = bench.models.scorer.embed_images(images).astype(np.float64)
+    alike = ((vectors @ vectors.T).sum() - np.square(vectors).sum()) / (len(images) * (len(images) - 1))
+    found = {"top5": float(bench.judge.top(prompt, images).mean()), "alike": float(alike)}
+    stated = _BACKGROUND.search(prompt)
+    if stated is not None:
+        found["background"] = float(np.mean([checks.background(image) == stated[1] for image in images]))
+    return found
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """By scale: the base's means, or mean differences to it with standard errors and the judge's interval; cost."""
     found: dict[str, dict[str, Any]] = {}
     base_seconds = sum(row["seconds"]["0"] for row in rows)
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]["0"]))
     for scale in rows[0]["values"]:
-        names = rows[0]["values"][scale]
-        values = {name: np.array([row["values"][scale][name] for row in rows]) for name in names}
-        base = {name: np.array([row["values"]["0"][name] for row in rows]) for name in names}
-        apart = values if scale == "0" else {name: values[name] - base[name] for name in names}
+        apart = {}
+        for name in names:
+            pairs = [(r["values"][scale][name], r["values"]["0"][name]) for r in rows if name in r["values"]["0"]]
+            apart[name] = np.array([value - (0 if scale == "0" else base) for value, base in pairs])
         found[scale] = {
             "mean": {name: float(each.mean()) for name, each in apart.items()},
-            "error": {name: float(each.std(ddof=1) / np.sqrt(len(rows))) for name, each in apart.items()},
+            "error": {name: _error(each) for name, each in apart.items()},
             "judge_interval": interval(apart["referee"]),
             "cost": sum(row["seconds"][scale] for row in rows) / base_seconds,
         }
@@ -110,6 +131,10 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 5) for name, value in values.items()}
 
 
+def _error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
 def stored_rows(path: Path, weights: str) -> list[Row]:
     """The rows of these weights that are in the file, by place."""
     lines = path.read_text().splitlines() if path.exists() else []
@@ -117,37 +142,46 @@ def stored_rows(path: Path, weights: str) -> list[Row]:
 
 
 def main() -> None:
-    """Measure the prompts that are missing; then print, and store a whole set."""
+    """Measure the prompts that are missing; then print and store what there is."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.steering", description=__doc__)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of measured prompts")
-    parser.add_argument("--prompts", type=int, default=FEWEST_PROMPTS, help="prompts of the whole set")
-    parser.add_argument("--take", type=int, default=None, help="prompts of this run; default: all that are missing")
-    parser.add_argument("--sheets", type=Path, default=None, help="a folder for images")
+    add_arguments(parser)
+    parser.add_argument("--prompts", type=int, default=ALL_PROMPTS, help="prompts of the whole set")
+    parser.add_argument("--sheet", type=int, default=8, help="prompts of this run whose images are kept")
     asked = parser.parse_args()
-    from tests.bench.judge import judge
-
-    models = registry.load_models("pictogram", "pictogram", "cpu")
-    weights = models.generator.info.revision
-    core, outside = EngineCore(models, EngineConfig()), judge()
-    done = {row["place"] for row in stored_rows(asked.rows, weights)}
+    deadline = Deadline(asked.minutes)
+    bench, path = Bench.load(asked), asked.out / "steering.jsonl"
+    asked.out.mkdir(parents=True, exist_ok=True)
+    weights = bench.models.generator.info.revision
     texts = PROMPTS.read_text().splitlines()[: asked.prompts]
-    missing = [place for place in range(len(texts)) if place not in done]
-    asked.rows.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["place"] for row in stored_rows(path, weights)}
+    missing = [place for place in range(len(texts)) if place not in done][: asked.take]
     if missing:  # the first calls of a process are slower, and would be the unsteered ones
-        sweep(core, models.generator.info, ["a boat"], SCALES[:1], n_candidates=CANDIDATES)
-    with asked.rows.open("a") as file:
-        for place in missing[: asked.take]:
-            row = measured(models, core, place, texts[place], outside, asked.sheets)
-            print(json.dumps(row), file=file, flush=True)
-            print(f"{place + 1} of {len(texts)}", flush=True)
-    rows = [row for row in stored_rows(asked.rows, weights) if row["place"] < len(texts)]
-    if len(rows) < len(texts):
-        print(f"{len(rows)} of {len(texts)} prompts are measured; run it again for the others")
+        sweep(bench.core, bench.models.generator.info, ["a boat"], SCALES[:1], n_candidates=CANDIDATES)
+    sheet: list[NDArray[np.uint8]] = []
+    with path.open("a") as file:
+        for first, count in runs(missing, max(1, bench.together // CANDIDATES)):
+            if deadline.is_over:
+                break
+            for row in measured(bench, first, texts[first : first + count], sheet):
+                print(json.dumps(row), file=file, flush=True)
+            print(f"{first + count} of {len(texts)}", flush=True)
+    if sheet[: asked.sheet]:
+        Image.fromarray(np.concatenate(sheet[: asked.sheet])).save(asked.out / "steering.png")
+    rows = [row for row in stored_rows(path, weights) if row["place"] < len(texts)]
+    if len(rows) < 2:  # an error needs two
+        print("too few prompts are measured; run it again")
         return
     made = figures(rows)
     print(table(made))
-    if len(rows) >= FEWEST_PROMPTS:
-        store(RESULTS / "pictogram.json", made, machine(), weights)
+    store(asked.out / "steering.json", made, machine(), weights)
+
+
+def runs(places: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """First place and length of runs of consecutive places, of at most `most`."""
+    for _, run in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
+        found = [place for _, place in run]
+        for start in range(0, len(found), most):
+            yield found[start], len(found[start : start + most])
 
 
 if __name__ == "__main__":

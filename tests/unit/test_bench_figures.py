@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.bench import ensemble_figures, steering
+from tests.architecture import measured
+from tests.bench import ensemble_figures, ensembles, kit, steering
 from tests.bench.ensemble_figures import Field
 
 pytestmark = pytest.mark.slow
@@ -58,6 +61,56 @@ def test_a_cascade_asks_dear_scorers_about_the_best_only() -> None:
     assert chosen["ensemble, cascade"] >= 12
 
 
+def test_without_dear_scorers_a_cascade_asks_the_other_members() -> None:
+    scores = {"main": np.arange(16.0), "other": np.where(np.arange(16) == 3, 99.0, -np.arange(16.0))}
+    one = Field("x", "main", (), scores, scores, np.zeros(16), np.zeros(16), {"sampling": 1.0, "other": 1.0})
+    assert ensemble_figures.winners(one)["ensemble, cascade"] >= 12
+
+
+def test_wordings_are_compared_with_the_prompt_alone() -> None:
+    one = [field(16, seed) for seed in range(50)]
+    better = [replace(each, judged=each.judged + 0.5) for each in one]
+    found = ensemble_figures.variants({"one": one, "plain": better})["over_one_wording"]["plain"]
+    assert found["winner"]["judged"]["mean"] == pytest.approx(0.5)
+    assert found["random_pick"]["low"] == pytest.approx(0.5)
+    assert found["winner"]["pixels"] == {"mean": 0, "low": 0, "high": 0}
+    arms = ensembles.wordings("a boat on a red background", ["noto style"])
+    assert {arm: len(set(texts)) for arm, texts in arms.items()} == {"one": 0, "presets": 4, "plain": 4, "styles": 2}
+    assert all("a boat on a red background" in text for texts in arms.values() for text in texts)
+
+
+def test_consecutive_prompts_are_sampled_together() -> None:
+    assert list(steering.runs([0, 1, 2, 5, 6, 9], 2)) == [(0, 2), (2, 1), (5, 2), (9, 1)]
+    assert list(steering.runs([], 8)) == []
+
+
+def test_documents_state_stored_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    assert measured.ensembles() == measured.steering() == measured.NONE
+    assert measured.verdicts().endswith(measured.NONE)
+    here = {"machine": {"gpu": "a GPU", "cpu": "a CPU"}, "device": "cuda", "models": {}}
+    fields = [field(32, seed) for seed in range(300)]
+    parts = {(place, 0): field(64, place) for place in range(4)}
+    made = {
+        "paired": here | ensemble_figures.paired(fields, 16),
+        "large": here | ensemble_figures.curves(parts),
+        "variants": here | ensemble_figures.variants({"one": fields, "plain": fields}),
+    }
+    (tmp_path / "ensembles.json").write_text(json.dumps(made))
+    said = measured.ensembles()
+    assert said.count("(a GPU)") == 3
+    assert "| ensemble, uncertainty 0 |" in said
+    assert "| plain | +0.000 (+0.000 to +0.000) |" in said
+    verdicts = measured.verdicts()
+    assert "ensemble, uncertainty 0, for equal seconds: helps" in verdicts
+    assert "variants, plain: no gain is shown" in verdicts
+    machine = {"cpu": "a CPU", "commit": "1", "date": "today"}
+    kit.store(tmp_path / "steering.json", steering.figures(_steered()), machine, "1")
+    lines = measured.steering().splitlines()
+    assert lines[0].startswith("64 prompts with 8 candidates")
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| 0", "| 0.02", "| 0.05", "| 0.1", "| 0.4"]
+
+
 def test_fields_survive_their_file() -> None:
     one = field(8, 0)
     back = Field.from_json(json.loads(json.dumps(one.to_json())))
@@ -65,7 +118,8 @@ def test_fields_survive_their_file() -> None:
     assert back.to_json() == one.to_json()
 
 
-def test_steering_is_compared_prompt_by_prompt() -> None:
+def _steered() -> list[steering.Row]:
+    """Rows of 64 prompts whose levels differ far more than the scales do."""
     draw = np.random.default_rng(0)
     rows = []
     for place in range(64):
@@ -74,7 +128,11 @@ def test_steering_is_compared_prompt_by_prompt() -> None:
         referee = {scale: {"referee": level + gain + 0.02 * draw.standard_normal()} for scale, gain in values.items()}
         seconds = {scale: 1.0 if scale == "0" else 1.5 for scale in values}
         rows.append({"place": place, "values": referee, "seconds": seconds})
-    made = {one.name: one for one in steering.figures(rows)}
+    return rows
+
+
+def test_steering_is_compared_prompt_by_prompt() -> None:
+    made = {one.name: one for one in steering.figures(_steered())}
     assert made["steering 0.05: outside judge, log-probability"].value == pytest.approx(0.3, abs=0.02)
     assert made["steering 0.05: device seconds"].value == pytest.approx(1.5)
     assert made["steering 0.05: the judge's 95 % interval begins at"].reached

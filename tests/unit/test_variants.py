@@ -17,7 +17,7 @@ import pytest
 
 from app.domain import Notice
 from app.service import presets
-from app.service.presets import Preset, Presets
+from app.service.presets import Preset, Presets, preset_wordings
 from app.service.variants import (
     CALLS_AT_ONCE,
     HOUR_S,
@@ -25,7 +25,6 @@ from app.service.variants import (
     ChatRewriter,
     VariantMaker,
     check_rewriter,
-    preset_wordings,
 )
 from app.service.webhooks.http_client import DeliveryError, WebhookClient
 

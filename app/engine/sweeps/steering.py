@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
 from app.engine.core import EngineCore
-from app.engine.protocols import Outcome
-from app.engine.trajectories import run_generation
+from app.engine.trajectories import run_generations
 from models.protocols import GeneratorInfo
 from models.protocols.steering import SteeringSettings
 
@@ -70,39 +69,43 @@ def sweep(
     n_candidates: int,
     seed: int = 0,
     referee: Referee | None = None,
+    together: int = 1,
     progress: Callable[[], None] = lambda: None,
     seen: Callable[[str, float, NDArray[np.uint8]], None] = lambda *_: None,
 ) -> list[SweepPoint]:
     """Sample every prompt at scale 0 and at these scales.
 
-    They may exceed the limit of requests. Candidates have the seeds from `seed` on. `progress` is called after each
-    field, and `seen` with prompt, scale and images (N, H, W, 3). Raises the engine's own error when a field fails.
+    They may exceed the limit of requests. Candidates have the seeds from `seed` on. The fields of `together` prompts
+    share calls. `progress` is called after each field, and `seen` with prompt, scale and images (N, H, W, 3). Raises
+    the engine's own error when a field fails.
     """
     points = []
     for scale in (0.0, *scales):
         columns: dict[str, list[float]] = {}
         began, spent = perf_counter(), 0.0
-        for place, prompt in enumerate(prompts):
-            outcome = _field(core, info, prompt, seed + place * n_candidates, n_candidates, scale)
-            images = np.stack([outcome.images[i] for i in range(n_candidates)])
+        specs = [_spec(info, p, place, seed, n_candidates, scale) for place, p in enumerate(prompts)]
+        for start in range(0, len(specs), together):
+            outcomes = run_generations(core, specs[start : start + together])
             paused = perf_counter()
-            values = {"score": np.array([c.score.score for c in outcome.candidates if c.score is not None])}
-            if referee is not None:
-                values["referee"] = referee(prompt, images)
-            values |= dict(zip(ARTEFACTS, image_statistics(images), strict=True))
-            for name, each in values.items():
-                columns.setdefault(name, []).append(float(np.mean(each)))
-            seen(prompt, scale, images)
-            progress()
+            for prompt, outcome in zip(prompts[start:], outcomes, strict=False):
+                images = np.stack([outcome.images[i] for i in range(n_candidates)])
+                values = {"score": np.array([c.score.score for c in outcome.candidates if c.score is not None])}
+                if referee is not None:
+                    values["referee"] = referee(prompt, images)
+                values |= dict(zip(ARTEFACTS, image_statistics(images), strict=True))
+                for name, each in values.items():
+                    columns.setdefault(name, []).append(float(np.mean(each)))
+                seen(prompt, scale, images)
+                progress()
             spent += perf_counter() - paused
         seconds = (perf_counter() - began - spent) / (len(prompts) * n_candidates)
         points.append(SweepPoint(scale, {name: np.array(each) for name, each in columns.items()}, seconds))
     return points
 
 
-def _field(core: EngineCore, info: GeneratorInfo, prompt: str, seed: int, n: int, scale: float) -> Outcome:
-    spec = GenerationSpec(
-        id="sweep",
+def _spec(info: GeneratorInfo, prompt: str, place: int, seed: int, n: int, scale: float) -> GenerationSpec:
+    return GenerationSpec(
+        id=f"sweep_{place}",
         prompt=prompt,
         negative_prompt="",
         n_candidates=n,
@@ -112,10 +115,9 @@ def _field(core: EngineCore, info: GeneratorInfo, prompt: str, seed: int, n: int
         steps=info.steps,
         guidance_scale=info.guidance_scale,
         sampler=info.sampler,
-        seed=seed,
+        seed=seed + place * n,
         steering=SteeringSettings(scale) if scale > 0 else None,
     )
-    return run_generation(core, spec)
 
 
 def image_statistics(images: NDArray[np.uint8]) -> tuple[Array, Array, Array]:
