@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from app.api.dependencies import Services
 from app.api.upload_limits import UploadLimiter
@@ -47,6 +47,7 @@ from app.service import (
     presets,
 )
 from app.service.generations.event_log import QUEUE_TOPIC
+from app.service.generations.queue_worker import WaitingModels
 from app.service.serving import ModelDirectory, Roster
 from app.settings import ModelSettings, Settings
 from app.stores.blobs import ObjectBlobStore
@@ -151,7 +152,12 @@ class Assembly:
             held = await self.roster.find(managed.name) if self.roster is not None else None
             return managed.failure if held is None else None
 
-        return ModelDemand(managed.name, managed.ask_for_load, failure)
+        has_work = partial(self._waiting_models.includes, managed.name)
+        return ModelDemand(managed.name, managed.ask_for_load, failure, has_work)
+
+    @cached_property
+    def _waiting_models(self) -> WaitingModels:
+        return WaitingModels(self.records, self._notifier, self.settings.lease_s)
 
     def _services(
         self, lane: _Lane, batches: BatchService, metrics: Metrics, directory: ModelDirectory[Services]

@@ -30,7 +30,7 @@ GAUGES = {
     "frontrunner_workers": "devices that share each generation; all models together",
     "frontrunner_workers_ready": "those of them that are loaded and alive",
     "frontrunner_webhooks_waiting": "undelivered webhooks of all replicas",
-    "frontrunner_notifications": "1 when PostgreSQL notifies this replica of writes, 0 when it polls",
+    "frontrunner_notifications": "1 when PostgreSQL notifies this replica of the queue and of ends, 0 when it polls",
 }
 COUNTERS = {
     "frontrunner_rows_stepped_total": "denoising steps, counted per candidate",

@@ -208,13 +208,14 @@ class QueuePosition:
 class ModelDemand:
     """A model that comes and goes, for the worker that claims its work.
 
-    `ask` loads it. `failure` is why it cannot be loaded, if no other replica can run its work either; it raises
-    StoreUnavailable.
+    `ask` loads it. `failure` is why it cannot be loaded, if no other replica can run its work either. `has_work` is
+    whether the queue may have some. Both raise StoreUnavailable.
     """
 
     model: str
     ask: Callable[[], None]
     failure: Callable[[], Awaitable[FrontrunnerError | None]]
+    has_work: Callable[[], Awaitable[bool]]
 
 
 def image_file(data: bytes, output_format: str, upscaler: str | None = None) -> ImageFile:

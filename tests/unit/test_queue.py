@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -47,6 +48,14 @@ async def test_the_oldest_that_nobody_has_is_claimed_first(records: SqlGeneratio
     assert await records.release(generation("gen_old", created=2), THEIRS)
     again = await records.claim("pictogram", "pictogram", 2, MINE)
     assert again == Claimed(generation("gen_old", created=2), 1, 0), "what was given back does not count"
+
+
+@pytest.mark.anyio
+async def test_models_of_what_waits_or_lapsed_are_told(records: SqlGenerationStore) -> None:
+    for name, claim in (("waits", None), ("lapsed", Claim("gone", -1.0)), ("claimed", MINE), ("ended", MINE)):
+        await records.create(replace(generation(f"gen_{name}"), model=name), [], claim)
+    await records.save(replace(generation("gen_ended", Status.FAILED), model="ended"), [], MINE)
+    assert await records.waiting_models(60.0) == {"waits", "lapsed"}
 
 
 @pytest.mark.anyio

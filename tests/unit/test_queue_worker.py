@@ -14,9 +14,11 @@ import time_machine
 from sqlalchemy import text
 
 from app.domain import EventKind, Generation, InitImage, Ranking, Reference, Status
-from app.errors import Loading, ModelAway, NotFound, Overloaded
+from app.errors import Loading, ModelAway, NotFound, Overloaded, StoreUnavailable
 from app.service import CandidateArrays, GenerationParams, IdempotencyKey, LeasePolicy, Limits, RankingService
 from app.service.generations import recorder
+from app.service.generations.event_log import QUEUE_TOPIC, Notifier
+from app.service.generations.queue_worker import WaitingModels
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
 
@@ -208,6 +210,35 @@ async def test_a_model_that_has_left_turns_nobody_away_for_earlier_work(
         monkeypatch.setattr(h.service._engine, "stats", lambda: replace(stats(), ready=False))
         assert not await worker._claim_next()
         assert await h.made()
+
+
+async def test_models_that_are_not_loaded_look_into_the_queue_together(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.records.create(_waiting("gen_a", 1.0), [], None)
+        notifier, calls = Notifier(), h.records.connections.instruments.calls
+        waiting, before = WaitingModels(h.records, notifier, 60.0), calls["database_read"]
+        models = [h.service._engine.generator.id, *(f"other {number}" for number in range(20))]
+        assert await asyncio.gather(*map(waiting.includes, models)) == [True, *[False] * 20]
+        assert not await waiting.includes("other 1")
+        assert calls["database_read"] == before + 1
+        await h.records.create(replace(_waiting("gen_b", 2.0), model="other 1"), [], None)
+        notifier.notify(QUEUE_TOPIC)
+        assert await waiting.includes("other 1")
+        assert calls["database_read"] == before + 2
+
+
+async def test_a_look_into_the_queue_that_failed_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as h:
+        waiting, look = WaitingModels(h.records, Notifier(), 60.0), h.records.waiting_models
+
+        async def away(_: float) -> frozenset[str]:
+            raise StoreUnavailable("the database is away")
+
+        monkeypatch.setattr(h.records, "waiting_models", away)
+        with pytest.raises(StoreUnavailable):
+            await waiting.includes("other")
+        monkeypatch.setattr(h.records, "waiting_models", look)
+        assert not await waiting.includes("other")
 
 
 async def test_what_is_larger_than_a_replica_holds_up_nobody(tmp_path: Path) -> None:

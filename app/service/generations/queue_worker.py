@@ -7,6 +7,7 @@ lease expires.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import secrets
@@ -49,6 +50,9 @@ QUEUE_POLL_INTERVAL_S = 1.0
 QUEUE_OVERDUE_S = 2.0
 """Seconds a busy replica leaves the queue head to idle ones."""
 
+WAITING_LIFE_S = 0.5
+"""Seconds that all models use one answer about the queue."""
+
 BATCH_SHARE = 4
 """Entries of batches hold at most the capacity divided by this, or one entry."""
 
@@ -71,6 +75,34 @@ class LeasePolicy:
 
     lease_s: float = 60.0
     max_attempts: int = 2
+
+
+class WaitingModels:
+    """Models with claimable work, which all models of a process ask for in one query."""
+
+    def __init__(self, records: GenerationStore, notifier: Notifier, lease_s: float) -> None:
+        self._records = records
+        self._notifier = notifier
+        self._lease_s = lease_s
+        self._looking: asyncio.Task[frozenset[str]] | None = None
+        self._changed: asyncio.Event | None = None
+        self._began = 0.0
+
+    async def includes(self, model: str) -> bool:
+        """Whether the queue had work for it a moment ago. Raises StoreUnavailable.
+
+        No answer is older than the newest notification of the queue.
+        """
+        now, changed = time.monotonic(), self._notifier.subscribe(QUEUE_TOPIC)
+        outdated = changed is not self._changed or now - self._began > WAITING_LIFE_S
+        if self._looking is None or outdated or _has_failed(self._looking):
+            self._looking = asyncio.create_task(self._records.waiting_models(self._lease_s), name="waiting models")
+            self._changed, self._began = changed, now
+        return model in await asyncio.shield(self._looking)
+
+
+def _has_failed(task: asyncio.Task[frozenset[str]]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 class Worker:
@@ -220,7 +252,7 @@ class Worker:
 
     async def _demand_model(self) -> bool:
         """Load a model for queued work, or fail such work; return whether it failed."""
-        if self._demand is None:
+        if self._demand is None or not await self._demand.has_work():
             return False
         queue = self._demand.model, None, self._engine.stats().capacity
         found = await self._records.next_claimable(*queue, self._lease_policy.lease_s)

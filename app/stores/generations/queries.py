@@ -38,6 +38,12 @@ def oldest_claimable(
     )
 
 
+def claimable_models(now: Time, lease_s: float) -> Select[tuple[Any]]:
+    """Models of open generations that are free, in batches or not."""
+    table = generations.c
+    return select(table.model).where(table.status.in_(OPEN), is_free(now, lease_s)).distinct()
+
+
 def first_entry(
     batch_id: str, now: Time, model: str, scorer: str | None, room: int, lease_s: float
 ) -> Select[tuple[Any, Any]]:

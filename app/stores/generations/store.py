@@ -41,6 +41,7 @@ from app.stores.connections import Connections, DatabaseOptions
 from app.stores.generations.queries import (
     FINAL,
     OPEN,
+    claimable_models,
     not_in_active_batch,
     older_than,
     oldest_claimable,
@@ -269,6 +270,10 @@ class SqlGenerationStore:
         """See GenerationStore."""
         rows = await self._read(oldest_claimable(self.rows.now(), model, scorer, max_candidates, lease_s))
         return Claimable(rows[0].id, rows[0].candidates) if rows else None
+
+    async def waiting_models(self, lease_s: float) -> frozenset[str]:
+        """See GenerationStore."""
+        return frozenset(row.model for row in await self._read(claimable_models(self.rows.now(), lease_s)))
 
     async def claim(
         self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None

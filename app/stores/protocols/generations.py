@@ -206,6 +206,9 @@ class GenerationStore(Protocol):
         `scorer` None is any. `lease_s` applies to claims stored without a lease.
         """
 
+    async def waiting_models(self, lease_s: float) -> frozenset[str]:
+        """Models of claimable generations, entries of batches included."""
+
     async def claim(
         self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None
     ) -> Claimed | None:
