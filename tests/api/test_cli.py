@@ -159,13 +159,13 @@ def test_an_interrupted_generate_leaves_nothing_behind(tmp_path: Path, sent: sig
 
 def test_an_interrupted_generate_cancels_at_a_service(tmp_path: Path) -> None:
     with running(tmp_path) as house:
-        house.generator.delay_s = 0.1
+        house.generator.delay_s = 0.05
         process = subprocess.Popen(
             [*COMMAND, "generate", "x", "--candidates", "4", "--steps", "150", "--url", house.url],
             cwd=ROOT, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             preexec_fn=_heed_interrupts,
         )  # fmt: skip
-        until(lambda: house.app.state.engine.stats().rows_stepped > 80, 60)
+        until(lambda: house.app.state.engine.stats().rows_stepped > 20, 60)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
         assert process.returncode != 0

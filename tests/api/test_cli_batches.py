@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from tests.api.keys_kit import add_key
 from tests.api.kit import House, running
-from tests.api.test_cli import COMMAND, ROOT, _complaint, _environment, _heed_interrupts, _run, _told
+from tests.api.test_cli import COMMAND, ROOT, _complaint, _environment, _heed_interrupts, _told
 from tests.servers import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
@@ -167,7 +167,7 @@ def test_the_key_comes_from_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["batch", "list"])
-def test_help_teaches_by_example(command: str, tmp_path: Path) -> None:
-    told = _run(tmp_path, command, "--help").stdout
+def test_help_teaches_by_example(command: str) -> None:
+    told = _told(command, "--help")
     assert f"frontrunner {command}" in told
     assert "Examples" in told

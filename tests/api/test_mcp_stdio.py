@@ -109,9 +109,7 @@ def test_a_signal_ends_it_although_stdin_is_open(house: House) -> None:
         assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
-@pytest.mark.torch
-@pytest.mark.slow
 def test_without_a_url_a_local_service_is_started() -> None:
-    result, _ = asyncio.run(_generate(OMP_NUM_THREADS="1"))
+    result, _ = asyncio.run(_generate(FRONTRUNNER_GENERATOR="fake", FRONTRUNNER_SCORER="fake"))
     assert not result.is_error, result
     assert result.structured_content["n_candidates"] == 4

@@ -295,15 +295,3 @@ def test_settings_become_options() -> None:
         Settings(quantization="int3")
     with pytest.raises(ValueError, match="it is no cache of diffusers"):
         Settings(cache="fast")
-
-
-def test_the_embedded_model_starts_without_these_packages() -> None:
-    import subprocess
-
-    script = (
-        "import sys; from models import registry; registry.load_models('pictogram', 'pictogram', 'cpu');"
-        "print([n for n in ('torchao', 'spandrel', 'bitsandbytes', 'torch._dynamo') if n in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300)
-    assert "torchao" not in found.stdout
-    assert "spandrel" not in found.stdout

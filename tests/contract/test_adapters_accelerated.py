@@ -67,7 +67,7 @@ def test_adapters_change_a_model_from_a_gguf_file(flux: Path, folder: LoraFolder
     check_quantised(flux, folder, mode, gguf=str(tmp_path / "flux-q8.gguf"))
 
 
-@pytest.mark.parametrize("mode", ["gate", "native"])
+@pytest.mark.parametrize("mode", [pytest.param("gate", marks=pytest.mark.soak), "native"])
 def test_rows_with_adapters_run_uncompiled(
     flux: Path, folder: LoraFolder, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,9 @@ def _of(info: Any) -> tuple[Any, ...]:
     return info.steps, info.guidance_scale, info.sampler, info.defaults_from, info.width, info.height
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.soak] * (case == "sdxl-turbo-large")) for case in CASES]
+)
 def test_both_paths_have_the_same_defaults(case: str, tmp_path: Path) -> None:
     name, _, _, wanted = CASES[case]
     found = {mode: described(case, tmp_path / mode, mode) for mode in FAMILIES[name].paths}

@@ -10,6 +10,9 @@ import pytest
 
 pytestmark = pytest.mark.torch
 
+OPTIONAL = ("torchao", "spandrel", "bitsandbytes")
+"""Packages of accelerations and upscalers, which the embedded model does without."""
+
 KEPT_OUT = ("torch._dynamo", "torch._inductor", "scipy.stats", "scipy.optimize", "scipy.integrate", "scipy.spatial")
 
 
@@ -34,7 +37,7 @@ def test_the_embedded_model_is_loaded_timed_and_run_without_the_compiler_and_sci
         models.scorer.embed_patches(models.generator.decode(models.generator.load(models.generator.dump(
             [models.generator.noise(0, 64, 64, models.generator.schedule(models.generator.info.sampler, 2, 64, 64))]
         ))).numpy()[0])
-        print([name for name in {KEPT_OUT} if name in sys.modules])
+        print([name for name in {(*KEPT_OUT, *OPTIONAL)} if name in sys.modules])
         assert not any(type(module).__name__ == "_StandIn" for module in sys.modules.values())
     """)
     assert found.strip() == "[]"
@@ -74,9 +77,11 @@ def test_what_was_kept_out_is_the_real_thing_as_soon_as_it_is_used() -> None:
             id="another name of one that has",
             marks=pytest.mark.soak,
         ),
-        pytest.param("from scipy.stats import norm as kind", id="a name of scipy"),
+        pytest.param("from scipy.stats import norm as kind", id="a name of scipy", marks=pytest.mark.soak),
         pytest.param(
-            "from scipy.integrate._quadrature import _builtincoeffs as kind", id="a module of scipy inside one that has"
+            "from scipy.integrate._quadrature import _builtincoeffs as kind",
+            id="a module of scipy inside one that has",
+            marks=pytest.mark.soak,
         ),
         pytest.param("import scipy; kind = scipy.stats.norm", id="scipy's own way to a module", marks=pytest.mark.soak),
     ],
@@ -97,6 +102,7 @@ def test_what_a_stand_in_does_not_have_loads_the_real_module_at_once(asked: str)
     """)
 
 
+@pytest.mark.soak
 def test_modules_that_are_loaded_already_stay() -> None:
     run("""
         import scipy.stats, torch._dynamo
@@ -109,6 +115,7 @@ def test_modules_that_are_loaded_already_stay() -> None:
     """)
 
 
+@pytest.mark.soak
 def test_what_diffusers_found_installed_stays_visible() -> None:
     """It looks once, at its first import, and imports what it found later."""
     run("""

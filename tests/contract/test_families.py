@@ -18,6 +18,8 @@ from tests.contract.gate_kit import JOBS, Driven, Job, Native, apart, driven, le
 pytestmark = pytest.mark.torch
 
 LATENTS = 2e-5
+GATED = ("stable_diffusion_xl", "flux", "qwen_image")
+"""Families behind the gate in each run, beside those that have no native loop: one of each module of tiny builds."""
 LEVELS = 2
 MIXED = 1.3
 """Calls of eight requests of equal length, as a multiple of those of the longest alone."""
@@ -26,8 +28,17 @@ MIXED = 1.3
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each family behind the gate, and by its native loop where it has one."""
     if "driven_by" in metafunc.fixturenames:
-        ways = [(name, path) for name, family in FAMILIES.items() for path in family.paths]
-        metafunc.parametrize("driven_by", ways, ids="-".join, indirect=True, scope="module")
+        ways = [
+            pytest.param((name, path), id=f"{name}-{path}", marks=[pytest.mark.soak] * _repeats(name, path))
+            for name, family in FAMILIES.items()
+            for path in family.paths
+        ]
+        metafunc.parametrize("driven_by", ways, indirect=True, scope="module")
+
+
+def _repeats(name: str, path: str) -> bool:
+    """Whether the gate drives a pipeline that a native loop drives by default: all but three go to the soak run."""
+    return path == "gate" and len(FAMILIES[name].paths) > 1 and name not in GATED
 
 
 @pytest.fixture(scope="module")

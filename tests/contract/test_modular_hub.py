@@ -78,6 +78,7 @@ def loading(cache: Path, name: str = HUB_ID) -> tuple[int, str]:
     return found.returncode, found.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.soak
 def test_a_modular_pipeline_comes_from_the_hub(tmp_path: Path, saved: Path) -> None:
     hub(tmp_path, saved)
     assert loading(tmp_path) == (0, f"{HUB_ID} (1, 32, 32, 3)")

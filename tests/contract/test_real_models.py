@@ -38,9 +38,7 @@ def test_the_true_configurations_have_the_published_sizes(name: str, monkeypatch
     assert found == pytest.approx(wanted, abs=near)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "sdxl" else pytest.param(name, marks=pytest.mark.soak) for name in BILLIONS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak) for name in BILLIONS])
 def test_the_device_bench_runs_at_tiny_size(name: str) -> None:
     from tests.bench import device
     from tests.bench.real_models import MODELS
@@ -55,6 +53,7 @@ def test_the_device_bench_runs_at_tiny_size(name: str) -> None:
         assert found[kind]["memory_gib"] > 0
 
 
+@pytest.mark.soak
 def test_the_gates_figures_are_ratios_to_the_stock_pipeline() -> None:
     from tests.bench import gate
 

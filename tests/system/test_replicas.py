@@ -26,7 +26,9 @@ from tests.servers import PATIENCE_S, S3, PostgreSQL
 from tests.system.replicas import ASYNC, Replica, asked, ended, figures, replicas
 
 SEEDS = [11, 22, 33, 44]
-KILLS = 5
+KILLS = (2, 5)
+"""Of a file and a folder, and of servers in the soak run."""
+
 RESENT = 20
 pytestmark = pytest.mark.timeout(900)
 
@@ -183,8 +185,8 @@ async def _undisturbed(client: httpx.AsyncClient, url: str) -> dict[int, list[tu
     return {seed: figures((await client.post(f"{url}/v1/generations", json=asked(seed))).json()) for seed in SEEDS}
 
 
-async def _killing(pair: list[Replica]) -> None:
-    for turn in range(KILLS):
+async def _killing(pair: list[Replica], kills: int) -> None:
+    for turn in range(kills):
         await asyncio.sleep(random.uniform(0.3, 1.5))
         victim = pair[turn % len(pair)]
         await asyncio.to_thread(victim.kill)
@@ -203,7 +205,7 @@ async def _killed(stores: Stores, tmp_path: Path) -> None:
             load.expected = await _undisturbed(client, pair[0].url)
             kinds = [(load.submit, 0.3)] * 3 + [(load.wait, 0.05)] * 3
             running = [asyncio.create_task(load.run(client, kind, pause)) for kind, pause in kinds]
-            await _killing(pair)
+            await _killing(pair, KILLS[bool(stores.settings)])
             load.stopped = True
             await asyncio.gather(*running)
             for name, seed in load.accepted.items():

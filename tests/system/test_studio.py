@@ -122,7 +122,7 @@ def test_reload_in_mid_race(browser: Browser, house: House) -> None:
 @needs_browser
 def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -> None:
     with (
-        replicas(tmp_path, 1, 1.0, {"DRAIN_S": "0"}) as (server,),
+        replicas(tmp_path, 1, 0.4, {"DRAIN_S": "0"}) as (server,),
         opened_at(browser, server.url, failing=True) as page,
     ):
         asked = posts(page)
@@ -131,7 +131,7 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
         address = page.url
         server.stop()
         expect(page.locator(".track").get_by_text("Connection lost. Reconnecting…")).to_be_visible()
-        server.delay_s = 0.05
+        server.delay_s = 0.01
         server.start()
         expect(page.locator(".tile[data-index]")).to_have_count(6, timeout=60_000)
         assert page.url == address
@@ -139,6 +139,7 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
         assert httpx.get(f"{server.url}/v1/generations/{address.split('#')[1]}").json()["status"] == "succeeded"
 
 
+@pytest.mark.soak
 @needs_browser
 def test_256_candidates_by_keyboard(browser: Browser, house: House) -> None:
     with opened(browser, house) as page:

@@ -1,4 +1,4 @@
-"""Databases for the tests of the stores."""
+"""Databases for the tests of the stores, and polls of services that share one."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def _url(request: pytest.FixtureRequest, file_url: str) -> str:
         server: PostgreSQL = request.getfixturevalue("postgresql")
         return server.database()
     return file_url if request.param == "file" else "sqlite://"
+
+
+@pytest.fixture
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas of one process look at the queue and at logs of others often: no test waits for a second to pass."""
+    monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr("app.service.generations.service.POLL_S", 0.05)

@@ -57,6 +57,6 @@ async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **
     try:
         yield House(made, records, blobs, generator, batches)
     finally:
-        await engine.close(5)
+        await engine.close(0)
         await made.close()
         await records.close()

@@ -19,7 +19,7 @@ from app.stores.generations import SqlGenerationStore
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import MINE, generation, opened
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
 LONG_AGO = text("UPDATE generations SET attended = 0 WHERE attended IS NOT NULL")
 EARLIER_BOOT = text("UPDATE generations SET attended = attended + 1e9 WHERE attended IS NOT NULL")

@@ -28,7 +28,7 @@ from app.stores.generations import SqlBatchStore
 from app.stores.protocols import PageMark
 from tests.unit.service_kit import House, house
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
 
 @asynccontextmanager

@@ -94,6 +94,7 @@ def test_a_quick_look_takes_no_figures_place(
     assert ("not stored" in capsys.readouterr().out) is not kept
 
 
+@pytest.mark.soak
 def test_bare_calls_are_the_networks_alone() -> None:
     from app.domain import GenerationSpec
     from app.engine.config import EngineConfig

@@ -23,7 +23,7 @@ from app.stores.protocols import Claim, QuotaCharge, QuotaUsage
 from tests.unit.service_kit import house
 from tests.unit.store_kit import generation, opened
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
 WINDOW = 7
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import resource
 import sqlite3
@@ -352,15 +353,25 @@ any_generation = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(any_generation)
-def test_a_record_comes_back_exactly(original: Generation) -> None:
-    async def there_and_back() -> Generation | None:
-        async with opened("sqlite://") as store:
-            await store.create(original, [], MINE)
-            return await store.get("gen_a")
+def test_a_record_comes_back_exactly() -> None:
+    with asyncio.Runner() as runner:
+        store = runner.run(SqlGenerationStore.open("sqlite://"))
+        names = (f"gen_{number}" for number in itertools.count())
 
-    assert asyncio.run(there_and_back()) == original
+        async def there_and_back(original: Generation) -> Generation | None:
+            await store.create(original, [], MINE)
+            return await store.get(original.id)
+
+        @settings(max_examples=100, deadline=None)
+        @given(any_generation)
+        def comes_back(original: Generation) -> None:
+            original = replace(original, spec=replace(original.spec, id=next(names)))
+            assert runner.run(there_and_back(original)) == original
+
+        try:
+            comes_back()
+        finally:
+            runner.run(store.close())
 
 
 @pytest.mark.anyio

@@ -22,7 +22,7 @@ from app.service.generations.queue_worker import WaitingModels
 from tests.unit.service_kit import House, house
 from tests.unit.store_kit import generation
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
 
 async def counted(there: House) -> Mapping[str, int]:
@@ -37,14 +37,14 @@ async def counted(there: House) -> Mapping[str, int]:
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
     lease_policy = LeasePolicy(lease_s=10.0)
     async with (
-        house(tmp_path, delay_s=0.1, lease_policy=lease_policy) as one,
+        house(tmp_path, delay_s=0.05, lease_policy=lease_policy) as one,
         house(tmp_path, lease_policy=lease_policy) as two,
     ):
         working = asyncio.create_task(two.service.run_worker())
-        running = await one.service.submit(GenerationParams("x", steps=60, n_candidates=2))
+        running = await one.service.submit(GenerationParams("x", steps=40, n_candidates=2))
         for hours in (1, -1):
             with time_machine.travel(time.time() + hours * 3600, tick=True):
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(0.4)  # several looks at the queue
                 assert not (await two.service.get(running.id)).status.is_final
         done = await one.service.wait(running.id)
         assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)

@@ -24,7 +24,7 @@ from app.service.generations import admission
 from models.loras import Lora
 from tests.unit.service_kit import house
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
 
 async def test_a_generation_is_answered_recorded_and_logged(tmp_path: Path) -> None:

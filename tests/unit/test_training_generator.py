@@ -54,6 +54,7 @@ def test_the_figures_tell_every_style(tmp_path: Path, monkeypatch: pytest.Monkey
     assert line["fixed"] == pytest.approx(np.mean(list(styles.values())), abs=1e-4)
 
 
+@pytest.mark.soak
 def test_a_run_that_resumes_ends_in_the_same_weights_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached(tmp_path)
     ends = []

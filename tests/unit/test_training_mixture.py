@@ -78,7 +78,7 @@ def test_colours_are_checked_where_their_things_belong(column: bool) -> None:
 
 def test_captions_say_how_many_and_what_is_above() -> None:
     captioner = Captioner(3)
-    for scene in drawn(300):
+    for scene in drawn(120):
         text = captioner.caption(scene)
         if scene.counted:
             assert any(word in text for word in NUMBERS[len(scene.things)]), text

@@ -37,6 +37,7 @@ def train(rank: int, folder: Path, workers: int) -> None:
     torch.save(state, folder / f"worker-{workers}-{rank}.pt")
 
 
+@pytest.mark.soak
 def test_two_workers_train_what_one_would(tmp_path: Path) -> None:
     (tmp_path / "port").write_text(str(free_port()))
     torch.multiprocessing.spawn(train, args=(tmp_path, 2), nprocs=2)
