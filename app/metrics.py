@@ -41,6 +41,8 @@ COUNTERS = {
     "frontrunner_pruning_regret_total": "sum over those of the share of the best-of-N gain that pruning would lose",
     "frontrunner_referee_verdicts_total": "winners by the referee's verdict: better, equal or worse than the median",
     "frontrunner_webhooks_total": "webhook delivery attempts by outcome",
+    "frontrunner_remote_calls_total": "ended calls to remote generators: answered, cancelled, or why no image was made",
+    "frontrunner_remote_seconds_total": "seconds of those calls, by the same outcomes",
     "frontrunner_store_calls_total": "database and image store operations by name",
     "frontrunner_store_seconds_total": "seconds of store operations by name",
     "frontrunner_store_failures_total": "store operations that failed because the store was unavailable, by name",
@@ -128,7 +130,7 @@ class _ServiceCollector(Collector):
         )
         for (name, text), value in zip(GAUGES.items(), gauges, strict=True):
             yield GaugeMetricFamily(name, text, value=float(value))
-        rows, calls, stages, generations, shadows, regret, verdicts, webhooks, *stores = COUNTERS.items()
+        rows, calls, stages, generations, shadows, regret, verdicts, webhooks, remote, took, *stores = COUNTERS.items()
         yield CounterMetricFamily(*rows, value=stats.rows_stepped)
         yield CounterMetricFamily(*calls, value=stats.denoiser_calls)
         yield _labelled(stages, "stage", stats.stage_seconds)
@@ -138,6 +140,8 @@ class _ServiceCollector(Collector):
             yield CounterMetricFamily(*named, value=sum(values))
         yield _labelled(verdicts, "verdict", _sums(ensembles.referee.verdicts for _, ensembles in self._lanes))
         yield _labelled(webhooks, "outcome", self._dispatcher.outcomes())
+        yield _labelled(remote, "outcome", stats.remote_calls.counts)
+        yield _labelled(took, "outcome", stats.remote_calls.seconds)
         for family, kind in zip(stores, ("calls", "seconds", "failures"), strict=True):
             counted = {k: v for instruments in self._stores for k, v in getattr(instruments, kind).items()}
             yield _labelled(family, "operation", counted)

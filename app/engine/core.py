@@ -31,6 +31,7 @@ from app.engine.warmup import Report, Warmup, silent
 from app.errors import EngineFailed, FrontrunnerError
 from models.protocols import Embedder, Models, OutOfMemory, Pixels, Schedule, StepwiseGenerator, to_host
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.narrow import CallCounts
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,10 @@ class EngineCore:
     def resume(self) -> None:
         """Take ordered images at the next tick: call it after `wake`."""
         self._waiting = False
+
+    def remote_calls(self) -> CallCounts:
+        """The calls of a remote generator so far. Call from any thread."""
+        return self._orders.calls()
 
     def close(self) -> None:
         """Free what the generator holds outside this process."""

@@ -55,6 +55,7 @@ from models.protocols import (
     to_host,
 )
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.narrow import CallCounts
 from models.protocols.upscaling import UpscalerInfo
 
 log = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ class LocalEngine(Drainable):
             steering_refusal=refusal(self._models.steering) if self._models is not None else None,
             weight_bytes=self._models.weight_bytes if self._models is not None else 0,
             workers_ready=int(core is not None and self._death_reason is None),
+            remote_calls=core.remote_calls() if core is not None else CallCounts(),
         )
 
     async def close(self, drain_s: float) -> None:

@@ -19,6 +19,7 @@ from app.engine.ranking.scoring import Query
 from app.errors import FrontrunnerError
 from models.protocols import Calibration, Embeddings, GeneratorInfo, Images, ScorerInfo, ScoringInfo, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.narrow import CallCounts
 from models.protocols.upscaling import UpscalerInfo
 
 
@@ -143,7 +144,8 @@ class EngineStats:
     `seconds_per_candidate` is for the generator's default number of steps. `part` is the current part of the start-up,
     such as `timing a decode`, or `ready`. `steering_refusal` is why the models cannot be steered, as far as is known.
     `weight_bytes` are those of all loaded models, measured when they were loaded; 0 if unknown. `workers` are the
-    devices that share each generation, `workers_ready` those of them that are loaded.
+    devices that share each generation, `workers_ready` those of them that are loaded. `remote_calls` are those of a
+    remote generator.
     """
 
     ready: bool
@@ -162,6 +164,7 @@ class EngineStats:
     weight_bytes: int = 0
     workers: int = 1
     workers_ready: int = 0
+    remote_calls: CallCounts = field(default_factory=CallCounts)
 
 
 Role: TypeAlias = Literal["main", "member", "referee"]

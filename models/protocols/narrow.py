@@ -5,8 +5,9 @@ They have no steps that the engine could batch, prune or preview. The engine ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +27,24 @@ LossReason: TypeAlias = Literal[
 `refused`: the remote's content policy. `rejected`: the remote cannot make what is asked. `unauthorized`: it rejects the
 key. `unreadable`: it sent no image. `missing`: it sent fewer images. `budget_spent`: calls or money of today are used.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """Calls that ended, and their seconds.
+
+    By outcome: `answered`, `cancelled`, or the reason for which a call made no image. A repeated call counts again.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: CallCounts) -> CallCounts:
+        counts, seconds = Counter(self.counts), Counter[str]()
+        counts.update(other.counts)
+        for each in (self.seconds, other.seconds):
+            seconds.update(each)
+        return CallCounts(dict(counts), dict(seconds))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +104,10 @@ class Generator(Protocol):
         `deliver` is called once for every place, on another thread, in any order. The returned function cancels the
         order: open calls end, and nothing further is delivered. Call both from any thread.
         """
+        ...
+
+    def calls(self) -> CallCounts:
+        """The calls so far. Call from any thread."""
         ...
 
     def close(self) -> None:

@@ -74,6 +74,10 @@ def test_the_best_of_a_remotes_images_is_ranked_stored_and_ranked_again(
             "openai:painter", "succeeded", 6, 2,
         )  # fmt: skip
         assert {"candidates_missing", "pruning_unsupported", "seeds_not_reproducible"} <= codes(told)
+        scraped = house.client.get("/metrics").text
+        assert 'frontrunner_remote_calls_total{outcome="answered"} 5.0' in scraped
+        assert 'frontrunner_remote_calls_total{outcome="refused"} 1.0' in scraped
+        assert 'frontrunner_remote_seconds_total{outcome="refused"} ' in scraped
         assert "negative_prompt_not_steering" in codes(told)
         missing = next(each for each in told["warnings"] if each["code"] == "candidates_missing")
         assert (missing["count"], missing["reasons"]) == (1, {"refused": 1})

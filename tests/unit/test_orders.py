@@ -13,12 +13,15 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Cancelled, Failed, Finished, Succeeded, Update
 from app.engine.ranking.scoring import build_query, score_images
+from app.engine.registry.cards import card_stats
+from app.engine.registry.lifetime import Work
 from app.engine.segments.core import SegmentCore
 from app.errors import RemoteBudgetSpent, RemoteFailed, RemoteRefused
 from models.errors import ModelUnsupported
 from models.generators.remote.pictures import Picture, PictureStorage
 from models.protocols import Models, WholeImages
 from models.protocols.narrow import (
+    CallCounts,
     Delivery,
     Generator,
     ImageOrder,
@@ -50,6 +53,9 @@ class Elsewhere(PictureStorage):
             self.cancelled += 1
 
         return cancel
+
+    def calls(self) -> CallCounts:
+        return CallCounts({"answered": len(self.orders)}, {"answered": 0.5 * len(self.orders)})
 
     def close(self) -> None:
         self.closed = True
@@ -239,3 +245,15 @@ def test_an_initial_image_is_part_of_the_order(desk: Desk) -> None:
     desk.submit(start=replace(start, strength=0.0), n_candidates=2)
     assert len(desk.generator.orders) == 1, "strength 0 keeps the image, so nothing is ordered"
     assert len(desk.end.candidates) == 2
+
+
+def test_calls_of_earlier_loads_and_of_all_models_are_summed() -> None:
+    desk = Desk()
+    desk.core.submit(spec(n_candidates=2), 0.0)
+    desk.core.tick()
+    one = card_stats(None, "ready", 8)
+    now = replace(one, remote_calls=desk.core.remote_calls())
+    assert now.remote_calls == CallCounts({"answered": 1}, {"answered": 0.5})
+    before = Work().after(replace(one, remote_calls=CallCounts({"answered": 2, "timeout": 1}, {"timeout": 9.0})))
+    total = before.added(now).remote_calls
+    assert total == CallCounts({"answered": 3, "timeout": 1}, {"answered": 0.5, "timeout": 9.0})

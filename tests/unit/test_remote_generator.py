@@ -160,6 +160,8 @@ def test_what_was_refused_once_is_not_lost_with_the_rest() -> None:
         found = made(it, order(4))
         assert (found.reasons, len(found.pictures), len(remote.made)) == (["refused"], 3, 5)
         assert next(iter(found.losses.values())).detail == "openai:painter refuses the prompt: not this one"
+        assert it.calls().counts == {"answered": 3, "refused": 1, "unreachable": 1}, "a repeated call counts again"
+        assert set(it.calls().seconds) == set(it.calls().counts)
 
 
 def test_fewer_images_than_asked_for() -> None:
@@ -238,6 +240,7 @@ def test_a_cancelled_order_closes_its_calls_and_makes_no_others() -> None:
         hold.set()
         small.wait()
         assert (len(remote.made), found.all) == (3, [])
+        assert it.calls().counts == {"cancelled": 2, "answered": 1}
 
 
 def test_calls_of_a_minute_and_pauses_hold_for_all_orders() -> None:

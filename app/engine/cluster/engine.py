@@ -31,6 +31,7 @@ from app.engine.ranking.probability import known_match
 from app.errors import Draining, EngineDead, EngineFailed, FrontrunnerError, Interrupted, Loading, Overloaded
 from models.protocols import Embeddings, Images, MatchCalibration, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
+from models.protocols.narrow import CallCounts
 
 log = logging.getLogger(__name__)
 
@@ -242,6 +243,7 @@ class ClusterEngine(KnownModel, Drainable):
             rows_stepped=sum(part.rows_stepped for part in parts),
             denoiser_calls=sum(part.denoiser_calls for part in parts),
             stage_seconds=dict(stages),
+            remote_calls=sum((part.remote_calls for part in parts), CallCounts()),
             seconds_per_candidate=self._seconds_per_candidate,
             steering_refusal=next((p.steering_refusal for p in parts if p.ready), None),
             weight_bytes=sum(part.weight_bytes for part in parts),

@@ -21,7 +21,7 @@ from app.errors import (
     RemoteRefused,
 )
 from models.protocols import StepwiseGenerator, to_host
-from models.protocols.narrow import Delivery, ImageOrder, ReceivedImage, count_reasons, makes_whole_images
+from models.protocols.narrow import CallCounts, Delivery, ImageOrder, ReceivedImage, count_reasons, makes_whole_images
 
 _Received: TypeAlias = tuple[ActiveGeneration, Sequence[Row], Delivery]
 
@@ -82,6 +82,10 @@ class Orders:
         """End the open calls for a generation; what still comes is dropped."""
         for cancel in self._open.pop(run, ()):
             cancel()
+
+    def calls(self) -> CallCounts:
+        """The generator's calls so far."""
+        return self._generator.calls() if self._generator is not None else CallCounts()
 
     def close(self) -> None:
         """Close the generator."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from app.engine.protocols import Engine, EngineStats
+from models.protocols.narrow import CallCounts
 
 
 class ServedEngine(Engine, Protocol):
@@ -54,6 +55,7 @@ class Work:
     rows_stepped: int = 0
     denoiser_calls: int = 0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    remote_calls: CallCounts = field(default_factory=CallCounts)
 
     def added(self, stats: EngineStats) -> EngineStats:
         """The counters of a load with this work before it."""
@@ -64,9 +66,10 @@ class Work:
             rows_stepped=stats.rows_stepped + self.rows_stepped,
             denoiser_calls=stats.denoiser_calls + self.denoiser_calls,
             stage_seconds=dict(seconds),
+            remote_calls=stats.remote_calls + self.remote_calls,
         )
 
     def after(self, stats: EngineStats) -> Work:
         """The work with that of a load that ends."""
         sums = self.added(stats)
-        return Work(sums.rows_stepped, sums.denoiser_calls, sums.stage_seconds)
+        return Work(sums.rows_stepped, sums.denoiser_calls, sums.stage_seconds, sums.remote_calls)

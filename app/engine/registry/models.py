@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from app.engine.protocols import EngineStats
 from app.engine.registry.lifetime import ModelStateName, ServedEngine
 from app.engine.registry.managed import ManagedEngine
+from models.protocols.narrow import CallCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class ModelRegistry:
             rows_stepped=sum(one.rows_stepped for one in every),
             denoiser_calls=sum(one.denoiser_calls for one in every),
             stage_seconds=dict(seconds),
+            remote_calls=sum((one.remote_calls for one in every), CallCounts()),
             weight_bytes=sum(one.weight_bytes for one in every),
             workers=sum(one.workers for one in every),
             workers_ready=sum(one.workers_ready for one in every),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import httpx
@@ -18,6 +20,7 @@ from models.generators.remote.addresses import RemoteAddress
 from models.generators.remote.answers import Busy, check_status, read_json
 from models.generators.remote.limits import Budget, Lost, Pace, Turns
 from models.load_options import RemoteLimits
+from models.protocols.narrow import CallCounts
 from models.public_addresses import Resolver, is_public_address, resolve_host
 
 Build: TypeAlias = Callable[[httpx.AsyncClient], httpx.Request]
@@ -61,6 +64,7 @@ class Calls:
         self._turns = Turns(limits.concurrency)
         self._pace = Pace(limits.per_minute)
         self._budget = budget or Budget(limits)
+        self.counts = CallCounts()
         connections = httpx.Limits(max_keepalive_connections=0)
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         context = httpx.create_ssl_context()
@@ -101,7 +105,8 @@ class Calls:
             try:
                 async with self._turns.turn(order):
                     await self._pace.wait(deadline)
-                    return await self._attempt(images, build, deadline)
+                    with self._counted():
+                        return await self._attempt(images, build, deadline)
             except Busy as busy:
                 backoff = min(LONGEST_BACKOFF_S, self._limits.backoff_s * 2**attempt) * random.uniform(0.75, 1.25)
                 pause = backoff if busy.after_s is None else busy.after_s
@@ -115,6 +120,22 @@ class Calls:
                     ) from None
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a call by how it ends; a cancelled one is `cancelled`."""
+        began, outcome = time.monotonic(), "cancelled"
+        try:
+            yield
+            outcome = "answered"
+        except Busy as busy:
+            outcome = busy.lost.reason
+            raise
+        except Lost as lost:
+            outcome = lost.reason
+            raise
+        finally:
+            self.counts += CallCounts({outcome: 1}, {outcome: time.monotonic() - began})
 
     async def _attempt(self, images: int, build: Build, deadline: float) -> Any:
         """One request. The money of images that it cannot have made is given back."""

@@ -26,7 +26,7 @@ from models.generators.remote.openai import OpenAiImages
 from models.generators.remote.pictures import Picture, PictureStorage
 from models.load_options import RemoteLimits
 from models.protocols import GeneratorInfo
-from models.protocols.narrow import Delivery, ImageOrder, LostImage, ReceivedImage
+from models.protocols.narrow import CallCounts, Delivery, ImageOrder, LostImage, ReceivedImage
 from models.public_addresses import Resolver, resolve_host
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,10 @@ class RemoteGenerator(PictureStorage):
             done.cancel()
 
         return cancel
+
+    def calls(self) -> CallCounts:
+        """See `Generator`."""
+        return self._calls.counts
 
     def close(self) -> None:
         """See `Generator`."""
