@@ -176,3 +176,14 @@ def test_it_goes_back_into_training_and_comes_out_as_it_was(folder: Path, tmp_pa
     before, after = load_file(folder / name), load_file(tmp_path / name)
     assert before.keys() == after.keys()
     assert all(bool((before[each] == after[each]).all()) for each in before)
+
+
+def test_the_card_names_it(folder: Path) -> None:
+    from models.training.evaluation import card
+
+    runs = folder.parent
+    for kind in ("autoencoder", "generator", "scorer", "second"):
+        (runs / kind).mkdir(exist_ok=True)
+        (runs / kind / "log.jsonl").write_text(json.dumps({"seen": 1234, "minutes": 5}) + "\n")
+    row = "| second | the same, image tower cs3darknet_s; a member for ensembles | 1,234 pictures in 5 minutes |"
+    assert row in card.fill(runs, folder, {}).splitlines()

@@ -57,11 +57,11 @@ def figures_table(figures: dict[str, Any]) -> str:
 def fill(runs: Path, pack: Path, figures: dict[str, Any]) -> str:
     """The text of the card."""
     meta = json.loads((pack / "pack.json").read_text("utf-8"))
-    config = json.loads((pack / "scorer" / "open_clip_config.json").read_text("utf-8"))
     values = {
         "version": meta["version"],
         "distribution": meta["text_encoder"]["distribution"],
-        "tower": config["model_cfg"]["vision_cfg"]["timm_model_name"],
+        "tower": _tower(pack / "scorer"),
+        "second": _second(runs, pack) if "second" in meta else "",
         "guidance": f"{meta['generator']['defaults']['guidance_scale']:g}",
         "figures": figures_table(figures),
     }
@@ -70,6 +70,18 @@ def fill(runs: Path, pack: Path, figures: dict[str, Any]) -> str:
         values |= {f"{kind}_seen": f"{line['seen']:,}", f"{kind}_minutes": f"{line['minutes']:.0f}"}
     template = (Path(__file__).parent / "card.template.md").read_text("utf-8")
     return string.Template(template).substitute(values)
+
+
+def _tower(folder: Path) -> str:
+    config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+    return str(config["model_cfg"]["vision_cfg"]["timm_model_name"])
+
+
+def _second(runs: Path, pack: Path) -> str:
+    """The table row of the second scorer."""
+    line = last_line(runs / "second" / "log.jsonl")
+    trained = f"{line['seen']:,} pictures in {line['minutes']:.0f} minutes"
+    return f"| second | the same, image tower {_tower(pack / 'second')}; a member for ensembles | {trained} |\n"
 
 
 def main() -> None:
