@@ -38,7 +38,9 @@ _BACKGROUND = re.compile(r" on an? (\w+) background$")
 Row = dict[str, Any]
 
 
-def measured(bench: Bench, first: int, prompts: Sequence[str], sheet: list[NDArray[np.uint8]]) -> Iterator[Row]:
+def measured(
+    bench: Bench, first: int, prompts: Sequence[str], candidates: int, sheet: list[NDArray[np.uint8]]
+) -> Iterator[Row]:
     """Prompts at every scale: means over their candidates by statistic, and seconds a candidate.
 
     They are sampled together; `first` is the place of the first one. `sheet` gets the images of each.
@@ -55,10 +57,10 @@ def measured(bench: Bench, first: int, prompts: Sequence[str], sheet: list[NDArr
         bench.models.generator.info,
         prompts,
         SCALES,
-        n_candidates=CANDIDATES,
-        seed=SEED + first * CANDIDATES,
+        n_candidates=candidates,
+        seed=SEED + first * candidates,
         referee=bench.judge,
-        together=max(1, bench.together // CANDIDATES),
+        together=max(1, bench.together // candidates),
         seen=seen,
     )
     for place, prompt in enumerate(prompts):
@@ -67,6 +69,7 @@ def measured(bench: Bench, first: int, prompts: Sequence[str], sheet: list[NDArr
         yield {
             "place": first + place,
             "prompt": prompt,
+            "candidates": candidates,
             "weights": bench.models.generator.info.revision,
             "values": {scale: values[scale] | further[prompt][scale] for scale in values},
             "seconds": {f"{p.scale:g}": p.seconds for p in points},
@@ -109,7 +112,11 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     made = []
     for scale in map("{:g}".format, SCALES):
         low, high = found[scale]["judge_interval"]
-        detail = {"prompts": len(rows), "candidates": CANDIDATES, "interval": [round(low, 4), round(high, 4)]}
+        detail = {
+            "prompts": len(rows),
+            "candidates": rows[0]["candidates"],
+            "interval": [round(low, 4), round(high, 4)],
+        }
         detail["base"] = _rounded(found["0"]["mean"])
         detail |= {part: _rounded(found[scale][part]) for part in ("mean", "error")}
         gain = Figure(
@@ -135,10 +142,11 @@ def _error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
-def stored_rows(path: Path, weights: str) -> list[Row]:
-    """The rows of these weights that are in the file, by place."""
+def stored_rows(path: Path, weights: str, candidates: int) -> list[Row]:
+    """The rows of these weights and this many candidates that are in the file, by place."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return sorted((row for row in map(json.loads, lines) if row["weights"] == weights), key=lambda row: row["place"])
+    found = [row for row in map(json.loads, lines) if (row["weights"], row["candidates"]) == (weights, candidates)]
+    return sorted(found, key=lambda row: row["place"])
 
 
 def main() -> None:
@@ -146,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.steering", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--prompts", type=int, default=ALL_PROMPTS, help="prompts of the whole set")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="candidates of a prompt, at least 2")
     parser.add_argument("--sheet", type=int, default=8, help="prompts of this run whose images are kept")
     asked = parser.parse_args()
     deadline = Deadline(asked.minutes)
@@ -153,21 +162,22 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     weights = bench.models.generator.info.revision
     texts = PROMPTS.read_text().splitlines()[: asked.prompts]
-    done = {row["place"] for row in stored_rows(path, weights)}
+    count = asked.candidates
+    done = {row["place"] for row in stored_rows(path, weights, count)}
     missing = [place for place in range(len(texts)) if place not in done][: asked.take]
     if missing:  # the first calls of a process are slower, and would be the unsteered ones
-        sweep(bench.core, bench.models.generator.info, ["a boat"], SCALES[:1], n_candidates=CANDIDATES)
+        sweep(bench.core, bench.models.generator.info, ["a boat"], SCALES[:1], n_candidates=count)
     sheet: list[NDArray[np.uint8]] = []
     with path.open("a") as file:
-        for first, count in runs(missing, max(1, bench.together // CANDIDATES)):
+        for first, prompts in runs(missing, max(1, bench.together // count)):
             if deadline.is_over:
                 break
-            for row in measured(bench, first, texts[first : first + count], sheet):
+            for row in measured(bench, first, texts[first : first + prompts], count, sheet):
                 print(json.dumps(row), file=file, flush=True)
-            print(f"{first + count} of {len(texts)}", flush=True)
+            print(f"{first + prompts} of {len(texts)}", flush=True)
     if sheet[: asked.sheet]:
         Image.fromarray(np.concatenate(sheet[: asked.sheet])).save(asked.out / "steering.png")
-    rows = [row for row in stored_rows(path, weights) if row["place"] < len(texts)]
+    rows = [row for row in stored_rows(path, weights, count) if row["place"] < len(texts)]
     if len(rows) < 2:  # an error needs two
         print("too few prompts are measured; run it again")
         return

@@ -127,7 +127,7 @@ def _steered() -> list[steering.Row]:
         values = {"0": 0.0, "0.02": 0.1, "0.05": 0.3, "0.1": 0.4, "0.4": -0.1}
         referee = {scale: {"referee": level + gain + 0.02 * draw.standard_normal()} for scale, gain in values.items()}
         seconds = {scale: 1.0 if scale == "0" else 1.5 for scale in values}
-        rows.append({"place": place, "values": referee, "seconds": seconds})
+        rows.append({"place": place, "candidates": 8, "values": referee, "seconds": seconds})
     return rows
 
 
