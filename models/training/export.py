@@ -20,7 +20,7 @@ from models.training.data import captions, icons, languages, split, texts
 from models.training.trainers import autoencoder as train_autoencoder
 from models.training.trainers import generator, scorer
 
-VERSION = "0.10"
+VERSION = "0.11"
 DEFAULTS = {"steps": 16, "guidance_scale": 1.25, "sampler": QUADRATIC}
 """Default parameters of requests to the pack.
 

@@ -133,7 +133,7 @@ def test_a_candidate_made_alone_is_the_one_of_the_batch(client: httpx.Client) ->
 
 
 def test_deterministic_is_the_same_to_the_last_bit_whatever_the_company(client: httpx.Client) -> None:
-    whole = {"n_candidates": 5, "n": 1, "deterministic": True}
+    whole = {"n_candidates": 5, "n": 5, "deterministic": True}
     alone = made(client, **whole)
     with ThreadPoolExecutor(3) as pool:
         others = [pool.submit(made, client, **{**whole, "seed": 90 + i, "prompt": "a blue car"}) for i in range(2)]
@@ -141,7 +141,7 @@ def test_deterministic_is_the_same_to_the_last_bit_whatever_the_company(client: 
         company = made(client, **whole)
         for other in (*others, plain):
             other.result()
-    pruned = made(client, **whole, pruning=[{"at": 3, "keep": 2}])
+    pruned = made(client, **{**whole, "n": 2}, pruning=[{"at": 3, "keep": 2}])
     assert company["candidates"] == alone["candidates"]
     survivors = [c for c in pruned["candidates"] if c["pruned_at_step"] is None]
     assert len(survivors) == 2
