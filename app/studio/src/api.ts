@@ -45,6 +45,8 @@ export interface Inspected {
   flags: string[];
   flag_reasons: Record<string, string[]>;
   wording: string | null;
+  /** What the safety classifier found, if it looked. */
+  safety: { flagged: boolean; model: string } | null;
 }
 
 export interface Ranked extends Scored, Inspected {
@@ -63,12 +65,13 @@ export interface Candidate extends Inspected {
   seed: number;
   /** Why a remote generator made no image; null for all others. */
   failure: string | null;
-  /** What the safety classifier found, if it looked. */
-  safety: { flagged: boolean } | null;
   score: number | null;
   pruned_at_step: number | null;
   duplicate_of: number | null;
 }
+
+/** What a safety classifier does: nothing, flag images, or exclude flagged ones. */
+export type Safety = "off" | "flag" | "veto";
 
 /** What image files say about their origin. */
 export type Provenance = "none" | "metadata" | "c2pa";
@@ -93,13 +96,15 @@ export interface Generation {
   deterministic: boolean;
   output_format: string;
   provenance: Provenance;
-  safety: "off" | "flag" | "veto";
+  safety: Safety;
   ranking: {
     prompt: string;
     negative_weight: number;
     negatives: Negative[];
     diversity: number;
     min_score: number | null;
+    min_probability: number | null;
+    balance: { attribute: string; values: Record<string, number> } | null;
     references: Omit<Told, "similarity">[];
     taste: { profile: string; weight: number } | null;
     scorers: ScorerUse[];
@@ -140,6 +145,7 @@ export interface Service {
     } | null;
     serving?: { state: "loaded" | "loading" | "failed" | "waiting"; default: boolean };
   }[];
+  safety: { default: Safety; classifier: string | null };
   scorers: { id: string; role: "main" | "member" | "referee"; embeds: boolean }[];
   limits: {
     candidates: number;
@@ -194,6 +200,7 @@ export interface Asked {
   n_candidates: number;
   n: number;
   pruning?: "auto" | "off";
+  safety?: Safety;
   steps?: number;
   guidance_scale?: number;
   sampler?: string;
@@ -240,6 +247,28 @@ export interface Reweighing {
   ranking: AskedRanking;
   include_pruned?: boolean;
   n?: number;
+}
+
+/** A share with its interval at 95 %; null if nothing was counted. */
+export interface Share {
+  count: number;
+  share: number | null;
+  low: number | null;
+  high: number | null;
+}
+
+export interface AuditedValue {
+  text: string;
+  candidates: Share;
+  winners: Share;
+  verdict: string;
+}
+
+/** What a probe found in candidates and winners. */
+export interface Audit {
+  probe: string;
+  attributes: { values: AuditedValue[]; undetermined: Share; undetermined_winners: Share }[];
+  warnings: { code: string; detail: string }[];
 }
 
 /** An error with a message for the user. `retryS` is the retry interval in seconds, if known. */
@@ -335,6 +364,7 @@ export const api = {
   forget: (id: string) => call(address(id), { method: "DELETE" }),
   why: (id: string, index: number, prompt: string, signal: AbortSignal) =>
     read<Why>(`${address(id)}/candidates/${index}/why?${new URLSearchParams({ prompt }).toString()}`, { signal }),
+  audit: (asked: object) => read<Audit>("v1/audits", posted(asked)),
   presets: () => read<{ data: Preset[] }>("v1/presets"),
   profiles: () => read<{ data: string[] }>("v1/taste"),
   taste: (profile: string) => read<TasteSummary>(profileAddress(profile)),

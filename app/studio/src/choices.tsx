@@ -1,8 +1,8 @@
 // Choices of the composer beside sampling: quality, other wordings, and what is excluded.
 
-import type { Quality as Level } from "./api";
-import { draft, set } from "./draft";
-import { generator, limits } from "./state";
+import type { Quality as Level, Safety as Mode } from "./api";
+import { draft, modes, set } from "./draft";
+import { generator, limits, safety } from "./state";
 
 const LEVELS: [Level, string][] = [
   ["draft", "Draft: fewer candidates, faster"],
@@ -12,6 +12,11 @@ const LEVELS: [Level, string][] = [
 const FLAGS: Record<string, string> = {
   artefact: "Exclude images with artefacts",
   typographic: "Exclude images that show words of the prompt",
+};
+const MODES: Record<Mode, string> = {
+  off: "Off",
+  flag: "Flag images",
+  veto: "Exclude flagged images",
 };
 const MOST_WORDINGS = 16;
 
@@ -100,5 +105,27 @@ export function Vetoes() {
         </label>
       ))}
     </>
+  );
+}
+
+/** What the safety classifier does; nothing to choose where the server requires a veto or has no classifier. */
+export function Safety() {
+  const known = safety.value;
+  if (known === null || modes().length < 2) return null;
+  return (
+    <label class="field">
+      <span>Safety, by {known.classifier}</span>
+      <select
+        value={draft.value.safety}
+        onChange={(e) => set({ safety: e.currentTarget.value as typeof draft.value.safety })}
+      >
+        <option value="">server's default: {MODES[known.default].toLowerCase()}</option>
+        {modes().map((mode) => (
+          <option key={mode} value={mode}>
+            {MODES[mode]}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }

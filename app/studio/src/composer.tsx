@@ -1,4 +1,4 @@
-import { Quality, usualSteps, Vetoes, Wordings } from "./choices";
+import { Quality, Safety, usualSteps, Vetoes, Wordings } from "./choices";
 import { asked, candidates, draft, references, set, start } from "./draft";
 import { Negatives } from "./negatives";
 import { Presets } from "./presets";
@@ -77,6 +77,7 @@ export function Composer() {
         Prune weak candidates
       </label>
       <Vetoes />
+      <Safety />
       <Details />
       <button type="submit" class="go" disabled={!now.prompt.trim() || race.value !== null}>
         {race.value ? "Generating…" : "Generate"}

@@ -27,6 +27,8 @@ function request(made: Generation): Request {
     negatives,
     diversity: ranking.diversity,
     min_score: ranking.min_score,
+    ...(ranking.min_probability !== null ? { min_probability: ranking.min_probability } : {}),
+    ...(ranking.balance !== null ? { balance: ranking.balance } : {}),
     ...(ranking.references.length > 0 ? { references: askedOf(referencesOf(made)) } : {}),
     ...(ranking.veto.length > 0 ? { veto: ranking.veto } : {}),
     ...(ranking.taste ? { taste: { profile: ranking.taste.profile, weight: ranking.taste.weight } } : {}),

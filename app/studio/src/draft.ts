@@ -1,12 +1,12 @@
 // The form of the next generation. Texts survive a reload; images do not.
 
 import { signal } from "@preact/signals";
-import { type Asked, type Generation, type Negative, type Provenance, type Quality, type Reference } from "./api";
+import { type Asked, type Generation, type Negative, type Provenance, type Quality, type Reference, type Safety } from "./api";
 import { variants as texts } from "./copying";
 import { kept, profile, voted } from "./kept";
 import { askedOf, known, referencesOf } from "./reference";
 import { markedDown } from "./score";
-import { generator, limits, model, models, scorers } from "./state";
+import { generator, limits, model, models, safety, scorers } from "./state";
 
 export interface Draft {
   prompt: string;
@@ -26,6 +26,7 @@ export interface Draft {
   wordings: number;
   variants: string;
   veto: string[];
+  safety: "" | Safety;
   taste: boolean;
 }
 
@@ -47,6 +48,7 @@ const BLANK: Draft = {
   wordings: 0,
   variants: "",
   veto: [],
+  safety: "",
   taste: false,
 };
 
@@ -73,8 +75,14 @@ function variants(): Pick<Asked, "variants"> {
   return draft.value.wordings > 1 ? { variants: { auto: draft.value.wordings } } : {};
 }
 
+/** The safety modes that a request can ask for: none without a classifier, and none weaker than a veto of the server. */
+export function modes(): Safety[] {
+  if (safety.value === null) return [];
+  return safety.value.default === "veto" ? ["veto"] : ["off", "flag", "veto"];
+}
+
 export function asked(): Asked {
-  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, quality, veto, taste } = draft.value;
+  const { prompt, avoided, negatives, n, pruning, steps, guidance, sampler, seed, provenance, strength, steering, quality, veto, safety: mode, taste } = draft.value;
   return {
     prompt,
     ...(models.value.length > 1 && model.value ? { model: model.value } : {}),
@@ -89,6 +97,7 @@ export function asked(): Asked {
     ...(provenance ? { provenance } : {}),
     ...(steering > 0 && generator.value?.steering ? { steering: { scale: steering } } : {}),
     ...(quality ? { quality } : {}),
+    ...(mode && modes().includes(mode) ? { safety: mode } : {}),
     ...variants(),
     ...(start.value !== null ? { image: start.value, strength } : {}),
     ranking: {
@@ -120,6 +129,7 @@ export function like(made: Generation): void {
     wordings: 0,
     variants: texts(made).join("\n"),
     veto: made.ranking.veto,
+    safety: made.safety === safety.value?.default ? "" : made.safety,
   });
   references.value = referencesOf(made).filter(known);
   start.value = null;

@@ -6,7 +6,7 @@ import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
 import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
-import { flagged, isCombined, likelihood, ordinal, parts, signed, written } from "./score";
+import { flagged, isCombined, likelihood, ordinal, parts, signed, unsafe, written } from "./score";
 import { ScorerBars } from "./scorers";
 import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
 import { sought, Why } from "./why";
@@ -95,6 +95,7 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
         {one.score_is_preview && " · preview score"}
         {one.duplicate_of !== null && ` · near-duplicate of candidate ${one.duplicate_of + 1}`}
         {one.flags.length > 0 && ` · ${flagged(one)}`}
+        {one.safety?.flagged && ` · ${unsafe(one.safety)}`}
       </p>
       {one.probability !== null && <p class="quiet">{likelihood(one.probability)}</p>}
       {one.wording !== null && <p class="quiet">sampled from “{one.wording}”</p>}

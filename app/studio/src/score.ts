@@ -85,6 +85,11 @@ export function markedDown(made: Generation): { avoided: string; negatives: Nega
     : { avoided: "", negatives: made.ranking.negatives };
 }
 
+/** What a safety classifier that flags an image says. It is no certainty. */
+export function unsafe(found: { model: string }): string {
+  return `flagged by the safety classifier ${found.model}`;
+}
+
 /** The flags of an image with their reasons, such as "flagged artefact (noisy)". Empty without flags. */
 export function flagged(one: Inspected): string {
   const told = one.flags.map((flag) => `${flag} (${(one.flag_reasons[flag] ?? []).join(", ")})`);

@@ -43,6 +43,9 @@ export const changed = computed(() => {
 
 export const limits = computed(() => service.value?.limits ?? null);
 
+/** The safety classifier, and the mode of requests that name none; null without a classifier. */
+export const safety = computed(() => (service.value?.safety.classifier != null ? service.value.safety : null));
+
 /** Models that requests can choose; empty unless there are several. */
 export const models = computed(() => service.value?.data.filter((one) => one.serving && one.serving.state !== "failed") ?? []);
 

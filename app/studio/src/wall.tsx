@@ -1,4 +1,5 @@
 import { sentence, thumbnail, type Candidate, type Generation, type Ranked } from "./api";
+import { Audit } from "./audit";
 import { Bar } from "./bar";
 import { Controls } from "./controls";
 import { Copy } from "./copy";
@@ -9,7 +10,7 @@ import { vote } from "./liking";
 import { useGlide } from "./motion";
 import { Picture } from "./picture";
 import { density } from "./run";
-import { flagged, lead, reach, written } from "./score";
+import { flagged, lead, reach, unsafe, written } from "./score";
 import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
 
 const THUMB = 256;
@@ -54,6 +55,7 @@ export function Wall() {
       <Notices now={now} />
       <Inspector made={made} data={now.data} most={most} />
       <Controls made={made} />
+      <Audit made={made} />
       <h2 class="unseen">Candidates</h2>
       <p class="unseen" id="keys">
         Arrow keys, Home and End move; P picks, L likes, D dislikes, C compares.
@@ -127,8 +129,9 @@ function Tile({ made, one, most, entrance }: TileProps) {
         onClick={() => look(one.index)}
       >
         <Picture path={thumbnail(made, one.index, THUMB)} alt="" lazy />
-        {(picked || liking || one.flags.length > 0) && (
+        {(picked || liking || one.flags.length > 0 || one.safety?.flagged) && (
           <span class="flags" aria-hidden="true">
+            {one.safety?.flagged ? <b class="unsafe">flagged</b> : ""}
             {one.flags.length > 0 ? "⚑" : ""}
             {picked ? "★" : ""}
             {liking === 1 ? "♥" : liking === -1 ? "✕" : ""}
@@ -149,6 +152,7 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
     one.score_is_preview ? ", preview score" : "",
     one.duplicate_of !== null ? `, near-duplicate of candidate ${one.duplicate_of + 1}` : "",
     one.flags.length > 0 ? `, ${flagged(one)}` : "",
+    one.safety?.flagged ? `, ${unsafe(one.safety)}` : "",
     picked ? ", picked" : "",
     liking === 1 ? ", liked" : liking === -1 ? ", disliked" : "",
   ].join("");
