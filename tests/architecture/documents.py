@@ -22,7 +22,7 @@ from app.metrics import COUNTERS, GAUGES, HTTP, MODELS
 from app.settings import ENV_PREFIX, Settings
 from models.calibration_io import match_from_json
 from models.protocols import MatchCalibration
-from tests.architecture import client_types, measured
+from tests.architecture import client_types, measured, trust_figures
 from tests.contract.families import FAMILIES, IMAGE_TO_IMAGE
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +148,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ensembles-verdicts": measured.verdicts,
     "steering": measured.steering,
     "probability": probability,
+    "audit": trust_figures.audit,
+    "false-flags": trust_figures.false_flags,
 }
 _BOUNDS = (("at_most", "≤"), ("at_least", "≥"))
 

@@ -16,10 +16,12 @@ from models import registry
 from models.protocols import Models
 from tests.bench import (
     attacks,
+    audits,
     dialogue,
     floor,
     gain,
     gate,
+    harmless,
     latency,
     memory,
     overload,
@@ -49,6 +51,8 @@ PARTS = (
     "start",
     "gate",
     "safety",
+    "harmless",
+    "audit",
 )
 
 
@@ -126,7 +130,10 @@ def _served(asked: argparse.Namespace, client: httpx.Client, script: Straight, n
             note(speed.throughput(client, clients, asked.runs, at_least=1.6 if clients == 8 else None))
     if "safety" in asked.only:
         note(safety.overhead(client, asked.runs))
-        note(*safety.harmless(client))
+    if "harmless" in asked.only:
+        note(*harmless.figures(client))
+    if "audit" in asked.only:
+        note(*audits.backgrounds(client))
     if "dialogue" in asked.only:
         note(*dialogue.figures(client, asked.prompts / 64, _progress))
 

@@ -28,7 +28,7 @@ def limits_of(
         detail = "the probe took part in the ranking, so that its own errors look like preferences of the ranking"
         found.append(Notice("probe_ranks", detail, {"probe": probe.info.id}))
     if len(sources) < FEW_FIELDS:
-        detail = f"with {len(sources)} generations only large preferences are found: audit at least {FEW_FIELDS}"
+        detail = f"only large preferences are found in few generations: audit at least {FEW_FIELDS}, not {len(sources)}"
         found.append(Notice("few_generations", detail, {"generations": len(sources), "advised": FEW_FIELDS}))
     if pruned := sum(c.pruned_at_step is not None for source in sources for c in source.candidates):
         detail = "the probe saw the last previews of pruned candidates, which are less clear than finished images"
