@@ -21,6 +21,7 @@ from models.generators.adapters import Adapters
 from models.generators.families import FAMILIES
 from models.generators.families.base import NativeFamily
 from models.generators.gradients.native import NativeDifferentiable
+from models.generators.gradients.training import NativeTrainable
 from models.generators.inpainting import LatentBlender, unit_noise
 from models.generators.prompt_encoding import PromptEncoder
 from models.loras import Lora
@@ -114,11 +115,7 @@ class NativeGenerator:
         return encode_as_read(texts, self._read, lambda understood: self._texts(understood, negative, loras))
 
     def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
-        """The table of a sampler, cached.
-
-        Raises ValueError for a sampler not in `info.samplers`, too many steps, or a size that is no multiple of
-        `info.size_multiple`.
-        """
+        """The table of a sampler, cached. Raises ValueError for unsupported arguments."""
         multiple = self._info.size_multiple
         if width % multiple or height % multiple:
             raise ValueError(f"width and height must be multiples of {multiple}, not {width} x {height}")
@@ -146,10 +143,7 @@ class NativeGenerator:
         return TorchLatent(x, schedule=None if begun is schedule else begun)
 
     def encode_image(self, pixels: Images) -> NDArray[np.float16]:
-        """Images as finished latents: the mode of the encoder's distribution.
-
-        Raises `OutOfMemory`.
-        """
+        """Images as latents: the mode of their distribution. Raises `OutOfMemory`."""
         with memory_guard():
             image = torch.from_numpy(pixels).to(self._placement.device).permute(0, 3, 1, 2).to(self._vae.dtype)
             mode = self._shared(self._encoded, image / 127.5 - 1.0)
@@ -210,6 +204,11 @@ class NativeGenerator:
     def differentiable(self) -> NativeDifferentiable:
         """The way to images with gradients, through the preview decoder if there is one."""
         return NativeDifferentiable(self._family, self._preview_decoder, self._placement)
+
+    def trainable(self) -> NativeTrainable:
+        """The denoiser for training; its calls are no longer traced."""
+        self._denoiser = self._family.denoise
+        return NativeTrainable(self._family, self._placement)
 
     def dump(self, latents: Sequence[Latent], *, preview: bool = False) -> NDArray[np.float16]:
         """Host copy for storage: float16 (B, C, h, w). `preview` takes the x0 estimate."""

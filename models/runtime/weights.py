@@ -15,11 +15,15 @@ _DEPTH = 3
 def weight_bytes(models: Models) -> int:
     """Bytes of all parameters and buffers; what parts share counts once."""
     parts = (models.generator, models.scorer, *models.members, models.referee, models.upscaler)
-    modules = {id(module): module for part in parts for module in _modules(part, _DEPTH)}
     tensors = dict[int, torch.Tensor]()
-    for module in modules.values():
+    for module in modules_of(*parts):
         tensors |= {id(each): each for each in (*module.parameters(), *module.buffers())}
     return sum(each.nbytes for each in tensors.values())
+
+
+def modules_of(*parts: Any) -> list[torch.nn.Module]:
+    """The modules that adapters hold, directly or in a pipeline; each once."""
+    return list({id(module): module for part in parts for module in _modules(part, _DEPTH)}.values())
 
 
 def _modules(part: Any, depth: int) -> Iterator[torch.nn.Module]:

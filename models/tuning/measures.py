@@ -1,0 +1,165 @@
+"""What a policy is worth on held-out prompts, and paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.guards import artefacts
+from models.protocols import Images, to_host
+from models.protocols.guards import ArtefactLimits
+from models.tuning.rewards import Opinion, Scores
+from models.tuning.sampling import Field, FieldSampler, seeds_of
+from models.tuning.settings import TuningError
+
+RESAMPLES = 2000
+"""Resamples of a bootstrap."""
+
+SHEET_PROMPTS, SHEET_CANDIDATES = 8, 4
+"""Images kept for the sheet: prompts, and candidates of each."""
+
+_Z = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy on the held-out prompts: lists hold one value a prompt.
+
+    `reward`, `referee` and `others` are means over the candidates; `best` is the referee's value of the candidate with
+    the highest reward. `others_best` are those of further opinions. `diversity` is the mean distance of two
+    candidates. `flagged` of `images` images have artefacts by the limits of the base.
+    """
+
+    iteration: int
+    reward: list[float]
+    referee: list[float]
+    best: list[float]
+    diversity: list[float]
+    flagged: int
+    images: int
+    others: dict[str, list[float]] = field(default_factory=dict)
+    others_best: dict[str, list[float]] = field(default_factory=dict)
+
+    def row(self) -> dict[str, float]:
+        """Means over the prompts, for logs and reports."""
+        means = {name: getattr(self, name) for name in ("reward", "referee", "best", "diversity")}
+        means |= self.others | {f"{name}_best": values for name, values in self.others_best.items()}
+        made = {name: float(np.mean(values)) for name, values in means.items()}
+        return {"iteration": self.iteration, **made, "artefacts": self.flagged / self.images}
+
+
+class Examiner:
+    """Measures policies on the same prompts and seeds.
+
+    `limits` are those of artefacts; the first measurement, that of the base, fits them.
+    """
+
+    def __init__(
+        self,
+        sampler: FieldSampler,
+        prompts: Sequence[str],
+        candidates: int,
+        opinions: tuple[Opinion, Opinion],
+        others: Mapping[str, Opinion] | None = None,
+    ) -> None:
+        """`opinions` are reward and referee."""
+        self.limits: ArtefactLimits | None = None
+        self.prompts = list(prompts)
+        self._sampler, self._candidates = sampler, candidates
+        self._reward, self._referee = opinions
+        self._others = others or {}
+        self._embed = self._referee.embed or self._reward.embed
+
+    def measure(self, iteration: int, *key: int, sheet: dict[str, Images] | None = None) -> Measured:
+        """Measure the active policy with seeds of `key`.
+
+        `sheet` receives images of the first prompts.
+        """
+        others = ({name: list[float]() for name in self._others} for _ in range(2))
+        made = Measured(iteration, [], [], [], [], 0, 0, next(others), next(others))
+        seeds = [seeds_of(*key, place, count=self._candidates) for place in range(len(self.prompts))]
+        statistics = []
+        for drawn in self._sampler.draw(self.prompts, self._candidates, seeds):
+            images = to_host(drawn.images)
+            self._judge(made, drawn)
+            made.diversity.append(diversity(self._embed(drawn.images) if self._embed else _pixels(images)))
+            statistics += [artefacts.measure(image) for image in images]
+            if sheet is not None and len(sheet) < SHEET_PROMPTS:
+                sheet[drawn.prompt] = images[:SHEET_CANDIDATES]
+        if self.limits is None:
+            self.limits = artefacts.fit_limits(statistics)
+        flagged = sum(bool(artefacts.reasons(each, self.limits)) for each in statistics)
+        return replace(made, flagged=flagged, images=len(statistics))
+
+    def facts(self) -> dict[str, float | None]:
+        """The limits of artefacts, for the state of a run."""
+        assert self.limits is not None
+        return asdict(self.limits)
+
+    def restore(self, facts: Mapping[str, float | None]) -> None:
+        """Set the limits from `facts`."""
+        self.limits = ArtefactLimits(**facts)  # type: ignore[arg-type]
+
+    def _judge(self, made: Measured, drawn: Field) -> None:
+        rewards = self._reward.score(drawn.prompt, drawn.images)
+        judged = self._referee.score(drawn.prompt, drawn.images)
+        for opinion, values in ((self._reward, rewards), (self._referee, judged)):
+            if not np.isfinite(values).any():
+                raise TuningError(f"{opinion.id!r} scored no candidate of {drawn.prompt!r} with a number: name another")
+        top = int(np.nanargmax(rewards))
+        made.reward.append(_mean(rewards))
+        made.referee.append(_mean(judged))
+        made.best.append(float(judged[top]) if np.isfinite(judged[top]) else made.referee[-1])
+        for name, opinion in self._others.items():
+            values = opinion.score(drawn.prompt, drawn.images)
+            made.others[name].append(_mean(values))
+            made.others_best[name].append(float(values[top]))
+
+
+def diversity(vectors: NDArray[np.floating[Any]]) -> float:
+    """Mean distance of two of the vectors (N, D), N at least 2."""
+    rows = vectors.astype(np.float64)
+    squares = (rows**2).sum(1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0.0))
+    return float(apart[np.triu_indices(len(rows), 1)].mean())
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of values, such as paired differences."""
+    rows = np.asarray(values, np.float64)
+    draws = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
+    low, high = np.quantile(rows[draws].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def difference(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """Mean paired difference with its 95 % interval."""
+    apart = np.asarray(values) - np.asarray(base)
+    return {"mean": float(apart.mean()), "interval": list(interval(apart))}
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def upper_share(count: int, total: int) -> float:
+    """Upper end of Wilson's 95 % interval of a share."""
+    share, square = count / total, _Z**2 / total
+    middle, half = share + square / 2, _Z * np.sqrt(share * (1 - share) / total + square / (4 * total))
+    return float((middle + half) / (1 + square))
+
+
+def _mean(values: Scores) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean())
+
+
+def _pixels(images: Images) -> NDArray[np.float32]:
+    """Images as vectors whose distance is the root mean square of levels, 0 to 1."""
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255
+    return np.asarray(flat / np.sqrt(flat.shape[1]), np.float32)

@@ -1,0 +1,121 @@
+"""Rewards: scores of a field as optimalities, and models as opinions.
+
+Owns the check that reward and referee are different models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.protocols import Embedder, Embeddings, Pixels, Scorer, embeds
+from models.runtime.weights import modules_of
+from models.tuning.settings import TuningError
+
+Scores: TypeAlias = NDArray[np.float64]
+
+CLIP = 5.0
+"""Largest advantage, in standard deviations of the field."""
+
+_FLAT = 1e-9
+_FEWEST_VALUES = 64
+_SAMPLED = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinion:
+    """A model that judges images.
+
+    `score` maps prompt and images to (B,), higher is better.
+
+    `embed` maps images to unit vectors; None if it has none. `models` are what it runs, for the check of weights.
+    """
+
+    id: str
+    revision: str
+    score: Callable[[str, Pixels], Scores]
+    embed: Callable[[Pixels], Embeddings] | None = None
+    models: tuple[Any, ...] = ()
+
+
+def opinion_of(model: Embedder | Scorer) -> Opinion:
+    """A scorer as an opinion: the cosine of an embedder, the score of any other."""
+    if not embeds(model):
+        return Opinion(
+            model.info.id,
+            model.info.revision,
+            lambda prompt, images: np.asarray(model.score(images, prompt), np.float64),
+            models=(model,),
+        )
+
+    def cosine(prompt: str, images: Pixels) -> Scores:
+        return np.asarray(model.embed_images(images) @ model.embed_texts([prompt])[0].vector, np.float64)
+
+    return Opinion(model.info.id, model.info.revision, cosine, model.embed_images, (model,))
+
+
+def check_independent(reward: Opinion, referee: Opinion) -> None:
+    """Raise TuningError if reward and referee are the same model, or share weights."""
+    advice = "name another model as referee, of different pre-training"
+    if reward.id == referee.id or reward.revision == referee.revision:
+        raise TuningError(f"{referee.id!r} is both reward and referee, so it would confirm itself: {advice}")
+    if _weights(reward) & _weights(referee):
+        raise TuningError(f"{reward.id!r} and {referee.id!r} share weights, so one would confirm the other: {advice}")
+
+
+def _weights(opinion: Opinion) -> set[str]:
+    """Digests of the tensors of an opinion's models, but for small and constant ones."""
+    found = set()
+    for module in modules_of(*opinion.models):
+        for tensor in module.state_dict().values():
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel() >= _FEWEST_VALUES:
+                values = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLED)][:_SAMPLED].double().cpu()
+                if float(values.max() - values.min()) > _FLAT:
+                    found.add(hashlib.sha256(f"{tuple(tensor.shape)}".encode() + values.numpy().tobytes()).hexdigest())
+    return found
+
+
+def advantages(scores: Scores) -> Scores:
+    """Scores (N,) of one field in its standard deviations from its mean.
+
+    Scores that are no numbers stay so. NaN for all if the field has no spread.
+    """
+    known = np.isfinite(scores)
+    if known.sum() < 2:
+        return np.full(len(scores), np.nan)
+    mean, spread = float(scores[known].mean()), float(scores[known].std())
+    if spread <= _FLAT * max(1.0, abs(mean)):
+        return np.full(len(scores), np.nan)
+    return np.where(known, (scores - mean) / spread, np.nan)
+
+
+def optimality(scores: Scores, votes: Mapping[int, bool]) -> Scores:
+    """Optimalities (N,) in [0, 1] of a field's candidates; NaN for unusable ones.
+
+    0.5 plus a tenth of the advantage, which is clipped. `votes` override: True, a like, is 1, and False is 0.
+    """
+    made = 0.5 + np.clip(advantages(scores), -CLIP, CLIP) / (2 * CLIP)
+    for index, liked in votes.items():
+        made[index] = float(liked)
+    return made
+
+
+def distillation_weights(scores: Scores, votes: Mapping[int, bool]) -> Scores:
+    """Weights (N,) of best-of-N distillation: by advantage, 0 below the mean.
+
+    The mean of the positive ones is 1. `votes` override: a like weighs as much as the best, a dislike nothing. NaN for
+    unusable candidates.
+    """
+    found = advantages(scores)
+    made = np.where(found > 0, np.exp(np.minimum(found, CLIP)), np.where(np.isnan(found), np.nan, 0.0))
+    best = float(np.nanmax(made)) if np.isfinite(made).any() else 1.0
+    for index, liked in votes.items():
+        made[index] = best if liked else 0.0
+    positive = made[np.nan_to_num(made) > 0]
+    return made / positive.mean() if len(positive) else made

@@ -1,0 +1,358 @@
+"""A tuning run: sample, score, train, measure, stop; resumes after any end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.errors import ModelUnsupported
+from models.generators.gradients.training import NativeTrainable
+from models.protocols import StepwiseGenerator
+from models.runtime.placement import fingerprint
+from models.tuning import stops
+from models.tuning.learning import policies as adapters
+from models.tuning.learning.memory import estimate_memory
+from models.tuning.learning.trainer import Lesson, Trainer
+from models.tuning.measures import Examiner, Measured
+from models.tuning.pictures import draw_curves, draw_sheet
+from models.tuning.rewards import Opinion, check_independent, distillation_weights, optimality
+from models.tuning.sampling import Field, FieldSampler, Sampling, seeds_of
+from models.tuning.settings import MIN_PROMPTS, TuningError, TuningSettings
+from models.tuning.state import ADAPTER, LOG, REPORT, RunFolder
+from models.tuning.stops import Stop
+
+Report = dict[str, Any]
+
+_HELD_OUT = 0.25
+_SAMPLED, _MEASURED, _FINAL = 1, 2, 4
+"""Seeds of sampling, of measurements on the way, and of the last ones.
+
+3 is that of `Trainer`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The prompts of a run: those to train on, and those to measure on."""
+
+    trained: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+    @classmethod
+    def split(cls, prompts: Iterable[str], seed: int) -> Prompts:
+        """Hold out a quarter, at least two.
+
+        Raises TuningError for fewer than `MIN_PROMPTS`.
+        """
+        known = list(dict.fromkeys(text.strip() for text in prompts if text.strip()))
+        if len(known) < MIN_PROMPTS:
+            raise TuningError(
+                f"{len(known)} different prompts are too few: at least {MIN_PROMPTS} are required, since a quarter is "
+                "held out to measure; 64 or more are recommended"
+            )
+        order = np.random.default_rng(seed).permutation(len(known))
+        count = max(2, round(_HELD_OUT * len(known)))
+        return cls(tuple(known[i] for i in sorted(order[count:])), tuple(known[i] for i in sorted(order[:count])))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TuningTask:
+    """What is tuned, by which opinions, into which folder.
+
+    `stored` are fields of this generator's revision, to learn from before new ones are sampled. `others` are further
+    opinions that are only measured.
+    """
+
+    generator: StepwiseGenerator
+    reward: Opinion
+    referee: Opinion
+    prompts: Prompts
+    out: Path
+    settings: TuningSettings = TuningSettings()
+    stored: Sequence[Field] = ()
+    others: Mapping[str, Opinion] = field(default_factory=dict)
+
+
+Progress = Callable[[int, str], None]
+"""Called with the finished iterations and a text."""
+
+
+def tune(task: TuningTask, progress: Progress = lambda _done, _text: None) -> Report:
+    """Run or resume a tuning; write adapter, log, report and pictures.
+
+    Raises TuningError, ModelUnsupported, ValueError for settings that the model does not support, and `OutOfMemory`.
+    """
+    check_independent(task.reward, task.referee)
+    run = TuningRun(task, progress)
+    run.begin()
+    while run.stop is None:
+        run.advance()
+    return run.finish()
+
+
+class TuningRun:
+    """One run, iteration by iteration. `tune` drives it."""
+
+    def __init__(self, task: TuningTask, progress: Progress) -> None:
+        """Prepare adapters and memory; nothing is written yet."""
+        settings = task.settings
+        self.stop: Stop | None = None
+        self.iteration = 0
+        self._task, self._settings, self._progress = task, settings, progress
+        self._began = time.monotonic()
+        self._folder = RunFolder(task.out)
+        self._trainable = _trainable(task.generator)
+        self._base = fingerprint(self._trainable.denoiser)
+        sampling = Sampling.of(task.generator, settings)
+        self._sampler = FieldSampler(task.generator, sampling, settings.rows)
+        self._policies = adapters.Policies(self._trainable, settings)
+        if settings.checkpointing:
+            self._trainable.denoiser.enable_gradient_checkpointing()
+        text = self._sampler.conditionings([max(task.prompts.trained, key=len)])[0]
+        self.memory = estimate_memory(self._trainable, self._policies, sampling, text, settings)
+        schedule = sampling.noising(task.generator)
+        self._trainer = Trainer(self._trainable, self._policies, schedule, sampling.guidance, settings)
+        opinions = task.reward, task.referee
+        self._examiner = Examiner(self._sampler, task.prompts.held_out, settings.evaluated, opinions, task.others)
+        self._history = list[Measured]()
+        self._board = _tensorboard(task.out)
+        self._slowest = {"iteration": 0.0, "measurement": 0.0}
+
+    def begin(self) -> None:
+        """Measure the base, or restore the state of an earlier run.
+
+        Raises TuningError for one of another task.
+        """
+        needed = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in self.memory.items())
+        self._progress(0, f"memory: {needed}")
+        found = self._folder.load()
+        if found is None:
+            self._policies.use(None)
+            self._measure()
+            self._save()
+            return
+        tensors, facts = found
+        if facts["task"] != self._identity():
+            raise TuningError(
+                f"--out holds a run of {_differences(facts['task'], self._identity())}: use another folder"
+            )
+        self._history = [Measured(**each) for each in facts["history"]]
+        self._examiner.restore(facts["limits"])
+        self.iteration = facts["iteration"]
+        self._policies.restore({key: each for key, each in tensors.items() if not key.startswith("optimizer/")})
+        self._trainer.restore({key: each for key, each in tensors.items() if key.startswith("optimizer/")})
+        self._folder.rewind(self.iteration)
+        self._progress(self.iteration, f"resumed after iteration {self.iteration}")
+        self.stop = stops.find_stop(self._history) or self._done()
+
+    def advance(self) -> None:
+        """One iteration: sample, score, train, move the policies, measure if due, save."""
+        began = time.monotonic()
+        place = self.iteration + 1
+        lessons, facts = self._lessons(place)
+        trained = self._trainer.train(lessons, place)
+        self._policies.blend(adapters.PREVIOUS, adapters.TUNED, min(0.001 * place, 0.5))
+        self.iteration = place
+        if not np.isfinite(trained["loss"]):
+            self.stop = Stop("diverged", f"the loss of iteration {place} is not finite: use a smaller --rate")
+            return
+        seconds = time.monotonic() - began
+        self._slowest["iteration"] = max(self._slowest["iteration"], seconds)
+        self._record({"iteration": place, **trained, **facts, "seconds": round(seconds, 3)})
+        self._progress(place, f"loss {trained['loss']:.4f}, reward {facts['reward']:.4f}")
+        ended = self._done()
+        if ended is not None or place % self._settings.evaluate_every == 0:
+            self._policies.use(adapters.AVERAGE)
+            self._measure()
+            if stops.choose(self._history) == len(self._history) - 1:
+                self._policies.copy(adapters.AVERAGE, adapters.BEST)
+        self.stop = stops.find_stop(self._history) or ended
+        self._save()
+
+    def finish(self) -> Report:
+        """Measure base and result on new seeds, and write adapter, report and pictures."""
+        assert self.stop is not None
+        place = stops.choose(self._history)
+        chosen = adapters.AVERAGE if place is None else adapters.BEST
+        sheets: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        last = []
+        for name, sheet in zip((None, chosen), sheets, strict=True):
+            self._policies.use(name)
+            last.append(self._examiner.measure(self.iteration, self._settings.seed, _FINAL, sheet=sheet))
+        self._policies.use(None)
+        tensors = self._policies.export(chosen, self._trainable.placement.dtype)
+        self._folder.save_adapter(self._trainable.pipe, self._trainable.part, tensors)
+        draw_sheet(self._task.out / "sheet.png", *sheets)
+        rows = [each.row() for each in self._history]
+        used = None if place is None else self._history[place].iteration
+        report = {
+            **stops.verdict(*last),
+            "stop": asdict(self.stop),
+            "iterations": self.iteration,
+            "chosen": used,
+            "adapter": ADAPTER,
+            "base_untouched": fingerprint_of_base(self._trainable.denoiser) == self._base,
+            **self._identity(),
+            "options": asdict(self._settings),
+            "memory": self.memory,
+            "measurements": rows,
+            "final": {"base": last[0].row(), "tuned": last[1].row()},
+            "curves": "curves.png" if draw_curves(self._task.out / "curves.png", rows, used) else None,
+            "sheet": "sheet.png",
+            "log": LOG,
+        }
+        self._folder.write_json(REPORT, report)
+        return report
+
+    def _lessons(self, place: int) -> tuple[list[Lesson], dict[str, Any]]:
+        """Scored fields of an iteration, and what the log says of them.
+
+        Raises TuningError if all are useless.
+        """
+        online = self._settings.method == "nft"
+        self._policies.use(adapters.PREVIOUS if online else None)
+        value = optimality if online else distillation_weights
+        lessons, rewards, spreads, skipped = [], list[float](), list[float](), 0
+        for drawn in self._fields(place):
+            scores = self._task.reward.score(drawn.prompt, drawn.images)
+            values = value(scores, drawn.votes)
+            known = scores[np.isfinite(scores)]
+            if len(known):
+                rewards.append(float(known.mean()))
+                spreads.append(float(known.std()))
+            if np.isfinite(values).any():
+                lessons.append(
+                    Lesson(self._sampler.conditionings([drawn.prompt])[0], self._trainable.clean(drawn.latents), values)
+                )
+            else:
+                skipped += 1
+        if not rewards:
+            raise TuningError(
+                f"the reward {self._task.reward.id!r} scored no candidate with a number: name another one"
+            )
+        if not lessons and place == 1:
+            raise TuningError(
+                f"the rewards of {self._task.reward.id!r} are constant within every prompt, so there is nothing to "
+                "learn: name another reward, or use more candidates"
+            )
+        means = {"reward": float(np.mean(rewards)), "spread": float(np.mean(spreads))}
+        return lessons, {**means, "fields": len(lessons), "skipped": skipped}
+
+    def _fields(self, place: int) -> Iterable[Field]:
+        """The fields of an iteration: stored ones first, then new ones.
+
+        Distillation takes stored ones again and again.
+        """
+        settings, stored = self._settings, self._task.stored
+        first = (place - 1) * settings.prompts
+        if stored and (settings.method == "bon" or first < len(stored)):
+            taken = [stored[(first + i) % len(stored)] for i in range(min(settings.prompts, len(stored)))]
+            return (self._sampler.stored(each) for each in taken)
+        rng = np.random.default_rng((settings.seed, 5, place))
+        known = self._task.prompts.trained
+        chosen = [known[i] for i in rng.permutation(len(known))[: settings.prompts]]
+        seeds = [seeds_of(settings.seed, _SAMPLED, place, i, count=settings.candidates) for i in range(len(chosen))]
+        return self._sampler.draw(chosen, settings.candidates, seeds)
+
+    def _measure(self) -> None:
+        began = time.monotonic()
+        self._history.append(self._examiner.measure(self.iteration, self._settings.seed, _MEASURED))
+        self._slowest["measurement"] = max(self._slowest["measurement"], time.monotonic() - began)
+        self._policies.use(None)
+        row = self._history[-1].row()
+        self._record({**row, "measured": True})
+        texts = (f"{name} {row[name]:.4f}" for name in ("reward", "referee", "best", "diversity"))
+        self._progress(self.iteration, "held out: " + ", ".join(texts))
+
+    def _record(self, line: dict[str, Any]) -> None:
+        self._folder.log(line)
+        if self._board is not None:
+            place = int(line["iteration"])
+            group = "held_out" if "measured" in line else "training"
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{group}/{name}", value, place)
+
+    def _done(self) -> Stop | None:
+        """Whether iterations or minutes are used up.
+
+        Three measurements and an iteration still fit.
+        """
+        settings = self._settings
+        if self.iteration >= settings.iterations:
+            return Stop("iterations", f"{settings.iterations} iterations are done")
+        reserve = 3.2 * self._slowest["measurement"] + 1.5 * self._slowest["iteration"]
+        if settings.minutes is not None and time.monotonic() - self._began + reserve > 60 * settings.minutes:
+            return Stop("minutes", f"{settings.minutes:g} minutes are used")
+        return None
+
+    def _save(self) -> None:
+        facts = {
+            "task": self._identity(),
+            "iteration": self.iteration,
+            "history": [asdict(each) for each in self._history],
+            "limits": self._examiner.facts(),
+        }
+        self._folder.save({**self._policies.tensors(), **self._trainer.tensors()}, facts)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a run to resume."""
+        task, info = self._task, self._task.generator.info
+        return {
+            "generator": {"id": info.id, "revision": info.revision},
+            "reward": {"id": task.reward.id, "revision": task.reward.revision},
+            "referee": {"id": task.referee.id, "revision": task.referee.revision},
+            "prompts": {"trained": list(task.prompts.trained), "held_out": list(task.prompts.held_out)},
+            "settings": self._settings.digest,
+            "stored_fields": len(task.stored),
+        }
+
+
+def _trainable(generator: StepwiseGenerator) -> NativeTrainable:
+    """The denoiser of a model.
+
+    Raises ModelUnsupported for one without a native loop, or whose pipeline takes no adapters.
+    """
+    make = getattr(generator, "trainable", None)
+    if make is None:
+        raise ModelUnsupported(f"{generator.info.id!r} has no native loop, so it cannot be tuned: use another model")
+    found: NativeTrainable = make()
+    if not hasattr(found.pipe, "save_lora_weights"):
+        raise ModelUnsupported(f"{type(found.pipe).__name__} takes no LoRA adapters, so it cannot be tuned")
+    return found
+
+
+def fingerprint_of_base(denoiser: Any) -> str:
+    """The fingerprint of a denoiser without its adapters."""
+
+    class Bare:
+        """The denoiser's own tensors, by the names that they had without adapters."""
+
+        @staticmethod
+        def state_dict() -> dict[str, Any]:
+            return {
+                name.replace(".base_layer.", "."): tensor
+                for name, tensor in denoiser.state_dict().items()
+                if ".lora_" not in name
+            }
+
+    return fingerprint(Bare())
+
+
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    return "another task (" + ", ".join(name for name in own if stored.get(name) != own[name]) + ")"
+
+
+def _tensorboard(folder: Path) -> Any | None:
+    """A writer for TensorBoard where it is installed."""
+    with suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder / "tensorboard"))
+    return None

@@ -1,0 +1,139 @@
+"""Sampling of fields: many candidates of many prompts in one denoiser call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from models.protocols import (
+    Conditioning,
+    GeneratorInfo,
+    Images,
+    OutOfMemory,
+    Schedule,
+    StepRow,
+    StepwiseGenerator,
+    to_host,
+)
+from models.tuning.settings import TuningSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """Candidates of one prompt.
+
+    `latents` are finished ones, or stored ones, float16 (N, C, h, w).
+
+    `votes` are likes (True) and dislikes by candidate. `images` uint8 (N, H, W, 3) are None once they are scored.
+    """
+
+    prompt: str
+    latents: Any
+    images: Images | None = None
+    votes: Mapping[int, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampling:
+    """The sampling of a run: a schedule, a guidance scale and a size in pixels."""
+
+    schedule: Schedule
+    guidance: float
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, generator: StepwiseGenerator, settings: TuningSettings) -> Sampling:
+        """The sampling of these settings.
+
+        Raises ValueError for those that the model does not support.
+        """
+        info = generator.info
+        width, height = settings.width or info.width, settings.height or info.height
+        guidance = info.guidance_scale if settings.guidance is None else settings.guidance
+        schedule = generator.schedule(settings.sampler or info.sampler, settings.steps or info.steps, width, height)
+        return cls(schedule, guidance, width, height)
+
+    def noising(self, generator: StepwiseGenerator) -> Schedule:
+        """The schedule of training: this one, or that of a first-order sampler."""
+        if self.schedule.starts is None:
+            return self.schedule
+        plain = next(
+            each for each in ("ddim", "euler", *generator.info.samplers) if each in first_order(generator.info)
+        )
+        return generator.schedule(plain, self.schedule.steps, self.width, self.height)
+
+
+def first_order(info: GeneratorInfo) -> tuple[str, ...]:
+    """The samplers that call the denoiser once a step."""
+    return tuple(each for each in info.samplers if each not in info.second_order)
+
+
+class FieldSampler:
+    """Draws fields with whichever adapter is active. `rows` candidates share a call."""
+
+    def __init__(self, generator: StepwiseGenerator, sampling: Sampling, rows: int) -> None:
+        self.sampling = sampling
+        self._generator = generator
+        self._rows = rows
+
+    def conditionings(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encoded prompts."""
+        return self._generator.encode(prompts)
+
+    def draw(self, prompts: Sequence[str], count: int, seeds: Sequence[Sequence[int]]) -> Iterator[Field]:
+        """One field of `count` candidates for each prompt, in order, with these seeds.
+
+        Halves the rows of a call, for good, if the device cannot hold them. Raises `OutOfMemory` for one row.
+        """
+        whole = max(1, self._rows // count)
+        for start in range(0, len(prompts), whole):
+            part = slice(start, start + whole)
+            texts, drawn = prompts[part], list[Any]()
+            jobs = [(text, seed) for text, own in zip(texts, seeds[part], strict=True) for seed in own[:count]]
+            while len(drawn) < len(jobs):
+                drawn += self._fitting(jobs[len(drawn) : len(drawn) + self._rows])
+            for place, text in enumerate(texts):
+                yield self.field(text, drawn[place * count : (place + 1) * count])
+
+    def field(self, prompt: str, latents: Sequence[Any]) -> Field:
+        """Decoded candidates of one prompt."""
+        images = [self._generator.decode(latents[i : i + self._rows]) for i in range(0, len(latents), self._rows)]
+        return Field(prompt, latents, np.concatenate([to_host(each) for each in images]))
+
+    def stored(self, known: Field) -> Field:
+        """A field of stored latents, float16 (N, C, h, w) in host memory, as drawn."""
+        made = self.field(known.prompt, self._generator.load(np.asarray(known.latents)))
+        return replace(made, votes=known.votes)
+
+    def _fitting(self, jobs: Sequence[tuple[str, int]]) -> list[Any]:
+        """Finished latents of as many jobs as fit, from the first one on."""
+        while True:
+            try:
+                return self._run(jobs[: self._rows])
+            except OutOfMemory:
+                if self._rows == 1:
+                    raise
+                self._rows //= 2
+
+    def _run(self, jobs: Sequence[tuple[str, int]]) -> list[Any]:
+        generator, sampling, schedule = self._generator, self.sampling, self.sampling.schedule
+        texts = generator.encode([text for text, _ in jobs])
+        guided = generator.info.is_guided(sampling.guidance)
+        negative = generator.encode([""], negative=True)[0] if guided else None
+        latents = [generator.noise(seed, sampling.width, sampling.height, schedule) for _, seed in jobs]
+        for step in range(schedule.calls):
+            rows = [
+                StepRow(latent, text, negative, sampling.guidance, schedule, step, seed)
+                for latent, text, (_, seed) in zip(latents, texts, jobs, strict=True)
+            ]
+            latents = generator.step(rows, len(rows))
+        return latents
+
+
+def seeds_of(*key: int, count: int) -> list[int]:
+    """32-bit seeds of candidates that depend on the key alone."""
+    return [int(seed) for seed in np.random.SeedSequence(key).generate_state(count)]

@@ -1,0 +1,111 @@
+"""The folder of a run: its state, its log, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from models.tuning.settings import TuningError
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+"""The adapter's file, by the name that diffusers and LoRA folders expect."""
+
+REPORT, LOG = "report.json", "log.jsonl"
+
+_STATE = "state/run.safetensors"
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, then move it there.
+
+    Raises TuningError if it cannot be written, such as on a full disk; then the earlier file stays.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> TuningError:
+    """The error of a file that cannot be written."""
+    why = getattr(error, "strerror", None) or str(error)
+    return TuningError(f"cannot write {path.name}: {why}. Free space and run the same command: it resumes")
+
+
+class RunFolder:
+    """The folder `--out` of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Replace the state. Raises TuningError."""
+        meta = {"run": json.dumps(facts)}
+        write_whole(self.folder / _STATE, lambda part: save_file(tensors, part, meta))
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Tensors and facts of the state; None if there is none.
+
+        Raises TuningError for a damaged one.
+        """
+        path = self.folder / _STATE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads((file.metadata() or {})["run"])
+            return load_file(path), facts
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TuningError(
+                "the state in --out is damaged: use another folder, or delete its folder state"
+            ) from error
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to the log. Raises TuningError."""
+        path = self.folder / LOG
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def rewind(self, iteration: int) -> None:
+        """Drop lines of the log after an iteration, and a torn last line."""
+        path = self.folder / LOG
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                known = json.loads(line)
+            except ValueError:
+                continue
+            if known["iteration"] <= iteration:
+                kept.append(line)
+        write_whole(path, lambda part: part.write_text("".join(f"{line}\n" for line in kept)))
+
+    def write_json(self, name: str, document: dict[str, Any]) -> None:
+        """Replace a JSON file. Raises TuningError."""
+        write_whole(self.folder / name, lambda part: part.write_text(json.dumps(document, indent=1) + "\n"))
+
+    def save_adapter(self, pipe: Any, part: str, tensors: dict[str, Any]) -> None:
+        """Replace the adapter's file, which stock diffusers loads. Raises TuningError."""
+
+        def write(path: Path) -> None:
+            layers = {f"{part}_lora_layers": tensors}
+            type(pipe).save_lora_weights(path.parent, weight_name=path.name, **layers)
+
+        write_whole(self.folder / ADAPTER, write)

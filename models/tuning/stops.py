@@ -1,0 +1,96 @@
+"""When tuning stops, and whether its result is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from models.tuning.measures import Measured, difference, standard_error, upper_share
+
+Rule: TypeAlias = Literal["referee", "diversity", "artefacts", "best", "diverged", "iterations", "minutes"]
+"""Why a run ended; the last two are no fault."""
+
+DIVERSITY = 0.9
+"""Least diversity within prompts, relative to the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The end of a run: the rule, and what it found."""
+
+    rule: Rule
+    why: str
+
+
+def find_stop(history: Sequence[Measured]) -> Stop | None:
+    """The first rule that the last measurement breaks; None to go on.
+
+    The first measurement is the base.
+    """
+    if len(history) < 2:
+        return None
+    base, now = history[0], history[-1]
+    return _referee(history) or _diversity(base, now) or _artefacts(base, now) or _best(base, now)
+
+
+def _referee(history: Sequence[Measured]) -> Stop | None:
+    """The referee is one standard error below its maximum while the reward rises."""
+    now = history[-1]
+    top = max(history[:-1], key=lambda each: float(np.mean(each.referee)))
+    apart = np.asarray(now.referee) - np.asarray(top.referee)
+    error, fall = standard_error(apart), float(apart.mean())
+    if fall >= -error or np.mean(now.reward) <= np.mean(top.reward):
+        return None
+    return Stop("referee", f"the referee fell by {-fall:.4f} (error {error:.4f}) while the reward rose")
+
+
+def _diversity(base: Measured, now: Measured) -> Stop | None:
+    share = float(np.mean(now.diversity) / np.mean(base.diversity))
+    if not share < DIVERSITY:
+        return None
+    return Stop("diversity", f"diversity within prompts is {share:.2f} of the base's; at least {DIVERSITY} is required")
+
+
+def _artefacts(base: Measured, now: Measured) -> Stop | None:
+    share, limit = now.flagged / now.images, upper_share(base.flagged, base.images)
+    if share <= limit:
+        return None
+    return Stop("artefacts", f"{share:.1%} of the images have artefacts; the base's 95 % band ends at {limit:.1%}")
+
+
+def _best(base: Measured, now: Measured) -> Stop | None:
+    """The best of the tuned field is worth less than the best of the base's."""
+    apart = np.asarray(now.best) - np.asarray(base.best)
+    error, fall = standard_error(apart), float(apart.mean())
+    if fall >= -error:
+        return None
+    return Stop("best", f"the best of the field fell by {-fall:.4f} (error {error:.4f}) by the referee")
+
+
+def choose(history: Sequence[Measured]) -> int | None:
+    """Place of the sound measurement with the highest referee.
+
+    None if only the base breaks no rule.
+    """
+    sound = [place for place in range(1, len(history)) if find_stop(history[: place + 1]) is None]
+    return max(sound, key=lambda place: (float(np.mean(history[place].referee)), place), default=None)
+
+
+def verdict(base: Measured, tuned: Measured) -> dict[str, Any]:
+    """Accept if the referee's paired intervals are above 0.
+
+    For a random pick and for the best.
+    """
+    parts = {
+        "random": difference(tuned.referee, base.referee),
+        "best": difference(tuned.best, base.best),
+        "reward": difference(tuned.reward, base.reward),
+    }
+    for name in base.others:
+        parts[name] = difference(tuned.others[name], base.others[name])
+        parts[f"{name}_best"] = difference(tuned.others_best[name], base.others_best[name])
+    accepted = all(parts[name]["interval"][0] > 0 for name in ("random", "best"))
+    return {"verdict": "accept" if accepted else "reject", "differences": parts}
