@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.11
-PROMPT ?= a purple octopus on a yellow background
+PROMPT ?= a cup of coffee
 NEGATIVE ?=
 N ?= 16
 OUT ?= demo
