@@ -80,6 +80,10 @@ bench: $(READY) ## the measurements, printed, stored as JSON and drawn
 bench-cluster: $(READY) ## one race over 1 to 8 simulated devices, at most 10 minutes
 	timeout 600 $(BIN)/python -m tests.bench.cluster --keep
 
+.PHONY: bench-control
+bench-control: $(READY) ## the control plane with a device that costs nothing, on SQLite and PostgreSQL
+	$(BIN)/python -m tests.bench.control --keep
+
 .PHONY: bench-device
 bench-device: $(READY) ## real sizes with random weights on a device, at most 10 minutes: DEVICE=cuda MODELS="sdxl"
 	env -u OMP_WAIT_POLICY timeout 600 $(BIN)/python -m tests.bench.device --device $(DEVICE) $(if $(MODELS),--models $(MODELS))
