@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain import Event, EventKind, Progress, Status
+from app.errors import StoreUnavailable
 from app.service import GenerationParams, LeasePolicy
 from app.service.generations import queue_worker, recorder
 from app.service.generations.recording import supervisor
@@ -152,6 +153,32 @@ async def test_what_may_have_killed_a_process_is_stored_at_its_start_and_then_ru
                     await asyncio.sleep(0.01)
                 await one.service.cancel(name)
     assert alone == [False, True]
+
+
+async def test_a_start_is_stored_when_its_end_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_worker, "START_STORE_DELAY_S", 600.0)
+    monkeypatch.setattr(recorder, "STORE_RETRY_DELAYS_S", (0.02,) * 1000)
+    async with house(tmp_path) as one:
+        put, away = one.blobs.put, True
+
+        async def flaky(key: str, data: bytes) -> None:
+            if away:
+                raise StoreUnavailable("the bucket is away")
+            await put(key, data)
+
+        monkeypatch.setattr(one.blobs, "put", flaky)
+        name = (await one.service.submit(GenerationParams("x", n_candidates=1, steps=2))).id
+        async with asyncio.timeout(20):
+            while (await one.service.get(name)).status is Status.QUEUED:
+                await asyncio.sleep(0.01)
+        stored = await one.records.get(name)
+        assert stored is not None
+        assert (stored.status, stored.attempts) == (Status.RUNNING, 1)
+        away = False
+        done = await one.service.wait(name)
+        assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
+        seqs = [event.seq for event in await one.records.events(name, 0)]
+        assert seqs == list(range(1, len(seqs) + 1))
 
 
 @pytest.mark.slow

@@ -128,6 +128,7 @@ class GenerationRecorder:
         self._watched = False
         self._made = self._stored_at = time.monotonic()
         self._start_due: float | None = None
+        self._running = generation
         self._store_after = 0.0
         self._storing = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
@@ -256,7 +257,6 @@ class GenerationRecorder:
         """Show progress, and store what is due; False if the claim was lost."""
         if any(isinstance(u, Started) for u in updates):
             self._start()
-            self._start_due = time.monotonic() + self._start_delay_s
         self.generation = replace(self.generation, progress=progress_after(updates, self.generation.progress))
         await self._inspect(updates)
         self.log.show(self.log.number(await self._lines(updates)))
@@ -282,6 +282,7 @@ class GenerationRecorder:
         return claimed
 
     def _start(self) -> None:
+        self._start_due = time.monotonic() + self._start_delay_s
         attempts = self.generation.attempts + 1
         self.generation = replace(
             self.generation, status=Status.RUNNING, started=self._clock(), attempts=attempts, progress=Progress()
@@ -296,6 +297,7 @@ class GenerationRecorder:
         self._finishing = True
         if any(isinstance(u, Started) for u in updates):
             self._start()
+        self._running = self.generation
         self.regret = last.outcome.regret if isinstance(last, Succeeded) else None
         await self._inspect(updates)
         if isinstance(last, Succeeded):
@@ -353,11 +355,25 @@ class GenerationRecorder:
                         "result not stored yet: the store is unavailable; retrying",
                         extra={"generation": self.generation.id},
                     )
+                await self._store_late_start()
                 await asyncio.sleep(wait)
             return await action()
         finally:
             if stuck is not None:
                 stuck.cancel()
+
+    async def _store_late_start(self) -> None:
+        """Store a start that waits for the end, now that the end is delayed.
+
+        Does nothing if that fails too.
+        """
+        if self._start_due is None:
+            return
+        with suppress(StoreUnavailable):
+            lines = self.log.unstored()
+            if await self._records.save(self._running, lines, self.claim):
+                self._start_due = None
+                self.log.mark_stored(lines)
 
     async def _store(self, files: Mapping[str, bytes], lines: Sequence[NewEvent]) -> bool:
         """Write files and record; False if the claim was lost.
