@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from app.cli import batches, keys, measuring, output
+from app.cli import batches, keys, measuring, output, tuning
 from app.cli import client as remote
 from app.cli import interactive as dialogue
 from app.cli import rerank as again
@@ -32,6 +32,8 @@ app.command(name="list")(batches.list_)
 app.command()(provenance.verify)
 app.command()(measuring.calibrate)
 app.command()(measuring.sweep)
+app.command()(tuning.tune)
+app.command()(tuning.compare)
 app.command()(measuring.audit)
 
 UrlOption = Annotated[

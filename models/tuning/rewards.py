@@ -63,7 +63,8 @@ def opinion_of(model: Embedder | Scorer) -> Opinion:
 def check_independent(reward: Opinion, referee: Opinion) -> None:
     """Raise TuningError if reward and referee are the same model, or share weights."""
     advice = "name another model as referee, of different pre-training"
-    if reward.id == referee.id or reward.revision == referee.revision:
+    alike = (reward.embed is None) == (referee.embed is None)
+    if reward.id == referee.id or (alike and reward.revision == referee.revision):
         raise TuningError(f"{referee.id!r} is both reward and referee, so it would confirm itself: {advice}")
     if _weights(reward) & _weights(referee):
         raise TuningError(f"{reward.id!r} and {referee.id!r} share weights, so one would confirm the other: {advice}")

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from models.generators.adapters import Adapters
 from models.generators.native import NativeGenerator
+from models.loras import LoraFolder
 from models.protocols import Pixels, to_host
 from models.runtime.placement import prepare_process, select_device
 from models.tuning.rewards import Opinion, Scores
@@ -23,12 +25,13 @@ QUICK = TuningSettings(
 )  # fmt: skip
 
 
-def tiny(family: str) -> NativeGenerator:
+def tiny(family: str, loras: LoraFolder | None = None) -> NativeGenerator:
     prepare_process()
     pipe, size = FAMILIES[family].build(family), FAMILIES[family].size
     placement = select_device("cpu").untraced()
     defaults = {"width": size, "height": size}
-    return NativeGenerator(pipe, placement, id=family, defaults=defaults, arguments=dict(FAMILIES[family].arguments))
+    arguments, adapters = dict(FAMILIES[family].arguments), Adapters(pipe, loras)
+    return NativeGenerator(pipe, placement, id=family, defaults=defaults, arguments=arguments, adapters=adapters)
 
 
 def redness(_prompt: str, images: Pixels) -> Scores:

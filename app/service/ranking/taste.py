@@ -165,7 +165,7 @@ class TasteService:
         if key not in self._models or self._models[key][0] != version:
             known = await self.export_profile(owner, profile)
             self._check_scorer(known, pointer)
-            self._models[key] = version, await asyncio.to_thread(_fit, known)
+            self._models[key] = version, await asyncio.to_thread(fit_profile, known)
         self._models.move_to_end(key)
         while len(self._models) > MAX_CACHED_MODELS:
             self._models.popitem(last=False)
@@ -180,7 +180,7 @@ class TasteService:
             raise
 
     async def _summary(self, profile: str, known: TasteProfile) -> TasteSummary:
-        model = await asyncio.to_thread(_fit, known)
+        model = await asyncio.to_thread(fit_profile, known)
         counts = {kind: sum(v.kind is kind for v in known.votes) for kind in VoteKind}
         agreement = model.agreement(_directions(known)) if known.votes else 0.0
         return TasteSummary(
@@ -277,5 +277,6 @@ def _directions(known: TasteProfile) -> NDArray[np.float32]:
     return np.stack([_direction(v) for v in known.votes])
 
 
-def _fit(known: TasteProfile) -> taste_model.TasteModel:
+def fit_profile(known: TasteProfile) -> taste_model.TasteModel:
+    """The model of a profile that holds votes."""
     return taste_model.fit_taste(_directions(known), _centre(known))

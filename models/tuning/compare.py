@@ -1,0 +1,124 @@
+"""Two adapters on the same prompts and seeds, by a referee."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.loras import Lora, LoraFolder
+from models.protocols import StepwiseGenerator
+from models.tuning.measures import difference, interval
+from models.tuning.rewards import Opinion
+from models.tuning.sampling import FieldSampler, Sampling, seeds_of
+from models.tuning.settings import MIN_PROMPTS, TuningError, TuningSettings
+from models.tuning.state import ADAPTER, REPORT
+
+BASE = "base"
+"""Stands for the model without an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter's file by the name that it is loaded by; None for the base."""
+
+    name: str
+    file: Path | None
+
+    @classmethod
+    def of(cls, name: str, place: str) -> Adapter:
+        """The adapter of a folder, of a file, or `BASE`.
+
+        Raises TuningError for a place without one.
+        """
+        if place == BASE:
+            return cls(name, None)
+        found = Path(place) / ADAPTER if Path(place).is_dir() else Path(place)
+        if not found.is_file() or found.suffix != ".safetensors":
+            raise TuningError(f"{place!r} is no adapter: name a folder with {ADAPTER}, a .safetensors file or {BASE}")
+        return cls(name, found.absolute())
+
+    @property
+    def loras(self) -> tuple[Lora, ...]:
+        """What a request would name."""
+        return () if self.file is None else (Lora(self.name),)
+
+    def check(self, revision: str) -> None:
+        """Raise TuningError if a report beside it names another base."""
+        report = None if self.file is None else self.file.parent / REPORT
+        if report is None or not report.is_file():
+            return
+        try:
+            known = json.loads(report.read_text())["generator"]["revision"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if known != revision:
+            raise TuningError(
+                f"the adapter in {report.parent.name!r} was tuned on revision {known}, and {revision} is loaded: "
+                "load its base, or tune again"
+            )
+
+
+@contextmanager
+def lora_folder(adapters: Sequence[Adapter]) -> Iterator[LoraFolder]:
+    """Adapters of any places as one folder of links."""
+    with tempfile.TemporaryDirectory() as folder:
+        for adapter in adapters:
+            if adapter.file is not None:
+                (Path(folder) / f"{adapter.name}.safetensors").symlink_to(adapter.file)
+        yield LoraFolder(Path(folder))
+
+
+def compare(
+    generator: StepwiseGenerator,
+    adapters: tuple[Adapter, Adapter],
+    prompts: Sequence[str],
+    opinions: tuple[Opinion, Opinion],
+    settings: TuningSettings,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> dict[str, Any]:
+    """Win rates of the first adapter, with 95 % intervals over prompts.
+
+    `opinions` are reward and referee. `pairs` compares candidates of one seed, `best` those with the highest reward;
+    ties count half. Raises TuningError for too few prompts or an adapter of another base, and ValueError for an
+    adapter that does not fit.
+    """
+    texts = list(dict.fromkeys(prompts))
+    if len(texts) < MIN_PROMPTS:
+        raise TuningError(f"{len(texts)} different prompts are too few: at least {MIN_PROMPTS} are required")
+    for adapter in adapters:
+        adapter.check(generator.info.revision)
+    sampler = FieldSampler(generator, Sampling.of(generator, settings), settings.rows)
+    rows = list[tuple[Any, Any]]()
+    for place, text in enumerate(texts):
+        seeds = [seeds_of(settings.seed, 6, place, count=settings.evaluated)]
+        sides = []
+        for adapter in adapters:
+            generator.adapt(adapter.loras)
+            (drawn,) = sampler.draw([text], settings.evaluated, seeds)
+            reward, referee = (opinion.score(text, drawn.images) for opinion in opinions)
+            sides.append((referee, float(referee[int(np.nanargmax(reward))])))
+        rows.append((sides[0], sides[1]))
+        progress(place + 1)
+    generator.adapt(())
+    found = {
+        "pairs": [float(_wins(one[0], other[0]).mean()) for one, other in rows],
+        "best": [float(_wins(np.array([one[1]]), np.array([other[1]]))[0]) for one, other in rows],
+    }
+    return {
+        "prompts": len(texts),
+        "candidates": settings.evaluated,
+        "referee": opinions[1].id,
+        **{name: {"win_rate": float(np.mean(each)), "interval": list(interval(each))} for name, each in found.items()},
+        "difference": difference([float(one[0].mean()) for one, _ in rows], [float(o[0].mean()) for _, o in rows]),
+    }
+
+
+def _wins(one: Any, other: Any) -> Any:
+    return (one > other) + 0.5 * (one == other)

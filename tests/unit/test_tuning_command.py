@@ -1,0 +1,133 @@
+"""`frontrunner tune` and `compare`: what stores hold for them, and options that cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.client import CliError
+from app.domain import TasteProfile, Vote, VoteKind
+from app.settings import Settings
+from app.stores.taste import SqlVoteStore
+from models.protocols import GeneratorInfo
+from models.synthetic.scorer import FakeScorer
+from tests.unit.service_kit import house
+
+pytestmark = pytest.mark.torch
+
+
+def settings(folder: Path) -> Settings:
+    return Settings(data_dir=folder, database_url=f"sqlite:///{folder}/records.db", blob_url=f"file://{folder}/blobs")
+
+
+def profile(generation: str, *kinds: tuple[VoteKind, int, int | None]) -> TasteProfile:
+    info = FakeScorer().info
+    direction = np.ones(info.dimensions, "<f2").tobytes()
+    votes = tuple(Vote(kind, generation, index, over, direction) for kind, index, over in kinds)
+    return TasteProfile(info.id, info.revision, np.zeros(info.dimensions, "<f4").tobytes(), 1, votes)
+
+
+async def races(folder: Path, **changes: Any) -> tuple[Any, GeneratorInfo]:
+    """What a store of two generations holds, one of them with votes."""
+    from app.cli.tuning.stored import read_races
+
+    async with house(folder) as home:
+        voted = await home.made(n_candidates=4)
+        await home.made(n_candidates=3, prompt="a boat")
+        kinds = (VoteKind.LIKE, 0, None), (VoteKind.DISLIKE, 1, None), (VoteKind.PREFER, 3, 2)
+        await SqlVoteStore(home.records.connections).replace("", "blog", profile(voted, *kinds))
+        info = replace(home.generator.info, **changes.pop("info", {}))
+        asked = {"owner": "", "since": None, "profile": None} | changes
+        await home.records.close()
+    return await read_races(settings(folder), info=info, **asked), info
+
+
+def test_stored_races_are_fields_with_votes(tmp_path: Path) -> None:
+    found, _ = asyncio.run(races(tmp_path))
+    by_prompt = {each.prompt: each for each in found.fields}
+    assert set(found.prompts) == {"a red apple", "a boat"}
+    assert by_prompt["a red apple"].votes == {0: True, 1: False, 3: True, 2: False}
+    assert by_prompt["a boat"].votes == {}
+    assert [len(by_prompt[text].latents) for text in ("a red apple", "a boat")] == [4, 3]
+    assert by_prompt["a boat"].latents.dtype == np.float16
+    assert found.summary == "2 stored generations with 4 votes"
+
+
+def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="2 of them: another revision"):
+        asyncio.run(races(tmp_path, info={"revision": "other"}))
+
+
+def test_an_empty_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="it is empty"):
+        asyncio.run(races(tmp_path, since=4e9))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(CliError, match="it is empty"):
+        asyncio.run(races(tmp_path / "b", owner="key_other"))
+
+
+def test_a_profile_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    from app.cli.tuning.stored import read_profile
+
+    with pytest.raises(CliError, match="the store holds none"):
+        asyncio.run(read_profile(settings(tmp_path), "", "blog"))
+
+
+def test_taste_rewards_agreement_and_similarity() -> None:
+    from app.cli.tuning.stored import taste_opinion
+
+    scorer = FakeScorer()
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    embedded = scorer.embed_images(images)
+    liked = replace(profile("gen_a", (VoteKind.LIKE, 0, None)))
+    vote = replace(liked.votes[0], direction=(embedded[2] - embedded.mean(0)).astype("<f2").tobytes())
+    opinion = taste_opinion("blog", replace(liked, votes=(vote,) * 10), scorer)
+    plain = embedded @ scorer.embed_texts(["a boat"])[0].vector
+    assert opinion.id == "taste:blog"
+    taste = opinion.score("a boat", images) - plain / (scorer.info.null_std or 0.05)
+    assert int(np.argmax(taste)) == 2
+    assert np.ptp(taste) > 0.1
+    with pytest.raises(CliError, match="needs scorer"):
+        taste_opinion("blog", replace(liked, revision="other"), scorer)
+
+
+def test_since_is_a_date_or_a_time() -> None:
+    from app.cli.tuning.stored import parse_since
+
+    assert parse_since("1970-01-02") == 86400.0
+    assert parse_since("1970-01-01T01:00:00+01:00") == 0.0
+    with pytest.raises(CliError, match="2026-01-31"):
+        parse_since("yesterday")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--out", "x"], "name either --prompts FILE or --from-store"),
+        (["--out", "x", "--prompts", "p.txt", "--from-store"], "name either"),
+        (["--out", "x", "--prompts", "p.txt"], "--referee is required"),
+        (["--out", "x", "--prompts", "p.txt", "--referee", "fake"], "both reward and referee"),
+        (["--out", "x", "--prompts", "p.txt", "--referee", "fake-judge"], "has no native loop"),
+        (["--out", "x", "--prompts", "none.txt", "--referee", "fake-judge"], "No such file"),
+        (["--out", "x", "--prompts", "p.txt", "--candidates", "1"], "2"),
+    ],
+)
+def test_options_that_cannot_work(
+    options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("".join(f"prompt {i}\n" for i in range(10)))
+    monkeypatch.setenv("FRONTRUNNER_GENERATOR", "fake")
+    monkeypatch.setenv("FRONTRUNNER_SCORER", "fake")
+    monkeypatch.setenv("FRONTRUNNER_DATA_DIR", str(tmp_path / "data"))
+    done = CliRunner().invoke(app, ["tune", *options])
+    assert done.exit_code != 0
+    assert why in " ".join(done.output.split())
