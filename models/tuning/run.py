@@ -159,8 +159,9 @@ class TuningRun:
         trained = self._trainer.train(lessons, place)
         self._policies.blend(adapters.PREVIOUS, adapters.TUNED, min(0.001 * place, 0.5))
         self.iteration = place
-        if not np.isfinite(trained["loss"]):
-            self.stop = Stop("diverged", f"the loss of iteration {place} is not finite: use a smaller --rate")
+        if not np.isfinite([trained["loss"], trained["gradient"]]).all():
+            why = f"the loss or the gradient of iteration {place} is not finite: use a smaller --rate"
+            self.stop = Stop("diverged", why)
             return
         seconds = time.monotonic() - began
         self._slowest["iteration"] = max(self._slowest["iteration"], seconds)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.generators.native import NativeGenerator
 from models.tuning import state
 from models.tuning.learning import policies
+from models.tuning.learning.trainer import Trainer
 from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality
 from models.tuning.run import Prompts, TuningRun, tune
 from models.tuning.sampling import Field
@@ -195,6 +196,21 @@ def test_the_stops_catch_a_reward_that_can_be_hacked(tmp_path: Path) -> None:
     rewards = [row["reward"] for row in report["measurements"]]
     assert rewards[-1] > rewards[0]
     assert report["verdict"] == "reject"
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Trainer.loss
+
+    def broken(self: Trainer, *batch: Any) -> Any:
+        return kept(self, *batch) + (0 * self._policies.trained[0].sum()).sqrt()
+
+    monkeypatch.setattr(Trainer, "loss", broken)
+    report = tune(task(tiny("stable_diffusion_3"), tmp_path))
+    assert (report["stop"]["rule"], report["chosen"], report["verdict"]) == ("diverged", None, "reject")
+    assert report["differences"]["random"]["mean"] == 0.0
+    assert all(bool(each.isfinite().all()) for each in load_file(tmp_path / state.ADAPTER).values())
 
 
 def test_optimality_is_normalised_and_votes_override() -> None:

@@ -60,7 +60,7 @@ class Trainer:
 
         Returns mean loss, gradient norm and rows.
 
-        A loss that is not finite ends the steps, and is returned.
+        A loss or a gradient that is not finite ends the steps, and is returned.
         """
         losses, norms, count = [], [], 0
         parts = list(self.batches(lessons, iteration))
@@ -71,10 +71,10 @@ class Trainer:
                 (loss / len(group)).backward()
                 losses.append(float(loss.detach()))
                 count += len(texts)
-            if not np.isfinite(losses[-len(group) :]).all():
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self._policies.trained, _GRADIENT_NORM)))
+            if not np.isfinite([*losses[-len(group) :], norms[-1]]).all():
                 self._optimizer.zero_grad(set_to_none=True)
                 break
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self._policies.trained, _GRADIENT_NORM)))
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._policies.blend(AVERAGE, TUNED, self._settings.decay)
