@@ -193,7 +193,7 @@ class TuningRun:
         rows = [each.row() for each in self._history]
         used = None if place is None else self._history[place].iteration
         report = {
-            **stops.verdict(*last),
+            **stops.verdict(*last, is_sound=place is not None),
             "stop": asdict(self.stop),
             "iterations": self.iteration,
             "chosen": used,

@@ -79,10 +79,10 @@ def choose(history: Sequence[Measured]) -> int | None:
     return max(sound, key=lambda place: (float(np.mean(history[place].referee)), place), default=None)
 
 
-def verdict(base: Measured, tuned: Measured) -> dict[str, Any]:
-    """Accept if the referee's paired intervals are above 0.
+def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[str, Any]:
+    """Accept if no rule is broken and the referee's paired intervals are above 0.
 
-    For a random pick and for the best.
+    For a random pick and for the best. `is_sound`: whether the result broke no rule on the way.
     """
     parts = {
         "random": difference(tuned.referee, base.referee),
@@ -92,5 +92,6 @@ def verdict(base: Measured, tuned: Measured) -> dict[str, Any]:
     for name in base.others:
         parts[name] = difference(tuned.others[name], base.others[name])
         parts[f"{name}_best"] = difference(tuned.others_best[name], base.others_best[name])
-    accepted = all(parts[name]["interval"][0] > 0 for name in ("random", "best"))
+    is_sound = is_sound and find_stop([base, tuned]) is None
+    accepted = is_sound and all(parts[name]["interval"][0] > 0 for name in ("random", "best"))
     return {"verdict": "accept" if accepted else "reject", "differences": parts}

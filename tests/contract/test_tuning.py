@@ -13,9 +13,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from models.generators.native import NativeGenerator
-from models.tuning import state
+from models.tuning import state, stops
 from models.tuning.learning import policies
 from models.tuning.learning.trainer import Trainer
+from models.tuning.measures import Measured
 from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality
 from models.tuning.run import Prompts, TuningRun, tune
 from models.tuning.sampling import Field
@@ -196,6 +197,15 @@ def test_the_stops_catch_a_reward_that_can_be_hacked(tmp_path: Path) -> None:
     rewards = [row["reward"] for row in report["measurements"]]
     assert rewards[-1] > rewards[0]
     assert report["verdict"] == "reject"
+
+
+def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
+    base = Measured(0, [0.0] * 8, [0.0] * 8, [0.0] * 8, [1.0] * 8, 0, 16)
+    better = replace(base, iteration=1, reward=[1.0] * 8, referee=[1.0] * 8, best=[1.0] * 8)
+    assert stops.verdict(base, better)["verdict"] == "accept"
+    assert stops.verdict(base, better, is_sound=False)["verdict"] == "reject"
+    assert stops.verdict(base, replace(better, diversity=[0.8] * 8))["verdict"] == "reject"
+    assert stops.verdict(base, replace(better, flagged=8))["verdict"] == "reject"
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_and_changes_nothing(
