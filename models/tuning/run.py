@@ -133,6 +133,7 @@ class TuningRun:
         self._progress(0, f"memory: {needed}")
         found = self._folder.load()
         if found is None:
+            self._folder.rewind(-1)
             self._policies.use(None)
             self._measure()
             self._save()

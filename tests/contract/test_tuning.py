@@ -199,6 +199,13 @@ def test_the_stops_catch_a_reward_that_can_be_hacked(tmp_path: Path) -> None:
     assert report["verdict"] == "reject"
 
 
+def test_a_run_without_a_state_drops_an_earlier_log(tmp_path: Path) -> None:
+    (tmp_path / state.LOG).write_text('{"iteration": 0}\n{"iteration": 7}\n')
+    TuningRun(task(tiny("stable_diffusion_3"), tmp_path), lambda _d, _t: None).begin()
+    (line,) = map(json.loads, (tmp_path / state.LOG).read_text().splitlines())
+    assert line["measured"]
+
+
 def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
     base = Measured(0, [0.0] * 8, [0.0] * 8, [0.0] * 8, [1.0] * 8, 0, 16)
     better = replace(base, iteration=1, reward=[1.0] * 8, referee=[1.0] * 8, best=[1.0] * 8)
