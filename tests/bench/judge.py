@@ -1,7 +1,7 @@
 """The second opinion of the gain figures: the outside judge, stored beside this, which neither ranks nor calibrates.
 
-It has another image tower and other text features than the embedded scorer and was never shown the generator's styles.
-It knows things by name and nothing of backgrounds.
+It has another image tower and other text features than the embedded scorer. Of the generator's six styles it was
+trained on all but noto and twemoji. It knows things by name and nothing of backgrounds.
 """
 
 from __future__ import annotations
