@@ -103,22 +103,28 @@ def compare(
             generator.adapt(adapter.loras)
             (drawn,) = sampler.draw([text], settings.evaluated, seeds)
             reward, referee = (opinion.score(text, drawn.images) for opinion in opinions)
-            sides.append((referee, float(referee[int(np.nanargmax(reward))])))
+            judged = np.where(np.isfinite(referee), reward, np.nan)
+            if not np.isfinite(judged).any():
+                raise TuningError(f"reward and referee scored no candidate of {text!r} with numbers: name others")
+            sides.append((referee, float(referee[int(np.nanargmax(judged))])))
         rows.append((sides[0], sides[1]))
         progress(place + 1)
     generator.adapt(())
+    means = ([float(np.nanmean(side[0])) for side in sides] for sides in zip(*rows, strict=True))
     found = {
-        "pairs": [float(_wins(one[0], other[0]).mean()) for one, other in rows],
-        "best": [float(_wins(np.array([one[1]]), np.array([other[1]]))[0]) for one, other in rows],
+        "pairs": [_wins(one[0], other[0]) for one, other in rows],
+        "best": [_wins(np.array([one[1]]), np.array([other[1]])) for one, other in rows],
     }
     return {
         "prompts": len(texts),
         "candidates": settings.evaluated,
         "referee": opinions[1].id,
         **{name: {"win_rate": float(np.mean(each)), "interval": list(interval(each))} for name, each in found.items()},
-        "difference": difference([float(one[0].mean()) for one, _ in rows], [float(o[0].mean()) for _, o in rows]),
+        "difference": difference(*means),
     }
 
 
-def _wins(one: Any, other: Any) -> Any:
-    return (one > other) + 0.5 * (one == other)
+def _wins(one: Any, other: Any) -> float:
+    """Share of pairs that the first one wins; pairs without two numbers do not count."""
+    known = np.isfinite(one) & np.isfinite(other)
+    return float(((one > other) + 0.5 * (one == other))[known].mean()) if known.any() else 0.5

@@ -6,11 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.loras import LoraFolder
+from models.protocols import Pixels
 from models.tuning import state
 from models.tuning.compare import BASE, Adapter, compare, lora_folder
+from models.tuning.rewards import Scores
 from models.tuning.run import tune
 from models.tuning.settings import TuningError, TuningSettings
 from tests.contract.tuning_kit import QUICK, opinion, red_share, redness, task, tiny
@@ -52,6 +55,19 @@ def test_equal_adapters_win_half(tuned: Path) -> None:
     with lora_folder(pair) as folder:
         found = compare(tiny(FAMILY, folder), pair, PROMPTS, OPINIONS, RACE)
     assert (found["pairs"]["win_rate"], found["best"]["win_rate"]) == (0.5, 0.5)
+
+
+def test_candidates_without_a_number_decide_nothing(tuned: Path) -> None:
+    def holed(prompt: str, images: Pixels) -> Scores:
+        found = red_share(prompt, images)
+        found[0] = np.nan
+        return found
+
+    pair = Adapter.of("a", str(tuned)), Adapter.of("b", str(tuned / state.ADAPTER))
+    with lora_folder(pair) as folder:
+        found = compare(tiny(FAMILY, folder), pair, PROMPTS, (OPINIONS[0], opinion("holed", holed)), RACE)
+    assert (found["pairs"]["win_rate"], found["best"]["win_rate"]) == (0.5, 0.5)
+    assert found["difference"]["mean"] == 0.0
 
 
 def test_an_adapter_of_another_revision_is_refused(tuned: Path, tmp_path: Path) -> None:
