@@ -15,7 +15,7 @@ LABELS = {
     ("scorer", "r1"): "scorer: image to text over the names, unseen style, R@1",
     ("scorer", "r5"): "the same, R@5",
     ("scorer", "background"): "scorer: accuracy of the stated background among 11",
-    ("arbiter", "r5"): "judge: R@5 over the names in the generator's styles, which its training excludes",
+    ("arbiter", "r5"): "judge: R@5 over the names in noto and twemoji, which its training excludes",
     ("known", "random_top5"): "known things: the judge's top five contain the thing, random pick",
     ("known", "best_top5"): "the same, best of 16",
     ("known", "any_top5"): "the same, any of the 16",
