@@ -45,4 +45,4 @@ def _url(request: pytest.FixtureRequest, file_url: str) -> str:
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas of one process look at the queue and at logs of others often: no test waits for a second to pass."""
     monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_POLL_INTERVAL_S", 0.05)
-    monkeypatch.setattr("app.service.generations.service.POLL_S", 0.05)
+    monkeypatch.setattr("app.service.generations.recording.log_watcher.POLL_S", 0.05)
