@@ -135,6 +135,26 @@ async def test_a_look_since_a_moment_serves_all_names_of_a_request() -> None:
     assert store.reads == 1
 
 
+async def test_a_look_that_is_cancelled_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Rows()
+    _, roster = _roster(store, FakeModel("alpha"))
+    store.rows["other"] = [ServedModelRow("other", "beta", "waiting", "")]
+    live, gate = store.live, asyncio.Event()
+
+    async def slow(span_s: float) -> list[ServedModelRow]:
+        found = await live(span_s)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(store, "live", slow)
+    gone, stays = (asyncio.create_task(roster.find("beta")) for _ in range(2))
+    while not store.reads:
+        await asyncio.sleep(0.005)
+    gone.cancel()
+    gate.set()
+    assert await stays is not None
+
+
 async def test_an_unavailable_store_is_an_error_of_all_who_share_the_look() -> None:
     store = Rows()
     _, roster = _roster(store, FakeModel("alpha"))

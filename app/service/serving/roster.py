@@ -117,8 +117,9 @@ class Roster:
         async with self._one_look:
             if self._looked < since:
                 await asyncio.sleep(max(0.0, self._looked + LOOK_S - time.monotonic()))
-                self._looked = time.monotonic()
+                began = time.monotonic()
                 self._look_failure = await self._read()
+                self._looked = began  # not before: a look that is cancelled is none
             if self._look_failure is not None:
                 raise StoreUnavailable(self._look_failure)
 
