@@ -133,7 +133,7 @@ async def test_what_may_have_killed_a_process_is_stored_at_its_start_and_then_ru
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with house(tmp_path, delay_s=0.02) as one:
-        monkeypatch.setattr(recorder, "START_STORE_DELAY_S", 600.0)
+        monkeypatch.setattr(queue_worker, "START_STORE_DELAY_S", 600.0)
         engine, alone = one.service._engine, list[bool]()
         submit = engine.submit
 
@@ -149,8 +149,9 @@ async def test_what_may_have_killed_a_process_is_stored_at_its_start_and_then_ru
             for number in range(lost):
                 assert await one.records.claim(*models, 9, Claim(f"lost {number}", -1.0))
             async with working(one):
-                while (await one.records.get(name) or generation()).attempts == 0:
+                while (stored := await one.records.get(name) or generation()).attempts == 0:
                     await asyncio.sleep(0.01)
+                assert stored.status is Status.RUNNING, "not only at its end"
                 await one.service.cancel(name)
     assert alone == [False, True]
 
