@@ -204,6 +204,41 @@ async def test_claims_are_extended_together(records: SqlGenerationStore) -> None
     assert (await records.get("gen_b") or generation()).progress == Progress()
 
 
+async def test_a_claim_that_this_process_made_again_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, delay_s=0.05) as one:
+        name = (await one.service.submit(GenerationParams("x", steps=100, n_candidates=1))).id
+        held = one.service._recordings.recorder_for(name)
+        assert held is not None
+
+        async def late(_: Any) -> set[str]:
+            held.replace_claim(Claim("again", 60.0), 1)
+            return set()
+
+        monkeypatch.setattr(one.records, "prolong", late)
+        await one.service._recordings._supervisor._prolong({name: held})
+        assert not held.claim_lost
+        await one.service.cancel(name)
+
+
+async def test_requests_for_progress_outlast_a_long_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "RENEW_S", 0.0)  # each request outlasts the memory of the one before
+    async with house(tmp_path) as one:
+        over = asyncio.Event()
+
+        async def away(_: str) -> None:
+            await over.wait()
+            raise StoreUnavailable("the database is away")
+
+        monkeypatch.setattr(one.records, "record_watch", away)
+        requests = supervisor.ProgressRequests(one.records)
+        asked = [asyncio.create_task(requests.ask(name)) for name in ("gen_a", "gen_b")]
+        await asyncio.sleep(0)
+        over.set()
+        assert await asyncio.gather(*asked) == [None, None]
+
+
 async def test_a_look_tells_claims_and_who_is_watched(records: SqlGenerationStore) -> None:
     for name, claim in (("gen_a", MINE), ("gen_b", None)):
         await records.create(generation(name), [], claim)

@@ -69,7 +69,8 @@ class Supervisor:
     async def _prolong(self, held: Mapping[str, GenerationRecorder]) -> None:
         claims = {name: (each.claim, each.generation.progress) for name, each in held.items()}
         kept = await self._records.prolong(claims)
-        self._check(held, {name: claims[name][0].token if name in kept else None for name in held})
+        found = {name: claim.token if name in kept else None for name, (claim, _) in claims.items()}
+        self._check(_unchanged(held, {name: claim.token for name, (claim, _) in claims.items()}), found)
 
     async def _look(self, held: Mapping[str, GenerationRecorder]) -> None:
         if not held:
@@ -79,7 +80,7 @@ class Supervisor:
         for name, row in rows.items():
             held[name].set_watched(watched=row.watched)
         lost = {name: rows[name].claim if name in rows else None for name in held}
-        self._check({name: each for name, each in held.items() if each.claim.token == before[name]}, lost)
+        self._check(_unchanged(held, before), lost)
 
     def _check(self, held: Mapping[str, GenerationRecorder], found: Mapping[str, str | None]) -> None:
         """Give up what another process has ended or taken over meanwhile."""
@@ -87,6 +88,14 @@ class Supervisor:
         for name, each in held.items():
             if found[name] != each.claim.token and current.get(name) is each:
                 each.lose_claim()
+
+
+def _unchanged(held: Mapping[str, GenerationRecorder], tokens: Mapping[str, str]) -> Mapping[str, GenerationRecorder]:
+    """Those that still have these claims.
+
+    This process may have claimed a generation again meanwhile.
+    """
+    return {name: each for name, each in held.items() if each.claim.token == tokens[name]}
 
 
 class ProgressRequests:
@@ -106,4 +115,4 @@ class ProgressRequests:
         try:
             await self._records.record_watch(generation_id)
         except StoreUnavailable:
-            del self._asked[generation_id]
+            self._asked.pop(generation_id, None)  # another request may have dropped it meanwhile
