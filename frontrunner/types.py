@@ -1743,7 +1743,7 @@ class AuditRequest(TypedDict):
     """
     model: NotRequired[str | None]
     """
-    A generator; GET /v1/models lists them. Default: the first.
+    A generator; GET /v1/models lists them. Default: the first, or what made the first generation.
     """
 
 

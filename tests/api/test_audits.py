@@ -20,6 +20,7 @@ from models.synthetic.members import ColourJudge, RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
 from tests.api.keys_kit import add_key
 from tests.api.kit import PROMPT, House, is_problem, running, until
+from tests.models_kit import FakeModel, Shelf, broken
 from tests.synthetic_models import InstrumentedGenerator
 
 COLOURS = {"name": "colour", "values": ["red", "blue"]}
@@ -208,6 +209,16 @@ def test_undetermined_candidates_take_no_part_in_the_odds() -> None:
     assert (first.candidates.count, first.winners.count, found.undetermined_winners.count) == (2, 1, 1)
     assert (first.odds.fields, first.odds.observed) == (1, 1)
     assert first.odds.expected == pytest.approx(0.5)
+
+
+def test_stored_generations_are_audited_by_their_model(tmp_path: Path) -> None:
+    shelf = Shelf(FakeModel("broken", problems=[broken()]), FakeModel("small"))
+    with running(tmp_path, registry=shelf.registry) as one:
+        made = one.made(model="small", n=1)
+        asked = {"generations": [made["id"]], "attributes": [{"name": "colour", "values": ["red", "blue"]}]}
+        audited = one.post("/v1/audits", json={**asked, "force": True})
+        assert (audited.status_code, audited.json().get("generations")) == (200, [made["id"]]), audited.text
+        is_problem(one.post("/v1/audits", json={**asked, "model": "broken"}), 503, "model_load_failed")
 
 
 def test_a_client_that_leaves_cancels_what_is_not_made(tmp_path: Path) -> None:

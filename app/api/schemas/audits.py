@@ -62,7 +62,10 @@ class AuditRequest(RequestModel):
     size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels.")
     ranking: RankingInput = Field(RankingInput(), description="The ranking to audit, for prompts.")
     safety: SafetyInput | None = Field(None, description=SAFETY)
-    model: ModelName | None = Field(None, description="A generator; GET /v1/models lists them. Default: the first.")
+    model: ModelName | None = Field(
+        None,
+        description="A generator; GET /v1/models lists them. Default: the first, or what made the first generation.",
+    )
 
     @model_validator(mode="after")
     def _check_one_source(self) -> AuditRequest:

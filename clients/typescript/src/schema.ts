@@ -826,7 +826,7 @@ export interface components {
             safety?: ("off" | "flag" | "veto") | null;
             /**
              * Model
-             * @description A generator; GET /v1/models lists them. Default: the first.
+             * @description A generator; GET /v1/models lists them. Default: the first, or what made the first generation.
              */
             model?: string | null;
         };

@@ -50,7 +50,10 @@ async def create_audit(
     Prompts are sampled without pruning, a few at a time, and charged as generations; they stay stored. A disconnect
     cancels what is not made. The probe is rough: it errs, and may be biased itself.
     """
-    services = await services.of_model(body.model)
+    if body.model is None and body.generations:
+        services = await services.models.of_generation(body.generations[0], "scorer")
+    else:
+        services = await services.of_model(body.model)
     ranking = await resolve_ranking(request, services, body.ranking, Ranking())
     params = body.to_domain(ranking, services.generations.limits.default_candidates)
     return AuditResponse.from_domain(await unless_gone(request, services.audits.run(params)))
