@@ -1,22 +1,20 @@
 // What the candidates show by a probe, and what the ranking favours.
 
 import { signal, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { api, Problem, sentence, type Audit as Answer, type AuditedValue, type Generation, type Share } from "./api";
 
 const open = signal(false);
 const texts = signal("");
+const force = signal(false);
 
-/** Asks for texts of which one fits an image, and plots their shares among candidates and winners. */
+/**
+ * Asks for texts of which one fits an image, and plots their shares among candidates and winners.
+ * Its key is the generation, so that a late answer never stands under another one.
+ */
 export function Audit({ made }: { made: Generation }) {
   const found = useSignal<Answer | null>(null);
   const failed = useSignal("");
   const busy = useSignal(false);
-  const force = useSignal(false);
-  useEffect(() => {
-    found.value = null;
-    failed.value = "";
-  }, [made.id]);
   const values = texts.value.split("\n").map((line) => line.trim()).filter((line) => line !== "");
   const submit = async (event: Event) => {
     event.preventDefault();

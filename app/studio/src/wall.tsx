@@ -55,7 +55,7 @@ export function Wall() {
       <Notices now={now} />
       <Inspector made={made} data={now.data} most={most} />
       <Controls made={made} />
-      <Audit made={made} />
+      <Audit key={made.id} made={made} />
       <h2 class="unseen">Candidates</h2>
       <p class="unseen" id="keys">
         Arrow keys, Home and End move; P picks, L likes, D dislikes, C compares.
