@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.client import CliError
-from app.domain import TasteProfile, Vote, VoteKind
+from app.domain import Candidate, Safety, SafetyVerdict, TasteProfile, Vote, VoteKind
 from app.settings import Settings
 from app.stores.taste import SqlVoteStore
 from models.protocols import GeneratorInfo
 from models.synthetic.scorer import FakeScorer
 from tests.unit.service_kit import house
+from tests.unit.store_kit import generation
 
 pytestmark = pytest.mark.torch
 
@@ -57,6 +59,20 @@ def test_stored_races_are_fields_with_votes(tmp_path: Path) -> None:
     assert [len(by_prompt[text].latents) for text in ("a red apple", "a boat")] == [4, 3]
     assert by_prompt["a boat"].latents.dtype == np.float16
     assert found.summary == "2 stored generations with 4 votes"
+
+
+def test_what_safety_withholds_teaches_nothing() -> None:
+    from app.cli.tuning.stored import _field, _usable
+
+    flagged = SafetyVerdict(True, {"nsfw": 0.9}, "fake", "1")
+    verdicts = (None, flagged, replace(flagged, flagged=False))
+    made = replace(generation(), candidates=tuple(Candidate(i, i, safety=each) for i, each in enumerate(verdicts)))
+    vetoed = replace(made, spec=replace(made.spec, safety=Safety.VETO))
+    assert (_usable(made), _usable(vetoed)) == ([0, 1, 2], [0, 2])
+    file = io.BytesIO()
+    np.savez(file, latents=np.arange(3, dtype=np.float16)[:, None, None, None])
+    found = _field(vetoed, file.getvalue(), {1: True, 2: False})
+    assert (found.latents.ravel().tolist(), found.votes) == ([0, 2], {1: False})
 
 
 def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:

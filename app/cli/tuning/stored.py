@@ -154,14 +154,20 @@ def _unusable(generation: Generation, info: GeneratorInfo) -> str | None:
         return "another size"
     if spec.start is not None or spec.masked or spec.controls or spec.loras or spec.wordings or spec.steering:
         return "from images, adapters, wordings or steering"
-    if sum(each.is_finished for each in generation.candidates) < 2:
+    if len(_usable(generation)) < 2:
         return "fewer than two finished candidates"
     return None
 
 
+def _usable(generation: Generation) -> list[int]:
+    """Finished candidates that safety does not withhold."""
+    safety = generation.spec.safety
+    return [each.index for each in generation.candidates if each.is_finished and not each.is_withheld(safety)]
+
+
 def _field(generation: Generation, stored: bytes, votes: dict[int, bool]) -> Field:
-    """The finished candidates of a generation, with votes by their new places."""
-    kept = [each.index for each in generation.candidates if each.is_finished]
+    """The usable candidates of a generation, with votes by their new places."""
+    kept = _usable(generation)
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         latents = np.asarray(arrays["latents"], np.float16)[kept]
     known = {kept.index(index): liked for index, liked in votes.items() if index in kept}
