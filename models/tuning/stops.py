@@ -16,6 +16,9 @@ Rule: TypeAlias = Literal["referee", "diversity", "artefacts", "best", "diverged
 DIVERSITY = 0.9
 """Least diversity within prompts, relative to the base."""
 
+MIN_JUDGED = 6
+"""Fewest held-out prompts to accept by: all of five rise by chance in one of 32 runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -82,7 +85,7 @@ def choose(history: Sequence[Measured]) -> int | None:
 def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[str, Any]:
     """Accept if no rule is broken and the referee's paired intervals are above 0.
 
-    For a random pick and for the best. `is_sound`: whether the result broke no rule on the way.
+    For a random pick and for the best, over at least `MIN_JUDGED` prompts. `is_sound`: whether the result broke no rule on the way.
     """
     parts = {
         "random": difference(tuned.referee, base.referee),
@@ -93,5 +96,6 @@ def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[s
         parts[name] = difference(tuned.others[name], base.others[name])
         parts[f"{name}_best"] = difference(tuned.others_best[name], base.others_best[name])
     is_sound = is_sound and find_stop([base, tuned]) is None
+    is_sound = is_sound and len(base.referee) >= MIN_JUDGED
     accepted = is_sound and all(parts[name]["interval"][0] > 0 for name in ("random", "best"))
     return {"verdict": "accept" if accepted else "reject", "differences": parts}

@@ -213,6 +213,8 @@ def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
     assert stops.verdict(base, better, is_sound=False)["verdict"] == "reject"
     assert stops.verdict(base, replace(better, diversity=[0.8] * 8))["verdict"] == "reject"
     assert stops.verdict(base, replace(better, flagged=8))["verdict"] == "reject"
+    few = [replace(each, reward=[0.0] * 5, referee=each.referee[:5], best=each.best[:5]) for each in (base, better)]
+    assert stops.verdict(*few)["verdict"] == "reject", "five prompts all rise by chance in one of 32 runs"
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_and_changes_nothing(
