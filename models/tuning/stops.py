@@ -83,9 +83,10 @@ def choose(history: Sequence[Measured]) -> int | None:
 
 
 def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[str, Any]:
-    """Accept if no rule is broken and the referee's paired intervals are above 0.
+    """Accept if no rule is broken and the referee's intervals are above 0.
 
-    For a random pick and for the best, over at least `MIN_JUDGED` prompts. `is_sound`: whether the result broke no rule on the way.
+    Paired, for a random pick and for the best, over at least `MIN_JUDGED` prompts.
+    `is_sound`: whether the result broke no rule on the way.
     """
     parts = {
         "random": difference(tuned.referee, base.referee),

@@ -1,8 +1,8 @@
 """The independent judge: its own image tower and text tower.
 
-Serving never uses it. By `split` it shares no icon set with the scorers; the stored one, which is older, saw four of the
-generator's six styles. The text tower is a bag of hashed words and letter triples with its own trained embeddings. So the judge shares neither weights nor vocabulary with the packaged
-sentence encoder.
+Serving never uses it. By `split` it shares no icon set with the scorers; the stored one, which is older, saw four of
+the generator's six styles. The text tower is a bag of hashed words and letter triples with its own trained
+embeddings. So the judge shares neither weights nor vocabulary with the packaged sentence encoder.
 """
 
 import hashlib
