@@ -17,7 +17,10 @@ DIVERSITY = 0.9
 """Least diversity within prompts, relative to the base."""
 
 MIN_JUDGED = 6
-"""Fewest held-out prompts to accept by: all of five rise by chance in one of 32 runs."""
+"""Fewest held-out prompts to accept by.
+
+All of five rise by chance in one of 32 runs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
