@@ -38,14 +38,13 @@ Found = dict[str, Any]
 
 def run(device: str, told: dict[str, Found], store: Callable[[], None]) -> None:
     """Make all checks; `told` has `ok`, `seconds` and figures of each, and is stored after each."""
-    host = _loaded("cpu", "float32")
-    with _serving(host) as house:
-        wanted = {prompt: made(house, prompt) for prompt in PROMPTS}
-        pruned = made(house, PROMPTS[0], pruning=[{"at": 4, "keep": 2}])
+    modes: tuple[Mode, ...] = ("auto", "gate")
+    expected = {mode: _on_host(mode) for mode in modes}
     full, gate = _loaded(device, "float32"), _loaded(device, "float32", mode="gate")
     quick = _loaded(device, "auto")
     _note(told, store, "a step ends with the device", lambda: _step_ends(quick, device))
     for name, models, near in (("float32", full, EQUAL), ("half", quick, NEAR), ("gate", gate, EQUAL)):
+        wanted, pruned = expected["gate" if name == "gate" else "auto"]
         with _serving(models) as house:
             _note(told, store, f"{name}: winners and scores", partial(_same_winners, house, wanted, near))
             _note(told, store, f"{name}: previews", partial(_previews, house, pruned, near))
@@ -54,6 +53,13 @@ def run(device: str, told: dict[str, Found], store: Callable[[], None]) -> None:
                 _note(told, store, "cancel", partial(_cancel, house))
                 _note(told, store, "steering", partial(_steering, house))
                 _note(told, store, "memory", partial(_memory, house, models, device))
+
+
+def _on_host(mode: Mode) -> tuple[dict[str, Found], Found]:
+    """Races by prompt and a pruned one on the host; the gate steps at other times than the native loop."""
+    with _serving(_loaded("cpu", "float32", mode=mode)) as house:
+        races = {prompt: made(house, prompt) for prompt in PROMPTS}
+        return races, made(house, PROMPTS[0], pruning=[{"at": 4, "keep": 2}])
 
 
 def made(house: House, prompt: str, **changes: Any) -> Found:
