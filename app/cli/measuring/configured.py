@@ -79,4 +79,4 @@ def typed_errors() -> Iterator[None]:
     except (ModelError, FrontrunnerError) as error:
         raise CliError(str(error)) from None
     except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from None
+        raise CliError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None

@@ -10,11 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.cli.client import CliError
-from app.errors import FrontrunnerError
-from app.settings import format_errors
+from app.cli.measuring import configured
 from app.settings.model import ModelSettings
 from models import registry
-from models.errors import ModelError
 from models.loras import LoraFolder
 from models.protocols import Embedder, Models, OutOfMemory, Scorer
 
@@ -76,18 +74,17 @@ def read_prompts(file: Path) -> list[str]:
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """Turn errors of settings, models, stores, tuning and files into CliError."""
+    """Turn errors of tuning into CliError, and those that every measuring command has."""
     from models.tuning.settings import TuningError
 
-    try:
-        yield
-    except ValidationError as error:
-        raise CliError("; ".join(format_errors(error))) from None
-    except (ModelError, FrontrunnerError, TuningError, ValueError) as error:
-        raise CliError(str(error)) from None
-    except ImportError as error:
-        raise CliError(f"the package {error.name} is missing: install frontrunner[tune]") from None
-    except OutOfMemory as error:
-        raise CliError(f"{error}: use smaller --rows and --batch, or --checkpointing") from None
-    except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from None
+    with configured.typed_errors():
+        try:
+            yield
+        except ValidationError:
+            raise
+        except (TuningError, ValueError) as error:
+            raise CliError(str(error)) from None
+        except ImportError as error:
+            raise CliError(f"the package {error.name} is missing: install frontrunner[tune]") from None
+        except OutOfMemory as error:
+            raise CliError(f"{error}: use smaller --rows and --batch, or --checkpointing") from None
