@@ -212,8 +212,8 @@ class AuditService:
                     else:
                         lost.append(ended)
         finally:
-            for each in open_ids:
-                await asyncio.shield(self._service.cancel_on_disconnect(each))
+            cancels = (self._service.cancel_on_disconnect(each) for each in open_ids)
+            await asyncio.shield(asyncio.gather(*cancels, return_exceptions=True))
         if not found:
             raise _why(lost[0])
         return found
