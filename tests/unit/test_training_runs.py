@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,12 +53,17 @@ def test_two_workers_train_what_one_would(tmp_path: Path) -> None:
     assert torch.equal(both, one["used"])
 
 
-def test_a_report_is_the_mean_of_numbers_and_tensors(tmp_path: Path) -> None:
+def new_run(folder: Path, layer: Any, *options: str) -> runs.Run:
+    """A run of one batch."""
     parser = argparse.ArgumentParser()
     runs.add_arguments(parser, rate=0.1, batch=8, samples=8)
-    args = parser.parse_args(["--runs", str(tmp_path)])
+    args = parser.parse_args(["--runs", str(folder), *options])
     runs.prepare(args)
-    run = runs.Run(tmp_path / "run", args, torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 1)}))
+    return runs.Run(folder / "run", args, torch.nn.ModuleDict({"layer": layer}))
+
+
+def test_a_report_is_the_mean_of_numbers_and_tensors(tmp_path: Path) -> None:
+    run = new_run(tmp_path, torch.nn.Linear(4, 1))
     run.note(loss=1.0)
     run.note(loss=torch.tensor(2.0, requires_grad=True))
     run.report()
@@ -65,12 +71,8 @@ def test_a_report_is_the_mean_of_numbers_and_tensors(tmp_path: Path) -> None:
 
 
 def test_bfloat16_computes_and_float32_keeps(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    runs.add_arguments(parser, rate=0.1, batch=8, samples=8)
-    args = parser.parse_args(["--runs", str(tmp_path), "--bf16"])
-    runs.prepare(args)
     layer = torch.nn.Linear(4, 1)
-    run = runs.Run(tmp_path / "run", args, torch.nn.ModuleDict({"layer": layer}))
+    run = new_run(tmp_path, layer, "--bf16")
     with run.autocast():
         found = layer(torch.randn(8, 4))
     run.step(found.float().square().mean(), 8)

@@ -19,6 +19,8 @@ from torch import nn
 
 from models.training import runs
 from models.training.data.dataset import read_rows
+from models.training.data.texts import MAX_TOKENS, WIDTH
+from models.training.trainers.autoencoder import LATENT_CHANNELS, LATENT_SIZE
 
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -158,7 +160,8 @@ def graphed(unet: nn.Module, run: runs.Run) -> Denoiser:
     Small networks on fast devices otherwise wait for the launch of each kernel.
     """
     count = run.args.batch
-    sample = (torch.zeros(count, 16, 8, 8), torch.zeros(count, dtype=torch.int64), torch.zeros(count, 24, 384))
+    latents = torch.zeros(count, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+    sample = (latents, torch.zeros(count, dtype=torch.int64), torch.zeros(count, MAX_TOKENS, WIDTH))
     x = sample[0].contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.args.bf16, cache_enabled=False):
         replay = torch.cuda.make_graphed_callables(Tensors(unet), (x, *sample[1:]), allow_unused_input=True)
