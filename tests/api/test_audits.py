@@ -136,7 +136,7 @@ def test_pruned_candidates_are_in_the_field_by_their_previews(house: House) -> N
         ({"prompt": "x", "n_candidates": 1}, "#/n_candidates"),
         ({"prompt": "x", "certainty": 0.4}, "#/certainty"),
         ({"prompt": "x", "probe": "fake-judge"}, "#/probe"),
-        ({"prompt": "x", "probe": "nobody"}, "#/probe"),
+        ({"prompt": "x", "probe": "no-such-scorer"}, "#/probe"),
         ({"prompt": "x" * 5000}, "#/prompts/0"),
     ],
 )

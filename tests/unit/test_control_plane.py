@@ -1,4 +1,4 @@
-"""What a generation costs the database, and what nobody loses when its process dies."""
+"""Database writes of a generation, and the results that remain when its process dies."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _check_idle(connection: Any, record: ConnectionPoolEntry, _: object) -> None
     if time.monotonic() - record.info.get("used", -IDLE_S) >= IDLE_S:
         try:
             connection.ping()
-        except Exception as error:
+        except Exception as error:  # drivers have errors of their own; the pool connects again
             raise DisconnectionError from error
 
 
