@@ -28,11 +28,23 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
     return {"format": FORMAT, **asdict(calibration)}
 
 
+def _check_finite(value: object) -> None:
+    """Raises ValueError if a number is NaN or infinite, which Python reads as JSON."""
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("a number of the calibration is NaN or infinite: run `frontrunner calibrate` again")
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            _check_finite(each)
+
+
 def from_json(data: Mapping[str, Any]) -> Calibration:
     """A calibration from its JSON form. Raises ValueError.
 
     `measured`, which describes the calibration run, is ignored.
     """
+    _check_finite(data)
     try:
         fields: dict[str, Any] = dict(data)
         fields.pop("measured", None)

@@ -7,7 +7,7 @@ core on the calling thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -48,23 +48,30 @@ def record_trajectories(
     EngineFailed when a score is not a number.
     """
     for done, prompt in enumerate(prompts):
-        spec = GenerationSpec(
-            id=f"trace_{done}",
-            prompt=prompt,
-            negative_prompt="",
-            n_candidates=n_candidates,
-            n=n_candidates,
-            width=info.width,
-            height=info.height,
-            steps=info.steps,
-            guidance_scale=info.guidance_scale,
-            sampler=info.sampler,
-            seed=seed + done * n_candidates,
+        spec = replace(
+            default_spec(info, f"trace_{done}", prompt, n_candidates, seed + done * n_candidates),
             checkpoints=tuple(Checkpoint(at) for at in range(1, info.steps)),
             steering=steering,
         )
         yield _record(core, spec)
         progress(done + 1)
+
+
+def default_spec(info: GeneratorInfo, name: str, prompt: str, n_candidates: int, seed: int) -> GenerationSpec:
+    """A generation at the generator's defaults; it returns all candidates."""
+    return GenerationSpec(
+        id=name,
+        prompt=prompt,
+        negative_prompt="",
+        n_candidates=n_candidates,
+        n=n_candidates,
+        width=info.width,
+        height=info.height,
+        steps=info.steps,
+        guidance_scale=info.guidance_scale,
+        sampler=info.sampler,
+        seed=seed,
+    )
 
 
 def run_generation(core: EngineCore, spec: GenerationSpec, note: Callable[[Update], None] = lambda _: None) -> Outcome:

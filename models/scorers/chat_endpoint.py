@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.compressed_answers import ACCEPT_ENCODING, is_unpackable
+from models.daily_count import DailyCount
 from models.errors import FailureReason, ModelUnsupported, ScoringFailed
 from models.load_options import EndpointLimits
 from models.protocols import Pixels, ScoringInfo, to_host
@@ -38,7 +39,6 @@ _ATTEMPTS = 3
 _PAUSE_S = 30.0
 """Seconds without requests after a time-out or a lost connection."""
 
-_DAY_S = 86400
 _TOP_TOKENS = 10
 
 
@@ -63,8 +63,7 @@ class ChatScorer:
         """
         self._url, self._model = _parts(address)
         self._limits = limits
-        self._clock = clock
-        self._spent = (0, 0)  # day, calls
+        self._calls = DailyCount(clock)
         self._paused_until = -math.inf
         self._graded: bool | None = None
         self._free = asyncio.Semaphore(limits.concurrency)
@@ -213,10 +212,7 @@ class ChatScorer:
 
     def _check_budget(self, calls: int) -> None:
         """Raise ScoringFailed if today's budget has no room for this many calls."""
-        today = int(self._clock() // _DAY_S)
-        if self._spent[0] != today:
-            self._spent = (today, 0)
-        if self._spent[1] + calls > self._limits.calls_per_day:
+        if self._calls.after(calls) > self._limits.calls_per_day:
             raise self._failure(
                 "budget_spent",
                 f"has no room left in its {self._limits.calls_per_day} calls of today; "
@@ -226,7 +222,7 @@ class ChatScorer:
     def _spend(self) -> None:
         """Count one call of today."""
         self._check_budget(1)
-        self._spent = (self._spent[0], self._spent[1] + 1)
+        self._calls.add(1)
 
     def _refusal(self, status: int) -> ScoringFailed:
         if status == httpx.codes.TOO_MANY_REQUESTS:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook as Verifier
 
+from app.service.variants import VariantMaker, Wordings
 from app.service.webhooks import dispatcher
 from tests.api.keys_kit import add_key
 from tests.api.kit import House, events, is_problem, running, until
@@ -227,3 +228,24 @@ def test_batches_belong_to_their_key(tmp_path: Path) -> None:
         is_problem(many, 429, "quota_exceeded")
         whole = house.post("/v1/batches", json={"requests": [ENTRY] * 5}, headers=mine)
         is_problem(whole, 422, "invalid_request", "#/requests")
+
+
+def test_wordings_are_made_once_all_entries_are_checked(quick: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make_all = list[set[int]](), VariantMaker.make_all
+
+    async def noted(maker: VariantMaker, asked: Mapping[int, tuple[str, int]]) -> dict[int, Wordings]:
+        made.append(set(asked))
+        return await make_all(maker, asked)
+
+    monkeypatch.setattr(VariantMaker, "make_all", noted)
+    worded = {**ENTRY, "n_candidates": 4, "variants": {"auto": 3}}
+    entries = [worded, {**ENTRY, "model": "none"}, {**worded, "sampler": "none"}, ENTRY, {**worded, "seed": 9}]
+    refused = is_problem(quick.post("/v1/batches", json={"requests": entries}), 422, "invalid_request")
+    assert len(refused["errors"]) == 2
+    assert made == []
+    done = ended(quick, submitted(quick, *entries, on_error="skip"))
+    assert made == [{0, 4}]
+    assert [one["status"] for one in done["entries"]] == ["succeeded", "refused", "refused", "succeeded", "succeeded"]
+    names = [done["entries"][index]["id"] for index in (0, 3, 4)]
+    found = [quick.client.get(f"/v1/generations/{name}").json()["candidates"] for name in names]
+    assert [len({candidate["wording"] for candidate in each}) for each in found] == [3, 1, 3]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +175,26 @@ def test_uploads_are_ranked_and_embedded_by_a_models_scorer(house: House) -> Non
     is_problem(house.post("/v1/embeddings", json={"input": "red", "model": "small"}), 422, "wrong_model_kind")
 
 
+@pytest.mark.parametrize("named", [{}, {"model": "text-embedding-3-small"}])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/v1/embeddings", {"input": "red"}), ("/v1/rerank", {"query": "red", "documents": ["a red apple", "grass"]})],
+)
+def test_scorers_of_a_default_model_that_still_loads_are_waited_for(
+    tmp_path: Path, path: str, asked: dict[str, Any], named: dict[str, str]
+) -> None:
+    shelf, answers = Shelf(FakeModel("first")), list[httpx.Response]()
+    shelf.models["first"].gate.clear()
+    aliases = "text-embedding-*=*"
+    with running(tmp_path, registry=shelf.registry, wait=False, model_aliases=aliases) as house:
+        asking = threading.Thread(target=lambda: answers.append(house.post(path, json={**asked, **named})))
+        asking.start()
+        asking.join(0.2)
+        shelf.models["first"].gate.set()
+        asking.join(30)
+        assert answers[0].status_code == 200, answers[0].text
+
+
 @pytest.mark.slow
 def test_a_model_loads_when_a_request_names_it_and_makes_room_when_another_is_needed(tmp_path: Path) -> None:
     models = [FakeModel("first"), *(FakeModel(name, resident=False, size=60) for name in ("one", "two"))]
@@ -221,38 +240,6 @@ def test_new_requests_get_the_new_weights_and_stored_generations_keep_theirs(tmp
         assert "revision 'old', are not served" in told
         again = house.post(f"/v1/generations/{gone['id']}/rerank", json={"ranking": {"prompt": "a blue boat"}})
         assert again.status_code == 200  # the scorer is the same
-
-
-@pytest.mark.slow
-def test_no_route_refuses_a_model_that_another_replica_has_just_announced(tmp_path: Path) -> None:
-    here, there = Shelf(FakeModel("here")), Shelf(FakeModel("there"))
-    title = {"sd_model_checkpoint": "there.safetensors [0123456789]"}
-    apple = {"prompt": "a red apple"}
-    with running(tmp_path, registry=here.registry) as one:
-        roster = one.app.state.services.models._roster
-        with running(tmp_path, registry=there.registry):
-            made = one.made(model="there", n=1)
-            of_parent = f"/v1/generations/{made['id']}/refine"
-            for path, body in (
-                ("/v1/generations", {**PROMPT, "model": "there"}),
-                ("/v1/batches", {"requests": [{**PROMPT, "model": "there"}] * 3}),
-                ("/v1/images/generations", {**apple, "model": "there"}),
-                ("/sdapi/v1/txt2img", {**apple, "steps": 4, "override_settings": title}),
-                ("/sdapi/v1/options", title),
-                (of_parent, {"index": 0, "n_candidates": 2, "steps": 4}),
-                ("/v1/models/there", None),
-                ("/v1/models", None),
-                ("/sdapi/v1/sd-models", None),
-            ):
-                roster._elsewhere = {}  # as the last look found it, before the other replica was ready
-                answer = one.client.get(path) if body is None else one.post(path, json=body)
-                assert answer.is_success, (path, answer.text)
-                assert body is not None or "there" in answer.text
-        before = time.monotonic()
-        unknown = [{**PROMPT, "model": f"none-{number}"} for number in range(20)]
-        problem = is_problem(one.post("/v1/batches", json={"requests": unknown}), 422, "invalid_request")
-        assert len(problem["errors"]) == 20
-        assert roster._looked > before
 
 
 @pytest.mark.slow

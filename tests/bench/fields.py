@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.ranking import scoring
 from app.engine.ranking.near_misses import contrast_terms, near_misses
-from app.engine.trajectories import run_generations
+from app.engine.trajectories import default_spec, run_generations
 from models import registry
 from models.load_options import LoadOptions
 from models.protocols import Embedder, Embeddings, GeneratorInfo, Images, Models, Scorer, embeds
@@ -149,20 +149,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _spec(info: GeneratorInfo, wanted: Wanted) -> GenerationSpec:
-    return GenerationSpec(
-        id=f"bench_{wanted.place}_{wanted.first}_{wanted.arm}",
-        prompt=wanted.prompt,
-        negative_prompt="",
-        n_candidates=wanted.count,
-        n=wanted.count,
-        width=info.width,
-        height=info.height,
-        steps=info.steps,
-        guidance_scale=info.guidance_scale,
-        sampler=info.sampler,
-        seed=wanted.seed,
-        wordings=wanted.wordings,
-    )
+    name = f"bench_{wanted.place}_{wanted.first}_{wanted.arm}"
+    return replace(default_spec(info, name, wanted.prompt, wanted.count, wanted.seed), wordings=wanted.wordings)
 
 
 def _member(

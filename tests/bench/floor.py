@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
+from app.engine.trajectories import default_spec
 from models.protocols import GeneratorInfo, Models, Pixels
 from tests.bench import bare, server
 from tests.bench.kit import Figure, paired, seconds
@@ -75,9 +76,7 @@ def overhead(models: Models, runs: int) -> Figure:
 
 
 def _generate(core: EngineCore, info: GeneratorInfo, run: int) -> None:
-    shape, prompt = (info.width, info.height), f"{PROMPT} {run}"
-    spec = GenerationSpec("bench", prompt, "", 16, 1, *shape, info.steps, info.guidance_scale, info.sampler, run)
-    core.submit(spec, time.perf_counter())
+    core.submit(replace(default_spec(info, "bench", f"{PROMPT} {run}", 16, run), n=1), time.perf_counter())
     while not core.idle:
         core.tick()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -287,6 +288,29 @@ async def test_a_lost_worker_leaves_nothing_but_its_counters(caplog: pytest.LogC
             assert engine.stats().rows_stepped >= before.rows_stepped + 20 * 4
         finally:
             gc.unfreeze()
+
+
+async def test_a_worker_that_comes_back_with_other_weights_is_given_up_and_stopped() -> None:
+    class Other(kit.FaultyGenerator):
+        @property
+        def info(self):  # type: ignore[no-untyped-def]
+            return kit.replace(super().info, revision="2")
+
+    faults, loaded = Faults(), list[str]()
+
+    def load(name: str) -> Models:
+        loaded.append(name)
+        given = kit.models(name, faults, 0.001)
+        return given if len(loaded) <= 2 else kit.replace(given, generator=Other(name, faults, 0.001))
+
+    async with cluster(2, faults, make=load) as engine:
+        faults.kill.add("w0")
+        await race(engine, spec(n_candidates=20))
+        (lost,) = [slot for slot in slots(engine) if slot.worker.name == "w0"]
+        await until(lambda: lost.given_up)
+        await until(lambda: [thread.name for thread in threading.enumerate()].count("engine") == 1)
+        outcome, _ = await race(engine, spec("gen_b", n_candidates=8))
+        assert_same(outcome, alone(spec("gen_b", n_candidates=8)))
 
 
 async def test_a_worker_that_dies_while_another_one_loads_is_a_death() -> None:

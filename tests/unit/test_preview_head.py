@@ -181,6 +181,8 @@ def test_damaged_heads_are_refused(turned: Calibration) -> None:
         changed(stored, ranks=[1.5, 8]),
         changed(stored, maps=None),
         stored | {"head": 3},
+        stored | {"correlation": [float("nan")] * STEPS},
+        stored | {"guidance_scale": float("inf")},
     ):
         with pytest.raises(ValueError, match="calibration"):
             calibration_io.from_json(broken)

@@ -166,3 +166,21 @@ async def test_an_unavailable_store_is_an_error_of_all_who_share_the_look() -> N
     row = ServedModelRow("other", "beta", "waiting", "")
     store.rows["other"] = [row, dataclasses.replace(row, model="gamma")]
     assert set((await roster.find("beta") and roster.elsewhere) or {}) == {"beta", "gamma"}
+
+
+async def test_a_card_with_a_number_that_is_not_finite_is_refused() -> None:
+    store = Rows()
+    _, here = _roster(store, FakeModel("alpha"))
+    shelf, there = _roster(store, FakeModel("beta"))
+    shelf.registry.start()
+    await shelf.engines["beta"].known()
+    await there._publish()
+    (row,) = store.rows[there.replica]
+    head, key, rest = row.card.partition('"guidance_scale":')
+    broken = f"{head}{key}NaN,{rest.partition(',')[2]}"
+    assert "NaN" in broken.replace(row.card, "")
+    store.rows[there.replica] = [dataclasses.replace(row, card=broken)]
+    found = await here.find("beta")
+    assert found is not None
+    assert found.card is None
+    await shelf.registry.close(0)

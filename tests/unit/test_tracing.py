@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,12 @@ from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.protocols import Finished, Started, Succeeded, Update
 from app.engine.pruning import calibration
-from app.engine.trajectories import record_trajectories, run_generation
+from app.engine.trajectories import default_spec, record_trajectories, run_generation
 from app.errors import EngineFailed
+from app.service import GenerationParams, Limits
+from app.service.generations.spec import build_spec
 from models.protocols import Models
+from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import BlindScorer, spec
@@ -63,3 +68,10 @@ def test_one_generation_runs_to_its_end_and_every_update_is_noted() -> None:
     assert isinstance(updates[-1], Succeeded)
     assert updates[-1].outcome is outcome
     assert core.idle
+
+
+def test_the_default_generation_is_what_a_request_without_settings_is() -> None:
+    info = FakeGenerator().info
+    params = GenerationParams("a red apple", n_candidates=3, n=3, seed=7)
+    asked, _ = build_spec(params, info, Limits(), lambda *_: ((), False, ()))
+    assert replace(asked, id="gen_a", guards=()) == default_spec(info, "gen_a", "a red apple", 3, 7)

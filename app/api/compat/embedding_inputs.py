@@ -14,7 +14,8 @@ from app.api.upload_limits import Sent
 from app.domain import Notice
 from app.errors import NotFound
 from app.imaging import Upload
-from app.service import Embedded
+from app.service import Embedded, LoadedModels
+from app.service.aliases import LOADED
 
 
 class InputObject(RequestModel):
@@ -62,9 +63,10 @@ async def embedded(request: Request, services: Services, inputs: Sequence[Input]
 async def scorer_named(services: Services, model: str | None) -> tuple[Services, str, tuple[Notice, ...]]:
     """The services of a scorer and its id, with a notice if `model` is an alias.
 
-    Raises NotFound, WrongModelKind and Loading.
+    Waits for the default model if its scorer is meant. Raises NotFound, WrongModelKind, Loading and the errors of
+    `Services.of_model`.
     """
-    if model is None:
+    if model is None or services.aliases.loaded(model, LoadedModels(LOADED, LOADED)) == LOADED:
         services = await services.of_model(None)
     loaded = loaded_models(services)
     found, notices = services.aliases.scorer(model, loaded)

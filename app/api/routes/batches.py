@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
@@ -35,6 +36,9 @@ from app.errors import FrontrunnerError, InvalidEntries, InvalidRequest, NotFoun
 from app.service import PreparedGeneration, Wordings, batch_path
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute)
+
+NO_WORDINGS: Wordings = ((), ())
+"""What stands for the wordings of an entry while it is checked."""
 
 _EXAMPLES: Any = {
     "two prompts": {
@@ -97,47 +101,78 @@ async def _prepare(
 ) -> tuple[list[tuple[int, PreparedGeneration]], list[RefusedEntry]]:
     """The generations of valid entries, and the refused entries.
 
-    Raises InvalidEntries for invalid entries that are not to be skipped, or without a valid one.
+    Wordings are made once all entries are checked, so that a refused batch costs no call of the chat model. Raises
+    InvalidEntries for invalid entries that are not to be skipped, or without a valid one.
     """
-    entries, refused = list[tuple[int, PreparedGeneration]](), list[RefusedEntry]()
-    held, limit = 0, services.uploads.total_pixels
-    wordings, since = await _made_wordings(request, services, body), time.monotonic()
+    desk = _Desk(request, services, time.monotonic())
     for index, entry in enumerate(body.requests):
         if isinstance(entry, SkippedEntry):
-            refused.append(_invalid(index, entry))
-            continue
+            desk.refused[index] = _invalid(index, entry)
+        else:
+            await desk.prepare(index, entry, NO_WORDINGS if isinstance(entry.variants, AutoVariants) else None)
+    desk.check(body)
+    asked = {
+        index: (entry.prompt, entry.variants.auto)
+        for index, entry in enumerate(body.requests)
+        if index in desk.entries and isinstance(entry.variants, AutoVariants)
+    }
+    if asked:
+        for index, made in (await unless_gone(request, services.variants.make_all(asked))).items():
+            await desk.prepare(index, body.requests[index], made)
+        desk.check(body)
+    return sorted(desk.entries.items()), [desk.refused[index] for index in sorted(desk.refused)]
+
+
+@dataclass(slots=True)
+class _Desk:
+    """The entries of a batch that are prepared, and those that are refused, by index.
+
+    `pixels` are those of the control images of prepared entries.
+    """
+
+    request: Request
+    services: Services
+    since: float
+    pixels: int = 0
+    entries: dict[int, PreparedGeneration] = field(default_factory=dict)
+    refused: dict[int, RefusedEntry] = field(default_factory=dict)
+
+    async def prepare(self, index: int, entry: GenerationRequest, wordings: Wordings | None) -> None:
+        """Prepare an entry, again if it is prepared.
+
+        Raises TooLarge, and errors that are no fault of the entry.
+        """
+        if (earlier := self.entries.pop(index, None)) is not None:
+            self.pixels -= earlier.input_pixels
         try:
             _check_effect(entry)
-            own = await services.of_model(entry.model, since)
-            params = await build_params(request, own, entry, wordings.get(index))
-            prepared = await own.generations.prepare(params)
-            entries.append((index, prepared))
-            held += prepared.input_pixels
+            own = await self.services.of_model(entry.model, self.since)
+            params = await build_params(self.request, own, entry, wordings)
+            self.entries[index] = prepared = await own.generations.prepare(params)
+            self.pixels += prepared.input_pixels
         except FrontrunnerError as error:
             if error.status >= 500 or isinstance(error, QuotaExceeded):
                 raise
-            refused.append(RefusedEntry(index, error.code, error.detail, _placed(index, error.pointer)))
-        if held > limit:
+            self.refused[index] = RefusedEntry(index, error.code, error.detail, _placed(index, error.pointer))
+        limit = self.services.uploads.total_pixels
+        if self.pixels > limit:
             raise TooLarge(
                 f"the control images of the batch exceed {limit} pixels in total: send several batches",
                 pointer=_placed(index, "#/control"),
             )
-    if refused and (body.on_error == "fail" or not entries):
+
+    def check(self, body: BatchRequest) -> None:
+        """Check whether the batch can go on.
+
+        Raises InvalidEntries for refused entries that are not to be skipped, or without a valid one.
+        """
+        if not self.refused or (body.on_error != "fail" and self.entries):
+            return
+        refused = [self.refused[index] for index in sorted(self.refused)]
         fields = tuple((one.detail, one.pointer or f"#/requests/{one.index}") for one in refused)
         advice = 'correct them, or send `on_error: "skip"`' if body.on_error == "fail" else "correct at least one"
         count = f"{len(refused)} of {len(body.requests)} entries cannot be made"
         raise InvalidEntries(f"{count}: {advice}", fields=fields)
-    return entries, refused
-
-
-async def _made_wordings(request: Request, services: Services, body: BatchRequest) -> dict[int, Wordings]:
-    """The wordings that the server makes, by entry. Raises ClientDisconnected."""
-    asked = {
-        index: (entry.prompt, entry.variants.auto)
-        for index, entry in enumerate(body.requests)
-        if isinstance(entry.variants, AutoVariants)
-    }
-    return await unless_gone(request, services.variants.make_all(asked)) if asked else {}
 
 
 def _check_effect(entry: GenerationRequest) -> None:

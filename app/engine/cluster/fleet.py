@@ -142,6 +142,7 @@ class Fleet:
         log.error("a worker was given up", extra={"worker": slot.worker.name}, exc_info=reason)
         if all(each.given_up for each in self.slots):
             self._on_death(reason)
+        await slot.worker.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

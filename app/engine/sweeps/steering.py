@@ -7,7 +7,7 @@ its own core on the calling thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
 from app.engine.core import EngineCore
-from app.engine.trajectories import run_generations
+from app.engine.trajectories import default_spec, run_generations
 from models.protocols import GeneratorInfo
 from models.protocols.steering import SteeringSettings
 
@@ -104,20 +104,8 @@ def sweep(
 
 
 def _spec(info: GeneratorInfo, prompt: str, place: int, seed: int, n: int, scale: float) -> GenerationSpec:
-    return GenerationSpec(
-        id=f"sweep_{place}",
-        prompt=prompt,
-        negative_prompt="",
-        n_candidates=n,
-        n=n,
-        width=info.width,
-        height=info.height,
-        steps=info.steps,
-        guidance_scale=info.guidance_scale,
-        sampler=info.sampler,
-        seed=seed + place * n,
-        steering=SteeringSettings(scale) if scale > 0 else None,
-    )
+    steering = SteeringSettings(scale) if scale > 0 else None
+    return replace(default_spec(info, f"sweep_{place}", prompt, n, seed + place * n), steering=steering)
 
 
 def image_statistics(images: NDArray[np.uint8]) -> tuple[Array, Array, Array]:

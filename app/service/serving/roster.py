@@ -159,7 +159,7 @@ def _held(rows: list[ServedModelRow]) -> HeldElsewhere:
     for row in sorted(rows, key=lambda row: row.state != "loaded"):
         if row.card:
             try:
-                card = _cards().validate_python(pydantic_core.from_json(row.card))
+                card = _cards().validate_python(pydantic_core.from_json(row.card, allow_inf_nan=False))
                 break
             except (ValidationError, ValueError):
                 log.warning("the card of model %s was written by another release", row.model)

@@ -12,10 +12,10 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from models.daily_count import DailyCount
 from models.load_options import RemoteLimits
 from models.protocols.narrow import LossReason
 
-DAY_S = 86_400
 MINUTE_S = 60.0
 
 LONGEST_SHARED_PAUSE_S = 60.0
@@ -111,36 +111,30 @@ class Budget:
 
     def __init__(self, limits: RemoteLimits, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits
-        self._clock = clock
-        self._day = 0
-        self._calls = 0
-        self._images = 0
+        self._calls = DailyCount(clock)
+        self._images = DailyCount(clock)
 
     def spend(self, images: int) -> int:
         """Count a call for this many images; return its day.
 
         Raises Lost if it exceeds the budget; then nothing is counted.
         """
-        limits, today = self._limits, int(self._clock() // DAY_S)
-        if today != self._day:
-            self._day, self._calls, self._images = today, 0, 0
-        if self._calls >= limits.calls_per_day:
+        limits = self._limits
+        if self._calls.after(1) > limits.calls_per_day:
             raise Lost(
                 "budget_spent",
                 f"has used its {limits.calls_per_day} calls of today; raise FRONTRUNNER_REMOTE_CALLS_PER_DAY",
             )
         most = limits.money_per_day
-        if most and round((self._images + images) * limits.price, 9) > most:
+        if most and round(self._images.after(images) * limits.price, 9) > most:
             raise Lost(
                 "budget_spent",
                 f"has no room left in its {most:g} of today, at {limits.price:g} an image; "
                 "raise FRONTRUNNER_REMOTE_MONEY_PER_DAY",
             )
-        self._calls += 1
-        self._images += images
-        return today
+        self._calls.add(1)
+        return self._images.add(images)
 
     def refund(self, images: int, day: int) -> None:
         """Give back the money of a refused call of that day; it remains a call."""
-        if day == self._day:
-            self._images -= images
+        self._images.take_back(images, day)
