@@ -17,7 +17,7 @@ from app.domain import Candidate, GenerationSpec, Notice, Safety, Score, StopRea
 from app.engine.latent_codec import stack_latents
 from app.engine.notices import unrecognised_prompt_notices
 from app.engine.protocols import Outcome
-from app.engine.pruning import early_stopping
+from app.engine.pruning import wave_gain
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
 from app.engine.texts.encoding import EncodedTexts
@@ -257,8 +257,8 @@ class ActiveGeneration:
         finished = [r for r in self.rows if r.phase is Phase.DONE and np.isfinite(r.sort_score)]
         scores = [r.sort_score for r in finished]
         return (
-            early_stopping.expected_gain(scores, self.predicted_finals(finished), self.spec.n, wave)
-            >= early_stopping.MIN_EXPECTED_GAIN
+            wave_gain.expected_gain(scores, self.predicted_finals(finished), self.spec.n, wave)
+            >= wave_gain.MIN_EXPECTED_GAIN
         )
 
     def predicted_finals(self, finished: list[Row]) -> list[tuple[float, float]]:

@@ -17,9 +17,9 @@ from app.service.aliases import DEFAULT, Aliases
 from app.service.presets import Presets
 from app.service.variants import check_rewriter
 from app.service.webhooks.dispatcher import decode_secret
-from app.settings.model import ENV_PREFIX as ENV_PREFIX
-from app.settings.model import ModelSettings as ModelSettings
-from app.settings.model import names
+from app.settings.model_settings import ENV_PREFIX as ENV_PREFIX
+from app.settings.model_settings import ModelSettings as ModelSettings
+from app.settings.model_settings import names
 from app.settings.models_file import ModelsFile
 from app.settings.models_file import ServedModel as ServedModel
 from app.settings.trust import TrustSettings

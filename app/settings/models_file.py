@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import ValidationError
 
-from app.settings.model import ModelSettings
+from app.settings.model_settings import ModelSettings
 
 MAX_MODELS = 64
 """Maximum tables, with those of previous weights."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.pruning import calibration, early_stopping
+from app.engine.pruning import calibration, wave_gain
 from app.engine.pruning.trajectory import Trajectory
 from models import calibration_io
 from models.protocols.guards import ArtefactLimits
@@ -129,7 +129,7 @@ def test_fields_without_any_spread_are_not_cut() -> None:
 def test_expected_gain_of_a_wave(n: int) -> None:
     draw = np.random.default_rng(0)
     fields = [draw.standard_normal(16) for _ in range(400)]
-    told = np.mean([early_stopping.expected_gain(list(f), [], n, 8) for f in fields])
+    told = np.mean([wave_gain.expected_gain(list(f), [], n, 8) for f in fields])
 
     def best(field: np.ndarray) -> float:
         return float(np.sort(field)[-n:].mean())
@@ -139,12 +139,12 @@ def test_expected_gain_of_a_wave(n: int) -> None:
 
 
 def test_expected_gain_knows_who_can_be_returned() -> None:
-    assert early_stopping.expected_gain([0.3], [], 1, 8) == float("inf")
-    assert early_stopping.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
-    assert early_stopping.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
+    assert wave_gain.expected_gain([0.3], [], 1, 8) == float("inf")
+    assert wave_gain.expected_gain([0.3, 0.3, float("nan")], [], 1, 8) == 0.0
+    assert wave_gain.expected_gain([0.3, 0.2], [], 3, 8) == float("inf"), "fewer than are to be returned"
     finished, pruned = [0.1, 0.2], [(0.0, 0.0), (0.05, 0.0), (0.9, 0.0), (float("nan"), 0.0)]
     whole = [*finished, *(score for score, _ in pruned)]
-    assert early_stopping.expected_gain(finished, pruned, 1, 4) > early_stopping.expected_gain(whole, [], 1, 4) + 0.5
+    assert wave_gain.expected_gain(finished, pruned, 1, 4) > wave_gain.expected_gain(whole, [], 1, 4) + 0.5
 
 
 def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
@@ -157,9 +157,9 @@ def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
         order = np.argsort(-foretold)
         done, rest = finals[order[:4]].tolist(), order[4:]
         error = float(np.sqrt(1 - known**2))
-        true = early_stopping.expected_gain(done, [(float(finals[i]), 0.0) for i in rest], 1, 8)
+        true = wave_gain.expected_gain(done, [(float(finals[i]), 0.0) for i in rest], 1, 8)
         told, bare = (
-            early_stopping.expected_gain(done, [(float(foretold[i]), e) for i in rest], 1, 8) for e in (error, 0.0)
+            wave_gain.expected_gain(done, [(float(foretold[i]), e) for i in rest], 1, 8) for e in (error, 0.0)
         )
         gains.append((true, told, bare))
     true, told, bare = np.mean(gains, axis=0)
@@ -169,5 +169,5 @@ def test_a_field_known_by_previews_is_as_wide_as_one_that_finished() -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 16))
 def test_a_larger_wave_promises_no_less(scores: list[float], n: int, wave: int) -> None:
-    some, more = (early_stopping.expected_gain(scores, [], n, w) for w in (wave, wave + 1))
+    some, more = (wave_gain.expected_gain(scores, [], n, w) for w in (wave, wave + 1))
     assert 0 <= some <= more + 1e-9

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from app.domain import Candidate, Checkpoint, Generation, Status
-from app.engine.pruning import early_stopping
+from app.engine.pruning import wave_gain
 from app.errors import QuotaExceeded
 from app.service import ApiKey, GenerationParams, LeasePolicy, Permission, auth
 from app.stores.api_keys import SqlApiKeyStore
@@ -159,7 +159,7 @@ async def test_pruned_candidates_of_a_result_are_charged(tmp_path: Path) -> None
 
 
 async def test_auto_is_charged_for_the_waves_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_stopping, "MIN_EXPECTED_GAIN", 10.0)
+    monkeypatch.setattr(wave_gain, "MIN_EXPECTED_GAIN", 10.0)
     async with house(tmp_path) as h:
         key = await key_in(h.records, quota=100)
         with calling(key) as caller:
@@ -173,7 +173,7 @@ async def test_auto_is_charged_for_the_waves_it_made(tmp_path: Path, monkeypatch
 
 
 async def test_what_leaves_the_number_open_keeps_to_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early_stopping, "MIN_EXPECTED_GAIN", 0.0)
+    monkeypatch.setattr(wave_gain, "MIN_EXPECTED_GAIN", 0.0)
     async with house(tmp_path) as h:
         key = await key_in(h.records, quota=20)
         with calling(key):

@@ -14,7 +14,7 @@ from app.engine.core import EngineCore
 from app.engine.protocols import Cancelled, Failed, Finished, Succeeded, Update
 from app.engine.ranking.scoring import build_query, score_images
 from app.engine.registry.cards import card_stats
-from app.engine.registry.lifetime import Work
+from app.engine.registry.served_engine import Work
 from app.engine.segments.core import SegmentCore
 from app.errors import RemoteBudgetSpent, RemoteFailed, RemoteRefused
 from models.errors import ModelUnsupported

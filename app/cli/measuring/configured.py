@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from app.cli.client import CliError
 from app.errors import FrontrunnerError
 from app.settings import Settings, format_errors
-from app.settings.model import ModelSettings
+from app.settings.model_settings import ModelSettings
 from models import registry
 from models.errors import ModelError
 from models.pack import packs

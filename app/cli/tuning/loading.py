@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.cli.client import CliError
 from app.cli.measuring import configured
-from app.settings.model import ModelSettings
+from app.settings.model_settings import ModelSettings
 from models import registry
 from models.loras import LoraFolder
 from models.protocols import Embedder, Models, OutOfMemory, Scorer

@@ -16,7 +16,7 @@ from app.engine.config import EngineConfig
 from app.engine.cost_model import CostModel
 from app.engine.local import ModelLoader
 from app.engine.protocols import EngineStats, PanelScorer
-from app.engine.registry.lifetime import Work
+from app.engine.registry.served_engine import Work
 from app.engine.segments.engine import SegmentEngine
 from app.engine.segments.messages import Segment, SegmentDone
 from app.engine.warmup import Progress

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.domain import GenerationSpec
-from app.engine.pruning import early_stopping
+from app.engine.pruning import wave_gain
 from app.engine.ranking import ensemble, scoring
 from app.engine.state import ActiveGeneration, Phase, Row
 from models.protocols import Embedder
@@ -50,8 +50,8 @@ def needs_wave(run: ActiveGeneration, main: str) -> bool:
         ((value - values.mean()) / spread + apart.mean(), float(np.hypot(error / spread, apart.std())))
         for value, error in run.predicted_finals(done)
     ]
-    gain = early_stopping.expected_gain(combined.tolist(), pruned, run.spec.n, wave)
-    return gain >= early_stopping.MIN_EXPECTED_GAIN
+    gain = wave_gain.expected_gain(combined.tolist(), pruned, run.spec.n, wave)
+    return gain >= wave_gain.MIN_EXPECTED_GAIN
 
 
 def _scores(run: ActiveGeneration, done: list[Row], main: str) -> dict[str, ensemble.Values]:

@@ -21,8 +21,8 @@ from app.domain import GenerationSpec
 from app.engine.base.known_model import KnownModel, ModelFacts
 from app.engine.protocols import EngineStats, UpdateSink
 from app.engine.registry.cards import ModelCard, card_stats
-from app.engine.registry.lifetime import EngineFactory, Lifetime, ModelStateName, ServedEngine, Work
 from app.engine.registry.memory import ModelMemory
+from app.engine.registry.served_engine import EngineFactory, Lifetime, ModelStateName, ServedEngine, Work
 from app.errors import Draining, Loading, ModelAway, ModelLoadFailed
 from models.errors import ModelError
 from models.protocols import Embeddings, Images, TextEmbedding

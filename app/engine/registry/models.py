@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.engine.protocols import EngineStats
-from app.engine.registry.lifetime import ModelStateName, ServedEngine
 from app.engine.registry.managed import ManagedEngine
+from app.engine.registry.served_engine import ModelStateName, ServedEngine
 from models.protocols.narrow import CallCounts
 
 

@@ -15,9 +15,9 @@ from app.engine.pruning import checkpoints as pruning
 from app.errors import InvalidRequest, NotFound
 from app.service.ids import new_id
 from app.service.quality import quality_defaults
-from app.service.remote import whole_image_notices
 from app.service.types import GenerationParams, Limits
 from app.service.validation import active_guards, check_range, check_ranking, check_text
+from app.service.whole_images import whole_image_notices
 from models.loras import MAX_LORAS, Lora
 from models.prompt_weights import read_weights, without_marks
 from models.protocols import GeneratorInfo
