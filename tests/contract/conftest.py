@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,15 @@ FAKES = ["fake-epsilon", "fake-v_prediction", "fake-sample"]
 REAL = ["sd-epsilon", "sd-v_prediction", "sd-sample", "sdxl", "pictogram"]
 
 
-def _torch(names: list[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.torch) for name in names]
+TWINS = ("sd-v_prediction", "sd-sample")
+"""Builds that differ from `sd-epsilon` in what they predict.
+
+The fakes differ likewise, so most tests of these builds are in the soak run.
+"""
+
+
+def _torch(names: list[str], soak: Sequence[str] = ()) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.torch, *[pytest.mark.soak] * (name in soak)]) for name in names]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -131,7 +139,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=[*FAKES, *_torch(REAL)])
+@pytest.fixture(params=[*FAKES, *_torch(REAL, TWINS)])
 def generator(request: pytest.FixtureRequest, workshop: Workshop) -> StepwiseGenerator:
     """Any generator."""
     return workshop.generator(request.param)

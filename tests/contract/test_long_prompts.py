@@ -27,7 +27,7 @@ from tests.unit.engine_kit import spec
 
 pytestmark = pytest.mark.torch
 
-CLIP = ["stable_diffusion", "stable_diffusion_xl", "latent_consistency"]
+CLIP = ["stable_diffusion", "stable_diffusion_xl", pytest.param("latent_consistency", marks=pytest.mark.soak)]
 CHUNKS = LoadOptions(long_prompts="chunks")
 
 
