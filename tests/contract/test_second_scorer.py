@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("runs")
     (made / "second").mkdir()
     torch.manual_seed(3)
-    parts = scorer.trained_parts(scorer.build("cs3darknet_s"))
+    parts = scorer.trained_parts(scorer.build(scorer.config("cs3darknet_s")))
     runs.write({"modules": parts.state_dict()}, made / "second" / "final.pt")
     (made / "scenes").mkdir()
     np.save(made / "scenes" / "generator.npy", pictures(PICTURES))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from models.training.data import augment, captions, dataset, icons, palette, races, scenes  # noqa: E402
+from models.training.data import augment, captions, dataset, icons, palette, previews, races, scenes  # noqa: E402
 from models.training.trainers import autoencoder, scorer  # noqa: E402
 from tests.unit.test_training_data import ICONS, NAMES, sampler  # noqa: E402
 
@@ -37,16 +37,48 @@ def test_fidelity_costs_less_the_better_the_composed_picture_fits() -> None:
     assert races.fidelity(text[:, 0], finals, text, scale) < 0.1 < races.fidelity(-text[:, 0], finals, text, scale)
 
 
+def test_candidates_that_show_more_of_the_caption_must_score_higher() -> None:
+    text = torch.tensor([1.0, 0]).expand(1, 3, 2)
+    finals = torch.nn.functional.normalize(torch.tensor([[[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]]]), dim=-1)
+    scale = torch.tensor(20.0)
+    along = races.checked(finals, text, torch.tensor([[1.0, 0.5, 0.0]]), scale)
+    against = races.checked(finals, text, torch.tensor([[0.0, 0.5, 1.0]]), scale)
+    assert along < 0.1 < against
+    assert races.checked(finals, text, torch.ones(1, 3), scale) == 0, "equal candidates have no order"
+
+
+def test_races_are_of_captions_of_several_things_as_often_as_asked() -> None:
+    one = scenes.Scene((scenes.Thing("apple"),), "noto", "white")
+    two = dataclasses.replace(one, things=(scenes.Thing("apple"), scenes.Thing("boat")))
+    asked = {f"one {i}": one for i in range(20)} | {f"two {i}": two for i in range(20)}
+    chosen = previews.choose(asked, 10, 0.7, seed=1)
+    assert sum(caption.startswith("two") for caption in chosen) == 7
+    assert len(set(chosen)) == 10
+    assert chosen == previews.choose(asked, 10, 0.7, seed=1) != previews.choose(asked, 10, 0.7, seed=2)
+
+
+def test_a_candidate_shows_a_share_of_what_is_stated() -> None:
+    scene = scenes.Scene((scenes.Thing("apple"),), "noto", "white", size="large", stated=frozenset({"background"}))
+    right = scenes.compose(scene, ICONS)
+    wrong = scenes.compose(dataclasses.replace(scene, background="blue"), ICONS)
+    assert previews.shown(np.stack([right, wrong]), scene) == [1.0, 0.0]
+    half = dataclasses.replace(scene, stated=frozenset({"background", "size"}))
+    assert previews.shown(np.stack([right, wrong]), half) == [1.0, 0.5]
+    assert previews.shown(right[None], dataclasses.replace(scene, stated=frozenset())) == [1.0]
+
+
 def test_a_batch_of_races_comes_apart_as_it_was_joined(tmp_path: Path) -> None:
     count = races.HELD_OUT + 5
     pictures = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((64, 64, 3), np.uint8)
-    previews = np.broadcast_to(pictures[:, None, None], (count, 4, len(races.STEPS), 64, 64, 3))
+    early = np.broadcast_to(pictures[:, None, None], (count, 4, len(races.STEPS), 64, 64, 3))
     finals = np.broadcast_to(pictures[:, None], (count, 4, 64, 64, 3))
-    np.savez(tmp_path / "r.npz", finals=finals, previews=previews, composed=pictures, pooled=np.eye(count))
+    shown = np.arange(count)[:, None] / np.full(4, count)
+    np.savez(tmp_path / "r.npz", finals=finals, previews=early, composed=pictures, pooled=np.eye(count), shown=shown)
     found = races.Races(tmp_path / "r.npz")
     batch = found.batch(torch.tensor([3, 1]), 2)
     assert found.trained == 5
     assert torch.equal(batch.texts, torch.eye(count)[[3, 1]])
+    assert (batch.shown * count).allclose(torch.tensor([[3.0], [1.0]]).expand(2, 4))
     means = torch.cat(batch.pictures).mean((2, 3))
     for part, shape in zip(batch.apart(means), [(2, 3), (2, 4, 3), (2, 4, 3)], strict=True):
         assert part.shape == shape

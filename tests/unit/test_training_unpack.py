@@ -40,7 +40,7 @@ def test_trainers_take_every_tensor_of_it() -> None:
     states = unpack.states(PACK, Path(__file__).parents[1] / "bench" / "judge")
     vae = autoencoder.build()
     unet = generator.build()
-    scorer = train_scorer.trained_parts(train_scorer.build("regnety_002"))
+    scorer = train_scorer.trained_parts(train_scorer.build(train_scorer.config("regnety_002")))
     networks = {
         "autoencoder": torch.nn.ModuleDict({"encoder": vae.encoder, "decoder": vae.decoder}),
         "generator": torch.nn.ModuleDict({"unet": unet}),

