@@ -158,7 +158,7 @@ class GenerationSpec:
         It depends on the candidate's seed alone, so that one candidate can be made again. Consecutive seeds take the
         wordings in turn, which spreads them evenly.
         """
-        return self.candidate_seed(index) % len(self.sampling_prompts)
+        return self.candidate_seed(index) % len(self.wordings) if self.wordings else 0
 
     def sampling_prompt(self, index: int) -> str:
         """The text that candidate `index` is sampled from."""

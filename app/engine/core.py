@@ -16,6 +16,7 @@ from app.domain import GenerationSpec
 from app.engine.config import EngineConfig
 from app.engine.latent_codec import decode_init_latents
 from app.engine.members.panel import Panel
+from app.engine.members.progress import advance_rows, apply_checkpoint
 from app.engine.members.rows import score_rows
 from app.engine.ordered import orders
 from app.engine.ordered.orders import Orders
@@ -23,7 +24,7 @@ from app.engine.protocols import Cancelled, Failed, Finished, Previewed, Pruned,
 from app.engine.pruning.calibration import estimate_embedding, predict_score
 from app.engine.ranking.scoring import score_images
 from app.engine.refusals import adapted, out_of_memory, refusals
-from app.engine.scheduler import CallKind, CallPlan, Scheduler, advance_rows, apply_checkpoint
+from app.engine.scheduler import CallKind, CallPlan, Scheduler
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.steering.calls import find_aim, steer_rows
 from app.engine.texts.encoding import encode_prompts, encode_ranking
@@ -185,9 +186,7 @@ class EngineCore:
         if not rows or seconds <= 0:
             return
         alike = all(
-            (r.generation.spec.width, r.generation.spec.height, r.generation.guided) == usual
-            and not r.generation.spec.loras
-            for r in plan.rows
+            (run.spec.width, run.spec.height, run.guided) == usual and not run.spec.loras for run in plan.row_counts
         )
         if alike and self._scheduler.note(plan.kind, rows, seconds) and self._scheduler.costs.moved(self.costs):
             self.costs = self._scheduler.costs
@@ -259,10 +258,10 @@ class EngineCore:
         advance_rows(plan.rows)
         self.rows_stepped += len(plan.rows)
         self.denoiser_calls += 1
-        for run in plan.generations:
-            run.add_work(rows_stepped=sum(r.generation is run for r in plan.rows))
+        for run, rows in plan.row_counts.items():
+            run.add_work(rows_stepped=rows)
             live = run.live_rows()
-            slowest = min(r.step for r in live)
+            slowest = min([r.step for r in live])
             if slowest > run.reported_step:
                 run.reported_step = slowest
                 self._emit(run, Stepped(slowest, run.spec.steps_made, len(live), run.progress))
@@ -275,10 +274,10 @@ class EngineCore:
             assert row.embedding is not None
             row.phase, row.guidance_gap = Phase.AT_CHECKPOINT, float(gap)
             row.predicted_scores[row.step] = self._predicted_score(row)
-            row.generation.add_work(previews=1)
             shown = Previewed(row.index, row.step, row.score, row.guidance_gap, image, row.embedding)
             self._emit(row.generation, shown)
-        for run in plan.generations:
+        for run, rows in plan.row_counts.items():
+            run.add_work(previews=rows)
             self._settle_checkpoint(run)
 
     def _settle_checkpoint(self, run: ActiveGeneration) -> None:
@@ -308,14 +307,17 @@ class EngineCore:
         pixels = self._score(plan, preview=False)
         self._panel.judge(plan.rows, pixels, plan.size)
         self._store(plan.rows, preview=False)
+        units = {run: run.units_done() for run in plan.generations}
         for row, image in zip(plan.rows, to_host(pixels), strict=True):
+            run = row.generation
             assert row.score is not None
+            units[run] += run.units - row.step
             row.phase = Phase.DONE
-            row.generation.add_work(decodes=1)
-            row.generation.keep_image(row, image)
-            self._emit(row.generation, Finished(row.index, row.score, row.generation.progress, image))
-        for run in plan.generations:
-            run.needs_rows = not run.live_rows() and self._panel.needs_wave(run)
+            run.keep_image(row, image)
+            self._emit(run, Finished(row.index, row.score, run.share(units[run]), image))
+        for run, rows in plan.row_counts.items():
+            run.add_work(decodes=rows)
+            run.needs_rows = not run.is_live and self._panel.needs_wave(run)
 
     def _take_ordered(self) -> None:
         """Give rows their ordered images; end generations whose last image was lost."""
@@ -349,14 +351,14 @@ class EngineCore:
         self.stage_seconds[plan.kind] += seconds
         stage = "denoise" if plan.kind in {CallKind.STEP, CallKind.STEER} else str(plan.kind)
         for run in plan.generations:
-            share = sum(r.generation is run for r in plan.rows) / len(plan.rows) if plan.rows else 1.0
+            share = plan.row_counts[run] / len(plan.rows) if plan.rows else 1.0
             run.device_seconds += share * seconds
             run.add_timings(**{stage: seconds})
 
     def _end_completed(self, runs: Iterable[ActiveGeneration]) -> None:
         """End the generations of these whose last row is finished or lost."""
         for run in runs:
-            if not run.rows or run.live_rows() or run.needs_rows:
+            if not run.rows or run.is_live or run.needs_rows:
                 continue
             if not run.has_scores:
                 self._end(run, Failed(orders.failure(run.rows) or EngineFailed(NO_SCORES)))

@@ -104,21 +104,27 @@ class CallSeconds:
     def __init__(self, known: Mapping[int, float]) -> None:
         self._quickest = dict(known)
         self._known = set(known)
+        self._estimates = dict[int, float]()
 
     @property
     def known(self) -> dict[int, float]:
         """Seconds by rows of the known sizes, ascending."""
         return {rows: self._quickest[rows] for rows in sorted(self._known)}
 
-    def note(self, rows: int, seconds: float) -> None:
-        """Record a call of `rows` rows."""
-        if rows in self._quickest:
-            self._known.add(rows)
-        self._quickest[rows] = min(seconds, self._quickest.get(rows, seconds))
+    def note(self, rows: int, seconds: float) -> bool:
+        """Record a call of `rows` rows; return whether that changed what is known."""
+        quickest = self._quickest.get(rows)
+        if quickest is None or seconds < quickest:
+            self._quickest[rows] = seconds
+        if quickest is None or (rows in self._known and seconds >= quickest):
+            return False
+        self.settle(rows)
+        return True
 
     def settle(self, rows: int) -> None:
         """Accept the single call of a size as known."""
         self._known.add(rows)
+        self._estimates.clear()
 
     def estimate(self, rows: int) -> float:
         """Return seconds of a call of any size, interpolated between the known sizes.
@@ -126,6 +132,11 @@ class CallSeconds:
         Beyond them the last two are extrapolated. The result is at most the time of a known larger call, so that
         one-time compilation of a single call does not persist.
         """
+        if rows not in self._estimates:
+            self._estimates[rows] = self._interpolated(rows)
+        return self._estimates[rows]
+
+    def _interpolated(self, rows: int) -> float:
         known = list(self.known.items())
         larger = min((seconds for size, seconds in known if size >= rows), default=inf)
         if rows in self._known:

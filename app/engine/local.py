@@ -11,11 +11,12 @@ import contextlib
 import logging
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from math import inf
 from time import perf_counter
 from typing import ClassVar, TypeAlias, TypeVar
 
@@ -29,7 +30,7 @@ from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.members import calls
 from app.engine.members.panel import find_embedder, find_judge, panel_of
-from app.engine.protocols import Cancelled, EngineStats, Failed, PanelScorer, Succeeded, Update, UpdateSink
+from app.engine.protocols import Cancelled, EngineStats, Failed, PanelScorer, Stepped, Succeeded, Update, UpdateSink
 from app.engine.steering.calls import prepare, refusal
 from app.engine.warmup import Progress
 from app.errors import (
@@ -66,6 +67,12 @@ ModelLoader: TypeAlias = Callable[[], Models]
 
 FINAL_CALL_TIMEOUT_S = 30.0
 """Seconds that a closing engine waits for the current device call."""
+
+STEPS_TOGETHER_S = 0.02
+"""Seconds after an update within which further steps wait for others.
+
+Calls of a real device take longer: each of its steps is reported at once.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +311,10 @@ class LocalEngine(Drainable):
         return await future  # type: ignore[return-value]
 
     def _deliver(self, updates: list[tuple[str, Update]]) -> None:
-        for generation_id, group in groupby(updates, key=lambda u: u[0]):
-            batch = [u for _, u in group]
+        batches = defaultdict[str, list[Update]](list)
+        for generation_id, update in updates:
+            batches[generation_id].append(update)
+        for generation_id, batch in batches.items():
             held = self._held.get(generation_id)
             if held is None:
                 continue
@@ -356,14 +365,21 @@ class LocalEngine(Drainable):
                     core.measure(self._progress)
                 self._core, self._models = core, models
                 self._progress("ready")
-                while self._receive(core):
-                    with self._turns:
-                        updates = core.tick()
-                    if updates:
-                        self._call_on_loop(self._deliver, updates)
+                self._serve(core)
         except BaseException as error:
             log.exception("the engine died")
             self._call_on_loop(self._fail_all, error)
+
+    def _serve(self, core: EngineCore) -> None:
+        """Tick until the end. Steps that follow each other quickly are reported together."""
+        updates, sent = list[tuple[str, Update]](), -inf
+        while self._receive(core):
+            with self._turns:
+                updates += core.tick()
+            waits = perf_counter() - sent < STEPS_TOGETHER_S and not core.idle
+            if updates and not (waits and all(isinstance(update, Stepped) for _, update in updates)):
+                self._call_on_loop(self._deliver, updates)
+                updates, sent = [], perf_counter()
 
     def _receive(self, core: EngineCore) -> bool:
         """Pass messages to the core; block while the core is idle. Returns False to stop."""

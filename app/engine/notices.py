@@ -49,6 +49,12 @@ def unrecognised(texts: Sequence[str], embeddings: Sequence[TextEmbedding]) -> t
     )
 
 
+def unscored_notices(indices: Sequence[int]) -> tuple[Notice, ...]:
+    """Warn about candidates of which the scorer returned no number."""
+    detail = f"the scorer returned no number for {len(indices)} candidates"
+    return (Notice("score_not_a_number", detail, {"indices": [*indices]}),) if indices else ()
+
+
 def unrecognised_prompt_notices(
     scores: Sequence[Score | None], scorer: ScorerInfo, notices: Sequence[Notice] = ()
 ) -> tuple[Notice, ...]:

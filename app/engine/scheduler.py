@@ -8,20 +8,23 @@ Engine thread only.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, TypeAlias
 
 from app.engine.config import EngineConfig
 from app.engine.cost_model import CallSeconds, CostModel, at_most
-from app.engine.pruning import checkpoints
 from app.engine.state import ActiveGeneration, Phase, Row
 
 BatchKey: TypeAlias = tuple[Any, ...]
 """See `ActiveGeneration.batch_key`."""
+
+Peers: TypeAlias = Mapping[ActiveGeneration, Sequence[Row]]
+"""Generations that can share a call, with the rows that can step."""
 
 BUCKET_TOLERANCE = 1.03
 """Tolerance in seconds per row: the smallest bucket within it of the best is used."""
@@ -64,7 +67,7 @@ class CallKind(StrEnum):
     FINISH = "finish"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CallPlan:
     """One device call. ENCODE takes `generation`, the other kinds take `rows`.
 
@@ -76,12 +79,15 @@ class CallPlan:
     generation: ActiveGeneration | None = None
     size: int = 0
 
+    @cached_property
+    def row_counts(self) -> Mapping[ActiveGeneration, int]:
+        """The rows of each generation in the call."""
+        return Counter([r.generation for r in self.rows])
+
     @property
     def generations(self) -> list[ActiveGeneration]:
         """The generations of the call, each once."""
-        return (
-            [self.generation] if self.generation is not None else list(dict.fromkeys(r.generation for r in self.rows))
-        )
+        return [self.generation] if self.generation is not None else list(self.row_counts)
 
 
 _PIXEL_PHASES = {CallKind.FINISH: Phase.FINISH, CallKind.STEER: Phase.STEER, CallKind.PREVIEW: Phase.PREVIEW}
@@ -122,15 +128,16 @@ class Scheduler:
         self._estimate()
 
     def note(self, kind: CallKind, rows: int, seconds: float) -> bool:
-        """Learn from a call made while serving; return False if its kind was never timed.
+        """Learn from a call made while serving; return whether the costs changed.
 
-        Only steering is not timed when the service starts.
+        They do not if its kind was never timed. Only steering is not timed when the service starts.
         """
         if kind is CallKind.STEER and self._timed:
             self._timed.setdefault(kind, CallSeconds({}))
         if kind not in self._timed:
             return False
-        self._timed[kind].note(rows, seconds)
+        if not self._timed[kind].note(rows, seconds):
+            return False
         self._estimate()
         return True
 
@@ -164,7 +171,7 @@ class Scheduler:
 
     def record_fit(self, plan: CallPlan) -> None:
         """Count a call that fitted; after `CEILING_RETRY_CALLS` its limit is removed."""
-        place = _place(plan) if plan.rows else None
+        place = _place(plan) if plan.rows and self._ceilings else None
         if place in self._ceilings:
             self._ceilings[place].calls += 1
             if self._ceilings[place].calls == CEILING_RETRY_CALLS:
@@ -209,7 +216,7 @@ class Scheduler:
         self._step_owed = False
         if owed is not None:
             return owed
-        pixels = next(filter(None, (self._pixels(kind, phase) for kind, phase in _PIXEL_PHASES.items())), None)
+        pixels = self._pixels()
         if pixels is None:
             return self._step()
         self._step_owed = self._delays_smaller(pixels)
@@ -230,7 +237,9 @@ class Scheduler:
         the fewest candidates on the device comes first, then the order of arrival. An exclusive generation waits for
         earlier ones; later ones wait for it.
         """
-        if self._waiting and self._waiting[0].exclusive and not self._running:
+        if not self._waiting:
+            return
+        if self._waiting[0].exclusive and not self._running:
             self._running.append(self._waiting.popleft())
         if any(r.exclusive for r in self._running):
             return
@@ -253,16 +262,24 @@ class Scheduler:
     def _is_small(self, run: ActiveGeneration) -> bool:
         return run.spec.n_candidates <= self._config.live_rows // SMALL_SHARE
 
-    def _pixels(self, kind: CallKind, phase: Phase) -> CallPlan | None:
+    def _pixels(self) -> CallPlan | None:
+        """Plan decoding of rows that wait for it."""
+        waiting = defaultdict[Phase, dict[ActiveGeneration, list[Row]]](dict)
+        for run in self._running:
+            for row in [r for r in run.rows if r.phase is not Phase.STEP]:
+                waiting[row.phase].setdefault(run, []).append(row)
+        plans = (self._pixels_of(kind, waiting[phase]) for kind, phase in _PIXEL_PHASES.items() if phase in waiting)
+        return next(filter(None, plans), None)
+
+    def _pixels_of(self, kind: CallKind, waiting: Mapping[ActiveGeneration, Sequence[Row]]) -> CallPlan | None:
         """Plan decoding of waiting rows with one key, to score or to steer them.
 
         The call is made when it is full, or when one of its generations has no row left to step. Otherwise rows
         that reach a checkpoint one by one would each cost a call.
         """
-        waiting = {run: [r for r in run.rows if r.phase is phase] for run in self._running}
-        live = {run: len(run.live_rows()) for run in self._running} if any(waiting.values()) else {}
-        for run in (r for r, rows in waiting.items() if rows):
-            peers = sorted((r for r in self._running if r.batch_key == run.batch_key), key=lambda r: live[r])
+        live = {run: len(run.live_rows()) for run in self._running}
+        for run in waiting:
+            peers = sorted((r for r in waiting if r.batch_key == run.batch_key), key=lambda r: live[r])
             batch = [row for peer in peers for row in waiting[peer]]
             room = self._pixel_room(kind, run, batch, live)
             if len(batch) >= room or not run.steppable_rows():
@@ -292,26 +309,27 @@ class Scheduler:
 
     def _step(self) -> CallPlan | None:
         """Plan one denoiser call for the next generation and all that can share it."""
-        head = next((r for r in self._running if r.steppable_rows()), None)
+        ready = {run: rows for run in self._running if (rows := run.steppable_rows())}
+        head = next(iter(ready), None)
         if head is None:
             return None
-        key = head.step_key(head.steppable_rows()[0])
-        peers = [r for r in self._running if (rows := r.steppable_rows()) and r.step_key(rows[0]) == key]
+        key = head.step_key(ready[head][0])
+        peers = {run: rows for run, rows in ready.items() if run.step_key(rows[0]) == key}
         self._running.rotate(-1)
         if head.spec.deterministic:
             fixed = self._config.deterministic_rows
             return CallPlan(CallKind.STEP, tuple(_next_batch(peers, fixed)), size=fixed)
         share = self._share(peers)
         ceiling = self._ceiling(CallKind.STEP, key)
-        chosen = self.bucket(sum(min(share, len(r.steppable_rows())) for r in peers), ceiling)
+        chosen = self.bucket(sum(min(share, len(rows)) for rows in peers.values()), ceiling)
         rows = _next_batch(peers, chosen)
         return CallPlan(CallKind.STEP, tuple(rows), size=min(b for b in self._seconds if len(rows) <= b <= chosen))
 
-    def _share(self, peers: Sequence[ActiveGeneration]) -> int:
+    def _share(self, peers: Peers) -> int:
         """Return the maximum rows of one generation in a call; less beside small ones."""
         if len(peers) == 1:
             return max(self._seconds)
-        smallest = min(len(r.steppable_rows()) for r in peers)
+        smallest = min(map(len, peers.values()))
         beside = (self._largest_tolerable_bucket(smallest) - smallest) // (len(peers) - 1)
         return max(smallest, min(self._knee() // len(peers), beside), 1)
 
@@ -347,54 +365,21 @@ def _reserved_rows(run: ActiveGeneration) -> int:
     return len(run.live_rows()) if run.rows else run.spec.n_candidates
 
 
-def _next_batch(peers: Sequence[ActiveGeneration], size: int) -> list[Row]:
+def _next_batch(peers: Peers, size: int) -> list[Row]:
     """Return up to `size` ready rows for one call by deficit round robin."""
     owners = Counter(r.spec.owner for r in peers)
-    ready = {run: deque(run.steppable_rows()) for run in peers}
-    rows: list[Row] = []
-    while len(rows) < size and any(ready.values()):
-        for run, queue in ready.items():
-            run.deficit += DRR_QUANTUM / owners[run.spec.owner]
-            while queue and run.deficit >= run.entries and len(rows) < size:
-                rows.append(queue.popleft())
-                run.deficit -= run.entries
-            run.deficit = min(run.deficit, DRR_QUANTUM) if queue else 0.0
-    return rows
-
-
-def advance_rows(rows: Iterable[Row]) -> None:
-    """Count one denoiser call of each row.
-
-    After the last call of a step, its next phase is set: steering, if it is due.
-    """
-    for row in rows:
-        row.calls += 1
-        schedule = row.generation.schedule
-        assert schedule is not None
-        if row.schedule_call < schedule.calls_before(row.schedule_step + 1):
-            continue
-        row.step += 1
-        row.phase = Phase.STEER if row.step in row.generation.spec.steered_steps else row.phase_after_step
-
-
-def apply_checkpoint(run: ActiveGeneration) -> list[Row]:
-    """Prune once all live rows are at a checkpoint; return the dropped rows.
-
-    The best by preview go on.
-    Shadow generations drop no row: they mark the rows that pruning would have dropped.
-    """
-    live = run.live_rows()
-    if not live or any(r.phase is not Phase.AT_CHECKPOINT for r in live):
-        return []
-    checkpoint = next(c for c in run.spec.checkpoints if c.at == live[0].step)
-    contenders = [r for r in live if not r.shadow_pruned]
-    survivors = set(checkpoints.select_survivors([r.predicted_scores[checkpoint.at] for r in contenders], checkpoint))
-    dropped = [r for place, r in enumerate(contenders) if place not in survivors]
-    for row in live:
-        row.phase = Phase.STEP
-    for row in dropped:
-        if run.spec.shadow:
-            row.shadow_pruned = True
-        else:
-            row.phase, row.pruned_at = Phase.PRUNED, row.step
-    return [] if run.spec.shadow else dropped
+    turns = [(deque(rows), DRR_QUANTUM / owners[run.spec.owner], run.entries) for run, rows in peers.items()]
+    deficits = [run.deficit for run in peers]
+    left, batch = min(size, sum(map(len, peers.values()))), list[Row]()
+    while len(batch) < left:
+        for place, (queue, credit, entries) in enumerate(turns):
+            if not queue:
+                continue
+            deficit = deficits[place] + credit
+            while queue and deficit >= entries and len(batch) < left:
+                batch.append(queue.popleft())
+                deficit -= entries
+            deficits[place] = min(deficit, DRR_QUANTUM) if queue else 0.0
+    for run, deficit in zip(peers, deficits, strict=True):
+        run.deficit = deficit
+    return batch

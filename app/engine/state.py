@@ -5,31 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, auto
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Candidate, GenerationSpec, Notice, Safety, Score, StopReason, Timings, Work
+from app.domain import Candidate, GenerationSpec, Safety, Score, StopReason, Timings, Work
 from app.engine.latent_codec import stack_latents
-from app.engine.notices import unrecognised_prompt_notices
+from app.engine.notices import unrecognised_prompt_notices, unscored_notices
 from app.engine.protocols import Outcome
 from app.engine.pruning import wave_gain
 from app.engine.ranking import scoring
 from app.engine.ranking.placement import place_candidates
 from app.engine.texts.encoding import EncodedTexts
-from models.protocols import Latent, MatchCalibration, Pixels, Schedule, ScorerInfo, StepRow, to_host
+from models.protocols import Latent, MatchCalibration, Schedule, ScorerInfo, StepRow
 from models.protocols.guards import TYPOGRAPHIC
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.narrow import LostImage
 from models.protocols.steering import Aim
 
 
-class Phase(Enum):
-    """The next work of a row."""
+class Phase(IntEnum):
+    """The next work of a row; after `FINISH` there is none."""
 
     STEP = auto()
     ORDERED = auto()
@@ -42,8 +45,12 @@ class Phase(Enum):
     LOST = auto()
 
 
-LIVE_PHASES = frozenset(set(Phase) - {Phase.DONE, Phase.PRUNED, Phase.LOST})
-"""Phases of a row that holds a latent on the device, or waits for one."""
+LAST_LIVE = Phase.FINISH
+"""Up to this phase, a row holds a latent on the device, or waits for one."""
+
+_BY_STEP = attrgetter("step", "index")
+
+_NO_TIME, _NO_WORK = asdict(Timings()), asdict(Work())
 
 
 @dataclass(slots=True, eq=False)
@@ -78,8 +85,7 @@ class Row:
     @property
     def schedule_step(self) -> int:
         """Completed steps of the schedule, including those that a start skips."""
-        spec = self.generation.spec
-        return spec.steps - spec.steps_made + self.step
+        return self.generation.skipped_steps + self.step
 
     @property
     def schedule_call(self) -> int:
@@ -94,10 +100,7 @@ class Row:
     @property
     def phase_after_step(self) -> Phase:
         """The phase after a step that is complete, and steered if that was due."""
-        spec = self.generation.spec
-        if self.step == spec.steps_made:
-            return Phase.FINISH
-        return Phase.PREVIEW if any(c.at == self.step for c in spec.checkpoints) else Phase.STEP
+        return self.generation.turns.get(self.step, Phase.STEP)
 
     def denoiser_call(self) -> StepRow:
         """The next denoiser call of the row."""
@@ -110,14 +113,14 @@ class Row:
             run.texts.negative,
             run.spec.guidance_scale,
             run.schedule,
-            self.schedule_call,
+            run.first_call + self.calls,
             self.seed,
             run.inputs,
             run.spec.steering is not None,
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class ActiveGeneration:
     """A generation in the engine.
 
@@ -126,7 +129,8 @@ class ActiveGeneration:
     generation with `exclusive` shares the device with no other. `inputs` are the images that all its rows share.
     `guided` rows are two predictions each. With `keeps_field` all finished images are kept. `left_out` says why a
     member does not judge it; `member_queries` are what members compare with, in waves. `aim` is the query as steering
-    takes it. `ordered_at` is when the last wave of images was ordered from a generator that makes whole ones.
+    takes it. `ordered_at` is when the last wave of images was ordered from a generator that makes whole ones. `ms` and
+    `done` are the fields of `timings` and `work`: every call adds to them. `schedule` and `texts` are set once.
     """
 
     spec: GenerationSpec
@@ -147,8 +151,19 @@ class ActiveGeneration:
     images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     member_queries: dict[str, scoring.Query] = field(default_factory=dict)
-    timings: Timings = Timings()
-    work: Work = Work()
+    ms: dict[str, float] = field(default_factory=_NO_TIME.copy)
+    done: dict[str, int] = field(default_factory=_NO_WORK.copy)
+    _keys: dict[int | None, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def timings(self) -> Timings:
+        """Durations so far."""
+        return Timings(**self.ms)
+
+    @property
+    def work(self) -> Work:
+        """The work done so far."""
+        return Work(**self.done)
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
@@ -157,19 +172,22 @@ class ActiveGeneration:
         The bits of a row depend on the number of guided rows in the call. So deterministic guided and unguided rows
         have different keys. Adapters are active for all rows of a call.
         """
-        return self._key(self.texts.lengths() if self.texts is not None else ())
-
-    def _key(self, lengths: tuple[int, ...]) -> tuple[Any, ...]:
-        spec = self.spec
-        guided = spec.deterministic and self.guided
-        return spec.width, spec.height, lengths, spec.deterministic, guided, spec.loras
+        return self._key(None)
 
     def step_key(self, row: Row) -> tuple[Any, ...]:
         """The batching key of one row for denoiser calls: its own wording's length counts."""
-        return self._key(self._lengths(row))
+        return self._key(self.spec.wording_index(row.index))
 
-    def _lengths(self, row: Row) -> tuple[int, ...]:
-        return self.texts.lengths(self.spec.wording_index(row.index)) if self.texts is not None else ()
+    def _key(self, wording: int | None) -> tuple[Any, ...]:
+        """The key with the texts of one wording, or all; kept once there are texts."""
+        if (known := self._keys.get(wording)) is not None:
+            return known
+        spec, guided = self.spec, self.spec.deterministic and self.guided
+        lengths = self.texts.lengths(wording) if self.texts is not None else ()
+        key = spec.width, spec.height, lengths, spec.deterministic, guided, spec.loras
+        if self.texts is not None:
+            self._keys[wording] = key
+        return key
 
     @property
     def entries(self) -> int:
@@ -182,15 +200,41 @@ class ActiveGeneration:
 
         A pruned candidate counts as complete. With waves, N is the maximum.
         """
-        whole = self.spec.steps_made + 1
-        done = sum(r.step if r.phase in LIVE_PHASES else whole for r in self.rows)
-        return done / (whole * self.spec.n_candidates)
+        return self.share(self.units_done())
 
-    @property
+    @cached_property
+    def units(self) -> int:
+        """Units of work of a candidate: its steps, and its decode."""
+        return self.spec.steps_made + 1
+
+    def units_done(self) -> int:
+        """Completed units of all candidates."""
+        return sum([r.step if r.phase <= LAST_LIVE else self.units for r in self.rows])
+
+    def share(self, units: int) -> float:
+        """The share of the work that these units are."""
+        return units / (self.units * self.spec.n_candidates)
+
+    @cached_property
+    def skipped_steps(self) -> int:
+        """Steps of the schedule that a start skips."""
+        return self.spec.steps - self.spec.steps_made
+
+    @cached_property
     def first_call(self) -> int:
         """Denoiser calls of the schedule that a start skips."""
         assert self.schedule is not None
-        return self.schedule.calls_before(self.spec.steps - self.spec.steps_made)
+        return self.schedule.calls_before(self.skipped_steps)
+
+    @cached_property
+    def turns(self) -> Mapping[int, Phase]:
+        """Phases after completed steps, where they are not `STEP`."""
+        return {c.at: Phase.PREVIEW for c in self.spec.checkpoints} | {self.spec.steps_made: Phase.FINISH}
+
+    @cached_property
+    def steered_steps(self) -> frozenset[int]:
+        """The steps after which rows are steered."""
+        return frozenset(self.spec.steered_steps)
 
     @property
     def calls_made(self) -> int:
@@ -205,27 +249,35 @@ class ActiveGeneration:
 
     def live_rows(self) -> list[Row]:
         """Return the live rows, by index."""
-        return [r for r in self.rows if r.phase in LIVE_PHASES]
+        return [r for r in self.rows if r.phase <= LAST_LIVE]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has live rows."""
+        return any(r.phase <= LAST_LIVE for r in self.rows)
 
     def steppable_rows(self) -> list[Row]:
         """Return the rows that can step in one call, those with the fewest steps first.
 
         Wordings of other lengths than the first row's wait for another call.
         """
-        ready = sorted((r for r in self.rows if r.phase is Phase.STEP), key=lambda r: (r.step, r.index))
+        ready = [r for r in self.rows if r.phase is Phase.STEP]
+        if ready and any(r.step != ready[0].step for r in ready):
+            ready.sort(key=_BY_STEP)
         if ready and len(self.spec.wordings) > 1:
-            return [r for r in ready if self._lengths(r) == self._lengths(ready[0])]
+            key = self.step_key(ready[0])
+            return [r for r in ready if self.step_key(r) == key]
         return ready
 
     def add_timings(self, **seconds: float) -> None:
         """Add to the timings, named as in `Timings` without `_ms`."""
-        self.timings = replace(
-            self.timings, **{f"{k}_ms": getattr(self.timings, f"{k}_ms") + 1000 * v for k, v in seconds.items()}
-        )
+        for name, value in seconds.items():
+            self.ms[f"{name}_ms"] += 1000 * value
 
     def add_work(self, **work: int) -> None:
         """Add to the work done, named as in `Work`."""
-        self.work = replace(self.work, **{k: getattr(self.work, k) + v for k, v in work.items()})
+        for name, count in work.items():
+            self.done[name] += count
 
     def note_arrival(self, now: float) -> None:
         """Count the time since images were ordered; the last one came `now`."""
@@ -239,9 +291,12 @@ class ActiveGeneration:
         """
         self.images[row.index] = image
         if len(self.images) > self.spec.n and self.spec.ranking.diversity == 0 and not self._keeps_all:
-            held = sorted(self.images)
-            worst = held[scoring.rank_order([self.rows[i].sort_score for i in held])[-1]]
-            del self.images[worst]
+            del self.images[max(self.images, key=self._badness)]
+
+    def _badness(self, index: int) -> tuple[float, int]:
+        """What sorts an image last: no number, a low score, then its index."""
+        score = self.rows[index].sort_score
+        return math.inf if math.isnan(score) else -score, index
 
     @property
     def _keeps_all(self) -> bool:
@@ -289,12 +344,8 @@ class ActiveGeneration:
         if not self.spec.shadow:
             return None
         done = [r for r in self.rows if np.isfinite(r.sort_score)]
-        kept = [r for r in done if not r.shadow_pruned]
-        if len(kept) < min(self.spec.n, len(done)):
-            return 1.0
-        best, left = (_best_mean(rows, self.spec.n) for rows in (done, kept))
-        mean = float(np.mean([r.sort_score for r in done]))
-        return (best - left) / (best - mean) if best > mean else 0.0
+        kept = [r.sort_score for r in done if not r.shadow_pruned]
+        return wave_gain.lost_gain([r.sort_score for r in done], kept, self.spec.n)
 
     def build_outcome(self, scorer: ScorerInfo, match: MatchCalibration | None = None) -> Outcome:
         """Build the outcome once all rows are done or pruned."""
@@ -313,7 +364,7 @@ class ActiveGeneration:
             regret=self._pruning_regret(),
             notices=(
                 *self.texts.notices,
-                *_unscored_notices(self.rows),
+                *unscored_notices([r.index for r in self.rows if np.isnan(r.sort_score) and r.phase is not Phase.LOST]),
                 *unrecognised_prompt_notices([scores[i] for i in done], scorer, self.texts.notices),
             ),
             timings=self.timings,
@@ -327,10 +378,7 @@ class ActiveGeneration:
         )
 
     def _member_embeddings(self) -> dict[str, NDArray[np.float32]]:
-        """Return (N, D) for each member that judged all finished rows.
-
-        NaN where it did not judge.
-        """
+        """Return (N, D) of members that judged all finished rows; NaN for the others."""
         names = dict.fromkeys(name for row in self.rows for name in row.member_embeddings)
         found = dict[str, NDArray[np.float32]]()
         for name in (name for name in names if name not in self.left_out):
@@ -338,31 +386,6 @@ class ActiveGeneration:
             missing = np.full(width, np.nan, np.float32)
             found[name] = np.stack([row.member_embeddings.get(name, missing) for row in self.rows])
         return found
-
-
-def paste_sources(rows: Sequence[Row], pixels: Pixels) -> Pixels:
-    """The decoded images of rows, with the source's pixels outside their masks.
-
-    Without masks, the pixels stay where they are.
-    """
-    masked = [(i, r.generation.inputs.inpainting) for i, r in enumerate(rows) if r.generation.inputs is not None]
-    if not any(inpainting is not None for _, inpainting in masked):
-        return pixels
-    images = to_host(pixels).copy()
-    for index, inpainting in masked:
-        if inpainting is not None:
-            images[index] = inpainting.paste(images[index])
-    return images
-
-
-def _best_mean(rows: list[Row], n: int) -> float:
-    return float(np.mean(sorted((r.sort_score for r in rows), reverse=True)[:n]))
-
-
-def _unscored_notices(rows: list[Row]) -> tuple[Notice, ...]:
-    unscored = [r.index for r in rows if np.isnan(r.sort_score) and r.phase is not Phase.LOST]
-    detail = f"the scorer returned no number for {len(unscored)} candidates"
-    return (Notice("score_not_a_number", detail, {"indices": unscored}),) if unscored else ()
 
 
 def _candidate(row: Row) -> Candidate:

@@ -32,11 +32,15 @@ CALL_S = float(os.environ.get("CALL_S", "0"))
 class FreeGenerator(FakeGenerator):
     """Every candidate is one constant image, made without work."""
 
+    def schedule(self, sampler: str, steps: int, width: int, height: int) -> Schedule:
+        return _schedule(sampler, steps, width, height)
+
     def noise(self, seed: int, width: int, height: int, schedule: Schedule) -> FakeLatent:
         return _latent(width, height)
 
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
-        time.sleep(CALL_S)
+        if CALL_S:  # to sleep for no time gives the CPU away: milliseconds beside other work
+            time.sleep(CALL_S)
         return [row.latent for row in rows]
 
     def decode(self, latents: Sequence[Latent], *, preview: bool = False) -> Images:
@@ -51,6 +55,11 @@ class FreeScorer(FakeScorer):
         one = np.zeros(self.info.dimensions, np.float32)
         one[0] = 1.0
         return np.broadcast_to(one, (len(pixels), len(one)))
+
+
+@cache
+def _schedule(sampler: str, steps: int, width: int, height: int) -> Schedule:
+    return FakeGenerator().schedule(sampler, steps, width, height)
 
 
 @cache

@@ -128,9 +128,9 @@ def test_without_a_null_distribution_nothing_is_said() -> None:
 def test_a_score_does_not_depend_on_company(images: np.ndarray, seed: int) -> None:
     images = unit(*map(tuple, images + np.float32(0.01)))
     random = np.random.default_rng(seed)
-    texts = unit(*map(tuple, random.normal(size=(4, images.shape[1]))))
+    texts = unit(*map(tuple, random.normal(size=(25, images.shape[1]))))
     asked = scoring.Query(
-        texts[0], texts[1:3], np.ones(2, np.float32), 0.5, texts[2:], np.asarray([0.5, -0.25], np.float32),
+        texts[0], texts[1:10], np.ones(9, np.float32), 0.5, texts[1:], random.normal(size=24).astype(np.float32),
         scoring.TasteTerm(texts[3], 0.1, 0.05),
     )  # fmt: skip
     together = scoring.score_images(images, asked)

@@ -11,7 +11,7 @@ import pytest
 
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
-from app.engine.protocols import Cancelled, Failed, Succeeded
+from app.engine.protocols import Cancelled, Failed, Stepped, Succeeded, Update
 from app.engine.scheduler import Scheduler
 from app.engine.warmup import Progress
 from app.errors import Draining, EngineDead, EngineFailed, Loading, Overloaded, TooLarge
@@ -40,6 +40,24 @@ async def engine(
 
 def slow(delay_s: float = 0.02) -> Models:
     return Models(InstrumentedGenerator(delay_s=delay_s), InstrumentedScorer())
+
+
+@pytest.mark.parametrize(("together_s", "fewest", "most"), [(0.0, 50, 60), (1000.0, 2, 4)])
+async def test_steps_that_follow_quickly_are_told_together(
+    together_s: float, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine.local.STEPS_TOGETHER_S", together_s)
+    async with engine() as (local, _):
+        inbox, batches = Inbox(), list[int]()
+
+        def told(updates: Sequence[Update]) -> None:
+            batches.append(len(updates))
+            inbox(updates)
+
+        local.submit(spec(steps=50, n_candidates=2), told)
+        assert isinstance(await inbox.last(), Succeeded)
+        assert [u.step for u in inbox.updates if isinstance(u, Stepped)] == [*range(1, 51)]
+        assert fewest <= len(batches) <= most
 
 
 async def test_updates_come_back_on_the_loop_and_counts_return_to_zero() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import count, groupby
 from time import perf_counter
 
@@ -17,9 +17,9 @@ from app.domain import GenerationSpec, Timings, Work
 from app.engine.cluster.dispatcher import Dispatcher
 from app.engine.cluster.slots import Chunk, Delivery
 from app.engine.core import NO_SCORES
+from app.engine.members.progress import apply_checkpoint
 from app.engine.members.waves import needs_wave
 from app.engine.protocols import Finished, Outcome, Previewed, Pruned, Started, Stepped, Update, UpdateSink
-from app.engine.scheduler import apply_checkpoint
 from app.engine.segments.messages import RowResult, Segment, SegmentRow, next_stop
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.texts.encoding import EncodedTexts
@@ -108,7 +108,8 @@ class Race:
             for chunk in chunks:
                 if not chunk.done.cancel() and not chunk.done.cancelled():
                     chunk.done.exception()
-        self.run.timings = _added(self.run.timings, slowest)
+        for stage in ("encode_ms", "denoise_ms", "preview_ms", "finish_ms"):  # the queue counts once
+            self.run.ms[stage] += getattr(slowest, stage)
 
     def _parts(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows in chunks: evenly over idle workers, at most `CHUNK_ROWS` each.
@@ -215,9 +216,3 @@ class Race:
 def _slowest(one: Timings, other: Timings) -> Timings:
     """The longer time of each stage: segments of one leg run at the same time."""
     return Timings(**{f.name: max(getattr(one, f.name), getattr(other, f.name)) for f in fields(Timings)})
-
-
-def _added(before: Timings, leg: Timings) -> Timings:
-    """The timings with the stages of one more leg; the queue counts once."""
-    stages = ("encode_ms", "denoise_ms", "preview_ms", "finish_ms")
-    return replace(before, **{name: getattr(before, name) + getattr(leg, name) for name in stages})

@@ -35,3 +35,15 @@ def expected_gain(finished: Sequence[float], pruned: Sequence[tuple[float, float
     joined = np.concatenate([np.repeat(best[:, None], SIMULATED_WAVES, axis=1), drawn])
     gains = np.partition(joined, -n, axis=0)[-n:].mean(axis=0) - best.mean()
     return float(gains.mean()) / deviation
+
+
+def lost_gain(scores: Sequence[float], kept: Sequence[float], n: int) -> float:
+    """Return the share of the gain of the best n over a random pick that is lost.
+
+    `kept` are those of the `scores` that are left.
+    """
+    if len(kept) < min(n, len(scores)):
+        return 1.0
+    best, left = (float(np.mean(sorted(some, reverse=True)[:n])) for some in (scores, kept))
+    mean = float(np.mean(scores))
+    return (best - left) / (best - mean) if best > mean else 0.0

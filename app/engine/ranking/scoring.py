@@ -120,7 +120,8 @@ def _cosines(images: Embeddings, vectors: Embeddings) -> NDArray[np.float32]:
 
 
 def _weighted_sum(cosines: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(np.multiply(cosines, weights).sum(axis=1), np.float32)
+    """Weighted sums (B,) of cosines (B, K), each added up along its own row."""
+    return np.asarray(np.multiply(np.ascontiguousarray(cosines), weights).sum(axis=1), np.float32)
 
 
 def _taste_scores(images: Embeddings, taste: TasteTerm | None) -> NDArray[np.float32]:

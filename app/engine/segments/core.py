@@ -52,7 +52,7 @@ class _Prepared:
     left_out: dict[str, str]
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class SegmentRun(ActiveGeneration):
     """A segment on the device; `generation` is the id of the generation it belongs to.
 
