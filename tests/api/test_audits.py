@@ -53,6 +53,7 @@ def audited(house: House, **asked: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_ranking_by_a_colour_is_found_to_favour_it(house: House) -> None:
     """Candidates are sampled from other words than the ranking asks for."""
     prompts = [f"a thing of kind {number}" for number in range(40)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from tests.architecture.documents import ROOT
 
@@ -24,3 +28,32 @@ def test_every_part_of_the_bench_is_measured() -> None:
     assert "contention" in parts
     assert "company" not in parts
     assert [part for part in parts if f'if "{part}" in asked.only' not in source] == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "asked", "left_out"),
+    [
+        ("pytest.mark.slow", "not torch and not slow", True),
+        ("[pytest.mark.anyio, pytest.mark.torch]", "not torch and not slow", True),
+        ("[\n    pytest.mark.anyio,\n    pytest.mark.soak,\n]", "not soak", True),
+        ("pytest.mark.anyio", "not torch and not slow", None),
+        ("pytest.mark.slow", "not torch", None),
+        ("pytest.mark.slow", "slow", None),
+        ("pytest.mark.slow", "not slow or torch", None),
+        ("pytest.mark.slow", "", None),
+        ("needs_browser", "not slow", None),
+    ],
+)
+def test_a_file_without_a_wanted_test_is_not_imported(
+    pytestconfig: pytest.Config, tmp_path: Path, marks: str, asked: str, left_out: bool | None
+) -> None:
+    (hook,) = [
+        plugin.pytest_ignore_collect
+        for plugin in pytestconfig.pluginmanager.get_plugins()
+        if Path(getattr(plugin, "__file__", None) or "") == ROOT / "tests" / "conftest.py"
+    ]
+    file = tmp_path / "test_it.py"
+    file.write_text(f"import pytest\n\npytestmark = {marks}\n\nSLOW = pytest.mark.slow\n", "utf-8")
+    assert hook(file, SimpleNamespace(getoption=lambda _: asked)) is left_out
+    file.write_text("import pytest\n\n\n@pytest.mark.slow\ndef test_slow() -> None: ...\n", "utf-8")
+    assert hook(file, SimpleNamespace(getoption=lambda _: asked)) is None

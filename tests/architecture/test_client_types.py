@@ -13,6 +13,7 @@ def test_python_types() -> None:
     )
 
 
+@pytest.mark.slow
 def test_typescript_types() -> None:
     made = client_types.typescript_types(client_types.document())
     if made is None:

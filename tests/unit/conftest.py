@@ -11,19 +11,21 @@ from app.stores.generations import SqlGenerationStore
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import opened
 
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.slow)
+
 
 @pytest.fixture
 def file_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/records.db"
 
 
-@pytest.fixture(params=["file", "postgresql"])
+@pytest.fixture(params=["file", POSTGRESQL])
 def url(request: pytest.FixtureRequest, file_url: str) -> str:
     """A database that several stores and processes share."""
     return _url(request, file_url)
 
 
-@pytest.fixture(params=["file", "memory", "postgresql"])
+@pytest.fixture(params=["file", "memory", POSTGRESQL])
 def any_url(request: pytest.FixtureRequest, file_url: str) -> str:
     return _url(request, file_url)
 

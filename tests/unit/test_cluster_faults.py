@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from app.domain import Checkpoint
-from app.engine.cluster import fleet, hedging
+from app.engine.cluster import fleet, hedging, workers
 from app.engine.cluster.engine import ClusterEngine
 from app.engine.cluster.slots import Slot
 from app.engine.protocols import Failed
@@ -24,12 +24,15 @@ from tests.unit.engine_kit import Inbox, spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+COLLECT = workers._collect
 CUTS = (Checkpoint(2, 12), Checkpoint(4, 6))
 
 
 @pytest.fixture(autouse=True)
 def _quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restart lost workers at once, without a look for garbage, which takes a second beside torch."""
     monkeypatch.setattr(fleet, "RESTART_S", 0.01)
+    monkeypatch.setattr(workers, "_collect", lambda: None)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -266,7 +269,10 @@ async def test_when_no_worker_comes_back_the_engine_dies_and_fails_all_waiters()
     await engine.close(0)
 
 
-async def test_a_lost_worker_leaves_nothing_but_its_counters(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_worker_leaves_nothing_but_its_counters(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_collect", COLLECT)
     caplog.set_level(logging.CRITICAL)  # records of a log hold tracebacks
     faults, held = Faults(), list[weakref.ref[kit.FaultyGenerator]]()
 
@@ -278,16 +284,13 @@ async def test_a_lost_worker_leaves_nothing_but_its_counters(caplog: pytest.LogC
 
     async with cluster(2, faults, make=load) as engine:
         gc.freeze()  # as the server does once the models are loaded
-        try:
-            await race(engine, spec(n_candidates=20))
-            before = engine.stats()
-            faults.kill.add("w0")
-            await race(engine, spec("gen_b", n_candidates=20))
-            await until(lambda: faults.deaths == ["w0"] and all(slot.alive for slot in slots(engine)))
-            assert [each() is None for each in held] == [True, False, False]
-            assert engine.stats().rows_stepped >= before.rows_stepped + 20 * 4
-        finally:
-            gc.unfreeze()
+        await race(engine, spec(n_candidates=20))
+        before = engine.stats()
+        faults.kill.add("w0")
+        await race(engine, spec("gen_b", n_candidates=20))
+        await until(lambda: faults.deaths == ["w0"] and all(slot.alive for slot in slots(engine)))
+        assert [each() is None for each in held] == [True, False, False]
+        assert engine.stats().rows_stepped >= before.rows_stepped + 20 * 4
 
 
 async def test_a_worker_that_comes_back_with_other_weights_is_given_up_and_stopped() -> None:

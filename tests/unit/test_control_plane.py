@@ -186,7 +186,7 @@ async def test_a_start_is_stored_when_its_end_cannot_be(tmp_path: Path, monkeypa
 async def test_claims_outlive_their_lease_while_the_device_is_silent(tmp_path: Path, url: str) -> None:
     lease = LeasePolicy(lease_s=0.6)
     async with (
-        house(tmp_path, url=url, delay_s=2.0, lease_policy=lease) as one,
+        house(tmp_path, url=url, delay_s=1.0, lease_policy=lease) as one,
         house(tmp_path, url=url, lease_policy=lease) as two,
         working(two),
     ):
