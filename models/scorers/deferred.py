@@ -35,6 +35,10 @@ class DeferredScorer:
     def _embedder(self) -> Embedder:
         return self._load()
 
+    def loaded(self) -> Embedder:
+        """The scorer behind it, which is loaded if it is not. Raises the errors of `models.errors`."""
+        return self._embedder
+
     def embed_images(self, pixels: Pixels) -> Embeddings:
         """See `Embedder`."""
         return self._embedder.embed_images(pixels)

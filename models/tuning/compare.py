@@ -86,8 +86,8 @@ def compare(
     """Win rates of the first adapter, with 95 % intervals over prompts.
 
     `opinions` are reward and referee. `pairs` compares candidates of one seed, `best` those with the highest reward;
-    ties count half. Raises TuningError for too few prompts or an adapter of another base, and ValueError for an
-    adapter that does not fit.
+    ties count half. `prompts` of a rate counts those with a pair of numbers; the rate is None without any. Raises
+    TuningError for too few prompts or an adapter of another base, and ValueError for an adapter that does not fit.
     """
     texts = list(dict.fromkeys(prompts))
     if len(texts) < MIN_PROMPTS:
@@ -103,14 +103,14 @@ def compare(
             generator.adapt(adapter.loras)
             (drawn,) = sampler.draw([text], settings.evaluated, seeds)
             reward, referee = (opinion.score(text, drawn.images) for opinion in opinions)
-            judged = np.where(np.isfinite(referee), reward, np.nan)
+            judged = np.where(np.isfinite(referee) & np.isfinite(reward), reward, np.nan)
             if not np.isfinite(judged).any():
                 raise TuningError(f"reward and referee scored no candidate of {text!r} with numbers: name others")
             sides.append((referee, float(referee[int(np.nanargmax(judged))])))
         rows.append((sides[0], sides[1]))
         progress(place + 1)
     generator.adapt(())
-    means = ([float(np.nanmean(side[0])) for side in sides] for sides in zip(*rows, strict=True))
+    means = ([float(side[0][np.isfinite(side[0])].mean()) for side in sides] for sides in zip(*rows, strict=True))
     found = {
         "pairs": [_wins(one[0], other[0]) for one, other in rows],
         "best": [_wins(np.array([one[1]]), np.array([other[1]])) for one, other in rows],
@@ -119,12 +119,19 @@ def compare(
         "prompts": len(texts),
         "candidates": settings.evaluated,
         "referee": opinions[1].id,
-        **{name: {"win_rate": float(np.mean(each)), "interval": list(interval(each))} for name, each in found.items()},
+        **{name: _rate(each) for name, each in found.items()},
         "difference": difference(*means),
     }
 
 
-def _wins(one: Any, other: Any) -> float:
-    """Share of pairs that the first one wins; pairs without two numbers do not count."""
+def _rate(wins: Sequence[float | None]) -> dict[str, Any]:
+    known = [each for each in wins if each is not None]
+    if not known:
+        return {"win_rate": None, "interval": None, "prompts": 0}
+    return {"win_rate": float(np.mean(known)), "interval": list(interval(known)), "prompts": len(known)}
+
+
+def _wins(one: Any, other: Any) -> float | None:
+    """Share of pairs with two numbers that the first one wins; None without any."""
     known = np.isfinite(one) & np.isfinite(other)
-    return float(((one > other) + 0.5 * (one == other))[known].mean()) if known.any() else 0.5
+    return float(((one > other) + 0.5 * (one == other))[known].mean()) if known.any() else None

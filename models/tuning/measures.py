@@ -30,8 +30,8 @@ class Measured:
     """A policy on the held-out prompts: lists hold one value a prompt.
 
     `reward`, `referee` and `others` are means over the candidates; `best` is the referee's value of the candidate with
-    the highest reward. `others_best` are those of further opinions. `diversity` is the mean distance of two
-    candidates. `flagged` of `images` images have artefacts by the limits of the base.
+    the highest reward. `others_best` are those of further opinions; None where an opinion had no number. `diversity` is
+    the mean distance of two candidates. `flagged` of `images` images have artefacts by the limits of the base.
     """
 
     iteration: int
@@ -41,15 +41,25 @@ class Measured:
     diversity: list[float]
     flagged: int
     images: int
-    others: dict[str, list[float]] = field(default_factory=dict)
-    others_best: dict[str, list[float]] = field(default_factory=dict)
+    others: dict[str, list[float | None]] = field(default_factory=dict)
+    others_best: dict[str, list[float | None]] = field(default_factory=dict)
 
-    def row(self) -> dict[str, float]:
-        """Means over the prompts, for logs and reports."""
-        means = {name: getattr(self, name) for name in ("reward", "referee", "best", "diversity")}
-        means |= self.others | {f"{name}_best": values for name, values in self.others_best.items()}
-        made = {name: float(np.mean(values)) for name, values in means.items()}
-        return {"iteration": self.iteration, **made, "artefacts": self.flagged / self.images}
+    def row(self) -> dict[str, Any]:
+        """Means over the prompts, for logs and reports.
+
+        The mean of a further opinion leaves prompts without a number out, and `unmeasured` counts them; None without
+        any number.
+        """
+        means = {name: float(np.mean(getattr(self, name))) for name in ("reward", "referee", "best", "diversity")}
+        further = self.others | {f"{name}_best": values for name, values in self.others_best.items()}
+        missing = {name: values.count(None) for name, values in further.items() if None in values}
+        return {
+            "iteration": self.iteration,
+            **means,
+            **{name: _mean(_numbers(values)) for name, values in further.items()},
+            "artefacts": self.flagged / self.images,
+            **({"unmeasured": missing} if missing else {}),
+        }
 
 
 class Examiner:
@@ -79,14 +89,14 @@ class Examiner:
 
         `sheet` receives images of the first prompts.
         """
-        others = ({name: list[float]() for name in self._others} for _ in range(2))
+        others = ({name: list[float | None]() for name in self._others} for _ in range(2))
         made = Measured(iteration, [], [], [], [], 0, 0, next(others), next(others))
         seeds = [seeds_of(*key, place, count=self._candidates) for place in range(len(self.prompts))]
         statistics = []
         for drawn in self._sampler.draw(self.prompts, self._candidates, seeds):
             images = to_host(drawn.images)
             self._judge(made, drawn)
-            made.diversity.append(diversity(self._embed(drawn.images) if self._embed else _pixels(images)))
+            made.diversity.append(diversity(self._vectors(drawn)))
             statistics += [artefacts.measure(image) for image in images]
             if sheet is not None and len(sheet) < SHEET_PROMPTS:
                 sheet[drawn.prompt] = images[:SHEET_CANDIDATES]
@@ -110,14 +120,23 @@ class Examiner:
         for opinion, values in ((self._reward, rewards), (self._referee, judged)):
             if not np.isfinite(values).any():
                 raise TuningError(f"{opinion.id!r} scored no candidate of {drawn.prompt!r} with a number: name another")
-        top = int(np.nanargmax(rewards))
-        made.reward.append(_mean(rewards))
-        made.referee.append(_mean(judged))
+        top = int(np.nanargmax(np.where(np.isfinite(rewards), rewards, np.nan)))
+        made.reward.append(float(rewards[np.isfinite(rewards)].mean()))
+        made.referee.append(float(judged[np.isfinite(judged)].mean()))
         made.best.append(float(judged[top]) if np.isfinite(judged[top]) else made.referee[-1])
         for name, opinion in self._others.items():
             values = opinion.score(drawn.prompt, drawn.images)
             made.others[name].append(_mean(values))
-            made.others_best[name].append(float(values[top]))
+            made.others_best[name].append(_mean(values[top : top + 1]))
+
+    def _vectors(self, drawn: Field) -> NDArray[np.floating[Any]]:
+        """Candidates as vectors, for distances."""
+        if self._embed is None:
+            return _pixels(to_host(drawn.images))
+        vectors = self._embed(drawn.images)
+        if not np.isfinite(vectors).all():
+            raise TuningError(f"the embeddings of {drawn.prompt!r} hold values that are no numbers: name other scorers")
+        return vectors
 
 
 def diversity(vectors: NDArray[np.floating[Any]]) -> float:
@@ -136,10 +155,16 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def difference(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    """Mean paired difference with its 95 % interval."""
-    apart = np.asarray(values) - np.asarray(base)
-    return {"mean": float(apart.mean()), "interval": list(interval(apart))}
+def difference(values: Sequence[float | None], base: Sequence[float | None]) -> dict[str, Any]:
+    """Mean paired difference with its 95 % interval, and over how many `prompts`.
+
+    A pair without two numbers is left out; `mean` and `interval` are None if none is left.
+    """
+    pairs = [(one, other) for one, other in zip(values, base, strict=True) if one is not None and other is not None]
+    if not pairs:
+        return {"mean": None, "interval": None, "prompts": 0}
+    apart = np.subtract(*np.array(pairs, np.float64).T)
+    return {"mean": float(apart.mean()), "interval": list(interval(apart)), "prompts": len(pairs)}
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
@@ -154,9 +179,14 @@ def upper_share(count: int, total: int) -> float:
     return float((middle + half) / (1 + square))
 
 
-def _mean(values: Scores) -> float:
+def _numbers(values: Sequence[float | None]) -> Scores:
+    return np.array([each for each in values if each is not None], np.float64)
+
+
+def _mean(values: Scores) -> float | None:
+    """The mean of the values that are numbers; None if there are none."""
     known = values[np.isfinite(values)]
-    return float(known.mean())
+    return float(known.mean()) if len(known) else None
 
 
 def _pixels(images: Images) -> NDArray[np.float32]:

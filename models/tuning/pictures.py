@@ -22,7 +22,7 @@ _INK, _ACCENT, _QUIET, _PAPER = "#1c1b1a", "#d4470f", "#a8a49c", "#ffffff"
 _TILE, _GAP, _LINE = 128, 6, 22
 
 
-def draw_curves(path: Path, rows: Sequence[Mapping[str, float]], chosen: int | None) -> bool:
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], chosen: int | None) -> bool:
     """A PNG with the curve of each measure by iteration; False without matplotlib.
 
     `chosen` is the iteration of the result. Raises TuningError for a full disk.

@@ -5,7 +5,6 @@ Owns the check that reward and referee are different models.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.protocols import Embedder, Embeddings, Pixels, Scorer, embeds
 from models.runtime.weights import modules_of
+from models.scorers.deferred import DeferredScorer
 from models.tuning.settings import TuningError
 
 Scores: TypeAlias = NDArray[np.float64]
@@ -26,6 +26,8 @@ CLIP = 5.0
 _FLAT = 1e-9
 _FEWEST_VALUES = 64
 _SAMPLED = 64
+_ROUNDING = 2.0**-8
+"""Largest difference of equal weights in 16-bit formats, relative to the largest weight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,25 +63,47 @@ def opinion_of(model: Embedder | Scorer) -> Opinion:
 
 
 def check_independent(reward: Opinion, referee: Opinion) -> None:
-    """Raise TuningError if reward and referee are the same model, or share weights."""
+    """Raise TuningError if reward and referee are the same model, or share weights.
+
+    Revisions are compared first. Deferred scorers are loaded to compare their weights. Raises the errors of
+    `models.errors` if that fails.
+    """
     advice = "name another model as referee, of different pre-training"
     alike = (reward.embed is None) == (referee.embed is None)
     if reward.id == referee.id or (alike and reward.revision == referee.revision):
         raise TuningError(f"{referee.id!r} is both reward and referee, so it would confirm itself: {advice}")
-    if _weights(reward) & _weights(referee):
+    if _revisions(reward) & _revisions(referee) or _share_weights(reward, referee):
         raise TuningError(f"{reward.id!r} and {referee.id!r} share weights, so one would confirm the other: {advice}")
 
 
-def _weights(opinion: Opinion) -> set[str]:
-    """Digests of the tensors of an opinion's models, but for small and constant ones."""
-    found = set()
-    for module in modules_of(*opinion.models):
+def _revisions(opinion: Opinion) -> set[tuple[bool, str]]:
+    """Kinds and revisions of the scorers that an opinion runs, which follow from their weights."""
+    scorers = (model for model in opinion.models if hasattr(model, "info"))
+    return {(embeds(scorer), scorer.info.revision) for scorer in scorers}
+
+
+def _share_weights(one: Opinion, other: Opinion) -> bool:
+    """Whether a tensor of one is among those of the other, in whatever number formats."""
+    known = _samples(other)
+    return any(
+        bool((np.abs(values - known[shape]).max(1) <= _ROUNDING * np.abs(values).max()).any())
+        for shape, found in _samples(one).items()
+        if shape in known
+        for values in found
+    )
+
+
+def _samples(opinion: Opinion) -> dict[tuple[int, ...], Scores]:
+    """Values (T, S) of the tensors of an opinion's models by shape, but for small and constant ones."""
+    models = (each.loaded() if isinstance(each, DeferredScorer) else each for each in opinion.models)
+    found = dict[tuple[int, ...], list[Scores]]()
+    for module in modules_of(*models):
         for tensor in module.state_dict().values():
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel() >= _FEWEST_VALUES:
                 values = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLED)][:_SAMPLED].double().cpu()
                 if float(values.max() - values.min()) > _FLAT:
-                    found.add(hashlib.sha256(f"{tuple(tensor.shape)}".encode() + values.numpy().tobytes()).hexdigest())
-    return found
+                    found.setdefault(tuple(tensor.shape), []).append(np.asarray(values.numpy()))
+    return {shape: np.stack(values) for shape, values in found.items()}
 
 
 def advantages(scores: Scores) -> Scores:

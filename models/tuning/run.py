@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +21,20 @@ from models.tuning.learning.memory import estimate_memory
 from models.tuning.learning.trainer import Lesson, Trainer
 from models.tuning.measures import Examiner, Measured
 from models.tuning.pictures import draw_curves, draw_sheet
-from models.tuning.rewards import Opinion, check_independent, distillation_weights, optimality
+from models.tuning.rewards import Scores, check_independent, distillation_weights, optimality
 from models.tuning.sampling import Field, FieldSampler, Sampling, seeds_of
-from models.tuning.settings import MIN_PROMPTS, TuningError, TuningSettings
+from models.tuning.settings import TuningError
 from models.tuning.state import ADAPTER, LOG, REPORT, RunFolder
 from models.tuning.stops import Stop
+from models.tuning.task import TuningTask
 
 Report = dict[str, Any]
 
-_HELD_OUT = 0.25
 _SAMPLED, _MEASURED, _FINAL = 1, 2, 4
 """Seeds of sampling, of measurements on the way, and of the last ones.
 
 3 is that of `Trainer`.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """The prompts of a run: those to train on, and those to measure on."""
-
-    trained: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-    @classmethod
-    def split(cls, prompts: Iterable[str], seed: int) -> Prompts:
-        """Hold out a quarter, at least two.
-
-        Raises TuningError for fewer than `MIN_PROMPTS`.
-        """
-        known = list(dict.fromkeys(text.strip() for text in prompts if text.strip()))
-        if len(known) < MIN_PROMPTS:
-            raise TuningError(
-                f"{len(known)} different prompts are too few: at least {MIN_PROMPTS} are required, since a quarter is "
-                "held out to measure; 64 or more are recommended"
-            )
-        order = np.random.default_rng(seed).permutation(len(known))
-        count = max(2, round(_HELD_OUT * len(known)))
-        return cls(tuple(known[i] for i in sorted(order[count:])), tuple(known[i] for i in sorted(order[:count])))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TuningTask:
-    """What is tuned, by which opinions, into which folder.
-
-    `stored` are fields of this generator's revision, to learn from before new ones are sampled. `others` are further
-    opinions that are only measured.
-    """
-
-    generator: StepwiseGenerator
-    reward: Opinion
-    referee: Opinion
-    prompts: Prompts
-    out: Path
-    settings: TuningSettings = TuningSettings()
-    stored: Sequence[Field] = ()
-    others: Mapping[str, Opinion] = field(default_factory=dict)
-
 
 Progress = Callable[[int, str], None]
 """Called with the finished iterations and a text."""
@@ -86,11 +43,15 @@ Progress = Callable[[int, str], None]
 def tune(task: TuningTask, progress: Progress = lambda _done, _text: None) -> Report:
     """Run or resume a tuning; write adapter, log, report and pictures.
 
+    A finished run returns its report.
+
     Raises TuningError, ModelUnsupported, ValueError for settings that the model does not support, and `OutOfMemory`.
     """
     check_independent(task.reward, task.referee)
     run = TuningRun(task, progress)
     run.begin()
+    if (report := run.finished()) is not None:
+        return report
     while run.stop is None:
         run.advance()
     return run.finish()
@@ -114,15 +75,17 @@ class TuningRun:
         self._policies = adapters.Policies(self._trainable, settings)
         if settings.checkpointing:
             self._trainable.denoiser.enable_gradient_checkpointing()
-        text = self._sampler.conditionings([max(task.prompts.trained, key=len)])[0]
-        self.memory = estimate_memory(self._trainable, self._policies, sampling, text, settings)
-        schedule = sampling.noising(task.generator)
-        self._trainer = Trainer(self._trainable, self._policies, schedule, sampling.guidance, settings)
-        opinions = task.reward, task.referee
-        self._examiner = Examiner(self._sampler, task.prompts.held_out, settings.evaluated, opinions, task.others)
+        texts = self._sampler.texts(max(task.prompts.trained, key=len), sampling.guidance)
+        self.memory = estimate_memory(self._trainable, self._policies, sampling, texts, settings)
+        self._trainer = Trainer(self._trainable, self._policies, sampling.noising(task.generator), settings)
+        self._examiner, self._last = (
+            Examiner(self._sampler, prompts, settings.evaluated, (task.reward, task.referee), task.others)
+            for prompts in (task.prompts.selection, task.prompts.verdict)
+        )
         self._history = list[Measured]()
         self._board = _tensorboard(task.out)
         self._slowest = {"iteration": 0.0, "measurement": 0.0}
+        self._spent = 0.0
 
     def begin(self) -> None:
         """Measure the base, or restore the state of an earlier run.
@@ -139,18 +102,25 @@ class TuningRun:
             self._save()
             return
         tensors, facts = found
-        if facts["task"] != self._identity():
-            raise TuningError(
-                f"--out holds a run of {_differences(facts['task'], self._identity())}: use another folder"
-            )
+        own = self._task.identity()
+        if facts["task"] != own:
+            raise TuningError(f"--out holds a run of {_differences(facts['task'], own)}: use another folder")
         self._history = [Measured(**each) for each in facts["history"]]
         self._examiner.restore(facts["limits"])
-        self.iteration = facts["iteration"]
+        self.iteration, self._spent, self._slowest = facts["iteration"], facts["seconds"], facts["slowest"]
         self._policies.restore({key: each for key, each in tensors.items() if not key.startswith("optimizer/")})
         self._trainer.restore({key: each for key, each in tensors.items() if key.startswith("optimizer/")})
         self._folder.rewind(self.iteration)
         self._progress(self.iteration, f"resumed after iteration {self.iteration}")
         self.stop = stops.find_stop(self._history) or self._done()
+
+    def finished(self) -> Report | None:
+        """The report of an earlier call with these options that ended where this one does."""
+        if self.stop is None or not (self._task.out / ADAPTER).is_file():
+            return None
+        known = self._folder.read_json(REPORT)
+        own = {"iterations": self.iteration, "options": asdict(self._settings), **self._task.identity()}
+        return known if known is not None and own.items() <= known.items() else None
 
     def advance(self) -> None:
         """One iteration: sample, score, train, move the policies, measure if due, save."""
@@ -178,15 +148,16 @@ class TuningRun:
         self._save()
 
     def finish(self) -> Report:
-        """Measure base and result on new seeds, and write adapter, report and pictures."""
+        """Measure base and result on the prompts of the verdict, and write adapter, report and pictures."""
         assert self.stop is not None
         place = stops.choose(self._history)
         chosen = adapters.AVERAGE if place is None else adapters.BEST
         sheets: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        self._last.restore(self._examiner.facts())
         last = []
         for name, sheet in zip((None, chosen), sheets, strict=True):
             self._policies.use(name)
-            last.append(self._examiner.measure(self.iteration, self._settings.seed, _FINAL, sheet=sheet))
+            last.append(self._last.measure(self.iteration, self._settings.seed, _FINAL, sheet=sheet))
         self._policies.use(None)
         tensors = self._policies.export(chosen, self._trainable.placement.dtype)
         self._folder.save_adapter(self._trainable.pipe, self._trainable.part, tensors)
@@ -200,9 +171,10 @@ class TuningRun:
             "chosen": used,
             "adapter": ADAPTER,
             "base_untouched": fingerprint_of_base(self._trainable.denoiser) == self._base,
-            **self._identity(),
+            **self._task.identity(),
             "options": asdict(self._settings),
             "memory": self.memory,
+            "seconds": round(self._seconds(), 1),
             "measurements": rows,
             "final": {"base": last[0].row(), "tuned": last[1].row()},
             "curves": "curves.png" if draw_curves(self._task.out / "curves.png", rows, used) else None,
@@ -220,8 +192,11 @@ class TuningRun:
         online = self._settings.method == "nft"
         self._policies.use(adapters.PREVIOUS if online else None)
         value = optimality if online else distillation_weights
-        lessons, rewards, spreads, skipped = [], list[float](), list[float](), 0
+        lessons, rewards, spreads, skipped, gone = [], list[float](), list[float](), 0, 0
         for drawn in self._fields(place):
+            if drawn is None:
+                gone += 1
+                continue
             scores = self._task.reward.score(drawn.prompt, drawn.images)
             values = value(scores, drawn.votes)
             known = scores[np.isfinite(scores)]
@@ -229,11 +204,14 @@ class TuningRun:
                 rewards.append(float(known.mean()))
                 spreads.append(float(known.std()))
             if np.isfinite(values).any():
-                lessons.append(
-                    Lesson(self._sampler.conditionings([drawn.prompt])[0], self._trainable.clean(drawn.latents), values)
-                )
+                lessons.append(self._lesson(drawn, values))
             else:
                 skipped += 1
+        if gone and not rewards:
+            raise TuningError(
+                "the files of all stored generations of this iteration are gone: use another --out, which learns from "
+                "those that are left"
+            )
         if not rewards:
             raise TuningError(
                 f"the reward {self._task.reward.id!r} scored no candidate with a number: name another one"
@@ -244,12 +222,17 @@ class TuningRun:
                 "learn: name another reward, or use more candidates"
             )
         means = {"reward": float(np.mean(rewards)), "spread": float(np.mean(spreads))}
-        return lessons, {**means, "fields": len(lessons), "skipped": skipped}
+        counts = {"fields": len(lessons), "skipped": skipped} | ({"gone": gone} if gone else {})
+        return lessons, means | counts
 
-    def _fields(self, place: int) -> Iterable[Field]:
+    def _lesson(self, drawn: Field, values: Scores) -> Lesson:
+        text, negative = self._sampler.texts(drawn.prompt, drawn.guidance, drawn.negative_prompt)
+        return Lesson(text, self._trainable.clean(drawn.latents), values, drawn.guidance, negative)
+
+    def _fields(self, place: int) -> Iterable[Field | None]:
         """The fields of an iteration: stored ones first, then new ones.
 
-        Distillation takes stored ones again and again.
+        Distillation takes stored ones again and again. None stands for a stored field whose latents are gone.
         """
         settings, stored = self._settings, self._task.stored
         first = (place - 1) * settings.prompts
@@ -284,36 +267,32 @@ class TuningRun:
     def _done(self) -> Stop | None:
         """Whether iterations or minutes are used up.
 
-        Three measurements and an iteration still fit.
+        A measurement, the two of the verdict and an iteration still fit.
         """
         settings = self._settings
         if self.iteration >= settings.iterations:
             return Stop("iterations", f"{settings.iterations} iterations are done")
-        reserve = 3.2 * self._slowest["measurement"] + 1.5 * self._slowest["iteration"]
-        if settings.minutes is not None and time.monotonic() - self._began + reserve > 60 * settings.minutes:
+        prompts = self._task.prompts
+        measurements = 1.1 + 2.1 * len(prompts.verdict) / len(prompts.selection)
+        reserve = measurements * self._slowest["measurement"] + 1.5 * self._slowest["iteration"]
+        if settings.minutes is not None and self._seconds() + reserve > 60 * settings.minutes:
             return Stop("minutes", f"{settings.minutes:g} minutes are used")
         return None
 
     def _save(self) -> None:
         facts = {
-            "task": self._identity(),
+            "task": self._task.identity(),
             "iteration": self.iteration,
+            "seconds": self._seconds(),
+            "slowest": self._slowest,
             "history": [asdict(each) for each in self._history],
             "limits": self._examiner.facts(),
         }
         self._folder.save({**self._policies.tensors(), **self._trainer.tensors()}, facts)
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be equal for a run to resume."""
-        task, info = self._task, self._task.generator.info
-        return {
-            "generator": {"id": info.id, "revision": info.revision},
-            "reward": {"id": task.reward.id, "revision": task.reward.revision},
-            "referee": {"id": task.referee.id, "revision": task.referee.revision},
-            "prompts": {"trained": list(task.prompts.trained), "held_out": list(task.prompts.held_out)},
-            "settings": self._settings.digest,
-            "stored_fields": len(task.stored),
-        }
+    def _seconds(self) -> float:
+        """Seconds of this run, those of earlier processes included."""
+        return self._spent + time.monotonic() - self._began
 
 
 def _trainable(generator: StepwiseGenerator) -> NativeTrainable:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.protocols import (
     Conditioning,
@@ -23,17 +24,38 @@ from models.tuning.settings import TuningSettings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """Candidates of one prompt.
+    """Candidates of one prompt, and how they were sampled.
 
-    `latents` are finished ones, or stored ones, float16 (N, C, h, w).
-
-    `votes` are likes (True) and dislikes by candidate. `images` uint8 (N, H, W, 3) are None once they are scored.
+    `latents` are finished ones. `images` are uint8 (N, H, W, 3). `votes` are likes (True) and dislikes by candidate.
     """
 
     prompt: str
     latents: Any
-    images: Images | None = None
+    images: Images
+    guidance: float
+    negative_prompt: str = ""
     votes: Mapping[int, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredField:
+    """Candidates of one prompt that a store holds, see `Field`.
+
+    `key` names them in their store. `load` reads their latents, float16 (N, C, h, w); None if they are gone.
+    """
+
+    key: str
+    prompt: str
+    load: Callable[[], NDArray[np.float16] | None]
+    guidance: float
+    negative_prompt: str = ""
+    votes: Mapping[int, bool] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What is learnt from, without the latents, for JSON."""
+        votes = {str(index): liked for index, liked in self.votes.items()}
+        known = {"key": self.key, "prompt": self.prompt, "guidance": self.guidance, "votes": votes}
+        return {**known, "negative_prompt": self.negative_prompt}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,9 +102,12 @@ class FieldSampler:
         self._generator = generator
         self._rows = rows
 
-    def conditionings(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encoded prompts."""
-        return self._generator.encode(prompts)
+    def texts(
+        self, prompt: str, guidance: float, negative_prompt: str = ""
+    ) -> tuple[Conditioning, Conditioning | None]:
+        """The encoded prompt, and what guidance moves away from; None at a scale that does not guide."""
+        (encoded,), is_guided = self._generator.encode([prompt]), self._generator.info.is_guided(guidance)
+        return encoded, self._generator.encode([negative_prompt], negative=True)[0] if is_guided else None
 
     def draw(self, prompts: Sequence[str], count: int, seeds: Sequence[Sequence[int]]) -> Iterator[Field]:
         """One field of `count` candidates for each prompt, in order, with these seeds.
@@ -102,12 +127,15 @@ class FieldSampler:
     def field(self, prompt: str, latents: Sequence[Any]) -> Field:
         """Decoded candidates of one prompt."""
         images = [self._generator.decode(latents[i : i + self._rows]) for i in range(0, len(latents), self._rows)]
-        return Field(prompt, latents, np.concatenate([to_host(each) for each in images]))
+        return Field(prompt, latents, np.concatenate([to_host(each) for each in images]), self.sampling.guidance)
 
-    def stored(self, known: Field) -> Field:
-        """A field of stored latents, float16 (N, C, h, w) in host memory, as drawn."""
-        made = self.field(known.prompt, self._generator.load(np.asarray(known.latents)))
-        return replace(made, votes=known.votes)
+    def stored(self, known: StoredField) -> Field | None:
+        """A stored field, as drawn; None if its latents are gone."""
+        latents = known.load()
+        if latents is None:
+            return None
+        made = self.field(known.prompt, self._generator.load(latents))
+        return replace(made, votes=known.votes, guidance=known.guidance, negative_prompt=known.negative_prompt)
 
     def _fitting(self, jobs: Sequence[tuple[str, int]]) -> list[Any]:
         """Finished latents of as many jobs as fit, from the first one on."""

@@ -50,9 +50,14 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a run has begun in it."""
+        return (self.folder / _STATE).is_file()
+
     def save(self, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
         """Replace the state. Raises TuningError."""
-        meta = {"run": json.dumps(facts)}
+        meta = {"run": json.dumps(facts, allow_nan=False)}
         write_whole(self.folder / _STATE, lambda part: save_file(tensors, part, meta))
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -78,7 +83,7 @@ class RunFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise unwritable(path, error) from error
 
@@ -99,7 +104,16 @@ class RunFolder:
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         """Replace a JSON file. Raises TuningError."""
-        write_whole(self.folder / name, lambda part: part.write_text(json.dumps(document, indent=1) + "\n"))
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        write_whole(self.folder / name, lambda part: part.write_text(text))
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder; None if there is none, or if it is damaged."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return None
+        return found
 
     def save_adapter(self, pipe: Any, part: str, tensors: dict[str, Any]) -> None:
         """Replace the adapter's file, which stock diffusers loads. Raises TuningError."""

@@ -2,46 +2,37 @@
 
 The outside judge is the referee and never rewards. `pixels` is the share of images that show every stated attribute, by
 the checks of `models.training.evaluation.checks`. Settings differ in who rewards, see `SETTINGS`. Base and result are
-measured on prompts and seeds that no training has seen. Everything is written to `--out`; a second call resumes.
+measured on prompts and seeds that no training has seen, and that chose nothing. `taste` makes ten votes and measures
+the share of their style, see `tests.bench.tuning_taste`. Everything is written to `--out`; the same call resumes, and
+passes over what is finished. `--keep` stores the reports in `results/tuning.json` and draws the curves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from models import registry
 from models.load_options import LoadOptions
-from models.protocols import Pixels, to_host
-from models.training.data import icons
-from models.training.evaluation import checks
-from models.training.evaluation import judge as outside
-from models.training.evaluation.prompts import Prompt
-from models.training.trainers.autoencoder import to_tensor
-from models.training.trainers.scorer import say
-from models.tuning.rewards import Opinion, Scores, opinion_of
-from models.tuning.run import Prompts, Report, TuningTask, tune
+from models.tuning.rewards import opinion_of
+from models.tuning.run import Report, tune
 from models.tuning.settings import TuningSettings
-from tests.bench import tuning_prompts
+from models.tuning.task import Prompts, TuningTask
+from tests.bench import tuning_prompts, tuning_results, tuning_taste
+from tests.bench.tuning_opinions import both_of, judge_of, pixels_of, printed, share_of
 
-JUDGE = Path(__file__).parent / "judge"
+TASTE = "taste"
 
-_SCORE_WEIGHT = 4.0
-_WIDE = TuningSettings(rate=5e-4, prompts=24, candidates=16, timesteps=3, layers="wide")
+_WIDE = TuningSettings(rate=5e-4, prompts=24, candidates=16, timesteps=3, layers="wide", kl=0.0)
 
 SETTINGS: dict[str, tuple[str, TuningSettings]] = {
     "scorer": ("scorer", _WIDE),
     "pixels": ("pixels", _WIDE),
     "both": ("both", _WIDE),
-    "attention": ("both", replace(_WIDE, layers="attention")),
+    "attention": ("pixels", replace(_WIDE, layers="attention")),
     "bon": ("both", replace(_WIDE, method="bon")),
 }
 """What is tried, by name: the reward and the settings.
@@ -50,61 +41,15 @@ The reward is the pack's own scorer, the share of stated attributes by pixels, o
 """
 
 
-def judge_of(asked: Sequence[Prompt], device: str) -> Opinion:
-    """The outside judge: mean log-probability of a prompt's things among all names."""
-    model, names = outside.load(JUDGE), icons.pack_names()
-    things = {prompt.text: [names.index(name) for name in prompt.names] for prompt in asked}
-    with torch.inference_mode():
-        embedded = model.texts([say(name) for name in names]).to(device)
-    model.to(device)
+def run(name: str, device: str, out: Path, changes: dict[str, Any], held_out: tuple[int, int]) -> Report:
+    """Tune with the settings of that name into a folder below `out`.
 
-    def score(prompt: str, images: Pixels) -> Scores:
-        with torch.inference_mode():
-            pictures = to_tensor(to_host(images)).to(device)
-            found = model.logits(model.image(pictures), embedded).log_softmax(1)[:, things[prompt]].mean(1)
-        return np.asarray(found.double().cpu().numpy())
-
-    return Opinion("outside judge", "judge", score, models=(model,))
-
-
-def pixels_of(asked: Sequence[Prompt]) -> Opinion:
-    """1 for an image that shows every stated attribute, else 0."""
-    scenes = {prompt.text: prompt.scene for prompt in asked}
-
-    def score(prompt: str, images: Pixels) -> Scores:
-        scene = scenes[prompt]
-        assert scene is not None
-        return np.array([float(all(checks.attributes(each, scene).values())) for each in to_host(images)])
-
-    return Opinion("pixels", "checks", score)
-
-
-def share_of(asked: Sequence[Prompt]) -> Opinion:
-    """The share of the stated attributes that an image shows, as a reward that rules compute."""
-    scenes = {prompt.text: prompt.scene for prompt in asked}
-
-    def score(prompt: str, images: Pixels) -> Scores:
-        scene = scenes[prompt]
-        assert scene is not None
-        return np.array([np.mean(list(checks.attributes(each, scene).values())) for each in to_host(images)])
-
-    return Opinion("share of attributes", "checks", score)
-
-
-def both_of(scorer: Opinion, share: Opinion) -> Opinion:
-    """The share of attributes plus the score, weighted to about equal deviations within a field."""
-
-    def score(prompt: str, images: Pixels) -> Scores:
-        return share.score(prompt, images) + _SCORE_WEIGHT * scorer.score(prompt, images)
-
-    return Opinion(f"{scorer.id} + {share.id}", "both", score, scorer.embed, scorer.models)
-
-
-def run(name: str, device: str, out: Path, changes: dict[str, Any], held_out: int) -> Report:
-    """Tune with the settings of that name into a folder below `out`."""
+    `held_out` are the numbers of prompts that select and of those of the verdict.
+    """
     models = registry.load_models("pictogram", "pictogram", device, options=LoadOptions(dtype="float32"))
-    trained, asked = tuning_prompts.read()
-    asked = asked[:held_out]
+    trained, known = tuning_prompts.read()
+    selection, verdict = known[: held_out[0]], known[held_out[0] : sum(held_out)]
+    asked = [*selection, *verdict]
     reward, settings = SETTINGS[name]
     scorer, share = opinion_of(models.scorer), share_of([*trained, *asked])
     rewards = {"scorer": scorer, "pixels": share, "both": both_of(scorer, share)}
@@ -112,17 +57,12 @@ def run(name: str, device: str, out: Path, changes: dict[str, Any], held_out: in
         models.generator,
         rewards[reward],
         judge_of(asked, models.generator.info.device),
-        Prompts(tuple(prompt.text for prompt in trained), tuple(prompt.text for prompt in asked)),
+        Prompts(*(tuple(prompt.text for prompt in part) for part in (trained, selection, verdict))),
         out / name,
         replace(settings, **changes),
         others={"pixels": pixels_of(asked)},
     )
-    began = time.monotonic()
-
-    def progress(done: int, text: str) -> None:
-        print(f"{time.monotonic() - began:7.1f} s  {done:4}  {text}", flush=True)
-
-    return tune(task, progress)
+    return tune(task, printed())
 
 
 def main() -> None:
@@ -131,20 +71,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"), help="a folder; each setting gets its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=2.0, help="limit of each setting, without loading")
-    parser.add_argument("--settings", nargs="+", default=["both"], choices=sorted(SETTINGS))
-    parser.add_argument("--held-out", type=int, default=tuning_prompts.HELD_OUT, help="prompts to measure on")
+    parser.add_argument("--settings", nargs="+", default=["both"], choices=sorted([*SETTINGS, TASTE]))
+    parser.add_argument("--selection", type=int, default=24, help="prompts that stop and choose")
+    parser.add_argument("--verdict", type=int, default=tuning_prompts.HELD_OUT - 24, help="prompts of the verdict")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the true drawings, for taste")
+    parser.add_argument("--keep", action="store_true", help="store the reports in results/tuning.json")
     known = {"iterations": 400, "evaluate_every": 10, "rows": 384, "batch": 96, "evaluated": 16, "accumulation": 1}
     for name, value in known.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    for name in ("prompts", "candidates", "timesteps"):
-        parser.add_argument(f"--{name}", type=int, default=None)
+    optional = {"prompts": int, "candidates": int, "timesteps": int, "steps": int, "rank": int, "rate": float}
+    for name, kind in optional.items():
+        parser.add_argument(f"--{name}", type=kind, default=None)
     asked = parser.parse_args()
-    given = {name: getattr(asked, name) for name in (*known, "prompts", "candidates", "timesteps")}
+    given = {name: getattr(asked, name) for name in (*known, *optional)}
     changes = {name: value for name, value in given.items() if value is not None} | {"minutes": asked.minutes}
+    if asked.rank is not None:
+        changes["alpha"] = 2 * asked.rank
     for name in asked.settings:
-        report = run(name, asked.device, asked.out, changes, asked.held_out)
+        if name == TASTE:
+            report = tuning_taste.run(asked.device, asked.out / name, changes, asked.runs)
+        else:
+            report = run(name, asked.device, asked.out, changes, (asked.selection, asked.verdict))
         shown = {key: report[key] for key in ("verdict", "stop", "iterations", "chosen", "differences")}
         print(json.dumps({"settings": name, **shown, "final": report["final"]}, indent=1), flush=True)
+        if asked.keep:
+            tuning_results.keep(name, report)
 
 
 if __name__ == "__main__":

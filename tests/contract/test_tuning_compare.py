@@ -70,6 +70,20 @@ def test_candidates_without_a_number_decide_nothing(tuned: Path) -> None:
     assert found["difference"]["mean"] == 0.0
 
 
+def test_rates_without_a_pair_are_null(tuned: Path) -> None:
+    def one_side(prompt: str, images: Pixels) -> Scores:
+        found = red_share(prompt, images)
+        found[calls.pop()] = np.nan
+        return found
+
+    calls = [1, 0] * len(PROMPTS)
+    pair = Adapter.of("a", str(tuned)), Adapter.of("b", BASE)
+    with lora_folder(pair) as folder:
+        found = compare(tiny(FAMILY, folder), pair, PROMPTS, (OPINIONS[0], opinion("one side", one_side)), RACE)
+    assert found["pairs"] == {"win_rate": None, "interval": None, "prompts": 0}
+    assert found["best"]["prompts"] == len(PROMPTS)
+
+
 def test_an_adapter_of_another_revision_is_refused(tuned: Path, tmp_path: Path) -> None:
     (tmp_path / state.ADAPTER).write_bytes((tuned / state.ADAPTER).read_bytes())
     (tmp_path / state.REPORT).write_text(json.dumps({"generator": {"revision": "other"}}))

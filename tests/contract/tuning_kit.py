@@ -14,11 +14,11 @@ from models.loras import LoraFolder
 from models.protocols import Pixels, to_host
 from models.runtime.placement import prepare_process, select_device
 from models.tuning.rewards import Opinion, Scores
-from models.tuning.run import Prompts, TuningTask
 from models.tuning.settings import TuningSettings
+from models.tuning.task import Prompts, TuningTask
 from tests.contract.families import FAMILIES
 
-PROMPTS = Prompts(("a", "b"), ("c", "d"))
+PROMPTS = Prompts(("a", "b"), ("c", "d"), ("e", "f"))
 QUICK = TuningSettings(
     iterations=2, prompts=1, candidates=3, timesteps=1, batch=6, accumulation=1, rows=6, evaluate_every=1, evaluated=2,
     steps=2, rank=4, alpha=8, rate=1e-2, guidance=1.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,58 @@ async def races(folder: Path, **changes: Any) -> tuple[Any, GeneratorInfo]:
 
 def test_stored_races_are_fields_with_votes(tmp_path: Path) -> None:
     found, _ = asyncio.run(races(tmp_path))
-    by_prompt = {each.prompt: each for each in found.fields}
+    by_prompt = {each.prompt: each for each in found.races}
     assert set(found.prompts) == {"a red apple", "a boat"}
     assert by_prompt["a red apple"].votes == {0: True, 1: False, 3: True, 2: False}
     assert by_prompt["a boat"].votes == {}
-    assert [len(by_prompt[text].latents) for text in ("a red apple", "a boat")] == [4, 3]
-    assert by_prompt["a boat"].latents.dtype == np.float16
+    assert [by_prompt[text].candidates for text in ("a red apple", "a boat")] == [(0, 1, 2, 3), (0, 1, 2)]
     assert found.summary == "2 stored generations with 4 votes"
 
 
+def test_latents_are_read_when_they_are_needed(tmp_path: Path) -> None:
+    from app.cli.tuning.stored import stored_fields
+
+    found, _ = asyncio.run(races(tmp_path))
+    fields = {each.prompt: each for each in stored_fields(settings(tmp_path), found.races)}
+    latents = fields["a boat"].load()
+    assert latents is not None
+    assert (len(latents), latents.dtype) == (3, np.float16)
+    assert fields["a boat"].guidance == found.races[0].guidance
+    for file in (tmp_path / "blobs").rglob("field.npz"):
+        file.unlink()
+    assert fields["a boat"].load() is None
+    assert fields["a red apple"].load() is None
+
+
+def test_new_generations_and_votes_do_not_change_a_run(tmp_path: Path) -> None:
+    from app.cli.tuning.given import FILE, Wanted, given
+    from models.tuning.state import RunFolder
+
+    _, info = asyncio.run(races(tmp_path))
+    own, folder, wanted = settings(tmp_path), RunFolder(tmp_path / "run"), Wanted(True, "", None, "blog")
+
+    def read(wanted: Wanted = wanted) -> Any:
+        return given(own, wanted, info, folder).to_json()
+
+    begun = read()
+    assert [len(row["candidates"]) for row in begun["races"]["races"]] == [3, 4]
+    asyncio.run(races(tmp_path))
+    assert len(read()["races"]["races"]) == 4, "nothing was learnt yet, so the run begins with what there is"
+    begun = read()
+    (tmp_path / "run" / "state").mkdir()
+    (tmp_path / "run" / "state" / "run.safetensors").touch()
+    asyncio.run(races(tmp_path))
+    assert read() == begun
+    for change in ({"since": 1.0}, {"owner": "key_other"}, {"profile": None}):
+        with pytest.raises(CliError, match=rf"other options \({next(iter(change))}\)"):
+            read(replace(wanted, **change))
+    (tmp_path / "run" / FILE).write_text("{}")
+    with pytest.raises(CliError, match="missing or damaged"):
+        read()
+
+
 def test_what_safety_withholds_teaches_nothing() -> None:
-    from app.cli.tuning.stored import _field, _usable
+    from app.cli.tuning.stored import _latents, _race, _usable
 
     flagged = SafetyVerdict(True, {"nsfw": 0.9}, "fake", "1")
     verdicts = (None, flagged, replace(flagged, flagged=False))
@@ -71,8 +113,9 @@ def test_what_safety_withholds_teaches_nothing() -> None:
     assert (_usable(made), _usable(vetoed)) == ([0, 1, 2], [0, 2])
     file = io.BytesIO()
     np.savez(file, latents=np.arange(3, dtype=np.float16)[:, None, None, None])
-    found = _field(vetoed, file.getvalue(), {1: True, 2: False})
-    assert (found.latents.ravel().tolist(), found.votes) == ([0, 2], {1: False})
+    found = _race(vetoed, {1: True, 2: False})
+    assert (found.candidates, found.votes) == ((0, 2), {1: False})
+    assert _latents(file.getvalue(), found.candidates).ravel().tolist() == [0, 2]
 
 
 def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:
@@ -96,21 +139,24 @@ def test_a_profile_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_taste_rewards_agreement_and_similarity() -> None:
-    from app.cli.tuning.stored import taste_opinion
+    from app.cli.tuning.stored import Taste, taste_opinion
 
     scorer = FakeScorer()
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
     embedded = scorer.embed_images(images)
     liked = replace(profile("gen_a", (VoteKind.LIKE, 0, None)))
     vote = replace(liked.votes[0], direction=(embedded[2] - embedded.mean(0)).astype("<f2").tobytes())
-    opinion = taste_opinion("blog", replace(liked, votes=(vote,) * 10), scorer)
+    fitted = Taste.of(replace(liked, votes=(vote,) * 10))
+    opinion = taste_opinion("blog", fitted, scorer)
+    kept = taste_opinion("blog", Taste.from_json(json.loads(json.dumps(fitted.to_json()))), scorer)
+    assert kept.revision == opinion.revision
     plain = embedded @ scorer.embed_texts(["a boat"])[0].vector
     assert opinion.id == "taste:blog"
     taste = opinion.score("a boat", images) - plain / (scorer.info.null_std or 0.05)
     assert int(np.argmax(taste)) == 2
     assert np.ptp(taste) > 0.1
     with pytest.raises(CliError, match="needs scorer"):
-        taste_opinion("blog", replace(liked, revision="other"), scorer)
+        taste_opinion("blog", replace(fitted, revision="other"), scorer)
 
 
 def test_since_is_a_date_or_a_time() -> None:

@@ -59,9 +59,10 @@ def tune(
     """Train a LoRA adapter from the model's own candidates, until a referee objects.
 
     `FRONTRUNNER_GENERATOR` names the model; its weights never change. Every iteration samples candidates, scores them
-    and moves towards the better ones. A quarter of the prompts is held out. There the referee, diversity and artefacts
-    are measured, and the first that gets worse ends the run. DIR then holds the adapter, `report.json` with the verdict
-    accept or reject, curves and a sheet. Serve it with `FRONTRUNNER_LORA_DIR` set to the folder above DIR.
+    and moves towards the better ones. A quarter of the prompts is held out. On a third of it the referee, diversity and
+    artefacts are measured, and the first that gets worse ends the run. The rest is for the verdict alone. DIR then
+    holds the adapter, `report.json` with the verdict accept or reject, curves and a sheet. Serve it with
+    `FRONTRUNNER_LORA_DIR` set to the folder above DIR.
 
     **Examples**
 

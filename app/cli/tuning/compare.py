@@ -45,6 +45,9 @@ def run_comparison(
         if out is not None:
             out.write_text(json.dumps(document, indent=1) + "\n")
     for name, what in (("pairs", "candidates of one seed"), ("best", "the best of each field")):
+        if found[name]["interval"] is None:
+            console.print(f"{what}: the referee scored none of them on both sides", soft_wrap=True, highlight=False)
+            continue
         low, high = found[name]["interval"]
         line = f"{what}: A wins {found[name]['win_rate']:.3f} (95 % interval {low:.3f} .. {high:.3f})"
         console.print(line, soft_wrap=True, highlight=False)

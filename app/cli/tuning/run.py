@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,16 @@ from rich.table import Table
 
 from app.cli.client import CliError
 from app.cli.measuring.configured import choose_model
+from app.cli.tuning.given import Wanted, given
 from app.cli.tuning.loading import TASTE, Chosen, Judges, load, read_prompts, typed_errors
-from app.cli.tuning.stored import Races, parse_since, read_profile, read_races, taste_opinion
+from app.cli.tuning.stored import Taste, parse_since, stored_fields, taste_opinion
 from app.settings import Settings
 from models.tuning.rewards import Opinion, opinion_of
-from models.tuning.run import Prompts, TuningTask, tune
+from models.tuning.run import tune
+from models.tuning.sampling import StoredField
 from models.tuning.settings import TuningSettings
+from models.tuning.state import RunFolder
+from models.tuning.task import Prompts, TuningTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +42,26 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
     if (asked.prompts is None) == (not asked.from_store):
         raise CliError("name either --prompts FILE or --from-store")
     with typed_errors():
-        since = parse_since(asked.since)
+        wanted = Wanted(asked.from_store, asked.owner, parse_since(asked.since), _profile_name(asked.chosen.reward))
         own = Settings()
         texts = read_prompts(asked.prompts) if asked.prompts is not None else None
         judges = load(choose_model(own, asked.chosen.model), asked.chosen)
-        reward = _reward(own, asked, judges)
-        races = Races()
-        if texts is None:
-            info = judges.models.generator.info
-            races = asyncio.run(read_races(own, asked.owner, since, info, _profile_name(asked.chosen.reward)))
-            console.print(races.summary, soft_wrap=True, highlight=False)
-            texts = races.prompts
+        found = given(own, wanted, judges.models.generator.info, RunFolder(asked.out))
+        stored = list[StoredField]()
+        if found.races is not None:
+            console.print(found.races.summary, soft_wrap=True, highlight=False)
+            texts = found.races.prompts
+            stored = stored_fields(own, found.races.races)
+        assert texts is not None
         split = Prompts.split(texts, settings.seed)
-        stored = [each for each in races.fields if each.prompt in split.trained]
         task = TuningTask(
-            judges.models.generator, reward, opinion_of(judges.referee), split, asked.out, settings, stored
+            judges.models.generator,
+            _reward(wanted.profile, found.taste, judges),
+            opinion_of(judges.referee),
+            split,
+            asked.out,
+            settings,
+            [each for each in stored if each.prompt in split.trained],
         )
         with Progress(console=console, transient=True) as bar:
             place = bar.add_task("tuning", total=settings.iterations)
@@ -70,12 +78,10 @@ def _profile_name(reward: str | None) -> str | None:
     return reward.removeprefix(TASTE) if reward is not None and reward.startswith(TASTE) else None
 
 
-def _reward(settings: Settings, asked: Asked, judges: Judges) -> Opinion:
-    name = _profile_name(asked.chosen.reward)
-    if name is None:
+def _reward(name: str | None, taste: Taste | None, judges: Judges) -> Opinion:
+    if name is None or taste is None:
         return opinion_of(judges.reward)
-    profile = asyncio.run(read_profile(settings, asked.owner, name))
-    return taste_opinion(name, profile, judges.models.scorer)
+    return taste_opinion(name, taste, judges.models.scorer)
 
 
 def _show(report: Mapping[str, Any], out: Path, console: Console) -> None:

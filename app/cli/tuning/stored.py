@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,33 +28,80 @@ from app.stores.protocols import ListQuery, PageMark
 from app.stores.taste import SqlVoteStore
 from models.protocols import Embedder, GeneratorInfo, Pixels
 from models.tuning.rewards import Opinion
-from models.tuning.sampling import Field
+from models.tuning.sampling import StoredField
 
 _PAGE = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A usable generation, without its arrays.
+
+    `candidates` are the usable ones, `votes` are likes (True) and dislikes by their places among those.
+    """
+
+    generation: str
+    prompt: str
+    guidance: float
+    negative_prompt: str
+    candidates: tuple[int, ...]
+    votes: dict[int, bool]
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Race:
+        """The inverse of `dataclasses.asdict`, after JSON."""
+        votes = {int(place): liked for place, liked in row["votes"].items()}
+        return cls(**{**row, "candidates": tuple(row["candidates"]), "votes": votes})
+
+
 @dataclass(slots=True)
 class Races:
-    """Usable fields of a store, and how many generations were left out, by reason."""
+    """Usable generations of a store, and how many were left out, by reason."""
 
-    fields: list[Field] = field(default_factory=list)
+    races: list[Race] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def prompts(self) -> list[str]:
         """Their prompts, each once."""
-        return list(dict.fromkeys(each.prompt for each in self.fields))
+        return list(dict.fromkeys(each.prompt for each in self.races))
 
     @property
     def summary(self) -> str:
         """One line for the user."""
-        votes = sum(len(each.votes) for each in self.fields)
+        votes = sum(len(each.votes) for each in self.races)
         rest = "".join(f", {count} left out ({why})" for why, count in self.left_out.items())
-        return f"{len(self.fields)} stored generations with {votes} votes{rest}"
+        return f"{len(self.races)} stored generations with {votes} votes{rest}"
 
     def skip(self, why: str) -> None:
         """Count a generation that is left out."""
         self.left_out[why] = self.left_out.get(why, 0) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taste:
+    """A fitted taste profile, `vector` float64 (D,), of a scorer with its revision."""
+
+    scorer: str
+    revision: str
+    vector: NDArray[np.float64]
+    offset: float
+
+    @classmethod
+    def of(cls, profile: TasteProfile) -> Taste:
+        """Fit a profile that holds votes."""
+        model = fit_profile(profile)
+        return cls(profile.scorer, profile.revision, model.vector, model.offset)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Taste:
+        """The inverse of `to_json`."""
+        return cls(row["scorer"], row["revision"], np.asarray(row["vector"], np.float64), row["offset"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers, which JSON keeps exactly."""
+        known = {"scorer": self.scorer, "revision": self.revision, "offset": self.offset}
+        return {**known, "vector": self.vector.tolist()}
 
 
 def parse_since(text: str | None) -> float | None:
@@ -95,54 +143,72 @@ async def read_profile(settings: Settings, owner: str, name: str) -> TasteProfil
         return found
 
 
-def taste_opinion(name: str, profile: TasteProfile, scorer: Embedder) -> Opinion:
+def taste_opinion(name: str, taste: Taste, scorer: Embedder) -> Opinion:
     """Similarity to the prompt plus the log-odds of a like.
 
     The similarity is in deviations of unrelated pairs.
 
     Raises CliError for a profile of another scorer.
     """
-    if (profile.scorer, profile.revision) != (scorer.info.id, scorer.info.revision):
-        raise CliError(f"the taste profile {name!r} needs scorer {profile.scorer!r} with its weights: load it")
-    model, spread = fit_profile(profile), scorer.info.null_std or DEFAULT_NULL_STD
+    if (taste.scorer, taste.revision) != (scorer.info.id, scorer.info.revision):
+        raise CliError(f"the taste profile {name!r} needs scorer {taste.scorer!r} with its weights: load it")
+    spread = scorer.info.null_std or DEFAULT_NULL_STD
 
     def score(prompt: str, images: Pixels) -> NDArray[np.float64]:
         embedded = scorer.embed_images(images).astype(np.float64)
         similarity = embedded @ scorer.embed_texts([prompt])[0].vector
-        return np.asarray(similarity / spread + 2 * (embedded @ model.vector - model.offset), np.float64)
+        return np.asarray(similarity / spread + 2 * (embedded @ taste.vector - taste.offset), np.float64)
 
-    revision = hashlib.sha256(model.vector.tobytes()).hexdigest()[:12]
+    revision = hashlib.sha256(taste.vector.tobytes()).hexdigest()[:12]
     return Opinion(f"taste:{name}", revision, score, scorer.embed_images, (scorer,))
 
 
 async def read_races(
     settings: Settings, owner: str, since: float | None, info: GeneratorInfo, profile: str | None
 ) -> Races:
-    """Fields of this model's revision, with votes of one profile or of all.
+    """Generations of this model's revision, with votes of one profile or of all.
 
-    Raises CliError if there are none.
+    Their arrays are not read. Raises CliError if there are none.
     """
-    races = Races()
+    found = Races()
     async with _records(settings) as records:
-        blobs = ObjectBlobStore.open(settings.blobs)
         votes = await _votes(SqlVoteStore(records.connections), owner, profile)
         query, after = ListQuery(owner, (Status.SUCCEEDED,), since), None
         while page := await records.find(query, after, _PAGE):
             for generation in page:
                 why = _unusable(generation, info)
-                stored = None if why else await blobs.get(arrays_key(generation.id))
-                if why or stored is None:
-                    races.skip(why or "files are gone")
+                if why is not None:
+                    found.skip(why)
                 else:
-                    races.fields.append(_field(generation, stored, votes.get(generation.id, {})))
+                    found.races.append(_race(generation, votes.get(generation.id, {})))
             after = PageMark(page[-1].created, page[-1].id)
-    if not races.fields:
-        found = ", ".join(f"{count} of them: {why}" for why, count in races.left_out.items()) or "it is empty"
+    if not found.races:
+        why = ", ".join(f"{count} of them: {why}" for why, count in found.left_out.items()) or "it is empty"
         raise CliError(
-            f"the store holds no usable generation of {info.id!r} at revision {info.revision} ({found}): generate some "
+            f"the store holds no usable generation of {info.id!r} at revision {info.revision} ({why}): generate some "
             "with this model, or use --prompts"
         )
-    return races
+    return found
+
+
+def stored_fields(settings: Settings, races: Sequence[Race]) -> list[StoredField]:
+    """Fields whose latents are read from the store when they are needed."""
+    blobs = ObjectBlobStore.open(settings.blobs)
+
+    def field_of(race: Race) -> StoredField:
+        def load() -> NDArray[np.float16] | None:
+            stored = asyncio.run(blobs.get(arrays_key(race.generation)))
+            return None if stored is None else _latents(stored, race.candidates)
+
+        key = f"{race.generation}:{','.join(map(str, race.candidates))}"
+        return StoredField(key, race.prompt, load, race.guidance, race.negative_prompt, race.votes)
+
+    return [field_of(race) for race in races]
+
+
+def _latents(stored: bytes, candidates: Sequence[int]) -> NDArray[np.float16]:
+    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+        return np.asarray(arrays["latents"], np.float16)[list(candidates)]
 
 
 def _unusable(generation: Generation, info: GeneratorInfo) -> str | None:
@@ -165,13 +231,11 @@ def _usable(generation: Generation) -> list[int]:
     return [each.index for each in generation.candidates if each.is_finished and not each.is_withheld(safety)]
 
 
-def _field(generation: Generation, stored: bytes, votes: dict[int, bool]) -> Field:
-    """The usable candidates of a generation, with votes by their new places."""
-    kept = _usable(generation)
-    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-        latents = np.asarray(arrays["latents"], np.float16)[kept]
+def _race(generation: Generation, votes: dict[int, bool]) -> Race:
+    """A generation with votes by the places of its usable candidates."""
+    kept, spec = _usable(generation), generation.spec
     known = {kept.index(index): liked for index, liked in votes.items() if index in kept}
-    return Field(generation.spec.prompt, latents, votes=known)
+    return Race(generation.id, spec.prompt, spec.guidance_scale, spec.negative_prompt, tuple(kept), known)
 
 
 async def _votes(store: SqlVoteStore, owner: str, profile: str | None) -> dict[str, dict[int, bool]]:

@@ -45,11 +45,31 @@ class NativeTrainable:
         """Finished latents as a tensor on the device, float32 (B, C, h, w)."""
         return torch.stack([latent.x for latent in latents])
 
-    def predict(self, x: Any, t: Any, guidance: Any, texts: Sequence[Conditioning]) -> Any:
-        """Unguided predictions, float32 (B, C, h, w), of denoiser inputs of that shape.
+    def predict(
+        self,
+        x: Any,
+        t: Any,
+        guidance: Any,
+        texts: Sequence[Conditioning],
+        negatives: Sequence[Conditioning | None] = (),
+    ) -> Any:
+        """Predictions that sampling would use, float32 (B, C, h, w), of denoiser inputs of that shape.
 
-        `t` (B,) are times of a schedule, `guidance` (B,) the scales. Rows whose texts have equal shapes share a call.
+        `t` (B,) are times of a schedule, `guidance` (B,) the scales. Rows with a negative text are guided away from it
+        by the family's formula. Rows whose texts have equal shapes share a call.
         """
+        guided = [row for row, negative in enumerate(negatives) if negative is not None]
+        places = [*range(len(texts)), *guided]
+        every = [*texts, *(negative for negative in negatives if negative is not None)]
+        output = self._grouped(x[places], t[places], guidance[places], every)
+        if not guided:
+            return output
+        positive, negative = output[: len(texts)].clone(), output[len(texts) :]
+        scale = guidance[guided][:, None, None, None]
+        positive[guided] = self._family.combine(positive[guided], negative, scale)
+        return positive
+
+    def _grouped(self, x: Any, t: Any, guidance: Any, texts: Sequence[Conditioning]) -> Any:
         groups: dict[Any, list[int]] = {}
         for row, text in enumerate(texts):
             groups.setdefault(tuple(each.shape for each in text.state), []).append(row)

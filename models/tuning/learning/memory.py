@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -12,6 +12,9 @@ from models.protocols import Conditioning
 from models.tuning.learning.policies import NAMES, TUNED, Policies
 from models.tuning.sampling import Sampling
 from models.tuning.settings import TuningError, TuningSettings
+
+Texts: TypeAlias = tuple[Conditioning, Conditioning | None]
+"""A prompt, and what guidance moves away from; None for unguided rows."""
 
 _MEMINFO = Path("/proc/meminfo")
 _OPTIMIZER = 3
@@ -22,7 +25,7 @@ def estimate_memory(
     trainable: NativeTrainable,
     policies: Policies,
     sampling: Sampling,
-    text: Conditioning,
+    texts: Texts,
     settings: TuningSettings,
 ) -> dict[str, int]:
     """Bytes of `weights`, which are loaded, of `adapters` and of `activations`.
@@ -33,7 +36,7 @@ def estimate_memory(
     denoiser, width, height = trainable.denoiser, sampling.width, sampling.height
     adapters = sum(each.nbytes for each in policies.trained)
     weights = sum(each.nbytes for each in denoiser.parameters()) - len(NAMES) * adapters
-    row = _activations(trainable, policies, text, (width, height), sampling)
+    row = _activations(trainable, policies, texts, (width, height), sampling)
     free = _free_bytes(trainable.placement.device)
     found = {
         "weights": weights,
@@ -50,9 +53,9 @@ def estimate_memory(
 
 
 def _activations(
-    trainable: NativeTrainable, policies: Policies, text: Conditioning, size: tuple[int, int], sampling: Sampling
+    trainable: NativeTrainable, policies: Policies, texts: Texts, size: tuple[int, int], sampling: Sampling
 ) -> int:
-    """Bytes that the backward pass of one row keeps."""
+    """Bytes that the backward pass of one row keeps; a guided row has two entries."""
     kept = dict[tuple[int, int], int]()
     own = {each.data_ptr() for each in trainable.denoiser.parameters()}
 
@@ -68,7 +71,7 @@ def _activations(
     t = torch.tensor(sampling.schedule.table[:1, 0], dtype=torch.float32, device=device)
     policies.use(TUNED)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        trainable.predict(x, t, torch.full_like(t, sampling.guidance), [text])
+        trainable.predict(x, t, torch.full_like(t, sampling.guidance), texts[:1], texts[1:])
     policies.use(None)
     return sum(kept.values())
 

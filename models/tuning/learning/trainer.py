@@ -25,12 +25,15 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Lesson:
     """A field to learn from: latents, float32 (N, C, h, w), and values (N,).
 
-    Candidates whose value is NaN are unusable.
+    Candidates whose value is NaN are unusable. `guidance` and `negative` are those that the candidates were sampled
+    with; the trained prediction is the guided one, as the sampling policy is. None: unguided.
     """
 
     prompt: Conditioning
     latents: Any
     values: Scores
+    guidance: float
+    negative: Conditioning | None = None
 
 
 class Trainer:
@@ -44,15 +47,13 @@ class Trainer:
         trainable: NativeTrainable,
         policies: Policies,
         schedule: Schedule,
-        guidance: float,
         settings: TuningSettings,
     ) -> None:
-        """`schedule` has the noise levels, `guidance` is that of embedded guidance."""
+        """`schedule` has the noise levels."""
         self._trainable, self._policies, self._settings = trainable, policies, settings
         device = trainable.placement.device
         columns = np.column_stack([schedule.entry, schedule.table[:, [0, 1, 4, 5]]])
         self._levels = torch.from_numpy(columns.astype(np.float32)).to(device)
-        self._guidance = guidance
         self._optimizer = torch.optim.AdamW(policies.trained, lr=settings.rate, weight_decay=_WEIGHT_DECAY)
 
     def train(self, lessons: Sequence[Lesson], iteration: int) -> dict[str, float]:
@@ -66,11 +67,11 @@ class Trainer:
         parts = list(self.batches(lessons, iteration))
         for start in range(0, len(parts), self._settings.accumulation):
             group = parts[start : start + self._settings.accumulation]
-            for rows, texts, t, c_in in group:
-                loss = self.loss(rows, texts, t, c_in)
+            for rows, taught, t, c_in in group:
+                loss = self.loss(rows, taught, t, c_in)
                 (loss / len(group)).backward()
                 losses.append(float(loss.detach()))
-                count += len(texts)
+                count += len(taught)
             norms.append(float(torch.nn.utils.clip_grad_norm_(self._policies.trained, _GRADIENT_NORM)))
             if not np.isfinite([*losses[-len(group) :], norms[-1]]).all():
                 self._optimizer.zero_grad(set_to_none=True)
@@ -82,10 +83,8 @@ class Trainer:
         mean = {name: float(np.mean(each)) if each else 0.0 for name, each in (("loss", losses), ("gradient", norms))}
         return {**mean, "rows": count}
 
-    def batches(
-        self, lessons: Sequence[Lesson], iteration: int
-    ) -> Iterator[tuple[NoisyRows, list[Conditioning], Any, Any]]:
-        """Rows of an iteration in batches, with texts, times and input factors.
+    def batches(self, lessons: Sequence[Lesson], iteration: int) -> Iterator[tuple[NoisyRows, list[Lesson], Any, Any]]:
+        """Rows of an iteration in batches, with the lesson of each, times and input factors.
 
         The order follows from the iteration.
         """
@@ -107,24 +106,29 @@ class Trainer:
             signal, scale, t, c_in, c, d = self._levels[torch.from_numpy(levels[places])].T
             x = _column(signal) * clean + _column(scale) * noise
             made = NoisyRows(x, clean, _column(c), _column(d), value.to(clean.device))
-            yield made, [lesson.prompt for lesson, _ in chosen], t, c_in
+            yield made, [lesson for lesson, _ in chosen], t, c_in
 
-    def loss(self, rows: NoisyRows, texts: Sequence[Conditioning], t: Any, c_in: Any) -> Any:
+    def loss(self, rows: NoisyRows, taught: Sequence[Lesson], t: Any, c_in: Any) -> Any:
         """Mean loss of a batch with gradients, for `batches`."""
         settings, kept = self._settings, [PREVIOUS] if self._settings.method == "nft" else []
-        x, guidance = _column(c_in) * rows.x, torch.full_like(t, self._guidance)
+        x = _column(c_in) * rows.x
         fixed = dict[str | None, Any]()
         with torch.no_grad():
             for name in [*kept, *([None] if settings.kl else [])]:
-                self._policies.use(name)
-                fixed[name] = self._trainable.predict(x, t, guidance, texts)
-        self._policies.use(TUNED)
-        tuned = self._trainable.predict(x, t, guidance, texts)
+                fixed[name] = self._predicted(name, x, t, taught)
+        tuned = self._predicted(TUNED, x, t, taught)
         if settings.method == "nft":
             loss = nft_loss(rows, tuned, fixed[PREVIOUS], settings.beta)
         else:
             loss = distillation_loss(rows, tuned)
         return (loss + settings.kl * distance(tuned, fixed[None]) if settings.kl else loss).mean()
+
+    def _predicted(self, name: str | None, x: Any, t: Any, taught: Sequence[Lesson]) -> Any:
+        """Predictions of an adapter as its samples were guided."""
+        self._policies.use(name)
+        guidance = torch.tensor([each.guidance for each in taught], dtype=t.dtype, device=t.device)
+        texts, negatives = [each.prompt for each in taught], [each.negative for each in taught]
+        return self._trainable.predict(x, t, guidance, texts, negatives)
 
     def _usable(self, values: Scores) -> Any:
         return np.isfinite(values) if self._settings.method == "nft" else np.nan_to_num(values) > 0

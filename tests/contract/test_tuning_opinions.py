@@ -1,0 +1,118 @@
+"""Opinions of reward tuning, prompts of its parts, its verdict and its settings, without a pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.scorers.deferred import DeferredScorer
+from models.synthetic.scorer import FakeScorer
+from models.tuning import stops
+from models.tuning.measures import Measured, difference
+from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality
+from models.tuning.settings import TuningError, TuningSettings
+from models.tuning.task import Prompts
+from tests.contract.tuning_kit import contrast, opinion, redness
+
+pytestmark = pytest.mark.torch
+
+
+def test_differences_count_the_pairs_with_two_numbers() -> None:
+    assert difference([1.0, None, 2.0], [0.0, 1.0, None]) == {"mean": 1.0, "interval": [1.0, 1.0], "prompts": 1}
+
+
+def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
+    base = Measured(0, [0.0] * 8, [0.0] * 8, [0.0] * 8, [1.0] * 8, 0, 16)
+    better = replace(base, iteration=1, reward=[1.0] * 8, referee=[1.0] * 8, best=[1.0] * 8)
+    assert stops.verdict(base, better)["verdict"] == "accept"
+    assert stops.verdict(base, better, is_sound=False)["verdict"] == "reject"
+    assert stops.verdict(base, replace(better, diversity=[0.8] * 8))["verdict"] == "reject"
+    assert stops.verdict(base, replace(better, flagged=8))["verdict"] == "reject"
+    few = [replace(each, reward=[0.0] * 5, referee=each.referee[:5], best=each.best[:5]) for each in (base, better)]
+    assert stops.verdict(*few)["verdict"] == "reject", "five prompts all rise by chance in one of 32 runs"
+
+
+def test_optimality_is_normalised_and_votes_override() -> None:
+    assert list(optimality(np.array([1.0, 2.0, 3.0]), {})) == pytest.approx([0.3775, 0.5, 0.6225], abs=1e-4)
+    assert list(optimality(np.array([1.0, 2.0, 3.0]), {0: True, 2: False})) == pytest.approx([1.0, 0.5, 0.0])
+    weights = distillation_weights(np.array([0.0, 1.0, 2.0, 9.0]), {1: True, 3: False})
+    assert list(weights > 0) == [False, True, False, False]
+
+
+def test_reward_and_referee_must_differ() -> None:
+    red = opinion("redness", redness)
+    with pytest.raises(TuningError, match="would confirm itself"):
+        check_independent(red, opinion("redness", contrast))
+    with pytest.raises(TuningError, match="would confirm itself"):
+        check_independent(red, replace(opinion("other", contrast), revision=red.revision))
+
+
+def test_models_that_share_weights_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    one = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))
+    copied = torch.nn.Linear(16, 16)
+    copied.load_state_dict(one[1].state_dict())
+    pair = [replace(opinion(name, redness), models=(each,)) for name, each in (("a", one), ("b", copied))]
+    with pytest.raises(TuningError, match="share weights"):
+        check_independent(*pair)
+    check_independent(pair[0], replace(pair[1], models=(torch.nn.Linear(16, 16),)))
+
+
+def test_a_deferred_scorer_is_loaded_to_compare_its_weights() -> None:
+    import torch
+
+    class Scorer(FakeScorer):
+        def __init__(self, layer: Any, revision: str) -> None:
+            super().__init__()
+            vars(self).update(_info=replace(self.info, id=revision, revision=revision), model=layer)
+
+    Scorer.__module__ = "models.scorers.tests"
+    layer, loads = torch.nn.Linear(16, 16), list[str]()
+
+    def deferred(layer: Any, revision: str) -> DeferredScorer:
+        made = Scorer(layer, revision)
+        return DeferredScorer(made.info, lambda: loads.append(revision) or made)  # type: ignore[func-returns-value]
+
+    reward = opinion_of(Scorer(layer, "one"))
+    half = torch.nn.Linear(16, 16).bfloat16()
+    half.load_state_dict(layer.state_dict())
+    with pytest.raises(TuningError, match="share weights"):
+        check_independent(reward, opinion_of(deferred(half, "two")))
+    check_independent(reward, opinion_of(deferred(torch.nn.Linear(16, 16), "three")))
+    assert loads == ["two", "three"]
+    taste = replace(reward, id="taste:blog", revision="votes")
+    with pytest.raises(TuningError, match="share weights"):
+        check_independent(taste, opinion_of(deferred(torch.nn.Linear(16, 16), "one")))
+    assert loads == ["two", "three"], "equal revisions need no loading"
+
+
+def test_an_embedder_is_an_opinion_by_its_cosine() -> None:
+    scorer = FakeScorer()
+    made, images = opinion_of(scorer), np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    wanted = scorer.embed_images(images) @ scorer.embed_texts(["a boat"])[0].vector
+    assert list(made.score("a boat", images)) == pytest.approx(list(wanted))
+
+
+def test_one_prompt_is_too_few() -> None:
+    with pytest.raises(TuningError, match="1 different prompts are too few"):
+        Prompts.split(["a boat", "a boat ", ""], 0)
+
+
+def test_the_verdict_has_prompts_that_chose_nothing() -> None:
+    split = Prompts.split(map(str, range(36)), 0)
+    assert [len(part) for part in (split.trained, split.selection, split.verdict)] == [27, 3, 6]
+    assert len({*split.trained, *split.selection, *split.verdict}) == 36
+    assert split == Prompts.split(map(str, range(36)), 0) != Prompts.split(map(str, range(36)), 1)
+    least = Prompts.split(map(str, range(8)), 0)
+    assert [len(part) for part in (least.trained, least.selection, least.verdict)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("change", [{"iterations": 0}, {"candidates": 1}, {"rate": 0.0}, {"decay": 1.0}, {"seed": -1}])
+def test_settings_have_limits(change: dict[str, Any]) -> None:
+    with pytest.raises(TuningError, match=next(iter(change))):
+        TuningSettings(**change)

@@ -1,0 +1,72 @@
+"""The tuning bench: votes that it casts, and what it stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.synthetic.scorer import FakeScorer
+from models.training.evaluation.prompts import Prompt
+from models.tuning.rewards import Opinion
+from models.tuning.sampling import Field
+
+pytestmark = pytest.mark.torch
+
+
+class Sampler:
+    """Draws fields of random colours, and counts them."""
+
+    drawn = 0
+
+    def draw(self, prompts: list[str], count: int, seeds: Any) -> list[Field]:
+        self.drawn += 1
+        levels = np.random.default_rng(seeds[0][0]).integers(0, 256, (count, 1, 1, 3)).astype(np.uint8)
+        return [Field(prompts[0], None, np.broadcast_to(levels, (count, 8, 8, 3)), 1.0)]
+
+
+def test_one_candidate_of_the_style_is_liked_in_each_of_ten_fields(tmp_path: Path) -> None:
+    from app.cli.tuning.stored import Taste, taste_opinion
+    from tests.bench import tuning_taste
+
+    def red(prompt: str, images: Any) -> Any:
+        if prompt == "thing 3":
+            return np.zeros(len(images))
+        return (images[:, 0, 0, 0] > images[:, 0, 0, 1:].max(1)).astype(float)
+
+    sampler, scorer = Sampler(), FakeScorer()
+    voted = [Prompt(f"thing {i}", (f"thing {i}",)) for i in range(20)]
+    given: Any = tmp_path / "votes.json", voted, sampler, scorer, Opinion("style", "red", red)
+    profile, likes = tuning_taste.cast_votes(*given)
+    assert (likes, profile.fields, sampler.drawn) == (10, 10, 11), "the field without the style has no vote"
+    assert tuning_taste.cast_votes(*given) == (profile, likes)
+    assert sampler.drawn == 11, "the votes of an earlier call are read"
+    opinion = taste_opinion("red", Taste.of(profile), scorer)
+    shades = np.zeros((2, 8, 8, 3), np.uint8)
+    shades[0, ..., 0] = shades[1, ..., 2] = 200
+    apart = opinion.score("thing", shades) - scorer.embed_images(shades) @ scorer.embed_texts(["thing"])[0].vector / 0.4
+    assert apart[0] > apart[1]
+    file = tmp_path / "votes.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scorer": "other"}))
+    tuning_taste.cast_votes(*given)
+    assert sampler.drawn == 22, "votes by another scorer are cast again"
+
+
+def test_reports_are_stored_with_their_machine_and_drawn(tmp_path: Path) -> None:
+    from tests.bench import tuning_results
+
+    report: dict[str, Any] = dict.fromkeys(tuning_results.KEPT)
+    report["prompts"] = {"trained": ["a", "b"], "selection": ["c"], "verdict": ["d"]}
+    report["measurements"] = [{"iteration": i, "pixels": 0.5, "style": None, "referee": -1.0} for i in range(2)]
+    file = tmp_path / "tuning.json"
+    tuning_results.keep("pixels", report, file)
+    tuning_results.keep("taste", {**report, "votes": {"likes": 10}}, file)
+    stored = json.loads(file.read_text())
+    assert set(stored) == {"pixels", "taste"}
+    assert stored["pixels"]["prompts"] == {"trained": 2, "selection": 1, "verdict": 1}
+    assert stored["pixels"]["machine"]["cpu"]
+    assert stored["taste"]["votes"] == {"likes": 10}
+    assert (tmp_path / "tuning-curves.png").read_bytes().startswith(b"\x89PNG")
