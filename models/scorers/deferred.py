@@ -36,7 +36,10 @@ class DeferredScorer:
         return self._load()
 
     def loaded(self) -> Embedder:
-        """The scorer behind it, which is loaded if it is not. Raises the errors of `models.errors`."""
+        """The scorer behind it, loaded now if it was not.
+
+        Raises the errors of `models.errors`.
+        """
         return self._embedder
 
     def embed_images(self, pixels: Pixels) -> Embeddings:

@@ -27,7 +27,10 @@ _FLAT = 1e-9
 _FEWEST_VALUES = 64
 _SAMPLED = 64
 _ROUNDING = 2.0**-8
-"""Largest difference of equal weights in 16-bit formats, relative to the largest weight."""
+"""Largest difference of equal weights in 16-bit formats.
+
+It is relative to the range of a tensor's values.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +80,10 @@ def check_independent(reward: Opinion, referee: Opinion) -> None:
 
 
 def _revisions(opinion: Opinion) -> set[tuple[bool, str]]:
-    """Kinds and revisions of the scorers that an opinion runs, which follow from their weights."""
+    """Kinds and revisions of the scorers that an opinion runs.
+
+    Revisions follow from weights.
+    """
     scorers = (model for model in opinion.models if hasattr(model, "info"))
     return {(embeds(scorer), scorer.info.revision) for scorer in scorers}
 
@@ -86,7 +92,7 @@ def _share_weights(one: Opinion, other: Opinion) -> bool:
     """Whether a tensor of one is among those of the other, in whatever number formats."""
     known = _samples(other)
     return any(
-        bool((np.abs(values - known[shape]).max(1) <= _ROUNDING * np.abs(values).max()).any())
+        bool((np.abs(values - known[shape]).max(1) <= _ROUNDING * np.ptp(values)).any())
         for shape, found in _samples(one).items()
         if shape in known
         for values in found
@@ -94,7 +100,10 @@ def _share_weights(one: Opinion, other: Opinion) -> bool:
 
 
 def _samples(opinion: Opinion) -> dict[tuple[int, ...], Scores]:
-    """Values (T, S) of the tensors of an opinion's models by shape, but for small and constant ones."""
+    """Values (T, S) of the tensors of an opinion's models, by shape.
+
+    Small and constant tensors are left out.
+    """
     models = (each.loaded() if isinstance(each, DeferredScorer) else each for each in opinion.models)
     found = dict[tuple[int, ...], list[Scores]]()
     for module in modules_of(*models):

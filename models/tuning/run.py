@@ -115,7 +115,10 @@ class TuningRun:
         self.stop = stops.find_stop(self._history) or self._done()
 
     def finished(self) -> Report | None:
-        """The report of an earlier call with these options that ended where this one does."""
+        """The report of an earlier call with these options.
+
+        None if it ended elsewhere.
+        """
         if self.stop is None or not (self._task.out / ADAPTER).is_file():
             return None
         known = self._folder.read_json(REPORT)
@@ -148,7 +151,10 @@ class TuningRun:
         self._save()
 
     def finish(self) -> Report:
-        """Measure base and result on the prompts of the verdict, and write adapter, report and pictures."""
+        """Measure base and result on the prompts of the verdict.
+
+        Writes adapter, report and pictures.
+        """
         assert self.stop is not None
         place = stops.choose(self._history)
         chosen = adapters.AVERAGE if place is None else adapters.BEST

@@ -105,7 +105,10 @@ class FieldSampler:
     def texts(
         self, prompt: str, guidance: float, negative_prompt: str = ""
     ) -> tuple[Conditioning, Conditioning | None]:
-        """The encoded prompt, and what guidance moves away from; None at a scale that does not guide."""
+        """The encoded prompt, and what guidance moves away from.
+
+        None at a scale that does not guide.
+        """
         (encoded,), is_guided = self._generator.encode([prompt]), self._generator.info.is_guided(guidance)
         return encoded, self._generator.encode([negative_prompt], negative=True)[0] if is_guided else None
 

@@ -34,7 +34,9 @@ class Prompts:
 
     @classmethod
     def split(cls, prompts: Iterable[str], seed: int) -> Prompts:
-        """Hold out a quarter, at least four, by a seed: a third to select, the rest for the verdict.
+        """Hold out a quarter, at least four, by a seed.
+
+        A third of it selects, the rest is for the verdict.
 
         Raises TuningError for fewer than `MIN_PROMPTS`.
         """

@@ -79,12 +79,22 @@ def main() -> None:
     known = {"iterations": 400, "evaluate_every": 10, "rows": 384, "batch": 96, "evaluated": 16, "accumulation": 1}
     for name, value in known.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    optional = {"prompts": int, "candidates": int, "timesteps": int, "steps": int, "rank": int, "rate": float}
+    optional = {
+        "prompts": int,
+        "candidates": int,
+        "timesteps": int,
+        "steps": int,
+        "rank": int,
+        "rate": float,
+        "layers": str,
+    }
     for name, kind in optional.items():
         parser.add_argument(f"--{name}", type=kind, default=None)
+    parser.add_argument("--layers", choices=["attention", "wide"], default=None)
     asked = parser.parse_args()
-    given = {name: getattr(asked, name) for name in (*known, *optional)}
-    changes = {name: value for name, value in given.items() if value is not None} | {"minutes": asked.minutes}
+    given = {name: getattr(asked, name) for name in (*known, *optional, "layers")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changes["minutes"] = asked.minutes
     if asked.rank is not None:
         changes["alpha"] = 2 * asked.rank
     for name in asked.settings:

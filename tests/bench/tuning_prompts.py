@@ -1,28 +1,24 @@
 """Prompts of composed attributes for tuning the embedded pack, kept in `tuning.json`.
 
-`python -m tests.bench.tuning_prompts` draws them again: things and colours are those of `stated.json`, which are known
-to have other colours. No prompt to measure on is among those to train on.
+`python -m tests.bench.tuning_prompts --runs FOLDER` draws them again, with the sampler of the pack's figures for
+compositions: two things with a colour each, side by side or above each other, or a number of equal things. No prompt to
+measure on is among those to train on.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import random
 from pathlib import Path
 from typing import Any
 
-from models.training.data.captions import Captioner
-from models.training.data.palette import BACKGROUND_NAMES, HUE_NAMES
-from models.training.data.scenes import Place, Scene, Size, Thing
+from models.training.data import icons
+from models.training.data.scenes import Scene, SceneSampler, Thing
+from models.training.evaluation import prompts
 from models.training.evaluation.prompts import Prompt
 
 FILE = Path(__file__).parent / "tuning.json"
-STATED = Path(__file__).parent / "stated.json"
 TRAINED, HELD_OUT = 400, 96
-SIZES: tuple[Size, ...] = ("small", "medium", "large")
-PLACES: tuple[Place, ...] = ("left", "centre", "right")
-PAIRS = 0.6
-"""Share of prompts with two things, which are the harder ones."""
 
 
 def read() -> tuple[list[Prompt], list[Prompt]]:
@@ -39,42 +35,29 @@ def _read(row: dict[str, Any]) -> Prompt:
     return Prompt(row["text"], tuple(dict.fromkeys(thing.name for thing in things)), scene)
 
 
-def _row(text: str, scene: Scene) -> dict[str, Any]:
+def _row(prompt: Prompt) -> dict[str, Any]:
+    scene = prompt.scene
+    assert scene is not None
     things = [[thing.name, thing.hue] for thing in scene.things]
     where = {"background": scene.background, "size": scene.size, "place": scene.place, "column": scene.column}
-    return {"text": text, "things": things, "stated": sorted(scene.stated), **where}
+    return {"text": prompt.text, "things": things, "stated": sorted(scene.stated), **where}
 
 
-def _scene(rng: random.Random, coloured: list[str]) -> Scene:
-    """Two things with a colour each, or one with a colour and two of background, size and place."""
-    hues = rng.sample(list(HUE_NAMES), 2)
-    ground = rng.choice([each for each in BACKGROUND_NAMES if each not in hues])
-    if rng.random() < PAIRS:
-        things = tuple(Thing(name, hue) for name, hue in zip(rng.sample(coloured, 2), hues, strict=True))
-        stated = frozenset({"background"} if rng.random() < 0.5 else ())
-        return Scene(things, "noto", ground, stated=stated, column=rng.random() < 0.4)
-    size: Size = rng.choice(SIZES)
-    place: Place = "centre" if size == "large" else rng.choice(PLACES)
-    stated = frozenset(rng.sample(("background", "size", "place"), 2))
-    return Scene((Thing(rng.choice(coloured), hues[0]),), "noto", ground, size, place, stated)
-
-
-def draw(count: int, seed: int) -> list[tuple[str, Scene]]:
-    """Scenes with their captions, all different."""
-    stored = json.loads(STATED.read_text())
-    coloured = sorted({row["thing"] for rows in stored.values() for row in rows if row["hue"]})
-    rng, captioner, made = random.Random(seed), Captioner(seed), dict[str, Scene]()
-    while len(made) < count:
-        scene = _scene(rng, coloured)
-        made.setdefault(captioner.caption(scene), scene)
-    return list(made.items())
+def draw(runs: Path, count: int, seed: int) -> list[Prompt]:
+    """Prompts with scenes, all different; `runs` has the true drawings."""
+    drawings = icons.load_icons(runs, prompts.STYLES)
+    sampler = SceneSampler(drawings, icons.pack_names(), prompts.STYLES, seed, prompts.COMPOSITIONS)
+    every = {prompt.text: prompt for prompt in prompts.composition(sampler, count + count // 10)}
+    return list(every.values())[:count]
 
 
 def main() -> None:
     """Draw and keep the prompts."""
-    every = draw(TRAINED + HELD_OUT, 27)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.tuning_prompts", description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="a training folder with the true drawings")
+    every = draw(parser.parse_args().runs, TRAINED + HELD_OUT, 27)
     lists = {"held_out": every[:HELD_OUT], "trained": every[HELD_OUT:]}
-    rows = {name: ",\n".join(json.dumps(_row(*each)) for each in drawn) for name, drawn in lists.items()}
+    rows = {name: ",\n".join(json.dumps(_row(each)) for each in drawn) for name, drawn in lists.items()}
     FILE.write_text("{" + ",\n".join(f'"{name}": [\n{text}\n]' for name, text in rows.items()) + "}\n")
 
 

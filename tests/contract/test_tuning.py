@@ -285,8 +285,8 @@ def test_training_predicts_what_sampling_predicts(family: str, guidance: float, 
     noise = generator.noise(1, FAMILIES[family].size, FAMILIES[family].size, schedule)
     (made,) = generator.step([StepRow(noise, text, negative, guidance, schedule, 0, 1)], 1)
     t, c_in, _, _, c, d = (torch.tensor([value], dtype=torch.float32) for value in schedule.table[0][:6])
-    columns = (each[:, None, None, None] for each in (c, d))
-    rows = NoisyRows(noise.x[None], made.x0[None], *columns, torch.ones(1))
+    columns = [each[:, None, None, None] for each in (c, d)]
+    rows = NoisyRows(noise.x[None], made.x0[None], columns[0], columns[1], torch.ones(1))
     lesson = Lesson(text, made.x0[None], np.ones(1), guidance, negative)
     unguided = replace(lesson, guidance=1.0, negative=None)
     losses = [float(trainer.loss(rows, [each], t, c_in).detach()) for each in (lesson, unguided)]

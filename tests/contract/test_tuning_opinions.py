@@ -61,6 +61,10 @@ def test_models_that_share_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="share weights"):
         check_independent(*pair)
     check_independent(pair[0], replace(pair[1], models=(torch.nn.Linear(16, 16),)))
+    scales = [torch.nn.LayerNorm(64), torch.nn.LayerNorm(64)]
+    for each in scales:
+        torch.nn.init.normal_(each.weight, 1.0, 1e-3)
+    check_independent(*(replace(each, models=(scale,)) for each, scale in zip(pair, scales, strict=True)))
 
 
 def test_a_deferred_scorer_is_loaded_to_compare_its_weights() -> None:
@@ -76,7 +80,12 @@ def test_a_deferred_scorer_is_loaded_to_compare_its_weights() -> None:
 
     def deferred(layer: Any, revision: str) -> DeferredScorer:
         made = Scorer(layer, revision)
-        return DeferredScorer(made.info, lambda: loads.append(revision) or made)  # type: ignore[func-returns-value]
+
+        def load() -> FakeScorer:
+            loads.append(revision)
+            return made
+
+        return DeferredScorer(made.info, load)
 
     reward = opinion_of(Scorer(layer, "one"))
     half = torch.nn.Linear(16, 16).bfloat16()

@@ -1,4 +1,7 @@
-"""What a tuning run was given, kept in its folder: later generations and votes do not change a run that resumes."""
+"""What a tuning run was given, kept in its folder.
+
+Later generations and votes do not change a run that resumes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ FILE = "given.json"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The options that say what is read from the stores; `since` is in seconds since the epoch."""
+    """The options that say what is read from the stores.
+
+    `since` is in seconds since the epoch.
+    """
 
     from_store: bool
     owner: str
@@ -28,7 +34,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Generations by their ids, with votes, and a fitted taste profile; None for what was not wanted."""
+    """Generations by their ids, with votes, and a fitted taste profile.
+
+    None stands for what was not wanted.
+    """
 
     races: Races | None
     taste: Taste | None
@@ -48,7 +57,9 @@ class Given:
 
 
 def given(settings: Settings, wanted: Wanted, info: GeneratorInfo, folder: RunFolder) -> Given:
-    """What a run has begun with; else what the stores hold now, which is written to the folder.
+    """What a run has begun with, else what the stores hold now.
+
+    That is written to the folder.
 
     Raises CliError for a run with other options, a damaged file and useless stores, and TuningError if the folder
     cannot be written.

@@ -53,10 +53,10 @@ class NativeTrainable:
         texts: Sequence[Conditioning],
         negatives: Sequence[Conditioning | None] = (),
     ) -> Any:
-        """Predictions that sampling would use, float32 (B, C, h, w), of denoiser inputs of that shape.
+        """Predictions that sampling would use, float32 (B, C, h, w).
 
-        `t` (B,) are times of a schedule, `guidance` (B,) the scales. Rows with a negative text are guided away from it
-        by the family's formula. Rows whose texts have equal shapes share a call.
+        `x` are denoiser inputs of that shape, `t` (B,) times of a schedule, `guidance` (B,) the scales. Rows with a
+        negative text are guided away from it by the family's formula. Rows whose texts have equal shapes share a call.
         """
         guided = [row for row, negative in enumerate(negatives) if negative is not None]
         places = [*range(len(texts)), *guided]

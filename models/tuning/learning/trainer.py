@@ -84,9 +84,9 @@ class Trainer:
         return {**mean, "rows": count}
 
     def batches(self, lessons: Sequence[Lesson], iteration: int) -> Iterator[tuple[NoisyRows, list[Lesson], Any, Any]]:
-        """Rows of an iteration in batches, with the lesson of each, times and input factors.
+        """Rows of an iteration in batches, with their lessons.
 
-        The order follows from the iteration.
+        Times and input factors follow. The order follows from the iteration.
         """
         rng = np.random.default_rng((self._settings.seed, 3, iteration))
         rows = [
