@@ -27,8 +27,9 @@ _TEXT_WEIGHTS = "model.safetensors"
 class Pack:
     """A folder with a generator, a scorer and a manifest.
 
-    `revision` changes with the version or any weight. It keeps with another word list, so that stored embeddings stay
-    comparable. `second` is a pack of the same folder that holds a scorer only.
+    `revision` changes with the version or any weight, `scorer_revision` only with the scorer. Another word list
+    changes neither, so that stored embeddings stay comparable. `second` is a pack of the same folder that holds a
+    scorer only.
     """
 
     id: str
@@ -95,8 +96,20 @@ class Pack:
     @property
     def revision(self) -> str:
         """Version and a digest of all checksums of weights."""
-        promised = json.dumps([self.manifest["files"], self.text_encoder], sort_keys=True)
-        return f"{self.manifest['version']}-{hashlib.sha256(promised.encode()).hexdigest()[:12]}"
+        return f"{self.manifest['version']}-{self._digest(self.manifest['files'])}"
+
+    @property
+    def scorer_revision(self) -> str:
+        """A digest of what decides its scores.
+
+        It is equal in packs with the same scorer, so that images of another generator can be ranked again.
+        """
+        folder = f"{self.manifest['scorer']['folder']}/"
+        return self._digest({n: each for n, each in self.manifest["files"].items() if n.startswith(folder)})
+
+    def _digest(self, files: Mapping[str, str]) -> str:
+        promised = json.dumps([files, self.text_encoder], sort_keys=True)
+        return hashlib.sha256(promised.encode()).hexdigest()[:12]
 
     def text_encoder_folder(self) -> Path:
         """Folder of the text encoder inside its package, which is not imported.

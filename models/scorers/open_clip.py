@@ -178,7 +178,7 @@ def load_pack(pack: Pack, text_encoder: TextEncoder, placement: DevicePlacement,
         open_clip.transform.PreprocessCfg(), config["preprocess_cfg"] | size
     )
     null = pack.manifest["scorer"].get("null")
-    names: dict[str, Any] = {"id": pack.id, "revision": pack.revision}
+    names: dict[str, Any] = {"id": pack.id, "revision": pack.scorer_revision}
     return OpenClipScorer(model, tokenizer, preprocess, placement, null=null, read=read, **names)
 
 
@@ -194,7 +194,7 @@ def read_pack_info(pack: Pack, placement: DevicePlacement) -> ScorerInfo:
         null = pack.manifest["scorer"].get("null") or {}
         return ScorerInfo(
             id=pack.id,
-            revision=pack.revision,
+            revision=pack.scorer_revision,
             dimensions=int(config["embed_dim"]),
             image_size=int(config["vision_cfg"]["image_size"]),
             token_limit=int(config["text_cfg"]["context_length"]),

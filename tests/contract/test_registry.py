@@ -16,7 +16,7 @@ import pytest
 from models import families, registry
 from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.families import Family, Source
-from models.pack import PACKS
+from models.pack import PACKS, packs
 from models.protocols import StepwiseGenerator
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
@@ -81,11 +81,12 @@ def test_the_collector_is_held_off_while_models_are_loaded_and_left_as_it_was(
 
 
 @needs_torch
-def test_a_pack_shares_its_text_encoder_and_its_revision(workshop: Workshop) -> None:
+def test_a_pack_shares_its_text_encoder_and_has_two_revisions(workshop: Workshop) -> None:
     generator: Any = workshop.pack.generator
     scorer: Any = workshop.pack.scorer
     assert scorer._model.text.transformer is generator._family.pipe.text_encoder
-    assert generator.info.revision == scorer.info.revision
+    pack = packs()["pictogram"]
+    assert (generator.info.revision, scorer.info.revision) == (pack.revision, pack.scorer_revision)
     assert (generator.info.id, generator.info.steps, generator.info.sampler) == ("pictogram", 16, "ddim_quadratic")
 
 

@@ -99,6 +99,16 @@ def test_the_revision_follows_version_and_weights(folder: Path) -> None:
     assert len({before, newer, Pack.read(folder).revision}) == 3
 
 
+def test_another_generator_keeps_the_revision_of_the_scorer(folder: Path) -> None:
+    files = {"generator/weights": "1" * 64, "scorer/weights": "2" * 64}
+    rewrite(folder, files=files)
+    before = Pack.read(folder).scorer_revision
+    rewrite(folder, files=files | {"generator/weights": "3" * 64}, version="0.2")
+    assert Pack.read(folder).scorer_revision == before
+    rewrite(folder, files=files | {"scorer/weights": "3" * 64})
+    assert Pack.read(folder).scorer_revision != before
+
+
 def test_other_words_keep_the_revision_so_that_stored_embeddings_rank_again(folder: Path) -> None:
     revisions = set()
     for words in ("{}", '{"a": 1}'):
@@ -118,5 +128,6 @@ def test_the_embedded_pack_has_a_calibrated_probability_beside_its_calibration()
     assert match.error <= 0.05
     assert match.pairs > 10_000
     assert sum(weight for _, _, weight in match.reliability) == pytest.approx(1, abs=1e-3)
-    assert pack.revision == pack.manifest["calibration"]["scorer"]
+    calibration = pack.manifest["calibration"]
+    assert (calibration["generator"], calibration["scorer"]) == (pack.revision, pack.scorer_revision)
     assert (pack.folder / "reliability.svg").is_file()
