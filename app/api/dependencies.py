@@ -136,7 +136,7 @@ async def _generation_service(request: Request) -> GenerationService:
     return (await _services_of(request, "record")).generations
 
 
-def _generation_id(
+async def _generation_id(
     generation_id: Annotated[
         str, Path(description="Id in the response to POST.", examples=[openapi.EXAMPLE_GENERATION_ID])
     ],
@@ -153,14 +153,14 @@ def media_type(request: Request) -> str:
     return header.get_content_type() if request.headers.get("content-type") else ""
 
 
-def json_body(request: Request) -> None:
+async def json_body(request: Request) -> None:
     """Refuse a body without a JSON media type. Raises UnsupportedMedia."""
     kind = media_type(request)
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMedia("the body must be JSON: send the header 'Content-Type: application/json'")
 
 
-def known_query(request: Request) -> None:
+async def known_query(request: Request) -> None:
     """Refuse query parameters that the route does not declare.
 
     Links to images may have those that sites add to links. Raises RequestValidationError with the accepted names.

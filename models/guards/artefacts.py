@@ -5,8 +5,11 @@ What is unusual depends on the generator: `fit_limits` measures its own images.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,9 @@ Array = NDArray[np.float32]
 
 LONGEST_SIDE = 256
 """Larger images are averaged down to it; noise is measured in parts of them."""
+
+TOGETHER_PIXELS = 2**18
+"""Maximum pixels of images that are measured together."""
 
 PART, PARTS = 64, 4
 """Side of a part, and parts a side."""
@@ -52,20 +58,47 @@ class Statistics:
 
 
 def measure(image: NDArray[np.uint8], limits: ArtefactLimits | None = None) -> Statistics:
-    """Measure an image (H, W, 3). Takes about half a millisecond for 64 x 64 pixels.
+    """Measure an image (H, W, 3). See `measure_all`."""
+    return measure_all([image], limits)[0]
 
-    With `limits`, statistics without a limit are left at 0.
+
+def measure_all(images: Sequence[NDArray[np.uint8]], limits: ArtefactLimits | None = None) -> list[Statistics]:
+    """Measure images (H, W, 3), in order: small ones of one shape together.
+
+    Takes about a quarter of a millisecond for 64 x 64 pixels. With `limits`, statistics without a limit are left at 0.
     """
-    small = _averaged(image)
-    small_luma = _luma(small)
+    places = defaultdict[tuple[int, ...], list[int]](list)
+    for place, image in enumerate(images):
+        places[image.shape].append(place)
+    found = dict[int, Statistics]()
+    for (height, width, _), alike in places.items():
+        together = max(1, TOGETHER_PIXELS // (height * width))
+        for start in range(0, len(alike), together):
+            part = alike[start : start + together]
+            found |= zip(part, _measured([images[place] for place in part], limits), strict=True)
+    return [found[place] for place in range(len(images))]
+
+
+def _measured(images: Sequence[NDArray[np.uint8]], limits: ArtefactLimits | None) -> list[Statistics]:
+    """Measure images of one shape."""
+    small = np.stack([_averaged(image) for image in images])
+    luma = _luma(small)
     red, green, blue = small[..., 0], small[..., 1], small[..., 2]
     chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    return Statistics(
-        contrast=float(small_luma.std()),
-        saturation=float((chroma >= BURNT_CHROMA).mean()),
-        noise=_noise(image) if limits is None or limits.noise is not None else 0.0,
-        tiling=_tiling(small_luma) if limits is None or limits.tiling is not None else 0.0,
+    nothing = [0.0] * len(images)
+    rows = zip(
+        _flat(luma).std(axis=1).tolist(),
+        _flat(chroma >= BURNT_CHROMA).mean(axis=1).tolist(),
+        _noise(images) if limits is None or limits.noise is not None else nothing,
+        _tiling(luma) if limits is None or limits.tiling is not None else nothing,
+        strict=True,
     )
+    return [Statistics(*row) for row in rows]
+
+
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """The values of each image in one row."""
+    return values.reshape(len(values), -1)
 
 
 def reasons(found: Statistics, limits: ArtefactLimits) -> tuple[str, ...]:
@@ -116,27 +149,35 @@ def _sampled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack([image[top : top + sizes[0], left : left + sizes[1]] for top in starts[0] for left in starts[1]])
 
 
-def _noise(image: NDArray[np.uint8]) -> float:
-    if min(image.shape[:2]) < 3:
-        return 0.0
-    luma = _luma(_sampled(image))
-    rows = luma[:, :-2] - 2 * luma[:, 1:-1] + luma[:, 2:]
-    response = rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
-    return float(np.median(np.abs(response))) * 1.4826 / 6
+def _noise(images: Sequence[NDArray[np.uint8]]) -> list[float]:
+    if min(images[0].shape[:2]) < 3:
+        return [0.0] * len(images)
+    luma = _luma(np.stack([_sampled(image) for image in images]))
+    rows = luma[..., :-2, :] - 2 * luma[..., 1:-1, :] + luma[..., 2:, :]
+    response = rows[..., :-2] - 2 * rows[..., 1:-1] + rows[..., 2:]
+    medians: list[float] = np.median(_flat(np.abs(response)), axis=1).tolist()
+    return [median * 1.4826 / 6 for median in medians]
 
 
-def _tiling(luma: Array) -> float:
-    """The largest autocorrelation at a distance, by the Fourier transform."""
-    if min(luma.shape) < 16:
-        return 0.0
-    details = luma - (np.roll(luma, 1, 0) + np.roll(luma, -1, 0) + np.roll(luma, 1, 1) + np.roll(luma, -1, 1)) / 4
-    details[[0, -1]] = 0
-    details[:, [0, -1]] = 0
-    power = np.abs(np.fft.rfft2(details)) ** 2
-    correlation = np.fft.irfft2(power, s=details.shape)
-    whole = float(correlation[0, 0])
-    if whole < details.size:  # no details: less than a level
-        return 0.0
-    down, across = (np.minimum(np.arange(side), side - np.arange(side)) for side in details.shape)
-    near = (down[:, None] < details.shape[0] // 8) & (across[None] < details.shape[1] // 8)
-    return float(np.where(near, -np.inf, correlation).max()) / whole
+def _tiling(luma: Array) -> list[float]:
+    """The largest autocorrelations at a distance, by the Fourier transform: (B, H, W)."""
+    height, width = luma.shape[1:]
+    if min(height, width) < 16:
+        return [0.0] * len(luma)
+    details = np.zeros_like(luma)
+    beside = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    details[:, 1:-1, 1:-1] = luma[:, 1:-1, 1:-1] - beside / 4
+    spectrum = np.fft.rfft2(details)
+    correlation = np.fft.irfft2(spectrum.real**2 + spectrum.imag**2, s=(height, width))
+    wholes: list[float] = correlation[:, 0, 0].tolist()
+    correlation[:, _near(height, width)] = -np.inf
+    largest: list[float] = _flat(correlation).max(axis=1).tolist()
+    # without details, which are less than a level, there is nothing to repeat
+    return [far / whole if whole >= height * width else 0.0 for far, whole in zip(largest, wholes, strict=True)]
+
+
+@lru_cache(64)
+def _near(height: int, width: int) -> NDArray[np.bool_]:
+    """The lags (H, W) of less than an eighth of each side."""
+    down, across = (np.minimum(np.arange(side), side - np.arange(side)) for side in (height, width))
+    return (down[:, None] < height // 8) & (across[None] < width // 8)

@@ -48,7 +48,7 @@ _EXAMPLES: Any = {
 }
 
 
-def _batch_id(
+async def _batch_id(
     batch_id: Annotated[
         str, Path(description="Id in the response to POST.", examples=["batch_01M8KEAKT88E4HDP00KRY0DYGH"])
     ],

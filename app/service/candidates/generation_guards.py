@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from app.domain import Flag, GenerationSpec
 from app.engine.protocols import Finished, Outcome, Update
 from app.engine.ranking.placement import Placements
 from app.service.candidates.guards import ImageGuards, Inspected, Pixels, RankedField, inspect, veto_notices
+from app.service.candidates.threads import run_in_thread
 from models.protocols.guards import ARTEFACT, TYPOGRAPHIC
 
 
@@ -29,13 +30,14 @@ class GenerationGuards:
         return bool(self._flags) or TYPOGRAPHIC in self._spec.guards
 
     async def inspect(self, updates: Sequence[Update]) -> None:
-        """Look for artefacts in finished images, in a thread."""
+        """Look for artefacts in finished images."""
         finished = [(u.index, u.image) for u in updates if isinstance(u, Finished)]
         if not finished or ARTEFACT not in self._spec.guards:
             return
         started = perf_counter()
         limits = self._guards.artefact_limits(adapted=bool(self._spec.loras))
-        self._flags |= await asyncio.to_thread(inspect, finished, limits)
+        pixels = sum(image.shape[0] * image.shape[1] for _, image in finished)
+        self._flags |= await run_in_thread(pixels, partial(inspect, finished, limits))
         self._seconds += perf_counter() - started
 
     async def place(self, ranked: RankedField, outcome: Outcome) -> tuple[Placements, Outcome]:

@@ -168,7 +168,8 @@ def inspect(images: Sequence[tuple[int, Pixels]], limits: ArtefactLimits) -> dic
 
     Takes milliseconds an image: use a thread.
     """
-    found = ((index, artefacts.reasons(artefacts.measure(image, limits), limits)) for index, image in images)
+    measured = artefacts.measure_all([image for _, image in images], limits)
+    found = ((index, artefacts.reasons(each, limits)) for (index, _), each in zip(images, measured, strict=True))
     return {index: Flag(ARTEFACT, reasons) for index, reasons in found if reasons}
 
 

@@ -92,7 +92,8 @@ class Admission:
         mode, told = self._safety.admit(params.safety, (params.prompt, *params.wordings))
         params = replace(params, safety=mode, notices=(*params.notices, *told))
         params = settle_size(params, generator, self._limits)
-        spec, notices = await asyncio.to_thread(build_spec, params, generator, self._limits, self._cut)
+        build = partial(build_spec, params, generator, self._limits, self._cut)
+        spec, notices = await asyncio.to_thread(build) if self._cut.may_plan(params) else build()
         await self._engine.prepare(spec)
         return Generation(
             spec,

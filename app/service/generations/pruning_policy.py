@@ -13,6 +13,7 @@ from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
 from app.engine.pruning import calibration, planner
 from app.service.generations.spec import PruningContext
+from app.service.types import GenerationParams
 
 DIVERSITY_POOL_FACTOR = 3
 """With diversity, survivors per returned candidate."""
@@ -99,6 +100,11 @@ class PruningPlanner:
         self._engine = engine
         self._policy = policy
         self._plans = PlanCache(policy.quality)
+
+    def may_plan(self, params: GenerationParams) -> bool:
+        """Whether these parameters may take a plan, which takes time."""
+        mode = params.pruning or self._policy.default
+        return mode == "auto" and params.n_candidates != params.n and self._engine.calibration is not None
 
     def __call__(
         self, mode: str | None, context: PruningContext

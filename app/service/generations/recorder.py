@@ -34,8 +34,10 @@ from app.service.candidates.guards import ImageGuards
 from app.service.candidates.keys import blob_prefix
 from app.service.candidates.safety import GenerationSafety
 from app.service.candidates.sealing import FileSealer
+from app.service.candidates.threads import run_in_thread
 from app.service.generations.event_log import PreviewSafety, event_lines, progress_after
-from app.service.generations.recording.final_record import build_final, closing_line
+from app.service.generations.recording.final_record import build_final, closing_line, pixels_to_encode
+from app.service.generations.recording.inbox import UpdateInbox
 from app.service.generations.recording.live_log import LiveLog
 from app.service.ranking.finishing import Finisher
 from app.stores.protocols import BlobStore, Claim, GenerationStore, NewEvent
@@ -131,11 +133,12 @@ class GenerationRecorder:
         self._running = generation
         self._store_after = 0.0
         self._storing = asyncio.Lock()
-        self._updates: asyncio.Queue[Sequence[Update]] = asyncio.Queue()
+        self._inbox = UpdateInbox()
 
     def put_updates(self, updates: Sequence[Update]) -> None:
         """The engine's sink of updates."""
-        self._updates.put_nowait(updates)
+        ended = not updates or isinstance(updates[-1], Succeeded | Failed | Cancelled)
+        self._inbox.put(updates, 0.0 if ended else self._write_delay_s(updates))
 
     @property
     def age_s(self) -> float:
@@ -177,7 +180,7 @@ class GenerationRecorder:
         """Record until the generation is final, deleted or taken over."""
         final = False
         while not final:
-            updates = await self._next_updates()
+            updates = await self._inbox.take(self._due_s())
             final = bool(updates) and isinstance(updates[-1], Succeeded | Failed | Cancelled)
             if self.claim_lost:
                 continue
@@ -212,24 +215,6 @@ class GenerationRecorder:
                 await self._records.release(queued, self.claim, self.log.unstored())
         except StoreUnavailable:
             log.warning("claim not released: it must expire first", extra={"generation": self.generation.id})
-
-    async def _next_updates(self) -> list[Update]:
-        """A batch of updates; empty when something is due to be stored."""
-        clock = asyncio.get_running_loop().time
-        updates: list[Update] = []
-        until = clock() + due if (due := self._due_s()) is not None else None
-        while not (updates and isinstance(updates[-1], Succeeded | Failed | Cancelled)):
-            try:
-                async with asyncio.timeout_at(until):
-                    batch = await self._updates.get()
-            except TimeoutError:
-                break
-            if not batch:  # woken
-                until = clock()
-                continue
-            until = min(until or math.inf, clock() + self._write_delay_s(batch))
-            updates += batch
-        return updates
 
     def _due_s(self) -> float | None:
         """Seconds until something is to be stored; None if nothing is."""
@@ -338,7 +323,7 @@ class GenerationRecorder:
         Raises SigningFailed, and StoreUnavailable after retries.
         """
         build = partial(build_final, self.generation, updates, self._clock(), self._encoded_lines)
-        generation, files, lines = await asyncio.to_thread(build)
+        generation, files, lines = await run_in_thread(pixels_to_encode(updates, previews=self._preview_images), build)
         sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))
         return generation, sealed, lines
 

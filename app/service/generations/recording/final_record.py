@@ -12,7 +12,7 @@ import numpy as np
 from app import imaging
 from app.domain import EventKind, Failure, Generation, Status
 from app.engine.notices import shortfall_notices
-from app.engine.protocols import Failed, Outcome, Succeeded, Update
+from app.engine.protocols import Failed, Outcome, Previewed, Succeeded, Update
 from app.service.candidates.images import resized
 from app.service.candidates.keys import arrays_key, file_metadata, image_key, truncation_notices
 from app.service.candidates.upscaling import UPSCALED
@@ -39,6 +39,17 @@ def build_final(
     else:
         generation = replace(generation, status=Status.CANCELLED)
     return generation, files, [*lines(updates[:-1]), closing_line(generation)]
+
+
+def pixels_to_encode(updates: Sequence[Update], *, previews: bool) -> int:
+    """Pixels and numbers that `build_final` encodes, with the images of `previews`."""
+    shown = [each.image for each in updates if previews and isinstance(each, Previewed)]
+    last = updates[-1]
+    encoded = 0
+    if isinstance(last, Succeeded):
+        shown += last.outcome.images.values()
+        encoded = int(last.outcome.latents.size + last.outcome.embeddings.size)
+    return encoded + sum(int(image.shape[0] * image.shape[1]) for image in shown)
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
