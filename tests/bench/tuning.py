@@ -86,7 +86,6 @@ def main() -> None:
         "steps": int,
         "rank": int,
         "rate": float,
-        "layers": str,
     }
     for name, kind in optional.items():
         parser.add_argument(f"--{name}", type=kind, default=None)
@@ -97,11 +96,12 @@ def main() -> None:
     changes["minutes"] = asked.minutes
     if asked.rank is not None:
         changes["alpha"] = 2 * asked.rank
+    held_out = asked.selection, asked.verdict
     for name in asked.settings:
         if name == TASTE:
-            report = tuning_taste.run(asked.device, asked.out / name, changes, asked.runs)
+            report = tuning_taste.run(asked.device, asked.out / name, changes, held_out, asked.runs)
         else:
-            report = run(name, asked.device, asked.out, changes, (asked.selection, asked.verdict))
+            report = run(name, asked.device, asked.out, changes, held_out)
         shown = {key: report[key] for key in ("verdict", "stop", "iterations", "chosen", "differences")}
         print(json.dumps({"settings": name, **shown, "final": report["final"]}, indent=1), flush=True)
         if asked.keep:

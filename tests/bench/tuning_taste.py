@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,27 @@ from tests.bench.tuning_opinions import judge_of, printed
 STYLE = "fluent-emoji-flat"
 """The style that is voted for."""
 
-VOTES = 10
-SELECTION, VERDICT, TRAINED = 16, 48, 200
+VOTES, TRAINED = 10, 200
 LEAST_STYLES = 4
 """Fewest styles with a drawing of a prompt's thing."""
+
+SETTINGS = TuningSettings(rate=1e-3, prompts=12, candidates=8, timesteps=3, kl=0.0)
 
 _FIELD = 16
 _SEED = 7
 
 
-def run(device: str, out: Path, changes: dict[str, Any], runs: Path) -> Report:
-    """Vote, tune, and measure the share of the style; the report has `votes` besides."""
+def run(device: str, out: Path, changes: dict[str, Any], held_out: tuple[int, int], runs: Path) -> Report:
+    """Vote, tune, and measure the share of the style; the report has `votes` besides.
+
+    `held_out` are the numbers of prompts that select and of those of the verdict. `runs` has the true drawings.
+    """
     models = registry.load_models("pictogram", "pictogram", device, options=LoadOptions(dtype="float32"))
     drawings = icons.load_icons(runs, fields.SETS)
-    voted, trained, selection, verdict = _prompts(drawings)
+    voted, trained, selection, verdict = _prompts(drawings, *held_out)
     asked = {prompt.text: prompt for prompt in (*voted, *trained, *selection, *verdict)}
     style = style_of(asked, drawings)
-    settings = TuningSettings(rate=1e-3, prompts=12, candidates=8, timesteps=3, kl=0.0, **changes)
+    settings = replace(SETTINGS, **changes)
     sampler = FieldSampler(models.generator, Sampling.of(models.generator, settings), settings.rows)
     profile, likes = cast_votes(out / "votes.json", voted, sampler, models.scorer, style)
     task = TuningTask(
@@ -106,14 +111,14 @@ def cast_votes(
     return TasteProfile(scorer.info.id, scorer.info.revision, centre, len(kept), votes), len(votes)
 
 
-def _prompts(drawings: Icons) -> list[list[Prompt]]:
+def _prompts(drawings: Icons, selection: int, verdict: int) -> list[list[Prompt]]:
     """Things without a stated style, of which several styles have drawings: to vote, train, select and judge by."""
     names = [
         name
         for name in icons.pack_names()
         if (STYLE, name) in drawings and len(fields.held_by(name, drawings)) >= LEAST_STYLES
     ]
-    every = open_style(names, 4 * VOTES + TRAINED + SELECTION + VERDICT)
-    ends = np.cumsum([0, 4 * VOTES, SELECTION, VERDICT])
-    voted, selection, verdict = (every[ends[i] : ends[i + 1]] for i in range(3))
-    return [voted, every[ends[3] :], selection, verdict]
+    every = open_style(names, min(len(names), 4 * VOTES + selection + verdict + TRAINED))
+    ends = np.cumsum([0, 4 * VOTES, selection, verdict])
+    voted, selecting, judging = (every[ends[i] : ends[i + 1]] for i in range(3))
+    return [voted, every[ends[3] :], selecting, judging]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,25 @@ from models.tuning.rewards import Opinion
 from models.tuning.sampling import Field
 
 pytestmark = pytest.mark.torch
+
+
+def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tests.bench import tuning, tuning_taste
+
+    seen = list[Any]()
+
+    def taste(device: str, out: Path, changes: dict[str, Any], held_out: tuple[int, int], runs: Path) -> dict[str, Any]:
+        seen.append((out.name, replace(tuning_taste.SETTINGS, **changes), held_out, runs.name))
+        return dict.fromkeys(("verdict", "stop", "iterations", "chosen", "differences", "final"))
+
+    monkeypatch.setattr(tuning_taste, "run", taste)
+    given = "--settings taste --layers wide --rate 0.002 --rank 8 --minutes 3 --selection 5 --verdict 7 --runs drawings"
+    monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), *given.split()])
+    tuning.main()
+    ((name, settings, held_out, runs),) = seen
+    assert (name, held_out, runs) == ("taste", (5, 7), "drawings")
+    assert (settings.layers, settings.rate, settings.rank, settings.alpha) == ("wide", 0.002, 8, 16)
+    assert (settings.minutes, settings.candidates) == (3.0, tuning_taste.SETTINGS.candidates)
 
 
 class Sampler:
