@@ -41,7 +41,7 @@ COUNTERS = {
     "frontrunner_pruning_regret_total": "sum over those of the share of the best-of-N gain that pruning would lose",
     "frontrunner_referee_verdicts_total": "winners by the referee's verdict: better, equal or worse than the median",
     "frontrunner_webhooks_total": "webhook delivery attempts by outcome",
-    "frontrunner_remote_calls_total": "ended calls to remote generators: answered, cancelled, or why no image was made",
+    "frontrunner_remote_calls_total": "ended calls to remotes: answered, cancelled, failed, or why no image was made",
     "frontrunner_remote_seconds_total": "seconds of those calls, by the same outcomes",
     "frontrunner_store_calls_total": "database and image store operations by name",
     "frontrunner_store_seconds_total": "seconds of store operations by name",

@@ -33,7 +33,8 @@ key. `unreadable`: it sent no image. `missing`: it sent fewer images. `budget_sp
 class CallCounts:
     """Calls that ended, and their seconds.
 
-    By outcome: `answered`, `cancelled`, or the reason for which a call made no image. A repeated call counts again.
+    By outcome: `answered`, `cancelled`, `failed` by an unexpected error, or the reason for which a call made no image.
+    A repeated call counts again.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.engine.ranking import ensemble, scoring
+from app.engine.ranking.near_misses import near_misses
 from app.service.ranking import panel_scores
-from models.protocols import Models, TextEmbedding
+from models.protocols import Models, Reading, TextEmbedding
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import is_problem, running
 from tests.api.test_ensemble import ALL, Panel, codes, order
 from tests.synthetic_models import InstrumentedGenerator
 
 pytestmark = pytest.mark.slow
+
+CAPTIONS = {"красное яблоко на белом фоне": "a red apple on a white background", "синяя лодка": "a blue boat"}
 
 
 def test_a_scorer_that_cannot_read_near_misses_loses_no_result(tmp_path: Path) -> None:
@@ -36,6 +40,32 @@ def test_a_scorer_that_cannot_read_near_misses_loses_no_result(tmp_path: Path) -
         assert [one["contrast"] for one in made["data"]] == [0.0]
         answer = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"contrast": True}})
         is_problem(answer, 500, "engine_failed")
+
+
+def test_near_misses_are_those_of_the_caption_that_the_scorer_read(tmp_path: Path) -> None:
+    """As if both had been written in English, also when stored images are ranked again."""
+
+    class Reader(FakeScorer):
+        def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+            return [
+                replace(super(Reader, self).embed_texts([english])[0], reading=Reading("ru", english))
+                if (english := CAPTIONS.get(text))
+                else super(Reader, self).embed_texts([text])[0]
+                for text in texts
+            ]
+
+    asked = {"seed": 7, "n_candidates": 4, "n": 4, "steps": 4, "ranking": {"contrast": True}}
+    with running(tmp_path, load=lambda: Models(InstrumentedGenerator(), Reader())) as house:
+        made = house.made(prompt="красное яблоко на белом фоне", **asked)
+        assert made["ranking"]["prompt"] == "красное яблоко на белом фоне"
+        assert made["ranking"]["near_misses"] == list(near_misses("a red apple on a white background")) != []
+        assert all(one["contrast"] for one in made["data"])
+        assert "contrast_without_near_misses" not in codes(made)
+        again = house.post(
+            f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "синяя лодка", "contrast": True}}
+        ).json()
+        assert again["ranking"]["near_misses"] == list(near_misses("a blue boat")) != []
+        assert all(one["contrast"] for one in again["data"])
 
 
 def test_an_ensemble_computes_off_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

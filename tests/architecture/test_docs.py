@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
@@ -31,6 +32,14 @@ def test_commands() -> None:
     for command in commands.registered_commands:
         assert command.callback is not None
         assert re.search(rf"frontrunner [a-z |]*\b{command.name or command.callback.__name__}\b", README)
+
+
+def test_measured_figures_of_capacity_name_version_date_and_machine() -> None:
+    stored = json.loads((ROOT / "tests" / "bench" / "results" / "control.json").read_text("utf-8"))
+    (machine,) = stored["machines"].values()
+    text = (ROOT / "docker" / "CAPACITY.md").read_text("utf-8")
+    where = f"on {machine['date']}, on {machine['cores']} cores of an {machine['cpu']}"
+    assert re.search(rf"Measured with version \d+\.\d+\.\d+ {re.escape(where)} ", text), "measure again"
 
 
 def test_each_decision_has_a_number_of_its_own() -> None:

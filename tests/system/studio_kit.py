@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -113,6 +115,16 @@ def posts(page: Page) -> list[str]:
     seen: list[str] = []
     page.on("request", lambda r: seen.append(httpx.URL(r.url).path) if r.method == "POST" else None)
     return seen
+
+
+def copied_body(page: Page) -> dict[str, Any]:
+    """What the request of "Copy as curl" sends."""
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    text: str = page.evaluate("window.copied")
+    body: dict[str, Any] = json.loads(text.partition(" -d '")[2].rpartition("'")[0].replace("'\\''", "'"))
+    return body
 
 
 def violations(page: Page) -> list[str]:

@@ -46,6 +46,13 @@ def test_an_audit_is_plotted_and_a_probability_is_a_sentence(browser: Browser, t
         expect(page.locator(".audit .notices")).to_contain_text("A zero-shot probe decides")
         if AXE.exists():  # from the packages of the studio
             assert violations(page) == []
+        page.set_viewport_size({"width": 375, "height": 800})
+        boxes = [cell.bounding_box() for cell in table.locator("tbody tr").first.locator("> *").all()]
+        assert [box["y"] for box in boxes if box] == sorted({box["y"] for box in boxes if box}), "one below the other"
+        assert max(box["x"] + box["width"] for box in boxes if box) <= 375
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        if AXE.exists():
+            assert violations(page) == []
 
 
 @needs_browser

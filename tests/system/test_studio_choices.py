@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tests.api.kit import running
-from tests.system.studio_kit import Browser, expect, needs_browser, opened
+from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened
 
 
 @needs_browser
@@ -33,14 +32,11 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
         with page.expect_response(lambda r: r.request.method == "POST"):
             page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator(".tile[data-index]")).to_have_count(6)
-        page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
-        page.get_by_role("button", name="Copy as curl").click()
-        expect(page.get_by_role("button", name="Copied")).to_be_visible()
-        body = page.evaluate("window.copied").partition(" -d '")[2].rpartition("'")[0].replace("'\\''", "'")
+        body = copied_body(page)
         page.get_by_label("Your own variants, one a line").fill("a forgotten text")
         page.get_by_role("button", name="Edit and run again").click()
         kept = page.get_by_label("Your own variants, one a line").input_value().splitlines()
-        copied = house.client.post("/v1/generations", json=json.loads(body)).json()
+        copied = house.client.post("/v1/generations", json=body).json()
         _, own, auto = house.client.get("/v1/generations").json()["data"]
         details = [house.client.get(f"/v1/generations/{one['id']}").json() for one in (auto, own)]
     assert [one["n_candidates"] for one in details] == [6, 6]

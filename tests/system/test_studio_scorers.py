@@ -9,7 +9,7 @@ from models.synthetic.members import RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import running, until
 from tests.synthetic_models import InstrumentedGenerator
-from tests.system.studio_kit import Browser, expect, needs_browser, opened, order, posts, raced
+from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened, order, posts, raced
 
 
 @needs_browser
@@ -34,6 +34,11 @@ def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> No
         expect(page.locator(".judges meter")).to_have_count(2)
         expect(page.get_by_text("Agreement of the scorers", exact=False)).to_be_visible()
         assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
+        copied = copied_body(page)["ranking"]
+        assert copied["scorers"] == [{"name": "fake", "weight": 1}, {"name": "fake-2", "weight": 0}], (
+            "those of the generation"
+        )
+        assert copied["uncertainty"] == 0.5
         page.get_by_role("button", name="Reset").click()
         until(lambda: order(page) == before)
     with running(tmp_path / "one") as house, opened(browser, house) as page:

@@ -95,7 +95,7 @@ def test_several_winners_a_field_are_covered_too() -> None:
 def test_the_exact_test_is_that_of_a_poisson_binomial() -> None:
     """Two fields of one winner each with chances 1/4 and 1/2, written out."""
     fields = [FieldCount(4, 1, 1, 1), FieldCount(2, 1, 1, 1)]
-    assert statistics.sum_distribution(fields) == pytest.approx([3 / 8, 4 / 8, 1 / 8])
+    assert np.exp(statistics.log_sum_distribution(fields)) == pytest.approx([3 / 8, 4 / 8, 1 / 8])
     found = statistics.ranking_odds(fields)
     assert found.p_value == pytest.approx(1 / 8)
     assert found.expected == pytest.approx(0.75)
@@ -113,6 +113,27 @@ def test_one_field_is_a_fisher_exact_test() -> None:
     assert found.odds == pytest.approx(6.4083, abs=1e-3)
     assert found.low == pytest.approx(0.2117, abs=1e-3)
     assert found.high == pytest.approx(626.24, rel=1e-3), "as scipy.stats.contingency.odds_ratio"
+
+
+def test_many_fields_of_many_winners_are_counted_to_their_ends() -> None:
+    """The chance that all 100 fields are won by the attribute alone is 1 in 10^411, which no float64 holds."""
+    alike = FieldCount(16, 8, 8, 7)
+    alone, many = statistics.ranking_odds([alike]), statistics.ranking_odds([alike] * 100)
+    assert alone.odds is not None
+    assert many.odds == pytest.approx(alone.odds, rel=1e-5), "fields that are alike have the estimate of one"
+    assert many.high is not None
+    assert 1 < many.low < alone.odds < many.high
+    assert many.observed == 700
+    assert many.expected == pytest.approx(400)
+    won = statistics.ranking_odds([FieldCount(16, 8, 8, 8)] * 100)
+    assert (won.observed, won.odds, won.high) == (800, None, None), "every field that could was won: no upper bound"
+    assert won.low > many.high
+    lost = statistics.ranking_odds([FieldCount(16, 8, 8, 0)] * 100)
+    assert (lost.odds, lost.low) == (0.0, 0.0)
+    assert lost.high == pytest.approx(1 / won.low, rel=1e-5)
+    huge = statistics.ranking_odds([FieldCount(4096, 2048, 1024, 512)])
+    assert huge.odds == pytest.approx(1, rel=1e-3)
+    assert huge.p_value == pytest.approx(1)
 
 
 def test_fields_that_cannot_tell_do_not_count() -> None:

@@ -159,6 +159,20 @@ async def test_the_entries_of_a_lost_replica_are_taken_over(tmp_path: Path, url:
         assert (batch.status, counts.succeeded) == (Status.SUCCEEDED, 3)
 
 
+async def test_entries_that_wait_for_room_begin_when_a_request_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_POLL_INTERVAL_S", 600.0)
+    async with house(tmp_path, delay_s=0.01) as h:
+        capacity = h.service._engine.stats().capacity
+        held = [await h.service.submit(GenerationParams("x", n_candidates=64, steps=2)) for _ in range(capacity // 64)]
+        batch_id = await submitted(h, 2, n_candidates=64)
+        async with working(h):
+            batch, counts = await ended(h, batch_id)
+            assert (batch.status, counts.succeeded) == (Status.SUCCEEDED, 2)
+        assert [(await h.service.get(one.id)).status for one in held] == [Status.SUCCEEDED] * len(held)
+
+
 async def test_cancelling_keeps_what_is_done(tmp_path: Path, url: str) -> None:
     async with house(tmp_path, url=url, delay_s=0.02) as h:
         batch_id = await submitted(h, 40, n_candidates=16, steps=6)

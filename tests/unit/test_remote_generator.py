@@ -243,6 +243,17 @@ def test_a_cancelled_order_closes_its_calls_and_makes_no_others() -> None:
         assert it.calls().counts == {"cancelled": 2, "answered": 1}
 
 
+def test_an_unexpected_error_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    with Remote(always(images(base64_of()))) as remote, generator(f"openai:{remote.url}/v1#painter") as it:
+        monkeypatch.setattr(calls, "_exchange", broken)
+        found = made(it, order(2))
+        assert len(found.losses) == 2
+        assert it.calls().counts == {"failed": 2}
+
+
 def test_calls_of_a_minute_and_pauses_hold_for_all_orders() -> None:
     async def run() -> list[str]:
         said = list[str]()

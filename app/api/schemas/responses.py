@@ -236,7 +236,7 @@ class GenerationResponse(ResponseModel):
             sampler=spec.sampler,
             steering=steering_output(spec.steering),
             loras=[LoraOutput(name=lora.name, weight=lora.weight) for lora in spec.loras],
-            ranking=ranking_output(spec.ranking_prompt, spec.ranking),
+            ranking=ranking_output(spec.ranking_prompt, spec.ranking, generation.warnings),
             checkpoints=[{"at": c.at, "keep": c.keep} for c in spec.checkpoints],
             deterministic=spec.deterministic,
             output_format=generation.output_format,

@@ -114,20 +114,29 @@ def field_distribution(field: FieldCount) -> Values:
 
     It is hypergeometric.
     """
-    return _hypergeometric(field.candidates, field.with_attribute, field.winners)
+    return np.asarray(np.exp(_log_hypergeometric(field.candidates, field.with_attribute, field.winners)))
 
 
 @lru_cache(4096)
-def _hypergeometric(many: int, some: int, drawn: int) -> Values:
+def _log_hypergeometric(many: int, some: int, drawn: int) -> Values:
     ways = [math.comb(some, k) * math.comb(many - some, drawn - k) for k in range(min(some, drawn) + 1)]
-    return np.asarray(ways, np.float64) / math.comb(many, drawn)
+    logs = [math.log(count) if count else -math.inf for count in ways]
+    return np.asarray(logs, np.float64) - math.log(math.comb(many, drawn))
 
 
-def sum_distribution(fields: Sequence[FieldCount]) -> Values:
-    """Probability of 0, 1, ... winners with the attribute over all fields."""
-    total = np.ones(1)
+def log_sum_distribution(fields: Sequence[FieldCount]) -> Values:
+    """Log probability of 0, 1, ... winners with the attribute over all fields.
+
+    In logs, because the ends of many fields are less likely than float64 can say.
+    """
+    total = np.zeros(1)
     for field in fields:
-        total = np.convolve(total, field_distribution(field))
+        logs = _log_hypergeometric(field.candidates, field.with_attribute, field.winners)
+        longer = np.full(len(total) + len(logs) - 1, -np.inf)
+        for k, log in enumerate(logs):
+            reached = longer[k : k + len(total)]
+            np.logaddexp(reached, total + log, out=reached)
+        total = longer
     return total
 
 
@@ -135,14 +144,12 @@ def ranking_odds(fields: Sequence[FieldCount]) -> Odds:
     """Odds of the ranking, with the exact interval and test."""
     telling = [f for f in fields if 0 < f.with_attribute < f.candidates and 0 < f.winners < f.candidates]
     observed = sum(f.winners_with for f in telling)
-    base = sum_distribution(telling)
-    support = np.arange(len(base), dtype=np.float64)
-    expected = float(base @ support)
     if not telling:
         return Odds(0, 0.0, 0, None, 0.0, None, 1.0)
-    with np.errstate(divide="ignore"):
-        logs = np.log(base)
-    first, last = (int(place) for place in np.flatnonzero(base)[[0, -1]])
+    logs = log_sum_distribution(telling)
+    support = np.arange(len(logs), dtype=np.float64)
+    expected = float(np.exp(logs) @ support)
+    first, last = (int(place) for place in np.flatnonzero(np.isfinite(logs))[[0, -1]])
 
     def tilted(beta: float) -> Values:
         weights = logs + beta * support
@@ -155,12 +162,15 @@ def ranking_odds(fields: Sequence[FieldCount]) -> Odds:
     low = 0.0 if observed == first else math.exp(_root(lambda b: float(tilted(b)[observed:].sum()) - 0.025))
     high = None if observed == last else math.exp(_root(lambda b: 0.025 - float(tilted(b)[: observed + 1].sum())))
     odds = 0.0 if observed == first else None if observed == last else math.exp(_root(excess))
-    return Odds(len(telling), expected, observed, odds, low, high, exact_p_value(base, observed))
+    return Odds(len(telling), expected, observed, odds, low, high, exact_p_value(logs, observed))
 
 
-def exact_p_value(distribution: Values, observed: int) -> float:
-    """Two-sided: probability of counts at most as likely as the observed one."""
-    return min(1.0, float(distribution[distribution <= distribution[observed] * (1 + TOLERANCE)].sum()))
+def exact_p_value(logs: Values, observed: int) -> float:
+    """Two-sided: probability of counts at most as likely as the observed one.
+
+    `logs` are log probabilities.
+    """
+    return min(1.0, float(np.exp(logs[logs <= logs[observed] + TOLERANCE]).sum()))
 
 
 def _root(increasing: Callable[[float], float]) -> float:

@@ -36,6 +36,14 @@ def understood(notices: Sequence[Notice], *texts: str) -> tuple[str | None, str 
     return None, None
 
 
+def read_by_scorer(notices: Sequence[Notice], text: str) -> str:
+    """The caption that the scorer read a text as, or the text."""
+    for notice in notices:
+        if notice.code in {TRANSLATED, CORRECTED} and notice.data["text"] == text and "scorer" in notice.data["models"]:
+            return str(notice.data["understood"])
+    return text
+
+
 def _notices(text: str, reading: Reading, models: Sequence[str]) -> Iterator[Notice]:
     read: Mapping[str, object] = {
         "text": text,

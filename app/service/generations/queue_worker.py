@@ -242,8 +242,10 @@ class Worker:
         room = most - stats.held
         self._queue_overdue = overdue and first is not None and first.candidates > room
         if first is None:
-            self._found_work = False
-            return not stats.queued and await self._claim_entry(room)
+            if not stats.queued and await self._claim_entry(room):
+                return True
+            self._found_work = await self._holds_back_entry()
+            return False
         if first.candidates > room or (stats.queued and not overdue):
             return False
         claim = self.new_claim()
@@ -275,13 +277,22 @@ class Worker:
             self.recordings.count_outcome(claimed.generation.id, Status.FAILED)
         return True
 
+    async def _holds_back_entry(self) -> bool:
+        """Whether an entry of a batch may wait for the end of what is held."""
+        if any(held.batch is not None for held in self.recordings):
+            return True
+        stats = self._engine.stats()
+        if self._batches is None or not stats.held:
+            return False
+        models = self._engine.generator.id, self._engine.scorer.id
+        return await self._batches.next_entry(*models, stats.capacity, self._lease_policy.lease_s) is not None
+
     async def _claim_entry(self, room: int) -> bool:
         """Claim an entry of a batch while no request waits.
 
         Entries hold at most a share of the capacity, and one runs at a time beside requests.
         """
         entries = [held for held in self.recordings if held.batch is not None]
-        self._found_work = bool(entries)
         beside_requests = len(entries) < len(self.recordings)
         if self._batches is None or (entries and beside_requests):
             return False

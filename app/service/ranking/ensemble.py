@@ -136,7 +136,7 @@ class Ensembles:
         `n` of the `pool` are to be returned.
         """
         main = self._engine.scorer
-        notices, misses = _near_misses(ranking, prompt)
+        notices, misses = await self._near_misses(ranking, prompt)
         scores = await self._contrasted(field, misses, main)
         pool = [i for i in pool if scores[i] is not None]
         own: dict[str, Values] = {main.id: np.asarray([np.nan if s is None else s.score for s in scores])}
@@ -269,18 +269,18 @@ class Ensembles:
             for s, term in zip(field.scores, terms, strict=True)
         ]
 
+    async def _near_misses(self, ranking: Ranking, prompt: str) -> tuple[list[Notice], tuple[str, ...]]:
+        """Near misses of the caption that the main scorer reads the prompt as."""
+        if not ranking.contrast:
+            return [], ()
+        misses = near_misses(await self.panel.caption(self._engine.scorer, prompt))
+        if misses:
+            return [], misses
+        detail = "the prompt names no colours and no two things in English, so `contrast` has no effect"
+        return [Notice("contrast_without_near_misses", detail, {"text": prompt})], ()
+
     def _member(self, name: str) -> PanelScorer | None:
         return next((each for each in self._engine.panel if each.info.id == name and each.role == "member"), None)
-
-
-def _near_misses(ranking: Ranking, prompt: str) -> tuple[list[Notice], tuple[str, ...]]:
-    if not ranking.contrast:
-        return [], ()
-    misses = near_misses(prompt)
-    if misses:
-        return [], misses
-    detail = "the prompt names no colours and no two things in English, so `contrast` has no effect"
-    return [Notice("contrast_without_near_misses", detail, {"text": prompt})], ()
 
 
 def _left_out(name: str, left: LeftOut) -> Notice:

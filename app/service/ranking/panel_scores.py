@@ -80,6 +80,11 @@ class PanelScores:
         """
         return self._seconds.get(name)
 
+    async def caption(self, info: ScorerInfo, prompt: str) -> str:
+        """The caption that a scorer reads a prompt as; the prompt if it is read as it is."""
+        (embedded,) = await self._embedded(info, [prompt])
+        return prompt if embedded.reading is None else embedded.reading.understood
+
     async def contrast(self, images: Embeddings, misses: Sequence[str], info: ScorerInfo) -> NDArray[np.float32]:
         """What near misses subtract from the main scorer's scores: float32 (N,)."""
         vectors = await self._embedded(info, misses)

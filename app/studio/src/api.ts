@@ -108,6 +108,9 @@ export interface Generation {
     references: Omit<Told, "similarity">[];
     taste: { profile: string; weight: number } | null;
     scorers: ScorerUse[];
+    uncertainty: number;
+    contrast: boolean;
+    cascade: number | null;
     veto: string[];
   };
   parent: { kind: "rerank" | "refine"; generation: string | null; index: number | null } | null;

@@ -81,8 +81,8 @@ function Findings({ told }: { told: Answer }) {
           ))}
           <tr>
             <th scope="row">undetermined</th>
-            <Plot share={attribute.undetermined} />
-            <Plot share={attribute.undetermined_winners} />
+            <Plot column="Candidates" share={attribute.undetermined} />
+            <Plot column="Winners" share={attribute.undetermined_winners} />
             <td />
           </tr>
         </tbody>
@@ -100,19 +100,19 @@ function Row({ value }: { value: AuditedValue }) {
   return (
     <tr>
       <th scope="row">{value.text}</th>
-      <Plot share={value.candidates} />
-      <Plot share={value.winners} />
-      <td>{value.verdict}</td>
+      <Plot column="Candidates" share={value.candidates} />
+      <Plot column="Winners" share={value.winners} />
+      <td data-column="Ranking">{value.verdict}</td>
     </tr>
   );
 }
 
 /** A share as a point, and its interval as a line, from 0 to 100 %. */
-function Plot({ share: { share, low, high } }: { share: Share }) {
-  if (share === null || low === null || high === null) return <td>–</td>;
+function Plot({ column, share: { share, low, high } }: { column: string; share: Share }) {
+  if (share === null || low === null || high === null) return <td data-column={column}>–</td>;
   const percent = (value: number) => `${Math.round(100 * value)} %`;
   return (
-    <td>
+    <td data-column={column}>
       <svg viewBox="-4 0 108 12" width="108" height="12" aria-hidden="true">
         <line class="scale" x1="0" x2="100" y1="6" y2="6" />
         <line x1={100 * low} x2={100 * high} y1="6" y2="6" />

@@ -30,6 +30,9 @@ function request(made: Generation): Request {
     ...(ranking.min_probability !== null ? { min_probability: ranking.min_probability } : {}),
     ...(ranking.balance !== null ? { balance: ranking.balance } : {}),
     ...(ranking.references.length > 0 ? { references: askedOf(referencesOf(made)) } : {}),
+    ...(ranking.scorers.length > 0 ? { scorers: ranking.scorers, uncertainty: ranking.uncertainty } : {}),
+    ...(ranking.contrast ? { contrast: true } : {}),
+    ...(ranking.cascade !== null ? { cascade: ranking.cascade } : {}),
     ...(ranking.veto.length > 0 ? { veto: ranking.veto } : {}),
     ...(ranking.taste ? { taste: { profile: ranking.taste.profile, weight: ranking.taste.weight } } : {}),
   };

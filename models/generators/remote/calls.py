@@ -123,11 +123,14 @@ class Calls:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count a call by how it ends; a cancelled one is `cancelled`."""
-        began, outcome = time.monotonic(), "cancelled"
+        """Count a call by how it ends; `failed` stands for an unexpected error."""
+        began, outcome = time.monotonic(), "failed"
         try:
             yield
             outcome = "answered"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         except Busy as busy:
             outcome = busy.lost.reason
             raise

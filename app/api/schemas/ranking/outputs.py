@@ -7,8 +7,9 @@ from typing import Any
 
 from app.api.schemas.base import ResponseModel
 from app.api.schemas.flags import FlagName
-from app.domain import Negative, Ranking, Reference, Score
+from app.domain import Negative, Notice, Ranking, Reference, Score
 from app.engine.ranking.near_misses import near_misses
+from app.engine.texts.readings import read_by_scorer
 
 
 class NegativeOutput(ResponseModel):
@@ -126,11 +127,15 @@ class RankingOutput(ResponseModel):
     balance: RankingBalance | None
 
 
-def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
-    """Convert a ranking from the domain; `prompt` applies if the ranking has none."""
+def ranking_output(prompt: str, ranking: Ranking, notices: Sequence[Notice]) -> RankingOutput:
+    """Convert a ranking from the domain; `prompt` applies if the ranking has none.
+
+    `notices` are those of its result: they say what the scorer read.
+    """
     taste, balance = ranking.taste, ranking.balance
+    prompt = prompt if ranking.prompt is None else ranking.prompt
     return RankingOutput(
-        prompt=prompt if ranking.prompt is None else ranking.prompt,
+        prompt=prompt,
         negative_weight=ranking.negative_weight,
         negatives=[RankingNegative(text=n.text, weight=n.weight) for n in ranking.negatives],
         diversity=ranking.diversity,
@@ -144,7 +149,7 @@ def ranking_output(prompt: str, ranking: Ranking) -> RankingOutput:
         scorers=[RankingScorer(name=use.name, weight=use.weight) for use in ranking.scorers],
         uncertainty=ranking.uncertainty,
         contrast=ranking.contrast,
-        near_misses=list(near_misses(prompt if ranking.prompt is None else ranking.prompt)) if ranking.contrast else [],
+        near_misses=list(near_misses(read_by_scorer(notices, prompt))) if ranking.contrast else [],
         cascade=ranking.cascade,
         balance=RankingBalance(attribute=balance.attribute, values=dict(balance.values)) if balance else None,
     )

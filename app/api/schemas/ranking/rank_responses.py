@@ -78,7 +78,7 @@ class RankResponse(ResponseModel):
             prompt=result.prompt,
             prompt_language=language,
             understood=words,
-            ranking=ranking_output(result.prompt, result.ranking),
+            ranking=ranking_output(result.prompt, result.ranking, result.warnings),
             data=[_ranked_image_output(image, result.scorer, result.ranking, kept) for image in result.images],
             skipped=[SkippedOutput(index=i, code=e.code, message=e.detail) for i, e in skipped.items()],
             vetoed=[VetoedOutput(index=kept[i], **flag_fields(flags)) for i, flags in result.vetoed.items()],
