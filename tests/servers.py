@@ -100,8 +100,8 @@ class PostgreSQL:
             )
         )
 
-    def stop(self) -> None:
-        end(self._process, signal.SIGINT)
+    def stop(self, by: signal.Signals = signal.SIGINT) -> None:
+        end(self._process, by)
 
     def url(self, name: str) -> str:
         return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
@@ -139,7 +139,7 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(signal.SIGQUIT)  # without a last write: its data are deleted
 
 
 @contextmanager

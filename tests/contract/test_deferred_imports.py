@@ -43,6 +43,7 @@ def test_the_embedded_model_is_loaded_timed_and_run_without_the_compiler_and_sci
     assert found.strip() == "[]"
 
 
+@pytest.mark.soak
 def test_what_was_kept_out_is_the_real_thing_as_soon_as_it_is_used() -> None:
     run("""
         import sys

@@ -194,6 +194,7 @@ async def _killing(pair: list[Replica], kills: int) -> None:
         await asyncio.to_thread(victim.start)
 
 
+@pytest.mark.soak
 def test_killed_replicas_lose_nothing(stores: Stores, tmp_path: Path) -> None:
     asyncio.run(_killed(stores, tmp_path))
 

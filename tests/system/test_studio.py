@@ -119,6 +119,7 @@ def test_reload_in_mid_race(browser: Browser, house: House) -> None:
         assert asked.count("/v1/generations") == 1
 
 
+@pytest.mark.soak
 @needs_browser
 def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -> None:
     with (
