@@ -91,7 +91,7 @@ class EngineCore:
     @property
     def idle(self) -> bool:
         """Whether a tick would do nothing, before a message or an ordered image comes."""
-        return not (self._calls or self._updates or (self._scheduler.generations and not self._waiting))
+        return not (self._calls or self._updates or (not self._scheduler.is_empty and not self._waiting))
 
     def submit(
         self, spec: GenerationSpec, submitted: float, *, exclusive: bool = False, inputs: ImageInputs | None = None

@@ -191,6 +191,11 @@ class Scheduler:
         """All held generations, running ones first."""
         return [*self._running, *self._waiting]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no generation."""
+        return not (self._running or self._waiting)
+
     def add(self, run: ActiveGeneration) -> None:
         """Queue a generation."""
         self._waiting.append(run)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
+import numpy as np
 import pytest
 
 from app.domain import Score
 from app.engine.cost_model import CallSeconds
 from app.engine.protocols import Finished
-from app.engine.ranking import scoring
+from app.engine.ranking import duplicates, scoring
 from app.engine.scheduler import Scheduler
 from app.engine.state import ActiveGeneration
 from models.protocols import Embeddings
@@ -97,3 +99,23 @@ def test_what_another_generation_does_is_no_work_of_this_one() -> None:
     for name, rows, steps in (("a", 3, 6), ("b", 5, 9)):
         work = bench.outcome(name).work
         assert (work.rows_stepped, work.rows_unpruned, work.decodes) == (rows * steps, rows * steps, rows)
+
+
+def test_a_field_of_one_is_not_compared_with_itself() -> None:
+    class Untouched(np.ndarray[Any, Any]):
+        def __matmul__(self, other: object) -> Any:
+            raise AssertionError("no cosines are needed")
+
+    alone = np.ones((1, 4), np.float32).view(Untouched)
+    assert duplicates.find_duplicates(alone, [0]) == {}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_order_of_scores_is_that_of_a_stable_sort(dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    for size in (0, 1, 2, 7, 40):
+        scores = np.round(random.normal(size=size), 1).astype(dtype)
+        scores[random.random(size) < 0.2] = np.nan
+        scores[random.random(size) < 0.1] = -np.inf
+        expected = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable").tolist()
+        assert scoring.rank_order(scores.tolist()) == expected

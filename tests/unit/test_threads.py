@@ -16,6 +16,7 @@ from app.service.candidates.threads import SMALL_PIXELS, run_in_thread
 from app.service.generations.pruning_policy import PruningPolicy
 from app.service.generations.recording.inbox import UpdateInbox
 from app.service.generations.spec import build_spec
+from app.stores.connections import dialect_insert
 from models.guards import artefacts
 from tests.unit.service_kit import house
 
@@ -128,3 +129,17 @@ def test_flags_are_those_of_each_image_alone() -> None:
     assert found == [reasons(artefacts.measure(image, limits)) for image in [*base, *odd]]
     assert all(found[30:])
     assert not any(found[:30])
+
+
+async def test_the_statement_of_events_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Any] = []
+
+    def counted(connection: Any, table: Any) -> Any:
+        built.append(table)
+        return dialect_insert(connection, table)
+
+    monkeypatch.setattr("app.stores.generations.writes.dialect_insert", counted)
+    async with house(tmp_path) as h:
+        for _ in range(3):
+            await h.made(n_candidates=1)
+    assert len(built) == 1

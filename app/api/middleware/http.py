@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from contextlib import suppress
 
 import structlog
@@ -57,7 +57,9 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         client_request_id = Headers(scope=scope).get("x-request-id", "")
-        request_id = client_request_id if _REQUEST_ID_PATTERN.fullmatch(client_request_id) else uuid.uuid4().hex
+        request_id = (
+            client_request_id if _REQUEST_ID_PATTERN.fullmatch(client_request_id) else f"{random.getrandbits(128):032x}"
+        )
         scope[REQUEST_ID_KEY] = request_id
         status, created_id = 500, ""
 

@@ -18,6 +18,8 @@ def duplicate_groups(images: Embeddings) -> list[int]:
 
     Groups are connected components of near-duplicates.
     """
+    if len(images) < 2:
+        return list(range(len(images)))
     alike = images @ images.T >= NEAR_DUPLICATE_COSINE
     found = list(range(len(images)))
     seen = np.zeros(len(images), bool)

@@ -132,9 +132,8 @@ def _taste_scores(images: Embeddings, taste: TasteTerm | None) -> NDArray[np.flo
 
 def rank_order(scores: Sequence[float]) -> list[int]:
     """Return the places by descending score; ties by place, NaN last."""
-    values = np.asarray(scores, np.float64)
-    places: list[int] = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable").tolist()
-    return places
+    worst_last = [math.inf if math.isnan(score) else -score for score in scores]
+    return sorted(range(len(worst_last)), key=worst_last.__getitem__)
 
 
 def select_best(
@@ -193,7 +192,7 @@ def z_score(similarity: float, scorer: ScorerInfo) -> float | None:
 def margin(scores: Sequence[float]) -> float | None:
     """Return the winner's lead over the runner-up; None with fewer than two scores."""
     best = [scores[i] for i in rank_order(scores)[:2]]
-    return best[0] - best[1] if len(best) == 2 and not np.isnan(best).any() else None
+    return best[0] - best[1] if len(best) == 2 and not any(map(math.isnan, best)) else None
 
 
 def low_confidence(best: Score | None, scores: Sequence[float], scorer: ScorerInfo) -> bool:

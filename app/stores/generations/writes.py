@@ -55,6 +55,7 @@ class RowWriter:
         self._postgresql = connections.postgresql
         self._clock = clock
         self._monotonic = monotonic
+        self._append: Any = None
 
     def now(self) -> Time:
         """The time of leases."""
@@ -205,7 +206,9 @@ class RowWriter:
             for seq, e in enumerate(lines, first)
         ]
         if rows:
-            connection.execute(dialect_insert(connection, events).on_conflict_do_nothing(), rows)
+            if self._append is None:  # built once: that takes longer than the statement
+                self._append = dialect_insert(connection, events).on_conflict_do_nothing()
+            connection.execute(self._append, rows)
 
     def delete(self, connection: Connection, generation_id: str) -> bool:
         """Delete a row with its log and key, and refund an open one's charge."""
