@@ -206,7 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--tower", default="regnety_002", help="timm name of the scorer's image tower")
     parser.add_argument("--second", type=Path, nargs="+", help="weights of a second scorer, averaged (default: none)")
-    parser.add_argument("--second-tower", default="cs3darknet_s", help="timm name of its image tower")
+    parser.add_argument("--second-tower", default="efficientnet_lite0", help="timm name of its image tower")
     parser.add_argument("--only-second", action="store_true", help="only add the second scorer to the existing pack")
     parser.add_argument("--calibration", type=Path, default=None, help="only add this file to the existing pack")
     args = parser.parse_args()

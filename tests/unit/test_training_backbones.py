@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -49,6 +50,19 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(backbones.PACKAGED, TOWER, ("no_such_weights", "weights.pth"))
     with pytest.raises(ModuleNotFoundError, match="install no_such_weights"):
         backbones.pretrained(TOWER)
+
+
+def test_statistics_of_a_tower_are_those_of_the_pictures() -> None:
+    """Whatever they were before, and with the weights as they are."""
+    pictures = np.random.default_rng(2).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    tower = torch.nn.BatchNorm2d(3)
+    tower.running_mean.fill_(9.0)
+    backbones.settle(tower, pictures)
+    channels = torch.from_numpy(pictures / 127.5 - 1).float().flatten(0, 2)
+    assert tower.running_mean.allclose(channels.mean(0), atol=1e-3)
+    assert tower.running_var.allclose(channels.var(0), atol=1e-2)
+    assert tower.training
+    assert tower.weight.eq(1).all()
 
 
 def test_pictures_are_enlarged_to_what_the_tower_sees() -> None:

@@ -324,7 +324,7 @@ def spearman(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 def write_sheet(rows: list[U8], path: Path, scale: int = 2) -> None:
-    """Writes a sheet as PNG, about fifteen pictures per line, at most 20 lines.
+    """Writes a sheet as PNG of 256 colours, at most 20 lines of about 15 pictures.
 
     A group is the pictures of one prompt: random pick, gap, best four; or a random pick and the rest of its field.
     """
@@ -334,7 +334,8 @@ def write_sheet(rows: list[U8], path: Path, scale: int = 2) -> None:
     groups += [np.full_like(groups[0], 255)] * (-len(groups) % columns)
     lines = [np.concatenate(groups[i : i + columns], 1) for i in range(0, len(groups), columns)]
     sheet = np.concatenate(lines, 0)
-    Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST).save(path)
+    large = Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST)
+    large.quantize(256).save(path, optimize=True)
 
 
 def main() -> None:

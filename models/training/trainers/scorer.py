@@ -40,7 +40,7 @@ from models.training.data.palette import BACKGROUND_NAMES
 from models.training.data.races import STEPS, Races, agreement, checked, correlations, fidelity
 from models.training.data.scenes import SIZE_PX, Scene, Thing, compose
 from models.training.trainers.autoencoder import to_tensor
-from models.training.trainers.backbones import pretrained
+from models.training.trainers.backbones import pretrained, settle
 
 WIDTH = 256
 """Dimension of an embedding."""
@@ -130,10 +130,10 @@ def build(settings: dict[str, Any]) -> CustomTextCLIP:
 
 
 def enlarged(pictures: torch.Tensor, edge: int) -> torch.Tensor:
-    """Pictures (B, 3, S, S) at `edge` px, by bicubic interpolation."""
+    """Pictures (B, 3, S, S) in [-1, 1] at `edge` px, by bicubic interpolation."""
     if pictures.shape[-1] == edge:
         return pictures
-    return functional.interpolate(pictures, size=(edge, edge), mode="bicubic", antialias=True)
+    return functional.interpolate(pictures, size=(edge, edge), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def trained_parts(model: CustomTextCLIP) -> nn.ModuleDict:
@@ -381,8 +381,9 @@ def main() -> None:
         if run.updates % 100 == 0:
             run.report(**check(parts, table, unseen, races))
     parts.load_state_dict(run.averaged())
+    settle(parts["visual"], data.pictures)
     run.report(**{f"final_{k}": v for k, v in check(parts, table, unseen, races).items()})
-    run.finish(tower=args.tower)
+    run.finish(modules=parts.state_dict(), tower=args.tower)
 
 
 if __name__ == "__main__":
