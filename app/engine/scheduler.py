@@ -384,7 +384,7 @@ def _next_batch(peers: Peers, size: int) -> list[Row]:
             while queue and deficit >= entries and len(batch) < left:
                 batch.append(queue.popleft())
                 deficit -= entries
-            deficits[place] = min(deficit, DRR_QUANTUM) if queue else 0.0
+            deficits[place] = 0.0 if not queue else deficit if deficit < DRR_QUANTUM else DRR_QUANTUM
     for run, deficit in zip(peers, deficits, strict=True):
         run.deficit = deficit
     return batch
