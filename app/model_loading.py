@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 from app.engine.cluster.devices import worker_names
 from app.engine.cluster.engine import ClusterEngine
+from app.engine.cluster.replicas.link import Link
 from app.engine.cluster.workers import InProcessWorker
 from app.engine.config import EngineConfig
 from app.engine.local import LocalEngine
-from app.engine.registry import Lifetime, ManagedEngine, ModelMemory, ServedEngine, Turns
+from app.engine.registry import FoundTurns, Lifetime, ManagedEngine, ModelMemory, ServedEngine, Turns
 from app.engine.warmup import Progress
 from app.settings import ModelSettings, ServedModel
 from models import registry
 from models.errors import ModelUnsupported
 from models.families import SharedScorers
+from models.families.sources import REMOTE, device_name
 from models.protocols import Models
 
 Chosen = TypeVar("Chosen", bound=ModelSettings)
@@ -56,13 +59,18 @@ def make_engine(
     on_death: Callable[[BaseException], None],
     *,
     attempts: int,
-    turns: Callable[[str], Turns | None] = lambda _: None,
+    turns: Callable[[str], FoundTurns | None] = lambda _: None,
+    called: str = "",
 ) -> ServedEngine:
-    """The engine of one model, on one device or over a worker for each of several.
+    """The engine of one model.
 
-    `load` runs on the engine's threads. `attempts` limits those after the loss of a worker. `turns` returns what the
-    models on a device share.
+    It runs on one device, over a worker for each of several, or over those of a cluster. `load` runs on the engine's
+    threads. `attempts` limits those after the loss of a worker. `turns` returns what the models on a device share.
+    `called` is the model's id, if it is not the generator.
     """
+    if runs_on_cluster(settings):
+        link = Link(settings.cluster, application_name(called or settings.generator))
+        return ClusterEngine([], config, on_death, max_attempts=attempts, link=link)
     devices = settings.workers
     if len(devices) == 1:
         progress = Progress()
@@ -75,6 +83,16 @@ def make_engine(
         loading = partial(_load_worker, name, partial(load, settings.on(device), progress))
         workers.append(InProcessWorker(name, loading, config, progress, turns(device)))
     return ClusterEngine(workers, config, on_death, max_attempts=attempts)
+
+
+def runs_on_cluster(settings: ModelSettings) -> bool:
+    """Whether workers of a cluster run the model; a remote generator needs none."""
+    return bool(settings.cluster) and not settings.generator.startswith(REMOTE)
+
+
+def application_name(model: str) -> str:
+    """The name of a model's application in a cluster."""
+    return f"frontrunner-{re.sub(r'[^A-Za-z0-9_.@]+', '-', model)}"
 
 
 def _load_worker(name: str, load: Callable[[], Models]) -> Models:
@@ -103,8 +121,9 @@ class ModelShelf:
         lifetime = Lifetime(
             model.load == "resident",
             self._config.capacity,
-            lambda: len(model.settings.workers) * registry.estimate_bytes(model.settings.generator),
+            partial(_estimate_bytes, model.settings),
             registry.release_memory,
+            runs_on_cluster(model.settings),
         )
         return ManagedEngine(model.id, partial(self._load, model), self._memory, lifetime, self._on_death)
 
@@ -112,7 +131,23 @@ class ModelShelf:
         def load(settings: ModelSettings, progress: Progress) -> Models:
             return load_served(settings, progress, model.id, self._shared)
 
-        return make_engine(model.settings, load, self._config, on_death, attempts=self._attempts, turns=self._turns_on)
+        return make_engine(
+            model.settings,
+            load,
+            self._config,
+            on_death,
+            attempts=self._attempts,
+            turns=self._turns_on,
+            called=model.id,
+        )
 
-    def _turns_on(self, device: str) -> Turns:
-        return self._turns.setdefault(device, Turns())
+    def _turns_on(self, device: str) -> FoundTurns:
+        """Turns of all models on a device, whatever name of it their tables have."""
+        return FoundTurns(lambda: self._turns.setdefault(device_name(device), Turns()))
+
+
+def _estimate_bytes(settings: ModelSettings) -> int:
+    """Bytes that the weights will need in this process."""
+    if runs_on_cluster(settings):
+        return 0
+    return len(settings.workers) * registry.estimate_bytes(settings.generator)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from app.cli import batches, keys, measuring, output, tuning
+from app.cli import batches, cluster, keys, measuring, output, tuning
 from app.cli import client as remote
 from app.cli import interactive as dialogue
 from app.cli import rerank as again
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.add_typer(cluster.app, name="cluster")
 app.command()(batches.batch)
 app.command(name="list")(batches.list_)
 app.command()(provenance.verify)

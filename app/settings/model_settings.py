@@ -45,6 +45,11 @@ class ModelSettings(RemoteSettings):
     devices: str = Field(
         "", description="devices that share each generation, such as cuda:0,cuda:1 or cpu*2; empty for the device above"
     )
+    cluster: str = Field(
+        "",
+        pattern=r"^(auto|[A-Za-z0-9._-]+:[0-9]{1,5})?$",
+        description="Ray cluster whose workers run the model: HOST:PORT, or auto for one here; empty for none",
+    )
     dtype: NumberFormat = Field("auto", description="number format: float32, bfloat16, float16; auto suits the device")
     long_prompts: LongPrompts = Field(
         "truncate", description="texts above the token limit: truncate, or chunks for Stable Diffusion and SDXL"
@@ -94,6 +99,8 @@ class ModelSettings(RemoteSettings):
     @model_validator(mode="after")
     def _check_model(self) -> ModelSettings:
         LoraFolder.of(self.lora_dir, self.loras)
+        if self.cluster and self.devices:
+            raise ValueError("CLUSTER and DEVICES exclude each other: a worker of a cluster has one device")
         check_names([self.scorer, *names(self.scorers)], self.referee)
         return self
 

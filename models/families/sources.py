@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Hashable, MutableMapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -102,6 +103,15 @@ class SharedScorers:
         return self._held.setdefault((device, options.dtype, options.endpoint), WeakValueDictionary())
 
 
+def device_name(device: str) -> str:
+    """The one name of a device that has several; as given while torch is not imported."""
+    if "torch" not in sys.modules:
+        return device
+    from models.runtime import placement
+
+    return placement.device_name(device)
+
+
 class LoadContext:
     """What loaders share.
 
@@ -122,7 +132,12 @@ class LoadContext:
         self._device = device
         self._text_encoders: dict[Path, Any] = {}
         self._text_fronts: dict[Path, ReadText] = {}
-        self.scorers = dict[str, Embedder | Scorer]() if shared is None else shared.of(device, options)
+        self._shared = shared
+
+    @cached_property
+    def scorers(self) -> MutableMapping[str, Embedder | Scorer]:
+        """Scorers by name that are loaded on the device; after the libraries are imported."""
+        return {} if self._shared is None else self._shared.of(device_name(self._device), self.options)
 
     @cached_property
     def placement(self) -> DevicePlacement:

@@ -92,8 +92,7 @@ def select_device(device: str, dtype: str = "auto") -> DevicePlacement:
     `dtype` is a number format; `auto` is float32 on CPUs, where half precision is slow, and on Apple GPUs (`mps`). On
     CUDA it is bfloat16, or float16 before Ampere. Raises ModelUnsupported for a device that is not available.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _available(device)
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -104,6 +103,19 @@ def select_device(device: str, dtype: str = "auto") -> DevicePlacement:
         return DevicePlacement(where, torch.float32 if dtype == "auto" else getattr(torch, dtype), parallel)
     ampere = torch.cuda.get_device_capability(where) >= (8, 0)
     return DevicePlacement(where, torch.bfloat16 if ampere else torch.float16, RowParallel(1))
+
+
+def device_name(device: str) -> str:
+    """The one name of a device that has several: `cuda:0` for `auto` and `cuda`."""
+    found = _available(device)
+    return f"cuda:{torch.cuda.current_device()}" if found == "cuda" and torch.cuda.is_available() else found
+
+
+def _available(device: str) -> str:
+    """The device that `auto` stands for; any other one as it is."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def prepare_process() -> None:

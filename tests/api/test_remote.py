@@ -188,6 +188,35 @@ def test_waves_end_when_they_gain_little(tmp_path: Path) -> None:
         assert len(remote.made) == len(told["candidates"]) + 8
 
 
+@pytest.mark.torch
+def test_the_embedded_scorer_ranks_a_remotes_images_and_prunes_nothing(tmp_path: Path) -> None:
+    """Its calibration belongs to another generator, so it is not used."""
+    with Remote(painted) as remote:
+        limits = RemoteLimits(api_key=KEY, decoder=PlainDecoder, backoff_s=0.01, size=(64, 64), concurrency=1)
+
+        def load() -> Models:
+            name = f"openai:{remote.url}/v1#painter"
+            return registry.load_models(name, "pictogram", "cpu", options=LoadOptions(remote=limits))
+
+        with running(tmp_path, load=load) as house:
+            got = house.post(json={"prompt": "a red square", "n_candidates": 8, "n": 8, "pruning": "auto"})
+            assert got.status_code == 200, got.text
+            told = got.json()
+            ranking = {"prompt": "a blue circle", "negatives": []}
+            again = house.post(f"/v1/generations/{told['id']}/rerank", json={"n": 8, "ranking": ranking})
+            assert again.status_code == 200, again.text
+            known = house.client.get("/v1/models").json()["data"]
+    assert "pruning_unsupported" in codes(told)
+    assert "pictogram" in [model["id"] for model in known]
+    firsts = []
+    for answer in (told, again.json()):
+        scores = [each["score"] for each in answer["data"]]
+        assert len(scores) == len(set(scores)) == 8
+        assert scores == sorted(scores, reverse=True)
+        firsts.append(scores)
+    assert firsts[0] != firsts[1]
+
+
 def test_another_frontrunner_makes_the_same_images(tmp_path: Path, house: House) -> None:
     with running(tmp_path, load=loader(f"frontrunner:{house.url}", size=None, images_per_call=3)) as front:
         asked = {"prompt": "a red apple", "negative_prompt": "blue", "n_candidates": 5, "n": 5, "seed": 11, "steps": 6}

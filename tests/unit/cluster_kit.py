@@ -37,14 +37,15 @@ class Faults:
     """What goes wrong on workers, by name. Changed by tests at any time.
 
     Denoiser calls of rows with a `deadly` seed end the worker, of those with a `broken` one they raise, on the workers
-    in `broken_on`. `kill` holds workers that end at their next call. `stuck` workers wait for `released` in their next
-    call. Workers in `slow` take so many seconds more per call.
+    in `broken_on`. `kill` holds workers that end at their next call, `die_at` a row's step at which they end. `stuck`
+    workers wait for `released` in their next call. Workers in `slow` take so many seconds more per call.
     """
 
     deadly: set[int] = field(default_factory=set)
     broken: set[int] = field(default_factory=set)
     broken_on: set[str] = field(default_factory=set)
     kill: set[str] = field(default_factory=set)
+    die_at: dict[str, int] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     released: threading.Event = field(default_factory=threading.Event)
     slow: dict[str, float] = field(default_factory=dict)
@@ -62,6 +63,9 @@ class FaultyGenerator(InstrumentedGenerator):
     def step(self, rows: Sequence[StepRow], size: int) -> list[Latent]:
         faults, seeds = self._faults, {row.seed for row in rows}
         faults.began[self._name] = faults.began.get(self._name, 0) + 1
+        if max(row.step for row in rows) >= faults.die_at.get(self._name, 10_000):
+            del faults.die_at[self._name]
+            faults.kill.add(self._name)
         if self._name in faults.kill or seeds & faults.deadly:
             faults.kill.discard(self._name)
             faults.deaths.append(self._name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from app.domain import Checkpoint
 from app.engine.cluster import fleet, hedging, workers
 from app.engine.cluster.engine import ClusterEngine
 from app.engine.cluster.slots import Slot
+from app.engine.cluster.workers import OnStep
 from app.engine.protocols import Failed
+from app.engine.segments import core as segments
+from app.engine.segments.messages import Kept, Segment, SegmentDone
 from app.errors import EngineDead, EngineFailed, Interrupted
 from models.protocols import Models
 from tests.unit import cluster_kit as kit
@@ -35,6 +39,14 @@ def _quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_collect", lambda: None)
 
 
+@pytest.fixture
+def no_hedging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that waits for a core is neither late nor slow: each gets its share."""
+    monkeypatch.setattr("app.engine.cluster.slots.SLOW", math.inf)
+    monkeypatch.setattr(hedging, "WORTH", math.inf)
+    monkeypatch.setattr(hedging, "SILENT_S", math.inf)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(50):
         while not condition():
@@ -45,20 +57,43 @@ def slots(engine: ClusterEngine) -> list[Slot]:
     return list(engine._dispatcher.slots)
 
 
+@pytest.mark.usefixtures("no_hedging")
 @pytest.mark.parametrize("lost", [1, 2])
 async def test_workers_that_die_in_the_middle_change_nothing_but_the_time(lost: int) -> None:
-    one, faults = spec(n_candidates=30, n=3, checkpoints=CUTS), Faults()
+    one, faults = spec(n_candidates=30, n=3, checkpoints=CUTS), Faults(die_at={f"w{i}": 1 for i in range(lost)})
     async with cluster(3, faults, delay_s=0.002) as engine:
-        inbox = Inbox()
-        engine.submit(one, inbox)
-        await until(lambda: len(faults.began) == 3 and min(faults.began.values()) > 1)
-        faults.kill |= {f"w{i}" for i in range(lost)}
-        outcome = await inbox.outcome()
+        outcome, _ = await race(engine, one)
         assert sorted(faults.deaths) == [f"w{i}" for i in range(lost)]
         await until(lambda: all(slot.alive for slot in slots(engine)))
         again, _ = await race(engine, kit.replace(one, id="gen_b"))
     assert_same(outcome, alone(one))
     assert_same(again, alone(one))
+
+
+@pytest.mark.usefixtures("no_hedging")
+async def test_a_death_loses_the_steps_since_the_last_latents_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work of both attempts is counted once. Latents of earlier steps are not kept."""
+    monkeypatch.setattr(segments, "KEEP_S", 0.0)
+    begun: list[int] = []
+    before: list[Kept] = []
+
+    class Watching(InProcessWorker):
+        async def run(self, segment: Segment, on_step: OnStep) -> SegmentDone:
+            begun.append(segment.step)
+            before.extend(engine._held["gen_a"].race._before.values())
+            return await super().run(segment, on_step)
+
+    one, faults = spec(n_candidates=2, n=2, steps=60), Faults(die_at={"w0": 50})
+    async with cluster(2, faults, delay_s=0.002, worker=Watching) as engine:
+        outcome, _ = await race(engine, one)
+    assert begun[:2] == [0, 0]
+    assert min(begun[2:]) > 40
+    assert len(before) > 40
+    assert not any(each.states for each in before)
+    assert faults.deaths == ["w0"]
+    assert_same(outcome, alone(one))
 
 
 async def test_a_request_that_kills_its_workers_ends_after_an_exclusive_second_attempt() -> None:
@@ -195,15 +230,15 @@ async def test_a_large_owner_does_not_hold_up_a_small_one() -> None:
 
 async def test_two_owners_get_equal_shares_whatever_they_ask_for() -> None:
     async with cluster(2, delay_s=0.002, capacity=4096) as engine:
-        for i in range(8):
-            engine.submit(spec(f"many{i}", n_candidates=64, steps=8, owner="many", seed=1000 * i), Inbox())
-        engine.submit(spec("few", n_candidates=300, steps=8, owner="few", seed=7), Inbox())
+        for i in range(24):
+            engine.submit(spec(f"many{i}", n_candidates=64, steps=20, owner="many", seed=1000 * i), Inbox())
+        engine.submit(spec("few", n_candidates=1_000, steps=20, owner="few", seed=7), Inbox())
 
         def shares() -> list[int]:
             return [sum(slot.rows_of(owner) for slot in slots(engine)) for owner in ("many", "few")]
 
         await until(lambda: min(shares()) >= 40 and max(shares()) <= 1.5 * min(shares()))
-        for name in (*(f"many{i}" for i in range(8)), "few"):
+        for name in (*(f"many{i}" for i in range(24)), "few"):
             engine.cancel(name)
 
 
@@ -293,6 +328,7 @@ async def test_a_lost_worker_leaves_nothing_but_its_counters(
         assert engine.stats().rows_stepped >= before.rows_stepped + 20 * 4
 
 
+@pytest.mark.usefixtures("no_hedging")
 async def test_a_worker_that_comes_back_with_other_weights_is_given_up_and_stopped() -> None:
     class Other(kit.FaultyGenerator):
         @property
@@ -306,12 +342,13 @@ async def test_a_worker_that_comes_back_with_other_weights_is_given_up_and_stopp
         given = kit.models(name, faults, 0.001)
         return given if len(loaded) <= 2 else kit.replace(given, generator=Other(name, faults, 0.001))
 
+    before = set(threading.enumerate())
     async with cluster(2, faults, make=load) as engine:
         faults.kill.add("w0")
         await race(engine, spec(n_candidates=20))
         (lost,) = [slot for slot in slots(engine) if slot.worker.name == "w0"]
         await until(lambda: lost.given_up)
-        await until(lambda: [thread.name for thread in threading.enumerate()].count("engine") == 1)
+        await until(lambda: [t.name for t in {*threading.enumerate()} - before].count("engine") == 1)
         outcome, _ = await race(engine, spec("gen_b", n_candidates=8))
         assert_same(outcome, alone(spec("gen_b", n_candidates=8)))
 

@@ -15,9 +15,11 @@ from typing import NoReturn
 
 import pytest
 
+from app import model_loading
 from app.engine.cluster.engine import ClusterEngine
 from app.engine.cluster.workers import InProcessWorker
 from app.engine.core import EngineCore
+from app.engine.local import LocalEngine
 from app.engine.protocols import Cancelled, Failed, Succeeded, Update
 from app.engine.registry import Lifetime, ManagedEngine, ModelMemory, Turns, managed
 from app.errors import Draining, Loading, ModelAway, ModelLoadFailed
@@ -27,6 +29,7 @@ from tests.models_kit import FakeModel, Shelf, broken
 from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.cluster_kit import CONFIG
 from tests.unit.engine_kit import spec
+from tests.unit.replica_kit import FakeLink
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +212,27 @@ async def test_draining_loads_nothing_more() -> None:
         assert shelf.loads.count("b") == 0
 
 
+async def test_a_model_whose_workers_do_not_come_holds_up_no_other_and_says_why() -> None:
+    link, memory = FakeLink(), ModelMemory()
+
+    def make_far(on_death: Callable[[BaseException], None]) -> ClusterEngine:
+        return ClusterEngine([], CONFIG, on_death, link=link)
+
+    def make_near(on_death: Callable[[BaseException], None]) -> LocalEngine:
+        return LocalEngine(lambda: Models(InstrumentedGenerator(), FakeScorer()), CONFIG, on_death)
+
+    far = ManagedEngine("far", make_far, memory, Lifetime(elsewhere=True), lambda _: None)
+    near = ManagedEngine("near", make_near, memory, Lifetime(), lambda _: None)
+    loading = far.request_load()
+    await near.request_load()
+    assert (far.state, near.state) == ("loading", "loaded")
+    link.state.application = "DEPLOY_FAILED"
+    link.state.problem = "no such pack"
+    await loading
+    assert "no such pack" in str(far.failure)
+    await near.close(0)
+
+
 def test_turns_are_taken_in_the_order_of_arrival() -> None:
     turns, order, waiting = Turns(), list[int](), list[threading.Thread]()
 
@@ -228,3 +252,23 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
     assert order == [0, 1, 2, 3]
     with turns:
         pass
+
+
+def test_names_of_one_device_share_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_loading, "device_name", lambda device: "cuda:0" if device != "cpu" else device)
+    shelf = model_loading.ModelShelf(CONFIG, 0, lambda _: None, 2)
+    first, second, other = (shelf._turns_on(device) for device in ("auto", "cuda:0", "cpu"))
+    entered = threading.Event()
+
+    def enter() -> None:
+        with second:
+            entered.set()
+
+    with first, other:
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        while not shelf._turns["cuda:0"]._waiting:
+            pass
+        assert not entered.is_set()
+    waiting.join()
+    assert entered.is_set()

@@ -29,7 +29,7 @@ CUTS = (Checkpoint(2, 2), Checkpoint(4, 1))
 def finished(segment: Segment, core: SegmentCore | None = None) -> SegmentDone:
     ends: list[SegmentDone] = []
     core = core or SegmentCore(models(), EngineConfig(), clock=lambda: 0.0)
-    core.submit_segment(segment, 0.0, ends.append)
+    core.submit_segment(segment, 0.0, ends.append, lambda _: None)
     while not core.idle:
         core.tick()
     return ends[0]

@@ -10,13 +10,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 from app.engine.cluster import hedging
 from app.engine.cluster.pace import Pace
 from app.engine.cluster.slots import Attempt, Chunk, Delivery, Slot
-from app.engine.cluster.workers import WorkerLost
-from app.engine.segments.messages import SegmentDone
+from app.engine.cluster.workers import WorkerLeft, WorkerLost
+from app.engine.segments.messages import Kept, SegmentDone
 from app.errors import EngineFailed, FrontrunnerError, Interrupted
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,11 @@ class Dispatcher:
     def alive(self) -> list[Slot]:
         """The workers that take chunks."""
         return [s for s in self.slots if s.alive]
+
+    @property
+    def waits(self) -> bool:
+        """Whether chunks wait for a worker."""
+        return bool(self._pending)
 
     def submit(self, chunks: Sequence[Chunk]) -> None:
         """Queue chunks, and send what has room."""
@@ -99,12 +105,15 @@ class Dispatcher:
             if attempt.task is not None:
                 attempt.task.cancel()
 
-    def lose(self, slot: Slot) -> None:
-        """Run the chunks of a worker that is gone elsewhere, whether it says so or not."""
+    def lose(self, slot: Slot, *, blameless: bool = False) -> None:
+        """Run the chunks of a worker that is gone elsewhere, whether it says so or not.
+
+        `blameless` is whether it cannot have died of them.
+        """
         slot.alive = False
         for attempt in list(slot.attempts):
             self._end(attempt)
-            self._retry(attempt)
+            self._retry(attempt, blameless=blameless)
         self.pump()
 
     # which chunk, which worker
@@ -172,19 +181,17 @@ class Dispatcher:
         attempt.task = asyncio.create_task(self._run(attempt), name=attempt.segment.id)
 
     async def _run(self, attempt: Attempt) -> None:
-        chunk, worker = attempt.chunk, attempt.slot.worker
-
-        def note_step(step: int) -> None:
-            attempt.note_step(step, self._clock())
-            if not attempt.dropped:
-                chunk.on_step(step)
-
+        worker = attempt.slot.worker
         try:
-            result = await worker.run(attempt.segment, note_step)
+            result = await worker.run(attempt.segment, partial(self._note, attempt))
         except asyncio.CancelledError:
             if not attempt.dropped:
                 raise
             self._end(attempt)
+        except WorkerLeft as error:
+            self._end(attempt)
+            self._on_lost(attempt.slot, error)
+            self._retry(attempt, blameless=True)
         except WorkerLost as error:
             if attempt in attempt.slot.attempts:
                 self._on_lost(attempt.slot, error)
@@ -201,6 +208,17 @@ class Dispatcher:
         self.pump()
         self._hedge()
 
+    def _note(self, attempt: Attempt, reached: int | Kept) -> None:
+        """Take in a step of an attempt, and latents from which later attempts start."""
+        chunk, step = attempt.chunk, reached.step if isinstance(reached, Kept) else reached
+        attempt.note_step(step, self._clock())
+        if attempt.dropped or chunk.done.done():
+            return
+        chunk.on_step(step)
+        if isinstance(reached, Kept) and step > chunk.step:
+            chunk.step = step
+            chunk.on_kept(attempt.segment.step, reached)
+
     def _end(self, attempt: Attempt) -> None:
         attempt.slot.attempts.discard(attempt)
         attempt.slot.suspect = False
@@ -208,11 +226,16 @@ class Dispatcher:
             attempt.chunk.attempts.remove(attempt)
 
     def _drop(self, attempt: Attempt) -> None:
-        """Cancel an attempt; its worker is free again when it says so."""
+        """Cancel an attempt; its worker is free again when it says so.
+
+        One that leaves is not asked: its request is dropped.
+        """
         attempt.dropped = True
         if attempt in attempt.chunk.attempts:
             attempt.chunk.attempts.remove(attempt)
         attempt.slot.worker.cancel(attempt.segment.id)
+        if not attempt.slot.alive and attempt.task is not None:
+            attempt.task.cancel()
 
     def _complete(self, attempt: Attempt, result: SegmentDone) -> None:
         chunk, now = attempt.chunk, self._clock()
@@ -220,7 +243,7 @@ class Dispatcher:
             return
         attempt.slot.starts = 0
         self.pace.learn(attempt, result, now)
-        chunk.done.set_result(Delivery(result, attempt.slot.worker.name))
+        chunk.done.set_result(Delivery(result, attempt.slot.worker.name, attempt.segment.step))
         for other in list(chunk.attempts):
             other.slot.observe(self.pace.slowness_of(other, now), now)
             self._drop(other)
@@ -243,7 +266,7 @@ class Dispatcher:
             chunk.refused_by.add(attempt.slot)
             self._pending.append(chunk)
 
-    def _retry(self, attempt: Attempt) -> None:
+    def _retry(self, attempt: Attempt, *, blameless: bool) -> None:
         """Try a chunk that lost its worker again, exclusively, or fail it.
 
         A worker that runs more than one chunk may have died of another one, or by chance together with others. So a
@@ -252,11 +275,14 @@ class Dispatcher:
         chunk = attempt.chunk
         if attempt.dropped or chunk.done.done():
             return
-        chunk.losses += 1
-        if chunk.losses >= self._max_attempts and (attempt.alone or self._max_attempts == 1):
-            chunk.done.set_exception(Interrupted("every worker that ran this generation crashed: change the request"))
-            return
-        self._suspects.add(chunk.generation)
+        if not blameless:
+            chunk.losses += 1
+            if chunk.losses >= self._max_attempts and (attempt.alone or self._max_attempts == 1):
+                chunk.done.set_exception(
+                    Interrupted("every worker that ran this generation crashed: change the request")
+                )
+                return
+            self._suspects.add(chunk.generation)
         if not chunk.attempts:
             self._pending.append(chunk)
 

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from app.domain import GenerationSpec
 from app.engine.base.drainable import Drainable
 from app.engine.base.known_model import KnownModel
+from app.engine.cluster.crew import Crew
 from app.engine.cluster.fleet import Fleet
 from app.engine.cluster.race import Race
-from app.engine.cluster.workers import Worker, WorkerInfo, WorkerLost
+from app.engine.cluster.replicas.fleet import JoiningFleet, Replicas
+from app.engine.cluster.workers import Worker, WorkerInfo, WorkerLeft, WorkerLost
 from app.engine.config import EngineConfig
 from app.engine.core import SMOOTHING
 from app.engine.cost_model import CostModel
@@ -34,6 +36,8 @@ from models.protocols.image_inputs import ImageInputs
 from models.protocols.narrow import CallCounts
 
 log = logging.getLogger(__name__)
+
+NO_WORKER = "no worker is ready: retry after the interval in `Retry-After`"
 
 DIED = "the engine died during this request: retry it"
 
@@ -61,15 +65,22 @@ class ClusterEngine(KnownModel, Drainable):
         on_death: Callable[[BaseException], None],
         *,
         max_attempts: int = 2,
+        link: Replicas | None = None,
     ) -> None:
-        if not workers:
-            raise ValueError("a cluster needs at least one worker")
+        """`link` leads to workers that join by themselves, in place of `workers`."""
+        if bool(workers) is (link is not None):
+            raise ValueError("a cluster needs at least one worker, or a link to them")
         super().__init__()
         self._config = config
         self._on_death = on_death
-        self._fleet = Fleet(workers, max_attempts, self._die)
+        self._fleet: Crew = (
+            JoiningFleet(link, max_attempts, self._give_up, self._die)
+            if link is not None
+            else Fleet(workers, max_attempts, self._die)
+        )
         self._dispatcher = self._fleet.dispatcher
         self._held: dict[str, _Held] = {}
+        self._given_up: dict[str, FrontrunnerError] = {}
         self._death_reason: BaseException | None = None
         self._closed = False
         self._pace = 0.0
@@ -97,8 +108,8 @@ class ClusterEngine(KnownModel, Drainable):
         self._loaded()
         if self._draining:
             raise Draining("this replica is shutting down: retry after the interval in `Retry-After`", retry_after_s=1)
-        if not self._dispatcher.alive:
-            raise Loading("no worker is ready: retry after the interval in `Retry-After`", retry_after_s=2)
+        if not self._fleet.usable:
+            raise Loading(NO_WORKER, retry_after_s=2)
         held, capacity = self._held_candidates, self._config.capacity
         if held + n_candidates > capacity:
             raise Overloaded(
@@ -142,7 +153,10 @@ class ClusterEngine(KnownModel, Drainable):
     def _end(self, race: Race, sink: UpdateSink, task: asyncio.Task[Outcome]) -> None:
         """Deliver the last update of a generation."""
         last: Update
-        if task.cancelled():
+        given_up = self._given_up.pop(race.run.spec.id, None)
+        if task.cancelled() and given_up is not None:
+            last = Failed(given_up)
+        elif task.cancelled():
             last = Failed(EngineDead(DIED)) if self._death_reason is not None else Cancelled()
         elif (error := task.exception()) is None:
             last = Succeeded(task.result())
@@ -209,15 +223,18 @@ class ClusterEngine(KnownModel, Drainable):
         self._loaded()
         if self._closed:
             raise Draining("this replica has stopped: retry on another one", retry_after_s=1)
-        for _ in range(2):
+        losses = 0
+        while losses < 2:
+            await self._fleet.wait_usable()
             alive = self._dispatcher.alive
             if not alive:
-                raise Loading("no worker is ready: retry after the interval in `Retry-After`", retry_after_s=2)
+                raise Loading(NO_WORKER, retry_after_s=2)
             slot = min(alive, key=lambda s: (s.suspect, s.calls + s.rows, s.sent))
             slot.calls += 1
             try:
                 return await slot.worker.call(name, *args)
             except WorkerLost as error:
+                losses += not isinstance(error, WorkerLeft)
                 self._fleet.lose(slot, error)
             finally:
                 slot.calls -= 1
@@ -231,8 +248,8 @@ class ClusterEngine(KnownModel, Drainable):
         stages = Counter[str]()
         for part in parts:
             stages.update(part.stage_seconds)
-        return EngineStats(
-            ready=self._fleet.info is not None and self._death_reason is None and bool(self._dispatcher.alive),
+        now = EngineStats(
+            ready=self._fleet.info is not None and self._death_reason is None and self._fleet.usable,
             dead=self._death_reason is not None,
             draining=self._draining,
             part=self._fleet.part,
@@ -247,9 +264,10 @@ class ClusterEngine(KnownModel, Drainable):
             seconds_per_candidate=self._seconds_per_candidate,
             steering_refusal=next((p.steering_refusal for p in parts if p.ready), None),
             weight_bytes=sum(part.weight_bytes for part in parts),
-            workers=len(parts),
+            workers=len(parts) + len(self._fleet.refused),
             workers_ready=len(self._dispatcher.alive),
         )
+        return self._fleet.past.added(now)
 
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
@@ -260,6 +278,13 @@ class ClusterEngine(KnownModel, Drainable):
             await asyncio.gather(*ending, return_exceptions=True)
         self._closed = True
         await self._fleet.close()
+
+    def _give_up(self, error: FrontrunnerError) -> None:
+        """Fail the generations that are held; the next ones may run."""
+        log.error("running generations are given up: %s", error)
+        for name, held in self._held.items():
+            self._given_up[name] = error
+            held.task.cancel()
 
     def _die(self, reason: BaseException) -> None:
         """Fail all waiters, then call `on_death`."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
-from time import perf_counter
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from app.engine.cluster.dispatcher import Dispatcher
+from app.engine.cluster.crew import Crew
 from app.engine.cluster.slots import Slot
-from app.engine.cluster.workers import Worker, WorkerInfo
-from app.engine.cost_model import CostModel
+from app.engine.cluster.workers import Worker
 from app.errors import EngineFailed
 
 log = logging.getLogger(__name__)
@@ -26,31 +23,17 @@ MAX_STARTS = 5
 RESTART_S = 0.5
 """Seconds before a lost worker is started again; doubled for each failure."""
 
-COMPARED_ROWS = 8
-"""Rows of the call by which the workers' speeds are compared."""
 
-
-class Fleet:
+class Fleet(Crew):
     """Workers that hold the same models. `info` is None until all have loaded.
 
     `on_death` is called once: when a worker cannot load at first, or when all are given up.
     """
 
     def __init__(self, workers: Sequence[Worker], max_attempts: int, on_death: Callable[[BaseException], None]) -> None:
-        self.slots = [Slot(worker) for worker in workers]
-        self.dispatcher = Dispatcher(self.slots, max_attempts, self.lose)
-        self.info: WorkerInfo | None = None
+        super().__init__([Slot(worker) for worker in workers], max_attempts)
         self._starting = 0
-        self._fastest = self.slots[0]
         self._on_death = on_death
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    @property
-    def costs(self) -> CostModel:
-        """What device calls cost on the fastest worker."""
-        assert self.dispatcher.pace.costs is not None
-        return self.dispatcher.pace.costs
 
     @property
     def part(self) -> str:
@@ -64,19 +47,6 @@ class Fleet:
         """Start all workers; returns immediately."""
         self.dispatcher.start()
         self._spawn(self._start_all())
-
-    async def close(self) -> None:
-        """Stop all workers."""
-        self._closed = True
-        self.dispatcher.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*(slot.worker.close() for slot in self.slots))
-
-    def refresh_costs(self) -> None:
-        """Take over what the fastest worker has learnt while serving."""
-        if self._fastest.alive:
-            self.dispatcher.pace.costs = self._fastest.worker.info.costs
 
     def lose(self, slot: Slot, reason: BaseException) -> None:
         """A worker is gone: its chunks run elsewhere, and it is started again."""
@@ -109,14 +79,6 @@ class Fleet:
         await slot.worker.start(lambda reason: self.lose(slot, reason))
         slot.alive, slot.suspect = True, False
 
-    def _compare_speeds(self) -> None:
-        infos = {slot: slot.worker.info for slot in self.dispatcher.alive}
-        seconds = {slot: max(info.costs.steps(COMPARED_ROWS), 1e-9) for slot, info in infos.items()}
-        self._fastest = min(seconds, key=lambda slot: seconds[slot])
-        self.dispatcher.pace.costs = infos[self._fastest].costs
-        for slot, each in seconds.items():
-            slot.reset(each / seconds[self._fastest], perf_counter())
-
     async def _restart(self, slot: Slot, reason: BaseException) -> None:
         """Start a lost worker again, up to `MAX_STARTS` times in a row."""
         while slot.starts < MAX_STARTS:
@@ -143,8 +105,3 @@ class Fleet:
         if all(each.given_up for each in self.slots):
             self._on_death(reason)
         await slot.worker.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

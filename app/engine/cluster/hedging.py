@@ -44,6 +44,5 @@ def silent(attempts: Sequence[Attempt], now: float) -> list[Slot]:
 
 
 def _is_silent(attempt: Attempt, now: float) -> bool:
-    made = max(1, (attempt.step or 0) - attempt.chunk.step)
-    a_step = (attempt.moved - attempt.sent) / made
+    a_step = (attempt.moved - attempt.sent) / max(1, attempt.made)
     return now - attempt.moved > max(SILENT_S, SILENT_STEPS * a_step)

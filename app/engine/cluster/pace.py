@@ -26,7 +26,7 @@ class Pace:
 
     def expected_s(self, chunk: Chunk, load: int) -> float:
         """Seconds of a chunk on a worker with `load` rows in all."""
-        return self._predicted(chunk, load) * self._factors.get(chunk.area, 1.0)
+        return self._predicted(chunk.steps, chunk.area, load) * self._factors.get(chunk.area, 1.0)
 
     def expected_again_s(self, chunk: Chunk, load: int) -> float:
         """The same for a second attempt: it makes rows without a state from their seeds."""
@@ -36,15 +36,17 @@ class Pace:
     def learn(self, attempt: Attempt, result: SegmentDone, now: float) -> None:
         """Learn from an attempt that has ended."""
         took = now - attempt.sent - result.timings.encode_ms / 1000
-        factor = took / self._predicted(attempt.chunk, attempt.load)
-        known = self._factors.get(attempt.chunk.area, factor)
-        self._factors[attempt.chunk.area] = min(factor, FORGETTING * known)
-        attempt.slot.observe(factor / self._factors[attempt.chunk.area], now)
+        area = attempt.chunk.area
+        factor = took / self._predicted(attempt.steps, area, attempt.load)
+        self._factors[area] = min(factor, FORGETTING * self._factors.get(area, factor))
+        attempt.slot.observe(factor / self._factors[area], now)
 
     def slowness_of(self, attempt: Attempt, now: float) -> float:
         """How slow a running attempt is, relative to what is expected."""
         so_far = now - attempt.sent
-        return (so_far + attempt.expected_s(now)) / max(self.expected_s(attempt.chunk, attempt.load), 1e-6)
+        area = attempt.chunk.area
+        usual = self._predicted(attempt.steps, area, attempt.load) * self._factors.get(area, 1.0)
+        return (so_far + attempt.expected_s(now)) / max(usual, 1e-6)
 
-    def _predicted(self, chunk: Chunk, load: int) -> float:
-        return max(1e-6, self.call_s(load) * chunk.steps * chunk.area)
+    def _predicted(self, steps: int, area: float, load: int) -> float:
+        return max(1e-6, self.call_s(load) * steps * area)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import count, groupby
 from time import perf_counter
 
@@ -20,7 +21,7 @@ from app.engine.core import NO_SCORES
 from app.engine.members.progress import apply_checkpoint
 from app.engine.members.waves import needs_wave
 from app.engine.protocols import Finished, Outcome, Previewed, Pruned, Started, Stepped, Update, UpdateSink
-from app.engine.segments.messages import RowResult, Segment, SegmentRow, next_stop
+from app.engine.segments.messages import Kept, RowResult, Segment, SegmentDone, SegmentRow, next_stop
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.texts.encoding import EncodedTexts
 from app.errors import EngineFailed
@@ -59,7 +60,9 @@ class Race:
         self._clock = clock
         self._states: dict[int, LatentState] = {}
         self._homes: dict[int, str] = {}
+        self._before: dict[tuple[int, int], Kept] = {}
         self._ids = count()
+        self._name = f"{spec.id}.{secrets.token_hex(4)}"  # another front may have run the same generation
 
     @property
     def started(self) -> bool:
@@ -132,12 +135,12 @@ class Race:
 
         def make() -> Segment:
             states = tuple(SegmentRow(index, self._states.get(index)) for index in indices)
-            return Segment(f"{spec.id}.{next(self._ids)}", spec, step, states, self.run.inputs)
+            return Segment(f"{self._name}.{next(self._ids)}", spec, chunk.step, states, self.run.inputs)
 
         def on_step(reached: int) -> None:
             self._note_step(rows, reached)
 
-        return Chunk(
+        chunk = Chunk(
             spec.id,
             spec.owner,
             len(rows),
@@ -145,13 +148,25 @@ class Race:
             next_stop(spec, step),
             make,
             on_step,
+            self._keep,
             done,
             home=self._homes.get(rows[0].index),
             exclusive=self.run.exclusive,
             area=self._area,
         )
+        return chunk
 
     # what workers report
+
+    def _keep(self, first: int, kept: Kept) -> None:
+        """Take in latents of rows that began at step `first`, for later attempts."""
+        self._states.update(kept.states)
+        index = min(kept.states)
+        before = self._before.get((index, first))
+        if before is not None:
+            work = Work(**{f.name: getattr(before.work, f.name) + getattr(kept.work, f.name) for f in fields(Work)})
+            kept = replace(kept, work=work, device_seconds=before.device_seconds + kept.device_seconds)
+        self._before[index, kept.step] = replace(kept, states={})
 
     def _note_step(self, rows: Sequence[Row], reached: int) -> None:
         """A chunk has begun, or made a step."""
@@ -176,12 +191,15 @@ class Race:
         run.texts = run.texts or EncodedTexts((), None, result.query, result.notices)
         run.left_out.update(result.left_out)
         run.member_queries.update(result.member_queries)
-        run.device_seconds += result.device_seconds
-        run.add_work(**{field.name: getattr(result.work, field.name) for field in fields(Work)})
+        made: list[SegmentDone | Kept] = [result]
+        if (before := self._before.get((min(row.index for row in result.rows), delivery.step))) is not None:
+            made.append(before)
+        for part in made:
+            run.device_seconds += part.device_seconds
+            run.add_work(**{field.name: getattr(part.work, field.name) for field in fields(Work)})
         self.calls_made = result.calls_made
-        updates = [self._take(row, delivery) for row in result.rows]
         self._note_step([run.rows[each.index] for each in result.rows], result.rows[0].step)
-        self._sink(updates)
+        self._sink([self._take(row, delivery) for row in result.rows])
 
     def _take(self, given: RowResult, delivery: Delivery) -> Update:
         run, row = self.run, self.run.rows[given.index]

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.engine.cluster.workers import OnStep, Worker
-from app.engine.segments.messages import Segment, SegmentDone
+from app.engine.cluster.workers import Worker
+from app.engine.segments.messages import Kept, Segment, SegmentDone
 
 WINDOW_ROWS = 64
 """Rows in flight on a worker; further ones wait until a worker has room.
@@ -31,17 +31,19 @@ SMOOTHING = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """The result of a chunk, and the name of the worker that made it."""
+    """The result of a chunk, who made it, and the step at which that began."""
 
     result: SegmentDone
     worker: str
+    step: int
 
 
 @dataclass(slots=True, eq=False)
 class Chunk:
     """Rows of a generation that a worker takes from step `step` to step `stop`.
 
-    `make` builds the segment of an attempt. `home` is the worker that keeps their latents, None for latents that
+    `make` builds the segment of an attempt; `on_kept` takes latents of the one that began at a step, from which later
+    attempts start. `home` is the worker that keeps their latents, None for latents that
     travel. `area` is the image's size relative to the default. `losses` counts attempts that ended with their worker,
     `refused_by` are workers on which it failed.
     """
@@ -52,7 +54,8 @@ class Chunk:
     step: int
     stop: int
     make: Callable[[], Segment]
-    on_step: OnStep
+    on_step: Callable[[int], None]
+    on_kept: Callable[[int, Kept], None]
     done: asyncio.Future[Delivery]
     home: str | None = None
     exclusive: bool = False
@@ -69,7 +72,7 @@ class Chunk:
 
     @property
     def steps(self) -> int:
-        """The steps of an attempt, with its decoding as one more."""
+        """The steps of the next attempt, with its decoding as one more."""
         return self.stop - self.step + 1
 
 
@@ -99,14 +102,23 @@ class Attempt:
         """Whether its worker has run nothing else meanwhile."""
         return self.load == self.chunk.rows
 
+    @property
+    def steps(self) -> int:
+        """Its steps, with its decoding as one more."""
+        return self.chunk.stop - self.segment.step + 1
+
+    @property
+    def made(self) -> int:
+        """Its steps so far."""
+        return max(0, (self.step or 0) - self.segment.step)
+
     def note_step(self, step: int, now: float) -> None:
         """Record progress."""
         self.step, self.moved, self.slot.suspect = step, now, False
 
     def expected_s(self, now: float) -> float:
         """Seconds until its end, at its pace so far; before the first step, at least that."""
-        made = max(0, (self.step or 0) - self.chunk.step)
-        return (now - self.sent) / max(1, made) * (self.chunk.steps - made)
+        return (now - self.sent) / max(1, self.made) * (self.steps - self.made)
 
 
 @dataclass(slots=True, eq=False)

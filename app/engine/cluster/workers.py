@@ -18,7 +18,7 @@ from app.engine.local import ModelLoader
 from app.engine.protocols import EngineStats, PanelScorer
 from app.engine.registry.served_engine import Work
 from app.engine.segments.engine import SegmentEngine
-from app.engine.segments.messages import Segment, SegmentDone
+from app.engine.segments.messages import Kept, Segment, SegmentDone
 from app.engine.warmup import Progress
 from app.errors import Draining, EngineDead, EngineFailed
 from models.protocols import Calibration, GeneratorInfo, ScorerInfo
@@ -30,12 +30,19 @@ LIVE_ROWS = 1024
 START_POLL_S = 0.02
 """Seconds between looks at a worker that loads its models."""
 
-OnStep: TypeAlias = Callable[[int], None]
-"""Receives the steps that all rows of a segment have completed."""
+OnStep: TypeAlias = Callable[[int | Kept], None]
+"""Receives the steps that all rows of a segment have made, or their latents."""
 
 
 class WorkerLost(Exception):
     """The worker, its process or its machine is gone; what it ran must run elsewhere."""
+
+
+class WorkerLeft(WorkerLost):
+    """The worker takes no more work.
+
+    It has not begun what was sent now; what it began before may end.
+    """
 
 
 @dataclass(frozen=True, slots=True)

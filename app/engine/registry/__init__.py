@@ -9,4 +9,5 @@ from app.engine.registry.models import ModelState as ModelState
 from app.engine.registry.served_engine import Lifetime as Lifetime
 from app.engine.registry.served_engine import ModelStateName as ModelStateName
 from app.engine.registry.served_engine import ServedEngine as ServedEngine
+from app.engine.registry.turns import FoundTurns as FoundTurns
 from app.engine.registry.turns import Turns as Turns

@@ -23,7 +23,7 @@ from app.engine.protocols import EngineStats, UpdateSink
 from app.engine.registry.cards import ModelCard, card_stats
 from app.engine.registry.memory import ModelMemory
 from app.engine.registry.served_engine import EngineFactory, Lifetime, ModelStateName, ServedEngine, Work
-from app.errors import Draining, Loading, ModelAway, ModelLoadFailed
+from app.errors import Draining, FrontrunnerError, Loading, ModelAway, ModelLoadFailed
 from models.errors import ModelError
 from models.protocols import Embeddings, Images, TextEmbedding
 from models.protocols.image_inputs import ImageInputs
@@ -159,7 +159,7 @@ class ManagedEngine(KnownModel):
         await asyncio.to_thread(self._lifetime.release)
 
     async def _load(self) -> None:
-        async with self._memory.one_load:
+        async with contextlib.nullcontext() if self._lifetime.elsewhere else self._memory.one_load:
             try:
                 await self._load_alone()
             except Draining:
@@ -221,7 +221,11 @@ class ManagedEngine(KnownModel):
 
     def _unloadable(self, reasons: Sequence[BaseException]) -> ModelLoadFailed:
         reason = reasons[0] if reasons else None
-        what = str(reason) if isinstance(reason, ModelError) else f"an error of type {type(reason).__name__}"
+        what = (
+            str(reason)
+            if isinstance(reason, ModelError | FrontrunnerError)
+            else f"an error of type {type(reason).__name__}"
+        )
         return ModelLoadFailed(
             f"model {self.name!r} cannot be loaded: {what}; correct its table in FRONTRUNNER_MODELS",
             retry_after_s=RETRY_LOAD_S,

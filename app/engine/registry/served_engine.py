@@ -38,6 +38,7 @@ EngineFactory: TypeAlias = Callable[[Callable[[BaseException], None]], ServedEng
 class Lifetime:
     """How a model comes and goes.
 
+    `elsewhere` is whether other processes load its weights; then it waits for no model that loads here.
     `estimate` returns the bytes that its weights will need, or 0 if unknown. `release` frees memory of the libraries
     after the model has left; it runs on another thread.
     """
@@ -46,6 +47,7 @@ class Lifetime:
     capacity: int = 512
     estimate: Callable[[], int] = lambda: 0
     release: Callable[[], None] = lambda: None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -39,3 +40,26 @@ class Turns:
                 self._waiting.popleft().release()
             else:
                 self._taken = False
+
+
+class FoundTurns:
+    """The turns that `find` returns on the first use.
+
+    Names of devices are resolved once models are loaded.
+    """
+
+    def __init__(self, find: Callable[[], Turns]) -> None:
+        self._find = find
+        self._found: Turns | None = None
+
+    def __enter__(self) -> None:
+        """See `Turns`."""
+        self._found = self._found or self._find()
+        self._found.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See `Turns`."""
+        assert self._found is not None
+        self._found.__exit__(kind, error, trace)

@@ -31,7 +31,7 @@ def encode(message: object) -> bytes:
     return pickle.dumps(message, protocol=5)
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes | memoryview) -> Any:
     """The message of these bytes.
 
     Raises ValueError for bytes that are no message, or that name other classes.

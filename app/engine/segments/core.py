@@ -21,7 +21,7 @@ from app.engine.core import EngineCore
 from app.engine.protocols import Finished, Previewed, Pruned, Update
 from app.engine.ranking.scoring import Query
 from app.engine.scheduler import CallPlan
-from app.engine.segments.messages import RowResult, Segment, SegmentDone, SegmentRow
+from app.engine.segments.messages import Kept, RowResult, Segment, SegmentDone, SegmentRow
 from app.engine.state import ActiveGeneration, Phase, Row
 from app.engine.texts.encoding import EncodedTexts
 from models.errors import ModelUnsupported
@@ -36,8 +36,17 @@ PREPARED = 128
 KEPT_LATENTS = 1024
 """Latents that are kept for generators that cannot export them."""
 
+KEEP_S = 0.25
+"""Seconds between two exports of a segment's latents.
+
+The death of a worker loses about as much.
+"""
+
 OnEnd: TypeAlias = Callable[[SegmentDone], None]
 """Receives the result on the engine's thread."""
+
+OnKept: TypeAlias = Callable[[Kept], None]
+"""Receives latents on the way, on the engine's thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,8 @@ class SegmentRun(ActiveGeneration):
 
     segment: Segment
     on_end: OnEnd
+    on_kept: OnKept
+    kept_at: float | None = None
     states: dict[int, LatentState] = field(default_factory=dict)
 
     @property
@@ -87,7 +98,7 @@ class SegmentCore(EngineCore):
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         self._kept: OrderedDict[tuple[str, int, int], Latent] = OrderedDict()
 
-    def submit_segment(self, segment: Segment, submitted: float, on_end: OnEnd) -> None:
+    def submit_segment(self, segment: Segment, submitted: float, on_end: OnEnd, on_kept: OnKept) -> None:
         """Add a segment that arrived at `submitted` (seconds of this clock)."""
         guided = self._generator.info.is_guided(segment.spec.guidance_scale)
         self._scheduler.add(
@@ -99,6 +110,7 @@ class SegmentCore(EngineCore):
                 keeps_field=True,
                 segment=segment,
                 on_end=on_end,
+                on_kept=on_kept,
             )
         )
 
@@ -144,6 +156,31 @@ class SegmentCore(EngineCore):
             return self._kept.get((run.generation, given.index, run.segment.step))
         assert run.schedule is not None
         return self._portable.restore([given.state], run.schedule, run.first_call)[0]
+
+    def _step(self, plan: CallPlan) -> None:
+        super()._step(plan)
+        for run in plan.generations:
+            assert isinstance(run, SegmentRun)
+            self._keep(run)
+
+    def _keep(self, run: SegmentRun) -> None:
+        """Export the latents of a segment between two steps, now and then.
+
+        Rows that take turns in smaller calls are rarely at one step; then nothing is exported.
+        """
+        now, rows = self._clock(), run.live_rows()
+        run.kept_at = now if run.kept_at is None else run.kept_at
+        step = rows[0].step
+        if self._portable is None or now - run.kept_at < KEEP_S or not run.segment.step < step < run.segment.stop:
+            return
+        assert run.schedule is not None
+        begun = run.schedule.calls_before(rows[0].schedule_step)
+        if any(r.phase is not Phase.STEP or r.step != step or r.schedule_call != begun for r in rows):
+            return
+        states = self._portable.export([r.latent for r in rows])
+        kept = {row.index: state for row, state in zip(rows, states, strict=True)}
+        run.kept_at = now
+        run.on_kept(Kept(step, kept, run.work, run.device_seconds))
 
     def _preview(self, plan: CallPlan) -> None:
         super()._preview(plan)

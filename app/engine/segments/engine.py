@@ -12,7 +12,7 @@ from app.engine.core import EngineCore
 from app.engine.local import Held, LocalEngine
 from app.engine.protocols import Cancelled, Failed, Started, Stepped, Update
 from app.engine.segments.core import SegmentCore
-from app.engine.segments.messages import Segment, SegmentDone
+from app.engine.segments.messages import Kept, Segment, SegmentDone
 
 
 class SegmentEngine(LocalEngine):
@@ -20,11 +20,11 @@ class SegmentEngine(LocalEngine):
 
     core_type = SegmentCore
 
-    async def run_segment(self, segment: Segment, on_step: Callable[[int], None]) -> SegmentDone:
+    async def run_segment(self, segment: Segment, on_step: Callable[[int | Kept], None]) -> SegmentDone:
         """Run a segment.
 
-        `on_step` gets the steps that all its rows have completed, from `segment.step`. Raises CancelledError after
-        `cancel`, EngineDead, Loading, Draining, and the error of the segment.
+        `on_step` gets the steps that all its rows have completed, from `segment.step`, and latents now and then.
+        Raises CancelledError after `cancel`, EngineDead, Loading, Draining, and the error of the segment.
         """
         self._check_accepting()
         ended: asyncio.Future[SegmentDone] = asyncio.get_running_loop().create_future()
@@ -42,7 +42,8 @@ class SegmentEngine(LocalEngine):
         self._idle.clear()
         deliver = partial(self._call_on_loop, self._end_segment, segment.id, ended)
         submitted = perf_counter()
-        self._inbox.put(lambda core: cast(SegmentCore, core).submit_segment(segment, submitted, deliver))
+        keep = partial(self._call_on_loop, on_step)
+        self._inbox.put(lambda core: cast(SegmentCore, core).submit_segment(segment, submitted, deliver, keep))
         return await ended
 
     def forget(self, generation_id: str) -> None:

@@ -54,6 +54,19 @@ def next_stop(spec: GenerationSpec, step: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Latents of all rows of a segment after `step`.
+
+    Another worker can continue from them. `work` and `device_seconds` led to them from the segment's first step.
+    """
+
+    step: int
+    states: Mapping[int, LatentState]
+    work: Work
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RowResult:
     """A candidate at the end of a segment: previewed, or `finished`.
 

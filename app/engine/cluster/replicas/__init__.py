@@ -1,0 +1,1 @@
+"""Workers in other processes: replicas of a Ray Serve application."""
