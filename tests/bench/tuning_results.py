@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,20 @@ def keep(name: str, report: dict[str, Any], file: Path = FILE) -> None:
 
 
 def draw(known: dict[str, Any], path: Path) -> None:
-    """Each measure by iteration, a line a setting."""
-    figure, places = plt.subplots(1, len(MEASURES), figsize=(9.6, 3.2), dpi=150)
-    for axes, measure in zip(places, MEASURES, strict=True):
+    """Each measure that has values by iteration, a line a setting."""
+    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for measure, (name, stored) in itertools.product(MEASURES, known.items()):
+        rows = [(row["iteration"], row[measure]) for row in stored["measurements"] if row.get(measure) is not None]
+        if rows:
+            lines.setdefault(measure, {})[name] = rows
+    figure, places = plt.subplots(1, len(lines), figsize=(3.2 * len(lines), 3.2), dpi=150, squeeze=False)
+    for axes, (measure, drawn) in zip(places[0], lines.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(measure, color=INK, fontsize=10)
         axes.set_xlabel("iteration", color=QUIET)
-        for name, stored in known.items():
-            rows = [row for row in stored["measurements"] if row.get(measure) is not None]
-            if rows:
-                axes.plot([row["iteration"] for row in rows], [row[measure] for row in rows], "o-", label=name)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+        for name, rows in drawn.items():
+            axes.plot(*zip(*rows, strict=True), "o-", label=name)
+        axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
