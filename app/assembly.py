@@ -48,7 +48,7 @@ from app.service import (
 )
 from app.service.generations.event_log import QUEUE_TOPIC
 from app.service.generations.queue_worker import WaitingModels
-from app.service.serving import ModelDirectory, Roster
+from app.service.serving import Announcement, ModelDirectory, Roster
 from app.settings import ModelSettings, Settings
 from app.stores.blobs import ObjectBlobStore
 from app.stores.generations import SqlBatchStore, SqlGenerationStore
@@ -113,6 +113,14 @@ class Assembly:
         """What publishes several models to other replicas; None for a single one."""
         store = SqlServedModelStore(self.records)
         return Roster(self.registry, store, self.settings.lease_s) if self.registry.several else None
+
+    async def publish_models(self) -> None:
+        """Publish what this replica serves until cancelled."""
+        if self.roster is not None:
+            await self.roster.run()
+        else:
+            engine, store = self.registry.engine(self.registry.default), SqlServedModelStore(self.records)
+            await Announcement(engine, store, self.settings.lease_s).run()
 
     def _models_changed(self) -> None:
         self._notifier.notify(QUEUE_TOPIC)

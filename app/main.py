@@ -189,7 +189,7 @@ def _lifespan(
                 asyncio.create_task(_purge_repeatedly(services.generations, services.batches, settings), name="sweep"),
                 asyncio.create_task(services.generations.run_worker(), name="work"),
                 *(asyncio.create_task(each.generations.claim_queued(), name="claim") for each in directory.others),
-                *([asyncio.create_task(assembly.roster.run(), name="roster")] if assembly.roster is not None else []),
+                asyncio.create_task(assembly.publish_models(), name="roster"),
                 asyncio.create_task(dispatcher.run(), name="webhooks"),
                 asyncio.create_task(app.state.mcp.run(), name="mcp"),
             ]

@@ -58,6 +58,7 @@ def columns(generation: Generation) -> dict[str, Any]:
         "finished": generation.finished,
         "model": generation.model,
         "scorer": generation.scorer,
+        "weights": generation.model_revision,
         "candidates": generation.spec.n_candidates,
         "batch": generation.batch,
         "batch_index": generation.batch_index if generation.batch is not None else None,

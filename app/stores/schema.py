@@ -20,6 +20,7 @@ generations = Table(
     Column("claims", Integer, nullable=False),
     Column("model", Text, nullable=False),
     Column("scorer", Text, nullable=False),
+    Column("weights", Text, nullable=False, server_default=""),
     Column("candidates", Integer, nullable=False),
     Column("charged", Integer, nullable=False),
     Column("charged_window", BigInteger),
@@ -131,9 +132,13 @@ served_models = Table(
     Column("model", String(200), primary_key=True),
     Column("state", String(16), nullable=False),
     Column("card", Text, nullable=False),
+    Column("weights", Text, nullable=False, server_default=""),
     Column("seen", Double, nullable=False),
 )
-"""`seen` is a time of leases, see `generations.store`."""
+"""`seen` is a time of leases, see `generations.store`.
+
+`weights` is a generator's revision, here and in `generations`.
+"""
 
 webhooks = Table(
     "webhooks",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import email
 import io
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,6 @@ pytestmark = pytest.mark.slow
 
 def masked() -> str:
     """A mask whose upper half is white."""
-    import base64
-
     area = np.zeros((64, 64), np.uint8)
     area[:32] = 255
     file = io.BytesIO()
@@ -59,6 +59,32 @@ def test_openais_edits_take_no_strength(tmp_path: Path) -> None:
         assert "strength_not_applied" in codes(told)
         assert {asked.path for asked in remote.made} == {"/v1/images/edits"}
         assert len(remote.made) == 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_mask_of_an_edit_reaches_a_remote_that_takes_one(tmp_path: Path, *, whole: bool) -> None:
+    """One that marks all of the image is none."""
+    picture = np.full((64, 64, 4), 200, np.uint8)
+    picture[: 64 if whole else 32, :, 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    sent = {"image": ("image.png", base64.b64decode(base64_of("red"))), "mask": ("mask.png", file.getvalue())}
+    with Remote(lambda *_: {"data": [{"b64_json": base64_of("blue")}]}) as remote:
+        with fronted(tmp_path, remote, size=(64, 64)) as house:
+            got = house.post("/v1/images/edits", files=sent, data={"prompt": "a boat", "n_candidates": "2"})
+            assert got.status_code == 200, got.text
+        assert {asked.path for asked in remote.made} == {"/v1/images/edits"}
+        for asked in remote.made:
+            head = f"content-type: {asked.headers['content-type']}\n\n".encode()
+            parts = {each.get_param("name", header="content-disposition"): each for each in _parts(head + asked.raw)}
+            assert ("mask" in parts) is not whole
+            if not whole:
+                alpha = np.asarray(Image.open(io.BytesIO(parts["mask"].get_payload(decode=True))))[..., 3]
+                np.testing.assert_array_equal(alpha == 0, picture[..., 3] == 0)
+
+
+def _parts(message: bytes) -> list[Any]:
+    return list(email.message_from_bytes(message).walk())[1:]
 
 
 def test_a_model_that_edits_nothing_refuses_before_it_is_asked(tmp_path: Path) -> None:

@@ -43,8 +43,10 @@ class House:
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, delay_s: float = 0.0, url: str | None = None, **service: Any) -> AsyncIterator[House]:
-    generator = InstrumentedGenerator(delay_s=delay_s)
+async def house(
+    tmp_path: Path, delay_s: float = 0.0, url: str | None = None, revision: str = "1", **service: Any
+) -> AsyncIterator[House]:
+    generator = InstrumentedGenerator(delay_s=delay_s, revision=revision)
     engine = LocalEngine(lambda: Models(generator, FakeScorer()), EngineConfig(), lambda _: None)
     records = await SqlGenerationStore.open(url or f"sqlite:///{tmp_path}/records.db")
     blobs = ObjectBlobStore.open(f"file://{tmp_path}/blobs")

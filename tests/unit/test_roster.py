@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.errors import StoreUnavailable
-from app.service.serving import Roster
+from app.engine.registry import ElsewhereEngine
+from app.errors import ModelLoadFailed, StoreUnavailable
+from app.service.serving import ModelDirectory, Roster
 from app.stores.protocols import ServedModelRow
-from tests.models_kit import FakeModel, Shelf
+from tests.models_kit import FakeModel, Shelf, broken
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +116,31 @@ async def test_models_are_announced_once_they_are_loaded_and_published() -> None
     assert _announced(roster)
     assert store.rows[roster.replica][0].card
     await shelf.registry.close(0)
+
+
+async def test_a_model_that_cannot_be_loaded_here_waits_for_a_replica_that_has_it() -> None:
+    async def find(_: str) -> None:
+        return None
+
+    store = Rows()
+    here, roster = _roster(store, FakeModel("alpha", problems=[broken()]))
+    there, other = _roster(store, FakeModel("alpha"))
+    directory = ModelDirectory[object](here.registry, find, roster)
+    directory.fill({"alpha": "here"}, lambda engine: engine)
+    here.registry.start()
+    with pytest.raises(ModelLoadFailed):
+        await directory.named("alpha")
+    await other._publish()  # it loads, so that nothing is known of it yet
+    with pytest.raises(ModelLoadFailed):
+        await directory.named("alpha")
+    there.registry.start()
+    await there.engines["alpha"].known()
+    await other._publish()
+    found = await directory.named("alpha")
+    assert isinstance(found, ElsewhereEngine)
+    assert found.generator.id == "alpha"
+    await there.registry.close(0)
+    await here.registry.close(0)
 
 
 async def test_unknown_names_share_looks() -> None:

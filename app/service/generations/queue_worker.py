@@ -234,7 +234,8 @@ class Worker:
             self._queue_head, self._queue_overdue = None, False
             return not stats.draining and await self._demand_model()
         models, most = (self._engine.generator.id, self._engine.scorer.id), stats.capacity
-        first = await self._records.next_claimable(*models, most, self._lease_policy.lease_s)
+        weights = self._engine.generator.revision
+        first = await self._records.next_claimable(*models, most, self._lease_policy.lease_s, weights)
         if first is None or first != self._queue_head:
             self._queue_head, self._queue_head_since, self._queue_head_overtaken = first, time.monotonic(), False
         overdue = self._queue_head_overtaken and time.monotonic() - self._queue_head_since > QUEUE_OVERDUE_S
@@ -249,7 +250,7 @@ class Worker:
         if first.candidates > room or (stats.queued and not overdue):
             return False
         claim = self.new_claim()
-        found = await self._records.claim(*models, room, claim, max_candidates=most)
+        found = await self._records.claim(*models, room, claim, max_candidates=most, weights=weights)
         return found is not None and await self._start_claimed(found, claim)
 
     async def _demand_model(self) -> bool:
@@ -300,7 +301,8 @@ class Worker:
         share = max(1, self._engine.stats().capacity // BATCH_SHARE)
         models = self._engine.generator.id, self._engine.scorer.id
         most = room if not entries else min(room, share - held)
-        entry = await self._batches.next_entry(*models, most, self._lease_policy.lease_s)
+        weights = self._engine.generator.revision
+        entry = await self._batches.next_entry(*models, most, self._lease_policy.lease_s, weights)
         if entry is None:
             return False
         claim = self.new_claim()

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 from app.domain import Generation
 from app.engine.registry import ElsewhereEngine, ModelCard, ModelRegistry, ModelStateName
-from app.errors import FrontrunnerError, ModelAway, NotFound
+from app.errors import FrontrunnerError, ModelAway, ModelLoadFailed, NotFound
 from app.service.ids import base_name
 from app.service.serving.roster import HeldElsewhere, Roster
 
@@ -96,8 +96,9 @@ class ModelDirectory(Generic[Bundle]):
         """The services of a model; None is the default one.
 
         A single model's services check the name themselves. Waits until the facts of the model are known. A name is
-        refused only after a look at other replicas that began at `since` or later; see `Roster.look`. Raises NotFound
-        with a pointer, ModelLoadFailed, Draining and StoreUnavailable.
+        refused only after a look at other replicas that began at `since` or later; see `Roster.look`. A model that
+        cannot be loaded here waits for a replica that has it. Raises NotFound with a pointer, ModelLoadFailed, Draining
+        and StoreUnavailable.
         """
         if not self.several:
             return self.default
@@ -105,7 +106,13 @@ class ModelDirectory(Generic[Bundle]):
         managed = self._registry.managed(name)
         if managed is None:
             return await self._found_elsewhere(name, since)
-        await managed.known()
+        try:
+            await managed.known()
+        except ModelLoadFailed:
+            away = await self._held_by_others(name, since)
+            if away is None:
+                raise
+            return away
         return self._bundles[name]
 
     def is_known(self, model: str | None) -> bool:
@@ -122,6 +129,11 @@ class ModelDirectory(Generic[Bundle]):
     def announced(self) -> bool:
         """Whether other replicas can find the models of this one."""
         return self._roster is None or self._roster.announced
+
+    async def _held_by_others(self, name: str, since: float | None) -> Bundle | None:
+        """The services that queue for other replicas, if one has loaded the model."""
+        held = await self._roster.find(name, since) if self._roster is not None else None
+        return self._away(name, held.card) if held is not None and held.card is not None else None
 
     async def _found_elsewhere(self, name: str, since: float | None) -> Bundle:
         """The services that queue for other replicas.

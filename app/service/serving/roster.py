@@ -149,7 +149,8 @@ class Roster:
                 continue
             card = managed.facts_card()
             encoded = _cards().dump_json(card).decode() if card is not None else ""
-            rows.append(ServedModelRow(self.replica, state.id, state.state, encoded))
+            weights = card.generator.revision if card is not None else ""
+            rows.append(ServedModelRow(self.replica, state.id, state.state, encoded, weights))
         return rows
 
 

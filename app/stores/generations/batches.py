@@ -102,7 +102,9 @@ class SqlBatchStore:
             lambda connection: [batch_rows.decode(connection, row) for row in connection.execute(query).all()]
         )
 
-    async def next_entry(self, model: str, scorer: str | None, room: int, lease_s: float) -> Claimable | None:
+    async def next_entry(
+        self, model: str, scorer: str | None, room: int, lease_s: float, weights: str | None = None
+    ) -> Claimable | None:
         """See BatchStore."""
         others = batches.alias()
         served = select(func.max(others.c.served)).where(others.c.owner == batches.c.owner).scalar_subquery()
@@ -111,7 +113,7 @@ class SqlBatchStore:
 
         def read(connection: Connection) -> Claimable | None:
             for batch in connection.execute(in_turn).all():
-                query = first_entry(batch.id, self._rows.now(), model, scorer, room, lease_s)
+                query = first_entry(batch.id, self._rows.now(), model, scorer, room, lease_s, weights)
                 entry = connection.execute(query).first()
                 if entry is not None:
                     return Claimable(entry.id, entry.candidates)

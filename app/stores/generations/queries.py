@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, literal, or_, select, true, 
 from app.domain import Status
 from app.stores import codec
 from app.stores.protocols import ListQuery, PageMark
-from app.stores.schema import batches, generations
+from app.stores.schema import batches, generations, served_models
 
 OPEN = [status.value for status in Status if not status.is_final]
 FINAL = [status.value for status in Status if status.is_final]
@@ -21,18 +21,24 @@ Time: TypeAlias = ColumnElement[float] | float
 
 
 def oldest_claimable(
-    now: Time, model: str, scorer: str | None, max_candidates: int | None, lease_s: float
+    now: Time, model: str, scorer: str | None, max_candidates: int | None, lease_s: float, weights: str | None = None
 ) -> Select[tuple[Any, Any]]:
     """Id and candidates of the oldest open generation that is free and of no batch.
 
-    `scorer` None is any.
+    `scorer` and `weights` None are any.
     """
     table = generations.c
     free = is_free(now, lease_s)
     fits = table.candidates <= max_candidates if max_candidates is not None else true()
     return (
         select(table.id, table.candidates)
-        .where(table.status.in_(OPEN), table.batch.is_(None), *_for_models(model, scorer), free, fits)
+        .where(
+            table.status.in_(OPEN),
+            table.batch.is_(None),
+            *_for_models(model, scorer, weights, now, lease_s),
+            free,
+            fits,
+        )
         .order_by(table.created, table.id)
         .limit(1)
     )
@@ -45,18 +51,35 @@ def claimable_models(now: Time, lease_s: float) -> Select[tuple[Any]]:
 
 
 def first_entry(
-    batch_id: str, now: Time, model: str, scorer: str | None, room: int, lease_s: float
+    batch_id: str, now: Time, model: str, scorer: str | None, room: int, lease_s: float, weights: str | None = None
 ) -> Select[tuple[Any, Any]]:
     """Id and candidates of a batch's first claimable entry of at most `room`."""
     table = generations.c
-    mine = table.batch == batch_id, table.status.in_(OPEN), *_for_models(model, scorer)
+    mine = table.batch == batch_id, table.status.in_(OPEN), *_for_models(model, scorer, weights, now, lease_s)
     query = select(table.id, table.candidates).where(*mine, is_free(now, lease_s), table.candidates <= room)
     return query.order_by(table.batch_index).limit(1)
 
 
-def _for_models(model: str, scorer: str | None) -> list[ColumnElement[bool]]:
-    of_model = [generations.c.model == model]
-    return of_model if scorer is None else [*of_model, generations.c.scorer == scorer]
+def _for_models(
+    model: str, scorer: str | None, weights: str | None, now: Time, lease_s: float
+) -> list[ColumnElement[bool]]:
+    conditions = [generations.c.model == model]
+    if scorer is not None:
+        conditions.append(generations.c.scorer == scorer)
+    if weights is not None:
+        conditions.append(_may_run(weights, now, lease_s))
+    return conditions
+
+
+def _may_run(weights: str, now: Time, span_s: float) -> ColumnElement[bool]:
+    """Made for these weights, or for others that no replica serves.
+
+    A replica serves what it has published within `span_s`.
+    """
+    made, served = generations.c, served_models.c
+    others = select(served.replica).where(served.model == made.model, served.weights == made.weights)
+    others = others.where(served.seen > now - span_s, served.seen < now + span_s)
+    return or_(made.weights.in_(["", weights]), ~others.correlate(generations).exists())
 
 
 def is_free(now: Time, lease_s: float) -> ColumnElement[bool]:

@@ -265,10 +265,10 @@ class SqlGenerationStore:
         return [row.id for row in await self._read(query)]
 
     async def next_claimable(
-        self, model: str, scorer: str | None, max_candidates: int, lease_s: float
+        self, model: str, scorer: str | None, max_candidates: int, lease_s: float, weights: str | None = None
     ) -> Claimable | None:
         """See GenerationStore."""
-        rows = await self._read(oldest_claimable(self.rows.now(), model, scorer, max_candidates, lease_s))
+        rows = await self._read(oldest_claimable(self.rows.now(), model, scorer, max_candidates, lease_s, weights))
         return Claimable(rows[0].id, rows[0].candidates) if rows else None
 
     async def waiting_models(self, lease_s: float) -> frozenset[str]:
@@ -276,13 +276,18 @@ class SqlGenerationStore:
         return frozenset(row.model for row in await self._read(claimable_models(self.rows.now(), lease_s)))
 
     async def claim(
-        self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None
+        self,
+        model: str,
+        scorer: str | None,
+        room: int,
+        claim: Claim,
+        *,
+        max_candidates: int | None = None,
+        weights: str | None = None,
     ) -> Claimed | None:
         """See GenerationStore."""
-        table, oldest = (
-            generations.c,
-            oldest_claimable(self.rows.now(), model, scorer, max_candidates, claim.lease_s),
-        )
+        table = generations.c
+        oldest = oldest_claimable(self.rows.now(), model, scorer, max_candidates, claim.lease_s, weights)
         mine = oldest.with_only_columns(table.id).with_for_update(skip_locked=True).scalar_subquery()
         claim_oldest = (
             update(generations)

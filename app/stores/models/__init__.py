@@ -25,7 +25,15 @@ class SqlServedModelStore:
         """See ServedModelStore."""
         now = self._rows.now()
         values = [
-            {"replica": replica, "model": row.model, "state": row.state, "card": row.card, "seen": now} for row in rows
+            {
+                "replica": replica,
+                "model": row.model,
+                "state": row.state,
+                "card": row.card,
+                "weights": row.weights,
+                "seen": now,
+            }
+            for row in rows
         ]
 
         def write(connection: Connection) -> None:
@@ -40,9 +48,9 @@ class SqlServedModelStore:
         """See ServedModelStore."""
         now, seen = self._rows.now(), served_models.c.seen
         query = (
-            select(served_models.c.replica, served_models.c.model, served_models.c.state, served_models.c.card)
+            select(*(served_models.c[name] for name in ("replica", "model", "state", "card", "weights")))
             .where(seen > now - span_s, seen < now + span_s)
             .order_by(served_models.c.model, served_models.c.replica)
         )
         rows = await self._connections.read(lambda connection: connection.execute(query).all())
-        return [ServedModelRow(row.replica, row.model, row.state, row.card) for row in rows]
+        return [ServedModelRow(row.replica, row.model, row.state, row.card, row.weights) for row in rows]

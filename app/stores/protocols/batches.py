@@ -47,10 +47,12 @@ class BatchStore(Protocol):
     async def find(self, owner: str, after: PageMark | None, limit: int) -> list[tuple[Batch, BatchCounts]]:
         """The owner's batches older than `after`, newest first."""
 
-    async def next_entry(self, model: str, scorer: str | None, room: int, lease_s: float) -> Claimable | None:
+    async def next_entry(
+        self, model: str, scorer: str | None, room: int, lease_s: float, weights: str | None = None
+    ) -> Claimable | None:
         """A claimable entry of at most `room` candidates; `scorer` None is any.
 
-        Owners take turns, then their batches; entries come in order.
+        Owners take turns, then their batches; entries come in order. For `weights` see `next_claimable`.
         """
 
     async def claim(self, generation_id: str, claim: Claim) -> Claimed | None:

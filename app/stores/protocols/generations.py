@@ -199,23 +199,31 @@ class GenerationStore(Protocol):
         """
 
     async def next_claimable(
-        self, model: str, scorer: str | None, max_candidates: int, lease_s: float
+        self, model: str, scorer: str | None, max_candidates: int, lease_s: float, weights: str | None = None
     ) -> Claimable | None:
         """The oldest claimable generation of at most `max_candidates` candidates.
 
-        `scorer` None is any. `lease_s` applies to claims stored without a lease.
+        `scorer` None is any. `lease_s` applies to claims stored without a lease. `weights` is the generator's revision:
+        what was made for others is left to a replica that published them within `lease_s`; None takes it.
         """
 
     async def waiting_models(self, lease_s: float) -> frozenset[str]:
         """Models of claimable generations, entries of batches included."""
 
     async def claim(
-        self, model: str, scorer: str | None, room: int, claim: Claim, *, max_candidates: int | None = None
+        self,
+        model: str,
+        scorer: str | None,
+        room: int,
+        claim: Claim,
+        *,
+        max_candidates: int | None = None,
+        weights: str | None = None,
     ) -> Claimed | None:
         """Claim the oldest open generation for these models that is unclaimed or expired.
 
         Returns None if there is none, or if it has more than `room` candidates. Generations with more than
-        `max_candidates` are skipped.
+        `max_candidates` are skipped. For `weights` see `next_claimable`.
         """
 
     async def find_idempotent(self, owner: str, key: str) -> IdempotencyMatch | None:

@@ -9,12 +9,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class ServedModelRow:
-    """A model of a replica. `card` is its facts as JSON; empty before its first load."""
+    """A model of a replica.
+
+    `card` is its facts as JSON, `weights` the generator's revision; both are empty before its first load.
+    """
 
     replica: str
     model: str
     state: str
     card: str
+    weights: str = ""
 
 
 class ServedModelStore(Protocol):
