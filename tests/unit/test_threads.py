@@ -93,6 +93,9 @@ async def test_a_small_generation_needs_no_thread_for_its_images(
         assert threads == []
         await h.made(n_candidates=1, width=256, height=256)
         assert [getattr(work, "func", work).__name__ for work in threads] == ["inspect", "build_final"]
+        threads.clear()
+        await h.made(n_candidates=1, output_size=(512, 512))
+        assert [getattr(work, "func", work).__name__ for work in threads] == ["build_final"], "scaled before encoding"
 
 
 def test_small_images_of_one_shape_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:

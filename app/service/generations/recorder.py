@@ -323,7 +323,8 @@ class GenerationRecorder:
         Raises SigningFailed, and StoreUnavailable after retries.
         """
         build = partial(build_final, self.generation, updates, self._clock(), self._encoded_lines)
-        generation, files, lines = await run_in_thread(pixels_to_encode(updates, previews=self._preview_images), build)
+        pixels = pixels_to_encode(self.generation, updates, previews=self._preview_images)
+        generation, files, lines = await run_in_thread(pixels, build)
         sealed = await self._retried(lambda: self._sealer.seal_all(generation, files, self._blobs))
         return generation, sealed, lines
 

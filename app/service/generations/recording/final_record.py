@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import imaging
 from app.domain import EventKind, Failure, Generation, Status
@@ -41,15 +42,22 @@ def build_final(
     return generation, files, [*lines(updates[:-1]), closing_line(generation)]
 
 
-def pixels_to_encode(updates: Sequence[Update], *, previews: bool) -> int:
-    """Pixels and numbers that `build_final` encodes, with the images of `previews`."""
-    shown = [each.image for each in updates if previews and isinstance(each, Previewed)]
+def pixels_to_encode(generation: Generation, updates: Sequence[Update], *, previews: bool) -> int:
+    """Pixels and numbers that `build_final` encodes, with the images of `previews`.
+
+    Result images are scaled to the files' size before that.
+    """
+    shown = [_pixels(each.image) for each in updates if previews and isinstance(each, Previewed)]
     last = updates[-1]
-    encoded = 0
     if isinstance(last, Succeeded):
-        shown += last.outcome.images.values()
-        encoded = int(last.outcome.latents.size + last.outcome.embeddings.size)
-    return encoded + sum(int(image.shape[0] * image.shape[1]) for image in shown)
+        width, height = generation.output_size or (0, 0)
+        shown += [max(_pixels(image), width * height) for image in last.outcome.images.values()]
+        shown += [int(last.outcome.latents.size + last.outcome.embeddings.size)]
+    return sum(shown)
+
+
+def _pixels(image: NDArray[np.uint8]) -> int:
+    return int(image.shape[0] * image.shape[1])
 
 
 def _succeeded(generation: Generation, outcome: Outcome) -> tuple[Generation, dict[str, bytes]]:
