@@ -202,3 +202,16 @@ async def test_requests_that_nobody_waits_for_are_cancelled(monkeypatch: pytest.
     await asyncio.sleep(0)
     await bridge.close()
     assert handle.cancelled == 2
+
+
+async def test_a_request_that_cannot_be_sent_is_lost_and_not_awaited() -> None:
+    class Closed(Handle):
+        def remote(self, *_: Any) -> Handle:
+            raise RuntimeError("the handle is closed")
+
+    sent = list[Frame]()
+    bridge = Bridge(Closed(), sent.append)
+    bridge.receive(Frame("ask", 1, ("r0", "call", b"")))
+    await until(lambda: bool(sent))
+    assert sent == [Frame("lost", 1, "RuntimeError")]
+    await bridge.close()

@@ -58,13 +58,14 @@ class Bridge:
             await asyncio.sleep(LEAVE_S)
 
     async def _ask(self, number: int, to: str, kind: RequestKind, data: bytes) -> None:
-        answers, last = self._handle.answer.remote(to, kind, data), False
+        answers, last = None, False
         try:
+            answers = self._handle.answer.remote(to, kind, data)
             async for each in answers:
                 last = not each.startswith(AnswerKind.STEP.value)
                 self._send(Frame("answer", number, each))
         except asyncio.CancelledError:
-            if not last:
+            if answers is not None and not last:
                 answers.cancel()
             raise
         except Exception as error:
