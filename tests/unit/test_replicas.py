@@ -6,7 +6,9 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from app.domain import Checkpoint
@@ -19,7 +21,8 @@ from app.engine.config import EngineConfig
 from app.engine.segments import codec
 from app.engine.segments.messages import Segment, SegmentRow
 from app.errors import EngineDead, EngineFailed, FrontrunnerError, Interrupted, InvalidRequest, Loading, Overloaded
-from models.protocols import GeneratorInfo, Models
+from models.errors import ScoringFailed
+from models.protocols import GeneratorInfo, Models, ScoringInfo
 from tests.unit.cluster_kit import Faults, FaultyGenerator, KeepingGenerator, alone, assert_same, models, race
 from tests.unit.engine_kit import Inbox, spec
 from tests.unit.replica_kit import FakeLink, faulty, replicas
@@ -283,13 +286,32 @@ async def test_a_replica_refuses_what_is_no_call_and_what_is_for_another_one() -
 )
 def test_errors_cross_with_their_kind(error: FrontrunnerError) -> None:
     back = error_of(note_of(error))
+    assert isinstance(back, FrontrunnerError)
     assert type(back) is type(error)
     assert (back.detail, back.pointer) == (error.detail, error.pointer)
     assert getattr(back, "retry_after_s", None) == getattr(error, "retry_after_s", None)
 
 
+async def test_why_a_scorer_gave_no_scores_crosses() -> None:
+    """The front warns of it: a budget that is spent is no fault of the device."""
+
+    class Spent:
+        info = ScoringInfo("judge", "1", "cpu")
+
+        def score(self, images: Any, text: str) -> Any:
+            raise ScoringFailed("budget_spent", "judge has no room left in its 3 calls of today")
+
+    def load(name: str) -> Models:
+        return replace(models(name), members=(Spent(),))
+
+    async with replicas(FakeLink(load), "r0") as (engine, _):
+        with pytest.raises(ScoringFailed, match="no room left in its 3 calls") as failed:
+            await engine.score_images([np.zeros((64, 64, 3), np.uint8)], "a red apple", "judge")
+    assert failed.value.reason == "budget_spent"
+
+
 def test_other_errors_cross_without_their_text() -> None:
     back = error_of(note_of(OSError("/secret/path")))
-    assert type(back) is EngineFailed
+    assert isinstance(back, EngineFailed)
     assert "secret" not in back.detail
     assert type(error_of(ErrorNote("NoSuchError", "x", None, None))) is EngineFailed

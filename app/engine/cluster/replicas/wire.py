@@ -14,6 +14,7 @@ from app.engine.cluster.workers import WorkerInfo
 from app.engine.protocols import EngineStats
 from app.engine.segments import codec
 from app.errors import EngineFailed, FrontrunnerError, Unavailable
+from models.errors import FailureReason, ScoringFailed
 
 RequestKind: TypeAlias = Literal["describe", "segment", "call", "cancel", "forget"]
 """What a front asks of a replica."""
@@ -59,12 +60,13 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class ErrorNote:
-    """An error of the service as values."""
+    """An error of the service as values. `reason` is that of a `ScoringFailed`."""
 
     name: str
     detail: str
     pointer: str | None
     retry_after_s: float | None
+    reason: FailureReason | None = None
 
 
 def answer(kind: AnswerKind, value: object = None) -> bytes:
@@ -80,15 +82,20 @@ def read_answer(data: bytes) -> tuple[AnswerKind, Any]:
 def note_of(error: Exception) -> ErrorNote:
     """The values of an error.
 
-    One that is none of the service becomes EngineFailed without its text.
+    ScoringFailed keeps its text and reason. Any other error that is none of the service becomes EngineFailed without
+    its text.
     """
+    if isinstance(error, ScoringFailed):
+        return ErrorNote(ScoringFailed.__name__, str(error), None, None, error.reason)
     if not isinstance(error, FrontrunnerError):
         error = EngineFailed(f"a worker failed ({type(error).__name__})")
     return ErrorNote(type(error).__name__, error.detail, error.pointer, getattr(error, "retry_after_s", None))
 
 
-def error_of(note: ErrorNote) -> FrontrunnerError:
+def error_of(note: ErrorNote) -> FrontrunnerError | ScoringFailed:
     """The error of a note; EngineFailed for a class that this version does not have."""
+    if note.reason is not None:
+        return ScoringFailed(note.reason, note.detail)
     found = next((each for each in _classes(FrontrunnerError) if each.__name__ == note.name), EngineFailed)
     if issubclass(found, Unavailable):
         return found(note.detail, retry_after_s=note.retry_after_s or 1.0)
