@@ -93,8 +93,8 @@ class Ranking:
 
     @property
     def wants_finalists(self) -> bool:
-        """Whether it chooses among finished candidates by more than the score that prunes."""
-        return self.diversity > 0 or len(self.scorers) > 1 or self.contrast or self.balance is not None
+        """Whether it chooses among finished candidates by more than the scores of its scorers."""
+        return self.diversity > 0 or self.contrast or self.balance is not None
 
     def weights(self, main: str) -> dict[str, float]:
         """The weight of each scorer by name; `main` is the main scorer's name."""

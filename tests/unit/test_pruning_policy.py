@@ -145,6 +145,15 @@ def test_with_diversity_there_is_something_left_to_choose_from(n: int) -> None:
     )
 
 
+def test_other_scorers_than_the_one_that_prunes_have_something_left_to_choose_from() -> None:
+    """A single other scorer too; the main one alone, named or not, prunes to the winner."""
+    cut = cutter(calibrated(), quality=0.5)
+    main = cut._engine.scorer.id
+    named = ((), (main,), ("other",), (main, "other"))
+    kept = [cut("auto", replace(HEAT, scorers=scorers))[0][-1].keep for scorers in named]
+    assert kept == [1, 1, DIVERSITY_POOL_FACTOR, DIVERSITY_POOL_FACTOR]
+
+
 def test_costs_are_of_the_guidance_they_were_measured_at() -> None:
     """A model whose own steps are unguided: a guided row costs two of them."""
     seen: list[float] = []

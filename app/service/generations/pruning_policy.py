@@ -132,12 +132,14 @@ class PruningPlanner:
         calls = info.calls_per_step(context.sampler)
         costs = self._engine.costs.scaled(calls * (1 + guided) / (1 + measured))
         correlations = calibration.correlations_by_step(known, context.sampler, context.steps)
-        min_survivors = DIVERSITY_POOL_FACTOR * context.n if context.diverse else context.n
+        diverse = context.diverse or any(name != self._engine.scorer.id for name in context.scorers)
+        min_survivors = DIVERSITY_POOL_FACTOR * context.n if diverse else context.n
         steered = context.steering.steps(context.sampler, context.steps, context.steps) if context.steering else ()
         plan_input = planner.PlanInput(
             context.n_candidates, context.n, context.steps, correlations, costs, min_survivors, steered
         )
-        shape = replace(context, guidance_scale=float(guided))  # of the scale only this reaches the costs
+        # of the scale only this reaches the costs, of the scorers only this the survivors
+        shape = replace(context, guidance_scale=float(guided), diverse=diverse, scorers=())
         checkpoints = self._plans.get(shape, plan_input)
         return checkpoints, bool(checkpoints) and random.random() < self._policy.shadow_share, ()
 

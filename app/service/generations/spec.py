@@ -40,7 +40,8 @@ _LORAS_UNCALIBRATED = Notice("pruning_uncalibrated", "calibrations do not cover 
 class PruningContext:
     """Planner input: candidates that start together, their steps and settings.
 
-    `diverse` means that the n are chosen from a larger pool than the n best previews.
+    `diverse` means that the n are chosen from a larger pool than the n best previews. So do `scorers`, the names of
+    those that rank, unless the main one is alone. None: the main one.
     """
 
     n_candidates: int
@@ -49,6 +50,7 @@ class PruningContext:
     steps: int
     guidance_scale: float
     diverse: bool = False
+    scorers: tuple[str, ...] = ()
     steering: SteeringSettings | None = None
 
 
@@ -92,6 +94,7 @@ def build_spec(
         executed_steps,
         guidance,
         params.ranking.wants_finalists,
+        tuple(use.name for use in params.ranking.scorers),
         params.steering,
     )
     checkpoints, shadow, notices = _checkpoints(params, context, generator, plan_pruning)
