@@ -46,6 +46,13 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path, monkeypatch: pytes
         backbones.pretrained(TOWER)
 
 
+def test_too_few_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(timm.create_model(TOWER, pretrained=False).state_dict().items())[:3]
+    package(tmp_path, monkeypatch, dict(first))
+    with pytest.raises(ValueError, match="holds other shapes than efficientnet_lite0"):
+        backbones.pretrained(TOWER)
+
+
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backbones.PACKAGED, TOWER, ("no_such_weights", "weights.pth"))
     with pytest.raises(ModuleNotFoundError, match="install no_such_weights"):

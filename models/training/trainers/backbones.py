@@ -27,8 +27,8 @@ def pretrained(tower: str) -> dict[str, torch.Tensor]:
 
     The package orders its tensors as timm does, but names them differently.
 
-    Raises: KeyError for a tower that is not in `PACKAGED`; ModuleNotFoundError; ValueError for weights of another
-    shape.
+    Raises: KeyError for a tower that is not in `PACKAGED`; ModuleNotFoundError; ValueError for missing weights or
+    those of another shape.
     """
     package, file = PACKAGED[tower]
     spec = importlib.util.find_spec(package)
@@ -37,7 +37,7 @@ def pretrained(tower: str) -> dict[str, torch.Tensor]:
     found = torch.load(Path(spec.submodule_search_locations[0]) / file, map_location="cpu", weights_only=True)
     wanted = timm.create_model(tower, pretrained=False, num_classes=0).state_dict()
     named = dict(zip(wanted, found.values(), strict=False))
-    wrong = [name for name, values in wanted.items() if named[name].shape != values.shape]
+    wrong = [name for name, values in wanted.items() if name not in named or named[name].shape != values.shape]
     if wrong:
         raise ValueError(f"{package} holds other shapes than {tower}: {', '.join(wrong[:3])}")
     return named
