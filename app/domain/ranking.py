@@ -93,7 +93,7 @@ class Ranking:
 
     @property
     def wants_finalists(self) -> bool:
-        """Whether it chooses among finished candidates by more than the scores of its scorers."""
+        """Whether it chooses among finalists by more than the scores of scorers."""
         return self.diversity > 0 or self.contrast or self.balance is not None
 
     def weights(self, main: str) -> dict[str, float]:
