@@ -68,6 +68,12 @@ async def test_so_are_entries_of_batches(tmp_path: Path) -> None:
         await SqlServedModelStore(there.records).publish("other", serving("1", models[0]))
         assert await store.next_entry(*models, 9, 60.0, "2") is None
         assert await store.next_entry(*models, 9, 60.0, "1") is not None
+        async with house(tmp_path, revision="2", delay_s=0.05) as two:
+            await two.service.submit(GenerationParams("a red apple", n_candidates=2, steps=100))
+            worker = two.service._worker
+            assert not await worker._holds_back_entry(), "the end of its own work frees no room for that entry"
+            await SqlServedModelStore(there.records).publish("other", [])
+            assert await worker._holds_back_entry()
 
 
 async def test_new_weights_run_what_earlier_ones_left_once_those_are_gone(tmp_path: Path) -> None:

@@ -285,8 +285,8 @@ class Worker:
         stats = self._engine.stats()
         if self._batches is None or not stats.held:
             return False
-        models = self._engine.generator.id, self._engine.scorer.id
-        return await self._batches.next_entry(*models, stats.capacity, self._lease_policy.lease_s) is not None
+        models, weights = (self._engine.generator.id, self._engine.scorer.id), self._engine.generator.revision
+        return await self._batches.next_entry(*models, stats.capacity, self._lease_policy.lease_s, weights) is not None
 
     async def _claim_entry(self, room: int) -> bool:
         """Claim an entry of a batch while no request waits.
