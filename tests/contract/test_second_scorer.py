@@ -141,6 +141,14 @@ def test_a_setting_names_it_as_member_or_referee(folder: Path, monkeypatch: pyte
         registry.load_models("pictogram-second", "pictogram", "cpu")
 
 
+def test_tuning_refuses_it_as_referee_of_the_scorer_whose_text_encoder_it_shares(models: Models) -> None:
+    from models.tuning.rewards import check_independent, opinion_of
+    from models.tuning.settings import TuningError
+
+    with pytest.raises(TuningError, match="'pictogram' and 'pictogram-second' share weights"):
+        check_independent(opinion_of(models.scorer), opinion_of(models.members[0]))
+
+
 def test_a_changed_second_scorer_is_refused_when_it_is_used(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "pack")
     weights = copied / "second" / "open_clip_model.safetensors"
