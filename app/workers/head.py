@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,7 +108,8 @@ class LocalCluster:
         if head is None:
             return False
         for sign, patience in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
-            os.killpg(head.pid, sign) if sign is signal.SIGKILL else os.kill(head.pid, sign)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(head.pid, sign) if sign is signal.SIGKILL else os.kill(head.pid, sign)
             end = time.monotonic() + patience
             while time.monotonic() < end:
                 if self.running() is None:

@@ -166,6 +166,15 @@ def test_no_cluster_runs_where_none_was_started(tmp_path: Path) -> None:
     assert not cluster.stop()
 
 
+def test_a_cluster_that_ends_while_it_is_stopped_has_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    looks = iter([head.Head(ended.pid, "127.0.0.2:5"), None])
+    monkeypatch.setattr(LocalCluster, "running", lambda _: next(looks))
+    assert LocalCluster(tmp_path).stop()
+    assert next(looks, "all were taken") == "all were taken"
+
+
 def test_two_starts_at_once_start_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "_check_ray", lambda: None)
     masks: list[int] = []
