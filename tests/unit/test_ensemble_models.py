@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from app.domain import Ranking, ScorerUse
+from app.engine.protocols import Engine, PanelScorer
+from app.service.ranking.ensemble import Ensembles
+from app.service.ranking.panel_scores import Judgeable
 from app.settings import Settings
 from models import registry
 from models.ensembles import check_names, checked
@@ -84,6 +91,26 @@ def test_settings_refuse_names_before_anything_loads(settings: dict[str, str]) -
 def test_settings_pass_the_names_to_the_loaders() -> None:
     options = Settings(scorers="b/x, c", referee="d").load_options
     assert (options.scorers, options.referee) == (("b/x", "c"), "d")
+
+
+@pytest.mark.parametrize(
+    ("role", "why"),
+    [
+        (None, "it is not loaded on this replica"),
+        ("referee", "it is the referee of this replica, which never ranks"),
+    ],
+)
+def test_a_stored_scorer_that_cannot_rank_is_left_out_with_the_reason(role: str | None, why: str) -> None:
+    """The ranking of a stored generation names it; this replica serves it otherwise or not at all."""
+    main, other = FakeScorer().info, RandomFeatureScorer().info
+    panel = (PanelScorer(main, "main"), *([PanelScorer(other, "referee")] if role else []))
+    ensembles = Ensembles(cast(Engine, SimpleNamespace(scorer=main, panel=panel)))
+    candidates = Judgeable([], np.zeros((0, 2), np.float32))
+    ranking = Ranking(scorers=(ScorerUse(main.id), ScorerUse(other.id)))
+    verdict = asyncio.run(ensembles.judge(candidates, "a cat", ranking, [], 1))
+    (notice,) = verdict.notices
+    assert (notice.code, notice.data["reason"]) == ("scorer_left_out", "not_loaded")
+    assert notice.detail == f"the scorer {other.id!r} did not judge: {why}"
 
 
 def test_the_synthetic_members_see_images_otherwise() -> None:

@@ -191,7 +191,7 @@ class Ensembles:
                 if name in field.left_out:
                     raise field.left_out[name]
                 if member is None:
-                    raise LeftOut("not_loaded", "it is not loaded on this replica")
+                    raise LeftOut("not_loaded", self._why_absent(name))
                 if name not in field.members:
                     raise LeftOut("not_stored", "no embeddings of it are stored for these candidates")
                 assert isinstance(member.info, ScorerInfo)
@@ -281,6 +281,12 @@ class Ensembles:
 
     def _member(self, name: str) -> PanelScorer | None:
         return next((each for each in self._engine.panel if each.info.id == name and each.role == "member"), None)
+
+    def _why_absent(self, name: str) -> str:
+        """Why no member has this name."""
+        if any(each.info.id == name for each in self._engine.panel):
+            return "it is the referee of this replica, which never ranks"
+        return "it is not loaded on this replica"
 
 
 def _left_out(name: str, left: LeftOut) -> Notice:
