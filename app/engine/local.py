@@ -69,9 +69,9 @@ FINAL_CALL_TIMEOUT_S = 30.0
 """Seconds that a closing engine waits for the current device call."""
 
 STEPS_TOGETHER_S = 0.02
-"""Seconds after an update within which further steps wait for others.
+"""Seconds after an update within which a step is reported with the next call.
 
-Calls of a real device take longer: each of its steps is reported at once.
+Steps of a real device take longer: each is reported at once. A quick step before a long call waits for that call.
 """
 
 

@@ -98,9 +98,10 @@ def test_new_generations_and_votes_do_not_change_a_run(tmp_path: Path) -> None:
     for change in ({"since": 1.0}, {"owner": "key_other"}, {"profile": None}):
         with pytest.raises(CliError, match=rf"other options \({next(iter(change))}\)"):
             read(replace(wanted, **change))
-    (tmp_path / "run" / FILE).write_text("{}")
-    with pytest.raises(CliError, match="missing or damaged"):
-        read()
+    for damaged in ("{}", json.dumps(begun | {"options": ["since"]})):
+        (tmp_path / "run" / FILE).write_text(damaged)
+        with pytest.raises(CliError, match="missing or damaged"):
+            read()
 
 
 def test_what_safety_withholds_teaches_nothing() -> None:

@@ -76,7 +76,7 @@ def _known(wanted: Wanted, folder: RunFolder) -> Given:
     try:
         if document is None:
             raise ValueError
-        options, known = document["options"], Given.from_json(document)
+        options, known = dict(document["options"]), Given.from_json(document)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CliError(f"{FILE} in --out is missing or damaged: use another folder") from None
     if options != asdict(wanted):
