@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ class Probe(FakeScorer):
         self._info = replace(self._info, id="probe", revision="of another")
 
 
-def models() -> Models:
+def models(delay_s: float = 0.0) -> Models:
     members = (Probe(), RandomFeatureScorer(), ColourJudge())
-    return Models(InstrumentedGenerator(), FakeScorer(), members=members)
+    return Models(InstrumentedGenerator(delay_s=delay_s), FakeScorer(), members=members)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_stored_generations_are_audited_by_their_model(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_cancels_what_is_not_made(tmp_path: Path) -> None:
-    with running(tmp_path, load=models) as here:
+    with running(tmp_path, load=partial(models, delay_s=0.05)) as here:
         asked = {**ASKED, "prompts": [f"a thing {n}" for n in range(200)], "n_candidates": 16, "steps": 50}
         with pytest.raises(httpx.ReadTimeout):
             here.post("/v1/audits", json=asked, timeout=0.5)
