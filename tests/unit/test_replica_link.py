@@ -74,6 +74,17 @@ async def answers(link: Link, to: str = "r0") -> list[bytes]:
     return [each async for each in link.ask(to, "call", b"x")]
 
 
+async def connected(monkeypatch: pytest.MonkeyPatch) -> tuple[Children, Link, Child]:
+    """A link whose first child has reached the cluster."""
+    children = Children(monkeypatch)
+    link = Link("head:1", "frontrunner-fake")
+    link.start()
+    child = await children.next(1)
+    child.send(Frame("connected"))
+    await until(lambda: link.state.connected)
+    return children, link, child
+
+
 async def test_requests_reach_the_child_and_answers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     children = Children(monkeypatch)
     link = Link("head:1", "frontrunner-fake")
@@ -107,12 +118,7 @@ async def test_requests_reach_the_child_and_answers_come_back(monkeypatch: pytes
 
 @pytest.mark.parametrize("end", ["closed", "garbage", "wrong"])
 async def test_a_child_that_ends_or_talks_nonsense_is_replaced(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
-    children = Children(monkeypatch)
-    link = Link("head:1", "frontrunner-fake")
-    link.start()
-    child = await children.next(1)
-    child.send(Frame("connected"))
-    await until(lambda: link.state.connected)
+    children, link, child = await connected(monkeypatch)
     asking = asyncio.create_task(answers(link))
     await child.asked()
     children.failures = 2
@@ -134,12 +140,7 @@ async def test_a_child_that_ends_or_talks_nonsense_is_replaced(monkeypatch: pyte
 
 
 async def test_what_is_asked_while_the_link_closes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    children = Children(monkeypatch)
-    link = Link("head:1", "frontrunner-fake")
-    link.start()
-    child = await children.next(1)
-    child.send(Frame("connected"))
-    await until(lambda: link.state.connected)
+    _, link, child = await connected(monkeypatch)
     asking = asyncio.create_task(answers(link))
     await child.asked()
     await link.close()

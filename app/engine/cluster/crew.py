@@ -6,6 +6,7 @@ Owns the slots, the comparison of their speeds, and background tasks.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
@@ -20,7 +21,7 @@ COMPARED_ROWS = 8
 """Rows of the call by which the workers' speeds are compared."""
 
 
-class Crew:
+class Crew(ABC):
     """Workers that hold the same models. `info` is None until they are known.
 
     `refused` are names of workers that may not take part, with the reason. `past` is the work of those that have gone.
@@ -47,19 +48,20 @@ class Crew:
         """Whether chunks run now, or as soon as a worker has joined."""
         return bool(self.dispatcher.alive)
 
+    @abstractmethod
     def start(self) -> None:
         """Start all workers; returns immediately."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lose(self, slot: Slot, reason: BaseException) -> None:
         """A worker is gone: its chunks run elsewhere."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def part(self) -> str:
         """The current part of the start-up, or `ready`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def wait_usable(self) -> None:
         """Wait for a worker, if one is on its way."""
 

@@ -48,6 +48,9 @@ class Fleet(Crew):
         self.dispatcher.start()
         self._spawn(self._start_all())
 
+    async def wait_usable(self) -> None:
+        """See `Crew`: no further worker joins."""
+
     def lose(self, slot: Slot, reason: BaseException) -> None:
         """A worker is gone: its chunks run elsewhere, and it is started again."""
         if not slot.alive or self._closed:
