@@ -65,7 +65,7 @@ def test_a_veto_and_scorers_make_one_ranking(house: House, tmp_path: Path) -> No
 def test_safety_is_that_of_the_option_else_of_the_server(tmp_path: Path) -> None:
     with running(tmp_path / "house", safety_classifier="fake", safety_threshold=0.615, safety="flag") as house:
         assert made(house, run(house, tmp_path, "-c", "4"))["safety"] == "flag"
-        strict = made(house, run(house, tmp_path, "-c", "8", "--safety", "veto"))
+        strict = made(house, run(house, tmp_path, "-c", "8", "--seed", "7", "--safety", "veto"))
         assert strict["safety"] == "veto"
         assert not any(image["safety"]["flagged"] for image in strict["data"])
         assert any(c["safety"]["flagged"] for c in strict["candidates"]), "the sheet has blanks"

@@ -73,6 +73,8 @@ def test_flagged_images_have_a_badge_and_a_mode_is_asked_for(browser: Browser, t
     with running(tmp_path, **FAKE) as house, opened(browser, house) as page:
         mode = page.get_by_label("Safety, by fake")
         expect(mode.locator("option").first).to_have_text("server's default: off")
+        page.get_by_text("Sampling", exact=True).click()
+        page.get_by_label("Seed", exact=True).fill("7")  # some of its images are flagged, some are not
         raced(page)
         expect(page.locator(".unsafe")).to_have_count(0)
         mode.select_option("flag")
@@ -82,6 +84,7 @@ def test_flagged_images_have_a_badge_and_a_mode_is_asked_for(browser: Browser, t
         made = house.client.get(f"/v1/generations/{newest}").json()
         flagged = [one["index"] for one in made["candidates"] if one["safety"]["flagged"]]
         assert made["safety"] == "flag"
+        assert 0 < len(flagged) < len(made["candidates"])
         expect(page.locator(".tile .unsafe")).to_have_count(len(flagged))
         page.locator(f".tile[data-index='{flagged[0]}'] button").click()
         expect(page.locator(".account")).to_contain_text("flagged by the safety classifier fake")

@@ -58,6 +58,11 @@ PlanPruning: TypeAlias = Callable[[str | None, PruningContext], tuple[tuple[Chec
 """From "auto", "off" or None (default): checkpoints, whether in shadow, notices."""
 
 
+def drawn_seed() -> int:
+    """Draw the seed, 0 to 2**32 - 1, of a request that states none."""
+    return secrets.randbelow(SHORT_SEED_LIMIT)
+
+
 def build_spec(
     params: GenerationParams, generator: GeneratorInfo, limits: Limits, plan_pruning: PlanPruning
 ) -> tuple[GenerationSpec, tuple[Notice, ...]]:
@@ -80,7 +85,7 @@ def build_spec(
     check_range(steps, 1, limits.steps, "#/steps")
     guidance = generator.guidance_scale if params.guidance_scale is None else params.guidance_scale
     check_range(guidance, 0, limits.guidance_scale, "#/guidance_scale")
-    seed = secrets.randbelow(SHORT_SEED_LIMIT) if params.seed is None else params.seed
+    seed = drawn_seed() if params.seed is None else params.seed
     check_range(seed, 0, SEED_LIMIT - 1, "#/seed")
     if params.steering is not None:
         _check_steering(params.steering, steps)
