@@ -67,7 +67,7 @@ from app.stores.privacy import private_folder
 from app.stores.webhooks import SqlWebhookOutbox
 from models.errors import ModelNotFound
 from models.guards.safety import check_classifier, load_classifier
-from models.protocols import Models
+from models.protocols import Models, embeds
 from models.protocols.safety import SafetyClassifier
 
 log = logging.getLogger(__name__)
@@ -287,11 +287,11 @@ def _preload(safety: SafetyChecker, settings: Settings) -> None:
 def _load_models(settings: Settings, progress: Progress) -> Models:
     """Load the configured models; runs on an engine's thread."""
     loaded = load_served(settings, progress)
-    names = loaded.generator.info.id, loaded.scorer.info.id
+    names = loaded.generator.info.id, loaded.scorer.info.id, *(each.info.id for each in loaded.members if embeds(each))
     if dangling := Aliases.parse(settings.model_aliases).dangling(names):
         raise ModelNotFound(
             f"FRONTRUNNER_MODEL_ALIASES: {', '.join(dangling)} names a model that is not loaded; "
-            f"{' and '.join(dict.fromkeys(names))} are. Name one of them, or * for the loaded one"
+            f"use one of {', '.join(dict.fromkeys(names))}, or * for the loaded one"
         )
     return loaded
 

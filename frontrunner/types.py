@@ -1121,7 +1121,7 @@ class DocumentRerankRequest(TypedDict):
     """
     model: NotRequired[str | None]
     """
-    The loaded scorer; GET /v1/models names it.
+    A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one.
     """
     top_n: NotRequired[int | None]
     """
@@ -1182,7 +1182,7 @@ class EmbeddingsRequest(TypedDict):
     """
     model: NotRequired[str | None]
     """
-    The loaded scorer; GET /v1/models names it.
+    A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one.
     """
     encoding_format: NotRequired[Literal["float", "base64"] | None]
     """

@@ -115,11 +115,11 @@ async def _services_of(request: Request, needs: Needs) -> Services:
 def loaded_models(services: Services) -> LoadedModels:
     """Ids of the models that requests can name. Raises Loading."""
     if services.models.several:
-        scorers = tuple(scorer for _, scorer in services.models.scorers())
+        scorers = tuple(scorer.id for _, scorer in services.models.embedders())
         names = services.models.ids
         return LoadedModels(names[0], scorers[0] if scorers else names[0], names[1:], scorers[1:])
     generator, scorer = services.generations.models()
-    return LoadedModels(generator.id, scorer.id)
+    return LoadedModels(generator.id, scorer.id, (), tuple(services.ensembles.embedders))
 
 
 async def for_generator(services: Services, name: str | None, since: float | None = None) -> Services:

@@ -14,7 +14,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -24,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
-from app.engine.base.drainable import Drainable
+from app.engine.base.drainable import Drainable, Held
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.engine.members import calls
+from app.engine.members.loading import MemberLoads, named_members
 from app.engine.members.panel import find_embedder, find_judge, panel_of
 from app.engine.protocols import Cancelled, EngineStats, Failed, PanelScorer, Stepped, Succeeded, Update, UpdateSink
 from app.engine.steering.calls import prepare, refusal
@@ -75,14 +75,6 @@ Steps of a real device take longer: each is reported at once. A quick step befor
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A generation that was admitted and has not ended."""
-
-    sink: UpdateSink
-    candidates: int
-
-
 class LocalEngine(Drainable):
     """The `Engine` of one process and one device; use it on the loop of `start`.
 
@@ -113,6 +105,7 @@ class LocalEngine(Drainable):
         self._core: EngineCore | None = None
         self._models: Models | None = None
         self._held: dict[str, Held] = {}
+        self._loads = MemberLoads()
         self._pending: set[asyncio.Future[object]] = set()
         self._death_reason: BaseException | None = None
         self._closed = False
@@ -169,11 +162,13 @@ class LocalEngine(Drainable):
         self._held[spec.id] = Held(sink, spec.n_candidates)
         self._idle.clear()
         submitted = perf_counter()
-        self._inbox.put(lambda core: core.submit(spec, submitted, exclusive=exclusive, inputs=inputs))
+        self._enter(spec.id, spec, lambda core: core.submit(spec, submitted, exclusive=exclusive, inputs=inputs))
 
     def cancel(self, generation_id: str) -> None:
         """See `Engine`."""
-        if generation_id in self._held:
+        if generation_id in self._held and self._loads.drop(generation_id):
+            self._call_on_loop(self._deliver, [(generation_id, Cancelled())])
+        elif generation_id in self._held:
             self._inbox.put(lambda core: core.cancel(generation_id))
 
     @property
@@ -183,12 +178,12 @@ class LocalEngine(Drainable):
 
     async def embed_texts(self, texts: Sequence[str], scorer: str | None = None) -> list[TextEmbedding]:
         """See `Engine`."""
-        model = find_embedder(self._loaded(), scorer)
+        model = await self._embedder(scorer)
         return await self._call_device(lambda *_: [model.embed_texts([t])[0] for t in texts])
 
     async def embed_images(self, images: Sequence[NDArray[np.uint8]], scorer: str | None = None) -> Embeddings:
         """See `Engine`."""
-        return await calls.embed_images(self._call_device, find_embedder(self._loaded(), scorer), images)
+        return await calls.embed_images(self._call_device, await self._embedder(scorer), images)
 
     async def score_images(self, images: Sequence[NDArray[np.uint8]], text: str, scorer: str) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -272,6 +267,16 @@ class LocalEngine(Drainable):
         if self._models is None:
             raise Loading(f"the models are not ready yet: {self._progress.part}", retry_after_s=2)
         return self._models
+
+    async def _embedder(self, name: str | None) -> Embedder:
+        """A scorer that embeds, once its weights are read."""
+        model = find_embedder(self._loaded(), name)
+        await self._loads.load([model])
+        return model
+
+    def _enter(self, work: str, spec: GenerationSpec, message: CoreMessage) -> None:
+        """Give the core work once the members that it names are loaded."""
+        self._loads.begin(work, named_members(self._loaded(), spec), partial(self._inbox.put, message))
 
     def _check_accepting(self) -> None:
         self._loaded()

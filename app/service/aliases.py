@@ -26,7 +26,8 @@ DEFAULT = ",".join(f"{name}={LOADED}" for name in (*GENERATORS, *SCORERS))
 class LoadedModels:
     """Ids of the generator and the scorer of requests that name none.
 
-    A pack may be both. `generators` and `scorers` are those of all models of the process, if it serves several.
+    A pack may be both. `generators` are those of all models of the process, if it serves several; `scorers` are all
+    further ones with embeddings that may rank.
     """
 
     generator: str

@@ -264,8 +264,9 @@ class Settings(TrustSettings, ModelSettings):
         except ValueError as error:
             raise ValueError(f"MODELS: {error}") from None
         assert known is not None
-        names = {model.id for model in known.models} | {model.settings.scorer for model in known.models}
-        if dangling := Aliases.parse(self.model_aliases).dangling(names):
+        scorers = (name for model in known.models for name in (model.settings.scorer, *names(model.settings.scorers)))
+        served = {*(model.id for model in known.models), *scorers}
+        if dangling := Aliases.parse(self.model_aliases).dangling(served):
             raise ValueError(f"MODEL_ALIASES: {', '.join(dangling)} names no model of the file of MODELS")
 
     @property

@@ -135,6 +135,28 @@ class Scorer(Protocol):
         ...
 
 
+class Deferred(Embedder, Protocol):
+    """An embedder whose weights are read at its first use.
+
+    Its other methods read them too, on the thread that calls. They and `loaded` also raise the errors of
+    `models.errors`; the next call then tries again.
+    """
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory. Call from any thread."""
+        ...
+
+    def loaded(self) -> Embedder:
+        """The model behind it, read now unless it was. Call from any thread."""
+        ...
+
+
+def is_deferred(model: Embedder | Scorer) -> TypeIs[Deferred]:
+    """Whether a model is listed before its weights are read."""
+    return hasattr(model, "is_loaded")
+
+
 def embeds(model: Embedder | Scorer) -> TypeIs[Embedder]:
     """Whether a model has embeddings, so that its images can be re-ranked without it."""
     return hasattr(model, "embed_images")

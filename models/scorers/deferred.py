@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,16 @@ from models.protocols import Embedder, Embeddings, Pixels, ScorerInfo, TextEmbed
 
 
 class DeferredScorer:
-    """An `Embedder` whose weights `load` reads on the first call. Engine thread only.
+    """A `Deferred` embedder of the weights that `load` reads.
 
-    A first call can also raise the errors of `models.errors`; the next call then tries again.
+    The first call reads them, on its thread. Embed on the engine's thread only.
     """
 
     def __init__(self, info: ScorerInfo, load: Callable[[], Embedder]) -> None:
         self._info = info
         self._load = load
+        self._embedder: Embedder | None = None
+        self._guard = threading.Lock()
 
     @property
     def info(self) -> ScorerInfo:
@@ -28,28 +30,24 @@ class DeferredScorer:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the weights are in memory."""
-        return "_embedder" in self.__dict__
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        return self._load()
+        """See `Deferred`."""
+        return self._embedder is not None
 
     def loaded(self) -> Embedder:
-        """The scorer behind it, loaded now if it was not.
-
-        Raises the errors of `models.errors`.
-        """
-        return self._embedder
+        """See `Deferred`. A second thread waits for the first one's load."""
+        with self._guard:
+            if self._embedder is None:
+                self._embedder = self._load()
+            return self._embedder
 
     def embed_images(self, pixels: Pixels) -> Embeddings:
         """See `Embedder`."""
-        return self._embedder.embed_images(pixels)
+        return self.loaded().embed_images(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """See `Embedder`."""
-        return self._embedder.embed_texts(texts)
+        return self.loaded().embed_texts(texts)
 
     def embed_patches(self, image: NDArray[np.uint8]) -> Embeddings | None:
         """See `Embedder`."""
-        return self._embedder.embed_patches(image)
+        return self.loaded().embed_patches(image)

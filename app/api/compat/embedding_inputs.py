@@ -16,6 +16,7 @@ from app.errors import NotFound
 from app.imaging import Upload
 from app.service import Embedded, LoadedModels
 from app.service.aliases import LOADED
+from models.protocols import ScorerInfo
 
 
 class InputObject(RequestModel):
@@ -44,10 +45,13 @@ def text_of(one: Input) -> str | None:
     return one.text
 
 
-async def embedded(request: Request, services: Services, inputs: Sequence[Input], pointers: Sequence[str]) -> Embedded:
-    """Vectors of the inputs; `pointers` are their JSON pointers in the body.
+async def embedded(
+    request: Request, services: Services, scorer: ScorerInfo, inputs: Sequence[Input], pointers: Sequence[str]
+) -> Embedded:
+    """Vectors of the inputs by a scorer.
 
-    Raises the error of an invalid input with its pointer, and ClientDisconnected if the client disconnects.
+    `pointers` are the JSON pointers of the inputs in the body. Raises the error of an invalid input with its pointer,
+    and ClientDisconnected if the client disconnects.
     """
     places = zip(inputs, pointers, strict=True)
     sent = [Sent(Upload(image), pointer) for one, pointer in places if (image := _image_of(one)) is not None]
@@ -55,15 +59,16 @@ async def embedded(request: Request, services: Services, inputs: Sequence[Input]
 
     async def read() -> Embedded:
         async with services.uploads.reader(sent) as batches:
-            return await services.embedder.embed(texts, pointers, batches)
+            return await services.embedder.embed(texts, pointers, batches, scorer)
 
     return await unless_gone(request, read())
 
 
-async def scorer_named(services: Services, model: str | None) -> tuple[Services, str, tuple[Notice, ...]]:
-    """The services of a scorer and its id, with a notice if `model` is an alias.
+async def scorer_named(services: Services, model: str | None) -> tuple[Services, ScorerInfo, tuple[Notice, ...]]:
+    """The services of a scorer and its facts, with a notice if `model` is an alias.
 
-    Waits for the default model if its scorer is meant. Raises NotFound, WrongModelKind, Loading and the errors of
+    A main scorer or a member with embeddings, which may load at its first use. Waits for the default model if its
+    scorer is meant. Raises NotFound, WrongModelKind, Loading and the errors of
     `Services.of_model`.
     """
     if model is None or services.aliases.loaded(model, LoadedModels(LOADED, LOADED)) == LOADED:
@@ -71,13 +76,11 @@ async def scorer_named(services: Services, model: str | None) -> tuple[Services,
     loaded = loaded_models(services)
     found, notices = services.aliases.scorer(model, loaded)
     found = loaded.scorer if found is None else found
-    holders = [name for name, scorer in services.models.scorers() if scorer == found]
-    if holders:
-        return await services.of_model(holders[0]), found, notices
-    if found == loaded.scorer and not services.models.several:
-        return services, found, notices
+    for name, scorer in services.models.embedders():
+        if scorer.id == found:
+            return await services.of_model(name), scorer, notices
     names = " or ".join(map(repr, dict.fromkeys((loaded.scorer, *loaded.scorers))))
-    raise NotFound(f"the scorer {found!r} is not loaded: use {names}", pointer="#/model")
+    raise NotFound(f"no scorer with embeddings is named {found!r}: use {names}", pointer="#/model")
 
 
 def _image_of(one: Input) -> str | None:

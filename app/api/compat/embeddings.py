@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the OpenAI Embeddings API over the loaded scorer."""
+"""POST /v1/embeddings: the OpenAI Embeddings API over the scorers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class EmbeddingsRequest(RequestModel):
     input: Text | InputObject | Annotated[list[Input], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
         description="Texts and images; token ids are not supported."
     )
-    model: ModelName | None = Field(None, description="The loaded scorer; GET /v1/models names it.")
+    model: ModelName | None = Field(
+        None, description="A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one."
+    )
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64 encodes little-endian float32. Default: float."
     )
@@ -97,18 +99,17 @@ async def embed(
 ) -> EmbeddingsResponse:
     """The cosine of a text and an image is the one that the ranking uses.
 
-    A request may contain both kinds.
+    A request may contain both kinds. A scorer that loads at its first use may take seconds then.
     """
-    services, model, notices = await scorer_named(services, body.model)
-    _, scorer = services.generations.models()
+    services, scorer, notices = await scorer_named(services, body.model)
     if body.dimensions not in (None, scorer.dimensions):
         raise InvalidRequest(
-            f"{model!r} has {scorer.dimensions} dimensions: send this number or omit it", pointer="#/dimensions"
+            f"{scorer.id!r} has {scorer.dimensions} dimensions: send this number or omit it", pointer="#/dimensions"
         )
     many = isinstance(body.input, list)
     inputs = body.input if isinstance(body.input, list) else [body.input]
     pointers = [f"#/input/{place}" if many else "#/input" for place in range(len(inputs))]
-    found = await embedded(request, services, inputs, pointers)
+    found = await embedded(request, services, scorer, inputs, pointers)
     as_text = "base64" in (body.encoding_format, body.embedding_type)
     return EmbeddingsResponse(
         data=[
@@ -118,6 +119,6 @@ async def embed(
             )
             for place, vector in enumerate(found.vectors)
         ],
-        model=model,
+        model=scorer.id,
         warnings=warning_outputs((*notices, *body.without_effect(), *found.notices)),
     )

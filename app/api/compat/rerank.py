@@ -36,7 +36,9 @@ class DocumentRerankRequest(RequestModel):
 
     query: Input = Field(description="Text or image to compare the documents with.")
     documents: list[Input] = Field(min_length=1, max_length=MAX_ITEMS - 1, description="Documents to order.")
-    model: ModelName | None = Field(None, description="The loaded scorer; GET /v1/models names it.")
+    model: ModelName | None = Field(
+        None, description="A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one."
+    )
     top_n: int | None = Field(None, ge=1, description="Documents to return. Default: all.")
     return_documents: bool | None = Field(None, description="Whether results contain their documents. Default: false.")
     max_chunks_per_doc: int | None = Field(None, description="No effect: a document is one chunk.")
@@ -105,16 +107,16 @@ async def rerank(
     services: ServicesDep,
 ) -> DocumentRerankResponse:
     """Compares texts and images by cosine. Nothing is sampled or stored."""
-    services, model, notices = await scorer_named(services, body.model)
+    services, scorer, notices = await scorer_named(services, body.model)
     pointers = ["#/query", *(f"#/documents/{place}" for place in range(len(body.documents)))]
-    found = await embedded(request, services, [body.query, *body.documents], pointers)
+    found = await embedded(request, services, scorer, [body.query, *body.documents], pointers)
     cosines = found.vectors[1:] @ found.vectors[0]
     order = sorted(range(len(cosines)), key=lambda place: (-float(cosines[place]), place))
     kinds = {text_of(one) is None for one in body.documents}
     noticed = [*notices, *body.without_effect(), *found.notices, *([_MIXED] if len(kinds) > 1 else [])]
     return DocumentRerankResponse(
         id=str(uuid4()),
-        model=model,
+        model=scorer.id,
         results=[
             RerankResult(
                 index=place,

@@ -21,7 +21,7 @@ from app.engine.registry import ModelStateName
 from app.errors import NotFound, StoreUnavailable
 from app.service import SafetyChecker, all_qualities
 from app.service.serving import ModelDirectory
-from models.protocols import ScoringInfo
+from models.protocols import ScorerInfo, ScoringInfo
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -265,7 +265,7 @@ async def read_model(
 ) -> ModelResponse:
     """The id is the value of `model` in requests.
 
-    An alias reads the model that it stands for.
+    An alias reads the model that it stands for. Scorers with embeddings can be read too.
     """
     if (found := _model(services, model_id)) is None:
         await services.models.look_elsewhere()
@@ -279,7 +279,17 @@ def _model(services: Services, model_id: str) -> ModelResponse | None:
     """A model by id or alias; None if it is not served."""
     models = {model.id: model for model in _models(services.models)}
     name = model_id if model_id in models else services.aliases.loaded(model_id, loaded_models(services))
-    return models.get(name)
+    return models.get(name) or _member(services, name)
+
+
+def _member(services: Services, name: str) -> ModelResponse | None:
+    """A scorer that embeddings may name, but no request for images."""
+    info = next((info for _, info in services.models.embedders() if info.id == name), None)
+    return None if info is None else ModelResponse.model_validate({"id": name, "scorer": _details(info)})
+
+
+def _details(info: ScorerInfo) -> dict[str, Any]:
+    return {name: value for name, value in asdict(info).items() if name != "id"}
 
 
 def _safety(safety: SafetyChecker) -> SafetyInfoOutput:

@@ -6,6 +6,17 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.engine.protocols import UpdateSink
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A generation that was admitted and has not ended."""
+
+    sink: UpdateSink
+    candidates: int
 
 
 class Drainable(ABC):

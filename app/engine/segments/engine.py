@@ -8,8 +8,9 @@ from functools import partial
 from time import perf_counter
 from typing import cast
 
+from app.engine.base.drainable import Held
 from app.engine.core import EngineCore
-from app.engine.local import Held, LocalEngine
+from app.engine.local import LocalEngine
 from app.engine.protocols import Cancelled, Failed, Started, Stepped, Update
 from app.engine.segments.core import SegmentCore
 from app.engine.segments.messages import Kept, Segment, SegmentDone
@@ -43,7 +44,11 @@ class SegmentEngine(LocalEngine):
         deliver = partial(self._call_on_loop, self._end_segment, segment.id, ended)
         submitted = perf_counter()
         keep = partial(self._call_on_loop, on_step)
-        self._inbox.put(lambda core: cast(SegmentCore, core).submit_segment(segment, submitted, deliver, keep))
+
+        def submit(core: EngineCore) -> None:
+            cast(SegmentCore, core).submit_segment(segment, submitted, deliver, keep)
+
+        self._enter(segment.id, segment.spec, submit)
         return await ended
 
     def forget(self, generation_id: str) -> None:

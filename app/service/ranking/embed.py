@@ -1,4 +1,4 @@
-"""Embeddings of texts and images by the scorer, for search outside this service."""
+"""Embeddings of texts and images by a scorer, for search outside this service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.engine.texts.readings import reading_notices
 from app.errors import InvalidRequest
 from app.service.types import Limits
 from app.service.validation import check_text
-from models.protocols import Embeddings
+from models.protocols import Embeddings, ScorerInfo
 
 TEXTS_AT_ONCE = 64
 """Texts per device call; generations step between two calls."""
@@ -30,19 +30,24 @@ class Embedded:
 
 
 class Embedder:
-    """Embeds texts and images."""
+    """Embeds texts and images with the scorers of an engine."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
         self._limits = limits
 
     async def embed(
-        self, inputs: Sequence[str | None], pointers: Sequence[str], images: AsyncIterable[list[NDArray[np.uint8]]]
+        self,
+        inputs: Sequence[str | None],
+        pointers: Sequence[str],
+        images: AsyncIterable[list[NDArray[np.uint8]]],
+        scorer: ScorerInfo,
     ) -> Embedded:
-        """Embed the inputs: a text, or the next of `images` (H, W, 3) for None.
+        """Embed the inputs with a scorer of the engine.
 
-        A batch is released after use. `pointers` are the JSON pointers of the inputs in the body. Raises
-        InvalidRequest, Loading, EngineDead, and the errors of `images`.
+        An input is a text, or None for the next of `images` (H, W, 3). A batch is released after use. `pointers` are
+        the JSON pointers of the inputs in the body. Raises InvalidRequest, Loading, EngineDead, EngineFailed if the
+        scorer cannot be loaded, and the errors of `images`.
         """
         texts = [text for text in inputs if text is not None]
         image_places = [place for place, text in enumerate(inputs) if text is None]
@@ -57,23 +62,24 @@ class Embedder:
         for text, pointer in zip(inputs, pointers, strict=True):
             if text is not None:
                 check_text(text, pointer, self._limits, allow_empty=False)
-        vectors = np.empty((len(inputs), self._engine.scorer.dimensions), np.float32)
-        notices = await self._embed_texts(texts, vectors, [i for i, text in enumerate(inputs) if text is not None])
+        vectors = np.empty((len(inputs), scorer.dimensions), np.float32)
+        places = [i for i, text in enumerate(inputs) if text is not None]
+        notices = await self._embed_texts(texts, vectors, places, scorer.id)
         done = 0
         async for batch in images:
-            found = await self._engine.embed_images(batch)
+            found = await self._engine.embed_images(batch, scorer.id)
             batch.clear()
             vectors[image_places[done : done + len(found)]] = found
             done += len(found)
         return Embedded(vectors, notices)
 
     async def _embed_texts(
-        self, texts: Sequence[str], vectors: Embeddings, places: Sequence[int]
+        self, texts: Sequence[str], vectors: Embeddings, places: Sequence[int], scorer: str
     ) -> tuple[Notice, ...]:
         notices: list[Notice] = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
-            found = await self._engine.embed_texts(some)
+            found = await self._engine.embed_texts(some, scorer)
             vectors[list(places[start : start + TEXTS_AT_ONCE])] = np.stack([one.vector for one in found])
             for text, one in zip(some, found, strict=True):
                 if one.truncation is not None:

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from app.domain import Generation
+from app.engine.protocols import PanelScorer
 from app.engine.registry import ElsewhereEngine, ModelCard, ModelRegistry, ModelStateName
 from app.errors import FrontrunnerError, ModelAway, ModelLoadFailed, NotFound
 from app.service.ids import base_name
 from app.service.serving.roster import HeldElsewhere, Roster
+from models.protocols import ScorerInfo
 
 Bundle = TypeVar("Bundle")
 
@@ -91,6 +93,18 @@ class ModelDirectory(Generic[Bundle]):
         for name in self.ids:
             if (scorer := self._scorer(name)) is not None:
                 yield name, scorer[0]
+
+    def embedders(self) -> Iterator[tuple[str, ScorerInfo]]:
+        """The scorers with embeddings that may rank, each with the id of its model.
+
+        Main scorers first. Of models whose facts are known; a single model's id is empty.
+        """
+        panels = {name: self._panel(name) for name in self.ids or (self._registry.default,)}
+        for role in ("main", "member"):
+            for name, panel in panels.items():
+                for each in panel:
+                    if each.role == role and isinstance(each.info, ScorerInfo):
+                        yield name, each.info
 
     async def named(self, model: str | None, since: float | None = None) -> Bundle:
         """The services of a model; None is the default one.
@@ -204,6 +218,12 @@ class ModelDirectory(Generic[Bundle]):
             return managed.generator.revision
         except FrontrunnerError:  # not loaded, or it cannot be
             return None
+
+    def _panel(self, name: str) -> tuple[PanelScorer, ...]:
+        try:
+            return self._registry.engine(name).panel
+        except FrontrunnerError:
+            return ()
 
     def _scorer(self, name: str) -> tuple[str, str] | None:
         try:

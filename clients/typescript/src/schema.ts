@@ -609,7 +609,7 @@ export interface paths {
          * Embed texts and images (OpenAI API)
          * @description The cosine of a text and an image is the one that the ranking uses.
          *
-         *     A request may contain both kinds.
+         *     A request may contain both kinds. A scorer that loads at its first use may take seconds then.
          */
         post: operations["embed_v1_embeddings_post"];
         delete?: never;
@@ -669,7 +669,7 @@ export interface paths {
          * Read a model
          * @description The id is the value of `model` in requests.
          *
-         *     An alias reads the model that it stands for.
+         *     An alias reads the model that it stands for. Scorers with embeddings can be read too.
          */
         get: operations["read_model_v1_models__model_id__get"];
         put?: never;
@@ -1192,7 +1192,7 @@ export interface components {
             documents: (string | components["schemas"]["InputObject"])[];
             /**
              * Model
-             * @description The loaded scorer; GET /v1/models names it.
+             * @description A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one.
              */
             model?: string | null;
             /**
@@ -1310,7 +1310,7 @@ export interface components {
             input: string | components["schemas"]["InputObject"] | (string | components["schemas"]["InputObject"])[];
             /**
              * Model
-             * @description The loaded scorer; GET /v1/models names it.
+             * @description A scorer with embeddings; GET /v1/models names them under `scorers`. Default: the main one.
              */
             model?: string | null;
             /**
