@@ -131,3 +131,14 @@ def test_the_embedded_pack_has_a_calibrated_probability_beside_its_calibration()
     calibration = pack.manifest["calibration"]
     assert (calibration["generator"], calibration["scorer"]) == (pack.revision, pack.scorer_revision)
     assert (pack.folder / "reliability.svg").is_file()
+
+
+def test_the_card_of_the_embedded_pack_is_its_template_and_repeats_what_was_measured() -> None:
+    root, pack = Path(__file__).parents[2], packs()["pictogram"]
+    card = (pack.folder / "CARD.md").read_text("utf-8")
+    template = (root / "models/training/evaluation/card.template.md").read_text("utf-8")
+    lines = iter(card.splitlines())
+    assert [line for line in template.splitlines() if "$" not in line and line not in lines] == []
+    training = " ".join((root / "models/training/README.md").read_text("utf-8").split())
+    assert "its R@1 is .32 and its R@5 .54 in a style it never saw" in training
+    assert "In a style that it never saw its R@1 is .32 and its R@5 .54" in " ".join(card.split())
