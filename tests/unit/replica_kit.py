@@ -23,12 +23,14 @@ class FakeLink:
     """Replicas of this process, as Ray Serve shows them: `kill` is a kill -9, `stop` a scale-down.
 
     `asked` counts requests by kind. With `wakes`, a request to any starts a replica of that name. The next `breaks`
-    segments are lost although their replica runs on.
+    segments are lost although their replica runs on. The next descriptions are those of `described`: bytes in place of
+    the answer, an error on the way, or None for no answer.
     """
 
     load: Callable[[str], Models] = models
     wakes: str = ""
     breaks: int = 0
+    described: list[bytes | Exception | None] = field(default_factory=list)
     application: str = "fake"
     state: LinkState = field(default_factory=LinkState)
     bodies: dict[str, ReplicaBody] = field(default_factory=dict)
@@ -91,6 +93,14 @@ class FakeLink:
         if kind == "segment" and self.breaks:
             self.breaks -= 1
             raise WorkerLost("the network failed")
+        if kind == "describe" and self.described:
+            if isinstance(found := self.described.pop(0), Exception):
+                raise found
+            if found is None:
+                await asyncio.Event().wait()
+            else:
+                yield found
+            return
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         running = self.running.setdefault(to, set())
         running.add(ended)

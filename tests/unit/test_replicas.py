@@ -16,7 +16,7 @@ from app.engine.cluster import hedging
 from app.engine.cluster.engine import ClusterEngine
 from app.engine.cluster.replicas import body as bodies
 from app.engine.cluster.replicas import fleet
-from app.engine.cluster.replicas.wire import ErrorNote, error_of, note_of
+from app.engine.cluster.replicas.wire import AnswerKind, ErrorNote, answer, error_of, note_of
 from app.engine.config import EngineConfig
 from app.engine.segments import codec
 from app.engine.segments.messages import Segment, SegmentRow
@@ -226,6 +226,54 @@ async def test_a_replica_of_another_version_is_refused(monkeypatch: pytest.Monke
     async with replicas(link, "r0") as (engine, deaths):
         assert "it runs Frontrunner 9.9" in str(deaths[0])
         assert not engine.stats().ready
+
+
+async def test_a_replica_whose_description_is_lost_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By an error of the worker, one on the way, and no answer; each time it waits longer."""
+    monkeypatch.setattr(fleet, "RETRY_S", (0.0, 0.001, 0.002))
+    monkeypatch.setattr(fleet, "ASK_S", 0.05)
+    failed = answer(AnswerKind.ERROR, note_of(TimeoutError()))
+    one, link = spec(n_candidates=8), FakeLink(described=[failed, ConnectionResetError(), None, failed])
+    async with replicas(link, "r0") as (engine, deaths):
+        outcome, _inbox = await race(engine, one)
+        assert (engine.stats().workers, engine.stats().workers_ready, deaths) == (1, 1, [])
+    assert [kind for to, kind in link.asked if to] == [*["describe"] * 5, "segment"]
+    told = [each.getMessage() for each in caplog.records if "did not say" in each.getMessage()]
+    assert [each.rpartition(" ")[2] for each in told] == [
+        "(TimeoutError)",
+        "ConnectionResetError",
+        "TimeoutError",
+        "(TimeoutError)",
+    ]
+    assert_same(outcome, alone(one))
+
+
+async def test_a_front_says_why_its_first_replica_cannot_join_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "RETRY_S", (60.0,))
+    link = FakeLink(described=[ConnectionResetError()])
+    engine = ClusterEngine([], EngineConfig(), lambda _: None, link=link)
+    engine.start()
+    await link.add("r0")
+    await until(lambda: "ConnectionResetError" in engine.stats().part)
+    assert not engine.stats().ready
+    link.kill("r0")
+    assert engine.stats().part.endswith("waiting for its first worker")
+    await link.add("r0")
+    await until(lambda: engine.stats().ready)
+    await engine.close(0)
+
+
+@pytest.mark.parametrize("sent", [b"?", answer(AnswerKind.RESULT, 1)], ids=["bytes", "value"])
+async def test_a_replica_that_sends_no_description_is_refused_while_it_runs(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RETRY_S", (0.0,))
+    link = FakeLink(described=[sent])
+    async with replicas(link, "r0") as (_, deaths):
+        assert "no worker of application fake fits: the worker" in str(deaths[0])
+    assert [kind for to, kind in link.asked if to] == ["describe"]
 
 
 async def test_an_application_that_cannot_be_deployed_is_a_death_with_its_reason() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
 from app import __version__
 from app.engine.cluster.crew import Crew
 from app.engine.cluster.replicas.link import LinkState
-from app.engine.cluster.replicas.worker import ReplicaWorker, Requests
+from app.engine.cluster.replicas.worker import OtherVersion, ReplicaWorker, Requests
 from app.engine.cluster.slots import Slot
 from app.engine.cluster.workers import WorkerLeft, WorkerLost
 from app.errors import EngineDead, EngineFailed, FrontrunnerError
@@ -26,6 +27,12 @@ LOOK_S = 0.1
 
 AGAIN_S = 1.0
 """Seconds after which a worker that was lost and still runs may join again."""
+
+RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before a worker is asked again, by the failed questions before."""
+
+ASK_S = 30.0
+"""Seconds that a worker has to say what it holds."""
 
 AWAY_S = 15.0
 """Seconds without a cluster after which running generations are given up."""
@@ -54,10 +61,19 @@ class Replicas(Requests, Protocol):
     async def close(self) -> None: ...  # noqa: D102
 
 
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """How often a worker did not say what it holds, and why it did not the last time."""
+
+    times: int
+    why: str
+
+
 class JoiningFleet(Crew):
     """Replicas of one application, in order of their arrival.
 
-    `info` is that of the first one; any with other models or of another version is refused. `on_away` receives an error
+    `info` is that of the first one; any with other models or of another version is refused while it runs. One that
+    cannot say what it holds, because of a timeout for example, is asked again. `on_away` receives an error
     for running generations when there is no worker for long. `on_death` is called once: when the application cannot be
     used at first, or when it holds other models now.
     """
@@ -75,7 +91,8 @@ class JoiningFleet(Crew):
         self._on_death = on_death
         self._joining: set[str] = set()
         self._running: frozenset[str] = frozenset()
-        self._left: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._unanswered: dict[str, _Unanswered] = {}
         self._woken = False
         self._dead = False
         self._since = monotonic()
@@ -89,7 +106,8 @@ class JoiningFleet(Crew):
         state = self._link.state
         if not state.connected:
             return state.problem
-        return f"application {self._link.application}: {state.problem or 'waiting for its first worker'}"
+        problem = next((f"a worker does not say what it holds: {one.why}" for one in self._unanswered.values()), "")
+        return f"application {self._link.application}: {state.problem or problem or 'waiting for its first worker'}"
 
     @property
     def usable(self) -> bool:
@@ -131,7 +149,8 @@ class JoiningFleet(Crew):
         """Take in which replicas run now."""
         self._running, self._woken = running, False
         self.refused = {name: reason for name, reason in self.refused.items() if name in running}
-        self._left = {name: left for name, left in self._left.items() if name in running}
+        self._not_before = {name: when for name, when in self._not_before.items() if name in running}
+        self._unanswered = {name: one for name, one in self._unanswered.items() if name in running}
         self._join_new()
         for slot in list(self.slots):
             if slot.worker.name not in running:
@@ -140,8 +159,8 @@ class JoiningFleet(Crew):
 
     def _join_new(self) -> None:
         """Let replicas join that run and do not take part, also after a loss."""
-        lately = {name for name, left in self._left.items() if monotonic() - left < AGAIN_S}
-        known = self._joining | self.refused.keys() | lately | {slot.worker.name for slot in self.slots}
+        later = {name for name, when in self._not_before.items() if monotonic() < when}
+        known = self._joining | self.refused.keys() | later | {slot.worker.name for slot in self.slots}
         for name in self._running - known:
             self._joining.add(name)
             self._spawn(self._join(name))
@@ -149,14 +168,18 @@ class JoiningFleet(Crew):
     async def _join(self, name: str) -> None:
         worker = ReplicaWorker(name, self._link)
         try:
-            await worker.start(lambda _: None)
+            async with asyncio.timeout(ASK_S):
+                await worker.start(lambda _: None)
             reason = self._refusal(worker)
         except WorkerLost as error:
             log.debug("a worker left before it joined: %s", error, extra={"worker": name})
             self._note_left(name)
             return
-        except FrontrunnerError as error:
-            reason = error.detail
+        except OtherVersion as error:
+            reason = str(error)
+        except Exception as error:
+            self._ask_later(name, error)
+            return
         finally:
             self._joining.discard(name)
         if self._closed or name not in self._running:
@@ -166,11 +189,22 @@ class JoiningFleet(Crew):
             log.error("a worker was refused: %s", reason, extra={"worker": name})
             self._check_replaced()
             return
+        self._unanswered.pop(name, None)
         self.slots.append(Slot(worker, alive=True))
         self.info = self.info or worker.info
         self._compare_speeds()
         log.info("a worker has joined", extra={"worker": name, "workers": len(self.dispatcher.alive)})
         self.dispatcher.pump()
+
+    def _ask_later(self, name: str, error: Exception) -> None:
+        """Note that a worker did not say what it holds; it may join later."""
+        if name not in self._running:
+            return
+        why = error.detail if isinstance(error, FrontrunnerError) else type(error).__name__
+        times = self._unanswered[name].times if name in self._unanswered else 0
+        self._unanswered[name] = _Unanswered(times + 1, why)
+        self._not_before[name] = monotonic() + RETRY_S[min(times, len(RETRY_S) - 1)]
+        log.warning("a worker did not say what it holds: %s", why, extra={"worker": name})
 
     def _refusal(self, worker: ReplicaWorker) -> str | None:
         """Why a worker may not take part, or None."""
@@ -197,7 +231,7 @@ class JoiningFleet(Crew):
 
     def _note_left(self, name: str) -> None:
         if name in self._running:
-            self._left[name] = monotonic()
+            self._not_before[name] = monotonic() + AGAIN_S
 
     def _check_replaced(self) -> None:
         """End the process when only workers with other models are there.

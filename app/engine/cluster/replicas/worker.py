@@ -15,6 +15,10 @@ from app.engine.segments.messages import Segment, SegmentDone
 from app.errors import EngineFailed
 
 
+class OtherVersion(Exception):
+    """The worker sent what no worker of this version sends."""
+
+
 class Requests(Protocol):
     """The way to replicas; see `link.Link`."""
 
@@ -58,17 +62,20 @@ class ReplicaWorker:
         return self.about.info
 
     async def start(self, on_lost: Callable[[BaseException], None]) -> None:  # noqa: ARG002
-        """Ask what it holds; a loss shows in calls. Raises WorkerLost and EngineFailed."""
+        """Ask what it holds; a loss shows in calls.
+
+        Raises WorkerLost, OtherVersion, and the error of the worker.
+        """
         found = await self._result("describe", b"")
         if not isinstance(found, Description):
-            raise EngineFailed("the worker did not describe itself")
+            raise OtherVersion("the worker did not describe itself")
         self._about = found
 
     async def run(self, segment: Segment, on_step: OnStep) -> SegmentDone:
         """See `Worker`. A cancelled segment raises EngineFailed."""
         self._rows_running += len(segment.rows)
         try:
-            result = await self._result("segment", codec.encode(segment), on_step)
+            result = await self._value("segment", codec.encode(segment), on_step)
         finally:
             self._rows_running -= len(segment.rows)
         if not isinstance(result, SegmentDone):
@@ -92,7 +99,7 @@ class ReplicaWorker:
 
     async def call(self, name: str, *args: Any) -> Any:
         """See `Worker`."""
-        return await self._result("call", codec.encode((name, args)))
+        return await self._value("call", codec.encode((name, args)))
 
     def stats(self) -> EngineStats:
         """See `Worker`. Denoiser calls that segments share count for each.
@@ -119,14 +126,21 @@ class ReplicaWorker:
     async def close(self) -> None:
         """See `Worker`. The replica serves other fronts."""
 
-    async def _result(self, kind: RequestKind, data: bytes, on_step: OnStep = lambda _: None) -> Any:
+    async def _value(self, kind: RequestKind, data: bytes, on_step: OnStep = lambda _: None) -> Any:
         """The value of the last answer. Raises as `Worker.run`."""
+        try:
+            return await self._result(kind, data, on_step)
+        except OtherVersion as error:
+            raise EngineFailed(str(error)) from error
+
+    async def _result(self, kind: RequestKind, data: bytes, on_step: OnStep = lambda _: None) -> Any:
+        """The value of the last answer. Raises OtherVersion, and as `Worker.run`."""
         async with contextlib.aclosing(self._link.ask(self._name, kind, data)) as answers:
             async for each in answers:
                 try:
                     found, value = read_answer(each)
                 except ValueError as error:
-                    raise EngineFailed("the worker sent no message of this version") from error
+                    raise OtherVersion("the worker sent no message of this version") from error
                 if found is AnswerKind.STEP:
                     on_step(value)
                 elif found is AnswerKind.RESULT:
