@@ -181,6 +181,12 @@ def test_gain_is_the_mean_difference_with_its_error() -> None:
     }
 
 
+def test_order_is_the_share_of_pairs_of_a_right_and_a_wrong_candidate() -> None:
+    assert fields.ordered([0.3, 0.1, 0.2, 0.1], [True, False, False, True]) == 0.625
+    assert fields.ordered([0.3, 0.1], [True, True]) is None
+    assert fields.ordered([0.3, 0.1], [False, False]) is None
+
+
 def test_prompts_of_compositions_are_fixed_and_state_what_pixels_show() -> None:
     asked = [prompts.composition(SceneSampler(ICONS, NAMES, ["noto"], 5, prompts.COMPOSITIONS), 60) for _ in range(2)]
     assert asked[0] == asked[1]

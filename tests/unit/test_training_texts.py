@@ -1,15 +1,17 @@
 """The cache of text states goes on where it was, and never mixes captions."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from models.training.data import texts  # noqa: E402
+from models.training.data import icons, texts  # noqa: E402
+from models.training.evaluation import wordings  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -40,3 +42,29 @@ def test_captions_are_encoded_once_and_others_anew(tmp_path: Path) -> None:
     mark.write_text(mark.read_text().replace("3 ", "2 ", 1))
     assert cached(first, path) == ([1, 2, 3], ["ccc"]), "gone on with"
     assert cached(second, path) == ([4, 1, 2], second), "as many, but others"
+
+
+class Directions:
+    """Embeds each text in the direction that a table gives."""
+
+    def __init__(self, places: dict[str, int]) -> None:
+        self.places = places
+
+    def embed_texts(self, captions: Sequence[str]) -> Any:
+        return torch.eye(8)[[self.places[text] for text in captions]]
+
+
+def test_names_of_other_languages_count_if_the_english_name_is_nearest(tmp_path: Path) -> None:
+    words = {"en": ["apple", "taxi"], "de": ["Apfel", "Taxi"], "fr": ["pomme", "taxi"], "es": ["manzana", "taxi"]}
+    for language, named in words.items():
+        rows = [{"hexcode": f"1F{place}", "label": label} for place, label in enumerate([*named, "only"])]
+        file = tmp_path / "node_modules/emojibase-data" / language / "data.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(rows if language == "de" else rows[:2]))
+    labels = icons.labels(tmp_path)
+    assert labels["de"] == {"apple": "Apfel", "taxi": "Taxi"}, "one has no English name"
+    places = {"apple": 0, "taxi": 1, "Apfel": 0, "Taxi": 0, "pomme": 1, "manzana": 0}
+    found = wordings.measure_languages(Directions(places), ["apple", "taxi"], labels)
+    assert found["de"] == {"names": 2, "r1": 0.5, "r5": 1.0, "unchanged": 0.0}
+    assert found["fr"] == {"names": 2, "r1": 0.5, "r5": 1.0, "unchanged": 0.5}
+    assert found["es"] == {"names": 2, "r1": 1.0, "r5": 1.0, "unchanged": 0.5}

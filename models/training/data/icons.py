@@ -171,6 +171,17 @@ def read_things(node: Path) -> list[EmojiThing]:
     return sorted(kept, key=lambda t: order.get(t.name, len(order)))
 
 
+def labels(node: Path) -> dict[str, dict[str, str]]:
+    """Names of the emoji data, by language and English name."""
+    folder = node / "node_modules/emojibase-data"
+    read = {file.parent.name: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*/data.json"))}
+    english = {row["hexcode"]: row["label"] for row in read["en"]}
+    return {
+        language: {english[row["hexcode"]]: row["label"] for row in rows if row["hexcode"] in english}
+        for language, rows in read.items()
+    }
+
+
 def asked(thing: EmojiThing, style: str) -> dict[str, str]:
     """The renderer's input for a thing: its name, code points and Unicode name.
 

@@ -34,7 +34,7 @@ from models.training.trainers.scorer import Table, Unseen, say
 CANDIDATES = 16
 PARTS = (
     *("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "composition", "field", "negative", "synonyms"),
-    *("russian", "spread"),
+    *("russian", "spread", "languages"),
 )
 JUDGED = {"arbiter", "known", "synonyms", "russian", "spread"}
 """Parts that need the judge."""
@@ -195,24 +195,30 @@ class Evaluation:
     def checked(self, part: str, asked: Prompts) -> dict[str, Any]:
         """Shares of pictures that show every stated attribute.
 
-        They are those of a random pick, of the best, and of any in the field.
+        They are those of a random pick, of the best, and of any in the field. `ordered` is the mean of
+        `fields.ordered` over the `mixed` fields, .5 by chance.
         """
         every, best_of = list[list[dict[str, bool]]](), list[dict[str, bool]]()
+        orders: list[float | None] = []
         for place, prompt in enumerate(self.some(asked)):
             assert prompt.scene is not None
             drawn = self.draw(place, prompt)
             scores = self.pack.scores(drawn.pictures, prompt.text)
             every.append([checks.attributes(p, prompt.scene) for p in drawn.pictures])
+            orders.append(fields.ordered(scores, [all(rights.values()) for rights in every[-1]]))
             best_of.append(every[-1][int(scores.argmax())])
             self.keep(part, prompt, in_order(drawn, scores))
         random_pick, best = [shown(field) for field in every], [shown([rights]) for rights in best_of]
         flat = [rights for field in every for rights in field]
+        mixed = [share for share in orders if share is not None]
         return {
             "prompts": len(best_of),
             "random": float(np.mean(random_pick)),
             "best": float(np.mean(best)),
             "any": float(np.mean([share > 0 for share in random_pick])),
             **fields.gain(random_pick, best),
+            "mixed": len(mixed),
+            "ordered": float(np.mean(mixed)) if mixed else None,
             "random_by_kind": by_kind(flat),
             "best_by_kind": by_kind(best_of),
         }
@@ -275,6 +281,10 @@ class Evaluation:
     def spread(self) -> dict[str, Any]:
         """Fields of open style, as asked and spread over the named styles."""
         return wordings.measure_spread(self, self.table.names, self.icons)
+
+    def languages(self) -> dict[str, Any]:
+        """Names in languages that the text path does not translate."""
+        return wordings.measure_languages(self.pack, self.table.names, icons.labels(self.runs / "node"))
 
 
 def guided_step(pack: Pack) -> Callable[[], object]:

@@ -6,6 +6,8 @@ counts as variety. This module does not import torch.
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,3 +62,15 @@ def gain(random_pick: list[float], best: list[float]) -> dict[str, float]:
         "gain": float(differences.mean()),
         "gain_error": float(differences.std(ddof=1) / len(differences) ** 0.5) if len(differences) > 1 else 0.0,
     }
+
+
+def ordered(scores: Sequence[float] | np.ndarray[Any, Any], right: Sequence[bool]) -> float | None:
+    """Share of pairs of a right and a wrong candidate that are in order.
+
+    A pair is in order if the right one scores higher; ties count half. None if all candidates are right, or all wrong.
+    """
+    values, rights = np.asarray(scores, np.float64), np.asarray(right, bool)
+    if rights.all() or not rights.any():
+        return None
+    above = values[rights][:, None] - values[~rights][None]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())

@@ -1,6 +1,6 @@
-"""Figures of texts: Russian beside English prompts, and spread fields.
+"""Figures of texts: Russian prompts, spread fields, names in other languages.
 
-Both are paired: a prompt has the same seeds in either form.
+The first two are paired: a prompt has the same seeds in either form.
 """
 
 from collections.abc import Sequence
@@ -96,6 +96,39 @@ def measure_spread(run: Run, names: Sequence[str], sets: Icons) -> dict[str, Any
         "preferred": float(preferred.mean()),
         "preferred_interval": _interval(preferred),
     }
+
+
+OTHERS = ("de", "fr", "es")
+"""Languages that the text path does not translate."""
+
+
+class Texts(Protocol):
+    """What embeds texts, see `sampling.Pack`."""
+
+    def embed_texts(self, captions: Sequence[str]) -> torch.Tensor:
+        """float32 (B, D), normalised."""
+        ...
+
+
+def measure_languages(pack: Texts, names: Sequence[str], labels: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Whether names in other languages are embedded like the English ones.
+
+    `labels` are names by language and English name. A name counts for `r1` if the English name nearest to it is its
+    own, for `r5` if that is among the nearest five. `unchanged` is the share that is spelt as in English.
+    """
+    english = pack.embed_texts(names)
+    found = dict[str, Any]()
+    for language in OTHERS:
+        texts = [labels[language][name] for name in names]
+        ranked = (pack.embed_texts(texts) @ english.T).argsort(dim=1, descending=True)
+        right = ranked == torch.arange(len(names), device=ranked.device)[:, None]
+        found[language] = {
+            "names": len(names),
+            "r1": float(right[:, 0].float().mean()),
+            "r5": float(right[:, :5].any(1).float().mean()),
+            "unchanged": float(np.mean([text == name for text, name in zip(texts, names, strict=True)])),
+        }
+    return found
 
 
 def _field(
