@@ -52,6 +52,12 @@ def load_served(
     )
 
 
+def check_served(settings: ModelSettings) -> None:
+    """Check what can be known before the models load. Raises ModelError."""
+    decoder, options = settings.preview_decoder or None, settings.load_options
+    registry.check_names(settings.generator, settings.scorer, decoder, settings.calibration, options)
+
+
 def make_engine(
     settings: Chosen,
     load: Callable[[Chosen, Progress], Models],

@@ -7,6 +7,7 @@ Owns the order of loading, the packs behind the names and the choice of calibrat
 from __future__ import annotations
 
 import gc
+import importlib.util
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models import calibration_io, ensembles, families
-from models.errors import ModelUnsupported, PackCorrupt
+from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt
 from models.families import Family, LoadContext, Mode, SharedScorers, Source
 from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack, pack_in, packs
@@ -77,6 +78,43 @@ def load_models(
         models = _load_with_torch(context, (generators, made), scorers, report)
     _try_adapters(models.generator)
     return _with_steering(replace(models, calibration=_chosen(given, own, models)))
+
+
+def check_names(
+    generator: str,
+    scorer: str,
+    preview_decoder: str | None = None,
+    calibration: Path | None = None,
+    options: LoadOptions = DEFAULTS,
+) -> None:
+    """Check what can be known of models before they load.
+
+    Packs are verified, paths must exist, a calibration must be readable. No other weights are read and no hub is asked:
+    loading may fail all the same. The arguments are those of `load_models`. Raises ModelNotFound, ModelUnsupported and
+    PackCorrupt.
+    """
+    if calibration is not None:
+        calibration_io.read_calibration(calibration)
+    names = (scorer, *options.scorers, *filter(None, [options.referee]))
+    with ThreadPoolExecutor(1, "checksums") as pool:
+        sources = _sources({generator, *names}, pool)
+        for source in sources.values():
+            source.verified_pack()
+    made = sources[generator]
+    needs_torch = families.family_of(families.GENERATORS, made).needs_torch
+    if needs_torch:
+        families.check_generator(made)
+    if needs_torch or any(families.scorer_needs_torch(sources[name]) for name in names):
+        _check_installed("torch")
+    others = (preview_decoder or "", options.upscaler, options.gguf, *options.controls.values())
+    for each in (*sources.values(), *map(Source, filter(None, others))):
+        if Path(each.place).is_absolute() and not Path(each.place).exists():
+            raise ModelNotFound(f"model {each.label!r} not found: the path does not exist on this machine")
+
+
+def _check_installed(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ModelNotFound(f"{package} is not installed: install `frontrunner[models]`")
 
 
 def _with_steering(models: Models) -> Models:

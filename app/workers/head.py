@@ -63,8 +63,19 @@ class LocalCluster:
             return None
         return None
 
+    def address(self, port: int) -> str:
+        """The address of the running cluster, or of one at this port.
+
+        Empty for any free port.
+        """
+        head = self.running()
+        return head.address if head is not None else f"{_loopback()}:{port}" if port else ""
+
     def start(self, port: int, cpus: int | None, gpus: int | None) -> Head:
-        """Start it; return the running one if there is one. Raises ClusterProblem."""
+        """Start it; return the running one if there is one.
+
+        Raises ClusterProblem, before the start if Ray is not installed or there is no token.
+        """
         if (head := self.running()) is not None:
             return head
         _check_ray()
@@ -73,8 +84,7 @@ class LocalCluster:
         address = f"{host}:{port}"
         environment = {**ENVIRONMENT, DRAIN: "0", NICENESS: "0", **os.environ}
         ray = [sys.executable, "-m", "ray.scripts.scripts"]
-        generate = [*ray, "get-auth-token", "--generate"]  # a file that only this user may read
-        subprocess.run(generate, env=environment, capture_output=True, check=False, umask=0o077)
+        _make_token([*ray, "get-auth-token", "--generate"], environment)
         command = [*ray, "start", "--head", "--block", f"--node-ip-address={host}", f"--port={port}"]
         command += ["--include-dashboard=false", "--disable-usage-stats", "--log-color=false"]
         command += [f"--num-cpus={cpus}"] if cpus is not None else []
@@ -128,6 +138,17 @@ class LocalCluster:
             time.sleep(0.2)
         self.stop()
         raise ClusterProblem(f"Ray did not start within {START_S:.0f} s: see {self._log}")
+
+
+def _make_token(command: list[str], environment: dict[str, str]) -> None:
+    """Make the token unless there is one, in a file of this user alone.
+
+    Raises ClusterProblem.
+    """
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, umask=0o077)
+    if made.returncode:
+        why = (made.stderr.strip().splitlines() or [f"exit code {made.returncode}"])[-1]
+        raise ClusterProblem(f"Ray has no token for its cluster: {why[:300]}; set RAY_AUTH_TOKEN, or repair ~/.ray")
 
 
 def _check_ray() -> None:

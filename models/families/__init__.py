@@ -55,12 +55,8 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
             decoder = pipelines.load_preview_decoder(preview.name, placement)
     pack = source.verified_pack()
     options: dict[str, Any] = {"id": source.label, "preview_decoder": decoder}
+    check_generator(source)
     if pack is not None:
-        if not pack.has_generator:
-            raise ModelUnsupported(
-                f"{source.label!r} is a scorer: name it in FRONTRUNNER_SCORERS, "
-                "and another model in FRONTRUNNER_GENERATOR"
-            )
         options |= {
             "id": source.called or pack.id,
             "revision": pack.revision,
@@ -84,6 +80,19 @@ def _load_diffusers(context: LoadContext, source: Source) -> StepwiseGenerator:
             pipelines.check_preview_decoder(decoder, pipe)
         options["adapters"] = Adapters(pipe, context.options.loras, own_texts=pack is None)
         return _with_loop(context, kind, pipe, options)
+
+
+def check_generator(source: Source) -> None:
+    """Check what is known of a generator of diffusers before it loads.
+
+    Raises ModelUnsupported for a pack without one, ModelNotFound for what is neither a folder nor a hub id.
+    """
+    if source.pack is not None and not source.pack.has_generator:
+        raise ModelUnsupported(
+            f"{source.label!r} is a scorer: name it in FRONTRUNNER_SCORERS, and another model in FRONTRUNNER_GENERATOR"
+        )
+    if source.pack is None and source.folder is None:
+        _hub_id(source)
 
 
 def _with_loop(context: LoadContext, kind: str, pipe: Any, options: Mapping[str, Any]) -> StepwiseGenerator:

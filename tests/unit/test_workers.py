@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from app.workers import applications, head
 from app.workers.applications import ClusterProblem
 from app.workers.arguments import WorkerArguments, arguments_of
 from app.workers.head import LocalCluster
+from models.pack import PACKS
 
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 
@@ -178,7 +180,12 @@ def test_a_cluster_that_ends_while_it_is_stopped_has_stopped(tmp_path: Path, mon
 def test_two_starts_at_once_start_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "_check_ray", lambda: None)
     masks: list[int] = []
-    monkeypatch.setattr(subprocess, "run", lambda *_, umask, **__: masks.append(umask))
+
+    def make_token(*_: Any, umask: int, **__: Any) -> subprocess.CompletedProcess[str]:
+        masks.append(umask)
+        return subprocess.CompletedProcess((), 0, "token", "")
+
+    monkeypatch.setattr(subprocess, "run", make_token)
     with (tmp_path / "cluster.json").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ClusterProblem, match="another"):
@@ -199,6 +206,7 @@ class Serve:
         monkeypatch.setattr(applications, "delete", lambda _: self._note("delete", ["frontrunner-fake"]))
         monkeypatch.setattr(LocalCluster, "running", lambda _: head.Head(7, "127.0.0.2:5"))
         monkeypatch.setattr(LocalCluster, "stop", lambda _: self._note("stop", True))
+        monkeypatch.setattr(LocalCluster, "start", lambda *_: self._note("start", head.Head(7, "127.0.0.2:5")))
 
     def _note(self, what: Any, result: Any) -> Any:
         self.did.append(what)
@@ -240,3 +248,74 @@ def test_up_starts_the_models_of_that_cluster(tmp_path: Path, monkeypatch: pytes
     none = cluster_command(tmp_path, "up", "--address", "head:6379", models=str(tmp_path / "models.toml"))
     assert none.exit_code == 1
     assert "no model runs on the cluster at head:6379" in none.output
+
+
+def test_up_starts_a_cluster_and_then_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = Serve(monkeypatch)
+    for generator in ("fake", "pictogram"):
+        up = cluster_command(tmp_path, "up", "--gpus", "0", generator=generator)
+        assert up.exit_code == 0, up.output
+        assert serve.did == ["start", "127.0.0.2:5", ("deploy", [generator])]
+        serve.did.clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "named"),
+    [
+        (["--min", "3", "--max", "2"], {"generator": "fake"}, "--min 3 is above --max 2"),
+        ([], {"generator": "nowhere"}, "generator 'nowhere' not found"),
+        ([], {"generator": "pictogram-second"}, "'pictogram-second' is a scorer"),
+        ([], {"generator": "/no/such/folder"}, "not found"),
+        ([], {"generator": "fake", "scorer": "/no/such/clip"}, "model 'clip' not found: the path does not exist"),
+        ([], {"generator": "fake", "scorers": "hps:/no/such/file"}, "model 'hps:file' not found"),
+        ([], {"generator": "fake", "upscaler": "/no/x4.pth"}, "model 'x4.pth' not found"),
+        ([], {"generator": "fake", "preview_decoder": "/no/taesd"}, "model 'taesd' not found"),
+        ([], {"generator": "fake", "calibration": "/no/calibration.json"}, "cannot read the calibration file"),
+        ([], {"models": "models.toml"}, "no model runs on the cluster at 127.0.0.2:5"),
+    ],
+)
+def test_up_starts_nothing_where_no_model_can_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], given: dict[str, str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.toml").write_text('[models.b]\ngenerator = "fake"\ncluster = "other:1"\n')
+    serve = Serve(monkeypatch)
+    up = cluster_command(tmp_path, "up", "--gpus", "0", *words, **given)
+    assert (up.exit_code, serve.did) == (1, [])
+    assert named in " ".join(up.output.split())
+    assert "Traceback" not in up.output
+
+
+def test_options_have_the_limits_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = Serve(monkeypatch)
+    for words in (["--max", "20000"], ["--gpus", "65"], ["--cpus", "2000"], ["--idle", "90000"]):
+        up = cluster_command(tmp_path, "up", *words, generator="fake")
+        assert (up.exit_code, serve.did) == (2, [])
+
+
+def test_up_starts_nothing_with_a_damaged_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = shutil.copytree(PACKS / "pictogram", tmp_path / "pack")
+    (pack / "scorer" / "open_clip_model.safetensors").unlink()
+    serve = Serve(monkeypatch)
+    up = cluster_command(tmp_path, "up", "--gpus", "0", generator=str(pack))
+    assert (up.exit_code, serve.did) == (1, [])
+    assert "scorer/open_clip_model.safetensors is missing" in " ".join(up.output.split())
+
+
+def test_models_on_workers_of_other_machines_are_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = Serve(monkeypatch)
+    up = cluster_command(tmp_path, "up", "--gpus", "0", "--address", "head:6379", generator="/models/elsewhere")
+    assert up.exit_code == 0, up.output
+    assert serve.did == ["head:6379", ("deploy", ["/models/elsewhere"])]
+
+
+def test_nothing_starts_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_check_ray", lambda: None)
+    failed = subprocess.CompletedProcess((), 1, "", "Traceback\nPermissionError: ~/.ray/auth_token\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("Ray was started"))
+    with pytest.raises(ClusterProblem, match="no token for its cluster: PermissionError"):
+        LocalCluster(tmp_path).start(0, None, None)
+    assert LocalCluster(tmp_path).running() is None

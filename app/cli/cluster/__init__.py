@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from app.cli.client import CliError, reported_errors
 from app.settings import ModelSettings, Settings, format_errors
+from models.errors import ModelError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,18 +34,23 @@ AddressOption = Annotated[
 @app.command()
 def up(
     address: AddressOption = None,
-    least: Annotated[int, typer.Option("--min", min=0, help="Workers of each model that stay without work.")] = 1,
-    most: Annotated[int, typer.Option("--max", min=1, help="Workers of each model under load.")] = 1,
+    least: Annotated[
+        int, typer.Option("--min", min=0, max=10_000, help="Workers of each model that stay without work.")
+    ] = 1,
+    most: Annotated[int, typer.Option("--max", min=1, max=10_000, help="Workers of each model under load.")] = 1,
     idle: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Time without work after which a worker stops.")
+        float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="Time without work after which a worker stops.")
     ] = 300.0,
-    cpus: Annotated[float, typer.Option(min=0, help="CPU cores of a worker.")] = 1.0,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker. Default: 1 if a GPU is there.")] = None,
+    cpus: Annotated[float, typer.Option(min=0, max=1024, help="CPU cores of a worker.")] = 1.0,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, max=64, help="GPUs of a worker. Default: 1 if a GPU is there.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of a new cluster. Default: a free one.")] = 0,
 ) -> None:
     """Start workers for each model, and a cluster on this machine unless one runs.
 
-    Run it again to apply other settings. Then start fronts with the address that it prints.
+    Options, models and the token are checked before a cluster starts. Run it again to apply other settings. Then start
+    fronts with the address that it prints.
 
     **Examples**
 
@@ -52,26 +58,31 @@ def up(
 
     `frontrunner cluster up --address ray-head:6379 --min 0 --max 16`
     """
+    from app.model_loading import check_served
     from app.workers.applications import connected, deploy
     from app.workers.arguments import arguments_of
     from app.workers.head import LocalCluster
 
     with _problems():
+        if least > most:
+            raise CliError(f"--min {least} is above --max {most}: lower the one or raise the other")
         settings = Settings()
         models = _models(settings)
-        known = address or settings.cluster
-        if not known:
-            known = LocalCluster(settings.data_dir).start(port, None, None).address
-        here = {name: one for name, one in models.items() if one[0].cluster in {"", settings.cluster, known}}
+        known, local = address or settings.cluster, LocalCluster(settings.data_dir)
+        place = known or local.address(port)
+        here = {name: one for name, one in models.items() if one[0].cluster in {"", settings.cluster, place}}
         if not here:
-            raise CliError(f"no model runs on the cluster at {known}: see `cluster` of their tables")
+            where = f"the cluster at {place}" if place else "a new cluster of this machine"
+            raise CliError(f"no model runs on {where}: see `cluster` of their tables")
+        scale = {"min_workers": least, "max_workers": most, "idle_s": idle, "cpus": cpus, "gpus": gpus or 0.0}
+        arguments = {name: arguments_of(one, called=called, **scale) for name, (one, called) in here.items()}
+        if not known:
+            for one, _ in here.values():
+                check_served(one)
+            known = local.start(port, None, None).address
         with connected(known) as serve:
             each = gpus if gpus is not None else float(_has_gpu())
-            scale = {"min_workers": least, "max_workers": most, "idle_s": idle, "cpus": cpus, "gpus": each}
-            deploy(
-                serve,
-                {name: arguments_of(one, called=called, **scale) for name, (one, called) in here.items()},
-            )
+            deploy(serve, {name: {**given, "gpus": each} for name, given in arguments.items()})
     typer.echo(f"{len(here)} model(s) on the cluster at {known}. Start a front with:")
     typer.echo(f"  FRONTRUNNER_CLUSTER={known} frontrunner serve")
 
@@ -162,5 +173,5 @@ def _problems() -> Iterator[None]:
             yield
         except ValidationError as error:
             raise CliError("; ".join(format_errors(error))) from None
-        except ClusterProblem as error:
+        except (ClusterProblem, ModelError) as error:
             raise CliError(str(error)) from None
