@@ -163,3 +163,60 @@ def test_a_chain_that_ends_in_a_result_of_the_graph_keeps_its_name() -> None:
     folded = folding.fold_convolutions(model)
     assert _run(folded) == pytest.approx(_run(model), abs=1e-4)
     assert [output.name for output in onnx.load_from_string(folded).graph.output] == ["y"]
+
+
+def _choice(taken: list[Any]) -> Any:
+    """A node with two subgraphs that end in `z`; the first one is taken, whose nodes use values around it."""
+    result = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    other = helper.make_node("Identity", ["x"], ["z"])
+    branches = {"then_branch": taken, "else_branch": [other]}
+    graphs = {name: helper.make_graph(nodes, name, [], result) for name, nodes in branches.items()}
+    return helper.make_node("If", ["yes"], ["y"], **graphs)
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [helper.make_node("Mul", ["h", "r"], ["z"]), helper.make_node("Add", ["c", "r"], ["z"])],
+    ids=["a constant", "a value before the fold"],
+)
+def test_a_graph_with_subgraphs_stays_as_it_is(taken: Any) -> None:
+    nodes = [
+        _conv(),
+        helper.make_node("Sub", ["c", "q"], ["h"]),
+        helper.make_node("Relu", ["h"], ["i"]),
+        helper.make_node("Cast", ["one"], ["yes"], to=TensorProto.BOOL),
+        _choice([taken]),
+    ]
+    model = _graph(nodes, _constants(SECOND, "q", "r") | {"one": 1.0}, "y")
+    folded = folding.fold_convolutions(model)
+    assert folded == model
+    assert _run(folded).shape == (2, CHANNELS, 7, 5)
+
+
+def test_a_constant_that_callers_may_replace_stays() -> None:
+    nodes = [_conv(), helper.make_node("Sub", ["c", "q"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    made = onnx.load_from_string(_graph(nodes, _constants(SECOND, "q"), "y"))
+    made.graph.input.append(helper.make_tensor_value_info("q", TensorProto.FLOAT, SECOND))
+    folded = folding.fold_convolutions(made.SerializeToString())
+    assert _operations(folded)["Sub"] == 1
+    other = {"x": PIXELS, "q": np.zeros(SECOND, np.float32)}
+    runs = [
+        onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"]).run(None, other)[0]
+        for each in (folded, made.SerializeToString())
+    ]
+    assert runs[0] == pytest.approx(runs[1], abs=1e-5)
+
+
+def test_a_convolution_along_one_axis_stays() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["line"]),
+        helper.make_node("Conv", ["line", "w"], ["c"]),
+        helper.make_node("Add", ["c", "q"], ["h"]),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    constants = {"w": RANDOM.normal(size=(CHANNELS, 3, 3)), "q": RANDOM.normal(size=SECOND)}
+    made = onnx.load_from_string(_graph(nodes, constants, "y"))
+    made.graph.initializer.append(numpy_helper.from_array(np.asarray([1, 3, -1], np.int64), "shape"))
+    folded = folding.fold_convolutions(made.SerializeToString())
+    assert _run(folded) == pytest.approx(_run(made.SerializeToString()), abs=1e-5)
+    assert _operations(folded)["Add"] == 1

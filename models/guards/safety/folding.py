@@ -2,6 +2,9 @@
 
 ONNX Runtime joins a convolution with sums and products that follow it, but not with differences. A graph that was
 exported with such differences makes several passes over every layer. Needs the package `onnx`.
+
+Only the main graph is read, and only two-dimensional convolutions in single precision. A graph with subgraphs (`If`,
+`Loop`, `Scan`) stays as it is: a subgraph may use any value of the graph around it without naming it as an input.
 """
 
 from __future__ import annotations
@@ -20,12 +23,20 @@ _ARITHMETIC = {"Add", "Sub", "Mul"}
 _TO_LAST = [0, 2, 3, 1]
 """The transposition that makes channels the last axis."""
 
+_PLANAR = 4
+"""Axes of the weights of a two-dimensional convolution."""
+
 
 def fold_convolutions(model: bytes) -> bytes:
-    """Return the graph with the same results, up to rounding, and fewer nodes."""
+    """Return the graph with the same results, up to rounding, and fewer nodes.
+
+    A graph with subgraphs is returned unchanged.
+    """
     import onnx
 
     made = onnx.load_from_string(model)
+    if _has_subgraphs(made.graph):
+        return model
     graph = _Graph.of(made.graph)
     for node in [node for node in made.graph.node if node.op_type == "Conv"]:
         graph.fold(node)
@@ -36,6 +47,13 @@ def fold_convolutions(model: bytes) -> bytes:
     return folded
 
 
+def _has_subgraphs(graph: Any) -> bool:
+    from onnx import AttributeProto
+
+    kinds = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
+    return any(attribute.type in kinds for node in graph.node for attribute in node.attribute)
+
+
 def _keep(field: Any, kept: list[Any]) -> None:
     del field[:]
     field.extend(kept)
@@ -43,9 +61,9 @@ def _keep(field: Any, kept: list[Any]) -> None:
 
 @dataclass(slots=True)
 class _Graph:
-    """A graph, its constants, and the nodes that use each value.
+    """A graph without subgraphs, its constants, and the nodes that use each value.
 
-    `folded` are the values that are gone.
+    An initializer that is also an input is no constant: callers may replace it. `folded` are the values that are gone.
     """
 
     graph: Any
@@ -57,7 +75,8 @@ class _Graph:
     def of(cls, graph: Any) -> _Graph:
         from onnx import numpy_helper
 
-        constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        inputs = {each.name for each in graph.input}
+        constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer if each.name not in inputs}
         users = defaultdict[str, list[Any]](list)
         for node in graph.node:
             if node.op_type == "Identity" and node.input[0] in constants:
@@ -72,7 +91,7 @@ class _Graph:
         """Fold the constant arithmetic that follows a convolution, if any does."""
         given = [self.constants.get(name) for name in conv.input[1:]]
         weights, bias = (*given, np.zeros(1))[:2]
-        if weights is None or bias is None:
+        if weights is None or bias is None or weights.ndim != _PLANAR or weights.dtype != np.float32:
             return
         value, axis = conv.output[0], 1
         if (first := self._only_user(value)) is not None and _permutation(first) == _TO_LAST:
