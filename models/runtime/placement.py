@@ -175,6 +175,13 @@ def memory_guard(placement: DevicePlacement | None = None) -> Iterator[None]:
         raise OutOfMemory("the host is out of memory") from error
 
 
+@contextlib.contextmanager
+def gradient_guard() -> Iterator[None]:
+    """Run device work with gradients; raise `OutOfMemory` if memory is full."""
+    with memory_guard(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def _empty_caches() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

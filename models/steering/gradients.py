@@ -7,7 +7,6 @@ gradients is in `native` and `gate`; both have the form of `DifferentiableDecode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ import torch
 
 from models.protocols import Latent
 from models.protocols.steering import SteeringTarget, SteerRow
-from models.runtime.placement import DevicePlacement, memory_guard
+from models.runtime.placement import DevicePlacement, gradient_guard
 
 VIEWS = 2
 """Shifted views of an image whose scores are averaged.
@@ -125,7 +124,7 @@ class GradientSteering:
         """See `Steering`."""
         size = width, height
         if size not in self._checked:
-            with _gradients():
+            with gradient_guard():
                 self._checked[size] = self._find_problem(width, height)
         problem = self._checked[size]
         self.refusal = None if None in self._checked.values() else problem
@@ -160,7 +159,7 @@ class GradientSteering:
         count = ceil(size / max(1, CALL_PIXELS // (width * height)))
         part = ceil(size / count)
         padded = [*rows, *[rows[-1]] * (part * count - len(rows))]
-        with _gradients():
+        with gradient_guard():
             deltas = [
                 delta
                 for start in range(0, len(padded), part)
@@ -213,13 +212,6 @@ class GradientSteering:
             raise
         finite = bool(torch.isfinite(slope).all()) and bool(slope.any())
         return None if finite else "the gradient is zero or not finite"
-
-
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Compute with gradients; raise `OutOfMemory` if memory is full."""
-    with memory_guard(), torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _shifts(row: SteerRow, side: int) -> Any:

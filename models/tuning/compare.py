@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import ModelUnsupported
 from models.loras import Lora, LoraFolder
 from models.protocols import StepwiseGenerator
-from models.tuning.measures import difference, interval
+from models.tuning.measures import best_of, difference, interval
 from models.tuning.rewards import Opinion
 from models.tuning.sampling import FieldSampler, Sampling, seeds_of
 from models.tuning.settings import MIN_PROMPTS, TuningError, TuningSettings
@@ -75,6 +76,28 @@ def lora_folder(adapters: Sequence[Adapter]) -> Iterator[LoraFolder]:
         yield LoraFolder(Path(folder))
 
 
+def distinct(prompts: Sequence[str]) -> list[str]:
+    """The prompts, each once. Raises TuningError for too few."""
+    texts = list(dict.fromkeys(prompts))
+    if len(texts) < MIN_PROMPTS:
+        raise TuningError(f"{len(texts)} different prompts are too few: at least {MIN_PROMPTS} are required")
+    return texts
+
+
+def check_adapters(generator: StepwiseGenerator, adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters that the generator cannot race.
+
+    Raises TuningError for one of another base, and ModelUnsupported for a generator that takes none.
+    """
+    info = generator.info
+    if info.whole_images is not None:
+        raise ModelUnsupported("the generator is remote and takes no adapters: name a pack, folder or hub id")
+    if info.loras is None and any(adapter.file is not None for adapter in adapters):
+        raise ModelUnsupported(f"{info.id!r} takes no LoRA adapters: load the model that they were trained on")
+    for adapter in adapters:
+        adapter.check(info.revision)
+
+
 def compare(
     generator: StepwiseGenerator,
     adapters: tuple[Adapter, Adapter],
@@ -87,13 +110,10 @@ def compare(
 
     `opinions` are reward and referee. `pairs` compares candidates of one seed, `best` those with the highest reward;
     ties count half. `prompts` of a rate counts those with a pair of numbers; the rate is None without any. Raises
-    TuningError for too few prompts or an adapter of another base, and ValueError for an adapter that does not fit.
+    TuningError for too few prompts, and as `check_adapters`, and ValueError for an adapter that does not fit.
     """
-    texts = list(dict.fromkeys(prompts))
-    if len(texts) < MIN_PROMPTS:
-        raise TuningError(f"{len(texts)} different prompts are too few: at least {MIN_PROMPTS} are required")
-    for adapter in adapters:
-        adapter.check(generator.info.revision)
+    texts = distinct(prompts)
+    check_adapters(generator, adapters)
     sampler = FieldSampler(generator, Sampling.of(generator, settings), settings.rows)
     rows = list[tuple[Any, Any]]()
     for place, text in enumerate(texts):
@@ -103,10 +123,10 @@ def compare(
             generator.adapt(adapter.loras)
             (drawn,) = sampler.draw([text], settings.evaluated, seeds)
             reward, referee = (opinion.score(text, drawn.images) for opinion in opinions)
-            judged = np.where(np.isfinite(referee) & np.isfinite(reward), reward, np.nan)
-            if not np.isfinite(judged).any():
-                raise TuningError(f"reward and referee scored no candidate of {text!r} with numbers: name others")
-            sides.append((referee, float(referee[int(np.nanargmax(judged))])))
+            top = best_of(reward, referee)
+            if top is None:
+                raise TuningError(f"reward and referee scored no candidate of {text!r} both with numbers: name others")
+            sides.append((referee, float(referee[top])))
         rows.append((sides[0], sides[1]))
         progress(place + 1)
     generator.adapt(())
@@ -118,6 +138,7 @@ def compare(
     return {
         "prompts": len(texts),
         "candidates": settings.evaluated,
+        "reward": opinions[0].id,
         "referee": opinions[1].id,
         **{name: _rate(each) for name, each in found.items()},
         "difference": difference(*means),

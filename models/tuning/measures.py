@@ -30,8 +30,9 @@ class Measured:
     """A policy on the held-out prompts: lists hold one value a prompt.
 
     `reward`, `referee` and `others` are means over the candidates; `best` is the referee's value of the candidate with
-    the highest reward. `others_best` are those of further opinions; None where an opinion had no number. `diversity` is
-    the mean distance of two candidates. `flagged` of `images` images have artefacts by the limits of the base.
+    the highest reward, of those that both have scored. `others_best` are those of further opinions; None where an
+    opinion had no number. `diversity` is the mean distance of two candidates. `flagged` of `images` images have
+    artefacts by the limits of the base.
     """
 
     iteration: int
@@ -117,13 +118,13 @@ class Examiner:
     def _judge(self, made: Measured, drawn: Field) -> None:
         rewards = self._reward.score(drawn.prompt, drawn.images)
         judged = self._referee.score(drawn.prompt, drawn.images)
-        for opinion, values in ((self._reward, rewards), (self._referee, judged)):
-            if not np.isfinite(values).any():
-                raise TuningError(f"{opinion.id!r} scored no candidate of {drawn.prompt!r} with a number: name another")
-        top = int(np.nanargmax(np.where(np.isfinite(rewards), rewards, np.nan)))
+        top = best_of(rewards, judged)
+        if top is None:
+            names = f"{self._reward.id!r} and {self._referee.id!r}"
+            raise TuningError(f"{names} scored no candidate of {drawn.prompt!r} both with numbers: name others")
         made.reward.append(float(rewards[np.isfinite(rewards)].mean()))
         made.referee.append(float(judged[np.isfinite(judged)].mean()))
-        made.best.append(float(judged[top]) if np.isfinite(judged[top]) else made.referee[-1])
+        made.best.append(float(judged[top]))
         for name, opinion in self._others.items():
             values = opinion.score(drawn.prompt, drawn.images)
             made.others[name].append(_mean(values))
@@ -137,6 +138,15 @@ class Examiner:
         if not np.isfinite(vectors).all():
             raise TuningError(f"the embeddings of {drawn.prompt!r} hold values that are no numbers: name other scorers")
         return vectors
+
+
+def best_of(rewards: Scores, judged: Scores) -> int | None:
+    """The candidate with the highest reward, of those with two numbers.
+
+    None without any.
+    """
+    known = np.isfinite(rewards) & np.isfinite(judged)
+    return int(np.nanargmax(np.where(known, rewards, np.nan))) if known.any() else None
 
 
 def diversity(vectors: NDArray[np.floating[Any]]) -> float:

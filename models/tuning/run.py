@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from models.errors import ModelUnsupported
 from models.generators.gradients.training import NativeTrainable
 from models.protocols import StepwiseGenerator
-from models.runtime.placement import fingerprint
+from models.runtime.placement import fingerprint, gradient_guard
 from models.tuning import stops
 from models.tuning.learning import policies as adapters
 from models.tuning.learning.memory import estimate_memory
@@ -23,9 +23,9 @@ from models.tuning.measures import Examiner, Measured
 from models.tuning.pictures import draw_curves, draw_sheet
 from models.tuning.rewards import Scores, check_independent, distillation_weights, optimality
 from models.tuning.sampling import Field, FieldSampler, Sampling, seeds_of
-from models.tuning.settings import TuningError
-from models.tuning.state import ADAPTER, LOG, REPORT, RunFolder
-from models.tuning.stops import Stop
+from models.tuning.settings import RESUMABLE, TuningError
+from models.tuning.state import ADAPTER, LOG, REPORT, RunFolder, damaged, unwritable
+from models.tuning.stops import MIN_JUDGED, Stop
 from models.tuning.task import TuningTask
 
 Report = dict[str, Any]
@@ -33,7 +33,7 @@ Report = dict[str, Any]
 _SAMPLED, _MEASURED, _FINAL = 1, 2, 4
 """Seeds of sampling, of measurements on the way, and of the last ones.
 
-3 is that of `Trainer`.
+3 is that of `Trainer`, 5 that of the prompts of an iteration, 6 that of `compare`.
 """
 
 Progress = Callable[[int, str], None]
@@ -48,13 +48,14 @@ def tune(task: TuningTask, progress: Progress = lambda _done, _text: None) -> Re
     Raises TuningError, ModelUnsupported, ValueError for settings that the model does not support, and `OutOfMemory`.
     """
     check_independent(task.reward, task.referee)
-    run = TuningRun(task, progress)
-    run.begin()
-    if (report := run.finished()) is not None:
-        return report
-    while run.stop is None:
-        run.advance()
-    return run.finish()
+    with gradient_guard():
+        run = TuningRun(task, progress)
+        run.begin()
+        if (report := run.finished()) is not None:
+            return report
+        while run.stop is None:
+            run.advance()
+        return run.finish()
 
 
 class TuningRun:
@@ -83,36 +84,68 @@ class TuningRun:
             for prompts in (task.prompts.selection, task.prompts.verdict)
         )
         self._history = list[Measured]()
-        self._board = _tensorboard(task.out)
+        self._board: Any | None = None
         self._slowest = {"iteration": 0.0, "measurement": 0.0}
         self._spent = 0.0
 
     def begin(self) -> None:
         """Measure the base, or restore the state of an earlier run.
 
-        Raises TuningError for one of another task.
+        Raises TuningError for one of another task, a damaged state and a folder that cannot be written.
         """
         needed = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in self.memory.items())
         self._progress(0, f"memory: {needed}")
+        if (judged := len(self._task.prompts.verdict)) < MIN_JUDGED:
+            self._progress(0, f"the result cannot be accepted: {stops.few_prompts(judged)}")
         found = self._folder.load()
-        if found is None:
-            self._folder.rewind(-1)
-            self._policies.use(None)
-            self._measure()
-            self._save()
+        if found is not None:
+            self._resume(*found)
             return
-        tensors, facts = found
-        own = self._task.identity()
-        if facts["task"] != own:
-            raise TuningError(f"--out holds a run of {_differences(facts['task'], own)}: use another folder")
-        self._history = [Measured(**each) for each in facts["history"]]
-        self._examiner.restore(facts["limits"])
-        self.iteration, self._spent, self._slowest = facts["iteration"], facts["seconds"], facts["slowest"]
-        self._policies.restore({key: each for key, each in tensors.items() if not key.startswith("optimizer/")})
-        self._trainer.restore({key: each for key, each in tensors.items() if key.startswith("optimizer/")})
+        self._folder.rewind(-1)
+        self._board = _tensorboard(self._task.out, 0)
+        self._policies.use(None)
+        self._measure()
+        self._save()
+
+    def _resume(self, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Restore a state.
+
+        A run that has reached a limit ends; its last iterations are measured before.
+        """
+        try:
+            self._check_task(facts)
+            self._history = [Measured(**each) for each in facts["history"]]
+            self._examiner.restore(facts["limits"])
+            self.iteration, self._spent, self._slowest = facts["iteration"], facts["seconds"], facts["slowest"]
+            self._policies.restore({key: each for key, each in tensors.items() if not key.startswith("optimizer/")})
+            self._trainer.restore({key: each for key, each in tensors.items() if key.startswith("optimizer/")})
+            diverged = facts["diverged"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise damaged() from error
         self._folder.rewind(self.iteration)
+        self._board = _tensorboard(self._task.out, self.iteration + 1)
         self._progress(self.iteration, f"resumed after iteration {self.iteration}")
+        if diverged is not None:
+            self.stop = Stop("diverged", diverged)
+            return
         self.stop = stops.find_stop(self._history) or self._done()
+        if self.stop is not None and self._history[-1].iteration < self.iteration:
+            self._judge()
+            self.stop = stops.find_stop(self._history) or self.stop
+            self._save()
+
+    def _check_task(self, facts: dict[str, Any]) -> None:
+        stored, own = facts["task"], self._task.identity()
+        names = [name for name in own if stored.get(name) != own[name]]
+        if not names:
+            return
+        if "settings" in names:
+            settings = asdict(self._settings)
+            changed = [name for name, value in facts["options"].items() if settings[name] != value]
+            names[names.index("settings")] = f"settings: {' '.join(each for each in changed if each not in RESUMABLE)}"
+        raise TuningError(
+            f"--out holds a run of another task ({', '.join(names)}): give what it began with, or use another folder"
+        )
 
     def finished(self) -> Report | None:
         """The report of an earlier call with these options.
@@ -136,6 +169,7 @@ class TuningRun:
         if not np.isfinite([trained["loss"], trained["gradient"]]).all():
             why = f"the loss or the gradient of iteration {place} is not finite: use a smaller --rate"
             self.stop = Stop("diverged", why)
+            self._save()
             return
         seconds = time.monotonic() - began
         self._slowest["iteration"] = max(self._slowest["iteration"], seconds)
@@ -143,10 +177,7 @@ class TuningRun:
         self._progress(place, f"loss {trained['loss']:.4f}, reward {facts['reward']:.4f}")
         ended = self._done()
         if ended is not None or place % self._settings.evaluate_every == 0:
-            self._policies.use(adapters.AVERAGE)
-            self._measure()
-            if stops.choose(self._history) == len(self._history) - 1:
-                self._policies.copy(adapters.AVERAGE, adapters.BEST)
+            self._judge()
         self.stop = stops.find_stop(self._history) or ended
         self._save()
 
@@ -188,6 +219,8 @@ class TuningRun:
             "log": LOG,
         }
         self._folder.write_json(REPORT, report)
+        if self._board is not None:
+            self._board.close()
         return report
 
     def _lessons(self, place: int) -> tuple[list[Lesson], dict[str, Any]]:
@@ -215,8 +248,8 @@ class TuningRun:
                 skipped += 1
         if gone and not rewards:
             raise TuningError(
-                "the files of all stored generations of this iteration are gone: use another --out, which learns from "
-                "those that are left"
+                "the files of all stored generations of this iteration are gone or damaged: use another --out, which "
+                "learns from those that are left"
             )
         if not rewards:
             raise TuningError(
@@ -238,7 +271,7 @@ class TuningRun:
     def _fields(self, place: int) -> Iterable[Field | None]:
         """The fields of an iteration: stored ones first, then new ones.
 
-        Distillation takes stored ones again and again. None stands for a stored field whose latents are gone.
+        Distillation takes stored ones again and again. None stands for a stored field without usable latents.
         """
         settings, stored = self._settings, self._task.stored
         first = (place - 1) * settings.prompts
@@ -250,6 +283,13 @@ class TuningRun:
         chosen = [known[i] for i in rng.permutation(len(known))[: settings.prompts]]
         seeds = [seeds_of(settings.seed, _SAMPLED, place, i, count=settings.candidates) for i in range(len(chosen))]
         return self._sampler.draw(chosen, settings.candidates, seeds)
+
+    def _judge(self) -> None:
+        """Measure the average of the adapters, and keep it if no earlier one is better."""
+        self._policies.use(adapters.AVERAGE)
+        self._measure()
+        if stops.choose(self._history) == len(self._history) - 1:
+            self._policies.copy(adapters.AVERAGE, adapters.BEST)
 
     def _measure(self) -> None:
         began = time.monotonic()
@@ -266,9 +306,12 @@ class TuningRun:
         if self._board is not None:
             place = int(line["iteration"])
             group = "held_out" if "measured" in line else "training"
-            for name, value in line.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{group}/{name}", value, place)
+            scalars = {f"{group}/{name}": value for name, value in line.items() if isinstance(value, float)}
+            try:
+                for name, value in scalars.items():
+                    self._board.add_scalar(name, value, place)
+            except OSError as error:
+                raise unwritable(self._task.out / "tensorboard", error) from error
 
     def _done(self) -> Stop | None:
         """Whether iterations or minutes are used up.
@@ -288,6 +331,8 @@ class TuningRun:
     def _save(self) -> None:
         facts = {
             "task": self._task.identity(),
+            "options": asdict(self._settings),
+            "diverged": self.stop.why if self.stop is not None and self.stop.rule == "diverged" else None,
             "iteration": self.iteration,
             "seconds": self._seconds(),
             "slowest": self._slowest,
@@ -332,14 +377,13 @@ def fingerprint_of_base(denoiser: Any) -> str:
     return fingerprint(Bare())
 
 
-def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    return "another task (" + ", ".join(name for name in own if stored.get(name) != own[name]) + ")"
+def _tensorboard(folder: Path, iteration: int) -> Any | None:
+    """A writer for TensorBoard where it is installed.
 
-
-def _tensorboard(folder: Path) -> Any | None:
-    """A writer for TensorBoard where it is installed."""
+    What an earlier process wrote of this iteration and later ones is hidden.
+    """
     with suppress(ImportError):
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(folder / "tensorboard"))
+        return SummaryWriter(str(folder / "tensorboard"), purge_step=iteration)
     return None

@@ -41,7 +41,7 @@ class Field:
 class StoredField:
     """Candidates of one prompt that a store holds, see `Field`.
 
-    `key` names them in their store. `load` reads their latents, float16 (N, C, h, w); None if they are gone.
+    `key` names them in their store. `load` reads their latents, float16 (N, C, h, w); None if they are gone or damaged.
     """
 
     key: str
@@ -133,7 +133,7 @@ class FieldSampler:
         return Field(prompt, latents, np.concatenate([to_host(each) for each in images]), self.sampling.guidance)
 
     def stored(self, known: StoredField) -> Field | None:
-        """A stored field, as drawn; None if its latents are gone."""
+        """A stored field, as drawn; None without usable latents."""
         latents = known.load()
         if latents is None:
             return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
@@ -20,8 +22,21 @@ Layers: TypeAlias = Literal["attention", "wide"]
 MIN_PROMPTS = 8
 """Fewest prompts: a quarter of them is held out, and intervals are over prompts."""
 
-RESUMABLE = ("iterations", "minutes", "rows", "evaluate_every")
+RESUMABLE = ("iterations", "minutes", "rows", "evaluate_every", "checkpointing")
 """Settings that may change when a run resumes."""
+
+
+_LEAST = dict.fromkeys(("iterations", "prompts", "timesteps", "batch", "accumulation", "rows", "rank", "alpha"), 1)
+_LEAST |= dict.fromkeys(("evaluate_every", "steps", "width", "height"), 1) | {"candidates": 2, "evaluated": 2}
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "rate": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "beta": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "decay": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "kl": (lambda value: 0 <= value < math.inf, "at least 0 and finite"),
+    "guidance": (lambda value: 0 <= value < math.inf, "at least 0 and finite"),
+    "minutes": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "seed": (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32"),
+}
 
 
 class TuningError(RuntimeError):
@@ -69,18 +84,14 @@ class TuningSettings:
 
     def __post_init__(self) -> None:
         """Raise TuningError for a value out of range."""
-        counts = ("iterations", "prompts", "timesteps", "batch", "accumulation", "rows", "rank", "alpha")
-        for name in (*counts, "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise TuningError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("candidates", "evaluated"):
-            if getattr(self, name) < 2:
-                raise TuningError(f"{name} must be at least 2, not {getattr(self, name)}: rewards compare candidates")
-        for name in ("rate", "beta"):
-            if not 0 < getattr(self, name) <= 1:
-                raise TuningError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
-        if not 0 <= self.decay < 1 or self.kl < 0 or not 0 <= self.seed < 2**32:
-            raise TuningError("decay must be in [0, 1), kl at least 0, and seed in [0, 2^32)")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise TuningError(f"{name} must be at least {least}, not {value}")
+        for name, (is_allowed, text) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not is_allowed(value):
+                raise TuningError(f"{name} must be {text}, not {value}")
 
     @property
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: Exception) -> TuningError:
     """The error of a file that cannot be written."""
     why = getattr(error, "strerror", None) or str(error)
-    return TuningError(f"cannot write {path.name}: {why}. Free space and run the same command: it resumes")
+    return TuningError(
+        f"cannot write {path.name}: {why}. --out must be a folder with free space that you may write to; then the same "
+        "command resumes"
+    )
+
+
+def damaged() -> TuningError:
+    """The error of a state that cannot be read."""
+    return TuningError("the state in --out is damaged: use another folder, or delete its folder state")
 
 
 class RunFolder:
@@ -73,9 +83,7 @@ class RunFolder:
                 facts = json.loads((file.metadata() or {})["run"])
             return load_file(path), facts
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise TuningError(
-                "the state in --out is damaged: use another folder, or delete its folder state"
-            ) from error
+            raise damaged() from error
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to the log. Raises TuningError."""
@@ -88,18 +96,16 @@ class RunFolder:
             raise unwritable(path, error) from error
 
     def rewind(self, iteration: int) -> None:
-        """Drop lines of the log after an iteration, and a torn last line."""
+        """Drop lines of the log after an iteration, and torn ones.
+
+        Makes the folder and the log if there are none. Raises TuningError if that fails.
+        """
         path = self.folder / LOG
-        if not path.is_file():
-            return
         kept = []
-        for line in path.read_text().splitlines():
-            try:
-                known = json.loads(line)
-            except ValueError:
-                continue
-            if known["iteration"] <= iteration:
-                kept.append(line)
+        for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else ():
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["iteration"] <= iteration:
+                    kept.append(line)
         write_whole(path, lambda part: part.write_text("".join(f"{line}\n" for line in kept)))
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
@@ -120,6 +126,9 @@ class RunFolder:
 
         def write(path: Path) -> None:
             layers = {f"{part}_lora_layers": tensors}
+            path.touch()
+            mode = path.stat().st_mode
             type(pipe).save_lora_weights(path.parent, weight_name=path.name, **layers)
+            path.chmod(mode)  # safetensors makes files private; a server may run as another user
 
         write_whole(self.folder / ADAPTER, write)

@@ -85,10 +85,15 @@ def choose(history: Sequence[Measured]) -> int | None:
     return max(sound, key=lambda place: (float(np.mean(history[place].referee)), place), default=None)
 
 
+def few_prompts(judged: int) -> str:
+    """What is wrong with fewer than `MIN_JUDGED` prompts of the verdict."""
+    return f"the verdict has {judged} prompts, and at least {MIN_JUDGED} are required: give 36 or more in all"
+
+
 def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[str, Any]:
     """Accept if no rule is broken and the referee's intervals are above 0.
 
-    Paired, for a random pick and for the best, over at least `MIN_JUDGED` prompts.
+    Paired, for a random pick and for the best, over at least `MIN_JUDGED` prompts. `why` says what is missing.
     `is_sound`: whether the result broke no rule on the way.
     """
     parts = {
@@ -99,7 +104,12 @@ def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[s
     for name in base.others:
         parts[name] = difference(tuned.others[name], base.others[name])
         parts[f"{name}_best"] = difference(tuned.others_best[name], base.others_best[name])
-    is_sound = is_sound and find_stop([base, tuned]) is None
-    is_sound = is_sound and len(base.referee) >= MIN_JUDGED
-    accepted = is_sound and all(parts[name]["interval"][0] > 0 for name in ("random", "best"))
-    return {"verdict": "accept" if accepted else "reject", "differences": parts}
+    broken = find_stop([base, tuned])
+    missing = [] if is_sound else ["no measurement on the way kept the rules"]
+    missing += [] if broken is None else [f"on the prompts of the verdict, {broken.why}"]
+    missing += [] if len(base.referee) >= MIN_JUDGED else [few_prompts(len(base.referee))]
+    for name, what in (("random", "a random pick"), ("best", "the best of a field")):
+        if not parts[name]["interval"][0] > 0:
+            missing.append(f"the referee's interval for {what} is not above 0")
+    why = "; ".join(missing) or "the referee's intervals are above 0, and no rule is broken"
+    return {"verdict": "reject" if missing else "accept", "why": why, "differences": parts}

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.errors import ModelUnsupported
 from models.loras import LoraFolder
 from models.protocols import Pixels
+from models.protocols.values import WholeImages
+from models.synthetic.generator import FakeGenerator
 from models.tuning import state
 from models.tuning.compare import BASE, Adapter, compare, lora_folder
 from models.tuning.rewards import Scores
@@ -103,6 +106,17 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     for place in (str(tmp_path), str(tmp_path / "none"), __file__):
         with pytest.raises(TuningError, match="is no adapter"):
             Adapter.of("a", place)
+
+
+def test_generators_that_cannot_race_adapters_are_refused(tmp_path: Path) -> None:
+    fake = FakeGenerator()
+    (tmp_path / "a.safetensors").touch()
+    pair = Adapter.of("a", str(tmp_path / "a.safetensors")), Adapter.of("b", BASE)
+    with pytest.raises(ModelUnsupported, match="takes no LoRA adapters"):
+        compare(fake, pair, PROMPTS, OPINIONS, RACE)
+    vars(fake)["_info"] = replace(fake.info, whole_images=WholeImages())
+    with pytest.raises(ModelUnsupported, match="is remote"):
+        compare(fake, (pair[1], pair[1]), PROMPTS, OPINIONS, RACE)
 
 
 def test_few_prompts_are_refused() -> None:

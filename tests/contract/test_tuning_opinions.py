@@ -12,7 +12,7 @@ import pytest
 from models.scorers.deferred import DeferredScorer
 from models.synthetic.scorer import FakeScorer
 from models.tuning import stops
-from models.tuning.measures import Measured, difference
+from models.tuning.measures import Measured, best_of, difference
 from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality
 from models.tuning.settings import TuningError, TuningSettings
 from models.tuning.task import Prompts
@@ -32,8 +32,49 @@ def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
     assert stops.verdict(base, better, is_sound=False)["verdict"] == "reject"
     assert stops.verdict(base, replace(better, diversity=[0.8] * 8))["verdict"] == "reject"
     assert stops.verdict(base, replace(better, flagged=8))["verdict"] == "reject"
+    assert "diversity within prompts is 0.80" in stops.verdict(base, replace(better, diversity=[0.8] * 8))["why"]
+    same = stops.verdict(base, replace(better, referee=[0.0] * 8))
+    assert (same["verdict"], same["why"]) == ("reject", "the referee's interval for a random pick is not above 0")
     few = [replace(each, reward=[0.0] * 5, referee=each.referee[:5], best=each.best[:5]) for each in (base, better)]
     assert stops.verdict(*few)["verdict"] == "reject", "five prompts all rise by chance in one of 32 runs"
+    assert "the verdict has 5 prompts, and at least 6 are required" in stops.verdict(*few)["why"]
+
+
+def test_each_rule_stops_at_its_own_limit() -> None:
+    base = Measured(0, [0.0] * 4, [0.0] * 4, [0.0] * 4, [1.0] * 4, 1, 100)
+    rises = replace(base, iteration=1, reward=[1.0] * 4)
+    falls = [-0.1, -0.3, 0.1, -0.1]  # mean -0.1, one standard error 0.0816
+    assert stops.find_stop([base]) is stops.find_stop([base, rises]) is None
+
+    def rule(*history: Measured) -> str | None:
+        found = stops.find_stop(history)
+        return None if found is None else found.rule
+
+    assert rule(base, replace(rises, referee=falls)) == "referee"
+    assert rule(base, replace(rises, referee=[-0.1, -0.3, 0.2, -0.1])) is None, "within one standard error"
+    assert rule(base, replace(rises, reward=[0.0] * 4, referee=falls)) is None, "the reward does not rise"
+    better = replace(rises, referee=[1.0] * 4)
+    assert rule(base, better, replace(rises, reward=[2.0] * 4)) == "referee", "below its best, not below the base"
+    assert rule(base, replace(rises, best=falls)) == "best"
+    assert rule(base, replace(rises, diversity=[0.89] * 4)) == "diversity"
+    assert rule(base, replace(rises, flagged=5)) is None
+    assert rule(base, replace(rises, flagged=6)) == "artefacts"
+
+
+def test_the_sound_measurement_with_the_highest_referee_is_chosen() -> None:
+    base = Measured(0, [0.0] * 4, [0.0] * 4, [0.0] * 4, [1.0] * 4, 0, 100)
+    one, two = (replace(base, iteration=i, reward=[i] * 4, referee=[r] * 4) for i, r in ((1, 2.0), (2, 3.0)))
+    assert stops.choose([base]) is None
+    assert stops.choose([base, one, two]) == 2
+    assert stops.choose([base, one, two, replace(two, diversity=[0.5] * 4, referee=[9.0] * 4)]) == 2
+    assert stops.choose([base, replace(one, diversity=[0.5] * 4)]) is None
+
+
+def test_the_best_is_one_that_both_have_scored() -> None:
+    nan = np.nan
+    assert best_of(np.array([1.0, 3.0, 2.0]), np.array([0.0, nan, 5.0])) == 2
+    assert best_of(np.array([nan, 1.0]), np.array([1.0, 1.0])) == 1
+    assert best_of(np.array([nan, 1.0]), np.array([1.0, nan])) is None
 
 
 def test_optimality_is_normalised_and_votes_override() -> None:
@@ -121,7 +162,13 @@ def test_the_verdict_has_prompts_that_chose_nothing() -> None:
     assert [len(part) for part in (least.trained, least.selection, least.verdict)] == [4, 2, 2]
 
 
-@pytest.mark.parametrize("change", [{"iterations": 0}, {"candidates": 1}, {"rate": 0.0}, {"decay": 1.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"iterations": 0}, {"candidates": 1}, {"rate": 0.0}, {"decay": 1.0}, {"seed": -1}, {"steps": 0}),
+        *({"minutes": 0.0}, {"minutes": np.nan}, {"guidance": -1.0}, {"guidance": np.nan}, {"kl": np.inf}),
+    ],
+)
 def test_settings_have_limits(change: dict[str, Any]) -> None:
     with pytest.raises(TuningError, match=next(iter(change))):
         TuningSettings(**change)

@@ -62,12 +62,16 @@ def test_stored_races_are_fields_with_votes(tmp_path: Path) -> None:
 
 
 def test_latents_are_read_when_they_are_needed(tmp_path: Path) -> None:
-    from app.cli.tuning.stored import stored_fields
+    from app.cli.tuning.stored import _latents, stored_fields
 
     found, _ = asyncio.run(races(tmp_path))
     fields = {each.prompt: each for each in stored_fields(settings(tmp_path), found.races)}
     latents = fields["a boat"].load()
     assert latents is not None
+    stored = next((tmp_path / "blobs").rglob("field.npz")).read_bytes()
+    for damaged in (b"", b"no archive", stored[: len(stored) // 2], stored.replace(b"latents", b"patents")):
+        assert _latents(damaged, range(3)) is None
+    assert _latents(stored, [99]) is None
     assert (len(latents), latents.dtype.name) == (3, "float16")
     assert fields["a boat"].guidance == found.races[0].guidance
     for file in (tmp_path / "blobs").rglob("field.npz"):
@@ -116,7 +120,9 @@ def test_what_safety_withholds_teaches_nothing() -> None:
     np.savez(file, latents=np.arange(3, dtype=np.float16)[:, None, None, None])
     found = _race(vetoed, {1: True, 2: False})
     assert (found.candidates, found.votes) == ((0, 2), {1: False})
-    assert _latents(file.getvalue(), found.candidates).ravel().tolist() == [0, 2]
+    latents = _latents(file.getvalue(), found.candidates)
+    assert latents is not None
+    assert latents.ravel().tolist() == [0, 2]
 
 
 def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:
@@ -125,10 +131,10 @@ def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CliError, match="it is empty"):
+    with pytest.raises(CliError, match="it holds none made without an API key, see --owner, since then"):
         asyncio.run(races(tmp_path, since=4e9))
     (tmp_path / "b").mkdir()
-    with pytest.raises(CliError, match="it is empty"):
+    with pytest.raises(CliError, match="it holds none of this --owner"):
         asyncio.run(races(tmp_path / "b", owner="key_other"))
 
 
@@ -179,18 +185,51 @@ def test_since_is_a_date_or_a_time() -> None:
         (["--out", "x", "--prompts", "p.txt", "--referee", "fake-judge"], "has no native loop"),
         (["--out", "x", "--prompts", "none.txt", "--referee", "fake-judge"], "No such file"),
         (["--out", "x", "--prompts", "p.txt", "--candidates", "1"], "2"),
+        (["--out", "x", "--prompts", "p.txt", "--since", "2026-01-31"], "add --from-store, or omit --since"),
+        (["--out", "x", "--prompts", "p.txt", "--owner", "fr_1"], "add --from-store or --reward taste:NAME"),
+        (["--out", "x", "--prompts", "few.txt", "--referee", "fake-judge"], "2 different prompts are too few"),
+        (["--out", "x", "--prompts", "p.png", "--referee", "fake-judge"], "p.png is no text in UTF-8"),
+        (["--out", "p.txt/x", "--prompts", "p.txt", "--referee", "fake-judge"], "--out must be a folder"),
     ],
 )
 def test_options_that_cannot_work(
     options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert why in refused(["tune", *options], tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["base", "base", "--prompts", "few.txt", "--referee", "fake-judge"], "2 different prompts are too few"),
+        (["base", "none", "--prompts", "p.txt", "--referee", "fake-judge"], "is no adapter"),
+        (["base", "base", "--prompts", "p.txt", "--referee", "fake"], "both reward and referee"),
+        (["base", "base", "--prompts", "p.txt", "--owner", "fr_1"], "add --reward taste:NAME"),
+        (["base", "base", "--prompts", "p.txt", "--reward", "taste:blog"], "no taste profile 'blog' with votes"),
+        (
+            ["base", "base", "--prompts", "p.txt", "--out", "no/x.json"],
+            "the folder of --out 'no/x.json' does not exist",
+        ),
+    ],
+)
+def test_comparisons_that_cannot_work(
+    options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert why in refused(["compare", *options], tmp_path, monkeypatch)
+
+
+def refused(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command with the synthetic models says that does not work."""
     from app.cli import app
 
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.txt").write_text("".join(f"prompt {i}\n" for i in range(10)))
+    monkeypatch.chdir(folder)
+    (folder / "p.txt").write_text("".join(f"prompt {i}\n" for i in range(10)))
+    (folder / "few.txt").write_text("\ufeffa boat\na boat\na car\n", "utf-8")
+    (folder / "p.png").write_bytes(b"\x89PNG")
     monkeypatch.setenv("FRONTRUNNER_GENERATOR", "fake")
     monkeypatch.setenv("FRONTRUNNER_SCORER", "fake")
-    monkeypatch.setenv("FRONTRUNNER_DATA_DIR", str(tmp_path / "data"))
-    done = CliRunner().invoke(app, ["tune", *options])
+    monkeypatch.setenv("FRONTRUNNER_DATA_DIR", str(folder / "data"))
+    done = CliRunner().invoke(app, command)
     assert done.exit_code != 0
-    assert why in " ".join(done.output.split())
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return " ".join(done.output.split())

@@ -63,10 +63,18 @@ def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:
         if pack is None or not (pack.folder / "prompts.txt").is_file():
             raise CliError("--prompts is required: name a file with one typical prompt a line")
         prompts = pack.folder / "prompts.txt"
-    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    texts = read_lines(prompts)
     if len(texts) < MIN_PROMPTS:
         raise CliError(f"--prompts has {len(texts)} prompts; at least {MIN_PROMPTS} are required, 64 are recommended")
     return texts
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file that are not blank. Raises CliError if it is no text."""
+    try:
+        return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise CliError(f"{file.name} is no text in UTF-8: name a file with one prompt a line") from None
 
 
 @contextmanager

@@ -25,6 +25,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda 
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", metavar="NAME", help="Model of FRONTRUNNER_MODELS, if that is set.")
 ]
+OwnerOption = Annotated[
+    str, typer.Option(metavar="KEY", help="Id of the API key that made generations and votes. Default: none.")
+]
 RowsOption = Annotated[int, typer.Option(min=1, help="Candidates in one call of sampling.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 
@@ -34,7 +37,7 @@ def tune(
     prompts: PromptsOption = None,
     from_store: Annotated[bool, typer.Option("--from-store", help="Learn from stored generations and votes.")] = False,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Only generations since then, 2026-01-31.")] = None,
-    owner: Annotated[str, typer.Option(metavar="KEY", help="Id of the API key that made them. Default: none.")] = "",
+    owner: OwnerOption = "",
     reward: RewardOption = None,
     referee: RefereeOption = None,
     method: Annotated[Literal["nft", "bon"], typer.Option(help="DiffusionNFT, or best-of-N distillation.")] = "nft",
@@ -93,6 +96,7 @@ def compare(
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="File with one prompt a line.")],
     referee: RefereeOption = None,
     reward: RewardOption = None,
+    owner: OwnerOption = "",
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=2, max=256, help="Candidates per prompt.")] = 16,
     rows: RowsOption = 16,
     seed: SeedOption = 0,
@@ -115,4 +119,4 @@ def compare(
 
     settings = TuningSettings(evaluated=candidates, rows=rows, seed=seed)
     with reported_errors():
-        run_comparison((one, other), prompts, Chosen(model, reward, referee, device), settings, out, Console())
+        run_comparison((one, other), prompts, Chosen(model, reward, referee, device), owner, settings, out, Console())

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from app.cli.client import CliError
 from app.cli.measuring import configured
+from app.cli.tuning.stored import Taste, taste_opinion
 from app.settings.model_settings import ModelSettings
 from models import registry
+from models.errors import ScoringFailed
 from models.loras import LoraFolder
 from models.protocols import Embedder, Models, OutOfMemory, Scorer
+from models.tuning.rewards import Opinion, opinion_of
 
 TASTE = "taste:"
 """Begins the name of a taste profile that rewards."""
@@ -64,17 +66,27 @@ def load(settings: ModelSettings, chosen: Chosen, loras: LoraFolder | None = Non
     return Judges(models, models.members[0] if further else models.scorer, models.referee)
 
 
-def read_prompts(file: Path) -> list[str]:
-    """The prompts of a file, one a line. Raises CliError for a file that is no text."""
-    try:
-        return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise CliError(f"{file.name} is no text in UTF-8: name a file with one prompt a line") from None
+def profile_name(reward: str | None) -> str | None:
+    """The taste profile that rewards; None if a scorer does."""
+    return reward.removeprefix(TASTE) if reward is not None and reward.startswith(TASTE) else None
+
+
+def reward_opinion(profile: str | None, taste: Taste | None, judges: Judges) -> Opinion:
+    """What rewards: the fitted taste of a profile, or a scorer.
+
+    Raises CliError for a taste of another scorer.
+    """
+    if profile is None or taste is None:
+        return opinion_of(judges.reward)
+    return taste_opinion(profile, taste, judges.models.scorer)
 
 
 @contextmanager
-def typed_errors() -> Iterator[None]:
-    """Turn errors of tuning into CliError, and those that every measuring command has."""
+def typed_errors(when_full: str) -> Iterator[None]:
+    """Turn errors of tuning into CliError, and those that every measuring command has.
+
+    `when_full` is what to do about a full device.
+    """
     from models.tuning.settings import TuningError
 
     with configured.typed_errors():
@@ -86,5 +98,7 @@ def typed_errors() -> Iterator[None]:
             raise CliError(str(error)) from None
         except ImportError as error:
             raise CliError(f"the package {error.name} is missing: install frontrunner[tune]") from None
+        except ScoringFailed as error:
+            raise CliError(f"{error}; then run the same command again") from None
         except OutOfMemory as error:
-            raise CliError(f"{error}: use smaller --rows and --batch, or --checkpointing") from None
+            raise CliError(f"{error}: {when_full}") from None

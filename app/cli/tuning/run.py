@@ -12,17 +12,21 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.client import CliError
-from app.cli.measuring.configured import choose_model
+from app.cli.measuring.configured import choose_model, read_lines
 from app.cli.tuning.given import Wanted, given
-from app.cli.tuning.loading import TASTE, Chosen, Judges, load, read_prompts, typed_errors
-from app.cli.tuning.stored import Taste, parse_since, stored_fields, taste_opinion
+from app.cli.tuning.loading import Chosen, load, profile_name, reward_opinion, typed_errors
+from app.cli.tuning.stored import parse_since, stored_fields
 from app.settings import Settings
-from models.tuning.rewards import Opinion, opinion_of
+from models.tuning.rewards import opinion_of
 from models.tuning.run import tune
 from models.tuning.sampling import StoredField
 from models.tuning.settings import TuningSettings
 from models.tuning.state import RunFolder
 from models.tuning.task import Prompts, TuningTask
+
+_WHEN_FULL = (
+    "use smaller --rows or --checkpointing, and the same command resumes; a smaller --batch needs another --out"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,13 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
     """Tune the configured model into `asked.out`. Raises CliError."""
     if (asked.prompts is None) == (not asked.from_store):
         raise CliError("name either --prompts FILE or --from-store")
-    with typed_errors():
-        wanted = Wanted(asked.from_store, asked.owner, parse_since(asked.since), _profile_name(asked.chosen.reward))
+    wanted = Wanted(asked.from_store, asked.owner, parse_since(asked.since), profile_name(asked.chosen.reward))
+    _check_used(wanted)
+    with typed_errors(_WHEN_FULL):
         own = Settings()
-        texts = read_prompts(asked.prompts) if asked.prompts is not None else None
+        texts = read_lines(asked.prompts) if asked.prompts is not None else None
+        if texts is not None:
+            Prompts.split(texts, settings.seed)  # too few are refused before models load
         judges = load(choose_model(own, asked.chosen.model), asked.chosen)
         found = given(own, wanted, judges.models.generator.info, RunFolder(asked.out))
         stored = list[StoredField]()
@@ -54,14 +61,17 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
             stored = stored_fields(own, found.races.races)
         assert texts is not None
         split = Prompts.split(texts, settings.seed)
+        taught = [each for each in stored if each.prompt.strip() in set(split.trained)]
+        if stored:
+            console.print(f"{len(taught)} of them teach, the others are of held-out prompts", highlight=False)
         task = TuningTask(
             judges.models.generator,
-            _reward(wanted.profile, found.taste, judges),
+            reward_opinion(wanted.profile, found.taste, judges),
             opinion_of(judges.referee),
             split,
             asked.out,
             settings,
-            [each for each in stored if each.prompt in split.trained],
+            taught,
         )
         with Progress(console=console, transient=True) as bar:
             place = bar.add_task("tuning", total=settings.iterations)
@@ -74,14 +84,12 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
     _show(made, asked.out, console)
 
 
-def _profile_name(reward: str | None) -> str | None:
-    return reward.removeprefix(TASTE) if reward is not None and reward.startswith(TASTE) else None
-
-
-def _reward(name: str | None, taste: Taste | None, judges: Judges) -> Opinion:
-    if name is None or taste is None:
-        return opinion_of(judges.reward)
-    return taste_opinion(name, taste, judges.models.scorer)
+def _check_used(wanted: Wanted) -> None:
+    """Refuse options that would have no effect."""
+    if wanted.since is not None and not wanted.from_store:
+        raise CliError("--since selects stored generations: add --from-store, or omit --since")
+    if wanted.owner and not (wanted.from_store or wanted.profile is not None):
+        raise CliError("--owner selects what is stored: add --from-store or --reward taste:NAME, or omit --owner")
 
 
 def _show(report: Mapping[str, Any], out: Path, console: Console) -> None:
@@ -95,9 +103,10 @@ def _show(report: Mapping[str, Any], out: Path, console: Console) -> None:
         cells: Sequence[str] = (f"{base[key]:.4f}", f"{tuned[key]:.4f}", f"{found['mean']:+.4f}")
         table.add_row(name, *cells, f"{low:+.4f} .. {high:+.4f}")
     console.print(table)
+    place = out.absolute()
     for line in (
         f"stopped: {report['stop']['why']}",
-        f"verdict: {report['verdict']}",
-        f"wrote {out / report['adapter']}; serve it with FRONTRUNNER_LORA_DIR={out.parent} and the name {out.name}",
+        f"verdict: {report['verdict']}: {report['why']}",
+        f"wrote {out / report['adapter']}; serve it with FRONTRUNNER_LORA_DIR={place.parent} and the name {place.name}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +184,9 @@ async def read_races(
                     found.races.append(_race(generation, votes.get(generation.id, {})))
             after = PageMark(page[-1].created, page[-1].id)
     if not found.races:
-        why = ", ".join(f"{count} of them: {why}" for why, count in found.left_out.items()) or "it is empty"
+        nothing = f"it holds none {'of this --owner' if owner else 'made without an API key, see --owner'}"
+        nothing += "" if since is None else ", since then"
+        why = ", ".join(f"{count} of them: {why}" for why, count in found.left_out.items()) or nothing
         raise CliError(
             f"the store holds no usable generation of {info.id!r} at revision {info.revision} ({why}): generate some "
             "with this model, or use --prompts"
@@ -192,7 +195,10 @@ async def read_races(
 
 
 def stored_fields(settings: Settings, races: Sequence[Race]) -> list[StoredField]:
-    """Fields whose latents are read from the store when they are needed."""
+    """Fields whose latents are read from the store when they are needed.
+
+    None stands for latents that are gone or damaged.
+    """
     blobs = ObjectBlobStore.open(settings.blobs)
 
     def field_of(race: Race) -> StoredField:
@@ -206,9 +212,14 @@ def stored_fields(settings: Settings, races: Sequence[Race]) -> list[StoredField
     return [field_of(race) for race in races]
 
 
-def _latents(stored: bytes, candidates: Sequence[int]) -> NDArray[np.float16]:
-    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-        return np.asarray(arrays["latents"], np.float16)[list(candidates)]
+def _latents(stored: bytes, candidates: Sequence[int]) -> NDArray[np.float16] | None:
+    """Latents of these candidates; None for a damaged file."""
+    try:
+        with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+            latents = np.asarray(arrays["latents"], np.float16)[list(candidates)]
+    except (BadZipFile, ValueError, KeyError, IndexError, EOFError, OSError):
+        return None
+    return latents if np.isfinite(latents).all() else None
 
 
 def _unusable(generation: Generation, info: GeneratorInfo) -> str | None:

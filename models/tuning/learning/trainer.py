@@ -37,7 +37,7 @@ class Lesson:
 
 
 class Trainer:
-    """Trains the active adapter of a denoiser.
+    """Changes the adapter `TUNED` of a denoiser, and moves `AVERAGE` after it.
 
     All randomness follows from the seed and the iteration.
     """
