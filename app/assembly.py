@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -53,7 +54,7 @@ from app.settings import ModelSettings, Settings
 from app.stores.blobs import ObjectBlobStore
 from app.stores.generations import SqlBatchStore, SqlGenerationStore
 from app.stores.models import SqlServedModelStore
-from app.stores.protocols import ProfileCaps
+from app.stores.protocols import MODELS_TOPIC, ProfileCaps
 from app.stores.taste import SqlVoteStore
 from models.guards.names import installed_guards
 from models.guards.text_reader import RapidOcrReader
@@ -115,9 +116,11 @@ class Assembly:
         return Roster(self.registry, store, self.settings.lease_s) if self.registry.several else None
 
     async def publish_models(self) -> None:
-        """Publish what this replica serves until cancelled."""
+        """Publish what this replica serves, and follow others, until cancelled."""
         if self.roster is not None:
-            await self.roster.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.roster.run(), name="publish")
+                group.create_task(self.roster.follow(partial(self._notifier.subscribe, MODELS_TOPIC)), name="follow")
         else:
             engine, store = self.registry.engine(self.registry.default), SqlServedModelStore(self.records)
             await Announcement(engine, store, self.settings.lease_s).run()

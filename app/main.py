@@ -74,6 +74,9 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 
+WITHDRAWAL_S = 5.0
+"""Maximum seconds that background tasks have to end, such as to withdraw models."""
+
 _NATIVE = (generations, listing, batch_routes, rerank, refine, taste, explain, rank, verify, receipts, audits)
 """Modules whose routes refuse unknown query parameters."""
 
@@ -208,6 +211,7 @@ def _lifespan(
                 await webhook_client.close()
                 if rewriter is not None:
                     await rewriter.close()
+                await asyncio.wait(upkeep, timeout=WITHDRAWAL_S)
         finally:
             await records.close()
 

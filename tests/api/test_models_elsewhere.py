@@ -41,3 +41,14 @@ def test_no_route_refuses_a_model_that_another_replica_has_just_announced(tmp_pa
         problem = is_problem(one.post("/v1/batches", json={"requests": unknown}), 422, "invalid_request")
         assert len(problem["errors"]) == 20
         assert roster._looked > before
+
+
+@pytest.mark.slow
+def test_a_replica_that_stops_withdraws_its_models(tmp_path: Path) -> None:
+    here, there = Shelf(FakeModel("here")), Shelf(FakeModel("there"))
+    with running(tmp_path, registry=here.registry) as one:
+        with running(tmp_path, registry=there.registry):
+            assert one.made(model="there", n=1)["model"] == "there"
+        listed = [model["id"] for model in one.client.get("/v1/models").json()["data"]]
+        assert "there" not in listed
+        is_problem(one.post(json={**PROMPT, "model": "there"}), 404, "not_found", "#/model")

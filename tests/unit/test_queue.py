@@ -12,7 +12,8 @@ from app.domain import EventKind, Status
 from app.errors import StoreUnavailable
 from app.stores.generations import SqlGenerationStore
 from app.stores.generations.writes import SEQ_BLOCK
-from app.stores.protocols import Claim, Claimed, IdempotencyMatch, KeyRecord, NewEvent, QueueFull
+from app.stores.models import SqlServedModelStore
+from app.stores.protocols import Claim, Claimed, IdempotencyMatch, KeyRecord, NewEvent, QueueFull, ServedModelRow
 from tests.servers import PostgreSQL
 from tests.unit.store_kit import MINE, STEP, THEIRS, generation, opened
 
@@ -188,6 +189,25 @@ async def test_postgresql_tells_of_the_queue_and_of_ends(postgresql: PostgreSQL)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         assert not two.notifies
+
+
+@pytest.mark.anyio
+async def test_postgresql_tells_of_models_that_replicas_announce_and_withdraw(postgresql: PostgreSQL) -> None:
+    url = await asyncio.to_thread(postgresql.database)
+    async with opened(url) as one, opened(url) as two:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        listening = asyncio.create_task(two.listen(told.put_nowait))
+        assert await asyncio.wait_for(told.get(), 5) == ""
+        served = SqlServedModelStore(one)
+        waiting, loaded = (ServedModelRow("r", "pictogram", state, "", "1") for state in ("loading", "loaded"))
+        for rows in ([waiting], [loaded], [loaded], [replace(loaded, weights="2")], []):
+            await served.publish("r", rows)
+        await one.create(generation("gen_end"), [STEP], None)
+        heard = [await asyncio.wait_for(told.get(), 5) for _ in range(7)]
+        assert heard == ["models", "models", "models", "", "models", "", ""]
+        assert told.empty()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
 
 
 @pytest.mark.anyio

@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from app.engine.registry import ElsewhereEngine
 from app.errors import ModelLoadFailed, StoreUnavailable
+from app.service.generations.event_log import Notifier
 from app.service.serving import ModelDirectory, Roster
 from app.stores.protocols import ServedModelRow
 from tests.models_kit import FakeModel, Shelf, broken
@@ -209,4 +211,35 @@ async def test_a_card_with_a_number_that_is_not_finite_is_refused() -> None:
     found = await here.find("beta")
     assert found is not None
     assert found.card is None
+    await shelf.registry.close(0)
+
+
+async def test_a_replica_hears_of_models_that_another_one_announces_and_withdraws() -> None:
+    """No request looks: those of models that are known do not."""
+    store, notifier = Rows(), Notifier()
+    _, here = _roster(store, FakeModel("alpha"))
+    shelf, there = _roster(store, FakeModel("beta"))
+    following = asyncio.create_task(here.follow(partial(notifier.subscribe, "models")))
+    await asyncio.sleep(0)
+    shelf.registry.start()
+    running = asyncio.create_task(there.run())
+    await _until_announced(there)
+
+    async def told(names: set[str]) -> None:
+        notifier.notify("models")
+        async with asyncio.timeout(20):
+            while here.elsewhere.keys() != names:
+                await asyncio.sleep(0.005)
+
+    await told({"beta"})
+    store.down = True
+    notifier.notify("models")
+    await asyncio.sleep(0.3)  # a look that fails ends nothing
+    assert here.elsewhere.keys() == {"beta"}
+    store.down = False
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await told(set())
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
     await shelf.registry.close(0)

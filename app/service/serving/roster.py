@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import cast, get_args
@@ -96,6 +96,20 @@ class Roster:
                 await self._store.publish(self.replica, [])
             except StoreUnavailable:
                 log.debug("the models were not withdrawn: they lapse")
+
+    async def follow(self, subscribe: Callable[[], asyncio.Event]) -> None:
+        """Look when other replicas announce or withdraw models, until cancelled.
+
+        `subscribe` returns the event that the next notification sets.
+        """
+        changed = subscribe()
+        while True:
+            await changed.wait()
+            changed = subscribe()  # before the look, which could miss a change that comes meanwhile
+            try:
+                await self.look()
+            except StoreUnavailable:
+                log.debug("the models of other replicas were not read: the store is unavailable")
 
     async def find(self, model: str, since: float | None = None) -> HeldElsewhere | None:
         """What other live replicas hold of a model; looks if its facts are not known.

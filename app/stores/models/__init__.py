@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select
 
 from app.stores.generations import SqlGenerationStore
-from app.stores.protocols import ServedModelRow
+from app.stores.protocols import MODELS_TOPIC, ServedModelRow
 from app.stores.schema import served_models
 
 FORGOTTEN_S = 3600.0
@@ -20,6 +20,7 @@ class SqlServedModelStore:
     def __init__(self, records: SqlGenerationStore) -> None:
         self._connections = records.connections
         self._rows = records.rows
+        self._published: dict[str, frozenset[tuple[str, str, str]]] = {}
 
     async def publish(self, replica: str, rows: Sequence[ServedModelRow]) -> None:
         """See ServedModelStore."""
@@ -36,13 +37,22 @@ class SqlServedModelStore:
             for row in rows
         ]
 
+        serves = frozenset((row.model, row.weights, row.state) for row in rows)
+        served = self._published.get(replica, frozenset())
+        withdrawn = {each[:2] for each in served} - {each[:2] for each in serves}
+
         def write(connection: Connection) -> None:
             old = served_models.c.seen < now - FORGOTTEN_S
             connection.execute(delete(served_models).where((served_models.c.replica == replica) | old))
             for one in values:  # an expression as `seen` allows one row a statement
                 connection.execute(insert(served_models).values(one))
+            if serves != served:
+                self._rows.notify(connection, MODELS_TOPIC)
+            if withdrawn:
+                self._rows.notify(connection, "")
 
         await self._connections.write(write)
+        self._published[replica] = serves
 
     async def live(self, span_s: float) -> list[ServedModelRow]:
         """See ServedModelStore."""

@@ -21,11 +21,12 @@ from app.stores.protocols.generations import (
     QuotaCharge,
     QuotaUsage,
 )
-from app.stores.protocols.models import ServedModelRow, ServedModelStore
+from app.stores.protocols.models import MODELS_TOPIC, ServedModelRow, ServedModelStore
 from app.stores.protocols.votes import ProfileCaps, ProfileCapsExceeded, VoteStore
 from app.stores.protocols.webhooks import DeliveryLimits, EndedBatch, PendingDelivery, WebhookOutbox
 
 __all__ = [
+    "MODELS_TOPIC",
     "ApiKey",
     "ApiKeyStore",
     "BatchStore",

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MODELS_TOPIC = "models"
+"""Topic of `GenerationStore.listen`: what a replica serves has changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModelRow:
@@ -25,7 +28,10 @@ class ServedModelStore(Protocol):
     """The models of all replicas of one database."""
 
     async def publish(self, replica: str, rows: Sequence[ServedModelRow]) -> None:
-        """Replace what a replica serves, as of now."""
+        """Replace what a replica serves, as of now.
+
+        Listeners hear of a change: of models, and of the queue if work for weights that were withdrawn may be free.
+        """
 
     async def live(self, span_s: float) -> list[ServedModelRow]:
         """The models of replicas that published within `span_s`, by model."""
