@@ -19,8 +19,9 @@ from app.service import CandidateArrays, GenerationParams, IdempotencyKey, Lease
 from app.service.generations import recorder
 from app.service.generations.event_log import QUEUE_TOPIC, Notifier
 from app.service.generations.queue_worker import WaitingModels
+from app.service.types import ModelDemand
 from tests.unit.service_kit import House, house
-from tests.unit.store_kit import generation
+from tests.unit.store_kit import THEIRS, generation
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 
@@ -210,6 +211,59 @@ async def test_a_model_that_has_left_turns_nobody_away_for_earlier_work(
         monkeypatch.setattr(h.service._engine, "stats", lambda: replace(stats(), ready=False))
         assert not await worker._claim_next()
         assert await h.made()
+
+
+async def test_the_next_one_is_tried_at_once_where_another_replica_claimed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.generations.queue_worker.QUEUE_POLL_INTERVAL_S", 1000.0)
+    async with house(tmp_path) as h:
+        claim: Any = h.records.claim
+        tries = list[str]()
+
+        async def late(*given: Any, **options: Any) -> Any:
+            tries.append("claim")
+            if len(tries) == 1:
+                taken = await claim(*given[:3], THEIRS, **options)
+                assert taken is not None
+                tries.append(taken.generation.id)
+                return None
+            return await claim(*given, **options)
+
+        monkeypatch.setattr(h.records, "claim", late)
+        for name, created in (("gen_a", 1.0), ("gen_b", 2.0)):
+            await h.records.create(_waiting(name, created), [], None)
+        working = asyncio.create_task(h.service.run_worker())
+        async with asyncio.timeout(20):
+            assert (await h.service.wait("gen_b")).status is Status.SUCCEEDED
+        assert tries == ["claim", "gen_a", "claim"]
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_one_that_is_lost_twice_waits_for_the_next_look(
+    loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> None:
+        return None
+
+    async def failure() -> Overloaded:
+        return Overloaded("it cannot be loaded")
+
+    async with house(tmp_path) as h:
+        worker, stats, model = h.service._worker, h.service._engine.stats, h.service._engine.generator.id
+        monkeypatch.setattr(h.service._engine, "stats", lambda: replace(stats(), ready=loaded))
+        monkeypatch.setattr(worker, "_demand", ModelDemand(model, lambda: None, failure, _true))
+        monkeypatch.setattr(h.records, "claim", lost)
+        await h.records.create(_waiting("gen_a", 1.0), [], None)
+        assert [await worker._claim_next() for _ in range(3)] == [True, False, False]
+        await h.records.create(_waiting("gen_0", 0.5), [], None)
+        assert [await worker._claim_next() for _ in range(2)] == [True, False]
+
+
+async def _true() -> bool:
+    return True
 
 
 async def test_models_that_are_not_loaded_look_into_the_queue_together(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ class Worker:
         self._queue_head_since = 0.0
         self._queue_head_overtaken = False
         self._queue_overdue = False
+        self._lost = ""
 
     def new_claim(self) -> Claim:
         """A new claim."""
@@ -251,18 +252,26 @@ class Worker:
             return False
         claim = self.new_claim()
         found = await self._records.claim(*models, room, claim, max_candidates=most, weights=weights)
-        return found is not None and await self._start_claimed(found, claim)
+        return self._looks_again(first) if found is None else await self._start_claimed(found, claim)
+
+    def _looks_again(self, lost: Claimable) -> bool:
+        """Whether to try the next one at once: another replica was first.
+
+        False if the same one was lost before: its claim may take that replica some time.
+        """
+        before, self._lost = self._lost, lost.generation_id
+        return before != self._lost
 
     async def _demand_model(self) -> bool:
         """Load a model for queued work, or fail such work; return whether it failed."""
         if self._demand is None or not await self._demand.has_work():
             return False
         queue = self._demand.model, None, self._engine.stats().capacity
-        found = await self._records.next_claimable(*queue, self._lease_policy.lease_s)
+        waiting = await self._records.next_claimable(*queue, self._lease_policy.lease_s)
         entry = None
-        if found is None and self._batches is not None:
-            entry = await self._batches.next_entry(*queue, self._lease_policy.lease_s)
-        if found is None and entry is None:
+        if waiting is None and self._batches is not None:
+            waiting = entry = await self._batches.next_entry(*queue, self._lease_policy.lease_s)
+        if waiting is None:
             return False
         failure, claim = await self._demand.failure(), self.new_claim()
         if failure is None:
@@ -273,7 +282,7 @@ class Worker:
         else:
             claimed = await self._records.claim(*queue, claim)
         if claimed is None:
-            return False
+            return self._looks_again(waiting)
         if await self.new_recorder(claimed.generation, claim, claimed.last_seq, durable=True).fail(failure):
             self.recordings.count_outcome(claimed.generation.id, Status.FAILED)
         return True
@@ -307,7 +316,7 @@ class Worker:
             return False
         claim = self.new_claim()
         found = await self._batches.claim(entry.generation_id, claim)
-        return found is None or await self._start_claimed(found, claim)
+        return self._looks_again(entry) if found is None else await self._start_claimed(found, claim)
 
     async def _start_claimed(self, found: Claimed, claim: Claim) -> bool:
         """Run a claimed generation; False if it was released again."""
