@@ -41,9 +41,8 @@ class Inputs:
     A device call takes `call_ms` and `row_ms` for each padded row, a segment `segment_ms` beside it. A front's core
     takes `front_ms` for a generation and `candidate_ms` for each candidate in it. The database makes `writes` for a
     generation, at most `writes_per_s`, in `transactions`, at most `transactions_per_s`: writes of a busy front share
-    them. `stored_kb` is stored for a generation, `candidate_kb` for each of
-    its candidates; `state_kb` is a row's latents, which travel at a checkpoint. A front uses `connections` of the
-    database's `connections_at_most`.
+    them. `stored_kb` is stored for a generation, `candidate_kb` for each of its candidates; `state_kb` is a row's
+    latents, which travel at a checkpoint. A front uses `connections` of the database's `connections_at_most`.
     """
 
     call_ms: float = 20.0

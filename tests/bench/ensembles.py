@@ -24,7 +24,7 @@ from models.pack import pack_in, packs
 from models.training.data import icons
 from tests.bench import ensemble_figures as figures
 from tests.bench.ensemble_figures import Field, Part
-from tests.bench.fields import Bench, Deadline, Wanted, add_arguments
+from tests.bench.fields import Bench, Deadline, Wanted, add_arguments, read_rows
 from tests.bench.kit import machine
 
 SEED = 70_000
@@ -94,14 +94,21 @@ def _styles(name: str) -> tuple[str, ...]:
     return pack.styles.phrases if pack is not None and pack.styles is not None else ()
 
 
-def stored_fields(path: Path, part: Part, key: str) -> dict[Key, Field]:
-    """The fields of this part and these models that are in the file."""
-    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else []
-    return {
-        (row["place"], row["first"], row["arm"]): Field.from_json(row["field"])
-        for row in rows
-        if row["part"] == part and row["models"] == key
-    }
+def stored_fields(path: Path, part: Part, key: str, wanted: Sequence[Sequence[Wanted]]) -> dict[Key, Field]:
+    """The wanted fields of this part and these models that are in the file.
+
+    Those of other prompts or of another number of candidates are left out: other options or an earlier list of names
+    made them.
+    """
+    sizes = {each.key: (each.prompt, each.count) for fields in wanted for each in fields}
+    found = dict[Key, Field]()
+    for row in read_rows(path):
+        place = row["place"], row["first"], row["arm"]
+        if row["part"] == part and row["models"] == key and place in sizes:
+            field = Field.from_json(row["field"])
+            if (field.prompt, len(field.judged)) == sizes[place]:
+                found[place] = field
+    return found
 
 
 def fill(bench: Bench, rows: Path, part: Part, missing: Sequence[Wanted], key: str, deadline: Deadline) -> None:
@@ -131,7 +138,8 @@ def result(part: Part, wanted: Sequence[Sequence[Wanted]], found: dict[Key, Fiel
     else:
         arms = [each.arm for each in whole[0]]
         made = figures.variants({arm: [found[fields[i].key] for fields in whole] for i, arm in enumerate(arms)})
-    return made | {"complete": len(whole) == PROMPTS[part]}
+    candidates = sum(each.count for each in whole[0]) if part == "large" else LARGE
+    return made | {"complete": (len(whole), candidates) == (PROMPTS[part], LARGE)}
 
 
 def main() -> None:
@@ -156,10 +164,10 @@ def main() -> None:
     rows = asked.out / "ensembles.jsonl"
     for part in asked.part:
         wanted = wanted_fields(part, asked)
-        known = stored_fields(rows, part, key)
+        known = stored_fields(rows, part, key, wanted)
         missing = [each for fields in wanted for each in fields if each.key not in known]
         fill(bench, rows, part, missing[: asked.take], key, deadline)
-        made = result(part, wanted, stored_fields(rows, part, key))
+        made = result(part, wanted, stored_fields(rows, part, key, wanted))
         if made is None:
             print(f"{part}: too few prompts are measured; run it again")
             continue

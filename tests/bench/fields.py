@@ -6,11 +6,13 @@ On an accelerator the fields of many prompts are sampled together, since calls o
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,6 +126,18 @@ class Bench:
             )
             for place, each in enumerate(wanted)
         ]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, if there is one.
+
+    A last line that a killed run left torn is cut off, since the next row would be appended to it.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def engine_config(together: int, info: GeneratorInfo) -> EngineConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 from app.engine.sweeps.steering import sweep
 from models.training.evaluation import checks
 from tests.bench.ensemble_figures import interval
-from tests.bench.fields import Bench, Deadline, add_arguments
+from tests.bench.fields import Bench, Deadline, add_arguments, read_rows
 from tests.bench.gain import PROMPTS
 from tests.bench.kit import Figure, machine, store, table
 
@@ -91,7 +92,8 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """By scale: the base's means, or mean differences to it with standard errors and the judge's interval; cost."""
     found: dict[str, dict[str, Any]] = {}
     base_seconds = sum(row["seconds"]["0"] for row in rows)
-    names = list(dict.fromkeys(name for row in rows for name in row["values"]["0"]))
+    measured_by = Counter(name for row in rows for name in row["values"]["0"])
+    names = [name for name, prompts in measured_by.items() if prompts > 1]  # an error needs two
     for scale in rows[0]["values"]:
         apart = {}
         for name in names:
@@ -139,14 +141,21 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _error(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def stored_rows(path: Path, weights: str, candidates: int) -> list[Row]:
-    """The rows of these weights and this many candidates that are in the file, by place."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [row for row in map(json.loads, lines) if (row["weights"], row["candidates"]) == (weights, candidates)]
-    return sorted(found, key=lambda row: row["place"])
+def stored_rows(path: Path, weights: str, candidates: int, texts: Sequence[str]) -> list[Row]:
+    """One row of each of these prompts that is in the file, by place, with these weights and so many candidates."""
+    found = dict[int, Row]()
+    for row in read_rows(path):
+        place = row["place"]
+        if (row["weights"], row["candidates"], row["prompt"]) == (
+            weights,
+            candidates,
+            "".join(texts[place : place + 1]),
+        ):
+            found[place] = row
+    return [found[place] for place in sorted(found)]
 
 
 def main() -> None:
@@ -163,7 +172,7 @@ def main() -> None:
     weights = bench.models.generator.info.revision
     texts = PROMPTS.read_text().splitlines()[: asked.prompts]
     count = asked.candidates
-    done = {row["place"] for row in stored_rows(path, weights, count)}
+    done = {row["place"] for row in stored_rows(path, weights, count, texts)}
     missing = [place for place in range(len(texts)) if place not in done][: asked.take]
     if missing:  # the first calls of a process are slower, and would be the unsteered ones
         sweep(bench.core, bench.models.generator.info, ["a boat"], SCALES[:1], n_candidates=count)
@@ -177,7 +186,7 @@ def main() -> None:
             print(f"{first + prompts} of {len(texts)}", flush=True)
     if sheet[: asked.sheet]:
         Image.fromarray(np.concatenate(sheet[: asked.sheet])).save(asked.out / "steering.png")
-    rows = [row for row in stored_rows(path, weights, count) if row["place"] < len(texts)]
+    rows = stored_rows(path, weights, count, texts)
     if len(rows) < 2:  # an error needs two
         print("too few prompts are measured; run it again")
         return

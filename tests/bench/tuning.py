@@ -97,6 +97,8 @@ def main() -> None:
     if asked.rank is not None:
         changes["alpha"] = 2 * asked.rank
     held_out = asked.selection, asked.verdict
+    if min(held_out) < 2 or sum(held_out) > tuning_prompts.HELD_OUT:
+        parser.error(f"--selection and --verdict must be at least 2, and at most {tuning_prompts.HELD_OUT} in all")
     for name in asked.settings:
         if name == TASTE:
             report = tuning_taste.run(asked.device, asked.out / name, changes, held_out, asked.runs)

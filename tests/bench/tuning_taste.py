@@ -27,7 +27,7 @@ from models.training.evaluation.prompts import Prompt, open_style
 from models.tuning.rewards import Opinion, Scores
 from models.tuning.run import Report, tune
 from models.tuning.sampling import FieldSampler, Sampling, seeds_of
-from models.tuning.settings import TuningSettings
+from models.tuning.settings import TuningError, TuningSettings
 from models.tuning.task import Prompts, TuningTask
 from tests.bench.tuning_opinions import judge_of, printed
 
@@ -99,6 +99,11 @@ def cast_votes(
                 embedded = scorer.embed_images(drawn.images)
                 direction = embedded[int(shown.argmax())] - embedded.mean(0)
                 found.append({"direction": direction.tolist(), "centre": embedded.mean(0).tolist()})
+        if len(found) < VOTES:
+            raise TuningError(
+                f"{len(found)} of {len(voted)} fields show {STYLE!r} beside others, and {VOTES} votes are required: "
+                "use more --steps"
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         known = {"scorer": scorer.info.revision, "votes": found}
         file.write_text(json.dumps(known))
@@ -118,6 +123,11 @@ def _prompts(drawings: Icons, selection: int, verdict: int) -> list[list[Prompt]
         for name in icons.pack_names()
         if (STYLE, name) in drawings and len(fields.held_by(name, drawings)) >= LEAST_STYLES
     ]
+    if len(names) <= 4 * VOTES + selection + verdict:
+        raise TuningError(
+            f"{len(names)} things have drawings of {LEAST_STYLES} styles, none is left to train on: use a smaller "
+            "--selection or --verdict"
+        )
     every = open_style(names, min(len(names), 4 * VOTES + selection + verdict + TRAINED))
     ends = np.cumsum([0, 4 * VOTES, selection, verdict])
     voted, selecting, judging = (every[ends[i] : ends[i + 1]] for i in range(3))

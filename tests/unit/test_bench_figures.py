@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.architecture import measured
-from tests.bench import ensemble_figures, ensembles, kit, steering
+from tests.bench import ensemble_figures, ensembles, fields, kit, steering
 from tests.bench.ensemble_figures import Field
 
 pytestmark = pytest.mark.slow
@@ -116,6 +116,58 @@ def test_fields_survive_their_file() -> None:
     back = Field.from_json(json.loads(json.dumps(one.to_json())))
     assert ensemble_figures.winners(back) == ensemble_figures.winners(one)
     assert back.to_json() == one.to_json()
+
+
+def test_a_torn_line_is_cut_off_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    assert fields.read_rows(file) == []
+    file.write_text('{"a": 1}\n{"a": 2')
+    assert fields.read_rows(file) == [{"a": 1}]
+    with file.open("a") as more:
+        more.write('{"a": 3}\n')
+    assert fields.read_rows(file) == [{"a": 1}, {"a": 3}]
+
+
+def test_fields_of_other_prompts_or_sizes_are_measured_again(tmp_path: Path) -> None:
+    file, rows = tmp_path / "ensembles.jsonl", []
+    for place, (prompt, size) in enumerate([("a boat", 8), ("a car", 8), ("a boat", 4), ("a boat", 8)]):
+        made = replace(field(size, place), prompt=prompt).to_json()
+        rows.append({"part": "large", "models": "m", "place": place, "first": 0, "arm": "", "field": made})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = [[fields.Wanted(place, 0, "", "a boat", "white", 8, 0)] for place in range(3)]
+    found = ensembles.stored_fields(file, "large", "m", wanted)
+    assert set(found) == {(0, 0, "")}
+    assert ensembles.stored_fields(file, "large", "other", wanted) == {}
+
+
+def test_a_part_is_complete_with_all_prompts_and_candidates() -> None:
+    for count, candidates, complete in ((20, 64, True), (19, 64, False), (20, 16, False)):
+        wanted = [[fields.Wanted(i, 0, "", "a boat", "white", candidates, 0)] for i in range(count)]
+        found = {(i, 0, ""): field(candidates, i) for i in range(count)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ensembles, "LARGE", 64)
+            made = ensembles.result("large", wanted, found)
+        assert made is not None
+        assert made["complete"] is complete
+
+
+def test_a_steered_prompt_counts_once(tmp_path: Path) -> None:
+    file = tmp_path / "steering.jsonl"
+    rows = [
+        {"weights": "w", "candidates": 8, "place": place, "prompt": prompt, "values": value}
+        for place, prompt, value in ((1, "b", 1), (0, "a", 1), (0, "a", 2), (2, "c", 1), (1, "old", 3))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = steering.stored_rows(file, "w", 8, ["a", "b"])
+    assert [(row["place"], row["values"]) for row in found] == [(0, 2), (1, 1)]
+    assert steering.stored_rows(file, "other", 8, ["a", "b"]) == []
+
+
+def test_what_one_prompt_alone_shows_has_no_error_and_no_figure() -> None:
+    rows = _steered()
+    rows[0]["values"]["0"]["background"] = 1.0
+    assert "background" not in steering.summary(rows)["0"]["mean"]
+    assert "NaN" not in json.dumps([one.detail for one in steering.figures(rows)])
 
 
 def _steered() -> list[steering.Row]:

@@ -14,6 +14,7 @@ from models.synthetic.scorer import FakeScorer
 from models.training.evaluation.prompts import Prompt
 from models.tuning.rewards import Opinion
 from models.tuning.sampling import Field
+from models.tuning.settings import TuningError
 
 pytestmark = pytest.mark.torch
 
@@ -31,6 +32,9 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     given = "--settings taste --layers wide --rate 0.002 --rank 8 --minutes 3 --selection 5 --verdict 7 --runs drawings"
     monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), *given.split()])
     tuning.main()
+    monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), "--selection", "60", "--verdict", "60"])
+    with pytest.raises(SystemExit):
+        tuning.main()
     ((name, settings, held_out, runs),) = seen
     assert (name, held_out, runs) == ("taste", (5, 7), "drawings")
     assert (settings.layers, settings.rate, settings.rank, settings.alpha) == ("wide", 0.002, 8, 16)
@@ -73,6 +77,17 @@ def test_one_candidate_of_the_style_is_liked_in_each_of_ten_fields(tmp_path: Pat
     file.write_text(json.dumps({**json.loads(file.read_text()), "scorer": "other"}))
     tuning_taste.cast_votes(*given)
     assert sampler.drawn == 22, "votes by another scorer are cast again"
+
+
+def test_a_style_that_too_few_fields_show_is_no_vote(tmp_path: Path) -> None:
+    from tests.bench import tuning_taste
+
+    style = Opinion("style", "red", lambda _prompt, images: np.zeros(len(images)))
+    voted = [Prompt(f"thing {i}", (f"thing {i}",)) for i in range(3)]
+    sampler: Any = Sampler()
+    with pytest.raises(TuningError, match="0 of 3 fields show"):
+        tuning_taste.cast_votes(tmp_path / "votes.json", voted, sampler, FakeScorer(), style)
+    assert not list(tmp_path.iterdir())
 
 
 def test_reports_are_stored_with_their_machine_and_drawn(tmp_path: Path) -> None:
