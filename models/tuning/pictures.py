@@ -56,16 +56,25 @@ def draw_sheet(path: Path, before: Mapping[str, Images], after: Mapping[str, Ima
     side = count * (_TILE + _GAP)
     width, height = 2 * side + 3 * _GAP, _LINE + len(before) * (_TILE + _LINE + _GAP)
     sheet = Image.new("RGB", (width, height), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw, (font, encoding) = ImageDraw.Draw(sheet), _font(14)
     for left, title in ((_GAP, "before"), (side + 2 * _GAP, "after")):
         draw.text((left, 2), title, _INK, font)
     for place, (prompt, images) in enumerate(before.items()):
         top = _LINE + place * (_TILE + _LINE + _GAP)
-        draw.text((_GAP, top), prompt[:90].encode("ascii", "replace").decode(), _INK, font)
+        draw.text((_GAP, top), prompt[:90].encode(encoding, "replace").decode(encoding), _INK, font)
         for left, shown in ((_GAP, images), (side + 2 * _GAP, after[prompt])):
             for column, image in enumerate(shown):
                 sheet.paste(_tile(image), (left + column * (_TILE + _GAP), top + _LINE - 2))
     write_whole(path, lambda part: sheet.save(part, format="png"))
+
+
+def _font(size: int) -> tuple[Any, str]:
+    """The font of matplotlib or Pillow, and an encoding of what it can draw."""
+    try:
+        from matplotlib import get_data_path
+    except ImportError:
+        return ImageFont.load_default(size), "ascii"
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size), "utf-8"
 
 
 def _tile(image: Any) -> Image.Image:

@@ -6,14 +6,15 @@ Owns the check that reward and referee are different models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.protocols import Embedder, Embeddings, Pixels, Scorer, embeds
+from models.prompt_weights import without_marks
+from models.protocols import Embedder, Embeddings, GeneratorInfo, Pixels, Scorer, embeds
 from models.runtime.weights import modules_of
 from models.scorers.deferred import DeferredScorer
 from models.tuning.settings import TuningError
@@ -63,6 +64,16 @@ def opinion_of(model: Embedder | Scorer) -> Opinion:
         return np.asarray(model.embed_images(images) @ model.embed_texts([prompt])[0].vector, np.float64)
 
     return Opinion(model.info.id, model.info.revision, cosine, model.embed_images, (model,))
+
+
+def without_weights(opinion: Opinion, info: GeneratorInfo) -> Opinion:
+    """The opinion on prompts without weights that the generator applies.
+
+    Weights are marks such as `(red:1.4)`.
+    """
+    if info.prompt_weights != "applied":
+        return opinion
+    return replace(opinion, score=lambda prompt, images: opinion.score(without_marks(prompt), images))
 
 
 def check_independent(reward: Opinion, referee: Opinion) -> None:

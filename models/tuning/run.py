@@ -242,7 +242,7 @@ class TuningRun:
             if len(known):
                 rewards.append(float(known.mean()))
                 spreads.append(float(known.std()))
-            if np.isfinite(values).any():
+            if self._trainer.usable(values).any():
                 lessons.append(self._lesson(drawn, values))
             else:
                 skipped += 1
@@ -257,8 +257,8 @@ class TuningRun:
             )
         if not lessons and place == 1:
             raise TuningError(
-                f"the rewards of {self._task.reward.id!r} are constant within every prompt, so there is nothing to "
-                "learn: name another reward, or use more candidates"
+                f"the rewards of {self._task.reward.id!r} are constant within each of the {skipped} prompts of the "
+                "first iteration, so there is nothing to learn: name another reward, or use more prompts or candidates"
             )
         means = {"reward": float(np.mean(rewards)), "spread": float(np.mean(spreads))}
         counts = {"fields": len(lessons), "skipped": skipped} | ({"gone": gone} if gone else {})

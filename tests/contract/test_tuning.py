@@ -182,13 +182,21 @@ def test_stored_fields_teach_without_sampling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("score", "why"),
     [
-        (lambda _prompt, images: np.ones(len(images)), "constant within every prompt"),
+        (lambda _prompt, images: np.ones(len(images)), "constant within each of the 1 prompts"),
         (lambda _prompt, images: np.full(len(images), np.nan), "scored no candidate"),
     ],
 )
 def test_useless_rewards_are_refused(score: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(TuningError, match=why):
         tune(task(tiny("stable_diffusion_3"), tmp_path, reward=opinion("odd", score)))
+
+
+def test_a_dislike_alone_teaches_distillation_nothing(tmp_path: Path) -> None:
+    latents = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float16)
+    stored = [StoredField("gen_a:0,1", "a", lambda: latents, 1.0, votes={1: False})]
+    flat = opinion("flat", lambda _prompt, images: np.ones(len(images)))
+    with pytest.raises(TuningError, match="constant within each"):
+        tune(task(tiny("stable_diffusion_3"), tmp_path, replace(QUICK, method="bon"), stored=stored, reward=flat))
 
 
 def test_candidates_without_a_number_are_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from models.scorers.deferred import DeferredScorer
+from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.tuning import stops
 from models.tuning.measures import Measured, best_of, difference
-from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality
+from models.tuning.pictures import draw_sheet
+from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality, without_weights
 from models.tuning.settings import TuningError, TuningSettings
 from models.tuning.task import Prompts
 from tests.contract.tuning_kit import contrast, opinion, redness
@@ -146,6 +149,30 @@ def test_an_embedder_is_an_opinion_by_its_cosine() -> None:
     made, images = opinion_of(scorer), np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
     wanted = scorer.embed_images(images) @ scorer.embed_texts(["a boat"])[0].vector
     assert list(made.score("a boat", images)) == pytest.approx(list(wanted))
+
+
+def test_opinions_read_prompts_without_the_weights_that_are_applied() -> None:
+    asked = list[str]()
+
+    def score(prompt: str, images: Any) -> Any:
+        asked.append(prompt)
+        return np.zeros(len(images))
+
+    info, images = FakeGenerator().info, np.zeros((1, 8, 8, 3), np.uint8)
+    for weights in ("applied", "unsupported"):
+        without_weights(opinion("a", score), replace(info, prompt_weights=weights)).score("a (red:1.4) boat", images)
+    assert asked == ["a red boat", "a (red:1.4) boat"]
+
+
+def test_a_sheet_shows_prompts_of_any_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sheet(prompt: str) -> bytes:
+        shown = {prompt: np.zeros((2, 8, 8, 3), np.uint8)}
+        draw_sheet(tmp_path / "sheet.png", shown, shown)
+        return (tmp_path / "sheet.png").read_bytes()
+
+    assert sheet("красное яблоко") != sheet("зеленая машина")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert sheet("красное яблоко") == sheet("зеленая машина"), "without matplotlib no font has them"
 
 
 def test_one_prompt_is_too_few() -> None:

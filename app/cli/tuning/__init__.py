@@ -29,6 +29,8 @@ OwnerOption = Annotated[
     str, typer.Option(metavar="KEY", help="Id of the API key that made generations and votes. Default: none.")
 ]
 RowsOption = Annotated[int, typer.Option(min=1, help="Candidates in one call of sampling.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's.")]
+GuidanceOption = Annotated[float | None, typer.Option(min=0, help="Guidance scale. Default: the model's.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 
 
@@ -52,8 +54,8 @@ def tune(
     accumulation: Annotated[int, typer.Option(min=1, help="Calls of training in an optimizer step.")] = 4,
     rows: RowsOption = 16,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Iterations between measurements.")] = 10,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale. Default: the model's.")] = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -99,6 +101,8 @@ def compare(
     owner: OwnerOption = "",
     candidates: Annotated[int, typer.Option("--candidates", "-c", min=2, max=256, help="Candidates per prompt.")] = 16,
     rows: RowsOption = 16,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     model: ModelOption = None,
@@ -117,6 +121,6 @@ def compare(
     from app.cli.tuning.loading import Chosen
     from models.tuning.settings import TuningSettings
 
-    settings = TuningSettings(evaluated=candidates, rows=rows, seed=seed)
+    settings = TuningSettings(evaluated=candidates, rows=rows, steps=steps, guidance=guidance, seed=seed)
     with reported_errors():
         run_comparison((one, other), prompts, Chosen(model, reward, referee, device), owner, settings, out, Console())

@@ -13,11 +13,11 @@ from rich.progress import Progress
 
 from app.cli.client import CliError
 from app.cli.measuring.configured import choose_model, read_lines
-from app.cli.tuning.loading import Chosen, load, profile_name, reward_opinion, typed_errors
+from app.cli.tuning.loading import Chosen, load, profile_name, referee_opinion, reward_opinion, typed_errors
 from app.cli.tuning.stored import Taste, read_profile
 from app.settings import Settings
 from models.tuning.compare import Adapter, check_adapters, compare, distinct, lora_folder
-from models.tuning.rewards import check_independent, opinion_of
+from models.tuning.rewards import check_independent
 from models.tuning.settings import TuningSettings
 
 
@@ -42,7 +42,7 @@ def run_comparison(
         taste = None if profile is None else Taste.of(asyncio.run(read_profile(own, owner, profile)))
         with lora_folder(adapters) as folder, Progress(console=console, transient=True) as bar:
             judges = load(choose_model(own, chosen.model), chosen, folder)
-            opinions = reward_opinion(profile, taste, judges), opinion_of(judges.referee)
+            opinions = reward_opinion(profile, taste, judges), referee_opinion(judges)
             check_adapters(judges.models.generator, adapters)
             check_independent(*opinions)
             place = bar.add_task("comparing", total=len(texts))

@@ -16,7 +16,7 @@ from models import registry
 from models.errors import ScoringFailed
 from models.loras import LoraFolder
 from models.protocols import Embedder, Models, OutOfMemory, Scorer
-from models.tuning.rewards import Opinion, opinion_of
+from models.tuning.rewards import Opinion, opinion_of, without_weights
 
 TASTE = "taste:"
 """Begins the name of a taste profile that rewards."""
@@ -77,8 +77,15 @@ def reward_opinion(profile: str | None, taste: Taste | None, judges: Judges) -> 
     Raises CliError for a taste of another scorer.
     """
     if profile is None or taste is None:
-        return opinion_of(judges.reward)
-    return taste_opinion(profile, taste, judges.models.scorer)
+        made = opinion_of(judges.reward)
+    else:
+        made = taste_opinion(profile, taste, judges.models.scorer)
+    return without_weights(made, judges.models.generator.info)
+
+
+def referee_opinion(judges: Judges) -> Opinion:
+    """What judges."""
+    return without_weights(opinion_of(judges.referee), judges.models.generator.info)
 
 
 @contextmanager

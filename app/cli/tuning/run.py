@@ -14,10 +14,9 @@ from rich.table import Table
 from app.cli.client import CliError
 from app.cli.measuring.configured import choose_model, read_lines
 from app.cli.tuning.given import Wanted, given
-from app.cli.tuning.loading import Chosen, load, profile_name, reward_opinion, typed_errors
+from app.cli.tuning.loading import Chosen, load, profile_name, referee_opinion, reward_opinion, typed_errors
 from app.cli.tuning.stored import parse_since, stored_fields
 from app.settings import Settings
-from models.tuning.rewards import opinion_of
 from models.tuning.run import tune
 from models.tuning.sampling import StoredField
 from models.tuning.settings import TuningSettings
@@ -67,7 +66,7 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
         task = TuningTask(
             judges.models.generator,
             reward_opinion(wanted.profile, found.taste, judges),
-            opinion_of(judges.referee),
+            referee_opinion(judges),
             split,
             asked.out,
             settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,10 +29,11 @@ def estimate_memory(
     texts: Texts,
     settings: TuningSettings,
 ) -> dict[str, int]:
-    """Bytes of `weights`, which are loaded, of `adapters` and of `activations`.
+    """Bytes of `weights`, `adapters`, `latents` and `activations`.
 
-    The activations are those of one row, counted in a forward pass, times the batch. With checkpointing they are a
-    lower bound. Raises TuningError if the free memory is smaller.
+    The weights are loaded. The latents are those of an iteration. The activations are those of one row, counted in a
+    forward pass, times the batch. With checkpointing they are a lower bound. Raises TuningError if the free memory is
+    smaller.
     """
     denoiser, width, height = trainable.denoiser, sampling.width, sampling.height
     adapters = sum(each.nbytes for each in policies.trained)
@@ -41,13 +43,14 @@ def estimate_memory(
     found = {
         "weights": weights,
         "adapters": (len(NAMES) + _OPTIMIZER) * adapters,
+        "latents": settings.prompts * settings.candidates * 4 * prod(trainable.latent_shape(width, height)),
         "activations": settings.batch * row,
     }
-    needed = _OPTIMIZER * adapters + found["activations"]
+    needed = _OPTIMIZER * adapters + found["latents"] + found["activations"]
     if free is not None and needed > free:
         raise TuningError(
             f"training needs about {needed / 2**30:.1f} GiB beside the model, and {free / 2**30:.1f} GiB are free: "
-            "use a smaller --batch, a smaller --rank or --checkpointing"
+            "use a smaller --batch, fewer --fields or --candidates, a smaller --rank or --checkpointing"
         )
     return found
 

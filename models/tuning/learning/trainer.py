@@ -92,7 +92,7 @@ class Trainer:
         rows = [
             (lesson, index)
             for lesson in lessons
-            for index in np.flatnonzero(self._usable(lesson.values))
+            for index in np.flatnonzero(self.usable(lesson.values))
             for _ in range(self._settings.timesteps)
         ]
         order, levels = rng.permutation(len(rows)), rng.integers(0, len(self._levels), len(rows))
@@ -130,7 +130,8 @@ class Trainer:
         texts, negatives = [each.prompt for each in taught], [each.negative for each in taught]
         return self._trainable.predict(x, t, guidance, texts, negatives)
 
-    def _usable(self, values: Scores) -> Any:
+    def usable(self, values: Scores) -> Any:
+        """Which candidates of these values teach, bool (N,)."""
         return np.isfinite(values) if self._settings.method == "nft" else np.nan_to_num(values) > 0
 
     def tensors(self) -> dict[str, Any]:
