@@ -91,7 +91,7 @@ class TuningRun:
     def begin(self) -> None:
         """Measure the base, or restore the state of an earlier run.
 
-        Raises TuningError for one of another task, a damaged state and a folder that cannot be written.
+        Raises TuningError for one of another task, a damaged state, and as `RunFolder.begin`.
         """
         needed = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in self.memory.items())
         self._progress(0, f"memory: {needed}")
@@ -101,7 +101,7 @@ class TuningRun:
         if found is not None:
             self._resume(*found)
             return
-        self._folder.rewind(-1)
+        self._folder.begin()
         self._board = _tensorboard(self._task.out, 0)
         self._policies.use(None)
         self._measure()

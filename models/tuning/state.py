@@ -95,6 +95,15 @@ class RunFolder:
         except OSError as error:
             raise unwritable(path, error) from error
 
+    def begin(self) -> None:
+        """Make the folder, without an earlier log.
+
+        Raises TuningError if it cannot be written, and for an adapter that no run has made: it would be lost.
+        """
+        if (self.folder / ADAPTER).is_file() and self.read_json(REPORT) is None:
+            raise TuningError("--out holds an adapter without the report of a run: use another folder")
+        self.rewind(-1)
+
     def rewind(self, iteration: int) -> None:
         """Drop lines of the log after an iteration, and torn ones.
 

@@ -108,6 +108,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sampled(t
         tune(task(tiny("stable_diffusion_3"), tmp_path / "file", reward=opinion("redness", unused)))
 
 
+def test_an_adapter_that_no_run_has_made_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / state.ADAPTER).write_bytes(b"bought")
+    with pytest.raises(TuningError, match="adapter without the report of a run: use another folder"):
+        tune(task(tiny("stable_diffusion_3"), tmp_path))
+    assert (tmp_path / state.ADAPTER).read_bytes() == b"bought"
+    (tmp_path / state.REPORT).write_text("{}")
+    TuningRun(task(tiny("stable_diffusion_3"), tmp_path), lambda *_: None).begin()
+
+
 def test_a_state_without_all_its_facts_is_damaged(tmp_path: Path) -> None:
     run = TuningRun(task(tiny("stable_diffusion_3"), tmp_path), lambda *_: None)
     run.begin()

@@ -14,6 +14,7 @@ from models.scorers.deferred import DeferredScorer
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.tuning import stops
+from models.tuning.learning.losses import NoisyRows, distillation_loss, nft_loss
 from models.tuning.measures import Measured, best_of, difference
 from models.tuning.pictures import draw_sheet
 from models.tuning.rewards import check_independent, distillation_weights, opinion_of, optimality, without_weights
@@ -85,6 +86,21 @@ def test_optimality_is_normalised_and_votes_override() -> None:
     assert list(optimality(np.array([1.0, 2.0, 3.0]), {0: True, 2: False})) == pytest.approx([1.0, 0.5, 0.0])
     weights = distillation_weights(np.array([0.0, 1.0, 2.0, 9.0]), {1: True, 3: False})
     assert list(weights > 0) == [False, True, False, False]
+
+
+def test_the_loss_pulls_to_good_candidates_and_pushes_from_bad_ones() -> None:
+    import torch
+
+    ones = torch.ones(3, 1, 1, 1)
+    rows = NoisyRows(2 * ones, ones, 0.25 * ones, ones, torch.tensor([1.0, 0.0, 0.5]))  # the estimate is 0.5 + m
+    tuned = torch.zeros(3, 1, 1, 1, requires_grad=True)
+    loss = nft_loss(rows, tuned, torch.zeros(3, 1, 1, 1), beta=0.5)
+    assert loss.tolist() == [1.0, 1.0, 1.0]  # 0.5 squared, by its mean error 0.5, by beta
+    loss.sum().backward()
+    assert tuned.grad is not None
+    assert tuned.grad.flatten().tolist() == [-2.0, 2.0, 0.0], "towards the clean latent, away from it, nowhere"
+    weights = replace(rows, value=torch.tensor([2.0, 0.0, 1.0]))
+    assert distillation_loss(weights, tuned.detach()).tolist() == [1.0, 0.0, 0.5]
 
 
 def test_reward_and_referee_must_differ() -> None:

@@ -17,6 +17,8 @@ from app.cli.client import CliError
 from app.domain import Candidate, Safety, SafetyVerdict, TasteProfile, Vote, VoteKind
 from app.settings import Settings
 from app.stores.taste import SqlVoteStore
+from models import registry
+from models.errors import ModelError
 from models.protocols import GeneratorInfo
 from models.synthetic.scorer import FakeScorer
 from tests.unit.service_kit import house
@@ -99,8 +101,13 @@ def test_new_generations_and_votes_do_not_change_a_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "state" / "run.safetensors").touch()
     asyncio.run(races(tmp_path))
     assert read() == begun
-    for change in ({"since": 1.0}, {"owner": "key_other"}, {"profile": None}):
-        with pytest.raises(CliError, match=rf"other options \({next(iter(change))}\)"):
+    changes: dict[str, dict[str, Any]] = {
+        "--since": {"since": 1.0},
+        "--owner": {"owner": "key_other"},
+        "--reward": {"profile": None},
+    }
+    for option, change in changes.items():
+        with pytest.raises(CliError, match=rf"other options \({option}\)"):
             read(replace(wanted, **change))
     for damaged in ("{}", json.dumps(begun | {"options": ["since"]})):
         (tmp_path / "run" / FILE).write_text(damaged)
@@ -208,7 +215,7 @@ def test_options_that_cannot_work(
         (["base", "base", "--prompts", "p.txt", "--reward", "taste:blog"], "no taste profile 'blog' with votes"),
         (
             ["base", "base", "--prompts", "p.txt", "--out", "no/x.json"],
-            "the folder of --out 'no/x.json' does not exist",
+            "file 'no/x.json' cannot be written",
         ),
     ],
 )
@@ -216,6 +223,24 @@ def test_comparisons_that_cannot_work(
     options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert why in refused(["compare", *options], tmp_path, monkeypatch)
+
+
+def test_models_are_not_compiled_for_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.cli.tuning import loading
+    from app.settings.model_settings import ModelSettings
+
+    seen = list[Any]()
+
+    def loaded(*_: Any, options: Any, **__: Any) -> Any:
+        seen.append(options)
+        raise ModelError("enough")
+
+    monkeypatch.setattr(registry, "load_models", loaded)
+    chosen = loading.Chosen(None, "hps", "other", None)
+    with pytest.raises(ModelError):
+        loading.load(ModelSettings(compile=True, generator="a", scorer="b"), chosen)
+    ((compiled, scorers, referee),) = ((each.compile, each.scorers, each.referee) for each in seen)
+    assert (compiled, scorers, referee) == (False, ("hps",), "other")
 
 
 def refused(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.measuring.configured import choose_model, load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import check_output, choose_model, load_models, read_prompts, typed_errors
 from app.cli.measuring.reliability import reliability_plot, reliability_table
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
@@ -60,6 +60,7 @@ def run_calibration(
     With a scale of `steering`, steered generations are measured as well. `plot` is a file for the reliability plot.
     `name` is one of several models.
     """
+    check_output(out, plot)
     with typed_errors():
         settings = Settings()
         chosen = choose_model(settings, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,6 +76,19 @@ def read_lines(file: Path) -> list[str]:
         return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise CliError(f"{file.name} is no text in UTF-8: name a file with one prompt a line") from None
+
+
+def check_output(*files: Path | None) -> None:
+    """Raise CliError for files that cannot be written, before anything is measured."""
+    for file in files:
+        if file is None:
+            continue
+        place = file if file.exists() else file.parent
+        if file.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+            raise CliError(
+                f"the output file {str(file)!r} cannot be written: name one in a folder that exists and that you may "
+                "write to"
+            )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.client import CliError
-from app.cli.measuring.configured import choose_model, load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import check_output, choose_model, load_models, read_prompts, typed_errors
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.steering.calls import refusal
@@ -33,6 +33,7 @@ def run_sweep(
     `name` is one of several models.
     """
     scales = _read_scales(asked)
+    check_output(out)
     with typed_errors():
         chosen = choose_model(Settings(), name)
         texts, models = read_prompts(prompts, chosen.generator), load_models(chosen)

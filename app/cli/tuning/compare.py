@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from app.cli.client import CliError
-from app.cli.measuring.configured import choose_model, read_lines
+from app.cli.measuring.configured import check_output, choose_model, read_lines
 from app.cli.tuning.loading import Chosen, load, profile_name, referee_opinion, reward_opinion, typed_errors
 from app.cli.tuning.stored import Taste, read_profile
 from app.settings import Settings
@@ -34,8 +34,7 @@ def run_comparison(
     profile = profile_name(chosen.reward)
     if owner and profile is None:
         raise CliError("--owner selects a taste profile: add --reward taste:NAME, or omit --owner")
-    if out is not None and not out.parent.is_dir():
-        raise CliError(f"the folder of --out {str(out)!r} does not exist: make it, or name another file")
+    check_output(out)
     with typed_errors("use smaller --rows"):
         own, texts = Settings(), distinct(read_lines(prompts))
         adapters = Adapter.of("a", places[0]), Adapter.of("b", places[1])

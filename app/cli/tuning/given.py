@@ -18,6 +18,9 @@ from models.tuning.state import RunFolder
 FILE = "given.json"
 """The file in the folder of a run."""
 
+_OPTIONS = {"from_store": "--from-store", "owner": "--owner", "since": "--since", "profile": "--reward"}
+"""The option of each field of `Wanted`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -80,7 +83,7 @@ def _known(wanted: Wanted, folder: RunFolder) -> Given:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CliError(f"{FILE} in --out is missing or damaged: use another folder") from None
     if options != asdict(wanted):
-        names = ", ".join(name for name, value in asdict(wanted).items() if options.get(name) != value)
+        names = ", ".join(_OPTIONS[name] for name, value in asdict(wanted).items() if options.get(name) != value)
         raise CliError(f"--out holds a run with other options ({names}): use them, or another folder")
     return known
 

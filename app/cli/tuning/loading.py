@@ -57,7 +57,14 @@ def load(settings: ModelSettings, chosen: Chosen, loras: LoraFolder | None = Non
     if judging == named:
         raise CliError(f"{judging!r} is both reward and referee, so it would confirm itself: name another --referee")
     further = () if named == settings.scorer else (named,)
-    options = replace(settings.load_options, upscaler="", scorers=further, referee=judging, loras=loras)
+    options = replace(
+        settings.load_options,
+        upscaler="",
+        compile=False,  # layers with adapters are not compiled
+        scorers=further,
+        referee=judging,
+        loras=loras,
+    )
     place = chosen.device or settings.workers[0]
     models = registry.load_models(
         settings.generator, settings.scorer, place, mode=settings.generator_mode, options=options
