@@ -48,7 +48,7 @@ def tune(task: TuningTask, progress: Progress = lambda _done, _text: None) -> Re
     Raises TuningError, ModelUnsupported, ValueError for settings that the model does not support, and `OutOfMemory`.
     """
     check_independent(task.reward, task.referee)
-    with gradient_guard():
+    with RunFolder(task.out).exclusive(), gradient_guard():
         run = TuningRun(task, progress)
         run.begin()
         if (report := run.finished()) is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,30 @@ class RunFolder:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise unwritable(path, error) from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes out of the folder; it ends with the process.
+
+        Raises TuningError if another one is in it, and if the folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise unwritable(path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TuningError(
+                    "another process tunes into --out: wait until it ends, or use another folder"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # file systems without locks
+                    raise
+            yield
 
     def begin(self) -> None:
         """Make the folder, without an earlier log.

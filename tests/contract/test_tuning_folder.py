@@ -96,7 +96,7 @@ def test_too_little_memory_is_reported_before_anything_is_sampled(
     monkeypatch.setattr(memory, "_free_bytes", lambda _device: 2**10)
     with pytest.raises(TuningError, match="use a smaller --batch"):
         tune(task(tiny("stable_diffusion_3"), tmp_path))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
@@ -104,8 +104,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sampled(t
         raise AssertionError("scored before the folder was tried")
 
     (tmp_path / "file").touch()
-    with pytest.raises(TuningError, match=r"cannot write log.jsonl: .* --out must be a folder"):
+    with pytest.raises(TuningError, match=r"cannot write .lock: .* --out must be a folder"):
         tune(task(tiny("stable_diffusion_3"), tmp_path / "file", reward=opinion("redness", unused)))
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    with state.RunFolder(tmp_path).exclusive(), pytest.raises(TuningError, match="another process tunes into --out"):
+        tune(task(tiny("stable_diffusion_3"), tmp_path))
+    with state.RunFolder(tmp_path).exclusive():
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_an_adapter_that_no_run_has_made_is_not_replaced(tmp_path: Path) -> None:

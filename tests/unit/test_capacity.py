@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.bench import control
 from tests.bench.capacity import MIX, Inputs, Simulation, legs, need, report
 
 QUICK = 200
@@ -15,6 +16,22 @@ def test_a_generation_is_cut_at_its_checkpoints() -> None:
     assert legs(1) == [(1, 20)]
     assert legs(64) == [(64, 6), (24, 6), (8, 8)]
     assert legs(16) == [(16, 6), (6, 6), (4, 8)]
+
+
+def test_the_control_plane_is_compared_with_the_code_before_round_by_round() -> None:
+    names = (
+        "sqlite, N = 1: generations a second",
+        "sqlite, N = 16: CPU ms a candidate",
+        "sqlite, 64 x 50: writes a generation",
+    )
+    now = [dict(zip(names, values, strict=True)) for values in ((9.0, 1.0, 3.0), (90.0, 2.0, 3.0), (30.0, 9.0, 5.0))]
+    before = [dict(zip(names, values, strict=True)) for values in ((3.0, 2.0, 5.0), (30.0, 4.0, 5.0), (5.0, 9.0, 5.0))]
+    made = {each.name: each for each in control.figures(now, before)}
+    assert [made[name].value for name in names] == [30.0, 2.0, 3.0]
+    assert [made[f"{name}, ratio"].value for name in names] == [3.0, 0.5, 0.6]
+    asked = {name: (each.at_least, each.at_most) for name, each in made.items() if each.reached is not None}
+    assert asked == {f"{names[0]}, ratio": (control.GAIN, None), names[2]: (None, control.MOST_WRITES)}
+    assert set(names) == {each.name for each in control.figures(now, [])}
 
 
 def test_a_lone_candidate_takes_its_calls() -> None:

@@ -44,7 +44,7 @@ def estimate_memory(
         "weights": weights,
         "adapters": (len(NAMES) + _OPTIMIZER) * adapters,
         "latents": settings.prompts * settings.candidates * 4 * prod(trainable.latent_shape(width, height)),
-        "activations": settings.batch * row,
+        "activations": min(settings.batch, settings.prompts * settings.candidates * settings.timesteps) * row,
     }
     needed = _OPTIMIZER * adapters + found["latents"] + found["activations"]
     if free is not None and needed > free:
