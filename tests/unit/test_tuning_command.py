@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,18 @@ def test_comparisons_that_cannot_work(
     options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert why in refused(["compare", *options], tmp_path, monkeypatch)
+
+
+def test_a_run_from_a_store_writes_private_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o022)
+    try:
+        command = ["tune", "--from-store", "--referee", "fake-judge", "--out", "x"]
+        assert "holds no usable generation" in refused(command, tmp_path, monkeypatch)
+        assert os.umask(0o022) & 0o077 == 0o077
+        refused(["tune", "--prompts", "p.txt", "--referee", "fake-judge", "--out", "x"], tmp_path, monkeypatch)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
 
 
 def test_models_are_not_compiled_for_tuning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from app.cli.tuning.given import Wanted, given
 from app.cli.tuning.loading import Chosen, load, profile_name, referee_opinion, reward_opinion, typed_errors
 from app.cli.tuning.stored import parse_since, stored_fields
 from app.settings import Settings
+from app.stores.privacy import private_umask
 from models.tuning.run import tune
 from models.tuning.sampling import StoredField
 from models.tuning.settings import TuningSettings
@@ -46,6 +47,8 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
         raise CliError("name either --prompts FILE or --from-store")
     wanted = Wanted(asked.from_store, asked.owner, parse_since(asked.since), profile_name(asked.chosen.reward))
     _check_used(wanted)
+    if wanted.from_store or wanted.profile is not None:
+        private_umask()  # prompts and votes are as private as the store
     with typed_errors(_WHEN_FULL):
         own = Settings()
         texts = read_lines(asked.prompts) if asked.prompts is not None else None
@@ -99,8 +102,8 @@ def _show(report: Mapping[str, Any], out: Path, console: Console) -> None:
     for name, key in (("referee, random", "referee"), ("referee, best", "best"), ("reward", "reward")):
         found = report["differences"]["random" if key == "referee" else key]
         low, high = found["interval"]
-        cells: Sequence[str] = (f"{base[key]:.4f}", f"{tuned[key]:.4f}", f"{found['mean']:+.4f}")
-        table.add_row(name, *cells, f"{low:+.4f} .. {high:+.4f}")
+        cells: Sequence[str] = (f"{base[key]:.4f}", f"{tuned[key]:.4f}", f"{found['mean']:+.3g}")
+        table.add_row(name, *cells, f"{low:+.3g} .. {high:+.3g}")
     console.print(table)
     place = out.absolute()
     for line in (
