@@ -320,7 +320,7 @@ class TuningRun:
         """
         settings = self._settings
         if self.iteration >= settings.iterations:
-            return Stop("iterations", f"{settings.iterations} iterations are done")
+            return Stop("iterations", f"all iterations are done: {settings.iterations}")
         prompts = self._task.prompts
         measurements = 1.1 + 2.1 * len(prompts.verdict) / len(prompts.selection)
         reserve = measurements * self._slowest["measurement"] + 1.5 * self._slowest["iteration"]

@@ -22,6 +22,7 @@ from models import registry
 from models.errors import ModelError
 from models.protocols import GeneratorInfo
 from models.synthetic.scorer import FakeScorer
+from models.tuning.settings import TuningError
 from tests.unit.service_kit import house
 from tests.unit.store_kit import generation
 
@@ -224,6 +225,36 @@ def test_comparisons_that_cannot_work(
     options: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert why in refused(["compare", *options], tmp_path, monkeypatch)
+
+
+def test_stored_fields_of_prompts_to_train_on_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.cli.tuning import run
+
+    async def fill() -> None:
+        async with house(tmp_path) as home:
+            for place in range(9):
+                await home.made(n_candidates=2, prompt=f" thing {place} ")
+            await home.records.close()
+
+    def captured(task: Any, _progress: Any) -> Any:
+        seen.append(task)
+        raise TuningError("enough")
+
+    seen, known = list[Any](), settings(tmp_path)
+    before = os.umask(0o077)
+    try:
+        asyncio.run(fill())
+        monkeypatch.setattr(run, "tune", captured)
+        monkeypatch.setenv("FRONTRUNNER_DATABASE_URL", known.database_url)
+        monkeypatch.setenv("FRONTRUNNER_BLOB_URL", known.blob_url)
+        command = ["tune", "--from-store", "--referee", "fake-judge", "--out", "x"]
+        assert "5 of them teach, the others are of held-out prompts" in refused(command, tmp_path, monkeypatch)
+    finally:
+        os.umask(before)
+    (task,) = seen
+    assert len(task.stored) == len(task.prompts.trained) == 5
+    assert {each.prompt for each in task.stored} == {f" {text} " for text in task.prompts.trained}
+    assert all(each.load().shape[0] == 2 for each in task.stored)
 
 
 def test_a_run_from_a_store_writes_private_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

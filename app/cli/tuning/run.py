@@ -63,7 +63,8 @@ def run_tuning(asked: Asked, settings: TuningSettings, console: Console) -> None
             stored = stored_fields(own, found.races.races)
         assert texts is not None
         split = Prompts.split(texts, settings.seed)
-        taught = [each for each in stored if each.prompt.strip() in set(split.trained)]
+        trained = set(split.trained)
+        taught = [each for each in stored if each.prompt.strip() in trained]
         if stored:
             console.print(f"{len(taught)} of them teach, the others are of held-out prompts", highlight=False)
         task = TuningTask(
