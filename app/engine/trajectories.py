@@ -58,7 +58,10 @@ def record_trajectories(
 
 
 def default_spec(info: GeneratorInfo, name: str, prompt: str, n_candidates: int, seed: int) -> GenerationSpec:
-    """A generation at the generator's defaults; it returns all candidates."""
+    """A generation at the generator's defaults; it returns all candidates.
+
+    They are spread over the generator's styles if it says so, and the prompt names none.
+    """
     return GenerationSpec(
         id=name,
         prompt=prompt,
@@ -71,6 +74,7 @@ def default_spec(info: GeneratorInfo, name: str, prompt: str, n_candidates: int,
         guidance_scale=info.guidance_scale,
         sampler=info.sampler,
         seed=seed,
+        wordings=info.styles.wordings(prompt) if info.styles is not None else (),
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+Spread: TypeAlias = Literal["auto", "on", "off"]
+"""Whether open prompts are spread over styles; `auto`: as the generator says."""
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -27,8 +30,12 @@ class Styles:
         """The styles of a pack's manifest."""
         return cls(tuple(entry["phrases"]), frozenset(entry["words"]), bool(entry["spread"]))
 
+    def decided(self, setting: Spread) -> Styles:
+        """These styles with the server's decision."""
+        return replace(self, spread={"on": True, "off": False}.get(setting, self.spread))
+
     def wordings(self, prompt: str) -> tuple[str, ...]:
-        """The prompt in every style; none if it names a style itself."""
-        if self.words & {word.lower() for word in _WORD.findall(prompt)}:
+        """The prompt in every style; none if it names a style itself, or is not spread."""
+        if not self.spread or self.words & {word.lower() for word in _WORD.findall(prompt)}:
             return ()
         return tuple(f"{prompt}, {phrase}" for phrase in self.phrases)

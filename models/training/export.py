@@ -35,7 +35,7 @@ SECOND = "second"
 STYLES = {
     "phrases": _PHRASES,
     "words": sorted({*" ".join(_PHRASES).split(), "стиль", "стиле", "ното", "твемоджи"}),
-    "spread": False,
+    "spread": True,
 }
 """Styles that prompts can name, and the words that name one."""
 

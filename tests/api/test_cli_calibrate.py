@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,14 +18,17 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.measuring.calibrate import _outlook
+from app.domain import GenerationSpec
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
 from app.main import create_app
 from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR
 from app.settings import Settings
 from models import calibration_io, registry
-from models.protocols import Calibration
+from models.protocols import Calibration, GeneratorInfo, Models, Styles
 from models.protocols.steering import SteeringSettings
+from models.synthetic.generator import FakeGenerator
+from models.synthetic.scorer import FakeScorer
 from tests.api.kit import until
 
 pytestmark = pytest.mark.slow
@@ -53,6 +57,34 @@ def test_steered_generations_are_calibrated_beside_the_others(tmp_path: Path) ->
     assert known.of_steering(SteeringSettings(0.06)) is None
     assert known.of_steering(None) is known
     assert calibrate("--prompts", prompts, "--steering", "0.5", "--out", out)[0] == 2
+
+
+@pytest.mark.parametrize(("setting", "wordings"), [("auto", 2), ("on", 2), ("off", 0)])
+def test_fields_are_spread_over_styles_as_the_server_does(
+    setting: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Styled(FakeGenerator):
+        @property
+        def info(self) -> GeneratorInfo:
+            return replace(super().info, styles=Styles(("old", "new"), frozenset({"style"}), spread=True))
+
+    raced = []
+
+    def submit(core: EngineCore, spec: GenerationSpec, *args: Any, **options: Any) -> None:
+        raced.append(spec)
+        original(core, spec, *args, **options)
+
+    original = EngineCore.submit
+    monkeypatch.setattr(EngineCore, "submit", submit)
+    module = import_module("app.cli.measuring.calibrate")  # the package has a function of this name
+    monkeypatch.setattr(module, "load_models", lambda _: Models(Styled(), FakeScorer()))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"a red {thing}" for thing in THINGS))
+    options = ("--prompts", prompts, "--candidates", "4", "--out", tmp_path / "calibration.json")
+    code, told = calibrate(*options, FRONTRUNNER_SPREAD_STYLES=setting)
+    assert code == 0, told
+    assert {len(spec.wordings) for spec in raced} == {wordings}
+    assert len(raced) == len(THINGS)
 
 
 def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from app.engine.trajectories import default_spec, record_trajectories, run_gener
 from app.errors import EngineFailed
 from app.service import GenerationParams, Limits
 from app.service.generations.spec import build_spec
-from models.protocols import Models
+from models.protocols import Models, Styles
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.engine_kit import BlindScorer, spec
+
+STYLES = Styles(("old style", "new style"), frozenset({"style"}), spread=True)
 
 
 def test_a_race_is_watched_at_every_step_and_a_calibration_comes_of_it() -> None:
@@ -70,8 +72,9 @@ def test_one_generation_runs_to_its_end_and_every_update_is_noted() -> None:
     assert core.idle
 
 
-def test_the_default_generation_is_what_a_request_without_settings_is() -> None:
-    info = FakeGenerator().info
+@pytest.mark.parametrize("styles", [None, STYLES, STYLES.decided("off")])
+def test_the_default_generation_is_what_a_request_without_settings_is(styles: Styles | None) -> None:
+    info = replace(FakeGenerator().info, styles=styles)
     params = GenerationParams("a red apple", n_candidates=3, n=3, seed=7)
     asked, _ = build_spec(params, info, Limits(), lambda *_: ((), False, ()))
     assert replace(asked, id="gen_a", guards=()) == default_spec(info, "gen_a", "a red apple", 3, 7)

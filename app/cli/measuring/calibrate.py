@@ -73,6 +73,8 @@ def run_calibration(
         info = models.generator.info
         if guidance_scale is not None:
             info = replace(info, guidance_scale=guidance_scale)
+        if info.styles is not None:
+            info = replace(info, styles=info.styles.decided(settings.spread_styles))
         race = partial(_race, core, info, models.scorer, texts, candidates)
         made = race(None, console)
         if steering is not None:

@@ -174,8 +174,7 @@ def _styled(params: GenerationParams, generator: GeneratorInfo, limits: Limits) 
     styles = generator.styles
     if styles is None or params.start is not None or params.loras:
         return ()
-    spread = {"on": True, "off": False}.get(limits.spread_styles, styles.spread)
-    return styles.wordings(params.prompt) if spread else ()
+    return styles.decided(limits.spread_styles).wordings(params.prompt)
 
 
 def _unused_notice(spec: GenerationSpec) -> tuple[Notice, ...]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from models.generators.solver_coefficients import quadratic_times
+from models.protocols import Styles
 from models.reading.front import TextFront
 from models.training.data import texts
 from models.training.data.palette import U8
@@ -55,6 +56,7 @@ class Pack:
             )
             scorer = load_scorer(folder / self.meta[part]["folder"])
         self.unet, self.vae = pipeline.unet.eval().to(self.device), pipeline.vae.eval().to(self.device)
+        self.styles = Styles.from_json(self.meta["generator"]["styles"])
         self.scheduler, self.scorer = pipeline.scheduler, scorer.to(self.device)
         self.read = TextFront(folder / self.meta["words"]["file"], texts.folder() / "vocab.txt").read
 
@@ -76,16 +78,16 @@ class Pack:
         negative: str = "",
         checkpoints: Sequence[int] = (),
         guidance: float | None = None,
-        wordings: Sequence[str] = (),
+        wordings: Sequence[str] | None = None,
     ) -> Drawn:
         """Sample `count` candidates with seeds `seed`, `seed` + 1, ...
 
-        Steps, and the guidance if it is None, are the defaults of the pack. With `wordings`, a candidate is drawn from
-        that of its seed, as in serving, instead of `prompt`.
+        Steps, and the guidance if it is None, are the defaults of the pack. A candidate is drawn from the wording of
+        its seed, as in serving; without `wordings` from `prompt`. None: those that the service chooses.
         """
         defaults = self.meta["generator"]["defaults"]
         with torch.inference_mode():
-            texts = wordings or (prompt,)
+            texts = (self.styles.wordings(prompt) if wordings is None else wordings) or (prompt,)
             states = self.encoder.states([negative, *texts])
             states = states[[0] * count + [1 + (seed + i) % len(texts) for i in range(count)]]
             x = self.noise(range(seed, seed + count))

@@ -79,7 +79,7 @@ def measure_spread(run: Run, names: Sequence[str], sets: Icons) -> dict[str, Any
     for place, prompt in enumerate(run.some(prompts.open_background(names, 200))):
         seed, spread = CANDIDATES * place, [f"{prompt.text}, {phrase}" for phrase in phrases]
         drawn = {
-            "asked": run.pack.draw(prompt.text, CANDIDATES, seed).pictures,
+            "asked": run.pack.draw(prompt.text, CANDIDATES, seed, wordings=()).pictures,
             "spread": run.pack.draw(prompt.text, CANDIDATES, seed, wordings=spread).pictures,
         }
         for kind, pictures in drawn.items():
