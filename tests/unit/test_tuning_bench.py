@@ -41,6 +41,30 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (settings.minutes, settings.candidates) == (3.0, tuning_taste.SETTINGS.candidates)
 
 
+def test_no_prompt_to_measure_on_is_trained_on() -> None:
+    from tests.bench import tuning_prompts
+
+    trained, held_out = tuning_prompts.read()
+    assert (len(trained), len(held_out)) == (tuning_prompts.TRAINED, tuning_prompts.HELD_OUT)
+    assert len({prompt.text for prompt in (*trained, *held_out)}) == len(trained) + len(held_out)
+    stored = json.loads(tuning_prompts.FILE.read_text())
+    assert [tuning_prompts._row(prompt) for prompt in (*trained, *held_out)] == stored["trained"] + stored["held_out"]
+
+
+@pytest.mark.slow
+def test_the_referee_of_tuning_agrees_with_the_outside_judge() -> None:
+    from models.training.data import icons
+    from tests.bench import judge, tuning_opinions
+
+    names = icons.pack_names()[:2]
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    prompts = [Prompt(f"a {name}", (name,)) for name in names] + [Prompt("both", tuple(names))]
+    referee, outside = tuning_opinions.judge_of(prompts, "cpu"), judge.judge()
+    found = [referee.score(prompt.text, images) for prompt in prompts]
+    wanted = [outside(prompt.text, images) for prompt in prompts[:2]]
+    np.testing.assert_allclose(found, [*wanted, np.mean(wanted, axis=0)], rtol=1e-5)
+
+
 class Sampler:
     """Draws fields of random colours, and counts them."""
 
