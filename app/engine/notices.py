@@ -126,7 +126,13 @@ def prompt_notices(generator: GeneratorInfo, spec: GenerationSpec, steered: bool
     """
     unused = spec.negative_prompt and not steered
     notices = (unsteered_notice(spec.negative_prompt, generator, spec.guidance_scale),) if unused else ()
-    return (*notices, *weights_notices(generator, *dict.fromkeys(spec.sampling_prompts), spec.negative_prompt))
+    prompts = (spec.prompt,) if is_spread(generator, spec) else dict.fromkeys(spec.sampling_prompts)
+    return (*notices, *weights_notices(generator, *prompts, spec.negative_prompt))
+
+
+def is_spread(generator: GeneratorInfo, spec: GenerationSpec) -> bool:
+    """Whether its wordings are the prompt in the generator's styles."""
+    return generator.styles is not None and generator.styles.made(spec.prompt, spec.wordings)
 
 
 def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: float) -> Notice:

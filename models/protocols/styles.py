@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +11,7 @@ Spread: TypeAlias = Literal["auto", "on", "off"]
 """Whether open prompts are spread over styles; `auto`: as the generator says."""
 
 _WORD = re.compile(r"[^\W_]+")
+_END = " .,;\t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +39,9 @@ class Styles:
         """The prompt in every style; none if it names a style itself, or is not spread."""
         if not self.spread or self.words & {word.lower() for word in _WORD.findall(prompt)}:
             return ()
-        return tuple(f"{prompt}, {phrase}" for phrase in self.phrases)
+        text = prompt.rstrip(_END) or prompt
+        return tuple(f"{text}, {phrase}" for phrase in self.phrases)
+
+    def made(self, prompt: str, wordings: Sequence[str]) -> bool:
+        """Whether the wordings are the prompt in every style, and no texts of a caller."""
+        return bool(wordings) and self.decided("on").wordings(prompt) == tuple(wordings)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.engine.core import EngineCore
 from app.engine.sweeps.steering import SweepPoint, compared, image_statistics, where_to_stop
 from models import registry
+from models.protocols import GeneratorInfo, Styles
+from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
 ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
@@ -53,6 +58,32 @@ def test_a_referee_that_is_configured_is_asked(tmp_path: Path, monkeypatch: pyte
     found = json.loads(out.read_text())
     assert found["referee"] == "fake"
     assert found["points"][1]["change"]["referee"] == pytest.approx(found["points"][1]["change"]["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("setting", "wordings"), [("auto", 2), ("off", 0)])
+def test_fields_are_spread_over_styles_as_the_server_does(
+    setting: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Styled(FakeGenerator):
+        @property
+        def info(self) -> GeneratorInfo:
+            return replace(super().info, styles=Styles(("old", "new"), frozenset({"style"}), spread=True))
+
+    swept_info = []
+
+    def run(core: EngineCore, info: GeneratorInfo, *args: Any, **options: Any) -> Any:
+        swept_info.append(info)
+        return original(core, info, *args, **options)
+
+    module = import_module("app.cli.measuring.sweep")
+    original = module.run
+    load = registry.load_models
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(registry, "load_models", lambda *a, **k: replace(load(*a, **k), generator=Styled()))
+    options = ("--prompts", prompts(tmp_path), "--scales", "0.1", "--candidates", "2", "--out", tmp_path / "s.json")
+    code, shown = swept(*options, FRONTRUNNER_SPREAD_STYLES=setting)
+    assert code == 0, shown
+    assert [len(info.styles.wordings("a cup")) for info in swept_info if info.styles is not None] == [wordings]
 
 
 def _of_several(tmp_path: Path, command: str, *arguments: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from app.errors import InvalidRequest
 from app.service import GenerationParams, Limits
 from app.service.candidates.keys import image_metadata
 from app.service.generations.spec import build_spec
-from models.protocols import Conditioning, Latent, Models, StepRow, Styles
+from models.protocols import Conditioning, GeneratorInfo, Latent, Models, Reading, StepRow, Styles, Truncation
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.unit.engine_kit import alone, spec
@@ -46,8 +46,10 @@ class Recording(FakeGenerator):
         return super().step(rows, size)
 
 
-def run(one: GenerationSpec, config: EngineConfig | None = None) -> tuple[Recording, Succeeded]:
-    generator = Recording()
+def run(
+    one: GenerationSpec, config: EngineConfig | None = None, generator: Recording | None = None
+) -> tuple[Recording, Succeeded]:
+    generator = generator or Recording()
     core = EngineCore(Models(generator, FakeScorer()), config or EngineConfig(), clock=lambda: 0.0)
     core.submit(one, 0.0)
     updates = [update for _ in range(500) for _, update in core.tick()]
@@ -117,6 +119,8 @@ STYLES = Styles(("old style", "new style"), frozenset({"style", "стиле"}), 
         ("a red apple", "off", True, ()),
         ("a red apple, Style of 1900", "on", True, ()),
         ("яблоко в стиле ретро", "on", True, ()),
+        ("a red apple. \n", "on", True, ("a red apple, old style", "a red apple, new style")),
+        ("...", "on", True, ("..., old style", "..., new style")),
     ],
 )
 def test_prompts_without_a_style_are_spread_over_the_styles(
@@ -129,3 +133,49 @@ def test_prompts_without_a_style_are_spread_over_the_styles(
     assert made.ranking_prompt == prompt
     asked = GenerationParams(prompt, n_candidates=4, wordings=("an apple",))
     assert build_spec(asked, generator, limits, lambda *_: ((), False, ()))[0].wordings == ("an apple",)
+
+
+class Styled(Recording):
+    """Reads 24 letters, and none in Russian."""
+
+    @property
+    def info(self) -> GeneratorInfo:
+        return replace(super().info, styles=STYLES, prompt_weights="unsupported")
+
+    def encode(self, texts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
+        found = super().encode(texts, negative=negative)
+        return [self._reported(text, each) for text, each in zip(texts, found, strict=True)]
+
+    def _reported(self, text: str, encoded: Conditioning) -> Conditioning:
+        if "яблоко" in text:
+            encoded = replace(encoded, reading=Reading("ru", text.replace("яблоко", "an apple")))
+        return replace(encoded, truncation=Truncation(len(text), 24, text[24:]) if len(text) > 24 else None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told", "encoded"),
+    [
+        ("an apple", [], 2),
+        ("an (apple:1.4)", ["weights_ignored"], 3),
+        ("яблоко", ["prompt_translated"], 3),
+        ("a red apple and a cup", [], 3),
+        ("a red apple and a small blue cup", ["prompt_truncated"], 3),
+    ],
+)
+def test_a_spread_prompt_is_warned_about_once_and_its_styles_are_not(
+    prompt: str, told: list[str], encoded: int
+) -> None:
+    one = spec(prompt=prompt, n_candidates=4, wordings=STYLES.wordings(prompt), negative_prompt="")
+    generator, last = run(one, generator=Styled())
+    about = [notice for notice in last.outcome.notices if "text" in notice.data]
+    assert [notice.code for notice in about] == told
+    assert all(notice.data["text"] == prompt for notice in about)
+    assert len([text for text in generator.encoded if text]) == encoded
+    assert len(set(one.sampling_prompts)) == 2
+
+
+def test_variants_of_a_caller_are_each_warned_about() -> None:
+    one = spec(prompt="яблоко", n_candidates=4, wordings=("красное яблоко", "яблоко"))
+    _, last = run(one, generator=Styled())
+    told = [notice.data["text"] for notice in last.outcome.notices if notice.code == "prompt_translated"]
+    assert told == ["красное яблоко", "яблоко"]

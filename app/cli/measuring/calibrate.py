@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.measuring.configured import check_output, choose_model, load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import (
+    check_output,
+    choose_model,
+    load_models,
+    read_prompts,
+    served_info,
+    typed_errors,
+)
 from app.cli.measuring.reliability import reliability_plot, reliability_table
 from app.domain import Checkpoint
 from app.engine.config import EngineConfig
@@ -70,11 +77,9 @@ def run_calibration(
         core = EngineCore(models, EngineConfig())
         with console.status("measuring the device"):
             core.measure()
-        info = models.generator.info
+        info = served_info(models, settings)
         if guidance_scale is not None:
             info = replace(info, guidance_scale=guidance_scale)
-        if info.styles is not None:
-            info = replace(info, styles=info.styles.decided(settings.spread_styles))
         race = partial(_race, core, info, models.scorer, texts, candidates)
         made = race(None, console)
         if steering is not None:

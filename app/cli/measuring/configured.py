@@ -17,7 +17,7 @@ from app.settings.model_settings import ModelSettings
 from models import registry
 from models.errors import ModelError
 from models.pack import packs
-from models.protocols import Models
+from models.protocols import GeneratorInfo, Models
 
 MIN_PROMPTS = 8
 """Minimum number of prompts; with fewer, the correlations are mostly noise."""
@@ -55,6 +55,12 @@ def load_models(settings: ModelSettings) -> Models:
     if loaded.generator.info.whole_images is not None:
         raise CliError("the generator is remote and has no steps to measure: name a pack, folder or hub id")
     return loaded
+
+
+def served_info(models: Models, settings: Settings) -> GeneratorInfo:
+    """The generator with the server's decision about its styles."""
+    info = models.generator.info
+    return info if info.styles is None else replace(info, styles=info.styles.decided(settings.spread_styles))
 
 
 def read_prompts(prompts: Path | None, generator: str) -> Sequence[str]:

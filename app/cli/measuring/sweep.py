@@ -14,7 +14,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.client import CliError
-from app.cli.measuring.configured import check_output, choose_model, load_models, read_prompts, typed_errors
+from app.cli.measuring.configured import (
+    check_output,
+    choose_model,
+    load_models,
+    read_prompts,
+    served_info,
+    typed_errors,
+)
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.steering.calls import refusal
@@ -35,9 +42,10 @@ def run_sweep(
     scales = _read_scales(asked)
     check_output(out)
     with typed_errors():
-        chosen = choose_model(Settings(), name)
+        settings = Settings()
+        chosen = choose_model(settings, name)
         texts, models = read_prompts(prompts, chosen.generator), load_models(chosen)
-        info = models.generator.info
+        info = served_info(models, settings)
         if (why := refusal(models.steering)) is not None:
             raise CliError(why)
         if info.steps < MIN_STEPS:

@@ -229,8 +229,10 @@ def _unusable(generation: Generation, info: GeneratorInfo) -> str | None:
         return "another revision"
     if (spec.width, spec.height) != (info.width, info.height):
         return "another size"
-    if spec.start is not None or spec.masked or spec.controls or spec.loras or spec.wordings or spec.steering:
-        return "from images, adapters, wordings or steering"
+    if spec.start is not None or spec.masked or spec.controls or spec.loras or spec.steering:
+        return "from images, adapters or steering"
+    if spec.wordings and not (info.styles is not None and info.styles.made(spec.prompt, spec.wordings)):
+        return "from variants of the prompt"
     if len(_usable(generation)) < 2:
         return "fewer than two finished candidates"
     return None

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.domain import GenerationSpec, Notice
-from app.engine.notices import chunk_notices, contradiction_notices, prompt_notices, truncation_notice, unrecognised
+from app.engine.notices import (
+    chunk_notices,
+    contradiction_notices,
+    is_spread,
+    prompt_notices,
+    truncation_notice,
+    unrecognised,
+)
 from app.engine.ranking import scoring
 from app.engine.texts.clip_limits import clip_limit_notices
 from app.engine.texts.readings import reading_notices
@@ -70,7 +77,7 @@ def encode_ranking(
     vectors = [scorer.embed_texts([t])[0] for t in texts]
     stacked = np.stack([v.vector for v in vectors])
     query = scoring.build_query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
-    encoded = dict(zip(spec.sampling_prompts, prompts, strict=True))
+    encoded = _reported(generator, spec, dict(zip(spec.sampling_prompts, prompts, strict=True)))
     notices = [*_generator_notices(encoded, spec.negative_prompt, negative)]
     notices += [
         truncation_notice("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True) if v.truncation
@@ -86,6 +93,20 @@ def encode_ranking(
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
     notices += clip_limit_notices(texts[0], texts[1:])
     return EncodedTexts(prompts, negative, query, tuple(notices))
+
+
+def _reported(
+    generator: StepwiseGenerator, spec: GenerationSpec, encoded: Mapping[str, Conditioning]
+) -> Mapping[str, Conditioning]:
+    """The sampling prompts to warn about.
+
+    Of a prompt that was spread over styles it is the prompt alone, so that its caller is not warned about each style.
+    It is encoded only if one of its wordings has something to report.
+    """
+    if not is_spread(generator.info, spec):
+        return encoded
+    plain = all(each.reading is None and each.truncation is None and each.chunks == 1 for each in encoded.values())
+    return {} if plain else {spec.prompt: generator.encode([spec.prompt])[0]}
 
 
 def _generator_notices(
