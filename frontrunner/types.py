@@ -1279,6 +1279,7 @@ class GeneratorOutput(TypedDict):
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+    `spread_styles`: candidates of a prompt without a style are drawn in these in turn; empty: in none.
     `whole_images`: traits of a remote generator; null for others.
     """
 
@@ -1308,6 +1309,7 @@ class GeneratorOutput(TypedDict):
     loras: list[str]
     quality: dict[str, Any]
     default_loras: list[LoraOutput]
+    spread_styles: list[str]
     whole_images: WholeImagesOutput | None
 
 

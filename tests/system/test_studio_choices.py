@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.protocols import GeneratorInfo, Styles
 from tests.api.kit import running
-from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened
+from tests.synthetic_models import InstrumentedGenerator
+from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened, raced, start
 
 
 @needs_browser
@@ -67,3 +70,30 @@ def test_withheld_images_are_named_and_not_asked_for(browser: Browser, tmp_path:
         assert 0 < count < 8
         expect(page.locator(".tile.rest", has_text="withheld by safety")).to_have_count(count)
         expect(page.locator(".tile.rest img")).to_have_count(0)
+
+
+class Styled(InstrumentedGenerator):
+    """Spreads prompts over two styles."""
+
+    @property
+    def info(self) -> GeneratorInfo:
+        return replace(super().info, styles=Styles(("old style", "new style"), frozenset({"style"}), spread=True))
+
+
+@needs_browser
+def test_an_edited_prompt_is_drawn_in_the_styles_of_the_server_and_not_as_the_old_one(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with running(tmp_path, Styled()) as house, opened(browser, house) as page:
+        assert house.client.get("/v1/models").json()["data"][0]["generator"]["spread_styles"] == [
+            "old style",
+            "new style",
+        ]
+        raced(page, "a red apple.", 4)
+        expect(page.get_by_text("sampled from “a red apple, ")).to_be_visible()
+        page.get_by_role("button", name="Edit and run again").click()
+        start(page, "a blue boat", 4)
+        expect(page.get_by_text("sampled from “a blue boat, ")).to_be_visible()
+        made = house.client.get("/v1/generations").json()["data"][0]
+        candidates = house.client.get(f"/v1/generations/{made['id']}").json()["candidates"]
+    assert {one["wording"] for one in candidates} == {"a blue boat, old style", "a blue boat, new style"}

@@ -19,9 +19,9 @@ from app.api.schemas.responses import LoraOutput
 from app.engine.protocols import PanelScorer
 from app.engine.registry import ModelStateName
 from app.errors import NotFound, StoreUnavailable
-from app.service import SafetyChecker, all_qualities
+from app.service import Limits, SafetyChecker, all_qualities
 from app.service.serving import ModelDirectory
-from models.protocols import ScorerInfo, ScoringInfo
+from models.protocols import GeneratorInfo, ScorerInfo, ScoringInfo
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -60,6 +60,7 @@ class GeneratorOutput(ResponseModel):
     `quality`: candidates and steps of each quality, for requests that name neither.
     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+    `spread_styles`: candidates of a prompt without a style are drawn in these in turn; empty: in none.
     `whole_images`: traits of a remote generator; null for others.
     """
 
@@ -89,6 +90,7 @@ class GeneratorOutput(ResponseModel):
     loras: list[str]
     quality: dict[str, QualityOutput]
     default_loras: list[LoraOutput]
+    spread_styles: list[str]
     whole_images: WholeImagesOutput | None
 
 
@@ -346,6 +348,11 @@ def _served_elsewhere(directory: ModelDirectory[Services], name: str) -> Serving
     )
 
 
+def _spread_styles(generator: GeneratorInfo, limits: Limits) -> list[str]:
+    styles = generator.styles.decided(limits.spread_styles) if generator.styles is not None else None
+    return list(styles.phrases) if styles is not None and styles.spread else []
+
+
 def _add(services: Services, parts: dict[str, dict[str, Any]]) -> None:
     """Add the parts of one model, by id. Raises Loading."""
     service = services.generations
@@ -356,6 +363,7 @@ def _add(services: Services, parts: dict[str, dict[str, Any]]) -> None:
         loaded["upscaler"] = asdict(upscaler)
     refused = service.stats().steering_refusal
     loaded["generator"] |= {"steering": refused is None, "steering_refusal": refused}
+    loaded["generator"]["spread_styles"] = _spread_styles(generator, service.limits)
     default = loaded["generator"].pop("loras")
     names = services.loras.names if services.loras is not None and default is not None else ()
     loaded["generator"] |= {"loras": list(names), "default_loras": default or []}

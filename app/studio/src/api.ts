@@ -144,6 +144,7 @@ export interface Service {
       height: number;
       controls: string[];
       steering: boolean;
+      spread_styles: string[];
       quality: Record<Quality, { n_candidates: number; steps: number }>;
     } | null;
     serving?: { state: "loaded" | "loading" | "failed" | "waiting"; default: boolean };

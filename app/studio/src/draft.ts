@@ -110,6 +110,14 @@ export function asked(): Asked {
   };
 }
 
+/** The variants of a generation, without the styles that the server adds to every prompt. */
+function written(made: Generation): string[] {
+  const all = texts(made);
+  const prompt = made.prompt.replace(/[ .,;\t\r\n]+$/, "") || made.prompt; // as the server joins them
+  const styled = (generator.value?.spread_styles ?? []).map((style) => `${prompt}, ${style}`);
+  return all.every((text) => styled.includes(text)) ? [] : all;
+}
+
 /** Fill the form from an earlier generation, except the seed. */
 export function like(made: Generation): void {
   const { avoided, negatives } = markedDown(made);
@@ -127,7 +135,7 @@ export function like(made: Generation): void {
     steering: made.steering?.scale ?? 0,
     quality: "",
     wordings: 0,
-    variants: texts(made).join("\n"),
+    variants: written(made).join("\n"),
     veto: made.ranking.veto,
     safety: made.safety === safety.value?.default ? "" : made.safety,
   });

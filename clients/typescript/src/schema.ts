@@ -1780,6 +1780,7 @@ export interface components {
          *     `quality`: candidates and steps of each quality, for requests that name neither.
          *     `steering`: whether requests may have `steering`; `steering_refusal`: why not, as far as is known.
          *     `loras`: LoRA adapters that requests may name; `default_loras`: those of requests that name none.
+         *     `spread_styles`: candidates of a prompt without a style are drawn in these in turn; empty: in none.
          *     `whole_images`: traits of a remote generator; null for others.
          */
         GeneratorOutput: {
@@ -1849,6 +1850,8 @@ export interface components {
             };
             /** Default Loras */
             default_loras: components["schemas"]["LoraOutput"][];
+            /** Spread Styles */
+            spread_styles: string[];
             whole_images: components["schemas"]["WholeImagesOutput"] | null;
         };
         /**
