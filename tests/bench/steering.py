@@ -89,9 +89,11 @@ def _looks(bench: Bench, prompt: str, images: NDArray[np.uint8]) -> dict[str, fl
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """By scale: the base's means, or mean differences to it with standard errors and the judge's interval; cost."""
+    """By scale: the base's means, or mean differences to it with standard errors and the judge's interval; cost.
+
+    The cost is the median over prompts of the seconds divided by those of the base: a pause in a run changes few.
+    """
     found: dict[str, dict[str, Any]] = {}
-    base_seconds = sum(row["seconds"]["0"] for row in rows)
     measured_by = Counter(name for row in rows for name in row["values"]["0"])
     names = [name for name, prompts in measured_by.items() if prompts > 1]  # an error needs two
     for scale in rows[0]["values"]:
@@ -103,7 +105,7 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             "mean": {name: float(each.mean()) for name, each in apart.items()},
             "error": {name: _error(each) for name, each in apart.items()},
             "judge_interval": interval(apart["referee"]),
-            "cost": sum(row["seconds"][scale] for row in rows) / base_seconds,
+            "cost": float(np.median([row["seconds"][scale] / row["seconds"]["0"] for row in rows])),
         }
     return found
 

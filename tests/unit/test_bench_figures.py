@@ -183,6 +183,12 @@ def _steered() -> list[steering.Row]:
     return rows
 
 
+def test_a_pause_in_a_run_of_steering_is_no_cost() -> None:
+    rows = _steered()
+    rows[7]["seconds"]["0.4"] = 900.0
+    assert steering.summary(rows)["0.4"]["cost"] == pytest.approx(1.5)
+
+
 def test_steering_is_compared_prompt_by_prompt() -> None:
     made = {one.name: one for one in steering.figures(_steered())}
     assert made["steering 0.05: outside judge, log-probability"].value == pytest.approx(0.3, abs=0.02)
