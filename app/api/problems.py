@@ -234,15 +234,20 @@ def fields_of(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldErr
 def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
     """One error per field, at most `MAX_ERRORS`.
 
-    Every member of a union reports an error; that of the member with the matching type is kept.
+    Every member of a union reports an error; that of the member with the matching type is kept. A word or a
+    number is refused with both.
     """
     fields: dict[tuple[str | None, str | None], FieldError] = {}
-    holders: set[str] = set()
+    holders, choices = set[str](), set[str | None]()
     for found in sorted(problems, key=_is_mismatch):
         field = _field_error(found, body)
         if _is_mismatch(found) and field.pointer in holders:
             continue
-        fields.setdefault((field.pointer, field.parameter), field)
+        place = (field.pointer, field.parameter)
+        if place in fields and found["type"] == "int_type" and field.pointer in choices:
+            fields[place] = fields[place].model_copy(update={"detail": f"{fields[place].detail} or a whole number"})
+        fields.setdefault(place, field)
+        choices.update({field.pointer} if found["type"] == "literal_error" else ())
         holders.update(_ancestors(field.pointer or ""))
         if len(fields) == MAX_ERRORS:
             break

@@ -135,7 +135,8 @@ def test_fields_out_of_range(house: House, field: str, value: Any, pointer: str)
     ("field", "value", "pointer", "detail"),
     [
         ("n_candidates", 0, "#/n_candidates", "the value is too small: send at least 1"),
-        ("n_candidates", "some", "#/n_candidates", "the value is unknown: send 'auto'"),
+        ("n_candidates", "some", "#/n_candidates", "the value is unknown: send 'auto' or a whole number"),
+        ("n_candidates", 1.5, "#/n_candidates", "the value is unknown: send 'auto' or a whole number"),
         ("pruning", [{"at": 0}], "#/pruning/0/at", "the value is too small: send at least 1"),
         ("n", "2", "#/n", "the value must be a whole number"),
         ("previews", 11, "#/previews", "the value is too large: send at most 10"),
