@@ -107,8 +107,8 @@ async def parent_file(generation: Generation, blobs: BlobStore) -> Parent | None
 def origin_parameters(generation: Generation, candidate: Candidate) -> Mapping[str, Any]:
     """What a manifest says of a candidate.
 
-    It holds hashes of the texts that its client wrote. `prompt_sha256` is that of the prompt in UTF-8. The seed is
-    text, since 64 bits exceed many readers' numbers.
+    It holds hashes of texts. `prompt_sha256` is that of the text, in UTF-8, that the image was sampled from. The seed
+    is text, since 64 bits exceed many readers' numbers.
     """
     spec, parent = generation.spec, generation.spec.parent
     width, height = file_size(generation)
