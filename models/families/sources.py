@@ -164,7 +164,8 @@ class LoadContext:
             return read_as_is
         if pack.folder not in self._text_fronts:
             vocabulary = pack.text_encoder_folder() / "vocab.txt"
-            self._text_fronts[pack.folder] = TextFront(pack.words, vocabulary).read
+            styles = pack.styles.phrases if pack.styles is not None else ()
+            self._text_fronts[pack.folder] = TextFront(pack.words, vocabulary, styles).read
         return self._text_fronts[pack.folder]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -78,12 +78,13 @@ class _Token:
 class TextFront:
     """See the module. Results are cached; use it in one thread."""
 
-    def __init__(self, lexicon: Path, vocabulary: Path) -> None:
+    def __init__(self, lexicon: Path, vocabulary: Path, styles: Sequence[str] = ()) -> None:
         """Take the pack's `words.json` and the text encoder's `vocab.txt`.
 
-        They are read when they are needed.
+        They are read when they are needed. A phrase of `styles` that ends a text after a comma stays as it is.
         """
         self._lexicon_file, self._vocabulary_file = lexicon, vocabulary
+        self._endings = tuple(f", {phrase}" for phrase in styles)
         self._morphology = Morphology()
         self.read = lru_cache(_CACHED_TEXTS)(self._read)
         self._from_latin = lru_cache(_CACHED_WORDS)(self._find_from_latin)
@@ -99,6 +100,10 @@ class TextFront:
 
     def _read(self, text: str) -> Reading | None:
         """The reading of a text; None if the model can take the text as it is."""
+        ending = next((each for each in self._endings if text.endswith(each)), "")
+        if ending:
+            head = self.read(text.removesuffix(ending))
+            return None if head is None else replace(head, understood=f"{head.understood}{ending}")
         if _CYRILLIC_WORD.search(text):
             return self._translated(text, "ru", frozenset())
         report, english = _Report(), self._without_emoji(text)

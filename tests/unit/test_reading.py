@@ -239,3 +239,16 @@ def test_the_pairs_of_the_figures_are_understood_as_their_english_prompts(front:
     assert len({pair.russian for pair in pairs}) == len(pairs) == 200
     differing = [pair.russian for pair in pairs if understood(front, pair.russian) != pair.english]
     assert differing == ["цветок", "видеоигры на жёлтом фоне", "кроссовки на жёлтом фоне"], "a synonym, and plurals"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["kot i sobaka", "dve koshki na zheltom fone", "красное яблоко, белый фон", "🐱 on a hill", "a red aple"],
+)
+def test_a_style_at_the_end_does_not_change_what_is_understood(prompt: str) -> None:
+    assert PACK.words is not None
+    assert PACK.styles is not None
+    front = TextFront(PACK.words, PACK.text_encoder_folder() / "vocab.txt", PACK.styles.phrases)
+    alone = understood(front, prompt)
+    spread = PACK.styles.decided("on").wordings(prompt)
+    assert [understood(front, each) for each in spread] == [f"{alone}, {phrase}" for phrase in PACK.styles.phrases]

@@ -58,7 +58,8 @@ class Pack:
         self.unet, self.vae = pipeline.unet.eval().to(self.device), pipeline.vae.eval().to(self.device)
         self.styles = Styles.from_json(self.meta["generator"]["styles"])
         self.scheduler, self.scorer = pipeline.scheduler, scorer.to(self.device)
-        self.read = TextFront(folder / self.meta["words"]["file"], texts.folder() / "vocab.txt").read
+        words, vocabulary = folder / self.meta["words"]["file"], texts.folder() / "vocab.txt"
+        self.read = TextFront(words, vocabulary, self.styles.phrases).read
 
     def decode(self, latents: torch.Tensor) -> U8:
         """Latents (B, 16, 8, 8) -> uint8 (B, 64, 64, 3)."""
