@@ -103,14 +103,16 @@ _OFF = "Ensembles, `contrast`, `cascade` and `variants` are off unless a request
 def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
     for way, figures in found.get("paired", {}).get("over_the_main_scorer", {}).items():
         seconds = "equal_seconds" if "equal_seconds" in figures else "equal_candidates"
-        yield _verdict(f"{way}, for {seconds.replace('_', ' ')}", figures[seconds]["judged"])
+        yield _verdict(
+            f"{way}, for {seconds.replace('_', ' ')}", figures[seconds]["judged"], found["paired"]["prompts"]
+        )
     for arm, figures in found.get("variants", {}).get("over_one_wording", {}).items():
-        yield _verdict(f"variants, {arm}", figures["winner"]["judged"])
+        yield _verdict(f"variants, {arm}", figures["winner"]["judged"], found["variants"]["prompts"])
 
 
-def _verdict(name: str, figure: Mapping[str, float]) -> str:
+def _verdict(name: str, figure: Mapping[str, float], prompts: int) -> str:
     said = "helps" if figure["low"] > 0 else "harms" if figure["high"] < 0 else "no gain is shown"
-    return f"{name}: {said} ({_interval(figure)})"
+    return f"{name}: {said} ({_interval(figure)}, {prompts} prompts)"
 
 
 def _interval(figure: Mapping[str, float]) -> str:

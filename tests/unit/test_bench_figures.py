@@ -104,6 +104,7 @@ def test_documents_state_stored_figures(tmp_path: Path, monkeypatch: pytest.Monk
     verdicts = measured.verdicts()
     assert "ensemble, uncertainty 0, for equal seconds: helps" in verdicts
     assert "variants, plain: no gain is shown" in verdicts
+    assert verdicts.count("300 prompts)") == len(list(made["paired"]["over_the_main_scorer"])) + 1
     machine = {"cpu": "a CPU", "commit": "1", "date": "today"}
     kit.store(tmp_path / "steering.json", steering.figures(_steered()), machine, "1")
     lines = measured.steering().splitlines()
