@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.protocols import Embeddings, Images, Latent, OutOfMemory, Pixels, StepRow
+from models.protocols import Embeddings, GeneratorInfo, Images, Latent, OutOfMemory, Pixels, StepRow, Styles
 from models.protocols.steering import SteerRow
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.synthetic.steering import FakeSteering
+
+
+class StyledGenerator(FakeGenerator):
+    """Spreads prompts without a style over two styles."""
+
+    @property
+    def info(self) -> GeneratorInfo:
+        return replace(super().info, styles=Styles(("old", "new"), frozenset({"style"}), spread=True))
 
 
 class InstrumentedGenerator(FakeGenerator):

@@ -22,6 +22,7 @@ from app.domain import (
 )
 from app.errors import FrontrunnerError
 from models.loras import Lora
+from models.protocols import Spread
 from models.protocols.guards import ARTEFACT
 from models.protocols.image_inputs import ImageInputs
 from models.protocols.steering import SteeringSettings
@@ -54,7 +55,7 @@ class Limits:
     provenance: Provenance = Provenance.NONE
     guards: tuple[str, ...] = (ARTEFACT,)
     installed_guards: tuple[str, ...] = (ARTEFACT,)
-    spread_styles: Literal["auto", "on", "off"] = "auto"
+    spread_styles: Spread = "auto"
 
 
 @dataclass(frozen=True, slots=True)

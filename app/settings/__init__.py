@@ -25,6 +25,7 @@ from app.settings.models_file import ServedModel as ServedModel
 from app.settings.trust import TrustSettings
 from app.stores.connections import DatabaseOptions
 from models.guards.names import parse_guards
+from models.protocols import Spread
 
 MIN_LINK_KEY_CHARS = 32
 
@@ -76,7 +77,7 @@ class Settings(TrustSettings, ModelSettings):
         "sessions",
         description="Model Context Protocol at /mcp: sessions binds a client to one replica, stateless does not",
     )
-    spread_styles: Literal["auto", "on", "off"] = Field("auto", description="draw open prompts in all styles")
+    spread_styles: Spread = Field("auto", description="draw open prompts in all styles")
     rewriter_url: str = Field("", description="chat API in OpenAI's shape that rewrites prompts; empty for none")
     rewriter_model: str = Field("", description="model of the rewriter")
     rewriter_key: str = Field("", repr=False, pattern=r"^[!-~]*$", description="key of the rewriter; empty for none")

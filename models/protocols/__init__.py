@@ -31,6 +31,7 @@ from models.protocols.scoring import ScoringInfo as ScoringInfo
 from models.protocols.scoring import TextEmbedding as TextEmbedding
 from models.protocols.scoring import embeds as embeds
 from models.protocols.steering import Steering, SteeringSettings
+from models.protocols.styles import Spread as Spread
 from models.protocols.styles import Styles as Styles
 from models.protocols.upscaling import Upscaler
 from models.protocols.values import Embeddings as Embeddings

@@ -25,11 +25,11 @@ from app.main import create_app
 from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR
 from app.settings import Settings
 from models import calibration_io, registry
-from models.protocols import Calibration, GeneratorInfo, Models, Styles
+from models.protocols import Calibration, Models
 from models.protocols.steering import SteeringSettings
-from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import until
+from tests.synthetic_models import StyledGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -63,11 +63,6 @@ def test_steered_generations_are_calibrated_beside_the_others(tmp_path: Path) ->
 def test_fields_are_spread_over_styles_as_the_server_does(
     setting: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Styled(FakeGenerator):
-        @property
-        def info(self) -> GeneratorInfo:
-            return replace(super().info, styles=Styles(("old", "new"), frozenset({"style"}), spread=True))
-
     raced = []
 
     def submit(core: EngineCore, spec: GenerationSpec, *args: Any, **options: Any) -> None:
@@ -77,7 +72,7 @@ def test_fields_are_spread_over_styles_as_the_server_does(
     original = EngineCore.submit
     monkeypatch.setattr(EngineCore, "submit", submit)
     module = import_module("app.cli.measuring.calibrate")  # the package has a function of this name
-    monkeypatch.setattr(module, "load_models", lambda _: Models(Styled(), FakeScorer()))
+    monkeypatch.setattr(module, "load_models", lambda _: Models(StyledGenerator(), FakeScorer()))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"a red {thing}" for thing in THINGS))
     options = ("--prompts", prompts, "--candidates", "4", "--out", tmp_path / "calibration.json")

@@ -16,9 +16,9 @@ from app.cli import app
 from app.engine.core import EngineCore
 from app.engine.sweeps.steering import SweepPoint, compared, image_statistics, where_to_stop
 from models import registry
-from models.protocols import GeneratorInfo, Styles
-from models.synthetic.generator import FakeGenerator
+from models.protocols import GeneratorInfo
 from models.synthetic.scorer import FakeScorer
+from tests.synthetic_models import StyledGenerator
 
 ENVIRONMENT = {"FRONTRUNNER_GENERATOR": "fake", "FRONTRUNNER_SCORER": "fake", "COLUMNS": "200"}
 THINGS = ("apple", "boat", "car", "duck", "house", "leaf", "moon", "star")
@@ -64,11 +64,6 @@ def test_a_referee_that_is_configured_is_asked(tmp_path: Path, monkeypatch: pyte
 def test_fields_are_spread_over_styles_as_the_server_does(
     setting: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Styled(FakeGenerator):
-        @property
-        def info(self) -> GeneratorInfo:
-            return replace(super().info, styles=Styles(("old", "new"), frozenset({"style"}), spread=True))
-
     swept_info = []
 
     def run(core: EngineCore, info: GeneratorInfo, *args: Any, **options: Any) -> Any:
@@ -79,7 +74,7 @@ def test_fields_are_spread_over_styles_as_the_server_does(
     original = module.run
     load = registry.load_models
     monkeypatch.setattr(module, "run", run)
-    monkeypatch.setattr(registry, "load_models", lambda *a, **k: replace(load(*a, **k), generator=Styled()))
+    monkeypatch.setattr(registry, "load_models", lambda *a, **k: replace(load(*a, **k), generator=StyledGenerator()))
     options = ("--prompts", prompts(tmp_path), "--scales", "0.1", "--candidates", "2", "--out", tmp_path / "s.json")
     code, shown = swept(*options, FRONTRUNNER_SPREAD_STYLES=setting)
     assert code == 0, shown
