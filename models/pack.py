@@ -56,7 +56,8 @@ class Pack:
             return None
         shared = {name: self.manifest[name] for name in ("version", "text_encoder", "words") if name in self.manifest}
         try:
-            return Pack(f"{self.id}{SECOND}", self.folder, shared | {"scorer": part, "files": part["files"]})
+            own = {"scorer": part, "files": part["files"], "styles": self.manifest.get("generator", {}).get("styles")}
+            return Pack(f"{self.id}{SECOND}", self.folder, shared | own)
         except (KeyError, TypeError) as error:
             raise PackCorrupt(f"pack {self.id!r}: the entry second of {MANIFEST} lists no files") from error
 
@@ -83,8 +84,11 @@ class Pack:
 
     @property
     def styles(self) -> Styles | None:
-        """The styles that its prompts can name; None if its manifest lists none."""
-        entry = self.manifest["generator"].get("styles")
+        """The styles that its prompts can name; None if its manifest lists none.
+
+        A pack that is a scorer only lists them beside the scorer.
+        """
+        entry = self.manifest.get("generator", self.manifest).get("styles")
         return None if entry is None else Styles.from_json(entry)
 
     @property

@@ -83,6 +83,17 @@ def test_a_missing_package_is_named(folder: Path) -> None:
         Pack.read(folder).verify()
 
 
+@pytest.mark.parametrize("styles", [None, {"phrases": ["old", "new"], "words": ["style"], "spread": True}])
+def test_a_second_scorer_has_the_styles_of_its_generator(folder: Path, styles: dict[str, object] | None) -> None:
+    generator = {"folder": "generator"} | ({} if styles is None else {"styles": styles})
+    rewrite(folder, generator=generator, second={"folder": "second", "files": {}})
+    pack = Pack.read(folder)
+    assert pack.second is not None
+    assert not pack.second.has_generator
+    assert pack.second.styles == pack.styles
+    assert (pack.styles is None) == (styles is None)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
 def test_an_unreadable_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "pack.json").write_text(text)
