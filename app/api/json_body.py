@@ -32,7 +32,10 @@ _MAX_IMAGES = 2048
 """Maximum images that are recognized; later ones count as text."""
 
 _MAX_DIGITS = 32
-"""Maximum digits of an integer: conversion time is quadratic in the digits."""
+"""Digits of an integer that are converted: the time is quadratic in the digits."""
+
+_TOO_LONG = 10**32
+"""Stands for a longer integer: no field accepts either."""
 
 _IMAGE_START = re.compile(rb'"(?:data:|iVBORw0KGgo|\\?/9j|R0lGOD|UklGR|Qk[0-3])')
 """A data URI, or base64 with the first bytes of PNG, JPEG, GIF, WebP or BMP."""
@@ -164,9 +167,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"an integer has more than {_MAX_DIGITS} digits")
-    return int(digits)
+    if len(digits) <= _MAX_DIGITS:
+        return int(digits)
+    return -_TOO_LONG if digits.startswith("-") else _TOO_LONG
 
 
 def _without_images(data: bytes) -> bytes:

@@ -14,6 +14,9 @@ from models.protocols.guards import GUARDS
 MIN_SIDE = 8
 """Shortest side of an image, in pixels."""
 
+MAX_SAID = 10**20
+"""Largest number that an error repeats."""
+
 
 def check_text(text: str, pointer: str, limits: Limits, *, allow_empty: bool = True) -> None:
     """Reject a text that is blank, too long, or has invalid characters."""
@@ -89,7 +92,8 @@ def active_guards(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
 def check_range(value: float, low: float, high: float, pointer: str) -> None:
     """Reject a number outside [low, high], or NaN."""
     if not low <= value <= high:
-        raise InvalidRequest(f"{value} is out of range; send a value between {low} and {high}", pointer=pointer)
+        said = "the value" if abs(value) > MAX_SAID else value
+        raise InvalidRequest(f"{said} is out of range; send a value between {low} and {high}", pointer=pointer)
 
 
 def check_size(width: int, height: int, generator: GeneratorInfo) -> None:

@@ -108,7 +108,13 @@ def test_what_is_small_is_read_as_ever(value: Any) -> None:
     assert parse(json.dumps(value).encode()) == value
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"a":1,"a":1}', b"[" * 90_000, b"9" * 33, b"\xff", b"nul"])
+@pytest.mark.parametrize("digits", [33, 5000, 1_000_000])
+def test_an_integer_of_any_length_is_above_every_limit(digits: int) -> None:
+    assert parse(b"9" * digits) == 10**32
+    assert parse(b"-" + b"9" * digits) == -(10**32)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a":1,"a":1}', b"[" * 90_000, b"\xff", b"nul"])
 def test_what_is_no_json(text: bytes) -> None:
     with pytest.raises(InvalidJson):
         parse(text)

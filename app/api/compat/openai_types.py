@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
-from app.api.schemas.base import FiniteFloat, NonBlankText, ResponseModel, is_absent
+from app.api.schemas.base import Count, FiniteFloat, NonBlankText, ResponseModel, is_absent
 from app.api.schemas.messages import described
 from app.api.schemas.ranking.outputs import NegativeOutput
 from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
@@ -47,7 +47,7 @@ MAX_IMAGES = 16
 class ImagesRequest(SamplingRequest):
     """The request of OpenAI's API with additional fields of Frontrunner."""
 
-    n: int | None = Field(None, ge=1, le=1024, description="Images to return, best first. Default: 1.")
+    n: Count | None = Field(None, description="Images to return, best first. Default: 1.")
     size: Annotated[str, StringConstraints(pattern=SIZE_OR_AUTO)] | None = Field(
         None,
         description="WIDTHxHEIGHT in pixels, or auto for the model's default. "

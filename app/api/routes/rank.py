@@ -48,8 +48,7 @@ async def rank_images(request: Request, services: ServicesDep) -> RankResponse:
 async def _rank(
     request: Request, services: Services, body: RankForm | RankRequest, uploads: Sequence[Upload]
 ) -> RankResponse:
-    services = await services.of_model(body.model)
-    _check_model(services, body.model)
+    services = await _named_model(services, body.model)
     ranking = await resolve_ranking(request, services, body.ranking, Ranking())
     ranking = ranking.with_negative_prompt(body.negative_prompt or "")
     sent = [Sent(upload, f"#/images/{place}") for place, upload in enumerate(uploads)]
@@ -76,11 +75,34 @@ async def _from_form(request: Request, services: Services) -> tuple[RankForm, li
         return body, await sent.uploads("images")
 
 
-def _check_model(services: Services, model: str | None) -> None:
-    """Raises NotFound if a single model has another name, and Loading."""
-    generator, scorer = services.generations.models()
-    if model not in (None, generator.id, scorer.id):
-        raise NotFound(f"model {model!r} is not loaded; use {generator.id!r}", pointer="#/model")
+async def _named_model(services: Services, model: str | None) -> Services:
+    """The services of a model, which a single one's main scorer may name too.
+
+    Raises InvalidRequest for a scorer that another field names, NotFound, Loading and the errors of
+    `Services.of_model`.
+    """
+    try:
+        found = await services.of_model(model)
+        generator, scorer = found.generations.models()
+        if not services.models.several and model not in (None, generator.id, scorer.id):
+            raise NotFound(f"no model is named {model!r}: use {generator.id!r}", pointer="#/model")
+    except NotFound:
+        _refuse_scorer(services, model)
+        raise
+    return found
+
+
+def _refuse_scorer(services: Services, model: str | None) -> None:
+    """Say how a scorer ranks that belongs to a model. Raises InvalidRequest."""
+    for name, each in services.models.panels():
+        if each.info.id != model:
+            continue
+        owner = name or services.generations.models()[0].id
+        use = f"send `model` {owner!r}"
+        if each.role == "member":
+            use += f' or omit it, and name the scorer in `ranking.scorers`: [{{"name": "{model}"}}]'
+        role = {"main": "the main scorer", "member": "a further scorer", "referee": "the referee, which never ranks,"}
+        raise InvalidRequest(f"{model!r} is {role[each.role]} of the model {owner!r}: {use}", pointer="#/model")
 
 
 def _check_image_count(images: int, services: Services) -> None:

@@ -22,7 +22,7 @@ from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
-from app.api.schemas.base import FiniteFloat, NonBlankText
+from app.api.schemas.base import Count, FiniteFloat, NonBlankText
 from app.api.schemas.provenance import to_provenance
 from app.api.schemas.requests import (
     Controls,
@@ -81,7 +81,7 @@ class RefineRequest(SamplingOptions):
     prompt: NonBlankText | None = Field(
         None, description="What the images should show. Default: the prompt of the last ranking."
     )
-    n: int | None = Field(None, ge=1, le=1024)
+    n: Count | None = None
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     deterministic: bool | None = Field(None, description="Use a fixed batch size. Default: as in the generation.")
     response_format: ResponseFormat = "url"

@@ -20,7 +20,7 @@ from app.api.dependencies import (
 )
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import resolve_ranking
-from app.api.schemas.base import RequestModel, ResponseModel
+from app.api.schemas.base import Count, RequestModel, ResponseModel
 from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.responses import GenerationResponse
 from app.domain import Generation
@@ -63,7 +63,7 @@ class RerankRequest(RequestModel):
     """
 
     ranking: RankingInput = RankingInput()
-    n: int | None = Field(None, ge=1, le=1024, description="Images to return, best first.")
+    n: Count | None = Field(None, description="Images to return, best first.")
     include_pruned: bool | None = Field(
         None,
         description="Rank pruned candidates by their last preview. Default: true if texts or references changed.",

@@ -6,7 +6,18 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from app.api.schemas.base import FiniteFloat, ModelName, NonBlankText, RequestModel, ResponseModel, Size, Text
+from app.api.schemas.base import (
+    Count,
+    FiniteFloat,
+    Guidance,
+    ModelName,
+    NonBlankText,
+    RequestModel,
+    ResponseModel,
+    Size,
+    StepCount,
+    Text,
+)
 from app.api.schemas.flags import SAFETY, SafetyInput
 from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.requests import drawn, parse_size, to_safety
@@ -47,17 +58,15 @@ class AuditRequest(RequestModel):
     certainty: FiniteFloat = Field(
         0.75, ge=0.5, le=1, description="Share of the likeliest value below which an image is undetermined."
     )
-    n_candidates: int | None = Field(None, ge=2, le=1024, description="Candidates of each prompt.")
-    n: int | None = Field(
+    n_candidates: Count | None = Field(None, ge=2, description="Candidates of each prompt.")
+    n: Count | None = Field(
         None,
-        ge=1,
-        le=1023,
         description="Best images that win. Default: 1, and of stored generations all returned ones.",
     )
     negative_prompt: Text | None = Field(None, description="As in a generation.")
     seed: int | None = Field(None, ge=-1, lt=SEED_LIMIT, description="Seed of the first candidate of all.")
-    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
-    guidance_scale: FiniteFloat | None = Field(None, ge=0, le=100, description="As in a generation.")
+    steps: StepCount | None = Field(None, description="Denoising steps.")
+    guidance_scale: Guidance | None = Field(None, description="As in a generation.")
     sampler: ModelName | None = Field(None, description="A sampler of the model.")
     size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels.")
     ranking: RankingInput = Field(RankingInput(), description="The ranking to audit, for prompts.")

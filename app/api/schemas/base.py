@@ -1,6 +1,7 @@
 """Base of all request and response types: strict objects, texts, names, sizes.
 
-Here are only the bounds that hold on every server.
+Here are only the bounds that hold on every server. Where a server has a lower limit, the service checks it, so that
+every larger value is refused with that one; the schema states only what no server exceeds.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ Ratio: TypeAlias = Annotated[str, StringConstraints(pattern=RATIO)]
 ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
 FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=1, json_schema_extra={"maximum": 1024})]
+"""Candidates or images of one request."""
+
+StepCount: TypeAlias = Annotated[int, Field(ge=1, json_schema_extra={"maximum": 1000})]
+Guidance: TypeAlias = Annotated[FiniteFloat, Field(ge=0, json_schema_extra={"maximum": 100})]
 
 
 MAX_MEMBERS = 64

@@ -13,12 +13,15 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from app.api.schemas.base import (
     MAX_ITEMS,
+    Count,
     FiniteFloat,
+    Guidance,
     ModelName,
     NonBlankText,
     Ratio,
     RequestModel,
     Size,
+    StepCount,
     Text,
 )
 from app.api.schemas.flags import SAFETY, SafetyInput
@@ -37,8 +40,8 @@ ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 class CheckpointInput(RequestModel):
     """After step `at` of those that run, only the best `keep` candidates continue."""
 
-    at: int = Field(ge=1, le=1000)
-    keep: int | None = Field(None, ge=1, le=1024)
+    at: StepCount
+    keep: Count | None = None
 
 
 class WebhookInput(RequestModel):
@@ -96,13 +99,13 @@ class SamplingOptions(RequestModel):
     negative_prompt: Text | None = Field(
         None, description="Steers sampling away from this text; also a negative of weight 1."
     )
-    n_candidates: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = Field(
+    n_candidates: Literal["auto"] | Count | None = Field(
         None, description="Images to sample and rank; auto samples waves until another would gain little."
     )
-    max_candidates: int | None = Field(None, ge=1, le=1024, description="Maximum for n_candidates auto.")
-    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
-    guidance_scale: FiniteFloat | None = Field(
-        None, ge=0, le=100, description="Up to the model's `unguided_scale`, mostly 1, sampling is unguided."
+    max_candidates: Count | None = Field(None, description="Maximum for n_candidates auto.")
+    steps: StepCount | None = Field(None, description="Denoising steps.")
+    guidance_scale: Guidance | None = Field(
+        None, description="Up to the model's `unguided_scale`, mostly 1, sampling is unguided."
     )
     sampler: ModelName | None = Field(None, description="A sampler of the model; GET /v1/models lists them.")
     loras: list[LoraInput] | None = Field(
@@ -206,7 +209,7 @@ class SamplingRequest(SamplingOptions):
 class GenerationRequest(SamplingRequest):
     """Sample `n_candidates` images, rank them, return the best `n`."""
 
-    n: int = Field(1, ge=1, le=1024, description="Images to return, best first.")
+    n: Count = Field(1, description="Images to return, best first.")
     size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels.")
     previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or base64 images.")

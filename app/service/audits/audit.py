@@ -36,6 +36,9 @@ MAX_GENERATIONS = 256
 MAX_CANDIDATES = 4096
 """Maximum candidates of an audit."""
 
+MAX_WINNERS = 1023
+"""Maximum winners of a stored generation; one candidate at least does not win."""
+
 MAX_ATTRIBUTES = 16
 """Maximum attributes, and maximum values of one."""
 
@@ -151,6 +154,8 @@ class AuditService:
             check_range(count, 2, limits.candidates, "#/n_candidates")
             check_range(params.base.n, 1, count - 1, "#/n")
             self._check_total(count * len(params.prompts), "#/n_candidates")
+        elif params.winners is not None:
+            check_range(params.winners, 1, MAX_WINNERS, "#/n")
 
     def _check_attributes(self, attributes: Sequence[Attribute]) -> None:
         if not 1 <= len(attributes) <= MAX_ATTRIBUTES:

@@ -71,7 +71,7 @@ def build_spec(
     The size of `params` is settled. `plan_pruning` plans "auto"; it may take a second.
     """
     if params.model not in (None, generator.id):
-        raise NotFound(f"model {params.model!r} is not loaded; use {generator.id!r}", pointer="#/model")
+        raise NotFound(f"no generator is named {params.model!r}: use {generator.id!r}", pointer="#/model")
     check_text(params.prompt, "#/prompt", limits, allow_empty=False)
     check_text(params.negative_prompt, "#/negative_prompt", limits)
     _check_wordings(params.wordings, limits)

@@ -99,12 +99,16 @@ class ModelDirectory(Generic[Bundle]):
 
         Main scorers first. Of models whose facts are known; a single model's id is empty.
         """
-        panels = {name: self._panel(name) for name in self.ids or (self._registry.default,)}
         for role in ("main", "member"):
-            for name, panel in panels.items():
-                for each in panel:
-                    if each.role == role and isinstance(each.info, ScorerInfo):
-                        yield name, each.info
+            for name, each in self.panels():
+                if each.role == role and isinstance(each.info, ScorerInfo):
+                    yield name, each.info
+
+    def panels(self) -> Iterator[tuple[str, PanelScorer]]:
+        """All scorers, each with the id of its model, as `embedders`."""
+        for name in self.ids or (self._registry.default,):
+            for each in self._panel(name):
+                yield name, each
 
     async def named(self, model: str | None, since: float | None = None) -> Bundle:
         """The services of a model; None is the default one.
