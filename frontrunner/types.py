@@ -1080,8 +1080,9 @@ class CandidateOutput(TypedDict):
     """
     One of the N candidates; a pruned one has the score of its last preview.
 
-    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
+    `wording` is the text that it was sampled from; null if that is the generation's prompt. `style` is the style in the
+    wording, if the server added one to the prompt; null otherwise. A `vetoed` one has a flag of `ranking.veto`, so it
+    has no rank. `failure` is why a remote generator made no image of it; null for all others.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -1089,6 +1090,7 @@ class CandidateOutput(TypedDict):
     index: int
     seed: int
     wording: str | None
+    style: str | None
     rank: int | None
     score: float | None
     scores: dict[str, Any]
@@ -1336,11 +1338,12 @@ class ImageOutput(TypedDict):
     A returned image.
 
     `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
-    With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
-    near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
-    preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-    `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
-    ranking, where half of all pairs do; null if it was not calibrated.
+    `style` is the style in the wording, if the server added one to the prompt; null otherwise. With another wording,
+    that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better near-duplicate.
+    `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last preview. `url` is a
+    path. On servers with keys it is signed, and shows the image without a key until it expires. `safety` is null if no
+    classifier looked at the image. `probability` is that the image shows the prompt of the ranking, where half of all
+    pairs do; null if it was not calibrated.
     """
 
     flags: list[Literal["artefact", "typographic"]]
@@ -1358,6 +1361,7 @@ class ImageOutput(TypedDict):
     index: int
     seed: int
     wording: str | None
+    style: str | None
     score_is_preview: bool
     duplicate_of: int | None
     softmax: float | None

@@ -116,7 +116,7 @@ class GenerationSpec:
     between callers only. `weighted` prompts have marks that the generator applies as weights.
     `wordings` are the texts that candidates are sampled from, see `wording_index`; empty: all from `prompt`. Either way
     `ranking_prompt` ranks them. `guards` inspect the images. With `steering`, rows follow the gradient of their score.
-    `safety` is what a classifier's flags do.
+    `spread`: the wordings are the prompt in each style of the generator. `safety` is what a classifier's flags do.
     """
 
     id: str
@@ -143,6 +143,7 @@ class GenerationSpec:
     loras: tuple[Lora, ...] = ()
     weighted: bool = False
     wordings: tuple[str, ...] = ()
+    spread: bool = False
     guards: tuple[str, ...] = ()
     steering: SteeringSettings | None = None
     safety: Safety = Safety.OFF

@@ -105,6 +105,27 @@ def truncation_notice(model: str, text: str, truncation: Truncation) -> Notice:
     )
 
 
+def wordings_notices(spec: GenerationSpec, cut: Mapping[str, Truncation]) -> tuple[Notice, ...]:
+    """Warn once about all wordings that the generator truncated: `cut`, by text."""
+    if not cut:
+        return ()
+    limit, tokens = next(iter(cut.values())).limit, max(each.tokens for each in cut.values())
+    number = f"{len(cut)} of {len(set(spec.wordings))}"
+    data = {"model": "generator", "tokens": tokens, "limit": limit}
+    if spec.spread:
+        detail = (
+            f"the generator read {limit} of up to {tokens} tokens, so the style at the end of {number} wordings was cut"
+            f": shorten the prompt by {tokens - limit} tokens, or name one style in it"
+        )
+        return (Notice("style_truncated", detail, {**data, "text": spec.prompt, "wordings": list(cut)}),)
+    detail = (
+        f"the generator read {limit} of up to {tokens} tokens, so the end of {number} variants was cut, such as a style"
+        ": shorten them"
+    )
+    lost = [{"text": text, "dropped": each.dropped} for text, each in cut.items()]
+    return (Notice("variants_truncated", detail, {**data, "variants": lost}),)
+
+
 def chunk_notices(read: Sequence[tuple[str, Conditioning]]) -> tuple[Notice, ...]:
     """Say of each text that the generator read it in chunks."""
     return tuple(
@@ -126,13 +147,8 @@ def prompt_notices(generator: GeneratorInfo, spec: GenerationSpec, steered: bool
     """
     unused = spec.negative_prompt and not steered
     notices = (unsteered_notice(spec.negative_prompt, generator, spec.guidance_scale),) if unused else ()
-    prompts = (spec.prompt,) if is_spread(generator, spec) else dict.fromkeys(spec.sampling_prompts)
+    prompts = (spec.prompt,) if spec.spread else dict.fromkeys(spec.sampling_prompts)
     return (*notices, *weights_notices(generator, *prompts, spec.negative_prompt))
-
-
-def is_spread(generator: GeneratorInfo, spec: GenerationSpec) -> bool:
-    """Whether its wordings are the prompt in the generator's styles."""
-    return generator.styles is not None and generator.styles.made(spec.prompt, spec.wordings)
 
 
 def unsteered_notice(negative: str, generator: GeneratorInfo, guidance_scale: float) -> Notice:

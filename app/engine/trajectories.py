@@ -62,6 +62,7 @@ def default_spec(info: GeneratorInfo, name: str, prompt: str, n_candidates: int,
 
     They are spread over the generator's styles if it says so, and the prompt names none.
     """
+    wordings = info.styles.wordings(prompt) if info.styles is not None else ()
     return GenerationSpec(
         id=name,
         prompt=prompt,
@@ -74,7 +75,8 @@ def default_spec(info: GeneratorInfo, name: str, prompt: str, n_candidates: int,
         guidance_scale=info.guidance_scale,
         sampler=info.sampler,
         seed=seed,
-        wordings=info.styles.wordings(prompt) if info.styles is not None else (),
+        wordings=wordings,
+        spread=bool(wordings),
     )
 
 

@@ -39,9 +39,18 @@ class Styles:
         """The prompt in every style; none if it names a style itself, or is not spread."""
         if not self.spread or self.words & {word.lower() for word in _WORD.findall(prompt)}:
             return ()
-        text = prompt.rstrip(_END) or prompt
-        return tuple(f"{text}, {phrase}" for phrase in self.phrases)
+        return tuple(f"{_joined(prompt)}{phrase}" for phrase in self.phrases)
 
     def made(self, prompt: str, wordings: Sequence[str]) -> bool:
         """Whether the wordings are the prompt in every style, and no texts of a caller."""
         return bool(wordings) and self.decided("on").wordings(prompt) == tuple(wordings)
+
+
+def style_of(prompt: str, wording: str) -> str:
+    """The style phrase in a wording of `Styles.wordings`."""
+    return wording.removeprefix(_joined(prompt))
+
+
+def _joined(prompt: str) -> str:
+    """What precedes the phrase in a wording."""
+    return f"{prompt.rstrip(_END) or prompt}, "

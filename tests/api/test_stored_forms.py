@@ -48,7 +48,14 @@ def old(tmp_path: Path, answers: dict[str, Any]) -> Any:
 
 
 def test_every_generation_reads_as_it_was_answered(old: House, answers: dict[str, Any]) -> None:
-    unknown: dict[str, Any] = {"wording": None, "flags": [], "flag_reasons": {}, "safety": None, "probability": None}
+    unknown: dict[str, Any] = {
+        "wording": None,
+        "style": None,
+        "flags": [],
+        "flag_reasons": {},
+        "safety": None,
+        "probability": None,
+    }
     for name, answer in answers.items():
         suffix = answer["output_format"]
         files = [

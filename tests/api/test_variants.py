@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from models.protocols import Models
+from models.synthetic.scorer import FakeScorer
 from tests.api.kit import House, is_problem, running
+from tests.synthetic_models import StyledGenerator
 
 ASKED: dict[str, Any] = {"prompt": "a red apple", "n_candidates": 6, "steps": 4, "seed": 12}
 TEXTS = ["a red apple", "a blue car", "a green tree"]
@@ -22,6 +25,19 @@ def test_candidates_are_sampled_from_each_text_and_ranked_by_the_prompt(house: H
     again = house.made(**{**ASKED, "prompt": "a blue car", "n_candidates": 1, "seed": other["seed"]})
     images = [house.client.get(image["url"]).content for image in (other, again["data"][0])]
     assert images[0] == images[1]
+
+
+def test_a_style_that_the_server_added_is_named_and_one_of_the_caller_is_not(tmp_path: Path) -> None:
+    with running(tmp_path, load=lambda: Models(StyledGenerator(), FakeScorer())) as styled:
+        made = styled.made(**{**ASKED, "prompt": "a red apple.", "n": 2})
+        assert [c["style"] for c in made["candidates"]] == ["old", "new"] * 3
+        assert all(c["wording"] == f"a red apple, {c['style']}" for c in made["candidates"])
+        styles = {c["index"]: c["style"] for c in made["candidates"]}
+        assert all(image["style"] == styles[image["index"]] for image in made["data"])
+        again = styled.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a boat"}}).json()
+        assert {c["index"]: c["style"] for c in again["candidates"]} == styles
+        own = styled.made(**ASKED, variants=["a red apple, flat", "a red apple, round"])
+        assert {c["style"] for c in own["candidates"]} == {None}
 
 
 def test_variants_without_a_candidate_are_told(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from models.protocols import GeneratorInfo, Styles
 from tests.api.kit import running
 from tests.synthetic_models import InstrumentedGenerator
-from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened, raced, start
+from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened, raced, start, violations
 
 
 @needs_browser
@@ -36,6 +37,11 @@ def test_quality_variants_and_vetoes_are_asked_for(browser: Browser, tmp_path: P
             page.get_by_role("button", name="Generate", exact=True).click()
         expect(page.locator(".tile[data-index]")).to_have_count(6)
         body = copied_body(page)
+        page.reload()
+        expect(page.get_by_label("Your own variants, one a line")).to_be_visible()
+        page.get_by_text("Variants of the prompt", exact=True).click()
+        expect(page.get_by_label("Your own variants, one a line")).to_be_hidden()
+        page.get_by_text("Variants of the prompt", exact=True).click()
         page.get_by_label("Your own variants, one a line").fill("a forgotten text")
         page.get_by_role("button", name="Edit and run again").click()
         kept = page.get_by_label("Your own variants, one a line").input_value().splitlines()
@@ -91,7 +97,12 @@ def test_an_edited_prompt_is_drawn_in_the_styles_of_the_server_and_not_as_the_ol
         ]
         raced(page, "a red apple.", 4)
         expect(page.get_by_text("sampled from “a red apple, ")).to_be_visible()
+        assert sorted(page.locator(".tile .style").all_inner_texts()) == ["new style"] * 2 + ["old style"] * 2
+        for style in ("old style", "new style"):
+            expect(page.get_by_role("button", name=re.compile(f"^Rank .*, {style}"))).to_have_count(2)
+        assert violations(page) == []
         page.get_by_role("button", name="Edit and run again").click()
+        expect(page.get_by_label("Your own variants, one a line")).to_be_hidden()
         start(page, "a blue boat", 4)
         expect(page.get_by_text("sampled from “a blue boat, ")).to_be_visible()
         made = house.client.get("/v1/generations").json()["data"][0]

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.stores.taste import SqlVoteStore
 from models import registry
 from models.errors import ModelError
-from models.protocols import GeneratorInfo, Styles
+from models.protocols import GeneratorInfo
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 from models.tuning.settings import TuningError
@@ -138,14 +138,12 @@ def test_what_safety_withholds_teaches_nothing() -> None:
 def test_fields_that_were_spread_over_styles_teach_and_variants_do_not() -> None:
     from app.cli.tuning.stored import _unusable
 
-    styles = Styles(("old style", "new style"), frozenset({"style"}))
     made = replace(generation(), candidates=(Candidate(0, 0), Candidate(1, 1)))
-    info = replace(FakeGenerator().info, revision=made.model_revision, styles=styles)
+    info = replace(FakeGenerator().info, revision=made.model_revision)
     info = replace(info, width=made.spec.width, height=made.spec.height)
-    spread = styles.decided("on").wordings(made.spec.prompt)
-    fields = [replace(made, spec=replace(made.spec, wordings=texts)) for texts in ((), spread, ("a cup", "a fish"))]
+    plain, variants = made.spec, replace(made.spec, wordings=("a cup", "a fish"))
+    fields = [replace(made, spec=each) for each in (plain, replace(variants, spread=True), variants)]
     assert [_unusable(each, info) for each in fields] == [None, None, "from variants of the prompt"]
-    assert _unusable(fields[1], replace(info, styles=None)) == "from variants of the prompt"
 
 
 def test_stores_of_other_revisions_are_refused(tmp_path: Path) -> None:

@@ -129,10 +129,15 @@ def test_prompts_without_a_style_are_spread_over_the_styles(
     generator = replace(FakeGenerator().info, styles=replace(STYLES, spread=spread))
     limits = Limits(spread_styles=setting)
     made, _ = build_spec(GenerationParams(prompt, n_candidates=4), generator, limits, lambda *_: ((), False, ()))
-    assert made.wordings == wordings
+    assert (made.wordings, made.spread) == (wordings, bool(wordings))
     assert made.ranking_prompt == prompt
+    again = build_spec(
+        GenerationParams(prompt, n_candidates=4, wordings=wordings), generator, limits, lambda *_: ((), False, ())
+    )
+    assert again[0].spread == bool(wordings), "a client may send the styles itself"
     asked = GenerationParams(prompt, n_candidates=4, wordings=("an apple",))
-    assert build_spec(asked, generator, limits, lambda *_: ((), False, ()))[0].wordings == ("an apple",)
+    own, _ = build_spec(asked, generator, limits, lambda *_: ((), False, ()))
+    assert (own.wordings, own.spread) == (("an apple",), False)
 
 
 class Styled(Recording):
@@ -156,22 +161,44 @@ class Styled(Recording):
     ("prompt", "told", "encoded"),
     [
         ("an apple", [], 2),
-        ("an (apple:1.4)", ["weights_ignored"], 3),
+        ("an (apple:1.4)", ["style_truncated", "weights_ignored"], 3),
         ("яблоко", ["prompt_translated"], 3),
-        ("a red apple and a cup", [], 3),
-        ("a red apple and a small blue cup", ["prompt_truncated"], 3),
+        ("a red apple and a cup", ["style_truncated"], 3),
+        ("a red apple and a small blue cup", ["prompt_truncated", "style_truncated"], 3),
     ],
 )
-def test_a_spread_prompt_is_warned_about_once_and_its_styles_are_not(
-    prompt: str, told: list[str], encoded: int
-) -> None:
-    one = spec(prompt=prompt, n_candidates=4, wordings=STYLES.wordings(prompt), negative_prompt="")
+def test_a_spread_prompt_is_warned_about_once_and_so_are_its_styles(prompt: str, told: list[str], encoded: int) -> None:
+    one = spec(prompt=prompt, n_candidates=4, wordings=STYLES.wordings(prompt), spread=True, negative_prompt="")
     generator, last = run(one, generator=Styled())
     about = [notice for notice in last.outcome.notices if "text" in notice.data]
     assert [notice.code for notice in about] == told
     assert all(notice.data["text"] == prompt for notice in about)
     assert len([text for text in generator.encoded if text]) == encoded
     assert len(set(one.sampling_prompts)) == 2
+
+
+def test_a_style_that_is_cut_is_named_once_for_all_candidates() -> None:
+    prompt = "a red apple, a cup"
+    one = spec(prompt=prompt, n_candidates=6, wordings=STYLES.wordings(prompt), spread=True, negative_prompt="")
+    (notice,) = [each for each in run(one, generator=Styled())[1].outcome.notices if each.code == "style_truncated"]
+    assert notice.detail == (
+        "the generator read 24 of up to 29 tokens, so the style at the end of 2 of 2 wordings was cut: shorten the "
+        "prompt by 5 tokens, or name one style in it"
+    )
+    assert notice.data["wordings"] == [f"{prompt}, old style", f"{prompt}, new style"]
+
+
+def test_variants_that_are_cut_are_named_in_one_warning() -> None:
+    prompt = "a red apple"
+    texts = (prompt, f"{prompt}, old style of art", f"{prompt}, new style of art", f"{prompt}, flat")
+    last = run(spec(prompt=prompt, n_candidates=8, wordings=texts, negative_prompt=""), generator=Styled())[1]
+    (notice,) = [each for each in last.outcome.notices if each.code.endswith("_truncated")]
+    assert notice.code == "variants_truncated"
+    assert "the end of 2 of 4 variants was cut" in notice.detail
+    assert notice.data["variants"] == [
+        {"text": texts[1], "dropped": texts[1][24:]},
+        {"text": texts[2], "dropped": texts[2][24:]},
+    ]
 
 
 def test_variants_of_a_caller_are_each_warned_about() -> None:

@@ -22,23 +22,26 @@ from app.api.schemas.requests import ImageFormat
 from app.api.schemas.steering import SteeringOutput, steering_output
 from app.domain import Candidate, Generation, GenerationSpec, Notice, Score, Status
 from app.service import QueuePosition, file_size, image_path, understood
+from models.protocols.styles import style_of
 
 
 class ImageOutput(ScoreOutput, FlagsOutput):
     """A returned image.
 
     `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
-    With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
-    near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
-    preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-    `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
-    ranking, where half of all pairs do; null if it was not calibrated.
+    `style` is the style in the wording, if the server added one to the prompt; null otherwise. With another wording,
+    that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better near-duplicate.
+    `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last preview. `url` is a
+    path. On servers with keys it is signed, and shows the image without a key until it expires. `safety` is null if no
+    classifier looked at the image. `probability` is that the image shows the prompt of the ranking, where half of all
+    pairs do; null if it was not calibrated.
     """
 
     rank: int
     index: int
     seed: int
     wording: str | None
+    style: str | None
     score_is_preview: bool
     duplicate_of: int | None
     softmax: float | None
@@ -59,13 +62,15 @@ class ControlOutput(ResponseModel):
 class CandidateOutput(FlagsOutput):
     """One of the N candidates; a pruned one has the score of its last preview.
 
-    `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-    of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
+    `wording` is the text that it was sampled from; null if that is the generation's prompt. `style` is the style in the
+    wording, if the server added one to the prompt; null otherwise. A `vetoed` one has a flag of `ranking.veto`, so it
+    has no rank. `failure` is why a remote generator made no image of it; null for all others.
     """
 
     index: int
     seed: int
     wording: str | None
+    style: str | None
     rank: int | None
     score: float | None
     scores: dict[str, float]
@@ -283,6 +288,7 @@ def _image_output(
         index=candidate.index,
         seed=candidate.seed,
         wording=_wording(spec, candidate.index),
+        style=_style(spec, candidate.index),
         score_is_preview=candidate.score_is_preview,
         duplicate_of=candidate.duplicate_of,
         **flag_fields(candidate.flags),
@@ -296,6 +302,10 @@ def _image_output(
     )
 
 
+def _style(spec: GenerationSpec, index: int) -> str | None:
+    return style_of(spec.prompt, spec.sampling_prompt(index)) if spec.spread else None
+
+
 def _wording(spec: GenerationSpec, index: int) -> str | None:
     text = spec.sampling_prompt(index)
     return text if text != spec.prompt else None
@@ -307,6 +317,7 @@ def _candidate_output(generation: Generation, candidate: Candidate) -> Candidate
         index=candidate.index,
         seed=candidate.seed,
         wording=_wording(spec, candidate.index),
+        style=_style(spec, candidate.index),
         rank=candidate.rank,
         score=score.score if score else None,
         scores=own_scores(score, generation.scorer) if score else {},

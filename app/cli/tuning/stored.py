@@ -231,7 +231,7 @@ def _unusable(generation: Generation, info: GeneratorInfo) -> str | None:
         return "another size"
     if spec.start is not None or spec.masked or spec.controls or spec.loras or spec.steering:
         return "from images, adapters or steering"
-    if spec.wordings and not (info.styles is not None and info.styles.made(spec.prompt, spec.wordings)):
+    if spec.wordings and not spec.spread:
         return "from variants of the prompt"
     if len(_usable(generation)) < 2:
         return "fewer than two finished candidates"

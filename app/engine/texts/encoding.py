@@ -5,7 +5,7 @@ Owns the encoded texts of a run and the warnings about them. Engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from app.domain import GenerationSpec, Notice
 from app.engine.notices import (
     chunk_notices,
     contradiction_notices,
-    is_spread,
     prompt_notices,
     truncation_notice,
     unrecognised,
+    wordings_notices,
 )
 from app.engine.ranking import scoring
 from app.engine.texts.clip_limits import clip_limit_notices
@@ -77,8 +77,11 @@ def encode_ranking(
     vectors = [scorer.embed_texts([t])[0] for t in texts]
     stacked = np.stack([v.vector for v in vectors])
     query = scoring.build_query(spec.ranking, stacked[0], stacked[1:], [n.weight for n in spec.ranking.negatives])
-    encoded = _reported(generator, spec, dict(zip(spec.sampling_prompts, prompts, strict=True)))
-    notices = [*_generator_notices(encoded, spec.negative_prompt, negative)]
+    sampled = dict(zip(spec.sampling_prompts, prompts, strict=True))
+    encoded = _reported(generator, spec, sampled) if spec.spread else sampled
+    cut = {t: each.truncation for t, each in sampled.items() if t != spec.prompt and each.truncation is not None}
+    notices = [*_generator_notices(encoded, spec.negative_prompt, negative, set(cut))]
+    notices += wordings_notices(spec, cut)
     notices += [
         truncation_notice("scorer", t, v.truncation) for t, v in zip(texts, vectors, strict=True) if v.truncation
     ]
@@ -98,20 +101,21 @@ def encode_ranking(
 def _reported(
     generator: StepwiseGenerator, spec: GenerationSpec, encoded: Mapping[str, Conditioning]
 ) -> Mapping[str, Conditioning]:
-    """The sampling prompts to warn about.
+    """What to warn about of a prompt that was spread over styles.
 
-    Of a prompt that was spread over styles it is the prompt alone, so that its caller is not warned about each style.
-    It is encoded only if one of its wordings has something to report.
+    That is the prompt alone, not each style. It is encoded only if one of its wordings has something to report.
     """
-    if not is_spread(generator.info, spec):
-        return encoded
     plain = all(each.reading is None and each.truncation is None and each.chunks == 1 for each in encoded.values())
     return {} if plain else {spec.prompt: generator.encode([spec.prompt])[0]}
 
 
 def _generator_notices(
-    prompts: Mapping[str, Conditioning], negative_prompt: str, negative: Conditioning | None
+    prompts: Mapping[str, Conditioning], negative_prompt: str, negative: Conditioning | None, told: Container[str]
 ) -> Sequence[Notice]:
+    """Notices about the generator's texts.
+
+    Of those in `told`, another notice says that they were cut.
+    """
     read = [*prompts.items(), *([(negative_prompt, negative)] if negative is not None else [])]
-    cut = [truncation_notice("generator", t, each.truncation) for t, each in read if each.truncation is not None]
-    return [*cut, *chunk_notices(read)]
+    cut = [(text, each.truncation) for text, each in read if each.truncation is not None and text not in told]
+    return [*(truncation_notice("generator", *each) for each in cut), *chunk_notices(read)]

@@ -104,6 +104,7 @@ def build_spec(
     )
     checkpoints, shadow, notices = _checkpoints(params, context, generator, plan_pruning)
     notices = (*notices, *_guidance_notice(params.guidance_scale, generator))
+    wordings = params.wordings or _styled(params, generator, limits)
     weighted = generator.prompt_weights == "applied" and _has_weights(params)
     negative = without_marks(params.negative_prompt) if weighted else params.negative_prompt
     spec = GenerationSpec(
@@ -132,7 +133,8 @@ def build_spec(
         controls=_controls(params),
         loras=params.loras or (),
         weighted=weighted,
-        wordings=params.wordings or _styled(params, generator, limits),
+        wordings=wordings,
+        spread=generator.styles is not None and generator.styles.made(params.prompt, wordings),
         guards=guards,
         steering=params.steering,
         safety=params.safety or Safety.OFF,

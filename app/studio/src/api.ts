@@ -45,6 +45,8 @@ export interface Inspected {
   flags: string[];
   flag_reasons: Record<string, string[]>;
   wording: string | null;
+  /** The style in the wording, where the server added one to the prompt. */
+  style: string | null;
   /** What the safety classifier found, if it looked. */
   safety: { flagged: boolean; model: string } | null;
 }

@@ -1,5 +1,7 @@
 // Choices of the composer beside sampling: quality, other wordings, and what is excluded.
 
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import type { Quality as Level, Safety as Mode } from "./api";
 import { draft, modes, set } from "./draft";
 import { generator, limits, safety } from "./state";
@@ -52,8 +54,13 @@ export function usualSteps(): string {
 export function Wordings() {
   const now = draft.value;
   const own = now.variants.trim() !== "";
+  const filled = own || now.wordings > 0;
+  const open = useSignal(filled);
+  useEffect(() => {
+    if (filled) open.value = true;
+  }, [filled]);
   return (
-    <details class="more">
+    <details class="more" open={open.value} onToggle={(e) => (open.value = e.currentTarget.open)}>
       <summary>Variants of the prompt</summary>
       <div class="words">
         <label class="field">

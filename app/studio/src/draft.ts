@@ -112,10 +112,7 @@ export function asked(): Asked {
 
 /** The variants of a generation, without the styles that the server adds to every prompt. */
 function written(made: Generation): string[] {
-  const all = texts(made);
-  const prompt = made.prompt.replace(/[ .,;\t\r\n]+$/, "") || made.prompt; // as the server joins them
-  const styled = (generator.value?.spread_styles ?? []).map((style) => `${prompt}, ${style}`);
-  return all.every((text) => styled.includes(text)) ? [] : all;
+  return made.candidates.every((one) => one.style !== null) ? [] : texts(made);
 }
 
 /** Fill the form from an earlier generation, except the seed. */

@@ -1,4 +1,4 @@
-import { sentence, thumbnail, type Candidate, type Generation, type Ranked } from "./api";
+import { sentence, thumbnail, type Candidate, type Generation, type Inspected, type Ranked } from "./api";
 import { Audit } from "./audit";
 import { Bar } from "./bar";
 import { Controls } from "./controls";
@@ -120,7 +120,7 @@ function Tile({ made, one, most, entrance }: TileProps) {
     pair.value.includes(one.index) ? "marked" : "",
   ];
   return (
-    <li class={classes.filter(Boolean).join(" ")} data-key={one.index} data-index={one.index}>
+    <li class={classes.filter(Boolean).join(" ")} data-key={one.index} data-index={one.index} title={one.style ?? undefined}>
       <button
         type="button"
         tabIndex={entrance ? 0 : -1}
@@ -142,13 +142,24 @@ function Tile({ made, one, most, entrance }: TileProps) {
         <span>{one.rank}</span>
         <span>{written(one.score)}</span>
       </p>
+      <Style one={one} />
       <Bar scored={one} most={most} negativeWeight={weights.value?.negativeWeight ?? 0} />
     </li>
   );
 }
 
+/** The style that the server added to the prompt. The label of the image holds it too. */
+function Style({ one }: { one: Inspected }) {
+  return one.style === null ? null : (
+    <p class="style" aria-hidden="true">
+      {one.style}
+    </p>
+  );
+}
+
 function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): string {
   return [
+    one.style !== null ? `, ${one.style}` : "",
     one.score_is_preview ? ", preview score" : "",
     one.duplicate_of !== null ? `, near-duplicate of candidate ${one.duplicate_of + 1}` : "",
     one.flags.length > 0 ? `, ${flagged(one)}` : "",
@@ -161,9 +172,10 @@ function described(one: Ranked, picked: boolean, liking: 1 | -1 | undefined): st
 function Rest({ made, one }: { made: Generation; one: Candidate }) {
   const { minScore, diversity } = weights.value ?? { minScore: null, diversity: 0 };
   const hidden = withoutImage(made, one);
-  const [short, why] = hidden ?? absence(one, minScore, diversity, made.ranking.veto);
+  const [short, reason] = hidden ?? absence(one, minScore, diversity, made.ranking.veto);
+  const why = one.style === null ? reason : `${reason}, ${one.style}`;
   return (
-    <li class="tile rest" data-key={one.index}>
+    <li class="tile rest" data-key={one.index} title={one.style ?? undefined}>
       <div class="frame">
         {hidden ? (
           <span class="unseen">{`Candidate ${one.index + 1}, ${why}`}</span>
@@ -175,6 +187,7 @@ function Rest({ made, one }: { made: Generation; one: Candidate }) {
         <span>{short}</span>
         <span>{one.score === null ? "" : written(one.score)}</span>
       </p>
+      <Style one={one} />
     </li>
   );
 }

@@ -1061,8 +1061,9 @@ export interface components {
          * CandidateOutput
          * @description One of the N candidates; a pruned one has the score of its last preview.
          *
-         *     `wording` is the text that it was sampled from; null if that is the generation's prompt. A `vetoed` one has a flag
-         *     of `ranking.veto`, so it has no rank. `failure` is why a remote generator made no image of it; null for all others.
+         *     `wording` is the text that it was sampled from; null if that is the generation's prompt. `style` is the style in the
+         *     wording, if the server added one to the prompt; null otherwise. A `vetoed` one has a flag of `ranking.veto`, so it
+         *     has no rank. `failure` is why a remote generator made no image of it; null for all others.
          */
         CandidateOutput: {
             /** Flags */
@@ -1077,6 +1078,8 @@ export interface components {
             seed: number;
             /** Wording */
             wording: string | null;
+            /** Style */
+            style: string | null;
             /** Rank */
             rank: number | null;
             /** Score */
@@ -1885,11 +1888,12 @@ export interface components {
          * @description A returned image.
          *
          *     `seed` alone reproduces it. `wording` is the text that it was sampled from; null if that is the generation's prompt.
-         *     With another wording, that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better
-         *     near-duplicate. `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last
-         *     preview. `url` is a path. On servers with keys it is signed, and shows the image without a key until it expires.
-         *     `safety` is null if no classifier looked at the image. `probability` is that the image shows the prompt of the
-         *     ranking, where half of all pairs do; null if it was not calibrated.
+         *     `style` is the style in the wording, if the server added one to the prompt; null otherwise. With another wording,
+         *     that text as prompt and `seed` make the same image. `duplicate_of` is the index of a better near-duplicate.
+         *     `score_is_preview` marks a pruned candidate that a re-ranking returned: its image is its last preview. `url` is a
+         *     path. On servers with keys it is signed, and shows the image without a key until it expires. `safety` is null if no
+         *     classifier looked at the image. `probability` is that the image shows the prompt of the ranking, where half of all
+         *     pairs do; null if it was not calibrated.
          */
         ImageOutput: {
             /** Flags */
@@ -1926,6 +1930,8 @@ export interface components {
             seed: number;
             /** Wording */
             wording: string | null;
+            /** Style */
+            style: string | null;
             /** Score Is Preview */
             score_is_preview: boolean;
             /** Duplicate Of */
