@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
-from app.engine.base.drainable import Drainable, Held
+from app.engine.base.drainable import Drainable, Held, stopped
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
@@ -36,11 +36,9 @@ from app.engine.warmup import Progress
 from app.errors import (
     Draining,
     EngineDead,
-    EngineFailed,
     FrontrunnerError,
     Loading,
     Overloaded,
-    TooLarge,
 )
 from models.protocols import (
     Calibration,
@@ -49,7 +47,6 @@ from models.protocols import (
     GeneratorInfo,
     Images,
     Models,
-    OutOfMemory,
     ScorerInfo,
     StepwiseGenerator,
     TextEmbedding,
@@ -246,7 +243,9 @@ class LocalEngine(Drainable):
 
     async def close(self, drain_s: float) -> None:
         """See `Engine`."""
-        if not await self.wait_drained(drain_s):
+        drained = await self.wait_drained(drain_s)
+        self._end_waiting(stopped())
+        if not drained:
             for generation_id in list(self._held):
                 self.cancel(generation_id)
             with contextlib.suppress(TimeoutError):
@@ -255,7 +254,7 @@ class LocalEngine(Drainable):
         self._inbox.put(None)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, FINAL_CALL_TIMEOUT_S)
-        self._fail_pending(Draining("this replica has stopped: retry on another one", retry_after_s=1))
+        self._fail_pending(stopped())
 
     # the event loop's side
 
@@ -271,12 +270,19 @@ class LocalEngine(Drainable):
     async def _embedder(self, name: str | None) -> Embedder:
         """A scorer that embeds, once its weights are read."""
         model = find_embedder(self._loaded(), name)
-        await self._loads.load([model])
+        if not await self._loads.load([model]):
+            self._loaded()
+            raise stopped()
         return model
 
     def _enter(self, work: str, spec: GenerationSpec, message: CoreMessage) -> None:
         """Give the core work once the members that it names are loaded."""
         self._loads.begin(work, named_members(self._loaded(), spec), partial(self._inbox.put, message))
+
+    def _end_waiting(self, error: FrontrunnerError) -> None:
+        """Fail what waits for the weights of members."""
+        for work in self._loads.close():
+            self._deliver([(work, Failed(error))])
 
     def _check_accepting(self) -> None:
         self._loaded()
@@ -287,7 +293,7 @@ class LocalEngine(Drainable):
         """Make a one-off device call; return its result."""
         self._loaded()
         if self._closed:
-            raise Draining("this replica has stopped: retry on another one", retry_after_s=1)
+            raise stopped()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         self._pending.add(future)
@@ -297,21 +303,7 @@ class LocalEngine(Drainable):
             if not future.done():
                 future.set_result(result) if error is None else future.set_exception(error)
 
-        def work(generator: StepwiseGenerator, scorer: Embedder) -> None:
-            try:
-                result = call(generator, scorer)
-            except OutOfMemory:
-                self._call_on_loop(
-                    settle, None, TooLarge("the image is too large for the device memory: send it with fewer pixels")
-                )
-            except FrontrunnerError as error:
-                self._call_on_loop(settle, None, error)
-            except Exception as error:
-                log.exception("one-off device call failed")
-                self._call_on_loop(settle, None, EngineFailed(f"the device call failed ({type(error).__name__})"))
-            else:
-                self._call_on_loop(settle, result, None)
-
+        work = calls.one_off(call, partial(self._call_on_loop, settle))
         self._inbox.put(lambda core: core.add_call(work))
         return await future  # type: ignore[return-value]
 
@@ -339,6 +331,7 @@ class LocalEngine(Drainable):
         """Fail all waiters, then call `on_death`."""
         self._death_reason = reason
         error = EngineDead("the engine died during this request: retry it")
+        self._end_waiting(error)
         for generation_id, held in list(self._held.items()):
             self._remove_held(generation_id)
             held.sink([Failed(error)])

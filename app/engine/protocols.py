@@ -308,5 +308,8 @@ class Engine(Protocol):
         ...
 
     async def close(self, drain_s: float) -> None:
-        """Reject new work, wait up to `drain_s`, cancel the rest, end the thread."""
+        """Reject new work, wait up to `drain_s`, cancel the rest, end the thread.
+
+        What still waits for the weights of a member then fails with Draining.
+        """
         ...

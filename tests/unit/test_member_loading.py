@@ -16,7 +16,7 @@ from app.engine.local import LocalEngine
 from app.engine.protocols import Cancelled, Succeeded
 from app.engine.segments.engine import SegmentEngine
 from app.engine.segments.messages import Segment, SegmentRow
-from app.errors import EngineFailed
+from app.errors import Draining, EngineDead, EngineFailed
 from models.errors import PackCorrupt
 from models.protocols import Embedder, Models
 from models.scorers.deferred import DeferredScorer
@@ -130,6 +130,71 @@ async def test_a_call_loads_it_beside_the_engine_and_has_its_error() -> None:
         assert vectors.shape == (1, len(expected))
         assert len(second.threads) == 1
         assert second.threads[0] != "engine"
+
+
+async def test_what_waits_for_a_load_that_never_ends_fails_when_the_engine_closes() -> None:
+    second, inbox, running = Second(), Inbox(), Inbox()
+    second.gate.clear()
+    async with engine(second) as local:
+        local.submit(spec("gen_a", ranking=BOTH), inbox)
+        local.submit(spec("gen_b"), running)
+        calls = [asyncio.create_task(local.embed_texts(["red"], "fake-2")) for _ in range(2)]
+        await second.until_asked()
+        await running.outcome()
+        await local.close(0)
+        assert isinstance(await inbox.error(), Draining)
+        assert local.stats().held == 0
+        for call in calls:
+            with pytest.raises(Draining, match="has stopped"):
+                await call
+        with pytest.raises(Draining, match="has stopped"):
+            await local.embed_texts(["red"], "fake-2")
+        assert not second.member.is_loaded
+        assert not second.gate.is_set(), "nothing waited for the load"
+    assert all(each.daemon for each in threading.enumerate() if each.name == "load fake-2")
+    assert len(second.threads) == 1
+
+
+async def test_a_load_that_ends_while_the_engine_drains_is_waited_for() -> None:
+    second, inbox = Second(), Inbox()
+    second.gate.clear()
+    async with engine(second) as local:
+        local.submit(spec("gen_a", ranking=BOTH), inbox)
+        await second.until_asked()
+        closing = asyncio.create_task(local.close(60))
+        while not local.stats().draining:
+            await asyncio.sleep(0.001)
+        second.gate.set()
+        assert "fake-2" in (await inbox.outcome()).members
+        await closing
+
+
+async def test_what_waits_for_a_load_fails_when_the_engine_dies() -> None:
+    second, inbox = Second(), Inbox()
+    second.gate.clear()
+    async with engine(second) as local:
+        local.submit(spec("gen_a", ranking=BOTH), inbox)
+        call = asyncio.create_task(local.embed_texts(["red"], "fake-2"))
+        await second.until_asked()
+        vars(local)["_inbox"].put(lambda _: 1 / 0)
+        assert isinstance(await inbox.error(), EngineDead)
+        with pytest.raises(EngineDead):
+            await call
+        assert not second.gate.is_set()
+
+
+async def test_a_segment_that_waits_for_a_load_fails_when_its_worker_closes() -> None:
+    second = Second()
+    second.gate.clear()
+    async with engine(second, SegmentEngine) as local:
+        assert isinstance(local, SegmentEngine)
+        segment = Segment("gen_a.0", spec(ranking=BOTH), 0, tuple(SegmentRow(i) for i in range(4)))
+        running = asyncio.create_task(local.run_segment(segment, lambda _: None))
+        await second.until_asked()
+        await local.close(0)
+        with pytest.raises(Draining):
+            await running
+        assert not second.gate.is_set()
 
 
 async def test_a_segment_of_a_worker_waits_for_it_too() -> None:

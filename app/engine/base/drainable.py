@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.engine.protocols import UpdateSink
+from app.errors import Draining
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class Held:
 
     sink: UpdateSink
     candidates: int
+
+
+def stopped() -> Draining:
+    """The error of what a closed engine did not end."""
+    return Draining("this replica has stopped: retry on another one", retry_after_s=1)
 
 
 class Drainable(ABC):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain import GenerationSpec
-from app.engine.base.drainable import Drainable
+from app.engine.base.drainable import Drainable, stopped
 from app.engine.base.known_model import KnownModel
 from app.engine.cluster.crew import Crew
 from app.engine.cluster.fleet import Fleet
@@ -222,7 +222,7 @@ class ClusterEngine(KnownModel, Drainable):
         """The result of a call on the least used worker; of another one if it is lost."""
         self._loaded()
         if self._closed:
-            raise Draining("this replica has stopped: retry on another one", retry_after_s=1)
+            raise stopped()
         losses = 0
         while losses < 2:
             await self._fleet.wait_usable()

@@ -1,8 +1,12 @@
-"""One-off calls of scorers for an engine's clients: images in groups of one size."""
+"""One-off calls for an engine's clients.
+
+Owns their errors, and the groups of images of one size.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,8 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import EngineFailed, FrontrunnerError, TooLarge
 from models.errors import ScoringFailed
-from models.protocols import Embedder, Scorer
+from models.protocols import Embedder, OutOfMemory, Scorer, StepwiseGenerator
+
+log = logging.getLogger(__name__)
 
 EMBED_ROWS = 32
 """Maximum images per embedding call, so that uploads do not block the device."""
@@ -30,6 +37,30 @@ _remote_calls = ThreadPoolExecutor(REMOTE_CALLS, "remote-scorer")
 Image: TypeAlias = NDArray[np.uint8]
 OnDevice: TypeAlias = Callable[[Callable[..., Any]], Awaitable[Any]]
 """Makes a call between two ticks; the call is given generator and main scorer."""
+
+
+def one_off(
+    call: Callable[[StepwiseGenerator, Embedder], Any], settle: Callable[[Any, FrontrunnerError | None], None]
+) -> Callable[[StepwiseGenerator, Embedder], None]:
+    """A call for the engine's thread.
+
+    `settle` gets its result, or the error for the client.
+    """
+
+    def work(generator: StepwiseGenerator, scorer: Embedder) -> None:
+        try:
+            result = call(generator, scorer)
+        except OutOfMemory:
+            settle(None, TooLarge("the image is too large for the device memory: send it with fewer pixels"))
+        except FrontrunnerError as error:
+            settle(None, error)
+        except Exception as error:
+            log.exception("one-off device call failed")
+            settle(None, EngineFailed(f"the device call failed ({type(error).__name__})"))
+        else:
+            settle(result, None)
+
+    return work
 
 
 async def embed_images(on_device: OnDevice, scorer: Embedder, images: Sequence[Image]) -> NDArray[np.float32]:

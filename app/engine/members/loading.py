@@ -1,15 +1,17 @@
 """Loads members at their first use, on a thread that is not the engine's.
 
 Work that names such a member waits for it, while other work goes on. After a load that failed, the call that needs the
-member tries again on the engine's thread, and its error counts. Event loop only.
+member tries again on the engine's thread, and its error counts. Nothing waits for a load once this is closed, not even
+the end of the process. Event loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import TypeAlias
 
 from app.domain import GenerationSpec
@@ -31,19 +33,22 @@ class MemberLoads:
     """See the module. A member that several wait for is loaded once."""
 
     def __init__(self) -> None:
-        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._loads: dict[str, asyncio.Future[None]] = {}
         self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
-    async def load(self, members: Sequence[Member]) -> None:
-        """Load those that are not loaded; never raises."""
+    async def load(self, members: Sequence[Member]) -> bool:
+        """Load those that are not loaded, or try to; False if it was closed before."""
         for member in members:
             if not is_deferred(member) or member.is_loaded:
                 continue
+            if self._closed:
+                return False
             name = member.info.id
             if name not in self._loads:
-                self._loads[name] = asyncio.create_task(asyncio.to_thread(_try_to_load, member), name=f"load {name}")
-                self._loads[name].add_done_callback(partial(self._end_load, name))
+                self._loads[name] = self._start(member)
             await asyncio.shield(self._loads[name])
+        return not self._closed or all(not is_deferred(each) or each.is_loaded for each in members)
 
     def begin(self, work: str, members: Sequence[Member], start: Callable[[], None]) -> None:
         """Call `start` once the members are loaded: at once, if they are."""
@@ -59,8 +64,33 @@ class MemberLoads:
             task.cancel()
         return task is not None
 
-    def _end_load(self, name: str, _: asyncio.Task[None]) -> None:
-        del self._loads[name]
+    def close(self) -> list[str]:
+        """Wait for no load any more; return the work that waited, which never starts."""
+        self._closed = True
+        for loading in self._loads.values():
+            if not loading.done():
+                loading.set_result(None)
+        return [work for work in list(self._waiting) if self.drop(work)]
+
+    def _start(self, member: Deferred) -> asyncio.Future[None]:
+        """Load on a daemon thread.
+
+        A thread of a pool would keep the process until the load ends.
+        """
+        loop, loading = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            del self._loads[member.info.id]
+            if not loading.done():
+                loading.set_result(None)
+
+        def run() -> None:
+            _try_to_load(member)
+            with suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(end)
+
+        threading.Thread(target=run, name=f"load {member.info.id}", daemon=True).start()
+        return loading
 
     async def _begin(self, work: str, members: Sequence[Member], start: Callable[[], None]) -> None:
         await self.load(members)
