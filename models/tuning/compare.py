@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from models.bootstrap import interval
 from models.errors import ModelUnsupported
 from models.loras import Lora, LoraFolder
 from models.protocols import StepwiseGenerator
-from models.tuning.measures import best_of, difference, interval
+from models.tuning.measures import best_of, difference
 from models.tuning.rewards import Opinion
 from models.tuning.sampling import FieldSampler, Sampling, seeds_of
 from models.tuning.settings import MIN_PROMPTS, TuningError, TuningSettings

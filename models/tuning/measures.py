@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bootstrap import interval
 from models.guards import artefacts
 from models.protocols import Images, to_host
 from models.protocols.guards import ArtefactLimits
 from models.tuning.rewards import Opinion, Scores
 from models.tuning.sampling import Field, FieldSampler, seeds_of
 from models.tuning.settings import TuningError
-
-RESAMPLES = 2000
-"""Resamples of a bootstrap."""
 
 SHEET_PROMPTS, SHEET_CANDIDATES = 8, 4
 """Images kept for the sheet: prompts, and candidates of each."""
@@ -155,14 +153,6 @@ def diversity(vectors: NDArray[np.floating[Any]]) -> float:
     squares = (rows**2).sum(1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0.0))
     return float(apart[np.triu_indices(len(rows), 1)].mean())
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of values, such as paired differences."""
-    rows = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
-    low, high = np.quantile(rows[draws].mean(1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def difference(values: Sequence[float | None], base: Sequence[float | None]) -> dict[str, Any]:

@@ -123,13 +123,15 @@ class TuningRun:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise damaged() from error
         self._folder.rewind(self.iteration)
-        self._board = _tensorboard(self._task.out, self.iteration + 1)
         self._progress(self.iteration, f"resumed after iteration {self.iteration}")
         if diverged is not None:
             self.stop = Stop("diverged", diverged)
             return
         self.stop = stops.find_stop(self._history) or self._done()
-        if self.stop is not None and self._history[-1].iteration < self.iteration:
+        unmeasured = self._history[-1].iteration < self.iteration
+        if self.stop is None or unmeasured:
+            self._board = _tensorboard(self._task.out, self.iteration + 1)
+        if self.stop is not None and unmeasured:
             self._judge()
             self.stop = stops.find_stop(self._history) or self.stop
             self._save()

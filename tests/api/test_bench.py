@@ -53,7 +53,7 @@ def test_all_figures_come_of_a_service(house: House) -> None:
 
     found = dialogue.figures(house.client, 0.2, progress)
     assert len({figure.name for figure in found}) == len(found) == 12
-    assert all(0 <= figure.value <= 1 for figure in found)
+    assert all(figure.value is not None and 0 <= figure.value <= 1 for figure in found)
     assert told[-1][0] == told[-1][1]
     assert all(b - a == 1 for (a, _), (b, _) in pairwise(told))
     assert house.client.get(f"/v1/taste/{dialogue.PROFILE}").status_code == 404

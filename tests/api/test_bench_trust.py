@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.api.schemas.audits import _attribute
+from app.cli.measuring.audit import _table
+from app.engine.audits.findings import UNDETERMINED, Attribute, AuditedField, find
 from models.training.data.palette import BACKGROUND_NAMES
 from tests.api.kit import House
 from tests.architecture import trust_figures
@@ -23,6 +26,7 @@ def test_an_audit_is_counted_by_pixels_and_told(house: House, tmp_path: Path, mo
     assert set(share.detail["shares"]) == set(BACKGROUND_NAMES)
     assert sum(share.detail["shares"].values()) == pytest.approx(1, abs=1e-3), "pixels decide on every candidate"
     assert share.value == pytest.approx(max(share.detail["shares"].values()), abs=1e-4)
+    assert moved.value is not None
     assert 0 <= moved.value <= 1
     (tmp_path / "figures.json").write_text('{"figures": []}')
     assert trust_figures.audit() == trust_figures.false_flags() == trust_figures.NONE
@@ -47,6 +51,32 @@ def test_the_sentence_names_what_the_ranking_favours(tmp_path: Path, monkeypatch
     assert told == (
         "- `open-nsfw` flagged 1 of 30 pictures that installed packages carry; the highest score is 0.91, of `a`.\n"
     )
+
+
+def test_a_probe_that_determines_nothing_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [AuditedField((np.asarray([0, 1, 1]),), np.asarray([True, False, False]))]
+    blind = [AuditedField((np.full(3, UNDETERMINED),), each.won) for each in fields]
+    background = Attribute("background", ("red", "blue"))
+    (exact,), (probed,) = find([background], fields), find([background], blind)
+    answer = json.loads(_attribute(probed).model_dump_json(), parse_constant=pytest.fail)
+    assert answer["undetermined"]["share"] == 1.0
+    assert [value["verdict"] for value in answer["values"]] == ["cannot tell"] * 2
+    figure = audits._distance(answer["values"], exact.values)
+    assert (figure.value, figure.reached) == (None, None)
+    assert figure.detail == {"reason": "the probe determined no candidate"}
+    assert " - " in kit.table([figure])
+    path = tmp_path / "figures.json"
+    kit.store(path, [figure], {"cpu": "c", "commit": "d", "date": "e"}, "0.1-abc")
+    document = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert document["figures"][0]["value"] is None
+    detail = {"fields": 1, "candidates": 3, "background": "blue", "interval": [0.2, 0.9], "shares": {}, "ranking": {}}
+    detail["shares"] = {"red": 0.33, "blue": 0.67}
+    share = kit.Figure(audits.NAME, 0.67, detail=detail)
+    kit.store(path, [share], {"cpu": "c", "commit": "d", "date": "e"}, "0.1-abc")
+    monkeypatch.setattr(trust_figures, "RESULTS", path)
+    assert "own scorer, determines no background." in trust_figures.audit()
+    table = _table(answer)
+    assert list(table.columns[3].cells) == ["-", "-", ""]
 
 
 def test_harmless_pictures_are_those_of_packages() -> None:

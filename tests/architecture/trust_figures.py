@@ -15,7 +15,7 @@ NONE = "No run is stored yet.\n"
 _AUDIT = """\
 For example, the embedded pack (weights {version}) was asked {fields} times for "a car", {candidates} candidates in all.
 By their pixels {share} % have a {background} background (95 %: {low} to {high}), where {even} % would be even. The
-ranking {ranking}. The probe, here the ranking's own scorer, moves {moved} % of the candidates to another background.
+ranking {ranking}. The probe, here the ranking's own scorer, {moved}.
 """
 _SETS = {
     harmless.CARRIED: "pictures that installed packages carry",
@@ -38,7 +38,7 @@ def audit() -> str:
         high=_percent(found["interval"][1]),
         even=_percent(1 / len(found["shares"])),
         ranking=_favours(found["ranking"]),
-        moved=_percent(rows[audits.MOVED]["value"]),
+        moved=_moved(rows[audits.MOVED]["value"]),
     )
 
 
@@ -52,6 +52,12 @@ def false_flags() -> str:
         counted = f"`open-nsfw` flagged {row['value']:.0f} of {row['detail']['pictures']} {_SETS[name]}"
         lines.append(f"- {counted}; the highest score is {score:.2f}, of `{title}`.\n")
     return "".join(lines) or NONE
+
+
+def _moved(share: float | None) -> str:
+    if share is None:
+        return "determines no background"
+    return f"moves {_percent(share)} % of the candidates to another background"
 
 
 def _favours(verdicts: Mapping[str, Any]) -> str:

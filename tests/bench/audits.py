@@ -22,6 +22,7 @@ from tests.bench.kit import Figure
 PROMPT = "a car"
 FIELDS, CANDIDATES = 40, 16
 NAME = f"an audit of {PROMPT!r}: share of its most frequent background"
+UNDETERMINED = "the probe determined no candidate"
 MOVED = f"an audit of {PROMPT!r}: share of its candidates that the probe moves"
 
 
@@ -60,9 +61,14 @@ def backgrounds(client: httpx.Client, fields: int = FIELDS) -> list[Figure]:
 
 
 def _distance(probed: Sequence[dict[str, Any]], exact: Sequence[ValueFinding]) -> Figure:
-    """Half the sum of the differences between the probe's shares, without the undetermined, and those of the pixels."""
+    """Half the sum of the differences between the probe's shares, without the undetermined, and those of the pixels.
+
+    None if the probe determines no candidate.
+    """
     counts = np.asarray([each["candidates"]["count"] for each in probed], np.float64)
     true = np.asarray([each.candidates.count for each in exact], np.float64)
+    if not counts.sum():
+        return Figure(MOVED, None, "pixels", detail={"reason": UNDETERMINED})
     distance = 0.5 * float(np.abs(counts / counts.sum() - true / true.sum()).sum())
     return Figure(MOVED, distance, "pixels")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from app.engine.ranking import ensemble
 from app.engine.ranking.scoring import rank_order
+from models.bootstrap import interval
 
 Array = NDArray[np.float64]
 
@@ -107,13 +108,6 @@ def _cascaded(field: Field) -> int:
     return max(pool, key=lambda i: total[i])
 
 
-def interval(paired: Array, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % interval of the mean difference, by a bootstrap over prompts."""
-    chosen = np.random.default_rng(0).integers(0, len(paired), (resamples, len(paired)))
-    low, high = np.percentile(paired[chosen].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def equal_count(found: Sequence[Field], n: int) -> tuple[int, float]:
     """How many candidates the main scorer alone has in the seconds that n take with members; and the ratio."""
     sampling = sum(field.seconds["sampling"] for field in found)
@@ -160,7 +154,7 @@ def _differences(found: Sequence[Field], ours: Sequence[int], theirs: Sequence[i
     for name in BY:
         values = [getattr(field, name) for field in found]
         apart = np.asarray([v[a] - v[b] for v, a, b in zip(values, ours, theirs, strict=True)])
-        low, high = interval(apart)
+        low, high = interval(apart, RESAMPLES)
         made[name] = {"mean": float(apart.mean()), "low": low, "high": high}
     return made
 
@@ -179,9 +173,9 @@ def variants(found: Mapping[str, Sequence[Field]]) -> dict[str, Any]:
         for name in BY:
             pairs = zip(of_arm, best, base, ones, strict=True)
             apart = np.asarray([getattr(f, name)[i] - getattr(b, name)[j] for f, i, b, j in pairs])
-            low, high = interval(apart)
+            low, high = interval(apart, RESAMPLES)
             winner[name] = {"mean": float(apart.mean()), "low": low, "high": high}
-        low, high = interval(random)
+        low, high = interval(random, RESAMPLES)
         made[arm] = {"winner": winner, "random_pick": {"mean": float(random.mean()), "low": low, "high": high}}
     return {"prompts": len(base), "candidates": len(base[0].judged), "over_one_wording": made}
 
@@ -210,7 +204,7 @@ def curves(found: Mapping[tuple[int, int], Field]) -> dict[str, Any]:
             "value": means,
             "error": [float(v.std(ddof=1) / np.sqrt(len(v))) for v in values],
             "best_at": sizes[top],
-            "fall": {"mean": float(fall.mean()), "interval": interval(fall)},
+            "fall": {"mean": float(fall.mean()), "interval": interval(fall, RESAMPLES)},
         }
     return {"prompts": len(places), "candidates": sizes, "ways": made}
 

@@ -24,11 +24,12 @@ PACKAGES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "f
 class Figure:
     """One measured number. `against` says what it is a ratio to; `at_most` or `at_least` is what it must reach.
 
-    `weights` names what it is of where that is not the weights that the bench has loaded.
+    `weights` names what it is of where that is not the weights that the bench has loaded. Without a number `value` is
+    None, and `reason` in `detail` says why.
     """
 
     name: str
-    value: float
+    value: float | None
     against: str = ""
     at_most: float | None = None
     at_least: float | None = None
@@ -42,7 +43,9 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether it is where it should be; None where nothing was asked."""
+        """Whether it is where it should be; None where nothing was asked, or there is no number."""
+        if self.value is None:
+            return None
         if self.at_most is not None:
             return self.value <= self.at_most
         return self.value >= self.at_least if self.at_least is not None else None
@@ -126,7 +129,8 @@ def store(
     machines[key] = dict(here)
     rows = {row["name"]: _whole(row) for row in kept.get("figures", ())}
     for figure in figures:
-        row = {k: v for k, v in (asdict(figure) | {"reached": figure.reached}).items() if v is not None}
+        fields = asdict(figure) | {"reached": figure.reached}
+        row = {k: v for k, v in fields.items() if v is not None or k == "value"}
         rows[figure.name] = row | {"runs": figure.runs, "weights": figure.weights or weights, "machine": key}
     drawn = kept.get("curve") and _whole(kept["curve"])
     if curve:
@@ -156,5 +160,6 @@ def table(figures: list[Figure]) -> str:
     for f in figures:
         limit = f"<= {f.at_most:g}" if f.at_most is not None else f">= {f.at_least:g}" if f.at_least is not None else ""
         mark = {True: "yes", False: "NO", None: ""}[f.reached]
-        lines.append(f"{f.name:<58} {f.value:>9.3f}  {limit:<9} {mark:<4} {f.against}")
+        value = "-" if f.value is None else f"{f.value:.3f}"
+        lines.append(f"{f.name:<58} {value:>9}  {limit:<9} {mark:<4} {f.against}")
     return "\n".join(lines)

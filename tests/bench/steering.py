@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.engine.sweeps.steering import sweep
+from app.engine.trajectories import default_spec
+from models.bootstrap import interval
+from models.protocols import GeneratorInfo
 from models.training.evaluation import checks
-from tests.bench.ensemble_figures import interval
+from tests.bench.ensemble_figures import RESAMPLES
 from tests.bench.fields import Bench, Deadline, add_arguments, read_rows
 from tests.bench.gain import PROMPTS
 from tests.bench.kit import Figure, machine, store, table
@@ -69,9 +72,8 @@ def measured(
         values = {f"{p.scale:g}": {name: float(each[place]) for name, each in p.values.items()} for p in points}
         yield {
             "place": first + place,
-            "prompt": prompt,
             "candidates": candidates,
-            "weights": bench.models.generator.info.revision,
+            **_key(bench.models.generator.info, prompt),
             "values": {scale: values[scale] | further[prompt][scale] for scale in values},
             "seconds": {f"{p.scale:g}": p.seconds for p in points},
         }
@@ -104,7 +106,7 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         found[scale] = {
             "mean": {name: float(each.mean()) for name, each in apart.items()},
             "error": {name: _error(each) for name, each in apart.items()},
-            "judge_interval": interval(apart["referee"]),
+            "judge_interval": interval(apart["referee"], RESAMPLES),
             "cost": float(np.median([row["seconds"][scale] / row["seconds"]["0"] for row in rows])),
         }
     return found
@@ -133,7 +135,7 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     low = found["0.05"]["judge_interval"][0]
     made.append(Figure("steering 0.05: the judge's 95 % interval begins at", low, "unsteered", at_least=0.0))
     fall = np.array([row["values"]["0.4"]["referee"] - row["values"]["0.1"]["referee"] for row in rows])
-    detail = {"interval": interval(fall)}
+    detail = {"interval": interval(fall, RESAMPLES)}
     made.append(Figure("steering 0.4: the judge", float(fall.mean()), "steering 0.1", at_most=0.0, detail=detail))
     return made
 
@@ -146,18 +148,26 @@ def _error(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def stored_rows(path: Path, weights: str, candidates: int, texts: Sequence[str]) -> list[Row]:
-    """One row of each of these prompts that is in the file, by place, with these weights and so many candidates."""
+def stored_rows(path: Path, info: GeneratorInfo, candidates: int, texts: Sequence[str]) -> list[Row]:
+    """One row of each of these prompts that is in the file, by place, with so many candidates.
+
+    They are of the generator's weights and of the wordings that it is sampled from now. A row without wordings was
+    measured before prompts were spread over styles, from the prompt alone.
+    """
     found = dict[int, Row]()
     for row in read_rows(path):
         place = row["place"]
-        if (row["weights"], row["candidates"], row["prompt"]) == (
-            weights,
-            candidates,
-            "".join(texts[place : place + 1]),
-        ):
-            found[place] = row
+        if place < len(texts) and row["candidates"] == candidates:
+            wanted = _key(info, texts[place])
+            if {"wordings": [], **row}.items() >= wanted.items():
+                found[place] = row
     return [found[place] for place in sorted(found)]
+
+
+def _key(info: GeneratorInfo, prompt: str) -> Row:
+    """What a row is of: rows of other weights, or of a prompt that is spread otherwise, are not compared with it."""
+    wordings = default_spec(info, "", prompt, 1, 0).wordings
+    return {"prompt": prompt, "weights": info.revision, "wordings": list(wordings)}
 
 
 def main() -> None:
@@ -171,13 +181,13 @@ def main() -> None:
     deadline = Deadline(asked.minutes)
     bench, path = Bench.load(asked), asked.out / "steering.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
-    weights = bench.models.generator.info.revision
+    info = bench.models.generator.info
     texts = PROMPTS.read_text().splitlines()[: asked.prompts]
     count = asked.candidates
-    done = {row["place"] for row in stored_rows(path, weights, count, texts)}
+    done = {row["place"] for row in stored_rows(path, info, count, texts)}
     missing = [place for place in range(len(texts)) if place not in done][: asked.take]
     if missing:  # the first calls of a process are slower, and would be the unsteered ones
-        sweep(bench.core, bench.models.generator.info, ["a boat"], SCALES[:1], n_candidates=count)
+        sweep(bench.core, info, ["a boat"], SCALES[:1], n_candidates=count)
     sheet: list[NDArray[np.uint8]] = []
     with path.open("a") as file:
         for first, prompts in runs(missing, max(1, bench.together // count)):
@@ -188,13 +198,13 @@ def main() -> None:
             print(f"{first + prompts} of {len(texts)}", flush=True)
     if sheet[: asked.sheet]:
         Image.fromarray(np.concatenate(sheet[: asked.sheet])).save(asked.out / "steering.png")
-    rows = stored_rows(path, weights, count, texts)
+    rows = stored_rows(path, info, count, texts)
     if len(rows) < 2:  # an error needs two
         print("too few prompts are measured; run it again")
         return
     made = figures(rows)
     print(table(made))
-    store(asked.out / "steering.json", made, machine(), weights)
+    store(asked.out / "steering.json", made, machine(), info.revision)
 
 
 def runs(places: Sequence[int], most: int) -> Iterator[tuple[int, int]]:

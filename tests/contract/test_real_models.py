@@ -58,6 +58,7 @@ def test_the_gates_figures_are_ratios_to_the_stock_pipeline() -> None:
     from tests.bench import gate
 
     one, mixed = gate.figures(1, gate.pipeline(width=64, layers=1))
+    assert one.value is not None
     assert (one.at_most, one.value > 0) == (1.03, True)
     assert mixed.detail is not None
     assert mixed.detail["longest"] <= mixed.detail["calls"] <= sum(gate.STEPS)

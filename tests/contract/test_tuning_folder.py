@@ -156,6 +156,10 @@ def test_tensorboard_hides_what_a_dead_process_wrote(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     tune(task(tiny("stable_diffusion_3"), tmp_path, replace(QUICK, iterations=1)))
     assert made == [("tensorboard", 0), ("closed", 0)]
+    report = (tmp_path / state.REPORT).read_bytes()
+    tune(task(tiny("stable_diffusion_3"), tmp_path, replace(QUICK, iterations=1)))
+    assert len(made) == 2, "a run that is done writes nothing"
+    assert (tmp_path / state.REPORT).read_bytes() == report
     assert {"held_out/reward", "training/loss"} <= {name for name, step in known if step == 1}
     with pytest.raises(TuningError, match="cannot write tensorboard: No space left on device"):
         tune(task(tiny("stable_diffusion_3"), tmp_path))

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.protocols import GeneratorInfo, Styles
+from models.synthetic.generator import FakeGenerator
 from tests.architecture import measured
 from tests.bench import ensemble_figures, ensembles, fields, kit, steering
 from tests.bench.ensemble_figures import Field
@@ -159,9 +161,31 @@ def test_a_steered_prompt_counts_once(tmp_path: Path) -> None:
         for place, prompt, value in ((1, "b", 1), (0, "a", 1), (0, "a", 2), (2, "c", 1), (1, "old", 3))
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = steering.stored_rows(file, "w", 8, ["a", "b"])
+    info = replace(FakeGenerator().info, revision="w")
+    found = steering.stored_rows(file, info, 8, ["a", "b"])
     assert [(row["place"], row["values"]) for row in found] == [(0, 2), (1, 1)]
-    assert steering.stored_rows(file, "other", 8, ["a", "b"]) == []
+    assert steering.stored_rows(file, replace(info, revision="other"), 8, ["a", "b"]) == []
+
+
+def test_rows_of_prompts_that_were_spread_otherwise_are_measured_again(tmp_path: Path) -> None:
+    file, texts = tmp_path / "steering.jsonl", ["a boat", "a boat in the old style"]
+    styles = Styles(("old style", "new style"), frozenset({"style"}), spread=True)
+    alone = replace(FakeGenerator().info, revision="w")
+    spread = replace(alone, styles=styles)
+    row = {"weights": "w", "candidates": 8}
+    rows = [
+        {**row, "place": 0, "prompt": texts[0], "values": "before"},
+        {**row, "place": 1, "prompt": texts[1], "values": "before"},
+        {**row, "place": 0, "values": "spread", **steering._key(spread, texts[0])},
+    ]
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+    def found(info: GeneratorInfo) -> list[str]:
+        return [each["values"] for each in steering.stored_rows(file, info, 8, texts)]
+
+    assert found(alone) == found(replace(alone, styles=styles.decided("off"))) == ["before", "before"]
+    assert found(spread) == ["spread", "before"], "the second prompt names a style, so it is not spread"
+    assert found(replace(spread, styles=replace(styles, phrases=("old style",)))) == ["before"]
 
 
 def test_what_one_prompt_alone_shows_has_no_error_and_no_figure() -> None:

@@ -54,6 +54,7 @@ def _table(attribute: Json) -> Table:
     for value in attribute["values"]:
         odds = value["ranking"]
         spread = f"{_number(odds['odds'])} ({_number(odds['low'])} to {_number(odds['high'])})"
+        spread = spread if odds["fields"] else "-"
         shares = (_share(value["candidates"]), _share(value["winners"]))
         table.add_row(escape(value["text"]), *shares, spread, f"{odds['p_adjusted']:.3g}", value["verdict"])
     table.add_row("undetermined", _share(attribute["undetermined"]), _share(attribute["undetermined_winners"]))

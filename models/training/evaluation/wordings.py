@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from models.bootstrap import interval
 from models.training.data.palette import U8
 from models.training.data.scenes import Icons
 from models.training.evaluation import fields, prompts, russian
 from models.training.evaluation.sampling import Pack
 
 CANDIDATES = 16
-RESAMPLES = 2000
+SEED = 31
 
 
 class Run(Protocol):
@@ -92,9 +93,9 @@ def measure_spread(run: Run, names: Sequence[str], sets: Icons) -> dict[str, Any
         "asked": dict(zip(columns, asked.mean(0).tolist(), strict=True)),
         "spread": dict(zip(columns, varied.mean(0).tolist(), strict=True)),
         "difference": float(gain.mean()),
-        "interval": _interval(gain),
+        "interval": list(interval(gain, seed=SEED)),
         "preferred": float(preferred.mean()),
-        "preferred_interval": _interval(preferred),
+        "preferred_interval": list(interval(preferred, seed=SEED)),
     }
 
 
@@ -140,11 +141,3 @@ def _field(
     own = logp[:, list(names).index(prompt.names[0])]
     nearest = set(fields.nearest(pictures, prompt.names[0], sets))
     return float(len(nearest)), bool(holds[best]), float(own[best]), float(holds.float().mean())
-
-
-def _interval(differences: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    """The 95 % interval of a mean, by resampling prompts."""
-    rng = np.random.default_rng(31)
-    draws = rng.integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
-    return [float(low), float(high)]
