@@ -115,7 +115,7 @@ def wordings_notices(spec: GenerationSpec, cut: Mapping[str, Truncation]) -> tup
     if spec.spread:
         detail = (
             f"the generator read {limit} of up to {tokens} tokens, so the style at the end of {number} wordings was cut"
-            f": shorten the prompt by {tokens - limit} tokens, or name one style in it"
+            f": shorten the prompt by {tokens - limit} tokens"
         )
         return (Notice("style_truncated", detail, {**data, "text": spec.prompt, "wordings": list(cut)}),)
     detail = (

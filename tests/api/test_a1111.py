@@ -214,6 +214,8 @@ def test_a_cropped_image_is_named(house: House) -> None:
         ({"enable_hr": True, "hr_resize_x": -1}, 422, "invalid_request", "hr_resize_x"),
         ({"batch_size": 8, "n_iter": 100}, 422, "invalid_request", "batch_size"),
         ({"batch_size": 5}, 422, "invalid_request", "batch_size"),
+        ({"batch_size": 10**6}, 422, "invalid_request", "batch_size: 1000000 is out of range; send a value between 1"),
+        ({"n_iter": 10**23}, 422, "invalid_request", "batch_size: the value is out of range; send a value between 1"),
         ({"width": 100_000, "height": 1}, 422, "invalid_request", "width"),
         ({"width": -64, "height": -64}, 422, "invalid_request", "width"),
         ({"sampler_name": "Sketch"}, 422, "invalid_request", "Sampler not found"),

@@ -183,7 +183,7 @@ def test_a_style_that_is_cut_is_named_once_for_all_candidates() -> None:
     (notice,) = [each for each in run(one, generator=Styled())[1].outcome.notices if each.code == "style_truncated"]
     assert notice.detail == (
         "the generator read 24 of up to 29 tokens, so the style at the end of 2 of 2 wordings was cut: shorten the "
-        "prompt by 5 tokens, or name one style in it"
+        "prompt by 5 tokens"
     )
     assert notice.data["wordings"] == [f"{prompt}, old style", f"{prompt}, new style"]
 

@@ -16,8 +16,8 @@ MAX_MEMBERS = 256
 MAX_NAME = 64
 """Maximum characters of an unknown member's name in a warning."""
 
-MAX_COUNT, MAX_SIDE, MAX_SCALE = 1024, 99_999, 64
-"""Bounds of counts, sides in pixels and `hr_scale`; the service has narrower ones."""
+MAX_SIDE, MAX_SCALE = 99_999, 64
+"""Bounds of sides in pixels and of `hr_scale`; the service has narrower ones."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _EXACT = 2**53
@@ -128,8 +128,8 @@ class ProcessingRequest(BaseModel):
     sampler_name: str | None = Field(None, max_length=100, description="A name of GET /sdapi/v1/samplers.")
     sampler_index: str | None = Field(None, max_length=100, description="Older name of `sampler_name`.")
     scheduler: str | None = Field(None, max_length=100, description="A name of GET /sdapi/v1/schedulers.")
-    batch_size: Integer | None = Field(1, ge=1, le=MAX_COUNT, description="Images to return, times `n_iter`.")
-    n_iter: Integer | None = Field(1, ge=1, le=MAX_COUNT, description="Images to return, times `batch_size`.")
+    batch_size: Integer | None = Field(1, ge=1, description="Images to return, times `n_iter`.")
+    n_iter: Integer | None = Field(1, ge=1, description="Images to return, times `batch_size`.")
     steps: Integer | None = Field(None, description="Denoising steps.")
     cfg_scale: Number | None = Field(None, description="Guidance scale.")
     width: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Width of the images in pixels.")
