@@ -2,9 +2,10 @@
 
 The outside judge is the referee and never rewards. `pixels` is the share of images that show every stated attribute, by
 the checks of `models.training.evaluation.checks`. Settings differ in who rewards, see `SETTINGS`. Base and result are
-measured on prompts and seeds that no training has seen, and that chose nothing. `taste` makes ten votes and measures
-the share of their style, see `tests.bench.tuning_taste`. Everything is written to `--out`; the same call resumes, and
-passes over what is finished. `--keep` stores the reports in `results/tuning.json` and draws the curves.
+measured on prompts and seeds that no training has seen, and that chose nothing. `taste` makes ten votes for a style,
+`taste-background` for a background, and measures its share, see `tests.bench.tuning_taste`. Everything is written to
+`--out`; the same call resumes, and passes over what is finished. `--keep` stores the reports in `results/tuning.json`
+and draws the curves.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from models.tuning.task import Prompts, TuningTask
 from tests.bench import tuning_prompts, tuning_results, tuning_taste
 from tests.bench.tuning_opinions import both_of, judge_of, pixels_of, printed, share_of
 
-TASTE = "taste"
+TASTES: dict[str, tuning_taste.Kind] = {"taste": "style", "taste-background": "background"}
+"""What ten votes like, by name of the setting."""
 
 _WIDE = TuningSettings(rate=5e-4, prompts=24, candidates=16, timesteps=3, layers="wide", kl=0.0)
 
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"), help="a folder; each setting gets its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=2.0, help="limit of each setting, without loading")
-    parser.add_argument("--settings", nargs="+", default=["both"], choices=sorted([*SETTINGS, TASTE]))
+    parser.add_argument("--settings", nargs="+", default=["both"], choices=sorted([*SETTINGS, *TASTES]))
     parser.add_argument("--selection", type=int, default=24, help="prompts that stop and choose")
     parser.add_argument("--verdict", type=int, default=tuning_prompts.HELD_OUT - 24, help="prompts of the verdict")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the true drawings, for taste")
@@ -100,8 +102,8 @@ def main() -> None:
     if min(held_out) < 2 or sum(held_out) > tuning_prompts.HELD_OUT:
         parser.error(f"--selection and --verdict must be at least 2, and at most {tuning_prompts.HELD_OUT} in all")
     for name in asked.settings:
-        if name == TASTE:
-            report = tuning_taste.run(asked.device, asked.out / name, changes, held_out, asked.runs)
+        if name in TASTES:
+            report = tuning_taste.run(asked.device, asked.out / name, changes, held_out, asked.runs, TASTES[name])
         else:
             report = run(name, asked.device, asked.out, changes, held_out)
         shown = {key: report[key] for key in ("verdict", "stop", "iterations", "chosen", "differences")}

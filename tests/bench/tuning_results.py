@@ -16,7 +16,7 @@ from tests.bench.kit import RESULTS, machine
 from tests.bench.plots import INK, QUIET
 
 FILE = RESULTS / "tuning.json"
-MEASURES = ("pixels", "style", "referee")
+MEASURES = ("pixels", "style", "background", "referee")
 
 KEPT = (
     *("verdict", "stop", "iterations", "chosen", "seconds", "differences", "final", "measurements"),

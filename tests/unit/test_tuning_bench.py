@@ -24,19 +24,21 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     seen = list[Any]()
 
-    def taste(device: str, out: Path, changes: dict[str, Any], held_out: tuple[int, int], runs: Path) -> dict[str, Any]:
-        seen.append((out.name, replace(tuning_taste.SETTINGS, **changes), held_out, runs.name))
+    def taste(_: str, out: Path, changes: dict[str, Any], held_out: tuple[int, int], runs: Path, kind: str) -> Any:
+        seen.append((out.name, kind, replace(tuning_taste.SETTINGS, **changes), held_out, runs.name))
         return dict.fromkeys(("verdict", "stop", "iterations", "chosen", "differences", "final"))
 
     monkeypatch.setattr(tuning_taste, "run", taste)
-    given = "--settings taste --layers wide --rate 0.002 --rank 8 --minutes 3 --selection 5 --verdict 7 --runs drawings"
-    monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), *given.split()])
+    given = "--layers wide --rate 0.002 --rank 8 --minutes 3 --selection 5 --verdict 7 --runs drawings"
+    asked = ["--settings", "taste", "taste-background", *given.split()]
+    monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), *asked])
     tuning.main()
     monkeypatch.setattr("sys.argv", ["tuning", "--out", str(tmp_path), "--selection", "60", "--verdict", "60"])
     with pytest.raises(SystemExit):
         tuning.main()
-    ((name, settings, held_out, runs),) = seen
-    assert (name, held_out, runs) == ("taste", (5, 7), "drawings")
+    (name, kind, settings, held_out, runs), second = seen
+    assert (name, kind, held_out, runs) == ("taste", "style", (5, 7), "drawings")
+    assert second[:2] == ("taste-background", "background")
     assert (settings.layers, settings.rate, settings.rank, settings.alpha) == ("wide", 0.002, 8, 16)
     assert (settings.minutes, settings.candidates) == (3.0, tuning_taste.SETTINGS.candidates)
 
@@ -101,6 +103,29 @@ def test_one_candidate_of_the_style_is_liked_in_each_of_ten_fields(tmp_path: Pat
     file.write_text(json.dumps({**json.loads(file.read_text()), "scorer": "other"}))
     tuning_taste.cast_votes(*given)
     assert sampler.drawn == 22, "votes by another scorer are cast again"
+
+
+def test_agreement_is_the_share_of_pairs_that_the_taste_orders_as_the_look_does() -> None:
+    from tests.bench import tuning_taste
+
+    look = Opinion("background", "red", lambda prompt, images: images[:, 0, 0, 0] > (300 if prompt == "none" else 100))
+    tastes = [
+        Opinion("taste", "", lambda _, images: images[:, 0, 0, 0].astype(float)),
+        Opinion("taste", "", lambda _, images: -images[:, 0, 0, 0].astype(float)),
+        Opinion("taste", "", lambda _, images: np.zeros(len(images))),
+    ]
+    sampler: Any = Sampler()
+    found = [tuning_taste.agreement(taste, look, ["a", "b", "none"], sampler) for taste in tastes]
+    assert found == [{"agreement": share, "fields": 2} for share in (1.0, 0.0, 0.5)]
+    assert tuning_taste.agreement(tastes[0], look, ["none"], sampler) == {"agreement": None, "fields": 0}
+
+
+def test_the_background_of_an_image_is_a_look() -> None:
+    from tests.bench import tuning_taste
+
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[0, ..., 2] = 255
+    assert tuning_taste.background_of("blue").score("a cup", images).tolist() == [1.0, 0.0]
 
 
 def test_a_style_that_too_few_fields_show_is_no_vote(tmp_path: Path) -> None:
