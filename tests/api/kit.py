@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,39 @@ class House:
         assert answer.status_code == 202, answer.text
         result: dict[str, Any] = answer.json()
         return result
+
+
+def hang_up(house: House, path: str, body: Any, once: Callable[[], object], **headers: str) -> None:
+    """Post, and close the connection as soon as `once()` is true: no clock says when."""
+    content = json.dumps(body).encode()
+    fields = {"host": "localhost", "content-type": "application/json", "content-length": str(len(content)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    with socket.create_connection(house.address) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + content)
+        until(once)
+
+
+@contextmanager
+def held(*houses: House) -> Iterator[Callable[[], None]]:
+    """Steps wait until the function is called, or the block ends."""
+    go_on = threading.Event()
+    steps = [house.generator.step for house in houses]
+
+    def wait_then(step: Callable[..., Any]) -> Callable[..., Any]:
+        def waiting(*given: Any) -> Any:
+            go_on.wait(60)
+            return step(*given)
+
+        return waiting
+
+    for house, step in zip(houses, steps, strict=True):
+        house.generator.step = wait_then(step)  # type: ignore[method-assign]
+    try:
+        yield go_on.set
+    finally:
+        go_on.set()
+        for house, step in zip(houses, steps, strict=True):
+            house.generator.step = step  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from app.api.compat.a1111.jobs import MAX_OWNERS, Jobs
 from app.domain import Event, EventKind, Progress
 from app.service import Permission, auth
 from tests.api.keys_kit import add_key
-from tests.api.kit import House, running, until
+from tests.api.kit import House, hang_up, running, until
 from tests.api.test_a1111 import SMALL, TXT2IMG, opened, refused, warning_codes
 from tests.synthetic_models import InstrumentedGenerator
 from tests.unit.store_kit import generation
@@ -113,8 +113,7 @@ def test_a_key_is_the_password_and_sees_its_own_requests(tmp_path: Path, monkeyp
 
 
 def test_a_client_that_leaves_cancels_its_request(slow: House) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        slow.post(TXT2IMG, json={**SMALL, "steps": 150}, timeout=0.5)
+    hang_up(slow, TXT2IMG, {**SMALL, "steps": 150}, lambda: slow.live > 0)
     until(lambda: slow.live == 0 and _progress(slow)["state"]["job_count"] == 0)
 
 

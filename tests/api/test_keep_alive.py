@@ -10,13 +10,13 @@ import pytest
 
 from app.api import sse
 from app.api.negotiation import preferred_wait_s
-from tests.api.kit import PROMPT, House, running, until
+from tests.api.kit import PROMPT, House, held, running, until
 from tests.synthetic_models import InstrumentedGenerator
 
 pytestmark = pytest.mark.slow
 
 KEEP = {"prefer": "keep-alive"}
-SLOW = {**PROMPT, "steps": 30}
+LONG = {**PROMPT, "steps": 150}
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +26,23 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations", "/v1/generations/{id}/refine"])
 def test_the_id_comes_first_and_the_json_at_the_end(tmp_path: Path, path: str) -> None:
-    with running(tmp_path, InstrumentedGenerator(delay_s=0.02)) as house:
-        asked = {"index": 0, "n_candidates": 2, "steps": 30, "strength": 1.0} if "refine" in path else SLOW
+    with running(tmp_path) as house:
+        asked = {"index": 0, "n_candidates": 2, "steps": 4, "strength": 1.0} if "refine" in path else PROMPT
         path = path.replace("{id}", house.made()["id"])
-        with house.client.stream("POST", path, json=asked, headers=KEEP) as answer:
+        with held(house) as go_on, house.client.stream("POST", path, json=asked, headers=KEEP) as answer:
             assert answer.status_code == 200
             assert answer.headers["preference-applied"] == "keep-alive"
             assert answer.headers["x-accel-buffering"] == "no"
             own = answer.headers["location"]
             assert own.endswith(answer.headers["x-frontrunner-id"])
             assert house.client.get(own).json()["status"] in {"queued", "running"}
-            text = answer.read().decode()
-        assert text.startswith("\n\n\n"), "several periods of white space"
-        body = json.loads(text)
+            parts = answer.iter_text()
+            silence = ""
+            while len(silence) < 3:  # several periods of white space
+                silence += next(parts)
+            assert set(silence) == {"\n"}
+            go_on()
+            body = json.loads("".join(parts))
         assert body["id"] == answer.headers["x-frontrunner-id"]
         assert house.client.get(body["data"][0]["url"]).status_code == 200
 
@@ -56,12 +60,14 @@ def test_a_failure_is_a_problem_in_the_body(house: House, path: str) -> None:
 def test_a_client_that_goes_cancels_unless_it_has_a_key(tmp_path: Path, key: str | None) -> None:
     with running(tmp_path, InstrumentedGenerator(delay_s=0.02)) as house:
         headers = KEEP | ({"idempotency-key": key} if key else {})
-        with house.client.stream("POST", "/v1/generations", json=SLOW, headers=headers) as answer:
+        with house.client.stream("POST", "/v1/generations", json=LONG, headers=headers) as answer:
             own = answer.headers["location"]
+        if key:
+            house.generator.delay_s = 0.0
         ends = "succeeded" if key else "cancelled"
         until(lambda: house.client.get(own).json()["status"] == ends)
         if key:
-            assert house.post(json=SLOW, headers=headers).json()["id"] == own.rpartition("/")[2]
+            assert house.post(json=LONG, headers=headers).json()["id"] == own.rpartition("/")[2]
 
 
 def test_a_request_may_wait_before_it_goes_on_in_the_background(tmp_path: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import APITimeoutError, OpenAI
+from openai import OpenAI
 
 from app.service import auth
 from tests.api.keys_kit import add_key
-from tests.api.kit import House, running, until
+from tests.api.kit import House, hang_up, held, running, until
 from tests.hostile import png
 from tests.synthetic_models import InstrumentedGenerator
 
@@ -39,29 +38,6 @@ def _all(house: House, **headers: str) -> list[dict[str, Any]]:
     return found
 
 
-@contextmanager
-def _held(*houses: House) -> Iterator[Callable[[], None]]:
-    """Steps wait until the function is called, or the block ends."""
-    go_on = threading.Event()
-    steps = [house.generator.step for house in houses]
-
-    def wait_then(step: Callable[..., Any]) -> Callable[..., Any]:
-        def held(*given: Any) -> Any:
-            go_on.wait(60)
-            return step(*given)
-
-        return held
-
-    for house, step in zip(houses, steps, strict=True):
-        house.generator.step = wait_then(step)  # type: ignore[method-assign]
-    try:
-        yield go_on.set
-    finally:
-        go_on.set()
-        for house, step in zip(houses, steps, strict=True):
-            house.generator.step = step  # type: ignore[method-assign]
-
-
 def test_a_client_with_a_timeout_and_retries_samples_and_pays_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +57,7 @@ def test_a_client_with_a_timeout_and_retries_samples_and_pays_once(
             until(lambda: len(seen) >= 3)
             go_on()
 
-        with client, _held(house) as go_on:
+        with client, held(house) as go_on:
             threading.Thread(target=once_retried, args=(go_on,)).start()
             made = client.images.generate(prompt="a red apple", extra_body={"n_candidates": 4, "steps": 4})
         assert len(seen) >= 3
@@ -93,13 +69,10 @@ def test_a_client_with_a_timeout_and_retries_samples_and_pays_once(
 
 
 def test_what_its_client_gives_up_is_cancelled_after_the_grace_period(tmp_path: Path) -> None:
-    with running(tmp_path, stream_grace_s=0.3) as house:
-        client = OpenAI(base_url=f"{house.url}/v1", api_key="none", timeout=0.5, max_retries=0)
-        with client, _held(house) as go_on:
-            with pytest.raises(APITimeoutError):
-                client.images.generate(prompt="a red apple", extra_body={"n_candidates": 4, "steps": 4})
-            until(lambda: [one["status"] for one in _all(house)] == ["cancelled"])
-            go_on()
+    with running(tmp_path, stream_grace_s=0.3) as house, held(house) as go_on:
+        hang_up(house, ROUTE, ASKED, lambda: house.live > 0, **{"x-stainless-retry-count": "0"})
+        until(lambda: [one["status"] for one in _all(house)] == ["cancelled"])
+        go_on()
 
 
 def test_a_client_that_waits_longer_than_the_grace_period_gets_its_images(tmp_path: Path) -> None:
@@ -134,11 +107,9 @@ def test_a_retry_of_what_failed_starts_again(house: House) -> None:
 
 
 def test_a_retry_reaches_its_request_on_another_replica(tmp_path: Path) -> None:
-    with running(tmp_path) as one, running(tmp_path) as two, _held(one, two) as go_on:
+    with running(tmp_path) as one, running(tmp_path) as two, held(one, two) as go_on:
         calls = len(two.generator.calls)
-        with pytest.raises(httpx.ReadTimeout):
-            one.client.post(ROUTE, timeout=0.7, **_sent(0))
-        until(lambda: len(_all(one)) == 1)
+        hang_up(one, ROUTE, ASKED, lambda: len(_all(one)) == 1, **{"x-stainless-retry-count": "0"})
         threading.Timer(0.5, go_on).start()
         made = _id(two.post(ROUTE, **_sent(1)))
         assert [one["id"] for one in _all(two)] == [made]

@@ -215,7 +215,7 @@ async def test_a_generation_that_is_taken_over_is_charged_once(tmp_path: Path) -
         place = tmp_path / str(attempts)
         place.mkdir()
         async with (
-            house(place, delay_s=0.02) as one,
+            house(place, delay_s=0.1) as one,
             house(place, lease_policy=LeasePolicy(max_attempts=attempts)) as two,
         ):
             key = await key_in(one.records)

@@ -26,6 +26,7 @@ from models.families import Source
 from models.load_options import EndpointLimits, LoadOptions
 from models.scorers import chat_endpoint, questions
 from models.scorers.chat_endpoint import ChatScorer
+from tests.servers import until
 
 pytestmark = pytest.mark.slow
 
@@ -234,11 +235,14 @@ def test_an_endpoint_that_stalls_is_given_up_and_left_alone(part: str, monkeypat
 
 
 def test_waiting_for_other_calls_of_the_endpoint_is_no_stall() -> None:
-    judge, endpoint = scorer(by_shade, timeout_s=0.1, concurrency=1)
+    judge, endpoint = scorer(by_shade, timeout_s=60, concurrency=1)
+    clock = judge._loop.time
     asyncio.run_coroutine_threadsafe(judge._free.acquire(), judge._loop).result()  # another call has the only place
     with ThreadPoolExecutor(1) as pool:
         scores = pool.submit(judge.score, PICTURES[:2], "a red apple")
-        time.sleep(0.3)
+        until(lambda: judge._free._waiters)
+        judge._loop.time = lambda: clock() + 3600  # type: ignore[method-assign]
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), judge._loop).result()
         assert not scores.done()
         assert endpoint.bodies == []
         judge._loop.call_soon_threadsafe(judge._free.release)

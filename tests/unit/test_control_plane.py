@@ -184,13 +184,14 @@ async def test_a_start_is_stored_when_its_end_cannot_be(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 async def test_claims_outlive_their_lease_while_the_device_is_silent(tmp_path: Path, url: str) -> None:
-    lease = LeasePolicy(lease_s=0.6)
+    lease = LeasePolicy(lease_s=2.0)
     async with (
-        house(tmp_path, url=url, delay_s=1.0, lease_policy=lease) as one,
+        house(tmp_path, url=url, lease_policy=lease) as one,
         house(tmp_path, url=url, lease_policy=lease) as two,
         working(two),
     ):
-        name = (await one.service.submit(GenerationParams("x", steps=2, n_candidates=1), queue_if_full=True)).id
+        one.generator.delay_s = 3.0
+        name = (await one.service.submit(GenerationParams("x", steps=1, n_candidates=1), queue_if_full=True)).id
         done = await one.service.wait(name)
     assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
 

@@ -154,7 +154,7 @@ async def test_a_cancelled_write_leaves_the_store_usable(file_url: str) -> None:
                 await asyncio.sleep(0)
             write.cancel()
             await asyncio.gather(write, return_exceptions=True)
-        assert await asyncio.wait_for(store.append("gen_a", [STEP], MINE), 5)
+        assert await asyncio.wait_for(store.append("gen_a", [STEP], MINE), 30)
         seqs = [e.seq for e in await store.events("gen_a", 0)]
         assert seqs == list(range(1, len(seqs) + 1))
         assert len(seqs) % 2 == 1

@@ -64,8 +64,8 @@ async def test_the_store_keeps_the_newest_progress(records: SqlGenerationStore) 
 
 @pytest.mark.anyio
 async def test_every_replica_knows_how_far_a_generation_is(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.05) as one, house(tmp_path) as two:
-        running = await one.service.submit(GenerationParams("x", steps=100, n_candidates=2))
+    async with house(tmp_path, delay_s=0.1) as one, house(tmp_path) as two:
+        running = await one.service.submit(GenerationParams("x", steps=150, n_candidates=2))
         assert (running.status, running.completed) == (Status.QUEUED, 0.0)
         async with asyncio.timeout(60):
             while not (seen := await two.service.get(running.id)).progress.step:

@@ -174,7 +174,7 @@ async def test_postgresql_tells_of_the_queue_and_of_ends(postgresql: PostgreSQL)
     async with opened(url) as one, opened(url) as two:
         told: asyncio.Queue[str] = asyncio.Queue()
         listening = asyncio.create_task(two.listen(told.put_nowait))
-        assert await asyncio.wait_for(told.get(), 5) == ""
+        assert await asyncio.wait_for(told.get(), 30) == ""
         assert two.notifies
         await one.create(generation(), [STEP], None)
         await one.claim("pictogram", "pictogram", 9, MINE)
@@ -185,7 +185,7 @@ async def test_postgresql_tells_of_the_queue_and_of_ends(postgresql: PostgreSQL)
         await one.claim("pictogram", "pictogram", 9, MINE)
         await one.save(generation(status=Status.SUCCEEDED), [STEP], MINE)
         await one.delete("gen_a")
-        assert [await asyncio.wait_for(told.get(), 5) for _ in range(4)] == ["", "", "gen_a", "gen_a"]
+        assert [await asyncio.wait_for(told.get(), 30) for _ in range(4)] == ["", "", "gen_a", "gen_a"]
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         assert not two.notifies
@@ -197,13 +197,13 @@ async def test_postgresql_tells_of_models_that_replicas_announce_and_withdraw(po
     async with opened(url) as one, opened(url) as two:
         told: asyncio.Queue[str] = asyncio.Queue()
         listening = asyncio.create_task(two.listen(told.put_nowait))
-        assert await asyncio.wait_for(told.get(), 5) == ""
+        assert await asyncio.wait_for(told.get(), 30) == ""
         served = SqlServedModelStore(one)
         waiting, loaded = (ServedModelRow("r", "pictogram", state, "", "1") for state in ("loading", "loaded"))
         for rows in ([waiting], [loaded], [loaded], [replace(loaded, weights="2")], []):
             await served.publish("r", rows)
         await one.create(generation("gen_end"), [STEP], None)
-        heard = [await asyncio.wait_for(told.get(), 5) for _ in range(7)]
+        heard = [await asyncio.wait_for(told.get(), 30) for _ in range(7)]
         assert heard == ["models", "models", "models", "", "models", "", ""]
         assert told.empty()
         listening.cancel()

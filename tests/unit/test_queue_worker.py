@@ -77,8 +77,8 @@ async def test_a_ranking_that_two_replicas_store_with_one_key_is_stored_once(tmp
 
 
 async def test_what_has_killed_too_often_is_failed_and_counted(tmp_path: Path) -> None:
-    async with house(tmp_path, delay_s=0.02) as one, house(tmp_path, lease_policy=LeasePolicy(max_attempts=1)) as two:
-        running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=100))
+    async with house(tmp_path, delay_s=0.1) as one, house(tmp_path, lease_policy=LeasePolicy(max_attempts=1)) as two:
+        running = await one.service.submit(GenerationParams("x", n_candidates=1, steps=150))
         while (await two.service.get(running.id)).status is not Status.RUNNING:
             await asyncio.sleep(0.01)
         lapse = text("UPDATE generations SET lease_until = 0, claim = 'gone'")

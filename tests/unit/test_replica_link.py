@@ -145,7 +145,7 @@ async def test_what_is_asked_while_the_link_closes_is_lost(monkeypatch: pytest.M
     await child.asked()
     await link.close()
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(asking, 5)
+        await asyncio.wait_for(asking, 30)
 
 
 class Handle:

@@ -233,7 +233,7 @@ async def test_a_replica_whose_description_is_lost_is_asked_again(
 ) -> None:
     """By an error of the worker, one on the way, and no answer; each time it waits longer."""
     monkeypatch.setattr(fleet, "RETRY_S", (0.0, 0.001, 0.002))
-    monkeypatch.setattr(fleet, "ASK_S", 0.05)
+    monkeypatch.setattr(fleet, "ASK_S", 0.5)
     failed = answer(AnswerKind.ERROR, note_of(TimeoutError()))
     one, link = spec(n_candidates=8), FakeLink(described=[failed, ConnectionResetError(), None, failed])
     async with replicas(link, "r0") as (engine, deaths):
