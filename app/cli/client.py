@@ -46,7 +46,15 @@ def connect(url: str) -> Iterator[Client]:
         with httpx.Client(trust_env=False) as http:
             yield Client(url, http=http)
     except (FrontrunnerError, httpx.InvalidURL) as error:
-        raise CliError(str(error)) from None
+        raise CliError(explained(error)) from None
+
+
+def explained(error: Exception) -> str:
+    """The message of an error, after the first invalid field if it does not name that."""
+    field = next(iter(error.errors), None) if isinstance(error, ApiError) else None
+    place = "" if field is None else field.get("pointer") or field.get("parameter") or ""
+    name = place.lstrip("#/").replace("/", ".")
+    return str(error) if name.rpartition(".")[2] in str(error) else f"{name}: {error}"
 
 
 @contextmanager

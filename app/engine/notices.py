@@ -8,6 +8,7 @@ from app.domain import Candidate, GenerationSpec, Notice, Score
 from app.engine.ranking.scoring import CHANCE_Z_SCORE, z_score
 from models.prompt_weights import MAX_WEIGHT, read_weights
 from models.protocols import Conditioning, Embeddings, GeneratorInfo, ScorerInfo, TextEmbedding, Truncation
+from models.protocols.styles import style_of
 
 CONTRADICTION_COSINE = 0.9
 """Minimum cosine of a negative with the prompt for a contradiction."""
@@ -117,7 +118,8 @@ def wordings_notices(spec: GenerationSpec, cut: Mapping[str, Truncation]) -> tup
             f"the generator read {limit} of up to {tokens} tokens, so the style at the end of {number} wordings was cut"
             f": shorten the prompt by {tokens - limit} tokens"
         )
-        return (Notice("style_truncated", detail, {**data, "text": spec.prompt, "wordings": list(cut)}),)
+        styles = [style_of(spec.prompt, text) for text in cut]
+        return (Notice("style_truncated", detail, {**data, "text": spec.prompt, "styles": styles}),)
     detail = (
         f"the generator read {limit} of up to {tokens} tokens, so the end of {number} variants was cut, such as a style"
         ": shorten them"

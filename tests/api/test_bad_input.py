@@ -168,10 +168,14 @@ def test_every_route_names_the_same_limit(house: House, path: str, asked: dict[s
 
 
 def test_a_checkpoint_after_the_end_names_the_steps(house: House) -> None:
-    for value in (9, 10**6, 10**23):
-        answer = house.post(json={**PROMPT, "pruning": [{"at": value, "keep": 2}]})
-        detail = is_problem(answer, 422, "invalid_request", "#/pruning/0")["detail"]
-        assert detail.endswith("must be less than the number of steps, 4")
+    for value in (9, 10**6, 10**23, 10**40):
+        late, many = ({"at": value, "keep": 2}, {"at": 1, "keep": value})
+        for cut, told in (
+            (late, "`at` must be less than the number of steps, 4"),
+            (many, "`keep` must be at most 3, the number of candidates left at this checkpoint"),
+        ):
+            answer = house.post(json={**PROMPT, "pruning": [cut]})
+            assert is_problem(answer, 422, "invalid_request", "#/pruning/0")["detail"] == told
 
 
 @pytest.mark.parametrize(

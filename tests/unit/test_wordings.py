@@ -185,7 +185,7 @@ def test_a_style_that_is_cut_is_named_once_for_all_candidates() -> None:
         "the generator read 24 of up to 29 tokens, so the style at the end of 2 of 2 wordings was cut: shorten the "
         "prompt by 5 tokens"
     )
-    assert notice.data["wordings"] == [f"{prompt}, old style", f"{prompt}, new style"]
+    assert notice.data["styles"] == ["old style", "new style"], "the prompt itself is told once"
 
 
 def test_variants_that_are_cut_are_named_in_one_warning() -> None:

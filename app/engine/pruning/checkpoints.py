@@ -22,12 +22,9 @@ def find_problem(checkpoints: Sequence[Checkpoint], *, steps: int, n_candidates:
         if checkpoint.at <= last:
             return place, f"at must increase from checkpoint to checkpoint; at={checkpoint.at} follows at={last}"
         if checkpoint.at >= steps:
-            return place, f"at={checkpoint.at} must be less than the number of steps, {steps}"
+            return place, f"`at` must be less than the number of steps, {steps}"
         if checkpoint.keep is not None and checkpoint.keep > live:
-            return (
-                place,
-                f"keep={checkpoint.keep} must be at most {live}, the number of candidates left at this checkpoint",
-            )
+            return place, f"`keep` must be at most {live}, the number of candidates left at this checkpoint"
         if checkpoint.keep is not None and checkpoint.keep < n:
             return place, f"keep={checkpoint.keep} must be at least n={n}, the number of images to return"
         last, live = checkpoint.at, checkpoint.keep or live
