@@ -222,7 +222,7 @@ FAKES = """
 def test_the_first_signal_drains(tmp_path: Path) -> None:
     with _served(tmp_path, FAKES, LOG_FORMAT="json") as (process, client):
         _ready(client)
-        asked = {"prompt": "a very private prompt", "n_candidates": 4, "steps": 40}
+        asked = {"prompt": "a very private prompt", "n_candidates": 4, "steps": 80}
         queued = client.post("/v1/generations", json=asked, headers={"prefer": "respond-async"}).json()
         process.send_signal(signal.SIGTERM)
         until(lambda: client.get("/readyz").status_code == 503)

@@ -120,7 +120,7 @@ def test_a_batch_is_submitted_and_fetched_later(own: House, tmp_path: Path) -> N
 
 def test_an_interrupted_wait_leaves_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
     with running(tmp_path) as house:
-        house.generator.delay_s = 0.05
+        house.generator.delay_s = 0.2
         requests = _file(
             tmp_path, {"prompt": "a red apple", **SMALL}, {"prompt": "x", "n_candidates": 64, "steps": 150}
         )

@@ -30,9 +30,9 @@ OURS, THEIRS = "/v1/generations", "/v1/images/generations"
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    """A service of its own for each test, whose denoiser takes 20 ms a call once it is ready."""
+    """A service of its own for each test, whose denoiser takes 50 ms a call once it is ready."""
     with running(tmp_path, stream_grace_s=0.5) as it:
-        it.generator.delay_s = 0.02
+        it.generator.delay_s = 0.05
         yield it
 
 
@@ -125,7 +125,7 @@ def test_loading_answers_but_is_not_ready(tmp_path: Path) -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None:
     with running(tmp_path, max_candidates=16, max_queued_candidates=20) as house:
-        house.generator.delay_s = 0.02
+        house.generator.delay_s = 0.1
         first = house.queued(n_candidates=16, steps=150)
         for accept in ("application/json", "text/event-stream", "image/png"):
             answer = house.post(json={**PROMPT, "n_candidates": 8}, headers={"accept": accept})
@@ -183,7 +183,7 @@ def test_a_dead_engine_fails_every_waiter_and_readiness(tmp_path: Path) -> None:
 
 
 def test_draining_refuses_new_work_and_finishes_old(house: House) -> None:
-    queued = house.queued(steps=30)
+    queued = house.queued(steps=10)
     house.app.state.engine.drain()
     is_problem(house.client.get("/readyz"), 503, "draining")
     is_problem(house.post(json=PROMPT), 503, "draining")

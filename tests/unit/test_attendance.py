@@ -68,7 +68,7 @@ async def closed(stream: AsyncIterator[Event]) -> None:
 
 
 async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with house(tmp_path, delay_s=0.05, stream_grace_s=2.0) as one, house(tmp_path, stream_grace_s=2.0) as two:
+    async with house(tmp_path, delay_s=0.2, stream_grace_s=2.0) as one, house(tmp_path, stream_grace_s=2.0) as two:
         notes = 0
         attend = two.records.record_attendance
 
@@ -93,7 +93,7 @@ async def test_a_stream_is_resumed_on_another_replica(tmp_path: Path, monkeypatc
 
 
 async def test_a_stream_that_stays_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with house(tmp_path, delay_s=0.05, stream_grace_s=1.0) as h, working(h):
+    async with house(tmp_path, delay_s=0.2, stream_grace_s=1.0) as h, working(h):
         running = await h.service.submit(GenerationParams("x", n_candidates=1, steps=150), attended=True)
         leaves, stays = h.service.watch(running.id), h.service.watch(running.id)
         await anext(leaves)

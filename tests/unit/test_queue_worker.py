@@ -38,7 +38,7 @@ async def counted(there: House) -> Mapping[str, int]:
 async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
     lease_policy = LeasePolicy(lease_s=10.0)
     async with (
-        house(tmp_path, delay_s=0.05, lease_policy=lease_policy) as one,
+        house(tmp_path, delay_s=0.3, lease_policy=lease_policy) as one,
         house(tmp_path, lease_policy=lease_policy) as two,
     ):
         working = asyncio.create_task(two.service.run_worker())
@@ -47,6 +47,7 @@ async def test_a_clock_that_jumps_moves_no_claim(tmp_path: Path) -> None:
             with time_machine.travel(time.time() + hours * 3600, tick=True):
                 await asyncio.sleep(0.4)  # several looks at the queue
                 assert not (await two.service.get(running.id)).status.is_final
+        one.generator.delay_s = 0.0
         done = await one.service.wait(running.id)
         assert (done.status, done.attempts) == (Status.SUCCEEDED, 1)
         assert two.service.stats().rows_stepped == 0
