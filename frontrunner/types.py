@@ -528,6 +528,24 @@ class ReferenceOutput(TypedDict):
     similarity: float
 
 
+class ReplayOutput(TypedDict):
+    """
+    What pruning plans kept of the best-of-N gain.
+
+    They were replayed on prompts that they were not made from, for the best of `candidates` at `quality`. `kept` is the
+    mean share kept, with its standard error `kept_error`. `loss_ratio`, with its standard error, is the real loss
+    relative to the modelled one. Plans assume an upper limit of it, between 1 and 3.
+    """
+
+    candidates: int
+    prompts: int
+    quality: float
+    kept: float
+    kept_error: float
+    loss_ratio: float
+    loss_ratio_error: float
+
+
 class RerankResult(TypedDict):
     """
     A document's index in the request, and its cosine with the query, in [-1, 1].
@@ -1060,6 +1078,7 @@ class CalibrationOutput(TypedDict):
     How well previews after each step predict the ranking of final images.
 
     Valid only for the revisions, sampler, steps and guidance scale it names. `match` is the probability of a match.
+    `replay` is what plans really keep.
     """
 
     generator: str
@@ -1074,6 +1093,7 @@ class CalibrationOutput(TypedDict):
     artefacts: ArtefactLimitsOutput | None
     head: PreviewHeadOutput | None
     match: MatchOutput | None
+    replay: ReplayOutput | None
 
 
 class CandidateOutput(TypedDict):

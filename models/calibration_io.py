@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelUnsupported
-from models.protocols import Calibration, MatchCalibration, PreviewHead
+from models.protocols import Calibration, MatchCalibration, PreviewHead, ReplayedPlans
 from models.protocols.guards import ArtefactLimits
 
 FORMAT = 4
@@ -58,6 +58,7 @@ def from_json(data: Mapping[str, Any]) -> Calibration:
             "steered": steered,
             "head": _head(fields.get("head")),
             "match": match,
+            "replay": _replay(fields.get("replay")),
         }
         made = Calibration(**{**values, **parts})
         guidance = fields["guidance_scale"]
@@ -92,6 +93,22 @@ def _head(found: Mapping[str, Any] | None) -> PreviewHead | None:
     except ValueError as error:
         raise ValueError(f"the calibration cannot be used: {error}") from error
     return head
+
+
+def _replay(found: Mapping[str, Any] | None) -> ReplayedPlans | None:
+    """What plans kept, from its JSON form. Raises ValueError, KeyError and TypeError."""
+    if found is None:
+        return None
+    replay = ReplayedPlans(**found)
+    counts: tuple[Any, ...] = (replay.candidates, replay.prompts)
+    if not all(isinstance(count, int) and count >= 2 for count in counts):
+        raise ValueError("`candidates` and `prompts` of the calibration's replay must be whole numbers of at least 2")
+    positive = (replay.loss_ratio, replay.loss_ratio_error, replay.kept_error)
+    if not all(isfinite(value) and value >= 0 for value in positive) or not isfinite(replay.kept):
+        raise ValueError("`replay` of the calibration must hold finite numbers, and errors and a ratio of at least 0")
+    if not 0 < replay.quality < 1:
+        raise ValueError("`quality` of the calibration's replay must lie between 0 and 1")
+    return replay
 
 
 def match_from_json(found: Mapping[str, Any] | None) -> MatchCalibration | None:

@@ -169,6 +169,24 @@ Beyond it the calibration is not used. Scales count from the largest unguided on
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayedPlans:
+    """What plans kept of the best-of-N gain, on prompts that they were not made from.
+
+    `loss_ratio`, with its standard error `loss_ratio_error`, is the real loss relative to the planner's modelled one.
+    `kept`, with `kept_error`, is the mean share kept of the gain, where plans took the ratio into account. The plans
+    were for the best of `candidates` at `quality`, on the device of the calibration. `prompts` were replayed.
+    """
+
+    candidates: int
+    prompts: int
+    quality: float
+    kept: float
+    kept_error: float
+    loss_ratio: float
+    loss_ratio_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """How well previews predict final scores, for one generator and one scorer.
 
@@ -185,7 +203,8 @@ class Calibration:
 
     `artefacts` are limits of the statistics of random images; None if they were not measured. `steering` (scale, start,
     end) are the settings of steered runs. `steered` is the calibration of such runs. `head` belongs to the vectors of
-    this scorer; None if none was fitted. `match` is the probability of a match; None if it was not measured.
+    this scorer; None if none was fitted. `match` is the probability of a match; None if it was not measured. `replay`
+    is what plans kept; None if it was not measured.
     """
 
     generator: str
@@ -202,6 +221,7 @@ class Calibration:
     steered: Calibration | None = None
     head: PreviewHead | None = None
     match: MatchCalibration | None = None
+    replay: ReplayedPlans | None = None
 
     def matches(self, generator: GeneratorInfo, scorer: ScorerInfo) -> bool:
         """Whether it was measured with exactly these weights."""

@@ -131,6 +131,10 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
         "head_error": list(known.head.head_error),
     }
     assert "head error" in told
+    assert known.replay is not None
+    assert (known.replay.candidates, known.replay.prompts) == (8, len(THINGS))
+    assert model["calibration"]["replay"]["loss_ratio"] == known.replay.loss_ratio
+    assert "plans for the best of 8 keep" in told
     assert told.count("linear fit") == known.head.used.count(False)
     assert not made["warnings"], "pruning is planned by it"
 

@@ -17,8 +17,8 @@ from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
-from app.engine.pruning import calibration, planner
-from app.engine.pruning import checkpoints as pruning
+from app.engine.pruning import calibration, planner, replay
+from app.engine.pruning.trajectory import Trajectory
 from app.engine.trajectories import RecordedGeneration, record_trajectories
 from models.protocols import Calibration, Models
 from tests.bench.kit import Figure
@@ -50,15 +50,6 @@ class Race:
         by_step = (self.previews[:, :n], self.gaps[:, :n])
         return Race(*by_step, self.finals[:n], self.judged[:n], self.embeddings[:, :n], self.prompt)
 
-    def predicted(self, known: Calibration, candidate: int, at: int) -> float:
-        """The final score predicted after a step, by the engine's own functions."""
-        preview, steps = self.previews[at - 1, candidate], len(self.previews)
-        embedding = self.embeddings[at - 1, candidate].astype(np.float32)
-        estimated = calibration.estimate_embedding(known, embedding, known.sampler, at, steps)
-        if estimated is not None:
-            preview += float((estimated[0] - embedding) @ self.prompt)
-        return calibration.predict_score(known, preview, self.gaps[at - 1, candidate], known.sampler, at, steps)
-
 
 def watched(
     models: Models, prompts: int, n_candidates: int, judge: Judge, progress: Callable[[int], None]
@@ -82,17 +73,20 @@ def _race(seen: RecordedGeneration, judge: Judge) -> Race:
 
 def survivors(race: Race, checkpoints: Sequence[Checkpoint], known: Calibration) -> list[int]:
     """Who is left at the end of a race cut there: the engine's own rule, replayed."""
-    live = list(range(len(race.finals)))
-    for cut in checkpoints:
-        worth = [race.predicted(known, i, cut.at) for i in live]
-        live = [live[place] for place in pruning.select_survivors(worth, cut)]
-    return live
+    embeddings = race.embeddings.astype(np.float16)
+    trace = Trajectory(race.previews, race.gaps, race.finals, embeddings, race.prompt)
+    return replay.survivors(trace, checkpoints, known)
 
 
-def kept(races: Sequence[Race], checkpoints: Sequence[Checkpoint], known: Calibration, by: str) -> float:
-    """Share of the gain over the mean that is kept, in the scores named `by`: "finals" or "judged"."""
-    gains = [_gains(race, getattr(race, by), survivors(race, checkpoints, known)) for race in races]
-    return sum(g[0] for g in gains) / sum(g[1] for g in gains)
+def kept(races: Sequence[Race], checkpoints: Sequence[Checkpoint], known: Calibration, by: str) -> tuple[float, float]:
+    """Share of the gain over the mean that is kept, and its standard error over prompts.
+
+    In the scores named `by`: "finals" or "judged".
+    """
+    rows = [_gains(race, getattr(race, by), survivors(race, checkpoints, known)) for race in races]
+    left, whole = np.transpose(rows)
+    share = float(left.sum() / whole.sum())
+    return share, float(np.sqrt(((left - share * whole) ** 2).sum()) / whole.sum())
 
 
 def _gains(race: Race, scores: Array, left: list[int]) -> tuple[float, float]:
@@ -110,16 +104,25 @@ def figures(races: Sequence[Race], known: Calibration, costs: CostModel) -> tupl
             break
         fields = [race.first(n) for race in races]
         steps = len(races[0].previews)
-        plan = planner.PlanInput(n, 1, steps, calibration.correlations_by_step(known, known.sampler, steps), costs)
+        correlations, ratio = (
+            calibration.correlations_by_step(known, known.sampler, steps),
+            replay.assumed_ratio(known.replay),
+        )
+        plan = planner.PlanInput(n, 1, steps, correlations, costs, loss_ratio=ratio)
         cuts = planner.plan_checkpoints(plan, QUALITY)
-        ours = kept(fields, cuts, known, "finals")
+        ours, error = kept(fields, cuts, known, "finals")
         gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))
         work = {"work": plan.device_seconds(cuts), "unpruned": plan.device_seconds(())}
         curve.append({"n": n, "prompts": len(races), "kept": ours, **work, "gain": gain})
         if n not in (16, 64):
             continue
         share = round(plan.device_seconds(cuts) / plan.device_seconds(()), 3)
-        detail = {"cuts": [[c.at, c.keep] for c in cuts], "work": share, "prompts": len(races)}
+        detail = {
+            "cuts": [[c.at, c.keep] for c in cuts],
+            "work": share,
+            "prompts": len(races),
+            "error": round(error, 4),
+        }
         made.append(Figure(f"best of {n}, pruned: gain kept", ours, "unpruned", at_least=0.97, detail=detail))
         made.append(_second_opinion(n, fields, cuts, known))
     return made, curve
@@ -129,7 +132,7 @@ def _second_opinion(n: int, fields: Sequence[Race], cuts: Sequence[Checkpoint], 
     """The same share by the other judge; with no bound where it sees no clear gain to keep any of."""
     gains = np.asarray([_gains(race, race.judged, list(range(n)))[1] for race in fields])
     gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
-    theirs = kept(fields, cuts, known, "judged")
+    theirs, _ = kept(fields, cuts, known, "judged")
     bound = 0.93 if gain > 2 * error else None
     detail = {"unpruned_gain": round(gain, 4), "its_error": round(error, 4)}
     return Figure(f"best of {n}, pruned: gain kept, other judge", theirs, "unpruned", at_least=bound, detail=detail)

@@ -15,7 +15,7 @@ from app.engine.protocols import Engine
 from app.engine.pruning import planner
 from app.service.generations.pruning_policy import DIVERSITY_POOL_FACTOR, PruningPlanner, PruningPolicy
 from app.service.generations.spec import PruningContext
-from models.protocols import Calibration
+from models.protocols import Calibration, ReplayedPlans
 from models.synthetic.generator import FakeGenerator
 from models.synthetic.scorer import FakeScorer
 
@@ -78,11 +78,23 @@ def test_a_sampler_that_passes_the_noise_sooner_is_cut_sooner_or_harder() -> Non
 
 
 def test_a_lower_quality_is_cut_harder() -> None:
-    def survivors(quality: float) -> int:
+    def rows(quality: float) -> int:
+        """Steps of all candidates."""
         checkpoints: tuple[Checkpoint, ...] = cutter(calibrated(), quality=quality)("auto", HEAT)[0]
-        return sum(c.keep or 0 for c in checkpoints)
+        return HEAT.n_candidates * checkpoints[0].at + sum(
+            (c.keep or 0) * (later - c.at)
+            for c, later in zip(checkpoints, (*(c.at for c in checkpoints[1:]), HEAT.steps), strict=True)
+        )
 
-    assert survivors(0.8) < survivors(0.99)
+    assert rows(0.8) < rows(0.99)
+
+
+def test_a_larger_loss_than_modelled_is_cut_less() -> None:
+    trusted, measured = (
+        cutter(replace(calibrated(), replay=found))("auto", HEAT)[0]
+        for found in (None, ReplayedPlans(16, 192, 0.97, 0.97, 0.01, 2.0, 0.2))
+    )
+    assert measured == cutter(calibrated(), quality=1 - 0.03 / 2.329)("auto", HEAT)[0] != trusted
 
 
 def test_a_share_runs_in_shadow() -> None:

@@ -44,10 +44,28 @@ class MatchOutput(ResponseModel):
     reliability: list[tuple[float, float, float]]
 
 
+class ReplayOutput(ResponseModel):
+    """What pruning plans kept of the best-of-N gain.
+
+    They were replayed on prompts that they were not made from, for the best of `candidates` at `quality`. `kept` is the
+    mean share kept, with its standard error `kept_error`. `loss_ratio`, with its standard error, is the real loss
+    relative to the modelled one. Plans assume an upper limit of it, between 1 and 3.
+    """
+
+    candidates: int
+    prompts: int
+    quality: float
+    kept: float
+    kept_error: float
+    loss_ratio: float
+    loss_ratio_error: float
+
+
 class CalibrationOutput(ResponseModel):
     """How well previews after each step predict the ranking of final images.
 
     Valid only for the revisions, sampler, steps and guidance scale it names. `match` is the probability of a match.
+    `replay` is what plans really keep.
     """
 
     generator: str
@@ -62,3 +80,4 @@ class CalibrationOutput(ResponseModel):
     artefacts: ArtefactLimitsOutput | None
     head: PreviewHeadOutput | None
     match: MatchOutput | None
+    replay: ReplayOutput | None

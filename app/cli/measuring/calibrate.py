@@ -27,14 +27,14 @@ from app.domain import Checkpoint
 from app.engine.config import EngineConfig
 from app.engine.core import EngineCore
 from app.engine.cost_model import CostModel
-from app.engine.pruning import calibration
+from app.engine.pruning import calibration, replay
 from app.engine.pruning.planner import PlanInput, plan_checkpoints
 from app.engine.ranking import probability
 from app.engine.trajectories import record_trajectories
 from app.settings import Settings
 from models import calibration_io
 from models.guards import artefacts
-from models.protocols import Calibration, Embedder, Embeddings, GeneratorInfo, MatchCalibration
+from models.protocols import Calibration, Embedder, Embeddings, GeneratorInfo, MatchCalibration, ReplayedPlans
 from models.protocols.steering import SteeringSettings
 
 NOTHING_TO_PRUNE = (
@@ -80,7 +80,7 @@ def run_calibration(
         info = served_info(models, settings)
         if guidance_scale is not None:
             info = replace(info, guidance_scale=guidance_scale)
-        race = partial(_race, core, info, models.scorer, texts, candidates)
+        race = partial(_race, core, info, models.scorer, texts, candidates, settings.pruning_quality)
         made = race(None, console)
         if steering is not None:
             made = replace(made, steered=race(SteeringSettings(steering), console))
@@ -96,6 +96,8 @@ def run_calibration(
         known = f"calibration error {made.match.error:.3f}, noise of a score {made.match.noise:.4f}"
         console.print(f"probability of a match: {known}", soft_wrap=True, highlight=False)
         console.print(reliability_table(made.match))
+    if made.steps > 1:
+        console.print(_replayed(made.replay), soft_wrap=True, highlight=False)
     outlook = _outlook(made, core.costs, settings.pruning_quality, tiny=bool(chosen.preview_decoder))
     console.print(outlook, soft_wrap=True, highlight=False)
     use = f"FRONTRUNNER_CALIBRATION={out}" if name is None else f"calibration = {json.dumps(str(out))} in its table"
@@ -108,12 +110,13 @@ def _race(
     scorer: Embedder,
     texts: Sequence[str],
     candidates: int,
+    quality: float,
     steering: SteeringSettings | None,
     console: Console,
 ) -> Calibration:
     """Run every prompt in full, and fit the calibration.
 
-    With the limits of artefacts and the probability of a match.
+    With the limits of artefacts, the probability of a match, and what plans for `quality` keep.
     """
     trajectories, statistics, shown = [], [], []
     with Progress(console=console) as progress:
@@ -135,7 +138,10 @@ def _race(
             shown.append((race.outcome.embeddings, race.outcome.query.prompt, viewed))
     made = calibration.fit_calibration(trajectories, info, scorer.info)
     settings = None if steering is None else (steering.scale, steering.start, steering.end)
-    return replace(made, artefacts=artefacts.fit_limits(statistics), steering=settings, match=_match(shown, console))
+    with console.status("replaying plans"):
+        kept = replay.replay_plans(trajectories, info, scorer.info, core.costs, quality)
+    limits, match = artefacts.fit_limits(statistics), _match(shown, console)
+    return replace(made, artefacts=limits, steering=settings, match=match, replay=kept)
 
 
 def _match(
@@ -159,7 +165,8 @@ def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool)
 
     def planned(costs: CostModel) -> tuple[tuple[Checkpoint, ...], float]:
         """The plan, and the share of the device's seconds that it takes."""
-        asked = PlanInput(TYPICAL, 1, made.steps, correlations, costs)
+        ratio = replay.assumed_ratio(made.replay)
+        asked = PlanInput(TYPICAL, 1, made.steps, correlations, costs, loss_ratio=ratio)
         plan = plan_checkpoints(asked, quality)
         return plan, asked.device_seconds(plan) / asked.device_seconds(())
 
@@ -173,6 +180,18 @@ def _outlook(made: Calibration, costs: CostModel, quality: float, *, tiny: bool)
         if better < share - 0.02:
             advice = f"; with a tiny decoder (FRONTRUNNER_PREVIEW_DECODER) about {better:.2f}"
     return f"best of {TYPICAL} in {made.steps} steps: pruning {what}{advice}"
+
+
+def _replayed(kept: ReplayedPlans | None) -> str:
+    """What plans keep on prompts that they were not made from, and what they assume."""
+    if kept is None:
+        return "plans were not replayed: no cut pays on this device, or the previews say too little"
+    plans = f"plans for the best of {kept.candidates} keep {kept.kept:.3f} (standard error {kept.kept_error:.3f})"
+    of = f"of the gain on {kept.prompts} prompts that they were not made from, where {kept.quality:g} is required"
+    loss = f"the loss is {kept.loss_ratio:.2f} times the modelled one (standard error {kept.loss_ratio_error:.2f})"
+    assumed = replay.assumed_ratio(kept)
+    limited = ", the maximum: measure more prompts to prune harder" if assumed == replay.MAX_RATIO else ""
+    return f"{plans} {of}; {loss}, and plans assume {assumed:.2f}{limited}"
 
 
 def _limits(made: Calibration) -> str:

@@ -6,6 +6,7 @@ Pure functions. Steps of other schedules are matched by their share of the noise
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def fit_calibration(trajectories: Sequence[Trajectory], generator: GeneratorInfo
     counts = {len(t.previews) for t in trajectories}
     if len(trajectories) < 2 or len(counts) != 1:
         raise ValueError("traces must come from at least two prompts and have equal numbers of steps")
-    model = _GainModel(min(len(t.finals) for t in trajectories))
+    model = _gain_model(min(len(t.finals) for t in trajectories))
     fitted = preview_head.fit_head(trajectories)
     columns: dict[str, list[float]] = {"spearman": [], "correlation": [], "preview_weight": [], "gap_weight": []}
     for step in range(counts.pop()):
@@ -101,6 +102,11 @@ class _GainModel:
         """Return the correlations implied by cuts to `keep`, from the kept shares."""
         read = np.interp(kept, self._kept[:, keep - 1], self._grid)
         return read if keep == 1 else np.where(kept < SATURATED_SHARE, read, 1.0)
+
+
+@lru_cache(maxsize=4)
+def _gain_model(n: int) -> _GainModel:
+    return _GainModel(n)
 
 
 def _leads(predicted: Array, finals: Array) -> Array:

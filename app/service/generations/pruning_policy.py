@@ -11,7 +11,7 @@ from typing import TypeAlias
 from app.domain import Checkpoint, GenerationSpec, Notice
 from app.engine.cost_model import CostModel
 from app.engine.protocols import Engine
-from app.engine.pruning import calibration, planner
+from app.engine.pruning import calibration, planner, replay
 from app.service.generations.spec import PruningContext
 from app.service.types import GenerationParams
 
@@ -136,7 +136,14 @@ class PruningPlanner:
         min_survivors = DIVERSITY_POOL_FACTOR * context.n if diverse else context.n
         steered = context.steering.steps(context.sampler, context.steps, context.steps) if context.steering else ()
         plan_input = planner.PlanInput(
-            context.n_candidates, context.n, context.steps, correlations, costs, min_survivors, steered
+            context.n_candidates,
+            context.n,
+            context.steps,
+            correlations,
+            costs,
+            min_survivors,
+            steered,
+            replay.assumed_ratio(known.replay),
         )
         # of the scale only this reaches the costs, of the scorers only this the survivors
         shape = replace(context, guidance_scale=float(guided), diverse=diverse, scorers=())

@@ -1033,6 +1033,7 @@ export interface components {
          * @description How well previews after each step predict the ranking of final images.
          *
          *     Valid only for the revisions, sampler, steps and guidance scale it names. `match` is the probability of a match.
+         *     `replay` is what plans really keep.
          */
         CalibrationOutput: {
             /** Generator */
@@ -1056,6 +1057,7 @@ export interface components {
             artefacts: components["schemas"]["ArtefactLimitsOutput"] | null;
             head: components["schemas"]["PreviewHeadOutput"] | null;
             match: components["schemas"]["MatchOutput"] | null;
+            replay: components["schemas"]["ReplayOutput"] | null;
         };
         /**
          * CandidateOutput
@@ -2985,6 +2987,30 @@ export interface components {
              * @description File format. Default: that of the generation.
              */
             output_format?: ("png" | "webp" | "jpeg") | null;
+        };
+        /**
+         * ReplayOutput
+         * @description What pruning plans kept of the best-of-N gain.
+         *
+         *     They were replayed on prompts that they were not made from, for the best of `candidates` at `quality`. `kept` is the
+         *     mean share kept, with its standard error `kept_error`. `loss_ratio`, with its standard error, is the real loss
+         *     relative to the modelled one. Plans assume an upper limit of it, between 1 and 3.
+         */
+        ReplayOutput: {
+            /** Candidates */
+            candidates: number;
+            /** Prompts */
+            prompts: number;
+            /** Quality */
+            quality: number;
+            /** Kept */
+            kept: number;
+            /** Kept Error */
+            kept_error: number;
+            /** Loss Ratio */
+            loss_ratio: number;
+            /** Loss Ratio Error */
+            loss_ratio_error: number;
         };
         /**
          * RerankRequest
