@@ -41,6 +41,7 @@ class Opinion:
     `score` maps prompt and images to (B,), higher is better.
 
     `embed` maps images to unit vectors; None if it has none. `models` are what it runs, for the check of weights.
+    `personal`: it states a taste, not quality.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Opinion:
     score: Callable[[str, Pixels], Scores]
     embed: Callable[[Pixels], Embeddings] | None = None
     models: tuple[Any, ...] = ()
+    personal: bool = False
 
 
 def opinion_of(model: Embedder | Scorer) -> Opinion:

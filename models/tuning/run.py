@@ -204,7 +204,7 @@ class TuningRun:
         rows = [each.row() for each in self._history]
         used = None if place is None else self._history[place].iteration
         report = {
-            **stops.verdict(*last, is_sound=place is not None),
+            **stops.verdict(*last, is_sound=place is not None, personal=self._task.reward.personal),
             "stop": asdict(self.stop),
             "iterations": self.iteration,
             "chosen": used,

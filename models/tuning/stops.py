@@ -90,11 +90,12 @@ def few_prompts(judged: int) -> str:
     return f"the verdict has {judged} prompts, and at least {MIN_JUDGED} are required: give 36 or more in all"
 
 
-def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[str, Any]:
-    """Accept if no rule is broken and the referee's intervals are above 0.
+def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True, personal: bool = False) -> dict[str, Any]:
+    """Accept if no rule is broken and the intervals allow it.
 
-    Paired, for a random pick and for the best, over at least `MIN_JUDGED` prompts. `why` says what is missing.
-    `is_sound`: whether the result broke no rule on the way.
+    The referee's, paired over at least `MIN_JUDGED` prompts, must be above 0 for a random pick and for the best. A
+    `personal` reward asks for other images, not for better ones: its own interval must be above 0, and the referee's
+    must not be below 0. `why` says what is missing. `is_sound`: whether the result broke no rule on the way.
     """
     parts = {
         "random": difference(tuned.referee, base.referee),
@@ -108,8 +109,18 @@ def verdict(base: Measured, tuned: Measured, *, is_sound: bool = True) -> dict[s
     missing = [] if is_sound else ["no measurement on the way kept the rules"]
     missing += [] if broken is None else [f"on the prompts of the verdict, {broken.why}"]
     missing += [] if len(base.referee) >= MIN_JUDGED else [few_prompts(len(base.referee))]
-    for name, what in (("random", "a random pick"), ("best", "the best of a field")):
-        if not parts[name]["interval"][0] > 0:
-            missing.append(f"the referee's interval for {what} is not above 0")
-    why = "; ".join(missing) or "the referee's intervals are above 0, and no rule is broken"
+    missing += _unmet(parts, personal)
+    kept = "the taste's is above 0, the referee's are not below" if personal else "the referee's are above 0"
+    why = "; ".join(missing) or f"intervals: {kept}; no rule is broken"
     return {"verdict": "reject" if missing else "accept", "why": why, "differences": parts}
+
+
+def _unmet(parts: dict[str, Any], personal: bool) -> list[str]:
+    """What the intervals of the verdict lack."""
+    judged = (("random", "a random pick"), ("best", "the best of a field"))
+    if not personal:
+        wanting = [what for name, what in judged if not parts[name]["interval"][0] > 0]
+        return [f"the referee's interval for {what} is not above 0" for what in wanting]
+    liked = [] if parts["reward"]["interval"][0] > 0 else ["the taste's interval for a random pick is not above 0"]
+    worse = [what for name, what in judged if not parts[name]["interval"][1] >= 0]
+    return liked + [f"the referee's interval for {what} is below 0" for what in worse]

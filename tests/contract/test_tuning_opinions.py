@@ -44,6 +44,24 @@ def test_a_result_that_breaks_a_rule_is_not_accepted() -> None:
     assert "the verdict has 5 prompts, and at least 6 are required" in stops.verdict(*few)["why"]
 
 
+def test_a_taste_is_accepted_if_it_is_met_and_the_referee_does_not_fall() -> None:
+    base = Measured(0, [0.0] * 8, [0.0] * 8, [0.0] * 8, [1.0] * 8, 0, 16)
+    even = [0.1, -0.1] * 4
+    met = replace(base, iteration=1, reward=[1.0] * 8, referee=even, best=even)
+    found = stops.verdict(base, met, personal=True)
+    assert (found["verdict"], found["why"]) == (
+        "accept",
+        "intervals: the taste's is above 0, the referee's are not below; no rule is broken",
+    )
+    assert stops.verdict(base, met)["verdict"] == "reject", "another reward must convince the referee"
+    unmet = stops.verdict(base, replace(met, reward=even), personal=True)
+    assert (unmet["verdict"], unmet["why"]) == ("reject", "the taste's interval for a random pick is not above 0")
+    worse = stops.verdict(base, replace(met, referee=[-0.1] * 8), personal=True)
+    assert worse["verdict"] == "reject"
+    assert "the referee's interval for a random pick is below 0" in worse["why"]
+    assert stops.verdict(base, met, is_sound=False, personal=True)["verdict"] == "reject"
+
+
 def test_each_rule_stops_at_its_own_limit() -> None:
     base = Measured(0, [0.0] * 4, [0.0] * 4, [0.0] * 4, [1.0] * 4, 1, 100)
     rises = replace(base, iteration=1, reward=[1.0] * 4)

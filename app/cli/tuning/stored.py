@@ -161,7 +161,7 @@ def taste_opinion(name: str, taste: Taste, scorer: Embedder) -> Opinion:
         return np.asarray(similarity / spread + 2 * (embedded @ taste.vector - taste.offset), np.float64)
 
     revision = hashlib.sha256(taste.vector.tobytes()).hexdigest()[:12]
-    return Opinion(f"taste:{name}", revision, score, scorer.embed_images, (scorer,))
+    return Opinion(f"taste:{name}", revision, score, scorer.embed_images, (scorer,), personal=True)
 
 
 async def read_races(
