@@ -54,7 +54,8 @@ def explained(error: Exception) -> str:
     field = next(iter(error.errors), None) if isinstance(error, ApiError) else None
     place = "" if field is None else field.get("pointer") or field.get("parameter") or ""
     name = place.lstrip("#/").replace("/", ".")
-    return str(error) if name.rpartition(".")[2] in str(error) else f"{name}: {error}"
+    named = re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", str(error))
+    return str(error) if named or not name else f"{name}: {error}"
 
 
 @contextmanager
