@@ -13,6 +13,7 @@ from app.service import auth
 from app.settings import Settings
 from tests.api.keys_kit import add_key
 from tests.api.kit import PROMPT, House, is_problem, running
+from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -74,10 +75,10 @@ def test_a_named_origin_can_read_of_a_defect(
 
     monkeypatch.setattr(house.app.state.services.generations, "get", broken)
     url = f"{house.url}/v1/generations/gen_01KAQ8M4N6R9T2V5X8Z1C4E7GH"
-    answer = httpx.get(url, headers={**bearer, "origin": APP})
+    answer = httpx.get(url, headers={**bearer, "origin": APP}, timeout=PATIENCE_S)
     is_problem(answer, 500, "internal_error")
     assert _granted(answer)["access-control-allow-origin"] == APP
-    assert not _granted(httpx.get(url, headers=bearer))
+    assert not _granted(httpx.get(url, headers=bearer, timeout=PATIENCE_S))
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://app.example.com", f"{APP}.evil.example", "null"])

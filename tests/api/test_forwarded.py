@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from app.api.middleware.forwarded import clean_prefix
 from app.settings import Settings
 from tests.api.kit import PROMPT, House, events, is_problem, running
+from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def _check_all_addresses(house: House, door: str) -> None:
         assert place.startswith("/fr/v1/")
         assert house.client.get(place).status_code == 200
         assert house.client.get(door + place.removeprefix("/fr")).status_code == 200
-        with httpx.Client(base_url=f"{house.url}/fr") as joined:
+        with httpx.Client(base_url=f"{house.url}/fr", timeout=PATIENCE_S) as joined:
             assert joined.get(place).status_code == 200, "httpx appends what begins with a slash"
     missing = is_problem(house.client.get(f"{door}/v1/generations/x"), 404, "not_found")
     assert missing["instance"] == "/fr/v1/generations/x"

@@ -19,6 +19,7 @@ import pytest
 from app.service.generations import service
 from models.protocols import Conditioning, GeneratorInfo
 from tests.api.kit import PROMPT, House, events, is_problem, running, until
+from tests.servers import PATIENCE_S
 from tests.synthetic_models import InstrumentedGenerator
 
 pytestmark = pytest.mark.slow
@@ -68,10 +69,10 @@ def test_a_posted_stream_that_breaks_is_resumed(tmp_path: Path) -> None:
 
 
 def test_async_ones_outlive_their_client(house: House) -> None:
-    with httpx.Client(base_url=house.url) as client:
+    with httpx.Client(base_url=house.url, timeout=PATIENCE_S) as client:
         queued = client.post("/v1/generations", json=PROMPT, headers={"prefer": "respond-async"}).json()
     where = f"/v1/generations/{queued['id']}"
-    with httpx.stream("GET", f"{house.url}{where}/events") as answer:
+    with httpx.stream("GET", f"{house.url}{where}/events", timeout=PATIENCE_S) as answer:
         next(answer.iter_bytes())
     until(lambda: house.client.get(where).json()["status"] == "succeeded")
 

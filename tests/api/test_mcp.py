@@ -24,6 +24,7 @@ from PIL import Image
 from app.service import Permission, auth
 from tests.api.keys_kit import add_key
 from tests.api.kit import House, is_problem, running, until
+from tests.servers import PATIENCE_S
 from tests.synthetic_models import InstrumentedGenerator
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_generating_returns_the_best_images_with_their_links(house: House, mode:
     assert [image.size for image in _images(result)] == [(64, 64), (64, 64)]
     for one in found["images"]:
         assert one["url"].startswith(house.url)
-        assert httpx.get(one["url"]).headers["content-type"] == "image/png"
+        assert httpx.get(one["url"], timeout=PATIENCE_S).headers["content-type"] == "image/png"
     assert f"generation {found['id']}" in _text(result)
 
 
@@ -250,7 +251,7 @@ def test_it_works_under_a_prefix(tmp_path: Path) -> None:
         assert result.structured_content is not None
         url = result.structured_content["images"][0]["url"]
         assert url.startswith(f"{house.url}/images/v1/")
-        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, timeout=PATIENCE_S).status_code == 200
         assert len(_images(result)) == 1
 
 
@@ -287,7 +288,7 @@ def test_keys_rights_and_quotas_hold(guarded: tuple[House, Path]) -> None:
     shown = _with(house, lambda client: client.call_tool("get_image", {"generation": known, "index": 3}), headers=mine)
     assert shown.structured_content is not None
     assert f"{known}/images/3.png?expires=" in shown.structured_content["url"]
-    assert httpx.get(shown.structured_content["url"]).headers["content-type"] == "image/png"
+    assert httpx.get(shown.structured_content["url"], timeout=PATIENCE_S).headers["content-type"] == "image/png"
 
     async def ranks_only(client: Client) -> None:
         assert _text(await client.call_tool("generate", SMALL)).startswith("forbidden: this key lacks")

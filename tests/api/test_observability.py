@@ -17,7 +17,7 @@ import pytest
 
 from tests.api.kit import PROMPT, House, is_problem, running, until
 from tests.api.test_webhooks import SECRET, listening
-from tests.servers import PostgreSQL, free_port
+from tests.servers import PATIENCE_S, PostgreSQL, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def _served(folder: Path, **more: str) -> Iterator[tuple[httpx.Client, list[str]
     environment = quiet | {f"FRONTRUNNER_{k}": v for k, v in (own | {"LOG_FORMAT": "json"}).items()} | more
     log = folder / "log"
     lines: list[str] = []
-    with log.open("wb") as output, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with log.open("wb") as output, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.api.kit import House, running
+from tests.servers import PATIENCE_S
 
 SMALL = {"n_candidates": 3, "steps": 4, "seed": 7}
 
@@ -32,7 +33,7 @@ def test_smallest(client: openai.OpenAI, house: House) -> None:
     assert image.b64_json is None
     assert image.url is not None
     assert image.url.startswith(house.url)
-    assert Image.open(io.BytesIO(httpx.get(image.url).content)).size == (64, 64)
+    assert Image.open(io.BytesIO(httpx.get(image.url, timeout=PATIENCE_S).content)).size == (64, 64)
 
 
 def test_members_without_a_value_are_absent(house: House) -> None:

@@ -22,6 +22,7 @@ from app.service.aliases import DEFAULT, Aliases
 from app.settings import Settings
 from models.errors import ModelNotFound
 from tests.api.kit import House, is_problem, running
+from tests.servers import PATIENCE_S
 
 SMALL = {"n_candidates": 2, "steps": 2, "seed": 7}
 IMAGES = "/v1/images/generations"
@@ -57,7 +58,7 @@ def test_older_names_get_a_link(client: openai.OpenAI, name: str) -> None:
     assert answer.data is not None
     assert answer.data[0].url is not None
     assert answer.size == "1792x1024"
-    assert Image.open(io.BytesIO(httpx.get(answer.data[0].url).content)).size == (1792, 1024)
+    assert Image.open(io.BytesIO(httpx.get(answer.data[0].url, timeout=PATIENCE_S).content)).size == (1792, 1024)
     assert {"model_aliased", "size_adapted"} <= _codes(answer).keys()
 
 

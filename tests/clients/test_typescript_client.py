@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 from tests.api.kit import House, until
 from tests.clients.conftest import SECRET
 from tests.clients.node_kit import ROOT, node
-from tests.servers import end, free_port, listens
+from tests.servers import PATIENCE_S, end, free_port, listens
 
 PACKAGE = ROOT / "clients" / "typescript"
 EXAMPLES = re.findall(r"```ts\n(.*?)```", (PACKAGE / "README.md").read_text("utf-8"), re.DOTALL)
@@ -78,8 +78,8 @@ def test_its_receiver_of_webhooks(folder: Path) -> None:
     try:
         until(lambda: listens(port))
         url = f"http://127.0.0.1:{port}/"
-        assert httpx.post(url, content=BODY, headers=_signed()).status_code == 204
-        assert httpx.post(url, content=BODY + " ", headers=_signed()).status_code == 400
+        assert httpx.post(url, content=BODY, headers=_signed(), timeout=PATIENCE_S).status_code == 204
+        assert httpx.post(url, content=BODY + " ", headers=_signed(), timeout=PATIENCE_S).status_code == 400
     finally:
         end(process)
     assert process.stdout is not None

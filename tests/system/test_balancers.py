@@ -161,7 +161,7 @@ def test_events_arrive_one_by_one_through_two_balancers(balancer: Balancer, tmp_
         balancer([stub.server_port for stub in pair], tmp_path) as inner,
         running_hop(httpx.URL(inner).port or 0, tmp_path) as url,
     ):
-        until(lambda: httpx.get(f"{url}/healthz").status_code == 200)
+        until(lambda: httpx.get(f"{url}/healthz", timeout=PATIENCE_S).status_code == 200)
         with httpx.stream("GET", f"{url}/events", timeout=PATIENCE_S / 2) as answer:
             lines = answer.iter_lines()
             for number in range(3):

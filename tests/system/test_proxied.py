@@ -28,7 +28,7 @@ def through_two_hops(house: House, balancer: Balancer, folder: Path) -> Iterator
     """The URL below which a site serves the service."""
     port = house.address[1]
     with balancer([port, port], folder) as inner, running_edge(httpx.URL(inner).port or 0, folder) as url:
-        until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        until(lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200)
         yield url
 
 
@@ -38,21 +38,21 @@ def test_under_a_sub_path_through_two_hops(tmp_path: Path, monkeypatch: pytest.M
     with running(tmp_path) as house, through_two_hops(house, balancer, tmp_path) as url:
         _, bearer = add_key(tmp_path / "data")
         site = httpx.URL(url).copy_with(path="/")
-        made = httpx.post(f"{url}/v1/generations", json=PROMPT, headers=bearer)
+        made = httpx.post(f"{url}/v1/generations", json=PROMPT, headers=bearer, timeout=PATIENCE_S)
         own = made.headers["location"]
         assert own.startswith("/images/v1/generations/gen_")
-        assert httpx.get(site.join(own), headers=bearer).status_code == 200
-        openai = httpx.post(f"{url}/v1/images/generations", json=PROMPT, headers=bearer).json()
+        assert httpx.get(site.join(own), headers=bearer, timeout=PATIENCE_S).status_code == 200
+        openai = httpx.post(f"{url}/v1/images/generations", json=PROMPT, headers=bearer, timeout=PATIENCE_S).json()
         assert openai["data"][0]["url"].startswith(f"{url}/v1/")
         with httpx.stream("GET", site.join(f"{own}/events"), headers=bearer, timeout=PATIENCE_S) as stream:
             log = events(stream.read().decode())
         for image in (made.json()["data"][0], openai["data"][0], log[-1][2]["data"][0]):
-            shown = httpx.get(site.join(image["url"]))
+            shown = httpx.get(site.join(image["url"]), timeout=PATIENCE_S)
             assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png"), "without a key"
-        bare = httpx.get(url)
+        bare = httpx.get(url, timeout=PATIENCE_S)
         assert (bare.status_code, bare.headers["location"]) == (301, f"{url}/")
-        assert "studio/studio.js" in httpx.get(f"{url}/").text
-        assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/images"}]
+        assert "studio/studio.js" in httpx.get(f"{url}/", timeout=PATIENCE_S).text
+        assert httpx.get(f"{url}/openapi.json", timeout=PATIENCE_S).json()["servers"] == [{"url": "/images"}]
 
 
 @pytest.mark.parametrize("balancer", [running_nginx, running_haproxy])
@@ -61,8 +61,8 @@ def test_a_client_says_nothing_about_proxies(tmp_path: Path, balancer: Balancer)
     with running(tmp_path) as house:
         port = house.address[1]
         with balancer([port, port], tmp_path, far_from_clients) as url:  # type: ignore[call-arg]
-            until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-            made = httpx.post(f"{url}/v1/images/generations", json=PROMPT, headers=said)
+            until(lambda: httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200)
+            made = httpx.post(f"{url}/v1/images/generations", json=PROMPT, headers=said, timeout=PATIENCE_S)
             assert made.json()["data"][0]["url"].startswith(f"{url}/v1/")
 
 

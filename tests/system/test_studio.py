@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.api.kit import House, running, until
+from tests.servers import PATIENCE_S
 from tests.system.replicas import replicas
 from tests.system.studio_kit import (
     AXE,
@@ -137,7 +138,10 @@ def test_the_server_is_restarted_in_mid_race(browser: Browser, tmp_path: Path) -
         expect(page.locator(".tile[data-index]")).to_have_count(6, timeout=60_000)
         assert page.url == address
         assert asked.count("/v1/generations") == 1
-        assert httpx.get(f"{server.url}/v1/generations/{address.split('#')[1]}").json()["status"] == "succeeded"
+        assert (
+            httpx.get(f"{server.url}/v1/generations/{address.split('#')[1]}", timeout=PATIENCE_S).json()["status"]
+            == "succeeded"
+        )
 
 
 @pytest.mark.soak

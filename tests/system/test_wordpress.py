@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.api.keys_kit import add_key
 from tests.api.kit import House, running
+from tests.servers import PATIENCE_S
 from tests.system.wordpress import WordPress, running_wordpress
 
 pytestmark = pytest.mark.soak
@@ -66,7 +67,7 @@ def test_by_rest_with_curl(blog: WordPress, service: House, tmp_path: Path) -> N
     number, source = ran.stdout.split()
     media = _media(blog, int(number))
     assert (media["mime_type"], media["source_url"]) == ("image/png", source)
-    assert httpx.get(source).content == (tmp_path / "winner.png").read_bytes()
+    assert httpx.get(source, timeout=PATIENCE_S).content == (tmp_path / "winner.png").read_bytes()
 
 
 @pytest.mark.parametrize("keys", [False, True])
@@ -80,10 +81,10 @@ def test_by_php(blog: WordPress, tmp_path: Path, keys: bool, monkeypatch: pytest
         made = json.loads(blog.php(COVER, prompt))
         assert "error" not in made
         media = _media(blog, made["id"])
-        with Image.open(io.BytesIO(httpx.get(media["source_url"]).content)) as image:
+        with Image.open(io.BytesIO(httpx.get(media["source_url"], timeout=PATIENCE_S).content)) as image:
             assert (image.format, image.size) == ("PNG", (64, 64))
         assert (media["alt_text"], media["post"]) == (prompt, made["post"])
-        post = httpx.get(f"{blog.url}/?rest_route=/wp/v2/posts/{made['post']}").json()
+        post = httpx.get(f"{blog.url}/?rest_route=/wp/v2/posts/{made['post']}", timeout=PATIENCE_S).json()
         assert post["featured_media"] == made["id"]
         monkeypatch.setenv("FRONTRUNNER_KEY", "fr_wrong")
         refused = json.loads(blog.php(COVER, "another"))
