@@ -82,6 +82,7 @@ def test_fields_are_spread_over_styles_as_the_server_does(
     assert len(raced) == len(THINGS)
 
 
+@pytest.mark.usefixtures("priced")
 def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "calibration.json"
     prompts.write_text("\n\n".join(f"a red {thing}" for thing in THINGS))
@@ -143,7 +144,7 @@ def test_a_service_plans_by_the_calibration_that_was_measured(tmp_path: Path) ->
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose steps cost ten times what its previews do, however busy this machine is."""
     costs = CostModel.from_measurements({1: 0.01, 16: 0.16}, {1: 0.001}, {1: 0.001})
-    monkeypatch.setattr(EngineCore, "measure", lambda core, report: setattr(core, "costs", costs))
+    monkeypatch.setattr(EngineCore, "measure", lambda core, *_: setattr(core, "costs", costs))
 
 
 def foretelling(tmp_path: Path, generator: str = "1") -> Path:
