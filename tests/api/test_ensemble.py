@@ -355,7 +355,10 @@ def test_scorers_that_disagree_are_told(tmp_path: Path) -> None:
 
     with running(tmp_path, load=load) as house:
         made = house.made(n_candidates=10, n=10, ranking={"scorers": [{"name": "fake"}, {"name": "contrary"}]})
-    assert made["agreement"] == pytest.approx(-1)
+        off = {"scorers": [{"name": "fake"}, {"name": "contrary", "weight": 0}]}
+        alone = house.client.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": off, "n": 10}).json()
+    assert "scorers_disagree" not in [w["code"] for w in alone["warnings"]], "one of them does not rank"
+    assert made["agreement"] == alone["agreement"] == pytest.approx(-1)
     (told,) = [w for w in made["warnings"] if w["code"] == "scorers_disagree"]
     assert told["limit"] == pytest.approx(ensemble.chance_agreement(10))
 

@@ -225,10 +225,10 @@ class Ensembles:
             if skipped := sorted(set(pool) - set(judged)):
                 detail = "not every scorer judged these candidates, so their scores are of the others"
                 notices.append(Notice("not_judged_by_all", detail, {"indices": skipped}))
-        agreed = ensemble.agreement(list(own.values()), judged)
-        if agreed is not None and agreed < (limit := ensemble.chance_agreement(len(judged))):
+        alike = ensemble.agreement([values for name, values in used.items() if weights[name] > 0], judged)
+        if alike is not None and alike < (limit := ensemble.chance_agreement(len(judged))):
             detail = "the scorers order the candidates no more alike than chance does"
-            notices.append(Notice("scorers_disagree", detail, {"agreement": agreed, "limit": limit}))
+            notices.append(Notice("scorers_disagree", detail, {"agreement": alike, "limit": limit}))
         found = list[Score | None]()
         for i, score in enumerate(scores):
             if score is None:
@@ -240,6 +240,7 @@ class Ensembles:
                 found.append(replace(score, score=float(total[i]), members=each) if np.isfinite(total[i]) else None)
             else:
                 found.append(replace(score, members=each) if len(each) > 1 else score)
+        agreed = ensemble.agreement(list(own.values()), judged)
         return Verdict(tuple(found), list(pool), combined, agreed, tuple(notices))
 
     def _best(
