@@ -39,9 +39,9 @@ def ended(status: Status, owned: Generation, delivered: int = 0) -> Generation:
     return replace(owned, status=status, candidates=candidates)
 
 
-def owned_by(key: ApiKey, name: str) -> Generation:
+def owned_by(key: ApiKey, name: str, candidates: int = 2) -> Generation:
     found = generation(name)
-    return replace(found, spec=replace(found.spec, owner=key.id))
+    return replace(found, spec=replace(found.spec, owner=key.id, n_candidates=candidates))
 
 
 @dataclass
@@ -92,8 +92,9 @@ async def test_the_sum_of_charges_is_the_sum_of_what_was_delivered(url: str) -> 
             key = await key_in(one)
 
             async def lived(number: int, dice: random.Random = dice, key: ApiKey = key, seed: int = seed) -> Story:
-                owned, claim = owned_by(key, f"gen_{seed}_{number}"), Claim(f"{seed} {number}", 60.0)
-                story = Story(owned, claim, dice.randint(1, 9))
+                charged, claim = dice.randint(1, 9), Claim(f"{seed} {number}", 60.0)
+                owned = owned_by(key, f"gen_{seed}_{number}", charged)
+                story = Story(owned, claim, charged)
                 bill = QuotaCharge(key.id, WINDOW, story.charged, 1000)
                 entered = await dice.choice([one, two]).create(owned, [], claim, charge=bill)
                 assert isinstance(entered, QuotaUsage)
