@@ -13,6 +13,7 @@ from app.domain import Event, EventKind, Progress, Status
 from app.errors import StoreUnavailable
 from app.service import GenerationParams, LeasePolicy
 from app.service.generations import queue_worker, recorder
+from app.service.generations.event_log import wait_until_set
 from app.service.generations.recording import supervisor
 from app.service.generations.recording.live_log import EVENT_BYTES, LiveLog
 from app.stores.generations import SqlGenerationStore
@@ -60,9 +61,18 @@ async def test_a_large_generation_takes_few_transactions(
 
 
 async def test_an_empty_queue_is_not_asked_at_every_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_worker, "QUEUE_POLL_INTERVAL_S", 600.0)
+    resting = asyncio.Event()
+
+    async def rests(changed: asyncio.Event, _: float) -> None:
+        if not changed.is_set():
+            resting.set()
+        await wait_until_set(changed, 600.0)
+        resting.clear()
+
+    monkeypatch.setattr(queue_worker, "wait_until_set", rests)
     async with house(tmp_path) as one, working(one):
         await one.made(n_candidates=1, steps=1)
+        await resting.wait()  # an end during a look causes another one
         before = one.records.connections.instruments.calls["database_read"]
         for _ in range(5):
             await one.made(n_candidates=1, steps=1)
