@@ -210,4 +210,5 @@ def _sheet(done: Json, ranked: Sequence[tuple[int | None, Json]], files: Sequenc
         for (place, c), data in zip(ranked, files, strict=True)
     ]
     pictures = [_BLANK if data is None else np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
-    return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"]), "png")
+    plain = done.get("understood") or ""
+    return imaging.encode(imaging.contact_sheet(pictures, captions, title=done["prompt"], plain_title=plain), "png")

@@ -1,21 +1,33 @@
 """Contact sheet: a ranked field of candidates in one image. Owns its layout.
 
-The caller provides order and numbers. Pillow's built-in font is used, which has ASCII letters only.
+The caller provides order and numbers. Pillow's built-in font is used, which has ASCII letters only; for other titles a
+font of the system.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 TILE_SIDE = 256
 """Target size of an image in pixels; small ones grow by integer factors."""
 
+FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
+"""Fonts of systems, with further letters.
+
+The first one that has those of the title draws it.
+"""
+
 _MARGIN, _GAP, _PAD, _TEXT = 28, 20, 12, 92
+_NO_LETTER = "\uffff"
 _PAPER, _CARD, _EDGE = "#f4f3ef", "#ffffff", "#dcdad2"
 _INK, _QUIET, _FAINT, _ACCENT = "#1d1d1b", "#6d6b64", "#a29f95", "#d9480f"
 
@@ -36,12 +48,16 @@ class Caption:
 
 
 def contact_sheet(
-    images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], columns: int = 4, title: str = ""
+    images: Sequence[NDArray[np.uint8]],
+    captions: Sequence[Caption],
+    columns: int = 4,
+    title: str = "",
+    plain_title: str = "",
 ) -> NDArray[np.uint8]:
     """Draw a sheet (H, W, 3) of images (H, W, 3) of any sizes, `columns` per row.
 
-    The best image has a frame; the bar under an image shows its score within the field. Raises ValueError without
-    images.
+    The best image has a frame; the bar under an image shows its score within the field. `plain_title` replaces a title
+    whose letters no font has. Raises ValueError without images.
     """
     if not images or len(images) != len(captions) or columns < 1:
         raise ValueError("images must not be empty, captions must match images, and columns must be at least 1")
@@ -53,7 +69,9 @@ def contact_sheet(
     width = 2 * _MARGIN + columns * card[0] + (columns - 1) * _GAP
     sheet = Image.new("RGB", (width, top + rows * card[1] + (rows - 1) * _GAP + _MARGIN), _PAPER)
     if title:
-        _write(sheet, (_MARGIN, _MARGIN - 2), _truncated(title, _font(26), width - 2 * _MARGIN), 26, _INK, bold=True)
+        font = _title_font(title, 26)
+        title, font = (title, font) if font is not None else (plain_title or title, _font(26))
+        _write(sheet, (_MARGIN, _MARGIN - 2), _truncated(title, font, width - 2 * _MARGIN), font, _INK, bold=True)
     for place, (picture, caption, share) in enumerate(zip(pictures, captions, _shares(captions), strict=True)):
         row, column = divmod(place, columns)
         corner = _MARGIN + column * (card[0] + _GAP), top + row * (card[1] + _GAP)
@@ -127,21 +145,35 @@ def _write(
     sheet: Image.Image,
     at: tuple[int, int],
     text: str,
-    size: int,
+    font: Font | int,
     colour: str,
     *,
     bold: bool = False,
     anchor: str = "la",
 ) -> None:
-    draw = ImageDraw.Draw(sheet)
-    draw.text(at, text, colour, _font(size), anchor, stroke_width=0.5 if bold else 0, stroke_fill=colour)
+    """Write a line in a font, or in the built-in one of that size."""
+    draw, font = ImageDraw.Draw(sheet), _font(font) if isinstance(font, int) else font
+    draw.text(at, text, colour, font, anchor, stroke_width=0.5 if bold else 0, stroke_fill=colour)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _truncated(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _title_font(text: str, size: int) -> Font | None:
+    """A font that has all letters of the text; None if there is none."""
+    if text.isascii():
+        return _font(size)
+    for name in FONTS:
+        with suppress(OSError):
+            font = ImageFont.truetype(name, size)
+            missing = bytes(font.getmask(_NO_LETTER))
+            if all(letter.isspace() or bytes(font.getmask(letter)) != missing for letter in set(text)):
+                return font
+    return None
+
+
+def _truncated(text: str, font: Font, width: int) -> str:
     """Cut `text` at a word, with an ellipsis, to fit `width` pixels."""
     words = text.split()
     if font.getlength(" ".join(words)) <= width:

@@ -1,4 +1,4 @@
-"""Image files in and out: what encoding keeps, what uploads become, what is refused and how, and the sheet."""
+"""Image files in and out: what encoding keeps, what uploads become, what is refused and how."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from app.errors import BadImage, FrontrunnerError, TooLarge, UnsupportedMedia
-from app.imaging import MEDIA_TYPES, Caption, contact_sheet, decode_upload, encode, parse_image_text, resize, thumbnail
+from app.imaging import MEDIA_TYPES, decode_upload, encode, parse_image_text, resize, thumbnail
 
 Pixels = NDArray[np.uint8]
 
@@ -364,31 +364,3 @@ class TestDataUris:
                 parse_image_text(uri)
             except (BadImage, UnsupportedMedia):
                 continue
-
-
-class TestSheet:
-    def test_small_pictures_are_enlarged_by_whole_numbers(self) -> None:
-        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-        sheet = contact_sheet([pixels], [Caption(seed=7, rank=1, score=0.4, similarity=0.4, penalty=0.0)])
-        enlarged = pixels.repeat(4, axis=0).repeat(4, axis=1)
-        assert np.array_equal(sheet[40 : 40 + 256, 40 : 40 + 256], enlarged)
-
-    def test_sizes_may_differ_and_rows_may_be_short(self) -> None:
-        images = [picture(64, 64), picture(512, 300), picture(1, 1), picture(200, 4000), picture(3, 7)]
-        captions = [Caption(i, i + 1, score=0.1 * i, similarity=0.2, penalty=0.1) for i in range(3)]
-        captions += [Caption(4294967295, note="pruned at step 5"), Caption(0, score=-0.5)]
-        one, three = (contact_sheet(images, captions, columns) for columns in (1, 3))
-        assert one.shape[1] < three.shape[1] < contact_sheet(images, captions, 99).shape[1]
-        assert one.shape[0] > three.shape[0]
-        assert contact_sheet(images, captions, 3, "title " * 100).shape[0] > three.shape[0]
-        assert three.dtype == np.uint8
-
-    def test_equal_scores_and_odd_titles_are_drawn(self) -> None:
-        captions = [Caption(1, 1, 0.5), Caption(2, 2, 0.5)]
-        for title in ("", " ", "x" * 1000, "größer 🍎"):
-            assert contact_sheet([picture(), picture()], captions, 2, title).ndim == 3
-
-    def test_nothing_to_draw_is_a_mistake(self) -> None:
-        for images, captions, columns in (([], [], 1), ([picture()], [], 1), ([picture()], [Caption(1)], 0)):
-            with pytest.raises(ValueError, match="images must not be empty"):
-                contact_sheet(images, captions, columns)
