@@ -104,11 +104,8 @@ def figures(races: Sequence[Race], known: Calibration, costs: CostModel) -> tupl
             break
         fields = [race.first(n) for race in races]
         steps = len(races[0].previews)
-        correlations, ratio = (
-            calibration.correlations_by_step(known, known.sampler, steps),
-            replay.assumed_ratio(known.replay),
-        )
-        plan = planner.PlanInput(n, 1, steps, correlations, costs, loss_ratio=ratio)
+        correlations = calibration.correlations_by_step(known, known.sampler, steps)
+        plan = planner.PlanInput(n, 1, steps, correlations, costs, loss_ratio=replay.assumed_ratio(known.replay))
         cuts = planner.plan_checkpoints(plan, QUALITY)
         ours, error = kept(fields, cuts, known, "finals")
         gain = float(np.mean([f.finals.max() - f.finals.mean() for f in fields]))

@@ -33,10 +33,10 @@ SIMULATED_FIELDS = (512, 8192)
 """Minimum and maximum of simulated fields; the standard error is about 0.002."""
 
 EARLIEST_SHARE = 0.2
-"""Earliest checkpoint as a share of the steps; earlier previews are unreliable..."""
+"""Earliest checkpoint as a share of the steps, unless previews are reliable."""
 
 RELIABLE = 0.5
-"""...unless their correlation is at least this."""
+"""Minimum correlation of previews that are reliable at any step."""
 
 HALFWAY_SHARE = 0.5
 """Share of the steps before which at least max(n, 2) candidates are kept."""
@@ -196,7 +196,7 @@ class _Search:
         late = [place for place in self._places if place >= HALFWAY_SHARE * self._input.steps]
         near = NEAR_BEST * self._least
         for plan in [plan for plan, work in self._twice_cut.items() if work <= near]:
-            self._extend(plan, [place for place in late if place > plan[-1].at], 3)
+            self._extend(plan, [place for place in late if place > plan[-1].at], MAX_CHECKPOINTS)
 
     def _next_cuts(self, cuts: Plan, at: int) -> list[Checkpoint]:
         """Return ever harder cuts at a step that keep the quality."""
