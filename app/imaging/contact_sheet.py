@@ -111,10 +111,10 @@ def _blank_card(size: tuple[int, int], *, framed: bool) -> Image.Image:
 def _write_caption(sheet: Image.Image, caption: Caption, left: int, right: int, y: int, colour: str) -> None:
     rank = f"#{caption.rank}" if caption.rank else "-"
     score = f"{caption.score:.3f}" if caption.score is not None else "no score"
-    _write(sheet, (left, y), rank, 24, colour, bold=True)
-    _write(sheet, (right, y), score, 24, _INK if caption.rank else _QUIET, bold=True, anchor="ra")
-    _write(sheet, (left, y + 34), _details(caption), 15, _QUIET)
-    _write(sheet, (left, y + 54), f"seed {caption.seed}", 15, _QUIET)
+    _write(sheet, (left, y), rank, _font(24), colour, bold=True)
+    _write(sheet, (right, y), score, _font(24), _INK if caption.rank else _QUIET, bold=True, anchor="ra")
+    _write(sheet, (left, y + 34), _details(caption), _font(15), _QUIET)
+    _write(sheet, (left, y + 54), f"seed {caption.seed}", _font(15), _QUIET)
 
 
 def _details(caption: Caption) -> str:
@@ -145,14 +145,13 @@ def _write(
     sheet: Image.Image,
     at: tuple[int, int],
     text: str,
-    font: Font | int,
+    font: Font,
     colour: str,
     *,
     bold: bool = False,
     anchor: str = "la",
 ) -> None:
-    """Write a line in a font, or in the built-in one of that size."""
-    draw, font = ImageDraw.Draw(sheet), _font(font) if isinstance(font, int) else font
+    draw = ImageDraw.Draw(sheet)
     draw.text(at, text, colour, font, anchor, stroke_width=0.5 if bold else 0, stroke_fill=colour)
 
 
