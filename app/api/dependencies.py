@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from app.api import openapi
 from app.api.problems import ClientDisconnected
+from app.api.schemas.base import Index
 from app.api.schemas.messages import described
 from app.api.upload_limits import UploadLimiter
 from app.domain import Generation, Status
@@ -185,6 +186,7 @@ GeneratorServicesDep: TypeAlias = Annotated[Services, Depends(_generator_service
 """The services of the model that made the generation in the path."""
 GenerationServiceDep: TypeAlias = Annotated[GenerationService, Depends(_generation_service)]
 GenerationId: TypeAlias = Annotated[str, Depends(_generation_id)]
+CandidateIndex: TypeAlias = Annotated[Index, Path(description="Index of the candidate, 0 to N-1.")]
 JsonBody = Depends(json_body)
 KnownQuery = Depends(known_query)
 

@@ -186,6 +186,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _error_response(status: int) -> dict[str, Any]:
     code, title, detail, pointer = _ERROR_EXAMPLES[status]
     fields = [problems.FieldError(detail=detail, pointer=pointer)] if pointer else []
+    detail = problems.first_named(fields) or detail
     example = {
         "type": f"urn:frontrunner:problem:{code}",
         "title": title,

@@ -98,6 +98,16 @@ class FieldError(BaseModel):
     pointer: str | None = None
     parameter: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The field with dots, as in `ranking.negatives.0.text`; empty for the whole body."""
+        return self.parameter or (self.pointer or "").removeprefix("#").removeprefix("/").replace("/", ".")
+
+    @property
+    def named(self) -> str:
+        """The detail, after the field."""
+        return f"{self.name or 'body'}: {self.detail}"
+
 
 class Problem(BaseModel):
     """RFC 9457 problem details.
@@ -161,7 +171,7 @@ def web_ui_error(code: str, detail: str, errors: Sequence[FieldError] = ()) -> d
 
     `detail` names the members, since clients show only that.
     """
-    fields = "; ".join(f"{e.parameter or _dotted(e.pointer or '') or 'body'}: {e.detail}" for e in errors)
+    fields = "; ".join(e.named for e in errors)
     return {"error": code, "detail": fields or detail, "body": "", "errors": fields}
 
 
@@ -173,8 +183,7 @@ def _is_web_ui(instance: str) -> bool:
 def error_member(status: int, code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
     """The `error` member, also used in event streams."""
     error_type = _OPENAI_ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    first = next(iter(errors), None)
-    param = (first.parameter or _dotted(first.pointer or "")) if first else None
+    param = errors[0].name if errors else None
     return {"message": detail, "type": error_type, "param": param or None, "code": code}
 
 
@@ -188,9 +197,8 @@ def from_error(error: FrontrunnerError, instance: str, headers: Mapping[str, str
     if isinstance(error, Unauthorized):
         scheme = "Basic" if _is_web_ui(instance) else "Bearer"
         headers["www-authenticate"] = f'{scheme} realm="frontrunner"'
-    return problem_response(
-        status_of(error), error.code, error.title, error.detail, instance, errors=field_errors(error), headers=headers
-    )
+    errors, detail = field_errors(error), named_detail(error)
+    return problem_response(status_of(error), error.code, error.title, detail, instance, errors=errors, headers=headers)
 
 
 def status_of(error: FrontrunnerError) -> int:
@@ -208,6 +216,19 @@ def field_errors(error: FrontrunnerError) -> list[FieldError]:
     return [FieldError(detail=error.detail, pointer=error.pointer)] if error.pointer else []
 
 
+def named_detail(error: FrontrunnerError) -> str:
+    """The message of an error, with the fields that it points at."""
+    fields = first_named(field_errors(error))
+    if not fields:
+        return error.detail
+    return f"{error.detail}; {fields}" if isinstance(error, InvalidEntries) else fields
+
+
+def first_named(errors: Sequence[FieldError]) -> str:
+    """The first three errors with their fields, as one message."""
+    return "; ".join(error.named for error in errors[:3])
+
+
 def from_http(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The response for an error outside `app.errors`."""
     code = HTTP_CODES.get(status, "http_error")
@@ -218,8 +239,8 @@ def from_validation(error: RequestValidationError, instance: str) -> Response:
     """The response for a request that does not match its schema."""
     problems = error.errors()
     errors = _select_errors(problems, error.body)
-    detail = "; ".join(f"{f.parameter or _dotted(f.pointer or '') or 'body'}: {f.detail}" for f in errors[:3])
-    return problem_response(422, "invalid_request", "The request is not valid", detail, instance, errors=errors)
+    title, detail = "The request is not valid", first_named(errors)
+    return problem_response(422, "invalid_request", title, detail, instance, errors=errors)
 
 
 def _not_json(instance: str, detail: str = "the body is not valid JSON: send one JSON document in UTF-8") -> Response:
@@ -287,10 +308,6 @@ def _pointer(path: Sequence[str | int], body: Any, *, missing: bool) -> str:
 
 def _escaped(part: str) -> str:
     return quote(part.replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
-
-
-def _dotted(pointer: str) -> str:
-    return pointer.removeprefix("#").removeprefix("/").replace("/", ".")
 
 
 def install_error_handlers(app: FastAPI) -> None:

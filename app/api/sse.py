@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.problems import error_member, field_errors, from_error, instance, status_of
+from app.api.problems import error_member, field_errors, from_error, instance, named_detail, status_of
 from app.errors import FrontrunnerError, error_context
 from app.service import generation_path
 
@@ -150,7 +150,9 @@ def encode_error_event(error: FrontrunnerError) -> bytes:
 
     `location` is the URL of the generation, which may still be running.
     """
-    data: dict[str, Any] = {"error": error_member(status_of(error), error.code, error.detail, field_errors(error))}
+    data: dict[str, Any] = {
+        "error": error_member(status_of(error), error.code, named_detail(error), field_errors(error))
+    }
     if error.generation_id is not None:
         data["location"] = generation_path(error.generation_id)
     return encode_event("error", data)

@@ -46,16 +46,7 @@ def connect(url: str) -> Iterator[Client]:
         with httpx.Client(trust_env=False) as http:
             yield Client(url, http=http)
     except (FrontrunnerError, httpx.InvalidURL) as error:
-        raise CliError(explained(error)) from None
-
-
-def explained(error: Exception) -> str:
-    """The message of an error, after the first invalid field if it does not name that."""
-    field = next(iter(error.errors), None) if isinstance(error, ApiError) else None
-    place = "" if field is None else field.get("pointer") or field.get("parameter") or ""
-    name = place.lstrip("#/").replace("/", ".")
-    named = re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", str(error))
-    return str(error) if named or not name else f"{name}: {error}"
+        raise CliError(str(error)) from None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from app.cli import client as remote
 from app.cli import output, rerank
-from app.cli.client import CliError, Json, explained
+from app.cli.client import CliError, Json
 from frontrunner import ApiError, Client
 
 COMMANDS = (
@@ -93,7 +93,7 @@ class InteractiveSession:
                     self._execute(name, argument.strip())
                 except (CliError, ApiError) as error:
                     refused += 1
-                    self._print(f"frontrunner: {explained(error)}")
+                    self._print(f"frontrunner: {error}")
         finally:
             self._delete_votes()
         return refused

@@ -92,8 +92,13 @@ def active_guards(ranking: Ranking, limits: Limits, base: str = "#/ranking") -> 
 def check_range(value: float, low: float, high: float, pointer: str) -> None:
     """Reject a number outside [low, high], or NaN."""
     if not low <= value <= high:
-        said = "the value" if abs(value) > MAX_SAID else value
-        raise InvalidRequest(f"{said} is out of range; send a value between {low} and {high}", pointer=pointer)
+        raise InvalidRequest(out_of_range(value, low, high), pointer=pointer)
+
+
+def out_of_range(value: float, low: float, high: float) -> str:
+    """The message about a number outside [low, high], or NaN."""
+    said = "the value" if abs(value) > MAX_SAID else int(value) if value % 1 == 0 else value
+    return f"{said} is out of range; send a value between {low} and {high}"
 
 
 def check_size(width: int, height: int, generator: GeneratorInfo) -> None:

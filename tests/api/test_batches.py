@@ -67,19 +67,20 @@ def test_a_batch_from_submission_to_deletion(quick: House) -> None:
 
 def test_a_bad_entry_is_named_and_nothing_is_made(quick: House) -> None:
     before = quick.client.get("/v1/batches").json()["data"]
-    entries = [ENTRY, {**ENTRY, "steps": 0}, ENTRY, {"n": 1}, {**ENTRY, "colour": 1}]
+    entries = [ENTRY, {**ENTRY, "previews": 11}, ENTRY, {"n": 1}, {**ENTRY, "colour": 1}]
     body = is_problem(
-        quick.post("/v1/batches", json={"requests": entries}), 422, "invalid_request", "#/requests/1/steps"
+        quick.post("/v1/batches", json={"requests": entries}), 422, "invalid_request", "#/requests/1/previews"
     )
     assert {e["pointer"] for e in body["errors"]} == {
-        "#/requests/1/steps", "#/requests/3/prompt", "#/requests/4/colour",
+        "#/requests/1/previews", "#/requests/3/prompt", "#/requests/4/colour",
     }  # fmt: skip
-    deep = [{**ENTRY, "sampler": "nothing"}, ENTRY, {**ENTRY, "n": 3}, {**ENTRY, "size": "9992x8"}]
+    deep = [{**ENTRY, "sampler": "nothing"}, ENTRY, {**ENTRY, "n": 0}, {**ENTRY, "size": "9992x8"}]
     body = is_problem(quick.post("/v1/batches", json={"requests": deep}), 422, "invalid_request")
     assert [e["pointer"] for e in body["errors"]] == [
         "#/requests/0/sampler", "#/requests/2/n", "#/requests/3/size",
     ]  # fmt: skip
     assert "on_error" in body["detail"]
+    assert "requests.2.n: 0 is out of range; send a value between 1 and 2" in body["detail"]
     image = [{**ENTRY, "image": "data:image/png;base64,AAAA"}]
     is_problem(quick.post("/v1/batches", json={"requests": image}), 422, "invalid_request", "#/requests/0/image")
     assert quick.client.get("/v1/batches").json()["data"] == before

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import httpx
 import pytest
@@ -20,8 +19,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cli.client import explained
-from frontrunner import ApiError
 from tests.api.kit import House, running
 from tests.servers import PATIENCE_S, until
 
@@ -122,26 +119,6 @@ def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> Non
     text.write_text("no image")
     assert "no-image.png: " in _complaint("rank", "x", text, *url)
     assert CliRunner().invoke(app, ["rank", "x", "missing.png"]).exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("field", "detail", "told"),
-    [
-        ({"pointer": "#/n"}, "9 is out of range", "n: 9 is out of range"),
-        (
-            {"pointer": "#/ranking/scorers/0/name"},
-            "no scorer is called x",
-            "ranking.scorers.0.name: no scorer is called x",
-        ),
-        ({"pointer": "#/n"}, "n: send at least 1", "n: send at least 1"),
-        ({"pointer": "#"}, "the body is empty", "the body is empty"),
-        ({"parameter": "limit"}, "send less", "limit: send less"),
-    ],
-)
-def test_an_error_is_told_with_its_field(field: dict[str, str], detail: str, told: str) -> None:
-    errors: Any = [{"detail": detail, **field}]
-    assert explained(ApiError(422, "invalid_request", detail, errors=errors)) == told
-    assert explained(ApiError(500, "engine_failed", detail)) == detail
 
 
 def test_a_service_that_cannot_start_is_told(tmp_path: Path) -> None:

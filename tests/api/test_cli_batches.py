@@ -76,9 +76,9 @@ def test_a_batch_from_a_pipe_on_a_service_of_its_own(tmp_path: Path) -> None:
 
 def test_invalid_lines_are_named_by_their_number(own: House, tmp_path: Path) -> None:
     url = ("--url", own.url)
-    requests = _file(tmp_path, "", {"prompt": "x"}, {"prompt": "x", "steps": 0}, "", {"prompt": "x", "colour": 1})
+    requests = _file(tmp_path, "", {"prompt": "x"}, {"prompt": "x", "previews": 11}, "", {"prompt": "x", "colour": 1})
     told = _complaint("batch", requests, *url)
-    assert "line 3: steps: the value is too small" in told
+    assert "line 3: previews: 11 is out of range; send a value between 0 and 10" in told
     assert "line 5: colour: unknown field" in told
     many = _file(tmp_path, *[{"prompt": "x", "steps": 0}] * 8)
     assert "line 5: " in (told := _complaint("batch", many, *url))
@@ -104,6 +104,7 @@ def test_invalid_lines_are_skipped_where_asked(own: House, tmp_path: Path) -> No
     refused, made = _results(tmp_path / "out")
     assert refused["status"] == "refused"
     assert refused["error"]["pointer"] == "#/requests/0/steps"
+    assert refused["error"]["message"] == "steps: 0 is out of range; send a value between 1 and 150"
     assert made["files"] == ["0002-1.png"]
 
 

@@ -76,7 +76,7 @@ def test_another_form_is_refused(studio: House, option: str) -> None:
 def test_unknown_kinds_weights_and_files_are_refused(studio: House, sketch: Path, tmp_path: Path) -> None:
     found = run(studio, "generate", "x", "--control", f"canny={sketch}", code=1)
     assert "takes no control of kind 'canny': use depth, sketch" in found
-    assert "send at most 2" in run(studio, "generate", "x", "--control", f"sketch={sketch}@3", code=1)
+    assert "send a value between 0 and 2" in run(studio, "generate", "x", "--control", f"sketch={sketch}@3", code=1)
     assert "cannot read" in run(studio, "generate", "x", "--control", f"sketch={tmp_path / 'gone.png'}", code=1)
     generation = studio.made(steps=2, n_candidates=2)
     assert "cannot read" in run(studio, "refine", generation["id"], "--control", "sketch=gone.png@0.5", code=1)

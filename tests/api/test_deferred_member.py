@@ -79,7 +79,7 @@ def test_it_is_read_by_its_name_and_makes_no_images(served: House) -> None:
 def test_a_scorer_that_only_scores_has_no_embeddings(served: House) -> None:
     answer = served.post("/v1/embeddings", json={"input": "red", "model": "fake-judge"})
     detail = is_problem(answer, 404, "not_found", "#/model")["detail"]
-    assert detail == "no scorer with embeddings is named 'fake-judge': use 'fake' or 'fake-2'"
+    assert detail == "model: no scorer with embeddings is named 'fake-judge': use 'fake' or 'fake-2'"
 
 
 def test_uploads_name_it_among_their_scorers_and_not_as_the_model(served: House) -> None:
@@ -88,11 +88,11 @@ def test_uploads_name_it_among_their_scorers_and_not_as_the_model(served: House)
     refused = served.post("/v1/rank", json={**asked, "model": "fake-2"})
     detail = is_problem(refused, 422, "invalid_request", "#/model")["detail"]
     assert detail == (
-        "'fake-2' is a further scorer of the model 'fake': send `model` 'fake' or omit it, and name the scorer in "
-        '`ranking.scorers`: [{"name": "fake-2"}]'
+        "model: 'fake-2' is a further scorer of the model 'fake': send `model` 'fake' or omit it, and name the scorer "
+        'in `ranking.scorers`: [{"name": "fake-2"}]'
     )
     ranked = served.post("/v1/rank", json={**asked, "ranking": {"scorers": [{"name": "fake-2"}]}}).json()
     assert [one["index"] for one in ranked["data"]] == [0, 1]
     assert all("fake-2" in one["scores"] for one in ranked["data"])
     unknown = served.post("/v1/rank", json={**asked, "model": "fake-3"})
-    assert is_problem(unknown, 404, "not_found", "#/model")["detail"] == "no model is named 'fake-3': use 'fake'"
+    assert is_problem(unknown, 404, "not_found", "#/model")["detail"] == "model: no model is named 'fake-3': use 'fake'"

@@ -116,9 +116,9 @@ def test_errors_say_each_thing_once(house: House) -> None:
     assert _text(_call(house, "refine", generation=made)) == (
         "invalid_request: body: send exactly one of `index` and `image`"
     )
-    told = _text(_call(house, "generate", prompt="", steps=0))
+    told = _text(_call(house, "refine", generation=made, index=0, prompt="", strength=2))
     assert told.startswith("invalid_request: ")
-    assert told.count("the text is empty") == told.count("the value is too small") == 1
+    assert told.count("the text is empty") == told.count("2 is out of range") == 1
 
 
 def test_tools_decide_what_files_contain(house: House) -> None:
@@ -148,7 +148,7 @@ def test_a_result_is_ranked_again_refined_and_shown(house: House) -> None:
     behind = house.client.get(f"/v1/generations/{refined.structured_content['id']}").json()
     assert behind["parent"] == {"kind": "refine", "generation": made["id"], "index": 2}
     narrow = _call(house, "refine", generation=made["id"], index=2, mask=_picture("white", (32, 64)))
-    assert _text(narrow).startswith("invalid_request: the mask is 32x64, but its image is 64x64")
+    assert _text(narrow).startswith("invalid_request: mask: the mask is 32x64, but its image is 64x64")
     masked = _call(
         house, "refine", generation=made["id"], index=2, mask=_picture("white"), n_candidates=2, inline=False
     )
@@ -174,7 +174,7 @@ def test_images_are_ranked(house: House) -> None:
     ("tool", "arguments", "words"),
     [
         ("generate", {**SMALL, "steps": 0}, "invalid_request"),
-        ("generate", {**SMALL, "n": 9}, "invalid_request: 9 is out of range"),
+        ("generate", {**SMALL, "n": 9}, "invalid_request: n: 9 is out of range"),
         ("generate", {**SMALL, "size": "x"}, "invalid_request: size"),
         ("generate", {**SMALL, "image": "x" * 20}, "bad_image"),
         ("generate", {"prompt": " "}, "invalid_request: prompt"),

@@ -173,7 +173,7 @@ def test_uploads_are_ranked_and_embedded_by_a_models_scorer(house: House) -> Non
     )
     scorer = house.post("/v1/rank", json={"prompt": "red", "images": [uri("red")], "model": "fake"})
     detail = is_problem(scorer, 422, "invalid_request", "#/model")["detail"]
-    assert detail == "'fake' is the main scorer of the model 'large': send `model` 'large'"
+    assert detail == "model: 'fake' is the main scorer of the model 'large': send `model` 'large'"
     assert house.post("/v1/embeddings", json={"input": "red", "model": "fake"}).json()["model"] == "fake"
     is_problem(house.post("/v1/embeddings", json={"input": "red", "model": "small"}), 422, "wrong_model_kind")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
-from app.api.schemas.base import Count, FiniteFloat, NonBlankText, ResponseModel, is_absent
+from app.api.schemas.base import Between, Count, NonBlankText, ResponseModel, Share, is_absent
 from app.api.schemas.messages import described
 from app.api.schemas.ranking.outputs import NegativeOutput
 from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
@@ -61,7 +61,7 @@ class ImagesRequest(SamplingRequest):
     )
     output_format: ImageFormat | None = Field(None, description="File format of the images. Default: png.")
     stream: bool | None = Field(None, description="Respond with server-sent events.")
-    partial_images: int | None = Field(None, ge=0, le=3, description="Maximum previews in the stream.")
+    partial_images: Annotated[int, Between(0, 3)] | None = Field(None, description="Maximum previews in the stream.")
     quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto", "draft", "best"] | None = Field(
         None, description="Selects candidates and steps that the request omits: low a draft, hd and high the best."
     )
@@ -70,7 +70,7 @@ class ImagesRequest(SamplingRequest):
     moderation: Literal["low", "auto"] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    output_compression: int | None = Field(None, ge=0, le=100)
+    output_compression: Annotated[int, Between(0, 100)] | None = None
     complexity: Literal["low", "medium", "high"] | None = None
     frame_count: int | None = None
     frame_duration_ms: int | None = None
@@ -88,7 +88,7 @@ class ImagesRequest(SamplingRequest):
     def to_domain(self) -> GenerationParams:
         """Convert to service parameters."""
         return self.build_params(
-            n=self.n or 1,
+            n=1 if self.n is None else self.n,
             size=None if self.size == "auto" else self.size,
             previews=(self.partial_images or 0) if self.stream else 0,
             output_format=self.output_format or "png",
@@ -122,10 +122,8 @@ class VariationForm(ImagesRequest):
     prompt: NonBlankText = Field(
         "a picture", description="What the images should show. OpenAI's clients do not send it."
     )
-    strength: FiniteFloat | None = Field(
+    strength: Share | None = Field(
         None,
-        ge=0,
-        le=1,
         description="0 keeps the initial image, 1 ignores it. Default: 0.75; with a mask, which keeps the rest: 1.",
     )
 

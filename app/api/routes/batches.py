@@ -186,8 +186,10 @@ def _check_effect(entry: GenerationRequest) -> None:
 
 def _invalid(index: int, entry: SkippedEntry) -> RefusedEntry:
     fields = problems.fields_of(entry.errors, entry.value)
-    detail = "; ".join(field.detail for field in fields[:3])
-    return RefusedEntry(index, InvalidEntries.code, detail, _placed(index, fields[0].pointer))
+    others = [field.named for field in fields[1:3]]
+    return RefusedEntry(
+        index, InvalidEntries.code, "; ".join([fields[0].detail, *others]), _placed(index, fields[0].pointer)
+    )
 
 
 def _placed(index: int, pointer: str | None) -> str:

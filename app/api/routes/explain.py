@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from app.api import openapi
-from app.api.dependencies import GenerationId, ServicesDep
+from app.api.dependencies import CandidateIndex, GenerationId, ServicesDep
 from app.api.schemas.base import ResponseModel
 from app.service import PhraseScore, generation_path
 
 router = APIRouter(prefix="/v1", tags=["dialogue"])
-
-CandidateIndex: TypeAlias = Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")]
 
 
 class PhraseScoreOutput(ResponseModel):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
 from app.api import openapi, sse
 from app.api.dependencies import (
+    CandidateIndex,
     GenerationId,
     GenerationServiceDep,
     GeneratorServicesDep,
@@ -31,7 +32,7 @@ from app.api.generation_response import (
 )
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import DEFAULT_STRENGTH, resolve_ranking, with_controls, with_init_image, with_variants
-from app.api.schemas.base import SIZE_PATTERN
+from app.api.schemas.base import SIZE_PATTERN, Between, Index
 from app.api.schemas.requests import GenerationRequest, ImageFormat, parse_size
 from app.api.schemas.responses import GenerationResponse
 from app.domain import EventKind, Generation
@@ -125,7 +126,7 @@ async def stream_events(
     generation_id: GenerationId,
     service: GenerationServiceDep,
     last_event_id: Annotated[
-        int, Header(ge=0, lt=2**31, description="Number of the last received event; earlier ones are skipped.")
+        Index, Header(description="Number of the last received event; earlier ones are skipped.")
     ] = 0,
 ) -> Response:
     """All events, or those after `Last-Event-ID`.
@@ -154,7 +155,8 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     **openapi.error_responses(404, 409, 422, 500, 503),
 }
 Expires: TypeAlias = Annotated[
-    int | None, Query(ge=0, lt=2**40, description="When a signed link expires, in seconds since the epoch.")
+    Annotated[int, Between(0, 2**40 - 1)] | None,
+    Query(description="When a signed link expires, in seconds since the epoch."),
 ]
 Signature: TypeAlias = Annotated[str | None, Query(max_length=100, description="Signature of a link; replaces a key.")]
 _FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to fit into; may enlarge the image.")
@@ -169,7 +171,7 @@ _FIT_INTO = Query(pattern=SIZE_PATTERN, description="WIDTHxHEIGHT in pixels to f
 @router.head("/{generation_id}/images/{index}.{suffix}", include_in_schema=False)
 async def image_file(
     generation_id: GenerationId,
-    index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
+    index: CandidateIndex,
     suffix: Annotated[Literal["png", "webp", "jpeg", "jpg"], Path(description="The format of the file.")],
     services: GeneratorServicesDep,
     output_format: Annotated[
@@ -206,7 +208,7 @@ async def image_file(
 @router.head("/{generation_id}/images/{index}", include_in_schema=False)
 async def read_image(
     generation_id: GenerationId,
-    index: Annotated[int, Path(ge=0, lt=2**31, description="Index of the candidate, 0 to N-1.")],
+    index: CandidateIndex,
     services: GeneratorServicesDep,
     output_format: Annotated[
         ImageFormat | None, Query(alias="format", description="File format. Default: that of the generation.")

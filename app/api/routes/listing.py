@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from app.api import openapi
 from app.api.dependencies import GenerationServiceDep
+from app.api.schemas.base import Between
 from app.api.schemas.listing import GenerationListResponse, GenerationSummary, decode_cursor, encode_cursor
 from app.api.schemas.messages import described
 from app.domain import Status
@@ -37,8 +38,8 @@ Cursor: TypeAlias = Annotated[
     ),
     AfterValidator(_check_cursor),
 ]
-Limit: TypeAlias = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum entries of the page.")]
-Time: TypeAlias = Annotated[float, Query(ge=0, le=_LATEST, allow_inf_nan=False)]
+Limit: TypeAlias = Annotated[int, Between(1, MAX_PAGE), Query(description="Maximum entries of the page.")]
+Time: TypeAlias = Annotated[float, Between(0, _LATEST), Query(allow_inf_nan=False)]
 
 
 @router.get("", summary="List generations", responses=openapi.error_responses(422, 503))

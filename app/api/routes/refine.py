@@ -22,7 +22,7 @@ from app.api.generation_response import PREFER, RESPONSES, submit_and_respond
 from app.api.hosts import route_path
 from app.api.json_body import JsonRoute
 from app.api.ranking_inputs import MASKED_STRENGTH, resolve_ranking, with_candidate, with_controls, with_init_image
-from app.api.schemas.base import Count, FiniteFloat, NonBlankText
+from app.api.schemas.base import Count, Index, NonBlankText, PreviewRounds, Share
 from app.api.schemas.provenance import to_provenance
 from app.api.schemas.requests import (
     Controls,
@@ -61,7 +61,7 @@ class RefineRequest(SamplingOptions):
     Omitted fields keep the generation's values, except `seed`, which is random.
     """
 
-    index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate to start from.")
+    index: Index | None = Field(None, description="Index of the candidate to start from.")
     image: str | None = Field(
         None, description="Instead of index: an image, such as a sketch, as a data: URI or bare base64."
     )
@@ -69,10 +69,8 @@ class RefineRequest(SamplingOptions):
         None,
         description="An image of the same size, as a data: URI or bare base64: only its white area is redrawn.",
     )
-    strength: FiniteFloat | None = Field(
+    strength: Share | None = Field(
         None,
-        ge=0,
-        le=1,
         description="0 keeps the initial image, 1 ignores it. Default: 0.5; with a mask, which keeps the rest: 1.",
     )
     control: Controls | None = Field(
@@ -82,7 +80,7 @@ class RefineRequest(SamplingOptions):
         None, description="What the images should show. Default: the prompt of the last ranking."
     )
     n: Count | None = None
-    previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
+    previews: PreviewRounds = Field(0, description="Rounds of preview images in the event stream.")
     deterministic: bool | None = Field(None, description="Use a fixed batch size. Default: as in the generation.")
     response_format: ResponseFormat = "url"
     output_format: ImageFormat | None = Field(None, description="File format. Default: that of the generation.")
@@ -100,8 +98,8 @@ class RefineRequest(SamplingOptions):
         """
         spec = source.spec
         waves = spec.wave is not None and self.n_candidates in (None, "auto")
-        n_candidates = self.n_candidates or ("auto" if waves else spec.n_candidates)
-        cap = (self.max_candidates or spec.n_candidates) if waves else self.max_candidates
+        n_candidates = ("auto" if waves else spec.n_candidates) if self.n_candidates is None else self.n_candidates
+        cap = spec.n_candidates if waves and self.max_candidates is None else self.max_candidates
         most = n_candidates if isinstance(n_candidates, int) else cap
         return GenerationParams(
             prompt=self.prompt or spec.ranking.prompt or spec.prompt,
@@ -109,7 +107,7 @@ class RefineRequest(SamplingOptions):
             n_candidates=n_candidates,
             max_candidates=cap,
             n=min(spec.n, most or spec.n) if self.n is None else self.n,
-            steps=self.steps or spec.steps,
+            steps=spec.steps if self.steps is None else self.steps,
             guidance_scale=spec.guidance_scale if self.guidance_scale is None else self.guidance_scale,
             sampler=self.sampler or spec.sampler,
             seed=drawn(self.seed),

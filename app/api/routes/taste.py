@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from app.api import openapi
 from app.api.dependencies import JsonBody, ServicesDep
 from app.api.json_body import LongJsonRoute
-from app.api.schemas.base import PROFILE_PATTERN, RequestModel, ResponseModel
+from app.api.schemas.base import PROFILE_PATTERN, Between, Index, RequestModel, ResponseModel
 from app.domain import TasteProfile, Vote, VoteKind
 from app.errors import InvalidRequest
 from app.service import Ballot, TasteSummary, current_owner
@@ -41,7 +41,6 @@ ProfilePath: TypeAlias = Annotated[
         description="1 to 64 letters, digits, '.', '_' and '-'; starts with a letter or digit.",
     ),
 ]
-VoteIndex: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class VotesRequest(RequestModel):
@@ -51,9 +50,9 @@ class VotesRequest(RequestModel):
     """
 
     generation: str = Field(max_length=64)
-    liked: list[VoteIndex] = Field([], max_length=1024)
-    disliked: list[VoteIndex] = Field([], max_length=1024)
-    preferred: list[Annotated[list[VoteIndex], Field(min_length=2, max_length=2)]] = Field(
+    liked: list[Index] = Field([], max_length=1024)
+    disliked: list[Index] = Field([], max_length=1024)
+    preferred: list[Annotated[list[Index], Field(min_length=2, max_length=2)]] = Field(
         [], max_length=4096, description="Pairs of indices: the first is preferred over the second."
     )
 
@@ -109,8 +108,8 @@ class VoteDocument(RequestModel):
 
     kind: Literal["like", "dislike", "prefer"]
     generation: str = Field(max_length=64)
-    index: VoteIndex
-    over: VoteIndex | None = None
+    index: Index
+    over: Index | None = None
     direction: str = Field(max_length=65_536)
 
     @model_validator(mode="after")
@@ -130,7 +129,7 @@ class TasteProfileDocument(RequestModel):
     scorer: str = Field(max_length=300)
     revision: str = Field(max_length=300)
     centre: str = Field(max_length=131_072)
-    fields: int = Field(ge=1, lt=2**31)
+    fields: Annotated[int, Between(1, 2**31 - 1)]
     votes: list[VoteDocument] = Field(max_length=MAX_VOTES, fail_fast=True)
 
     @classmethod

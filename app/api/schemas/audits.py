@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from app.api.schemas.base import (
+    Between,
     Count,
     FiniteFloat,
     Guidance,
@@ -14,6 +15,7 @@ from app.api.schemas.base import (
     NonBlankText,
     RequestModel,
     ResponseModel,
+    Seed,
     Size,
     StepCount,
     Text,
@@ -22,7 +24,7 @@ from app.api.schemas.flags import SAFETY, SafetyInput
 from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.requests import drawn, parse_size, to_safety
 from app.api.schemas.responses import WarningOutput, warning_outputs
-from app.domain import SEED_LIMIT, Ranking
+from app.domain import Ranking
 from app.engine.audits.findings import Attribute, AttributeFinding, Share, ValueFinding
 from app.engine.audits.statistics import Interval, Odds
 from app.service import MAX_GENERATIONS, AuditParams, AuditReport, GenerationParams
@@ -35,6 +37,9 @@ class AttributeInput(RequestModel):
     values: list[NonBlankText] = Field(
         min_length=2, max_length=16, description="Texts of which one fits an image, such as `a photo of a red car`."
     )
+
+
+PairOrMore: TypeAlias = Annotated[int, Field(json_schema_extra={"minimum": 2, "maximum": 1024})]
 
 
 class AuditRequest(RequestModel):
@@ -55,16 +60,16 @@ class AuditRequest(RequestModel):
         None, description="A loaded scorer with embeddings. Default: one that takes no part in the ranking."
     )
     force: bool = Field(False, description="Admit a probe that takes part in the ranking.")
-    certainty: FiniteFloat = Field(
-        0.75, ge=0.5, le=1, description="Share of the likeliest value below which an image is undetermined."
+    certainty: Annotated[FiniteFloat, Between(0.5, 1)] = Field(
+        0.75, description="Share of the likeliest value below which an image is undetermined."
     )
-    n_candidates: Count | None = Field(None, ge=2, description="Candidates of each prompt.")
+    n_candidates: PairOrMore | None = Field(None, description="Candidates of each prompt.")
     n: Count | None = Field(
         None,
         description="Best images that win. Default: 1, and of stored generations all returned ones.",
     )
     negative_prompt: Text | None = Field(None, description="As in a generation.")
-    seed: int | None = Field(None, ge=-1, lt=SEED_LIMIT, description="Seed of the first candidate of all.")
+    seed: Seed | None = Field(None, description="Seed of the first candidate of all.")
     steps: StepCount | None = Field(None, description="Denoising steps.")
     guidance_scale: Guidance | None = Field(None, description="As in a generation.")
     sampler: ModelName | None = Field(None, description="A sampler of the model.")
@@ -88,8 +93,8 @@ class AuditRequest(RequestModel):
         base = GenerationParams(
             prompt="",
             negative_prompt=self.negative_prompt or "",
-            n_candidates=self.n_candidates or default_candidates,
-            n=self.n or 1,
+            n_candidates=default_candidates if self.n_candidates is None else self.n_candidates,
+            n=1 if self.n is None else self.n,
             width=width,
             height=height,
             steps=self.steps,

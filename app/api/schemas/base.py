@@ -1,17 +1,30 @@
 """Base of all request and response types: strict objects, texts, names, sizes.
 
-Here are only the bounds that hold on every server. Where a server has a lower limit, the service checks it, so that
-every larger value is refused with that one; the schema states only what no server exceeds.
+Here are only the bounds that hold on every server. Where a server has a lower limit, the service checks both bounds,
+so that every other value is refused with those; the schema states only what no server exceeds.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from app.api.schemas.messages import described
+from app.domain import SEED_LIMIT
+from app.service.validation import out_of_range
 
 _INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 PRINTABLE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
@@ -39,6 +52,27 @@ def _reject_blank(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Bounds of a number, both inclusive; a number outside is refused with both."""
+
+    low: float
+    high: float
+
+    def _check(self, value: float) -> float:
+        if not self.low <= value <= self.high:
+            raise ValueError(out_of_range(value, self.low, self.high))
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """See pydantic."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """See pydantic."""
+        return {**handler(schema), "minimum": self.low, "maximum": self.high}
+
+
 Text: TypeAlias = Annotated[
     str, AfterValidator(_reject_control_characters), Field(json_schema_extra={"pattern": PRINTABLE_PATTERN})
 ]
@@ -48,11 +82,15 @@ Ratio: TypeAlias = Annotated[str, StringConstraints(pattern=RATIO)]
 ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 ProfileName: TypeAlias = Annotated[str, StringConstraints(pattern=PROFILE_PATTERN)]
 FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=1, json_schema_extra={"maximum": 1024})]
-"""Candidates or images of one request."""
+Count: TypeAlias = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1024})]
+"""Candidates or images of one request; the service checks both bounds."""
 
-StepCount: TypeAlias = Annotated[int, Field(ge=1, json_schema_extra={"maximum": 1000})]
-Guidance: TypeAlias = Annotated[FiniteFloat, Field(ge=0, json_schema_extra={"maximum": 100})]
+StepCount: TypeAlias = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 1000})]
+Guidance: TypeAlias = Annotated[FiniteFloat, Field(json_schema_extra={"minimum": 0, "maximum": 100})]
+Index: TypeAlias = Annotated[int, Between(0, 2**31 - 1)]
+Seed: TypeAlias = Annotated[int, Between(-1, SEED_LIMIT - 1)]
+Share: TypeAlias = Annotated[FiniteFloat, Between(0, 1)]
+PreviewRounds: TypeAlias = Annotated[int, Between(0, 10)]
 
 
 MAX_MEMBERS = 64

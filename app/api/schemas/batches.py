@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
+from app.api.problems import FieldError
 from app.api.schemas.base import RequestModel, ResponseModel
 from app.api.schemas.requests import GenerationRequest, WebhookInput
 from app.api.schemas.responses import FailureOutput
-from app.domain import Batch, BatchCounts, BatchEntry
+from app.domain import Batch, BatchCounts, BatchEntry, RefusedEntry
 from app.service import MAX_ENTRIES
 
 
@@ -122,7 +123,7 @@ class BatchResponse(BatchSummary):
         """Convert from the domain; entries that are missing were deleted."""
         found = {entry.index: _entry(entry) for entry in entries}
         for one in batch.refused:
-            error = EntryErrorOutput(code=one.code, message=one.detail, pointer=one.pointer)
+            error = EntryErrorOutput(code=one.code, message=_message(one), pointer=one.pointer)
             found[one.index] = BatchEntryOutput(index=one.index, id=None, status="refused", progress=0.0, error=error)
         every = [found.get(index) or _deleted(index) for index in range(batch.entries)]
         return cls(**_summary(batch, counts), entries=every)
@@ -160,6 +161,12 @@ def _entry(entry: BatchEntry) -> BatchEntryOutput:
         progress=1.0 if entry.status.value == "succeeded" else entry.progress,
         error=None,
     )
+
+
+def _message(one: RefusedEntry) -> str:
+    """The message of a refused entry, with the field in the entry."""
+    inside = (one.pointer or "").removeprefix(f"#/requests/{one.index}")
+    return FieldError(detail=one.detail, pointer=inside).named if inside else one.detail
 
 
 def _deleted(index: int) -> BatchEntryOutput:

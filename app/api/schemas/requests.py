@@ -13,13 +13,17 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from app.api.schemas.base import (
     MAX_ITEMS,
+    Between,
     Count,
     FiniteFloat,
     Guidance,
     ModelName,
     NonBlankText,
+    PreviewRounds,
     Ratio,
     RequestModel,
+    Seed,
+    Share,
     Size,
     StepCount,
     Text,
@@ -29,7 +33,7 @@ from app.api.schemas.provenance import ProvenanceInput, to_provenance
 from app.api.schemas.ranking.inputs import RankingInput
 from app.api.schemas.steering import SteeringInput, to_steering
 from app.api.schemas.variants import VARIANTS, Variants
-from app.domain import SEED_LIMIT, Checkpoint, Safety, Webhook
+from app.domain import Checkpoint, Safety, Webhook
 from app.service import GenerationParams
 from models.loras import MAX_LORAS, MAX_WEIGHT, Lora
 
@@ -70,7 +74,7 @@ class ControlInput(RequestModel):
         description="A kind of the model; GET /v1/models lists them."
     )
     image: str = Field(description="The image, as a data: URI or bare base64; cropped and scaled.")
-    weight: FiniteFloat = Field(1.0, ge=0, le=2, description="0 has no effect.")
+    weight: Annotated[FiniteFloat, Between(0, 2)] = Field(1.0, description="0 has no effect.")
 
 
 Controls: TypeAlias = Annotated[list[ControlInput], Field(max_length=4)]
@@ -83,7 +87,9 @@ class LoraInput(RequestModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
         description="Name of an adapter of the server; GET /v1/models lists them."
     )
-    weight: FiniteFloat = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="1 as trained, 0 has no effect.")
+    weight: Annotated[FiniteFloat, Between(-MAX_WEIGHT, MAX_WEIGHT)] = Field(
+        1.0, description="1 as trained, 0 has no effect."
+    )
 
     def to_domain(self) -> Lora:
         """Convert to the domain."""
@@ -111,10 +117,8 @@ class SamplingOptions(RequestModel):
     loras: list[LoraInput] | None = Field(
         None, max_length=MAX_LORAS, description="LoRA adapters to use together; an empty list uses none."
     )
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         None,
-        ge=-1,
-        lt=SEED_LIMIT,
         description="Seed of candidate 0, below 2^64; candidate i has seed + i. null or -1 selects a random one.",
     )
     ranking: RankingInput = RankingInput()
@@ -211,15 +215,15 @@ class GenerationRequest(SamplingRequest):
 
     n: Count = Field(1, description="Images to return, best first.")
     size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels.")
-    previews: int = Field(0, ge=0, le=10, description="Rounds of preview images in the event stream.")
+    previews: PreviewRounds = Field(0, description="Rounds of preview images in the event stream.")
     response_format: ResponseFormat = Field("url", description="Whether `data` holds links or base64 images.")
     output_format: ImageFormat = Field("png", description="File format of the images.")
     quality: Literal["draft", "standard", "best"] | None = Field(
         None, description="Selects candidates and steps that the request omits; GET /v1/models shows them."
     )
     image: str | None = Field(None, description="The initial image, such as a sketch, as a data: URI or bare base64.")
-    strength: FiniteFloat | None = Field(
-        None, ge=0, le=1, description="Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75."
+    strength: Share | None = Field(
+        None, description="Only with image: 0 keeps the initial image, 1 ignores it. Default: 0.75."
     )
 
     control: Controls = Field([], description="Images that the composition follows, for models with ControlNets.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from app.api.schemas.base import FiniteFloat, RequestModel, ResponseModel
+from app.api.schemas.base import FiniteFloat, RequestModel, ResponseModel, Share
+from app.service.validation import out_of_range
 from models.protocols.steering import MAX_SCALE, SteeringSettings
 
 
@@ -15,12 +16,11 @@ class SteeringInput(RequestModel):
     """
 
     scale: FiniteFloat = Field(
-        ge=0,
         description=f"Length of a move relative to the image estimate, at most {MAX_SCALE}; 0 is off.",
-        json_schema_extra={"maximum": MAX_SCALE},
+        json_schema_extra={"minimum": 0, "maximum": MAX_SCALE},
     )
-    start: FiniteFloat = Field(0.15, ge=0, le=1, description="Share of the noise schedule's time of the first move.")
-    end: FiniteFloat = Field(0.8, ge=0, le=1, description="Share of the noise schedule's time of the last move.")
+    start: Share = Field(0.15, description="Share of the noise schedule's time of the first move.")
+    end: Share = Field(0.8, description="Share of the noise schedule's time of the last move.")
 
     @field_validator("scale")
     @classmethod
@@ -29,6 +29,8 @@ class SteeringInput(RequestModel):
             raise ValueError(
                 f"beyond {MAX_SCALE} the score rises while images get worse: use a scale of at most {MAX_SCALE}"
             )
+        if scale < 0:
+            raise ValueError(out_of_range(scale, 0, MAX_SCALE))
         return scale
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from app.api.schemas.base import NonBlankText, RequestModel
+from app.api.schemas.base import Between, NonBlankText, RequestModel
 
 MAX_VARIANTS = 16
 
@@ -14,7 +14,9 @@ MAX_VARIANTS = 16
 class AutoVariants(RequestModel):
     """Wordings that the server makes, the prompt itself among them."""
 
-    auto: int = Field(ge=2, le=MAX_VARIANTS, description="Number of wordings, with the prompt as the first.")
+    auto: Annotated[int, Between(2, MAX_VARIANTS)] = Field(
+        description="Number of wordings, with the prompt as the first."
+    )
 
 
 Variants: TypeAlias = Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_VARIANTS)] | AutoVariants

@@ -150,8 +150,8 @@ class AuditService:
         self._check_attributes(params.attributes)
         count = params.base.n_candidates
         assert isinstance(count, int)
+        check_range(count, 2, limits.candidates, "#/n_candidates")
         if params.prompts:
-            check_range(count, 2, limits.candidates, "#/n_candidates")
             check_range(params.base.n, 1, count - 1, "#/n")
             self._check_total(count * len(params.prompts), "#/n_candidates")
         elif params.winners is not None:

@@ -279,6 +279,7 @@ def _checkpoints(
     if generator.whole_images is not None:
         return (), False, whole_image_notices(params, generator.whole_images, generator.steps)
     if isinstance(params.pruning, tuple):
+        _check_cuts(params.pruning, context)
         problem = pruning.find_problem(
             params.pruning, steps=context.steps, n_candidates=context.n_candidates, n=context.n
         )
@@ -290,3 +291,12 @@ def _checkpoints(
     if params.start is not None:
         return (), False, (_INIT_IMAGE_UNCALIBRATED,) if params.pruning == "auto" else ()
     return plan_pruning(params.pruning, context)
+
+
+def _check_cuts(cuts: tuple[Checkpoint, ...], context: PruningContext) -> None:
+    """Reject numbers below 1; `find_problem` compares the others."""
+    for place, cut in enumerate(cuts):
+        if cut.at < 1:
+            check_range(cut.at, 1, max(1, context.steps - 1), f"#/pruning/{place}/at")
+        if cut.keep is not None and cut.keep < 1:
+            check_range(cut.keep, 1, context.n_candidates, f"#/pruning/{place}/keep")

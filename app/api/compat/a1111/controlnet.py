@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.api.compat.a1111.types import ANY, MAX_NAME, Number, ProcessingRequest
 from app.api.dependencies import Services
 from app.api.ranking_inputs import with_controls
+from app.api.schemas.base import Between
 from app.api.schemas.messages import message
 from app.api.schemas.requests import ControlInput
 from app.domain import Notice
@@ -64,7 +65,7 @@ class ControlUnit(BaseModel):
     enabled: bool | None = True
     module: str | None = Field("none", max_length=200)
     model: str | None = Field("None", max_length=300)
-    weight: Number | None = Field(1.0, ge=0, le=2)
+    weight: Annotated[Number, Between(0, 2)] | None = 1.0
     image: str | dict[str, Any] | None = None
     input_image: str | None = None
 

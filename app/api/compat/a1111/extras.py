@@ -18,7 +18,7 @@ from app.api import openapi
 from app.api.compat.a1111.types import Integer, Number
 from app.api.dependencies import JsonBody, Services, ServicesDep, unless_gone
 from app.api.json_body import JsonRoute
-from app.api.schemas.base import ResponseModel
+from app.api.schemas.base import Between, ResponseModel
 from app.api.upload_limits import Pixels, Sent
 from app.errors import InvalidRequest
 from app.imaging import Upload
@@ -32,6 +32,7 @@ NONE, FILTER = "None", "Lanczos"
 UpscalerName: TypeAlias = Annotated[
     str, BeforeValidator(lambda value: NONE if value is None else value), Field(max_length=300)
 ]
+Part: TypeAlias = Annotated[Number, Between(0, 1)]
 _UNUSED = ("gfpgan_visibility", "codeformer_visibility", "codeformer_weight")
 
 
@@ -45,16 +46,16 @@ class ExtraImageRequest(BaseModel):
     image: str = Field(description="An image, as a data: URI or bare base64.")
     resize_mode: Literal[0, 1] = 0
     show_extras_results: bool = True
-    gfpgan_visibility: Number = Field(0, ge=0, le=1)
-    codeformer_visibility: Number = Field(0, ge=0, le=1)
-    codeformer_weight: Number = Field(0, ge=0, le=1)
-    upscaling_resize: Number = Field(2, ge=1, le=8)
-    upscaling_resize_w: Integer = Field(512, ge=1, le=99_999)
-    upscaling_resize_h: Integer = Field(512, ge=1, le=99_999)
+    gfpgan_visibility: Part = 0
+    codeformer_visibility: Part = 0
+    codeformer_weight: Part = 0
+    upscaling_resize: Annotated[Number, Between(1, 8)] = 2
+    upscaling_resize_w: Annotated[Integer, Between(1, 99_999)] = 512
+    upscaling_resize_h: Annotated[Integer, Between(1, 99_999)] = 512
     upscaling_crop: bool = True
     upscaler_1: UpscalerName = Field(NONE, description="A name of GET /sdapi/v1/upscalers.")
     upscaler_2: UpscalerName = NONE
-    extras_upscaler_2_visibility: Number = Field(0, ge=0, le=1)
+    extras_upscaler_2_visibility: Part = 0
     upscale_first: bool = False
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.api.schemas.base import ResponseModel, Text
+from app.api.schemas.base import Between, ResponseModel, Text
 from app.api.schemas.ranking.inputs import RankingInput
 
 MAX_MEMBERS = 256
@@ -111,6 +111,9 @@ Integer: TypeAlias = Annotated[int, BeforeValidator(_integer), _loose("integer",
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number), _loose("number", _NUMBER)]
 """Numbers, or texts of numbers, as some clients send them."""
 
+Side: TypeAlias = Annotated[Integer, Between(1, MAX_SIDE)]
+OtherSide: TypeAlias = Annotated[Integer, Between(0, MAX_SIDE)]
+
 
 class ProcessingRequest(BaseModel):
     """The members that both routes use.
@@ -132,8 +135,8 @@ class ProcessingRequest(BaseModel):
     n_iter: Integer | None = Field(1, ge=1, description="Images to return, times `batch_size`.")
     steps: Integer | None = Field(None, description="Denoising steps.")
     cfg_scale: Number | None = Field(None, description="Guidance scale.")
-    width: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Width of the images in pixels.")
-    height: Integer | None = Field(None, ge=1, le=MAX_SIDE, description="Height of the images in pixels.")
+    width: Side | None = Field(None, description="Width of the images in pixels.")
+    height: Side | None = Field(None, description="Height of the images in pixels.")
     override_settings: dict[str, Any] | None = Field(
         None, description="`sd_model_checkpoint`, `samples_format` and `enable_pnginfo` have an effect."
     )
@@ -146,8 +149,8 @@ class ProcessingRequest(BaseModel):
     frontrunner_candidates: Integer | None = Field(
         None, description="Images to sample and rank. Default: the server's."
     )
-    frontrunner_previews: Integer | None = Field(
-        None, ge=0, le=10, description="Rounds of previews for `progress` and `interrupt`, beside those of pruning."
+    frontrunner_previews: Annotated[Integer, Between(0, 10)] | None = Field(
+        None, description="Rounds of previews for `progress` and `interrupt`, beside those of pruning."
     )
     frontrunner_ranking: RankingInput = Field(RankingInput(), description="How the images are ranked.")
 
@@ -198,9 +201,9 @@ class TextToImageRequest(ProcessingRequest):
     """A generation from noise."""
 
     enable_hr: bool | None = Field(False, description="Enlarges the images by a filter, without a second pass.")
-    hr_scale: Number | None = Field(2.0, ge=1, le=MAX_SCALE, description="Factor of `enable_hr`.")
-    hr_resize_x: Integer | None = Field(0, ge=0, le=MAX_SIDE, description="Width instead of `hr_scale`; 0 for none.")
-    hr_resize_y: Integer | None = Field(0, ge=0, le=MAX_SIDE, description="Height instead of `hr_scale`; 0 for none.")
+    hr_scale: Annotated[Number, Between(1, MAX_SCALE)] | None = Field(2.0, description="Factor of `enable_hr`.")
+    hr_resize_x: OtherSide | None = Field(0, description="Width instead of `hr_scale`; 0 for none.")
+    hr_resize_y: OtherSide | None = Field(0, description="Height instead of `hr_scale`; 0 for none.")
 
     @property
     def members(self) -> dict[str, tuple[Any, Any]]:

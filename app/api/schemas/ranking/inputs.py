@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, model_validator
 
-from app.api.schemas.base import MAX_ITEMS, FiniteFloat, ModelName, NonBlankText, ProfileName, RequestModel
+from app.api.schemas.base import (
+    MAX_ITEMS,
+    Between,
+    FiniteFloat,
+    Index,
+    ModelName,
+    NonBlankText,
+    ProfileName,
+    RequestModel,
+    Share,
+)
 from app.api.schemas.flags import FlagName
 from app.domain import Balance, Negative, Ranking, ScorerUse
+
+Weight: TypeAlias = Annotated[FiniteFloat, Between(0, 10)]
 
 
 class NegativeInput(RequestModel):
     """A text that lowers the score of images that match it."""
 
     text: NonBlankText
-    weight: FiniteFloat = Field(1.0, ge=0.001, le=100, description="Weight relative to the other negatives.")
+    weight: Annotated[FiniteFloat, Between(0.001, 100)] = Field(
+        1.0, description="Weight relative to the other negatives."
+    )
 
     def to_domain(self) -> Negative:
         """Convert to the domain."""
@@ -31,8 +45,10 @@ class ReferenceInput(RequestModel):
 
     image: str | None = Field(None, description="An image, as a data: URI or bare base64.")
     generation: str | None = Field(None, max_length=64, description="Id of the candidate's generation.")
-    index: int | None = Field(None, ge=0, lt=2**31, description="Index of the candidate.")
-    weight: FiniteFloat = Field(0.5, ge=-10, le=10, description="Relative to the prompt, which has weight 1; not 0.")
+    index: Index | None = Field(None, description="Index of the candidate.")
+    weight: Annotated[FiniteFloat, Between(-10, 10)] = Field(
+        0.5, description="Relative to the prompt, which has weight 1; not 0."
+    )
 
     @model_validator(mode="after")
     def _check_one_source(self) -> ReferenceInput:
@@ -45,14 +61,16 @@ class TasteInput(RequestModel):
     """A taste profile whose term is added to the score."""
 
     profile: ProfileName
-    weight: FiniteFloat = Field(1.0, ge=0, le=1, description="1 is the maximum influence of a taste.")
+    weight: Share = Field(1.0, description="1 is the maximum influence of a taste.")
 
 
 class ScorerInput(RequestModel):
     """A scorer of an ensemble."""
 
     name: ModelName = Field(description="Id of a loaded scorer; GET /v1/models lists them.")
-    weight: FiniteFloat = Field(1.0, ge=0, le=100, description="Relative to the other scorers; 0 has no effect.")
+    weight: Annotated[FiniteFloat, Between(0, 100)] = Field(
+        1.0, description="Relative to the other scorers; 0 has no effect."
+    )
 
     def to_domain(self) -> ScorerUse:
         """Convert to the domain."""
@@ -63,7 +81,7 @@ class BalanceInput(RequestModel):
     """Shares of the returned images by the values of an attribute."""
 
     attribute: NonBlankText = Field(max_length=100, description="Name of the attribute, for you.")
-    values: dict[NonBlankText, Annotated[FiniteFloat, Field(ge=0, le=1)]] = Field(
+    values: dict[NonBlankText, Share] = Field(
         min_length=2,
         max_length=16,
         description="Share of each value, a text of which one fits an image; they sum to 1.",
@@ -92,21 +110,19 @@ class RankingInput(RequestModel):
         fail_fast=True,
         description="Texts in the penalty; they do not affect sampling. Default: none.",
     )
-    negative_weight: FiniteFloat | None = Field(None, ge=0, le=10, description="Weight of the penalty. Default: 0.5.")
+    negative_weight: Weight | None = Field(None, description="Weight of the penalty. Default: 0.5.")
     references: list[ReferenceInput] | None = Field(
         None, max_length=MAX_ITEMS, fail_fast=True, description="Images to resemble or to avoid. Default: none."
     )
     taste: TasteInput | None = Field(None, description="Taste profile added to the score. Default: none.")
-    diversity: FiniteFloat | None = Field(
-        None, ge=0, le=1, description="Above 0, returned images also differ from each other. Default: 0."
+    diversity: Share | None = Field(
+        None, description="Above 0, returned images also differ from each other. Default: 0."
     )
-    min_score: FiniteFloat | None = Field(
-        None, ge=-20, le=20, description="Candidates with a lower score are not returned. Default: no limit."
+    min_score: Annotated[FiniteFloat, Between(-20, 20)] | None = Field(
+        None, description="Candidates with a lower score are not returned. Default: no limit."
     )
-    min_probability: FiniteFloat | None = Field(
+    min_probability: Share | None = Field(
         None,
-        ge=0,
-        le=1,
         description="Candidates that show the prompt with a lower probability are not returned. Default: no limit.",
     )
 
@@ -119,16 +135,14 @@ class RankingInput(RequestModel):
         max_length=16,
         description="Scorers that rank together. Default: those of the server.",
     )
-    uncertainty: FiniteFloat | None = Field(
-        None, ge=0, le=10, description="Weight of the scorers' disagreement, with several. Default: 0.5."
+    uncertainty: Weight | None = Field(
+        None, description="Weight of the scorers' disagreement, with several. Default: 0.5."
     )
     contrast: bool | None = Field(
         None, description="Subtract the similarity to near misses of the prompt. Default: false."
     )
-    cascade: int | None = Field(
+    cascade: Annotated[int, Between(1, 1024)] | None = Field(
         None,
-        ge=1,
-        le=1024,
         description="Candidates that scorers without embeddings see, the best of the others. Default: by their cost.",
     )
 

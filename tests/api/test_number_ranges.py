@@ -1,0 +1,78 @@
+"""Numbers outside their range: the message alone names the field and what it accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.kit import PROMPT, House, is_problem
+
+pytestmark = [pytest.mark.usefixtures("served_afterwards"), pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("", {"n_candidates": 0}, "n_candidates: 0 is out of range; send a value between 1 and 64"),
+        ("", {"n_candidates": 65}, "n_candidates: 65 is out of range; send a value between 1 and 64"),
+        (
+            "",
+            {"n_candidates": "auto", "max_candidates": 0},
+            "max_candidates: 0 is out of range; send a value between 1",
+        ),
+        ("", {"n": -1}, "n: -1 is out of range; send a value between 1 and 3"),
+        ("", {"steps": 0}, "steps: 0 is out of range; send a value between 1 and 150"),
+        ("", {"guidance_scale": -1}, "guidance_scale: -1 is out of range; send a value between 0 and 50"),
+        ("", {"seed": -2}, "seed: -2 is out of range; send a value between -1 and 18446744073709551615"),
+        ("", {"pruning": [{"at": 0}]}, "pruning.0.at: 0 is out of range; send a value between 1 and 3"),
+        ("", {"pruning": [{"at": 1, "keep": 0}]}, "pruning.0.keep: 0 is out of range; send a value between 1 and 3"),
+        ("", {"steering": {"scale": -1}}, "steering.scale: -1 is out of range; send a value between 0 and 0.1"),
+        ("", {"ranking": {"min_score": -20.5}}, "ranking.min_score: -20.5 is out of range; send a value between -20"),
+        ("", {"size": "60x64"}, "size: 60 is not a multiple of 8"),
+        ("", {"sampler": "magic"}, "sampler: sampler 'magic' is unknown"),
+        ("", {"model": "other"}, "model: "),
+        ("/{id}/rerank", {"n": 0}, "n: 0 is out of range; send a value between 1 and 3"),
+        ("/{id}/refine", {"index": 0, "steps": 0}, "steps: 0 is out of range; send a value between 1 and 150"),
+        (
+            "/{id}/refine",
+            {"index": 0, "n_candidates": 0},
+            "n_candidates: 0 is out of range; send a value between 1 and",
+        ),
+        ("/{id}/refine", {"index": -1}, "index: -1 is out of range; send a value between 0 and 2147483647"),
+    ],
+)
+def test_the_message_alone_names_the_field_and_what_it_accepts(
+    house: House, path: str, asked: dict[str, Any], told: str
+) -> None:
+    base = {} if path else PROMPT
+    made = house.made()["id"] if path else ""
+    found = house.post(f"/v1/generations{path.format(id=made)}", json={**base, **asked}).json()
+    assert found["detail"] == found["error"]["message"]
+    assert found["detail"].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/images/generations", {"prompt": "x", "n": 0}),
+        ("/v1/audits", {"prompt": "x", "attributes": [{"name": "a", "values": ["b", "c"]}], "n": 0}),
+        ("/v1/audits", {"prompt": "x", "attributes": [{"name": "a", "values": ["b", "c"]}], "n_candidates": 0}),
+    ],
+)
+def test_a_zero_is_no_omitted_value(house: House, path: str, asked: dict[str, Any]) -> None:
+    assert (
+        "0 is out of range; send a value between"
+        in is_problem(house.post(path, json=asked), 422, "invalid_request")["detail"]
+    )
+
+
+def test_an_error_in_a_stream_names_its_field(house: House) -> None:
+    answer = house.post(json={**PROMPT, "n": 0}, headers={"accept": "text/event-stream"})
+    assert answer.json()["error"]["message"] == "n: 0 is out of range; send a value between 1 and 3"
+
+
+@pytest.mark.parametrize("limit", [0, 101])
+def test_a_query_parameter_names_both_bounds(house: House, limit: int) -> None:
+    found = is_problem(house.client.get(f"/v1/generations?limit={limit}"), 422, "invalid_request", "limit")
+    assert found["detail"] == f"limit: {limit} is out of range; send a value between 1 and 100"
