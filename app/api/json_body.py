@@ -35,7 +35,7 @@ _MAX_DIGITS = 32
 """Digits of an integer that are converted: the time is quadratic in the digits."""
 
 _TOO_LONG = 10**32
-"""Stands for a longer integer: no field accepts either."""
+"""Stands for a larger whole number: no field accepts either."""
 
 _IMAGE_START = re.compile(rb'"(?:data:|iVBORw0KGgo|\\?/9j|R0lGOD|UklGR|Qk[0-3])')
 """A data URI, or base64 with the first bytes of PNG, JPEG, GIF, WebP or BMP."""
@@ -71,7 +71,7 @@ def parse(data: bytes, text_bytes: int | None = TEXT_BYTES) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise HTTPException(413, f"the body has more than {MAX_VALUES} values: send fewer")
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_int=_integer)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_int=_integer, parse_float=_number)
     except _DuplicateMember as error:
         raise InvalidJson(f"the member {error.name!r} is repeated in one object: send it once") from None
     except (ValueError, RecursionError):
@@ -170,6 +170,17 @@ def _integer(digits: str) -> int:
     if len(digits) <= _MAX_DIGITS:
         return int(digits)
     return -_TOO_LONG if digits.startswith("-") else _TOO_LONG
+
+
+def _number(text: str) -> float:
+    """A number with a point or an exponent.
+
+    JSON has one type of numbers, so a whole one, such as 4.0 or 1e23, becomes an int.
+    """
+    value = float(text)
+    if abs(value) >= _TOO_LONG:
+        return -_TOO_LONG if value < 0 else _TOO_LONG
+    return int(value) if value.is_integer() else value
 
 
 def _without_images(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests.api.kit import PROMPT, House, is_problem
 
 pytestmark = [pytest.mark.usefixtures("served_afterwards"), pytest.mark.slow]
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,33 @@ def test_a_zero_is_no_omitted_value(house: House, path: str, asked: dict[str, An
         "0 is out of range; send a value between"
         in is_problem(house.post(path, json=asked), 422, "invalid_request")["detail"]
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "accepted"),
+    [
+        ("n_candidates", "between 1 and 64"),
+        ("n", "between 1 and 3"),
+        ("steps", "between 1 and 150"),
+        ("seed", "between -1 and 18446744073709551615"),
+        ("previews", "between 0 and 10"),
+        ("guidance_scale", "between 0 and 50.0"),
+    ],
+)
+@pytest.mark.parametrize("number", ["1e23", "-1E+23", "1e300", "1e400", "200000000000000000000000.0"])
+def test_a_whole_number_with_an_exponent_is_out_of_range(house: House, field: str, accepted: str, number: str) -> None:
+    body = json.dumps({**PROMPT, field: 0}).replace(f'"{field}": 0', f'"{field}": {number}')
+    found = is_problem(house.post(content=body, headers=JSON), 422, "invalid_request", f"#/{field}")
+    assert found["detail"] == f"{field}: the value is out of range; send a value {accepted}"
+
+
+def test_a_whole_number_with_a_point_is_a_whole_number(house: House) -> None:
+    made = house.post(json={"prompt": "a boat", "n_candidates": 2.0, "n": 1.0, "steps": 4e0, "seed": 7.0}).json()
+    assert (made["n_candidates"], made["seed"]) == (2, 7)
+    found = is_problem(house.post(json={**PROMPT, "steps": 4.5}), 422, "invalid_request", "#/steps")
+    assert found["detail"] == "steps: the value must be a whole number"
+    found = is_problem(house.client.get("/v1/generations?limit=1e1"), 422, "invalid_request", "limit")
+    assert found["detail"] == "limit: the value must be a whole number, in digits"
 
 
 def test_an_error_in_a_stream_names_its_field(house: House) -> None:

@@ -17,7 +17,7 @@ _FIXED = {
     "bool_type": "the value must be true or false",
     "bool_parsing": "the value must be true or false",
     "int_type": "the value must be a whole number",
-    "int_parsing": "the value must be a whole number",
+    "int_parsing": "the value must be a whole number, in digits",
     "int_parsing_size": "the value must be a whole number of fewer digits",
     "int_from_float": "the value must be a whole number",
     "float_type": "the value must be a number",

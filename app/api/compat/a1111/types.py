@@ -20,8 +20,6 @@ MAX_SIDE, MAX_SCALE = 99_999, 64
 """Bounds of sides in pixels and of `hr_scale`; the service has narrower ones."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
-_EXACT = 2**53
-"""Floating point numbers below it are exact as integers."""
 _NUMBER = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,10})?")
 
 ANY = object()
@@ -94,8 +92,6 @@ It is not blurred, the original is below it, and the whole image is sampled.
 
 
 def _integer(value: object) -> object:
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
     return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
 
 
