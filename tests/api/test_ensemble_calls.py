@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from app.engine.ranking import ensemble, scoring
 from app.engine.ranking.near_misses import near_misses
 from app.service.ranking import panel_scores
+from models.errors import ScoringFailed
 from models.protocols import Models, Reading, TextEmbedding
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import is_problem, running
@@ -20,6 +23,13 @@ from tests.api.test_ensemble import ALL, Panel, codes, order
 from tests.synthetic_models import InstrumentedGenerator
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    with Panel(tmp_path_factory.mktemp("panel")) as made:
+        yield made
+
 
 CAPTIONS = {"красное яблоко на белом фоне": "a red apple on a white background", "синяя лодка": "a blue boat"}
 
@@ -124,3 +134,54 @@ def test_without_a_cascade_the_cost_of_judges_decides_what_they_see(tmp_path: Pa
         asked = {"n_candidates": 10, "n": 2, "ranking": {"scorers": ALL}}
         assert panel.house.made(**asked, deterministic=True)["judged"] == 10
         assert panel.house.made(n_candidates=10, n=2, ranking={"scorers": ALL[:2]})["judged"] is None
+
+
+def refused(panel: Panel, made: dict[str, Any], **ranking: Any) -> str:
+    """The message of a re-ranking that is refused for its scorers."""
+    answer = panel.house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": ranking})
+    return str(is_problem(answer, 422, "invalid_request", "#/ranking/scorers")["error"]["message"])
+
+
+def test_scorers_none_of_which_can_judge_are_refused_with_those_that_can(panel: Panel) -> None:
+    made, images = panel.made(), len(panel.second.images)
+    assert refused(panel, made, scorers=[{"name": "fake-2"}]) == (
+        "ranking.scorers: the scorer 'fake-2' did not judge: no embeddings of it are stored for these candidates; "
+        "use 'fake', or send the image files to `POST /v1/rank`"
+    )
+    told = refused(panel, made, scorers=[{"name": "fake", "weight": 0}, *ALL[1:]])
+    assert "'fake-2' did not judge" in told
+    assert "'fake-judge' did not judge" in told
+    assert len(panel.second.images) == images
+    one = panel.made(scorers=[{"name": "fake-judge"}, {"name": "fake-2", "weight": 0}])
+    assert "use 'fake' or 'fake-2'," in refused(panel, one, prompt="a green tree")  # kept scorers count too
+    assert "scorer_left_out" in codes(panel.reranked(one, prompt="a green tree", scorers=ALL[1:]))
+    assert panel.reranked(one, prompt="a green tree", scorers=None)["ranking"]["scorers"] == []
+
+
+def test_uploads_that_are_all_vetoed_are_no_fault_of_the_scorer(panel: Panel) -> None:
+    ranking = '{"scorers": [{"name": "fake-judge"}], "veto": ["artefact"]}'
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(blank, "PNG")
+    files = [("images", ("0.png", blank.getvalue()))]
+    answer = panel.house.client.post("/v1/rank", data={"prompt": "a red apple", "ranking": ranking}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["data"], "scorer_left_out" in codes(answer.json())) == ([], False)
+
+
+def test_a_scorer_alone_that_fails_ranks_nothing_again_and_no_upload(tmp_path: Path) -> None:
+    with Panel(tmp_path) as panel:
+        made = panel.made(scorers=ALL)
+
+        def broken(texts: Sequence[str]) -> list[TextEmbedding]:
+            raise RuntimeError("boom")
+
+        panel.second.embed_texts = broken  # type: ignore[method-assign]
+        body = {"ranking": {"prompt": "a green tree", "scorers": [{"name": "fake-2"}]}}
+        answer = panel.house.post(f"/v1/generations/{made['id']}/rerank", json=body)
+        told = is_problem(answer, 500, "engine_failed", "#/ranking/scorers")["detail"]
+        assert "it failed to read the texts; send the request again, or use 'fake'" in told
+        panel.judge.away = ScoringFailed("timeout", "the endpoint gave no answer within 5 s.")
+        image = panel.house.client.get(f"/v1/generations/{made['id']}/images/0.png").content
+        form = {"prompt": "a red apple", "ranking": '{"scorers": [{"name": "fake-judge"}]}'}
+        answer = panel.house.client.post("/v1/rank", data=form, files=[("images", ("0.png", image))])
+        assert "no answer within 5 s" in is_problem(answer, 500, "engine_failed", "#/ranking/scorers")["detail"]

@@ -19,7 +19,7 @@ from app.engine.ranking import ensemble
 from app.engine.ranking.near_misses import near_misses
 from app.engine.ranking.probability import known_match
 from app.engine.ranking.scoring import rank_order
-from app.errors import InvalidRequest
+from app.errors import EngineFailed, InvalidRequest
 from app.service.ranking.panel_scores import Judgeable, LeftOut, MemberCollector, PanelScores, Values
 from app.service.ranking.referee import Referee
 from models.protocols import ScorerInfo, ScoringInfo
@@ -38,6 +38,9 @@ FIRST_JUDGED = 8
 
 LEFT_OUT = "scorer_left_out"
 """Code of the notice about a scorer that did not judge."""
+
+LACKING = {"not_stored", "text_changed", "not_loaded"}
+"""Reasons to leave a scorer out that a repeat cannot change; others are failures."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +158,27 @@ class Ensembles:
                 notices.append(_left_out(info.id, left))
         verdict = await asyncio.to_thread(self._verdict, scores, own, weights, ranking, pool, notices, field.known)
         return replace(verdict, judged=len(pool) if judges else None)
+
+    def require_judge(self, verdict: Verdict, ranking: Ranking, field: Judgeable) -> None:
+        """Reject a ranking of whose scorers with a weight above 0 none judged.
+
+        Raises InvalidRequest if they lack what they need, EngineFailed if one failed.
+        """
+        left = {notice.data["scorer"]: notice for notice in verdict.notices if notice.code == LEFT_OUT}
+        asked = [use.name for use in ranking.scorers if use.weight > 0]
+        if not asked or not left.keys() >= set(asked):
+            return
+        main, reasons = self._engine.scorer.id, {left[name].data["reason"] for name in asked}
+        judged = [
+            name for name in self._rankers() if name not in left and (name in field.members or field.known.get(name))
+        ]
+        use = " or ".join(repr(name) for name in dict.fromkeys([main, *judged]))
+        why = "; ".join(left[name].detail for name in asked)
+        if not reasons <= LACKING:
+            raise EngineFailed(f"{why}; send the request again, or use {use}", pointer="#/ranking/scorers")
+        raise InvalidRequest(
+            f"{why}; use {use}, or send the image files to `POST /v1/rank`", pointer="#/ranking/scorers"
+        )
 
     def cascade(self, ranking: Ranking, seconds: float) -> int | None:
         """How many candidates the scorers without embeddings may see, by what they cost.

@@ -140,7 +140,7 @@ class PanelScores:
             known.update(zip(unseen, scores.tolist(), strict=True))
         found = np.full(len(field.scores), np.nan)
         found[list(known)] = list(known.values())
-        if not np.isfinite(found[list(chosen)]).any():
+        if chosen and not np.isfinite(found[list(chosen)]).any():
             why = "it only scores images, and has no numbers for this text; generate again to use it"
             raise LeftOut("text_changed", why)
         return found

@@ -132,7 +132,7 @@ class RankingService:
     async def rerank(self, source: Generation, params: RerankParams) -> Generation:
         """Re-rank `source` without storing; timings and work are the re-ranking's.
 
-        Raises InvalidRequest, NotReady, ScorerMismatch, Loading, AllFlagged.
+        Raises InvalidRequest, NotReady, ScorerMismatch, Loading, AllFlagged, and EngineFailed if no scorer can judge.
         """
         started = perf_counter()
         embeddings = await self._fields.embeddings(source)
@@ -161,6 +161,7 @@ class RankingService:
             field.members = await self._fields.members(source)
         placements, checked = await place_unflagged(self._images, source, pool, ranked.place)
         verdict = ranked.verdict
+        self._ensembles.require_judge(verdict, spec.ranking, field)
         scores, pool = list(verdict.scores), verdict.pool
         rows = zip(placements.placements, source.candidates, scores, strict=True)
         candidates = [p.apply_to(replace(c, safety=checked.get(c.index, c.safety)), s) for p, c, s in rows]
@@ -192,8 +193,8 @@ class RankingService:
     ) -> RankResult:
         """Rank images (H, W, 3) of any sizes by a prompt, one batch in memory at a time.
 
-        `image_at` reads one of them again, for guards. Raises InvalidRequest, Loading, EngineDead, and what `images`
-        raises.
+        `image_at` reads one of them again, for guards. Raises InvalidRequest, Loading, EngineDead, EngineFailed if
+        no scorer judged, and what `images` raises.
         """
         check_text(prompt, "#/prompt", self._limits, allow_empty=False)
         check_ranking(ranking, self._limits)
@@ -221,6 +222,7 @@ class RankingService:
         ranked = FieldRanking(self._engine, self._ensembles, field, query, question, ranking, count)
         placements = await self._guards.place(ranked, found, guards, image_at)
         verdict = ranked.verdict
+        self._ensembles.require_judge(verdict, ranking, field)
         return RankResult(
             scorer=scorer.id,
             prompt=prompt,
