@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-FailureReason: TypeAlias = Literal["timeout", "unreachable", "rate_limited", "refused", "unreadable", "budget_spent"]
+FailureReason: TypeAlias = Literal[
+    "timeout", "unreachable", "rate_limited", "refused", "unreadable", "budget_spent", "no_positions"
+]
 """Why a scorer gave no scores.
 
 `refused`: the endpoint rejects the request or the key. `unreadable`: the answer holds no score. `budget_spent`: the
-calls of today are used up.
+calls of today are used up. `no_positions`: the text does not say where things are.
 """
 
 

@@ -57,6 +57,10 @@ def _update_progress(progress: Progress, task: TaskID, kind: str, data: Mapping[
         progress.update(task, note=f"{len(data['indices'])} pruned after step {data['step']}")
 
 
+READ_WARNINGS = {"words_not_understood", "prompt_translated", "spelling_corrected"}
+"""Codes of warnings that the lines of what was understood replace."""
+
+
 def ranking_summary(done: Json) -> str:
     """Describe the ranking in one line."""
     payload = done["ranking"]
@@ -74,12 +78,13 @@ def ranking_summary(done: Json) -> str:
 
 
 def result_lines(done: Json) -> list[str]:
-    """Say what the models understood of the prompt, and what ranking gained."""
+    """Say what was understood of the prompt, the warnings, and what ranking gained."""
     lines = []
     if done.get("understood"):
         lines.append(f"understood: {done['understood']}")
     unknown = [w["words"] for w in done["warnings"] if w["code"] == "words_not_understood"]
     lines += [f"not understood: {', '.join(words)}" for words in unknown]
+    lines += [f"warning: {w['detail']}" for w in done["warnings"] if w["code"] not in READ_WARNINGS]
     scores = [c["score"] for c in done["candidates"] if c["score"] is not None]
     if len(scores) > 1 and done["data"]:
         previews = sum(c["score_is_preview"] for c in done["candidates"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from models.protocols.scoring import LAYOUT
+
 
 @dataclass(frozen=True, slots=True)
 class Negative:
@@ -95,6 +97,11 @@ class Ranking:
     def wants_finalists(self) -> bool:
         """Whether it chooses among finalists by more than the scores of scorers."""
         return self.diversity > 0 or self.contrast or self.balance is not None
+
+    @property
+    def judges_positions(self) -> bool:
+        """Whether a scorer that judges where things are has a weight."""
+        return any(use.weight > 0 and use.name.startswith(LAYOUT) for use in self.scorers)
 
     def weights(self, main: str) -> dict[str, float]:
         """The weight of each scorer by name; `main` is the main scorer's name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from models.errors import ModelNotFound, ModelUnsupported
 from models.families.sources import (
@@ -18,8 +19,9 @@ from models.families.sources import (
     is_any,
     named_errors,
 )
-from models.pack import packs
+from models.pack import pack_in, packs
 from models.protocols import Embedder, Scorer, embeds
+from models.protocols.scoring import LAYOUT
 from models.synthetic.members import SCORER_KINDS
 
 SCORER_ALIASES: Mapping[str, str] = {
@@ -62,6 +64,8 @@ def offered(context: LoadContext, main: Source, taken: Collection[str]) -> list[
 
 def scorer_needs_torch(source: Source) -> bool:
     """Whether the scorer of this name runs on torch."""
+    if source.prefix == LAYOUT:
+        return scorer_needs_torch(_behind(source.place))
     return family_of(SCORERS, source).needs_torch
 
 
@@ -114,13 +118,30 @@ def _load_aesthetic(context: LoadContext, source: Source) -> Scorer:
     with named_errors(context, "scorer", source):
         layers = checkpoints.read_head(hub.find_file(source.place))
         name = named or checkpoints.default_embedder(layers)
-        if pack := packs().get(name):
-            pack.verify()
-    embedder = load_scorer(context, Source(name, pack))
+    embedder = _load_embedder(context, name)
     with named_errors(context, "scorer", source):
-        if not embeds(embedder):
-            raise ModelUnsupported(f"{embedder.info.id!r} only scores; name a scorer that embeds after the @")
         return checkpoints.AestheticScorer(layers, embedder, id=source.label)
+
+
+def _load_layout(context: LoadContext, source: Source) -> Scorer:
+    from models.scorers.layout import LayoutScorer
+
+    return LayoutScorer(_load_embedder(context, source.place), id=source.label)
+
+
+def _load_embedder(context: LoadContext, name: str) -> Embedder:
+    """The scorer that another one is built on. Raises the errors of `models.errors`."""
+    source = _behind(name)
+    if source.pack is not None:
+        source.pack.verify()
+    embedder = load_scorer(context, source)
+    if not embeds(embedder):
+        raise ModelUnsupported(f"{embedder.info.id!r} only scores; name a scorer that embeds instead")
+    return embedder
+
+
+def _behind(name: str) -> Source:
+    return Source(name, packs().get(name) or pack_in(Path(name)))
 
 
 def _load_endpoint(context: LoadContext, source: Source) -> Scorer:
@@ -177,6 +198,7 @@ SCORERS: tuple[Family[Embedder | Scorer], ...] = (
     Family("alias", lambda source: source.name in SCORER_ALIASES, _load_alias),
     Family("HPSv2", _begins(HPS), _load_hps),
     Family("aesthetic head", _begins(AESTHETIC), _load_aesthetic),
+    Family("layout", _begins(LAYOUT), _load_layout),
     Family("chat endpoint", _is_endpoint, _load_endpoint, needs_torch=False),
     Family("vision-language", _begins(VLM), _load_vision_language),
     Family("transformers", _is_transformers_folder, _load_transformers),

@@ -17,6 +17,7 @@ from models.load_options import DEFAULTS, LoadOptions
 from models.pack import Pack
 from models.protocols import Embedder, Scorer
 from models.protocols.readings import ReadText, read_as_is
+from models.protocols.scoring import LAYOUT
 from models.reading.front import TextFront
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LOCAL = "local-dir:"
 HPS, AESTHETIC, VLM = "hps:", "aesthetic:", "vlm:"
 REMOTE = ("openai:", "a1111:", "frontrunner:")
-_PREFIXES = (HPS, AESTHETIC, VLM, *REMOTE)
+_PREFIXES = (HPS, AESTHETIC, VLM, LAYOUT, *REMOTE)
 
 
 @dataclass(frozen=True, slots=True)

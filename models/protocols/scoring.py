@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 
+LAYOUT = "layout:"
+"""Begins the names of scorers that judge where things are."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScorerInfo:
     """A scorer's name and limits.

@@ -1,1 +1,1 @@
-"""A text front for packs: Russian, emoji and misspellings become English captions."""
+"""What prompts say: a text front for packs, and where things are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.domain import Ranking, ScorerUse
 from app.engine.texts.clip_limits import clip_limit_notices
 
 
@@ -73,3 +74,11 @@ def test_other_texts_get_no_warning(prompt: str) -> None:
 def test_each_is_named_once_and_negations_stay() -> None:
     notices = clip_limit_notices("three apples and three apples, no leaves", [])
     assert [n.code for n in notices] == ["negation_in_prompt", "count_in_prompt"]
+
+
+def test_positions_need_no_warning_if_a_scorer_judges_them() -> None:
+    prompt = "three apples, a cup to the left of a pear"
+    assert [n.code for n in clip_limit_notices(prompt, [], judges_positions=True)] == ["count_in_prompt"]
+    uses = (ScorerUse("fake"), ScorerUse("layout:fake", 0.0))
+    assert not Ranking(scorers=uses).judges_positions
+    assert Ranking(scorers=(*uses, ScorerUse("layout:fake-2"))).judges_positions

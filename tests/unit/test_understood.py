@@ -84,7 +84,11 @@ def test_ranking_prompts_are_read_and_ambiguous_words_are_told() -> None:
 def test_the_command_line_says_what_was_understood_and_gained() -> None:
     done = {
         "understood": "a red apple",
-        "warnings": [{"code": "words_not_understood", "words": ["тумане"]}],
+        "warnings": [
+            {"code": "words_not_understood", "words": ["тумане"], "detail": "no word"},
+            {"code": "prompt_translated", "detail": "read as a red apple"},
+            {"code": "scorer_left_out", "detail": "the order is without 'layout:pictogram'"},
+        ],
         "data": [{"score": 0.5}],
         "candidates": [
             {"score": 0.5, "score_is_preview": False},
@@ -96,6 +100,7 @@ def test_the_command_line_says_what_was_understood_and_gained() -> None:
     assert output.result_lines(done) == [
         "understood: a red apple",
         "not understood: тумане",
+        "warning: the order is without 'layout:pictogram'",
         "random pick 0.30, best of 3 0.50 (pruned: 1, counted by their last preview)",
     ]
     assert output.result_lines({**done, "understood": None, "warnings": [], "data": []}) == []

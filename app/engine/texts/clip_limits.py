@@ -34,9 +34,13 @@ _POSITION = re.compile(
 )
 
 
-def clip_limit_notices(prompt: str, negatives: Sequence[str]) -> tuple[Notice, ...]:
-    """Warn about each part of a prompt that a scorer like CLIP does not understand."""
-    return (*negation_notices(prompt, negatives), *_count_notices(prompt), *_position_notices(prompt))
+def clip_limit_notices(prompt: str, negatives: Sequence[str], *, judges_positions: bool = False) -> tuple[Notice, ...]:
+    """Warn about each part of a prompt that a scorer like CLIP does not understand.
+
+    Not about positions if a scorer `judges_positions`.
+    """
+    positions = () if judges_positions else _position_notices(prompt)
+    return (*negation_notices(prompt, negatives), *_count_notices(prompt), *positions)
 
 
 def _count_notices(prompt: str) -> Iterator[Notice]:
@@ -54,7 +58,8 @@ def _position_notices(prompt: str) -> Iterator[Notice]:
         yield Notice(
             "position_in_prompt",
             f"CLIP hardly sees positions: images that swap the things around {found!r} can rank first. Compare the "
-            "images yourself, or send one that is right in `ranking.references`",
+            "images yourself, send one that is right in `ranking.references`, or rank by a scorer `layout:...` if "
+            "`/v1/models` lists one",
             {"text": found},
         )
 

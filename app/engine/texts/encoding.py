@@ -94,7 +94,7 @@ def encode_ranking(
     )
     notices += prompt_notices(generator.info, spec, steered)
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-    notices += clip_limit_notices(texts[0], texts[1:])
+    notices += clip_limit_notices(texts[0], texts[1:], judges_positions=spec.ranking.judges_positions)
     return EncodedTexts(prompts, negative, query, tuple(notices))
 
 

@@ -39,7 +39,7 @@ FIRST_JUDGED = 8
 LEFT_OUT = "scorer_left_out"
 """Code of the notice about a scorer that did not judge."""
 
-LACKING = {"not_stored", "text_changed", "not_loaded"}
+LACKING = {"not_stored", "text_changed", "not_loaded", "no_positions"}
 """Reasons to leave a scorer out that a repeat cannot change; others are failures."""
 
 
@@ -176,9 +176,8 @@ class Ensembles:
         why = "; ".join(left[name].detail for name in asked)
         if not reasons <= LACKING:
             raise EngineFailed(f"{why}; send the request again, or use {use}", pointer="#/ranking/scorers")
-        raise InvalidRequest(
-            f"{why}; use {use}, or send the image files to `POST /v1/rank`", pointer="#/ranking/scorers"
-        )
+        elsewhere = "" if "no_positions" in reasons else ", or send the image files to `POST /v1/rank`"
+        raise InvalidRequest(f"{why}; use {use}{elsewhere}", pointer="#/ranking/scorers")
 
     def cascade(self, ranking: Ranking, seconds: float) -> int | None:
         """How many candidates the scorers without embeddings may see, by what they cost.

@@ -314,7 +314,8 @@ class RankingService:
         notices = [truncation_notice("scorer", t, v.truncation) for t, v in read if v.truncation is not None]
         notices += reading_notices(("scorer", text, each.reading) for text, each in read)
         notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-        return query, (*notices, *clip_limit_notices(prompt, texts[1:]))
+        notices += clip_limit_notices(prompt, texts[1:], judges_positions=ranking.judges_positions)
+        return query, tuple(notices)
 
 
 def _pool(source: Generation, spec: GenerationSpec, include_pruned: bool | None) -> tuple[list[int], list[int]]:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from models.training.data import icons, split
 from models.training.data.palette import U8
 from models.training.data.scenes import Mixture, SceneSampler
-from models.training.evaluation import checks, fields, judge, prompts, wordings
+from models.training.evaluation import checks, fields, judge, layouts, prompts, wordings
 from models.training.evaluation.sampling import Drawn, Pack
 from models.training.runs import use
 from models.training.trainers.autoencoder import Pictures, to_tensor
@@ -34,7 +34,7 @@ from models.training.trainers.scorer import Table, Unseen, say
 CANDIDATES = 16
 PARTS = (
     *("costs", "autoencoder", "scorer", "arbiter", "known", "composed", "composition", "field", "negative", "synonyms"),
-    *("russian", "spread", "languages"),
+    *("russian", "spread", "languages", "layout"),
 )
 JUDGED = {"arbiter", "known", "synonyms", "russian", "spread"}
 """Parts that need the judge."""
@@ -285,6 +285,10 @@ class Evaluation:
     def languages(self) -> dict[str, Any]:
         """Names in languages that the text path does not translate."""
         return wordings.measure_languages(self.pack, self.table.names, icons.labels(self.runs / "node"))
+
+    def layout(self) -> dict[str, Any]:
+        """Prompts that say where two things are."""
+        return layouts.measure_layout(self)
 
 
 def guided_step(pack: Pack) -> Callable[[], object]:
