@@ -49,12 +49,12 @@ _FORMS = tuple(
         ("", rf"{_IS} on the right{_SIDE}{_JOIN} ", rf"{_IS} on the left{_SIDE}", (_RIGHT_LEFT,)),
         ("", rf"{_IS} at the top{_JOIN} ", rf"{_IS} at the bottom", (_TOP_BOTTOM,)),
         ("", rf"{_IS} at the bottom{_JOIN} ", rf"{_IS} at the top", (_BOTTOM_TOP,)),
-        ("", rf"{_IS}(?: (?:to|on) the)? left{_SIDE} of ", "", (_LEFT_RIGHT,)),
-        ("", rf"{_IS}(?: (?:to|on) the)? right{_SIDE} of ", "", (_RIGHT_LEFT,)),
+        ("", rf"{_IS}(?: (?:to|on) the left{_SIDE}|(?<! the) left) of ", "", (_LEFT_RIGHT,)),
+        ("", rf"{_IS}(?: (?:to|on) the right{_SIDE}|(?<! the) right) of ", "", (_RIGHT_LEFT,)),
         ("", rf"{_IS} (?:above|over|on top of) ", "", (_TOP_BOTTOM,)),
         ("", rf"{_IS} (?:below|under|beneath|underneath) ", "", (_BOTTOM_TOP,)),
         ("", rf"{_IS} (?:next to|beside) ", "", (_LEFT_RIGHT, _RIGHT_LEFT)),
-        ("", " and ", " side by side", (_LEFT_RIGHT, _RIGHT_LEFT)),
+        ("", " and ", rf"{_IS} (?:side by side|next to each other|beside each other)", (_LEFT_RIGHT, _RIGHT_LEFT)),
         ("слева ", f"{_AND} справа ", "", (_LEFT_RIGHT,)),
         ("справа ", f"{_AND} слева ", "", (_RIGHT_LEFT,)),
         ("", f" слева{_AND} ", " справа", (_LEFT_RIGHT,)),
@@ -66,13 +66,21 @@ _FORMS = tuple(
         ("", " рядом с ", "", (_LEFT_RIGHT, _RIGHT_LEFT)),
     )
 )
-_FRAME = re.compile(
-    "(?:(?:an?|the) )?(?:picture|photo|photograph|drawing|painting|image|illustration) of ", re.IGNORECASE
+_FRAME = _compiled(
+    r"(?:(?:an?|the) )?(?:[\w-]+ ){0,2}(?:picture|photo|photograph|drawing|painting|image|illustration) of "
 )
-_BACKGROUND = re.compile(
-    r"(?: (?:on|with|against|in front of))?(?: an?| the)?(?: [^\W\d_]+)? background\b.*| на [^\W\d_]+ фоне\b.*",
-    re.IGNORECASE,
+_SHADE = r"[^\W\d_]+(?:-[^\W\d_]+)*"
+_BACKGROUND = _compiled(
+    rf" (?:on|with|against|in front of) an?(?: {_SHADE}){{1,3}} background\b.*|"
+    rf"(?: (?:on|with|against|in front of))?(?: an?| the)?(?: {_SHADE})? background\b.*|"
+    rf" на(?: {_SHADE}){{0,2}} фоне\b.*"
 )
+_NO_THING = _compiled(
+    "each other|one another|the other|it|them|the (?:picture|photo|photograph|drawing|painting|image|frame|screen)|"
+    ".* (?:not|не)"
+)
+"""What stands beside a form where it puts nothing, or not there."""
+
 _CLAUSES = 8
 """Clauses of a prompt that are read."""
 
@@ -83,7 +91,9 @@ def read_arrangement(text: str) -> Arrangement | None:
     The shortest row of clauses that has a form counts: what follows, such as a style, belongs to neither thing. Nor
     does the kind of picture or its background.
     """
-    bare = _BACKGROUND.sub("", _FRAME.sub("", " ".join(text.split()), count=1))
+    whole = " ".join(text.split())
+    framed = _FRAME.match(whole)
+    bare = _BACKGROUND.sub("", whole[framed.end() :] if framed else whole)
     ends = [found.start() for found in itertools.islice(re.finditer(r"[,.;]|$", bare), _CLAUSES)]
     return next(filter(None, (_read(bare[:end]) for end in ends)), None)
 
@@ -94,6 +104,6 @@ def _read(text: str) -> Arrangement | None:
         found = between.search(text, begins.end(), ends.start()) if begins and ends else None
         if begins and ends and found:
             things = text[begins.end() : found.start()], text[found.end() : ends.start()]
-            if all(things):
+            if all(things) and not any(map(_NO_THING.fullmatch, things)):
                 return Arrangement(*things, places)
     return None

@@ -25,6 +25,11 @@ TB, BT = ("top", "bottom"), ("bottom", "top")
         ("a bird on top of a car. Oil painting", "a bird", "a car", (TB,)),
         ("a cup next to a plate black background", "a cup", "a plate", (LR, RL)),
         ("a cup and a plate side by side", "a cup", "a plate", (LR, RL)),
+        ("a cup and a plate are next to each other", "a cup", "a plate", (LR, RL)),
+        ("a cup beside a painting of a dog", "a cup", "a painting of a dog", (LR, RL)),
+        ("a watercolor painting of a cat left of a dog", "a cat", "a dog", (LR,)),
+        ("a cat to the left of a dog on a plain light-grey background", "a cat", "a dog", (LR,)),
+        ("кошка над собакой на бледном светло-сером фоне", "кошка", "собакой", (TB,)),
         ("a cat, a hat to the left of a dog", "a cat, a hat", "a dog", (LR,)),
         ("красное яблоко слева от синей чашки", "красное яблоко", "синей чашки", (LR,)),
         ("кошка справа от собаки на белом фоне", "кошка", "собаки", (RL,)),
@@ -48,6 +53,13 @@ def test_two_things_and_their_places_are_read(text: str, first: str, second: str
     [
         *("", " ", "a cat", "a cat and a dog", "a left-handed man", "a house on the left", "an overview of a city"),
         *("left of a dog", "a cat above", " над ", "a cat behind a dog", "a picture of left of", "слева кошка"),
+        *("two books on top of each other", "a cat and a dog, one above the other", "a cat to the left of it"),
+        *(
+            "a cat on the left side of the image",
+            "a cat in the left side of the box",
+            "a man, the left of his face lit",
+        ),
+        *("a cat that is not above a dog", "кошка не над собакой"),
         *("a cat, a dog, a cow, a hen, a pig, a fox, a bee, an ant, a bird above a house",),
     ],
 )
