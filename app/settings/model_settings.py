@@ -32,7 +32,9 @@ class ModelSettings(RemoteSettings):
     )
     scorer: str = Field("pictogram", min_length=1, description="scorer that embeds: pack, folder, hub id or other name")
     scorers: str = Field("", description="scorers that rankings may name beside the main one, comma-separated")
-    ensemble: bool = Field(False, description="whether rankings that name no scorers use all of them")
+    ensemble: bool = Field(
+        False, description="whether rankings that name no scorers use all of them, without `layout:` scorers"
+    )
     referee: str = Field("", description="scorer that never ranks, and judges the winners; empty for none")
     calibration: Path | None = Field(None, description="file written by `frontrunner calibrate` for these models")
     preview_decoder: str = Field("", description="folder or hub id of a tiny decoder for previews; empty for none")

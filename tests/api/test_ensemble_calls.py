@@ -17,6 +17,8 @@ from app.engine.ranking.near_misses import near_misses
 from app.service.ranking import panel_scores
 from models.errors import ScoringFailed
 from models.protocols import Models, Reading, TextEmbedding
+from models.scorers.layout import LayoutScorer
+from models.synthetic.members import RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import is_problem, running
 from tests.api.test_ensemble import ALL, Panel, codes, order
@@ -158,6 +160,15 @@ def test_scorers_none_of_which_can_judge_are_refused_with_those_that_can(panel: 
     assert panel.reranked(one, prompt="a green tree", scorers=None)["ranking"]["scorers"] == []
 
 
+def test_a_scorer_that_is_gone_is_not_offered_for_uploads(tmp_path: Path) -> None:
+    with Panel(tmp_path) as panel:
+        made = panel.made(scorers=ALL[1:])
+    with running(tmp_path) as house:
+        answer = house.post(f"/v1/generations/{made['id']}/rerank", json={})
+        detail = is_problem(answer, 422, "invalid_request", "#/ranking/scorers")["detail"]
+    assert detail.endswith("the scorer 'fake-judge' did not judge: it is not loaded on this replica; use 'fake'")
+
+
 def test_uploads_that_are_all_vetoed_are_no_fault_of_the_scorer(panel: Panel) -> None:
     ranking = '{"scorers": [{"name": "fake-judge"}], "veto": ["artefact"]}'
     blank = io.BytesIO()
@@ -185,3 +196,12 @@ def test_a_scorer_alone_that_fails_ranks_nothing_again_and_no_upload(tmp_path: P
         form = {"prompt": "a red apple", "ranking": '{"scorers": [{"name": "fake-judge"}]}'}
         answer = panel.house.client.post("/v1/rank", data=form, files=[("images", ("0.png", image))])
         assert "no answer within 5 s" in is_problem(answer, 500, "engine_failed", "#/ranking/scorers")["detail"]
+
+
+def test_a_scorer_of_positions_is_no_default(tmp_path: Path) -> None:
+    members = (RandomFeatureScorer(), LayoutScorer(FakeScorer(), id="layout:fake"))
+    load = lambda: Models(InstrumentedGenerator(), FakeScorer(), members=members)  # noqa: E731
+    with running(tmp_path, load=load, ensemble=True) as house:
+        made = house.made(n_candidates=3)
+    assert [use["name"] for use in made["ranking"]["scorers"]] == ["fake", "fake-2"]
+    assert "scorer_left_out" not in codes(made)

@@ -23,6 +23,7 @@ from app.errors import EngineFailed, InvalidRequest
 from app.service.ranking.panel_scores import Judgeable, LeftOut, MemberCollector, PanelScores, Values
 from app.service.ranking.referee import Referee
 from models.protocols import ScorerInfo, ScoringInfo
+from models.protocols.scoring import LAYOUT
 
 JUDGING_SHARE = 0.25
 """Share of a generation's time that scorers without embeddings may add."""
@@ -76,11 +77,11 @@ class Ensembles:
     def completed(self, ranking: Ranking) -> Ranking:
         """The ranking, with all scorers if it names none and the server uses all.
 
-        Raises Loading.
+        Not those that judge positions: few prompts state any. Raises Loading.
         """
         if ranking.scorers or not self.always:
             return ranking
-        rankers = self._rankers()
+        rankers = [name for name in self._rankers() if not name.startswith(LAYOUT)]
         return replace(ranking, scorers=tuple(ScorerUse(name) for name in rankers)) if len(rankers) > 1 else ranking
 
     def check_probability(self, ranking: Ranking) -> None:
@@ -176,7 +177,7 @@ class Ensembles:
         why = "; ".join(left[name].detail for name in asked)
         if not reasons <= LACKING:
             raise EngineFailed(f"{why}; send the request again, or use {use}", pointer="#/ranking/scorers")
-        elsewhere = "" if "no_positions" in reasons else ", or send the image files to `POST /v1/rank`"
+        elsewhere = "" if reasons & {"not_loaded", "no_positions"} else ", or send the image files to `POST /v1/rank`"
         raise InvalidRequest(f"{why}; use {use}{elsewhere}", pointer="#/ranking/scorers")
 
     def cascade(self, ranking: Ranking, seconds: float) -> int | None:
