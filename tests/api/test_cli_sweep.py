@@ -60,6 +60,12 @@ def test_a_referee_that_is_configured_is_asked(tmp_path: Path, monkeypatch: pyte
     assert found["points"][1]["change"]["referee"] == pytest.approx(found["points"][1]["change"]["score"], abs=1e-6)
 
 
+def test_a_referee_that_cannot_judge_a_prompt_ends_the_sweep(tmp_path: Path) -> None:
+    options = ("--prompts", prompts(tmp_path), "--scales", "0.1", "--out", tmp_path / "s.json")
+    code, shown = swept(*options, FRONTRUNNER_REFEREE="layout:fake-2")
+    assert (code, "frontrunner: the text does not say where two things are" in shown) == (1, True), shown
+
+
 @pytest.mark.parametrize(("setting", "wordings"), [("auto", 2), ("off", 0)])
 def test_fields_are_spread_over_styles_as_the_server_does(
     setting: str, wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from app.errors import FrontrunnerError
 from app.settings import Settings, format_errors
 from app.settings.model_settings import ModelSettings
 from models import registry
-from models.errors import ModelError
+from models.errors import ModelError, ScoringFailed
 from models.pack import packs
 from models.protocols import GeneratorInfo, Models
 
@@ -99,12 +99,14 @@ def check_output(*files: Path | None) -> None:
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """Turn errors of settings, models, engine and files into CliError."""
+    """Turn errors of settings, models, engine, scorers and files into CliError."""
     try:
         yield
     except ValidationError as error:
         raise CliError("; ".join(format_errors(error))) from None
     except (ModelError, FrontrunnerError) as error:
         raise CliError(str(error)) from None
+    except ScoringFailed as error:
+        raise CliError(f"{error}; then run the same command again") from None
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None

@@ -13,7 +13,6 @@ from app.cli.measuring import configured
 from app.cli.tuning.stored import Taste, taste_opinion
 from app.settings.model_settings import ModelSettings
 from models import registry
-from models.errors import ScoringFailed
 from models.loras import LoraFolder
 from models.protocols import Embedder, Models, OutOfMemory, Scorer
 from models.tuning.rewards import Opinion, opinion_of, without_weights
@@ -112,7 +111,5 @@ def typed_errors(when_full: str) -> Iterator[None]:
             raise CliError(str(error)) from None
         except ImportError as error:
             raise CliError(f"the package {error.name} is missing: install frontrunner[tune]") from None
-        except ScoringFailed as error:
-            raise CliError(f"{error}; then run the same command again") from None
         except OutOfMemory as error:
             raise CliError(f"{error}: {when_full}") from None
