@@ -218,6 +218,8 @@ def rank(
     with remote.reported_errors(), service_at(url, progress) as client:
         ranked = remote.rank_files(client, prompt, negative, files, again.build_scorers(scorer), model)
         console.print(output.ranking_table(ranked, files))
+    for line in output.warning_lines(ranked):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

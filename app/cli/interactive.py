@@ -192,6 +192,8 @@ class InteractiveSession:
         turn = self._turns[-1]
         self._print(output.ranking_summary(turn.answer))
         self._console.print(output.candidates_table(turn.answer))
+        for line in output.warning_lines(turn.answer):
+            self._print(line)
         self._print(f"sheet {turn.sheet}")
 
     def _help(self) -> None:

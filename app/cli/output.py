@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def result_lines(done: Json) -> list[str]:
         lines.append(f"understood: {done['understood']}")
     unknown = [w["words"] for w in done["warnings"] if w["code"] == "words_not_understood"]
     lines += [f"not understood: {', '.join(words)}" for words in unknown]
-    lines += [f"warning: {w['detail']}" for w in done["warnings"] if w["code"] not in READ_WARNINGS]
+    lines += warning_lines(done, READ_WARNINGS)
     scores = [c["score"] for c in done["candidates"] if c["score"] is not None]
     if len(scores) > 1 and done["data"]:
         previews = sum(c["score_is_preview"] for c in done["candidates"])
@@ -92,6 +92,11 @@ def result_lines(done: Json) -> list[str]:
         mean, best = sum(scores) / len(scores), done["data"][0]["score"]
         lines.append(f"random pick {mean:.2f}, best of {len(scores)} {best:.2f}{note}")
     return lines
+
+
+def warning_lines(answer: Json, told: Collection[str] = ()) -> list[str]:
+    """The warnings of an answer, without those whose codes are `told` otherwise."""
+    return [f"warning: {warning['detail']}" for warning in answer["warnings"] if warning["code"] not in told]
 
 
 def candidates_table(done: Json) -> Table:

@@ -86,7 +86,8 @@ def test_generate_starts_a_service_shows_and_writes(tmp_path: Path) -> None:
     assert sorted(int(row[1]) for row in cells) == [7, 8, 9, 10, 11]
     scores = [float(row[4]) for row in cells]
     assert scores == sorted(scores, reverse=True)
-    assert rows[5] == f"random pick {sum(scores) / 5:.2f}, best of 5 {scores[0]:.2f}"
+    assert rows[5] == "warning: this model has no calibration, so nothing was pruned"
+    assert rows[6] == f"random pick {sum(scores) / 5:.2f}, best of 5 {scores[0]:.2f}"
     assert sorted(p.name for p in out.iterdir()) == ["best-01.png", "best-02.png", "sheet.png"]
     assert _size(out / "best-01.png") == (64, 64)
     assert _size(out / "sheet.png")[0] > 800
@@ -131,6 +132,12 @@ def test_rank_names_files_best_first(tmp_path: Path, house: House) -> None:
         Image.new("RGB", (20, 20), file.name.partition("[")[0]).save(file)
     told = _told("rank", "a red apple", *files, "--url", house.url)
     assert [line.split()[-1] for line in told.splitlines()[1:]] == ["red[1].png", "blue[1].png"]
+
+
+def test_rank_prints_the_warnings(tmp_path: Path, house: House) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    told = _told("rank", "an apple to the left of [a] cup", tmp_path / "red.png", "--url", house.url)
+    assert "\nwarning: CLIP hardly sees positions: images that swap the things around 'to the left of'" in told
 
 
 @pytest.mark.parametrize("command", ["serve", "generate", "rank", "rerank", "refine", "calibrate"])

@@ -54,6 +54,11 @@ def _tables(told: str) -> list[list[str]]:
     return found
 
 
+def test_every_list_has_its_warnings(house: House, tmp_path: Path) -> None:
+    told = _talk(house, tmp_path, "prompt a cup to the left of a plate", "avoid dark", "prompt green")
+    assert told.count("\nwarning: CLIP hardly sees positions") == 2
+
+
 def test_a_whole_dialogue(house: House, tmp_path: Path) -> None:
     out, kept = tmp_path / "out", tmp_path / "a kept one"
     told = _talk(
