@@ -147,6 +147,15 @@ def test_audits_that_do_not_fit_are_refused(house: House, asked: dict[str, Any],
     assert house.client.get("/v1/generations").json()["data"][:1] == before, "nothing was sampled"
 
 
+def test_numbers_are_checked_where_stored_generations_need_none(tmp_path: Path) -> None:
+    with running(tmp_path, load=models, default_candidates=1) as here:
+        asked = {**ASKED, "n_candidates": None, "generations": [here.made(n_candidates=4)["id"]]}
+        assert here.post("/v1/audits", json=asked).status_code == 200
+        for field, value in (("n_candidates", 65), ("n_candidates", 0), ("steps", 0), ("guidance_scale", -1)):
+            answer = here.post("/v1/audits", json=asked | {field: value})
+            is_problem(answer, 422, "invalid_request", f"#/{field}")
+
+
 def test_generations_of_others_are_not_audited(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with running(tmp_path, load=models) as here:

@@ -148,11 +148,21 @@ class AuditService:
             check_text(prompt, f"#/prompts/{place}", limits, allow_empty=False)
         check_range(params.certainty, 0.5, 1, "#/certainty")
         self._check_attributes(params.attributes)
-        count = params.base.n_candidates
+        self._check_numbers(params)
+
+    def _check_numbers(self, params: AuditParams) -> None:
+        """Check also those that stored generations do not need, except a default."""
+        limits, base = self._service.limits, params.base
+        count = base.n_candidates
         assert isinstance(count, int)
-        check_range(count, 2, limits.candidates, "#/n_candidates")
+        if params.prompts or count != limits.default_candidates:
+            check_range(count, 2, limits.candidates, "#/n_candidates")
+        if base.steps is not None:
+            check_range(base.steps, 1, limits.steps, "#/steps")
+        if base.guidance_scale is not None:
+            check_range(base.guidance_scale, 0, limits.guidance_scale, "#/guidance_scale")
         if params.prompts:
-            check_range(params.base.n, 1, count - 1, "#/n")
+            check_range(base.n, 1, count - 1, "#/n")
             self._check_total(count * len(params.prompts), "#/n_candidates")
         elif params.winners is not None:
             check_range(params.winners, 1, MAX_WINNERS, "#/n")
