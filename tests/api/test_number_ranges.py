@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.api import sse
+from app.errors import InvalidRequest
 from tests.api.kit import PROMPT, House, is_problem
 
 pytestmark = [pytest.mark.usefixtures("served_afterwards"), pytest.mark.slow]
@@ -97,9 +99,13 @@ def test_a_whole_number_with_a_point_is_a_whole_number(house: House) -> None:
     assert found["detail"] == "limit: the value must be a whole number, in digits"
 
 
-def test_an_error_in_a_stream_names_its_field(house: House) -> None:
-    answer = house.post(json={**PROMPT, "n": 0}, headers={"accept": "text/event-stream"})
-    assert answer.json()["error"]["message"] == "n: 0 is out of range; send a value between 1 and 3"
+def test_an_error_in_a_stream_names_its_field() -> None:
+    event = sse.encode_error_event(InvalidRequest("0 is out of range", pointer="#/ranking/negatives/0/weight"))
+    told = json.loads(event.partition(b"data: ")[2])["error"]
+    assert (told["message"], told["param"]) == (
+        "ranking.negatives.0.weight: 0 is out of range",
+        "ranking.negatives.0.weight",
+    )
 
 
 @pytest.mark.parametrize("limit", [0, 101])
