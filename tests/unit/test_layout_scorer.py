@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from models import registry
-from models.errors import ModelUnsupported, ScoringFailed
+from models.errors import ModelUnsupported, PackCorrupt, ScoringFailed
 from models.families import SCORERS, Source, family_of, scorer_needs_torch
 from models.load_options import LoadOptions
+from models.pack import MANIFEST, packs
 from models.protocols import Embeddings, Pixels, TextEmbedding
 from models.scorers.layout import LayoutScorer
 from models.synthetic.scorer import FakeScorer
@@ -98,6 +100,14 @@ def test_it_loads_on_the_scorer_that_is_loaded_already() -> None:
 def test_it_needs_torch_if_its_scorer_does() -> None:
     assert family_of(SCORERS, Source("layout:fake")).name == "layout"
     assert [scorer_needs_torch(Source(f"layout:{name}")) for name in ("fake", "pictogram")] == [False, True]
+
+
+@pytest.mark.torch
+def test_the_files_of_a_packs_folder_are_verified(tmp_path: Path) -> None:
+    pack = packs()["pictogram"]
+    (tmp_path / MANIFEST).write_bytes((pack.folder / MANIFEST).read_bytes())
+    with pytest.raises(PackCorrupt, match="is missing"):
+        registry.load_models("fake", "fake", options=LoadOptions(scorers=(f"layout:{tmp_path}",)))
 
 
 def test_a_scorer_without_embeddings_cannot_be_its_base() -> None:
