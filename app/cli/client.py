@@ -102,9 +102,9 @@ def rank_files(
     try:
         return cast(Json, client.rank(prompt, files, negative_prompt=negative, ranking=ranking, model=model))
     except ApiError as error:
-        pointer = next((field.get("pointer") for field in error.errors), None) or ""
-        found = re.fullmatch(r"#/images/(\d+)", pointer)
-        raise CliError(f"{files[int(found[1])].name}: {error}" if found else str(error)) from None
+        field = next(iter(error.errors), None)
+        found = re.fullmatch(r"#/images/(\d+)", (field and field.get("pointer")) or "")
+        raise CliError(f"{files[int(found[1])].name}: {field['detail']}" if field and found else str(error)) from None
     except OSError as error:
         raise CliError(f"cannot read {error.filename}: {error.strerror}") from None
 

@@ -118,7 +118,7 @@ def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> Non
     assert "cannot write" in _complaint(*ASKED, "--out", "/dev/null/x", *url)
     text = tmp_path / "no-image.png"
     text.write_text("no image")
-    assert "no-image.png: " in _complaint("rank", "x", text, *url)
+    assert "no-image.png: the file is not an image" in _complaint("rank", "x", text, *url)
     assert CliRunner().invoke(app, ["rank", "x", "missing.png"]).exit_code == 2
 
 

@@ -80,6 +80,8 @@ def test_invalid_lines_are_named_by_their_number(own: House, tmp_path: Path) -> 
     told = _complaint("batch", requests, *url)
     assert "line 3: previews: 11 is out of range; send a value between 0 and 10" in told
     assert "line 5: colour: unknown field" in told
+    told = _complaint("batch", _file(tmp_path, {"prompt": "x", "ranking": {"negatives": [{"text": ""}]}}), *url)
+    assert "line 1: ranking.negatives.0.text: the text is empty" in told
     many = _file(tmp_path, *[{"prompt": "x", "steps": 0}] * 8)
     assert "line 5: " in (told := _complaint("batch", many, *url))
     assert told.endswith("and 3 more")

@@ -33,7 +33,7 @@ class Requests:
         """The error of a batch in terms of lines of the file."""
         found = [(field.get("pointer") or "").split("/") for field in error.errors]
         told = [
-            f"line {self.lines[int(path[2])]}: {': '.join([*path[3:4], field['detail']])}"
+            f"line {self.lines[int(path[2])]}: {': '.join(filter(None, ['.'.join(path[3:]), field['detail']]))}"
             for path, field in zip(found, error.errors, strict=True)
             if path[:2] == ["#", "requests"] and len(path) > 2 and path[2].isdecimal()
         ]
