@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from models.errors import ModelUnsupported
 from models.protocols import Embedder, Models, Scorer, StepwiseGenerator, embeds
+from models.protocols.scoring import LAYOUT
 from models.protocols.upscaling import Upscaler
 
 
@@ -41,6 +42,11 @@ def check_names(names: Sequence[str], referee: str) -> None:
     if referee in names:
         raise ValueError(
             f"FRONTRUNNER_REFEREE: {referee!r} also ranks, so it would confirm itself; name another scorer"
+        )
+    base = referee.removeprefix(LAYOUT)
+    if base in names:
+        raise ValueError(
+            f"FRONTRUNNER_REFEREE: {referee!r} has the weights of {base!r}, which ranks; name another scorer"
         )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

@@ -126,6 +126,8 @@ def _load_aesthetic(context: LoadContext, source: Source) -> Scorer:
 def _load_layout(context: LoadContext, source: Source) -> Scorer:
     from models.scorers.layout import LayoutScorer
 
+    if not source.place:
+        raise ModelNotFound(f"scorer {source.name!r} not found; name a scorer that embeds after it, as in {LAYOUT}fake")
     return LayoutScorer(_load_embedder(context, source.place), id=source.label)
 
 

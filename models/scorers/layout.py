@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.errors import ScoringFailed
 from models.protocols import Embedder, Embeddings, Images, Pixels, ScoringInfo, to_host
-from models.reading.positions import FORMS, Region, read_arrangement
+from models.reading.positions import FORMS, Arrangement, Region, read_arrangement
 
 _METHOD = "layout 1"
 """Other scores of the same embedder need another number."""
@@ -39,7 +39,7 @@ class LayoutScorer:
         Where several arrangements are right, the best one counts. Raises `OutOfMemory`, and `ScoringFailed` for a text
         that does not say where two things are.
         """
-        stated = read_arrangement(text)
+        stated = read_arrangement(text) or self._understood(text)
         if stated is None:
             raise ScoringFailed(
                 "no_positions", f"the text does not say where two things are; use a form such as {FORMS}"
@@ -51,6 +51,11 @@ class LayoutScorer:
         }
         each = [np.minimum(_cosines(halves[a], first), _cosines(halves[b], second)) for a, b in stated.places]
         return np.asarray(np.max(each, axis=0), np.float32)
+
+    def _understood(self, text: str) -> Arrangement | None:
+        """The arrangement in the caption that the embedder reads a text as, if it does."""
+        (embedded,) = self._embedder.embed_texts([text])
+        return read_arrangement(embedded.reading.understood) if embedded.reading is not None else None
 
 
 def _half(images: Images, region: Region) -> Images:

@@ -20,7 +20,6 @@ from app.cli import app
 from app.engine.ranking import ensemble
 from models.errors import ScoringFailed
 from models.protocols import Embedder, Embeddings, Models, Pixels, Scorer, ScorerInfo, ScoringInfo, TextEmbedding
-from models.scorers.layout import LayoutScorer
 from models.synthetic.members import ColourJudge, RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
 from tests.api.kit import is_problem, running
@@ -190,24 +189,6 @@ def test_another_prompt_uses_stored_embeddings_and_drops_numbers_of_one_text(pan
     assert (left["scorer"], left["reason"]) == ("fake-judge", "text_changed")
     assert set(green["data"][0]["scores"]) == {"fake", "fake-2"}
     assert green["data"][0]["scores"]["fake-2"] != made["data"][0]["scores"]["fake-2"]
-
-
-def test_a_layout_scorer_ranks_prompts_with_positions_and_is_left_out_of_others(tmp_path: Path) -> None:
-    member = LayoutScorer(FakeScorer(), id="layout:fake")
-    asked = {"n_candidates": 6, "n": 6, "pruning": "off", "ranking": {"scorers": [{"name": "layout:fake"}]}}
-    with running(tmp_path, load=lambda: Models(InstrumentedGenerator(), FakeScorer(), members=(member,))) as house:
-        made = house.post(json=asked | {"prompt": "a red cube above a blue ball"}).json()
-        plain = house.post(json=asked | {"prompt": "a red cube"}).json()
-        kept = house.post(f"/v1/generations/{made['id']}/rerank", json={}).json()
-        again = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a red cube"}})
-        is_problem(again, 422, "invalid_request")
-    scores = [one["scores"]["layout:fake"] for one in made["data"]]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) == 6
-    (left,) = [w for w in plain["warnings"] if w["code"] == "scorer_left_out"]
-    assert (left["scorer"], left["reason"]) == ("layout:fake", "no_positions")
-    assert "A to the left of B" in left["detail"]
-    assert [*codes(made), *codes(kept)] == []
 
 
 def test_a_generation_without_members_says_what_it_lacks(panel: Panel) -> None:

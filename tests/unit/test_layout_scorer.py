@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from models import registry
-from models.errors import ModelUnsupported, PackCorrupt, ScoringFailed
+from models.errors import ModelNotFound, ModelUnsupported, PackCorrupt, ScoringFailed
 from models.families import SCORERS, Source, family_of, scorer_needs_torch
 from models.load_options import LoadOptions
 from models.pack import MANIFEST, packs
 from models.protocols import Embeddings, Pixels, TextEmbedding
+from models.protocols.readings import Reading
 from models.scorers.layout import LayoutScorer
 from models.synthetic.scorer import FakeScorer
 
@@ -35,7 +36,8 @@ class ColourScorer(FakeScorer):
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        return [TextEmbedding(np.eye(3, dtype=np.float32)[[n in text for n in NAMES].index(True)]) for text in texts]
+        named = [[name in text for name in NAMES].index(True) for text in texts]
+        return [TextEmbedding(np.eye(3, dtype=np.float32)[place]) for place in named]
 
 
 def picture(first: str, second: str, axis: int, size: int = 8) -> np.ndarray[Any, Any]:
@@ -88,6 +90,24 @@ def test_a_text_without_positions_is_refused_with_the_forms() -> None:
     with pytest.raises(ScoringFailed, match='"A to the left of B"') as failed:
         LayoutScorer(ColourScorer(), id="layout").score(np.zeros((1, 8, 8, 3), np.uint8), "a red cube")
     assert failed.value.reason == "no_positions"
+
+
+def test_a_translated_text_is_read_as_its_caption() -> None:
+    class Translating(ColourScorer):
+        def embed_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+            caption = "a red cube to the left of a blue ball"
+            if texts == ["krasnyj kub sleva"]:
+                return [TextEmbedding(np.zeros(3, np.float32), reading=Reading("ru-Latn", caption))]
+            return super().embed_texts(texts)
+
+    images = np.stack([picture("red", "blue", 1), picture("blue", "red", 1)])
+    right, wrong = LayoutScorer(Translating(), id="layout").score(images, "krasnyj kub sleva")
+    assert right > 0.9 > wrong
+
+
+def test_a_name_without_a_scorer_is_refused() -> None:
+    with pytest.raises(ModelNotFound, match="'layout:' not found; name a scorer that embeds after it"):
+        registry.load_models("fake", "fake", options=LoadOptions(scorers=("layout:",)))
 
 
 def test_it_loads_on_the_scorer_that_is_loaded_already() -> None:

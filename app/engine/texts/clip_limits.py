@@ -58,8 +58,8 @@ def _position_notices(prompt: str) -> Iterator[Notice]:
         yield Notice(
             "position_in_prompt",
             f"CLIP hardly sees positions: images that swap the things around {found!r} can rank first. Compare the "
-            "images yourself, send one that is right in `ranking.references`, or rank by a scorer `layout:...` if "
-            "`/v1/models` lists one",
+            "images yourself, send one that is right in `ranking.references`, or rank by a scorer `layout:...` of "
+            '`/v1/models` with `pruning: "off"`',
             {"text": found},
         )
 

@@ -94,7 +94,8 @@ def encode_ranking(
     )
     notices += prompt_notices(generator.info, spec, steered)
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-    notices += clip_limit_notices(texts[0], texts[1:], judges_positions=spec.ranking.judges_positions)
+    judged = spec.ranking.judges_positions and not spec.checkpoints  # else the main scorer prunes without seeing them
+    notices += clip_limit_notices(texts[0], texts[1:], judges_positions=judged)
     return EncodedTexts(prompts, negative, query, tuple(notices))
 
 
