@@ -6,6 +6,7 @@ Owns the decision what is translated. A text of words that are English stays as 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -17,6 +18,7 @@ from models.reading import captions
 from models.reading.common_words import common_words
 from models.reading.inflection import with_article
 from models.reading.lexicon import Kind, Lexicon, Meaning
+from models.reading.lookalikes import unmixed
 from models.reading.russian import Morphology, plain, without_diminutive
 from models.reading.spelling import CYRILLIC, LATIN, corrections
 from models.reading.transliteration import spellings
@@ -104,9 +106,14 @@ class TextFront:
         if ending:
             head = self.read(text.removesuffix(ending))
             return None if head is None else replace(head, understood=f"{head.understood}{ending}")
+        one_script, changed = unmixed(text)
+        if changed:
+            whole = self.read(one_script) or Reading("en", one_script)
+            return replace(whole, corrections=(*changed.items(), *whole.corrections))
         if _CYRILLIC_WORD.search(text):
             return self._translated(text, "ru", frozenset())
-        report, english = _Report(), self._without_emoji(text)
+        report = _Report()
+        english = self._without_emoji(text, report)
         odd = _first(w for w in _LATIN_WORD.findall(english) if not self._is_english(w))
         found = {word: self._english_corrections(word) for word in odd}
         latin = self._transliterated(english, odd, found)
@@ -136,23 +143,33 @@ class TextFront:
         found = corrections(word.lower(), LATIN, lambda w: w if w in known else None)
         return sorted(found)
 
-    def _without_emoji(self, text: str) -> str:
-        """The text with the names of emoji, with an article unless a word before has one."""
+    def _without_emoji(self, text: str, report: _Report) -> str:
+        """The text with the names of emoji, with an article unless a word before has one.
+
+        Other symbols beside them are left out, and reported.
+        """
         if text.isascii():
             return text
         pieces: list[str] = []
+        symbols: list[str] = []
+        named = False
         for piece in re.findall(r"[\w'-]+|\s+|[^\w\s]", _JOINERS.sub("", text)):
             name = self._lexicon.emoji.get(piece)
             if name is None:
-                pieces.append(piece)
+                symbol = unicodedata.category(piece[0]) == "So"
+                pieces.append(" " if symbol else piece)
+                symbols += [piece] if symbol else []
                 continue
+            named = True
             before = next((p for p in reversed(pieces) if not p.isspace()), "")
             if before in self._named:
                 pieces.append(" and ")
             adjective = before.isalpha() and before.lower() not in _LINKS
             pieces.append(name if adjective or name in self._lexicon.mass else with_article(name))
-        changed = any(piece in self._named for piece in pieces)
-        return re.sub(r"  +", " ", "".join(pieces)).strip() if changed else text
+        if not named:
+            return text
+        report.unknown += symbols
+        return re.sub(r"  +", " ", "".join(pieces)).strip()
 
     @cached_property
     def _named(self) -> frozenset[str]:

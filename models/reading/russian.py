@@ -5,7 +5,7 @@ pymorphy3 and its dictionaries (25 MB, a quarter of a second) are loaded with th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -90,17 +90,27 @@ class Morphology:
     def is_plural(self, noun: str, adjective: str | None, *, governed: bool) -> bool:
         """Whether a noun stands for several.
 
-        `adjective` is the word before it, if it is one: its number is unambiguous. `governed` nouns follow a
-        preposition or depend on another noun. Nouns without a singular never do.
+        `adjective` is the word before it: if it is one, the noun has the number in which both agree. `governed` nouns
+        follow a preposition or depend on another noun. A noun without a singular never does. The likeliest noun of the
+        form counts: коты are cats before they are boots.
         """
         tags = [parse.tag for parse in self._analyzer.parse(noun) if parse.tag.POS == "NOUN"]
-        if not self.is_known(noun) or not tags or any("Pltm" in tag for tag in tags):
+        if not self.is_known(noun) or not tags or "Pltm" in tags[0]:
             return False
-        if adjective is not None and self.is_adjective(adjective):
-            return bool(self._analyzer.parse(adjective)[0].tag.number == "plur")
+        if adjective is not None:
+            agreed = self._agreed_numbers(adjective, tags)
+            if agreed:
+                return agreed == {"plur"}
+            if self.is_adjective(adjective):
+                return bool(self._analyzer.parse(adjective)[0].tag.number == "plur")
         cases = [tag for tag in tags if tag.case in (_OBLIQUE if governed else _DIRECT)]
         cases = cases or (tags if governed else [])
         return bool(cases) and all(tag.number == "plur" for tag in (cases[:1] if governed else cases))
+
+    def _agreed_numbers(self, adjective: str, nouns: Iterable[Any]) -> set[str]:
+        """Numbers in which an adjective has the case of one of these tags."""
+        tags = [parse.tag for parse in self._analyzer.parse(adjective) if parse.tag.POS in _ADJECTIVES]
+        return {noun.number for noun in nouns for tag in tags if (tag.case, tag.number) == (noun.case, noun.number)}
 
     def is_genitive(self, noun: str) -> bool:
         """Whether a form can only depend on another noun: a bouquet of roses."""

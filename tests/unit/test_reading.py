@@ -71,6 +71,13 @@ def test_everyday_russian_is_understood(front: TextFront, text: str, english: st
         ("красное apple на white фоне", "a red apple on a white background"),
         ("большая 🍎 на синем", "a big red apple on blue"),
         ("слон🐘 на зелёном", "an elephant on green"),
+        ("красное яблоко слева от синей чашки", "a red apple to the left of a blue cup of coffee"),
+        ("чашка рядом с новым столом", "a cup of coffee next to a new table"),
+        ("яблоко под старым деревом", "an apple under an old tree"),
+        ("чашка рядом с синими чашками", "a cup of coffee next to blue cups of coffee"),
+        ("белые коты", "white cats"),
+        ("машины", "cars"),
+        ("часы", "a watch"),
     ],
 )
 def test_word_forms_order_and_number(front: TextFront, text: str, english: str) -> None:
@@ -108,6 +115,25 @@ def test_misspellings_by_one_letter(front: TextFront, text: str, corrections: di
     assert reading is not None
     assert dict(reading.corrections) == corrections
     assert reading.understood == english
+
+
+@pytest.mark.parametrize(
+    ("text", "reading"),
+    [
+        ("a r\u0435d apple", Reading("en", "a red apple", corrections=(("r\u0435d", "red"),))),
+        ("красное яблo\u043aо", Reading("ru", "a red apple", corrections=(("яблo\u043aо", "яблоко"),))),
+        ("a r\u0435d aple", Reading("en", "a red apple", corrections=(("r\u0435d", "red"), ("aple", "apple")))),
+        ("a cat-яблоко", Reading("ru", "a cat, an apple")),
+    ],
+)
+def test_letters_of_the_other_alphabet_that_look_alike(front: TextFront, text: str, reading: Reading) -> None:
+    assert front.read(text) == reading
+
+
+def test_symbols_beside_emoji_are_left_out_and_told(front: TextFront) -> None:
+    assert front.read("🏳️‍🌈") == Reading("emoji", "a rainbow", unknown=("🏳",))
+    assert front.read("🍎 ✓") == Reading("emoji", "a red apple", unknown=("✓",))
+    assert front.read("a cat ✓") is None
 
 
 @pytest.mark.parametrize(("text", "word", "others"), [("an asket", "asket", ("basket", "casket"))])

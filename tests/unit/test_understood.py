@@ -58,6 +58,7 @@ def test_both_models_get_what_was_understood_and_the_answer_says_it_once() -> No
     assert set(notices) == {"prompt_translated", "spelling_corrected", "words_not_understood"}
     assert notices["prompt_translated"].data["understood"] == "a red apple"
     assert "'a red apple'" in notices["prompt_translated"].detail
+    assert notices["words_not_understood"].detail.startswith("left out 'тумане', not in")
     assert notices["prompt_translated"].data["models"] == ["generator", "scorer"]
     assert notices["spelling_corrected"].data["corrections"] == {"яблако": "яблоко"}
     assert notices["words_not_understood"].data["words"] == ["тумане"]

@@ -65,5 +65,6 @@ def _notices(text: str, reading: Reading, models: Sequence[str]) -> Iterator[Not
         detail = f"{word!r} is unknown and may stand for several words, none of which was taken: correct it"
         yield Notice("spelling_ambiguous", detail, {"text": text, "word": word, "candidates": list(others)})
     if reading.unknown:
-        detail = "these words are not in the model's dictionary and were left out: use other words"
+        told = ", ".join(map(repr, reading.unknown))
+        detail = f"left out {told}, not in the model's dictionary: use other words"
         yield Notice("words_not_understood", detail, {"text": text, "words": list(reading.unknown)})
