@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.schemas.messages import message
+from app.api.schemas.messages import accepted_kind, message
 from app.errors import FrontrunnerError, InvalidEntries, QuotaExceeded, Unauthorized, Unavailable
 from app.service import generation_path
 
@@ -255,20 +255,21 @@ def fields_of(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldErr
 def _select_errors(problems: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
     """One error per field, at most `MAX_ERRORS`.
 
-    Every member of a union reports an error; that of the member with the matching type is kept. A word or a
-    number is refused with both.
+    Every member of a union reports an error; that of the member with the matching type is kept. If none matches, the
+    error says what all of them accept.
     """
     fields: dict[tuple[str | None, str | None], FieldError] = {}
-    holders, choices = set[str](), set[str | None]()
+    holders, mismatched = set[str](), set[tuple[str | None, str | None]]()
     for found in sorted(problems, key=_is_mismatch):
         field = _field_error(found, body)
         if _is_mismatch(found) and field.pointer in holders:
             continue
         place = (field.pointer, field.parameter)
-        if place in fields and found["type"] == "int_type" and field.pointer in choices:
-            fields[place] = fields[place].model_copy(update={"detail": f"{fields[place].detail} or a whole number"})
+        kind = accepted_kind(found)
+        if place in mismatched and kind and kind not in fields[place].detail:
+            fields[place] = fields[place].model_copy(update={"detail": f"{fields[place].detail} or {kind}"})
+        mismatched.update({place} if _is_mismatch(found) and place not in fields else ())
         fields.setdefault(place, field)
-        choices.update({field.pointer} if found["type"] == "literal_error" else ())
         holders.update(_ancestors(field.pointer or ""))
         if len(fields) == MAX_ERRORS:
             break

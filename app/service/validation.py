@@ -97,8 +97,13 @@ def check_range(value: float, low: float, high: float, pointer: str) -> None:
 
 def out_of_range(value: float, low: float, high: float) -> str:
     """The message about a number outside [low, high], or NaN."""
-    said = "the value" if abs(value) > MAX_SAID else int(value) if value % 1 == 0 else value
-    return f"{said} is out of range; send a value between {low} and {high}"
+    said = "the value" if abs(value) > MAX_SAID else _written(value)
+    return f"{said} is out of range; send a value between {_written(low)} and {_written(high)}"
+
+
+def _written(value: float) -> float:
+    """A whole number without its `.0`."""
+    return int(value) if value % 1 == 0 else value
 
 
 def check_size(width: int, height: int, generator: GeneratorInfo) -> None:

@@ -135,7 +135,7 @@ def test_fields_out_of_range(house: House, field: str, value: Any, pointer: str)
         ("n_candidates", "send a value between 1 and 64"),
         ("n", "send a value between 1 and 3"),
         ("steps", "send a value between 1 and 150"),
-        ("guidance_scale", "send a value between 0 and 50.0"),
+        ("guidance_scale", "send a value between 0 and 50"),
         ("seed", "send a value between -1 and 18446744073709551615"),
         ("previews", "send a value between 0 and 10"),
     ],
@@ -184,6 +184,8 @@ def test_a_checkpoint_after_the_end_names_the_steps(house: House) -> None:
         ("n_candidates", "some", "#/n_candidates", "the value is unknown: send 'auto' or a whole number"),
         ("n_candidates", 1.5, "#/n_candidates", "the value is unknown: send 'auto' or a whole number"),
         ("n", "2", "#/n", "the value must be a whole number"),
+        ("pruning", "some", "#/pruning", "the value is unknown: send 'auto' or 'off' or a list"),
+        ("variants", 5, "#/variants", "the value must be a list or an object"),
         ("previews", 11, "#/previews", "11 is out of range; send a value between 0 and 10"),
         (
             "size",

@@ -80,7 +80,7 @@ def test_a_zero_is_no_omitted_value(house: House, path: str, asked: dict[str, An
         ("steps", "between 1 and 150"),
         ("seed", "between -1 and 18446744073709551615"),
         ("previews", "between 0 and 10"),
-        ("guidance_scale", "between 0 and 50.0"),
+        ("guidance_scale", "between 0 and 50"),
     ],
 )
 @pytest.mark.parametrize("number", ["1e23", "-1E+23", "1e300", "1e400", "200000000000000000000000.0"])

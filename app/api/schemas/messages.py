@@ -51,6 +51,12 @@ def described(pattern: str, accepted: str) -> str:
     return pattern
 
 
+def accepted_kind(found: Mapping[str, Any]) -> str | None:
+    """What the value must be, if the error of pydantic is about its kind: "a list"."""
+    told = _FIXED.get(str(found["type"]), "").partition("must be ")[2]
+    return told if str(found["type"]).endswith("_type") else None
+
+
 def message(found: Mapping[str, Any]) -> str:
     """The message of one of pydantic's errors."""
     kind, context = str(found["type"]), found.get("ctx") or {}
