@@ -32,7 +32,18 @@ def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> No
         until(lambda: order(page) != before)
         expect(page.get_by_text("score of all scorers", exact=False).first).to_be_visible()
         expect(page.locator(".judges meter")).to_have_count(2)
+        bars = page.locator(".tile[data-index] > .bar .similarity").evaluate_all(
+            "all => all.map(b => b.width.baseVal.value)"
+        )
+        assert bars[0] == 1000
+        assert bars == sorted(bars, reverse=True), "longest first"
         expect(page.get_by_text("Agreement of the scorers", exact=False)).to_be_visible()
+        main = page.get_by_role("slider", name="fake", exact=False).first
+        main.fill("0")
+        expect(other).to_have_attribute("min", "0.1")
+        other.press("Home")
+        expect(other).to_have_value("0.1")
+        expect(page.locator(".scorers .slider").nth(1)).to_contain_text("0.1")
         assert {path.rsplit("/", 1)[1] for path in asked} == {"rerank"}
         copied = copied_body(page)["ranking"]
         assert copied["scorers"] == [{"name": "fake", "weight": 1}, {"name": "fake-2", "weight": 0}], (

@@ -1,5 +1,5 @@
 import type { Scored } from "./api";
-import { parts, signed } from "./score";
+import { between, parts, signed, written } from "./score";
 
 interface Props {
   scored: Scored;
@@ -33,6 +33,22 @@ export function Bar({ scored, most, negativeWeight }: Props) {
           <title>{`${part.name} ${signed(part.value)}`}</title>
         </rect>
       ))}
+    </svg>
+  );
+}
+
+/** A score of several scorers as its place between the field's lowest and highest, in deviations. */
+export function PlaceBar({ score, field }: { score: number; field: number[] }) {
+  return (
+    <svg
+      class="bar"
+      viewBox={`0 0 ${WIDTH} 10`}
+      preserveAspectRatio="none"
+      role="img"
+      aria-label={`${written(score)} σ, between the field's lowest and highest`}
+    >
+      <rect class="ground" width={WIDTH} height="10" />
+      <rect class="similarity" width={WIDTH * between(score, field)} height="10" />
     </svg>
   );
 }

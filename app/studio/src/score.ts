@@ -42,6 +42,12 @@ export function reach(field: Ranked[]): number {
   return Math.max(0.05, ...field.map((r) => (isCombined(r) ? r.similarity : Math.max(r.similarity, r.score))));
 }
 
+/** The place of a value between the lowest and the highest, from 0 to 1. */
+export function between(value: number, field: number[]): number {
+  const [low, high] = [Math.min(...field), Math.max(...field)];
+  return high > low ? (value - low) / (high - low) : 1;
+}
+
 export function written(value: number): string {
   return value.toFixed(3).replace("-", "−");
 }

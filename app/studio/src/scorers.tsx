@@ -1,17 +1,18 @@
 import type { Generation, Ranked, ScorerUse } from "./api";
 import { Slider } from "./slider";
-import { written } from "./score";
+import { between, written } from "./score";
 import { board, weigh } from "./state";
 
 const MOST_WEIGHT = 3;
 
-/** A weight slider for each scorer; several rank together. */
+const LEAST_WEIGHT = 0.1;
+
+/** A weight slider for each scorer; several rank together, and the last one stays on. */
 export function ScorerSliders({ scorers }: { scorers: ScorerUse[] }) {
   if (scorers.length < 2) return null;
-  const set = (name: string, weight: number) => {
-    const next = scorers.map((one) => (one.name === name ? { ...one, weight } : one));
-    if (next.some((one) => one.weight > 0)) weigh({ scorers: next });
-  };
+  const on = scorers.filter((one) => one.weight > 0);
+  const set = (name: string, weight: number) =>
+    weigh({ scorers: scorers.map((one) => (one.name === name ? { ...one, weight } : one)) });
   return (
     <fieldset class="scorers">
       <legend>Scorers</legend>
@@ -21,7 +22,7 @@ export function ScorerSliders({ scorers }: { scorers: ScorerUse[] }) {
             key={one.name}
             label={one.name}
             value={one.weight}
-            min={0}
+            min={on.length === 1 && on[0] === one ? LEAST_WEIGHT : 0}
             max={MOST_WEIGHT}
             step={0.1}
             show={one.weight === 0 ? "off" : one.weight.toFixed(1)}
@@ -60,9 +61,7 @@ export function ScorerBars({ one }: { one: Ranked }) {
 }
 
 function share(name: string, one: Ranked): number {
-  const values = (board.value?.data ?? []).flatMap((r) => r.scores[name] ?? []);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  return high > low ? ((one.scores[name] as number) - low) / (high - low) : 1;
+  return between(one.scores[name] as number, (board.value?.data ?? []).flatMap((r) => r.scores[name] ?? []));
 }
 
 /** What a scorer that does not rank says of the winner. */

@@ -1,6 +1,6 @@
 import { sentence, thumbnail, type Candidate, type Generation, type Inspected, type Ranked } from "./api";
 import { Audit } from "./audit";
-import { Bar } from "./bar";
+import { Bar, PlaceBar } from "./bar";
 import { Controls } from "./controls";
 import { Copy } from "./copy";
 import { like } from "./draft";
@@ -10,7 +10,7 @@ import { vote } from "./liking";
 import { useGlide } from "./motion";
 import { Picture } from "./picture";
 import { density } from "./run";
-import { flagged, lead, reach, unsafe, written } from "./score";
+import { flagged, isCombined, lead, reach, unsafe, written } from "./score";
 import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
 
 const THUMB = 256;
@@ -143,7 +143,11 @@ function Tile({ made, one, most, entrance }: TileProps) {
         <span>{written(one.score)}</span>
       </p>
       <Style one={one} />
-      <Bar scored={one} most={most} negativeWeight={weights.value?.negativeWeight ?? 0} />
+      {isCombined(one) ? (
+        <PlaceBar score={one.score} field={(board.value?.data ?? []).map((r) => r.score)} />
+      ) : (
+        <Bar scored={one} most={most} negativeWeight={weights.value?.negativeWeight ?? 0} />
+      )}
     </li>
   );
 }
