@@ -40,7 +40,7 @@ def verify(files: Files, trust: Trust = None, receipt: Receipt = None, as_json: 
 
     **Examples**
 
-    `frontrunner verify demo/1.png`
+    `frontrunner verify demo/best-01.png`
 
     `frontrunner verify --trust c2pa-root.pem --json *.png`
 
