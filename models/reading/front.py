@@ -267,7 +267,7 @@ class TextFront:
             elif found is not None:
                 length, meaning = found
                 if meaning.kind is Kind.THING:
-                    parts.append(self._thing(meaning, tokens, place, length, parts))
+                    parts.append(self._thing(meaning, tokens, place, length, parts, report))
                 elif meaning.kind is not Kind.FILLER:
                     parts.append(captions.Word(meaning.kind, meaning.english))
                 place += length - 1
@@ -285,7 +285,13 @@ class TextFront:
             captions.drop_open_relation(parts)
 
     def _thing(
-        self, meaning: Meaning, tokens: Sequence[_Token], place: int, length: int, parts: Sequence[captions.Part]
+        self,
+        meaning: Meaning,
+        tokens: Sequence[_Token],
+        place: int,
+        length: int,
+        parts: Sequence[captions.Part],
+        report: _Report,
     ) -> captions.Word:
         """A thing with the number of its noun."""
         words = [t.text for t in tokens[place : place + length]]
@@ -296,7 +302,8 @@ class TextFront:
             return captions.Word(meaning.kind, meaning.english)
         before = words[head - 1] if head else tokens[place - 1].text if place else ""
         adjective = before if _CYRILLIC_WORD.fullmatch(before) else None
-        governed = _governs(parts)
+        left_out = before in report.unknown and self._morphology.governs(before)
+        governed = _governs(parts) or left_out
         follows = bool(parts) and isinstance(last := parts[-1], captions.Word) and last.kind is Kind.THING
         genitive = follows and self._morphology.is_genitive(words[head])
         several = self._morphology.is_plural(words[head], adjective, governed=governed or genitive)

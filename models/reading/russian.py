@@ -87,6 +87,10 @@ class Morphology:
         """Whether the word may be a noun."""
         return any(parse.tag.POS == "NOUN" for parse in self._analyzer.parse(word))
 
+    def governs(self, word: str) -> bool:
+        """Whether a noun may depend on the word: on another noun, or on a preposition."""
+        return any(parse.tag.POS in {"NOUN", "PREP"} for parse in self._analyzer.parse(word))
+
     def is_plural(self, noun: str, adjective: str | None, *, governed: bool) -> bool:
         """Whether a noun stands for several.
 

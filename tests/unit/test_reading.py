@@ -78,6 +78,9 @@ def test_everyday_russian_is_understood(front: TextFront, text: str, english: st
         ("белые коты", "white cats"),
         ("машины", "cars"),
         ("часы", "a watch"),
+        ("портрет девушки", "a girl"),
+        ("около чашки", "a cup of coffee"),
+        ("сидят девушки", "girls"),
     ],
 )
 def test_word_forms_order_and_number(front: TextFront, text: str, english: str) -> None:

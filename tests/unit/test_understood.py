@@ -22,6 +22,7 @@ from tests.unit.engine_kit import spec
 READINGS = {
     "красное яблако в тумане": Reading("ru", "a red apple", corrections=(("яблако", "яблоко"),), unknown=("тумане",)),
     "размыто": Reading("ru", "blurry"),
+    "туман": Reading("ru", "туман", unknown=("туман",)),
     "a tull": Reading("en", "a tull", ambiguous=(("tull", ("bull", "full")),)),
 }
 
@@ -105,3 +106,9 @@ def test_the_command_line_says_what_was_understood_and_gained() -> None:
         "random pick 0.30, best of 3 0.50 (pruned: 1, counted by their last preview)",
     ]
     assert output.result_lines({**done, "understood": None, "warnings": [], "data": []}) == []
+
+
+def test_a_text_of_unknown_words_alone_is_not_called_translated() -> None:
+    assert set(told(run(Models(ReadingGenerator(), ReadingScorer()), prompt="туман"), "туман")) == {
+        "words_not_understood"
+    }

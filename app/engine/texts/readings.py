@@ -51,7 +51,7 @@ def _notices(text: str, reading: Reading, models: Sequence[str]) -> Iterator[Not
         "understood": reading.understood,
         "models": models,
     }
-    if reading.language != "en":
+    if reading.language != "en" and reading.understood != text:
         detail = (
             f"the model knows English captions and read {reading.understood!r}: write it in English if that is wrong"
         )
