@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from app.cli import batches, cluster, keys, measuring, output, tuning
 from app.cli import client as remote
@@ -18,8 +19,22 @@ from app.cli.local_server import service_at
 from frontrunner import Client
 from models import loras
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors about options are without Pydantic's prefix."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="frontrunner",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -35,6 +35,32 @@ KEY_VARIABLE = "FRONTRUNNER_KEY"
 """Environment variable with the API key, if the service requires one."""
 
 
+_SAME = "size steps sampler seed model quality safety steering control strength image mask probe certainty status batch"
+OPTIONS = {
+    **{name: f"--{name}" for name in _SAME.split()},
+    "n_candidates": "--candidates",
+    "n": "--best",
+    "negative_prompt": "--negative",
+    "guidance_scale": "--guidance",
+    "loras": "--lora",
+    "variants": "--variants or --variant",
+    "provenance": "--metadata",
+    "index": "--pick",
+    "attributes": "--attribute",
+    "prompts": "PROMPTS",
+    "generations": "--generation",
+    "ranking.prompt": "--prompt",
+    "ranking.negatives": "--negative",
+    "ranking.negative_weight": "--negative-weight",
+    "ranking.references": "--like or --unlike",
+    "ranking.diversity": "--diversity",
+    "ranking.taste": "--taste",
+    "ranking.scorers": "--scorer",
+    "ranking.veto": "--veto",
+}
+"""The options that set fields of requests, by the field."""
+
+
 class CliError(Exception):
     """An error message for the user; the command ends with exit code 1."""
 
@@ -45,6 +71,8 @@ def connect(url: str) -> Iterator[Client]:
     try:
         with httpx.Client(trust_env=False) as http:
             yield Client(url, http=http)
+    except ApiError as error:
+        raise CliError(explain(error)) from None
     except (FrontrunnerError, httpx.InvalidURL) as error:
         raise CliError(str(error)) from None
 
@@ -67,6 +95,21 @@ def reported_errors() -> Iterator[None]:
 
 def _raise_interrupt(_: int, __: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def explain(error: ApiError) -> str:
+    """The message of an error, with the options that set the fields at fault.
+
+    A field inside the value of an option follows it in brackets.
+    """
+    text = str(error)
+    for field in error.errors:
+        name = field.get("parameter") or (field.get("pointer") or "").removeprefix("#/").replace("/", ".")
+        top = next((top for top in OPTIONS if f"{name}.".startswith(f"{top}.")), None)
+        if top is not None:
+            option = OPTIONS[top] if top == name else f"{OPTIONS[top]} ({name})"
+            text = text.replace(f"{name}: {field['detail']}", f"{option}: {field['detail']}")
+    return text
 
 
 def authorization() -> dict[str, str]:
@@ -104,7 +147,9 @@ def rank_files(
     except ApiError as error:
         field = next(iter(error.errors), None)
         found = re.fullmatch(r"#/images/(\d+)", (field and field.get("pointer")) or "")
-        raise CliError(f"{files[int(found[1])].name}: {field['detail']}" if field and found else str(error)) from None
+        raise CliError(
+            f"{files[int(found[1])].name}: {field['detail']}" if field and found else explain(error)
+        ) from None
     except OSError as error:
         raise CliError(f"cannot read {error.filename}: {error.strerror}") from None
 

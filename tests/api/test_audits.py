@@ -201,6 +201,12 @@ def test_the_command_prints_shares_and_verdicts(house: House) -> None:
     wrong = CliRunner().invoke(app, ["audit", "a thing", "--attribute", "red", "--url", house.url])
     assert wrong.exit_code == 1
     assert "write NAME=TEXT|TEXT" in wrong.output
+    without = CliRunner().invoke(app, ["audit", "a thing", "--url", house.url])
+    assert without.exit_code == 2
+    assert "--attribute" in without.output
+    many = [part for n in range(17) for part in ("--attribute", f"a{n}=red|blue")]
+    refused = CliRunner().invoke(app, ["audit", "a thing", *many, "--url", house.url])
+    assert refused.output == "frontrunner: --attribute: the list is too long: send at most 16\n"
 
 
 def test_images_without_a_certain_value_are_undetermined() -> None:

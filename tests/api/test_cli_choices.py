@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cli.client import ordered_candidates
+from app.cli.client import OPTIONS, ordered_candidates
 from models.load_options import LoadOptions, RemoteLimits
 from models.registry import load_models
 from tests.api.kit import House, running
@@ -49,6 +50,39 @@ def test_variants_are_texts_or_a_number(house: House, tmp_path: Path) -> None:
     assert len({c["wording"] for c in auto["candidates"]}) == 3
     assert "exclude each other" in run(house, tmp_path, "--variants", "3", "--variant", "x", code=1)
     assert run(house, tmp_path, "--variants", "1", code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["-c", "9999"], "--candidates: "),
+        (["-c", "4", "--guidance", "1000"], "--guidance: "),
+        (["-c", "4", "--size", "64"], "--size: "),
+        (["-c", "4", "-x", "\x01"], "--negative: "),
+        (["-c", "4", "--scorer", "none"], "--scorer (ranking.scorers.0.name): "),
+        (["-c", "4", "--lora", "none:0.5"], "--lora"),
+        (["-c", "4", "--veto", "ugly"], "--veto"),
+        (["-c", "4", *["--variant", "x"] * 99], "--variants or --variant: "),
+    ],
+)
+def test_an_error_names_the_option(house: House, tmp_path: Path, options: list[str], told: str) -> None:
+    found = run(house, tmp_path, *options, code=1)
+    assert f"frontrunner: {told}" in found
+
+
+def test_every_named_option_exists() -> None:
+    root: Any = get_command(app)
+    known = {option for command in root.commands.values() for each in command.params for option in each.opts}
+    named = {word for text in OPTIONS.values() for word in text.split(" or ") if word.startswith("--")}
+    assert named <= known
+
+
+@pytest.mark.parametrize("arguments", [["list", "--status", "done"], ["keys", "add", "--name", "a", "--right", "all"]])
+def test_an_unknown_choice_is_told_plainly(arguments: list[str]) -> None:
+    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"})
+    assert found.exit_code == 2
+    assert "is not one of" in found.output
+    assert "Value error" not in found.output
 
 
 def test_a_veto_and_scorers_make_one_ranking(house: House, tmp_path: Path) -> None:

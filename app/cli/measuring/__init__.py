@@ -88,11 +88,10 @@ def sweep(
 
 
 def audit(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPTS...", help="Prompts to sample.")] = None,
     attribute: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=TEXT|TEXT", help="Texts of which one fits an image; repeatable."),
-    ] = None,
+        list[str], typer.Option(metavar="NAME=TEXT|TEXT", help="Texts of which one fits an image; repeatable.")
+    ],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPTS...", help="Prompts to sample.")] = None,
     generation: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Stored generation instead of prompts; repeatable.")
     ] = None,
@@ -138,4 +137,4 @@ def audit(
         "force": force,
     }
     with reported_errors():
-        run_audit(url, present(body), attribute or [], Console(), as_json=as_json)
+        run_audit(url, present(body), attribute, Console(), as_json=as_json)
