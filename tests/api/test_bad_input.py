@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -191,7 +192,8 @@ def test_a_checkpoint_after_the_end_names_the_steps(house: House) -> None:
             "size",
             "100000x1",
             "#/size",
-            "the text is not valid: send WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels",
+            "the text is not valid: send WIDTHxHEIGHT in pixels, such as 64x64; "
+            "GET /v1/models has the `max_size` of each model",
         ),
         (
             "aspect_ratio",
@@ -205,6 +207,14 @@ def test_a_checkpoint_after_the_end_names_the_steps(house: House) -> None:
 def test_of_two_kinds_the_nearer_is_told(house: House, field: str, value: Any, pointer: str, detail: str) -> None:
     found = is_problem(house.post(json={**PROMPT, field: value}), 422, "invalid_request", pointer)
     assert found["errors"] == [{"detail": detail, "pointer": pointer}]
+
+
+@pytest.mark.parametrize("path", ["/v1/generations", "/v1/images/generations"])
+def test_the_size_of_an_example_is_accepted(house: House, path: str) -> None:
+    for size in ("64", "big", "0x64"):
+        found = is_problem(house.post(path, json={**PROMPT, "size": size}), 422, "invalid_request", "#/size")
+        (example,) = re.findall(r"such as (\w+)", found["detail"])
+        assert house.post(path, json={**PROMPT, "size": example, "fit": "exact"}).status_code == 200, example
 
 
 @pytest.mark.parametrize(

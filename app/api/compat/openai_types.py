@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
-from app.api.schemas.base import Between, Count, NonBlankText, ResponseModel, Share, is_absent
+from app.api.schemas.base import SIZE_HELP, Between, Count, NonBlankText, ResponseModel, Share, is_absent
 from app.api.schemas.messages import described
 from app.api.schemas.ranking.outputs import NegativeOutput
 from app.api.schemas.requests import ImageFormat, ResponseFormat, SamplingRequest
@@ -37,7 +37,7 @@ QUALITIES: dict[str, Literal["draft", "standard", "best"]] = {
 """The quality that each of OpenAI's values selects."""
 
 SIZE_OR_AUTO = described(
-    r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", "auto, or WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
+    r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", f"auto, or WIDTHxHEIGHT in pixels, {SIZE_HELP}"
 )
 
 MAX_IMAGES = 16

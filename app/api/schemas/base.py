@@ -32,8 +32,11 @@ PROFILE_PATTERN = described(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "1 to 64 letters, digits and ._-, beginning with a letter or digit"
 )
 RATIO = described(r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", "WIDTH:HEIGHT such as 16:9, each from 1 to 9999")
+SIZE_HELP = "such as 64x64; GET /v1/models has the `max_size` of each model"
+"""Ends the message about a size: its example suits every multiple up to 64."""
+
 SIZE_PATTERN = described(
-    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", "WIDTHxHEIGHT such as 1024x768, each from 1 to 99999 pixels"
+    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", f"WIDTHxHEIGHT in pixels, {SIZE_HELP}"
 )
 
 
