@@ -18,11 +18,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.client import CliError
+from app.errors import FrontrunnerError
+from app.imaging import decoding, encoding
+from app.imaging.infotext import parse_infotext
 from app.imaging.provenance import CertificateError, Report, TrustList, development_pair, read
 from app.imaging.provenance.receipts import ReceiptReport, check_receipt, is_receipt
 
 NAMES = ("c2pa.pem", "c2pa.key", "c2pa-root.pem")
 """Files of a development certificate: chain, key, root."""
+
+NO_MANIFEST = "the file has no C2PA manifest: nothing proves its origin"
+UNSIGNED = "not signed: anyone can change it"
+
+MADE_BY = ("prompt", "seed", "model")
+"""What is shown of unsigned metadata."""
+
+MAX_PIXELS = 2**31
+"""Above the pixels of any image: only its metadata is read."""
 
 Files = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or receipts.")]
 Trust = Annotated[
@@ -35,8 +47,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 def verify(files: Files, trust: Trust = None, receipt: Receipt = None, as_json: AsJson = False) -> None:
     """Show what image files say about their origin, and whether it still holds.
 
-    Receipts are shown with what contradicts them. With --receipt, image files need no manifest: each must be the file
-    of a candidate. Exit code 1 if a file has no manifest, was changed, or is not of the receipt.
+    Receipts are shown with what contradicts them. Of a file without a manifest, the prompt, seed and model of its
+    unsigned metadata are shown. With --receipt, image files need no manifest: each must be the file of a candidate.
+    Exit code 1 if a file has no manifest, was changed, or is not of the receipt.
 
     **Examples**
 
@@ -59,11 +72,20 @@ def verify(files: Files, trust: Trust = None, receipt: Receipt = None, as_json: 
         raise CliError(str(error)) from None
     for path in files:
         report = found[path]
+        bare = isinstance(report, Report) and report.state == "none"
+        unsigned = _metadata(contents[path]) if bare else {}
         if as_json:
-            typer.echo(json.dumps({"file": str(path), **asdict(report)}))
-        else:
-            said = _receipt_rows(report) if isinstance(report, ReceiptReport) else _rows(report)
-            Console().print(_table(path, said))
+            typer.echo(
+                json.dumps({"file": str(path), **asdict(report), **({"metadata": unsigned} if unsigned else {})})
+            )
+            continue
+        said = _receipt_rows(report) if isinstance(report, ReceiptReport) else _rows(report)
+        if bare:
+            said |= {"meaning": NO_MANIFEST, "metadata": UNSIGNED if unsigned else "none"}
+            said |= {f"metadata.{name}": value for name, value in unsigned.items()}
+        console = Console()
+        console.print(_shown(path), soft_wrap=True, highlight=False, emoji=False)
+        console.print(_table(said))
     if any(report.state in {"none", "invalid"} for report in found.values()):
         raise typer.Exit(1)
 
@@ -136,8 +158,23 @@ def _rows(report: Report) -> dict[str, Any]:
     }
 
 
-def _table(path: Path, said: Mapping[str, Any]) -> Table:
-    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
+def _metadata(data: bytes) -> dict[str, str]:
+    """What the unsigned texts of an image file say of its making."""
+    try:
+        texts = decoding.texts(data, MAX_PIXELS)
+    except FrontrunnerError:
+        return {}
+    try:
+        said = json.loads(texts.get(encoding.PNG_METADATA_KEYWORD) or texts.get("UserComment") or "")
+    except (ValueError, RecursionError):
+        found = parse_infotext(texts.get(encoding.PNG_INFOTEXT_KEYWORD, ""))
+        said = {name.lower(): value for name, value in found.items()}
+    known = said if isinstance(said, dict) else {}
+    return {name: str(known[name]) for name in MADE_BY if known.get(name) not in (None, "")}
+
+
+def _table(said: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False)
     for name, value in said.items():
         if value is not None and value != "":
             table.add_row(_shown(name), _shown(value))

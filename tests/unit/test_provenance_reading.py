@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from app.cli import app as cli
+from app.imaging import encode
 from app.imaging.provenance import Origin, SigningPair, TrustList, certificates, read, sign
 
 PEM = serialization.Encoding.PEM
@@ -76,3 +80,35 @@ def test_the_table_shows_what_a_file_says_and_hides_nothing(
     assert rows["parameters.signer"] == "[red]\N{REPLACEMENT CHARACTER}[2J"
     assert "gen_1" in rows["parameters.parent"]
     assert "\x1b" not in shown.output
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_a_file_without_a_manifest_shows_its_unsigned_metadata(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("long-" * 30) / f"[red]a.{kind}"
+    path.parent.mkdir()
+    said = {"prompt": "a [red] apple\x1b", "seed": 2**63, "model": "fake"}
+    path.write_bytes(encode(np.zeros((8, 8, 3), np.uint8), kind, said))
+    shown = CliRunner().invoke(cli, ["verify", str(path)], env={"COLUMNS": "100"})
+    assert shown.exit_code == 1
+    assert shown.output.splitlines()[0] == str(path)
+    for told in ("no C2PA manifest", "anyone can change", "a [red] apple\N{REPLACEMENT CHARACTER}", str(2**63), "fake"):
+        assert told in shown.output
+    body = json.loads(CliRunner().invoke(cli, ["verify", "--json", str(path)]).output)
+    assert (body["state"], body["metadata"]) == ("none", {**said, "seed": str(2**63)})
+
+
+def test_settings_of_other_tools_are_shown_too(tmp_path: Path) -> None:
+    notes = PngInfo()
+    notes.add_text("parameters", "a pear\nSteps: 4, Sampler: Euler, Seed: 9, Model: other")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=notes)
+    body = json.loads(CliRunner().invoke(cli, ["verify", "--json", str(tmp_path / "a.png")]).output)
+    assert body["metadata"] == {"prompt": "a pear", "seed": "9", "model": "other"}
+
+
+@pytest.mark.parametrize("data", [b"nothing", encode(np.zeros((8, 8, 3), np.uint8), "png")], ids=["none", "plain"])
+def test_a_file_without_any_metadata_says_so(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    shown = CliRunner().invoke(cli, ["verify", str(tmp_path / "a.png")], env={"COLUMNS": "100"})
+    assert shown.exit_code == 1
+    assert "no C2PA manifest" in shown.output
+    assert "anyone" not in shown.output

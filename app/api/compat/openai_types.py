@@ -36,9 +36,7 @@ QUALITIES: dict[str, Literal["draft", "standard", "best"]] = {
 }  # fmt: skip
 """The quality that each of OpenAI's values selects."""
 
-SIZE_OR_AUTO = described(
-    r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", f"auto, or WIDTHxHEIGHT in pixels, {SIZE_HELP}"
-)
+SIZE_OR_AUTO = described(r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", f"auto, or WIDTHxHEIGHT in pixels, {SIZE_HELP}")
 
 MAX_IMAGES = 16
 """Maximum images of one edit."""

@@ -35,9 +35,7 @@ RATIO = described(r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$", "WIDTH:HEIGHT such as 16
 SIZE_HELP = "such as 64x64; GET /v1/models has the `max_size` of each model"
 """Ends the message about a size: its example suits every multiple up to 64."""
 
-SIZE_PATTERN = described(
-    r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", f"WIDTHxHEIGHT in pixels, {SIZE_HELP}"
-)
+SIZE_PATTERN = described(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$", f"WIDTHxHEIGHT in pixels, {SIZE_HELP}")
 
 
 def _reject_control_characters(text: str) -> str:
