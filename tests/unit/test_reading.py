@@ -16,7 +16,7 @@ from models.protocols.readings import Reading
 from models.reading import front as reading_front
 from models.reading.front import TextFront
 from models.reading.lexicon import Phrases
-from models.reading.spelling import CYRILLIC, LATIN
+from models.reading.spelling import CYRILLIC, LATIN, MIN_LETTERS, MOST_LETTERS
 from models.training.data import captions, icons
 from models.training.data.palette import BACKGROUND_NAMES
 from models.training.data.scenes import Scene, Thing
@@ -281,3 +281,13 @@ def test_a_style_at_the_end_does_not_change_what_is_understood(prompt: str) -> N
     alone = understood(front, prompt)
     spread = PACK.styles.decided("on").wordings(prompt)
     assert [understood(front, each) for each in spread] == [f"{alone}, {phrase}" for phrase in PACK.styles.phrases]
+
+
+@pytest.mark.parametrize("document", ["models/README.md", "app/api/README.md"])
+def test_the_documents_say_which_words_are_corrected(document: str, front: TextFront) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    assert f"{MIN_LETTERS} to {MOST_LETTERS} letters" in text
+    assert "one wrong letter" not in text
+    for word in ("cta", "appel"):
+        assert front.read(f"a {word}") is None
+    assert front.read("an appple") == Reading("en", "an apple", corrections=(("appple", "apple"),))
