@@ -109,7 +109,7 @@ def test_a_line_separator_in_a_prompt_does_not_end_the_stream(tmp_path: Path, ho
 def test_errors_are_one_line_and_a_bad_code(tmp_path: Path, house: House) -> None:
     url = ["--url", house.url]
     assert "65 is not a multiple of 8" in _complaint(*ASKED, "--size", "65x64", *url)
-    limited = "frontrunner: n_candidates: {} is out of range; send a value between 1 and 64"
+    limited = "frontrunner: --candidates: {} is out of range; send a value between 1 and 64"
     assert _complaint(*ASKED, "--candidates", "65", *url) == limited.format(65)
     assert _complaint(*ASKED, "--candidates", "9" * 40, *url) == limited.format("the value")
     assert _complaint(*ASKED, "--size", "0x0", *url).count("size: ") == 1, "it is named once"
