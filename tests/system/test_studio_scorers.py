@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from models.protocols import Models
 from models.synthetic.members import RandomFeatureScorer
 from models.synthetic.scorer import FakeScorer
@@ -12,17 +14,22 @@ from tests.synthetic_models import InstrumentedGenerator
 from tests.system.studio_kit import Browser, copied_body, expect, needs_browser, opened, order, posts, raced
 
 
+def ensemble() -> Models:
+    return Models(
+        InstrumentedGenerator(),
+        FakeScorer(),
+        members=(RandomFeatureScorer(),),
+        referee=RandomFeatureScorer(3),
+    )
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
 @needs_browser
 def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> None:
-    def load() -> Models:
-        return Models(
-            InstrumentedGenerator(),
-            FakeScorer(),
-            members=(RandomFeatureScorer(),),
-            referee=RandomFeatureScorer(3),
-        )
-
-    with running(tmp_path, load=load) as house, opened(browser, house) as page:
+    with running(tmp_path, load=ensemble) as house, opened(browser, house) as page:
         raced(page)
         expect(page.get_by_text("The referee fake-3")).to_be_visible()
         before, asked = order(page), posts(page)
@@ -55,3 +62,22 @@ def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> No
     with running(tmp_path / "one") as house, opened(browser, house) as page:
         raced(page)
         expect(page.locator(".scorers")).to_have_count(0)
+
+
+@needs_browser
+def test_parts_add_up_to_the_score_beside_them(browser: Browser, tmp_path: Path) -> None:
+    """They are the main scorer's, under its name; the score of all scorers stands apart."""
+    with running(tmp_path, load=ensemble) as house, opened(browser, house) as page:
+        raced(page)
+        page.get_by_role("button", name="♥ Like").click()
+        page.get_by_role("slider", name="fake-2").fill("3")
+        page.get_by_role("slider", name="Your taste").fill("1")
+        expect(page.locator(".itemised .taste")).to_be_visible()
+        expect(page.locator(".combined")).to_contain_text("score of all scorers")
+        expect(page.locator(".sum > h3")).to_have_text("fake")
+        *parts, total = [number(text) for text in page.locator(".itemised dd").all_inner_texts()]
+        assert sum(parts) == pytest.approx(total, abs=0.002)
+        assert total == pytest.approx(number(page.locator(".judges dd").first.inner_text()), abs=0.002)
+        expect(page.locator(".judges")).to_contain_text("the place of its score between the lowest and the highest")
+        taste = page.locator(".sum .bar .taste").evaluate("bar => bar.width.baseVal.value")
+        assert taste > 0, "within the bar"

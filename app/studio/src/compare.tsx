@@ -4,7 +4,7 @@ import { Account } from "./inspector";
 import { prefer } from "./liking";
 import { Picture } from "./picture";
 import { reach } from "./score";
-import { board, comparing, pair, shown } from "./state";
+import { board, comparing, pair, shown, weights } from "./state";
 
 /** Two candidates side by side. */
 export function Compare() {
@@ -38,7 +38,7 @@ export function Compare() {
                 <h3>
                   No. {one.rank} <span class="quiet">candidate {one.index + 1}</span>
                 </h3>
-                <Account one={one} most={reach(two)} />
+                <Account one={one} most={reach(two, weights.value?.negativeWeight ?? 0)} />
                 {other && (
                   <button type="button" onClick={() => void prefer(one.index, other.index)}>
                     Prefer this one

@@ -1,14 +1,14 @@
 import { useSignal } from "@preact/signals";
 import { picture, type Generation, type Ranked } from "./api";
-import { Bar } from "./bar";
+import { Bar, PlaceBar } from "./bar";
 import { entry } from "./kept";
 import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
 import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
-import { flagged, isCombined, likelihood, ordinal, parts, signed, unsafe, written } from "./score";
+import { flagged, isCombined, likelihood, ordinal, ownScore, parts, signed, unsafe, written } from "./score";
 import { ScorerBars } from "./scorers";
-import { focus, limits, mark, pair, pick, refine, weigh, weights } from "./state";
+import { board, focus, limits, mainScorer, mark, pair, pick, refine, weigh, weights } from "./state";
 import { sought, Why } from "./why";
 
 interface Props {
@@ -71,23 +71,10 @@ function Heat() {
 }
 
 export function Account({ one, most }: { one: Ranked; most: number }) {
-  const weight = weights.value?.negativeWeight ?? 0;
-  const found = parts(one, weight);
   return (
     <div class="sum">
-      <Bar scored={one} most={most} negativeWeight={weight} />
-      <dl>
-        {found.map((part, place) => (
-          <div key={place} class={part.kind}>
-            <dt>{part.name}</dt>
-            <dd>{signed(part.value)}</dd>
-          </div>
-        ))}
-        <div class="total">
-          <dt>{isCombined(one) ? "score of all scorers, σ" : "score"}</dt>
-          <dd>{written(one.score)}</dd>
-        </div>
-      </dl>
+      {isCombined(one) && <Combined one={one} />}
+      <Itemised one={one} most={most} />
       <ScorerBars one={one} />
       <p class="quiet">
         {one.softmax !== null && `${Math.round(100 * one.softmax)} % of the softmax`}
@@ -100,6 +87,45 @@ export function Account({ one, most }: { one: Ranked; most: number }) {
       {one.probability !== null && <p class="quiet">{likelihood(one.probability)}</p>}
       {one.wording !== null && <p class="quiet">sampled from “{one.wording}”</p>}
     </div>
+  );
+}
+
+/** The score of several scorers. It is no sum of the parts below, which are the main scorer's. */
+function Combined({ one }: { one: Ranked }) {
+  return (
+    <div class="combined">
+      <PlaceBar score={one.score} field={(board.value?.data ?? []).map((r) => r.score)} />
+      <dl>
+        <div class="total">
+          <dt>score of all scorers, σ</dt>
+          <dd>{written(one.score)}</dd>
+        </div>
+      </dl>
+    </div>
+  );
+}
+
+/** The main scorer's score and its parts, under its name where several scorers rank. */
+function Itemised({ one, most }: { one: Ranked; most: number }) {
+  const weight = weights.value?.negativeWeight ?? 0;
+  const combined = isCombined(one);
+  return (
+    <>
+      {combined && <h3>{mainScorer.value}</h3>}
+      <Bar scored={one} most={most} negativeWeight={weight} />
+      <dl class="itemised">
+        {parts(one, weight).map((part, place) => (
+          <div key={place} class={part.kind}>
+            <dt>{part.name}</dt>
+            <dd>{signed(part.value)}</dd>
+          </div>
+        ))}
+        <div class="total">
+          <dt>{combined ? "its own score" : "score"}</dt>
+          <dd>{written(combined ? ownScore(one, weight) : one.score)}</dd>
+        </div>
+      </dl>
+    </>
   );
 }
 

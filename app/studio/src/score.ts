@@ -37,9 +37,14 @@ export function isCombined(scored: Scored): boolean {
   return own.length > 1 && !own.includes(scored.score);
 }
 
+/** What the parts of a score add up to: the score of the main scorer alone. */
+export function ownScore(scored: Scored, negativeWeight: number): number {
+  return sum(parts(scored, negativeWeight).map((part) => part.value));
+}
+
 /** The longest bar of the candidates, which corresponds to 100 %. */
-export function reach(field: Ranked[]): number {
-  return Math.max(0.05, ...field.map((r) => (isCombined(r) ? r.similarity : Math.max(r.similarity, r.score))));
+export function reach(field: Ranked[], negativeWeight: number): number {
+  return Math.max(0.05, ...field.map((r) => Math.max(r.similarity, ownScore(r, negativeWeight))));
 }
 
 /** The place of a value between the lowest and the highest, from 0 to 1. */

@@ -46,17 +46,21 @@ export function ScorerBars({ one }: { one: Ranked }) {
   const names = Object.keys(one.scores);
   if (names.length < 2) return null;
   return (
-    <dl class="judges">
-      {names.map((name) => (
-        <div key={name}>
-          <dt>{name}</dt>
-          <dd>
-            <meter min={0} max={1} value={share(name, one)} aria-label={`${name}, between the field's lowest and highest`} />
-            {written(one.scores[name] as number)}
-          </dd>
-        </div>
-      ))}
-    </dl>
+    <div class="judges">
+      <h3>Scorers</h3>
+      <dl>
+        {names.map((name) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>
+              <meter min={0} max={1} value={share(name, one)} aria-label={`${name}, between the field's lowest and highest`} />
+              {written(one.scores[name] as number)}
+            </dd>
+          </div>
+        ))}
+      </dl>
+      <p class="quiet">A bar shows the place of its score between the lowest and the highest of the field.</p>
+    </div>
   );
 }
 

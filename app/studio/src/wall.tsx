@@ -38,7 +38,8 @@ export function Wall() {
     .filter((c) => !ranked.has(c.index))
     .sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity));
   const list = useGlide<HTMLOListElement>([...now.data, ...rest].map((c) => c.index).join());
-  const most = reach(now.data);
+  const weight = weights.value?.negativeWeight ?? 0;
+  const most = reach(now.data, weight);
   const seen = (now.data.find((r) => r.index === focus.value) ?? now.data[0])?.index;
   return (
     <section class="wall" aria-label="The result">
@@ -62,7 +63,7 @@ export function Wall() {
       </p>
       <ol class={`tiles ${density(made.candidates.length)}`} ref={list} onKeyDown={onKeyDown} aria-describedby="keys">
         {now.data.map((one) => (
-          <Tile key={one.index} made={made} one={one} most={most} entrance={one.index === seen} />
+          <Tile key={one.index} made={made} one={one} most={most} weight={weight} entrance={one.index === seen} />
         ))}
         {rest.map((one) => (
           <Rest key={one.index} made={made} one={one} />
@@ -103,11 +104,13 @@ interface TileProps {
   made: Generation;
   one: Ranked;
   most: number;
+  /** The negative weight. */
+  weight: number;
   /** Whether Tab focuses this tile; arrow keys move from it. */
   entrance: boolean;
 }
 
-function Tile({ made, one, most, entrance }: TileProps) {
+function Tile({ made, one, most, weight, entrance }: TileProps) {
   const here = entry(made.id);
   const liking = here?.votes[one.index];
   const picked = here?.picked === one.index;
@@ -146,7 +149,7 @@ function Tile({ made, one, most, entrance }: TileProps) {
       {isCombined(one) ? (
         <PlaceBar score={one.score} field={(board.value?.data ?? []).map((r) => r.score)} />
       ) : (
-        <Bar scored={one} most={most} negativeWeight={weights.value?.negativeWeight ?? 0} />
+        <Bar scored={one} most={most} negativeWeight={weight} />
       )}
     </li>
   );
