@@ -4,6 +4,7 @@ import { Empty } from "./empty";
 import { Gate, InUse } from "./gate";
 import { History } from "./history";
 import { shut } from "./key";
+import { Prose } from "./prose";
 import { race } from "./race";
 import { Run } from "./run";
 import { board, problem, said, shown } from "./state";
@@ -55,11 +56,15 @@ function Trouble() {
   return (
     <div class="trouble" role="alert">
       <div>
-        <p>{found.message}</p>
+        <p>
+          <Prose text={found.message} />
+        </p>
         {found.details.length > 0 && (
           <ul>
             {found.details.map((detail) => (
-              <li key={detail}>{detail}</li>
+              <li key={detail}>
+                <Prose text={detail} />
+              </li>
             ))}
           </ul>
         )}

@@ -2,6 +2,7 @@
 
 import { signal, useSignal } from "@preact/signals";
 import { api, Problem, sentence, type Audit as Answer, type AuditedValue, type Generation, type Share } from "./api";
+import { Prose } from "./prose";
 
 const open = signal(false);
 const texts = signal("");
@@ -55,7 +56,11 @@ export function Audit({ made }: { made: Generation }) {
           {busy.value ? "Auditing…" : "Audit the candidates"}
         </button>
       </form>
-      {failed.value && <p role="alert">{sentence(failed.value)}</p>}
+      {failed.value && (
+        <p role="alert">
+          <Prose text={sentence(failed.value)} />
+        </p>
+      )}
       {told && <Findings told={told} />}
     </details>
   );
@@ -89,7 +94,9 @@ function Findings({ told }: { told: Answer }) {
       </table>
       <ul class="notices">
         {told.warnings.map((warning) => (
-          <li key={warning.code}>{sentence(warning.detail)}</li>
+          <li key={warning.code}>
+            <Prose text={sentence(warning.detail)} />
+          </li>
         ))}
       </ul>
     </>

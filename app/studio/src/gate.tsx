@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { key, shut } from "./key";
+import { Prose } from "./prose";
 import { unlock } from "./state";
 
 /** Asks for the API key of a service that requires one. */
@@ -12,7 +13,9 @@ export function Gate({ why }: { why: string }) {
   return (
     <form class="gate" onSubmit={submit} aria-label="API key">
       <h1>{key.value ? "The service rejected this key." : "This service requires an API key."}</h1>
-      <p role="alert">{key.value ? why : "The operator creates keys with “frontrunner keys add”."}</p>
+      <p role="alert">
+        <Prose text={key.value ? why : "The operator creates keys with `frontrunner keys add`."} />
+      </p>
       <div class="row">
         <label class="field">
           <span>API key</span>

@@ -4,6 +4,7 @@ import { Bar, PlaceBar } from "./bar";
 import { entry } from "./kept";
 import { vote } from "./liking";
 import { Picture, useAddress, useFetched } from "./picture";
+import { Prose } from "./prose";
 import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
 import { flagged, isCombined, likelihood, ordinal, ownScore, parts, signed, unsafe, written } from "./score";
@@ -53,7 +54,9 @@ function Heat() {
   if (problem) {
     return (
       <figcaption>
-        <span role="alert">{problem.message}</span>
+        <span role="alert">
+          <Prose text={problem.message} />
+        </span>
       </figcaption>
     );
   }

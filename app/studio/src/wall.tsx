@@ -9,6 +9,7 @@ import { entry } from "./kept";
 import { vote } from "./liking";
 import { useGlide } from "./motion";
 import { Picture } from "./picture";
+import { Prose } from "./prose";
 import { density } from "./run";
 import { flagged, isCombined, lead, reach, unsafe, written } from "./score";
 import { board, focus, mark, pair, pick, shown, weights, type Board } from "./state";
@@ -94,7 +95,9 @@ function Notices({ now: { lowConfidence, warnings } }: { now: Board }) {
     <ul class="notices">
       {lowConfidence && <li>Low confidence: the score differences are within noise.</li>}
       {warnings.map((warning) => (
-        <li key={warning.code + warning.detail}>{sentence(warning.detail)}</li>
+        <li key={warning.code + warning.detail}>
+          <Prose text={sentence(warning.detail)} />
+        </li>
       ))}
     </ul>
   );

@@ -1,6 +1,7 @@
 import { signal, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { api, Problem, type Generation, type Phrase, type Why as Answer } from "./api";
+import { Prose } from "./prose";
 import { ordinal, written } from "./score";
 import { weights } from "./state";
 
@@ -47,7 +48,11 @@ export function Why({ made, index }: Props) {
   return (
     <details class="more why" open={open.value} onToggle={(e) => (open.value = e.currentTarget.open)}>
       <summary>Explanation</summary>
-      {failed.value && <p role="alert">{failed.value}</p>}
+      {failed.value && (
+        <p role="alert">
+          <Prose text={failed.value} />
+        </p>
+      )}
       {told && (
         <>
           <table>
