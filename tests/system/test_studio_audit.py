@@ -35,6 +35,11 @@ def test_an_audit_is_plotted_and_a_probability_is_a_sentence(browser: Browser, t
         raced(page)
         expect(page.get_by_text("show the prompt rather than another one", exact=False)).to_be_visible()
         expect(page.locator(".summary")).to_contain_text("± 0.014")
+        edges = page.evaluate(
+            "[['.audit', 'bottom'], ['.tiles', 'top']].map(([q, side]) =>"
+            " document.querySelector(q).getBoundingClientRect()[side])"
+        )
+        assert edges[1] - edges[0] >= 16, "apart from the candidates"
         page.get_by_text("Audit", exact=True).click()
         button = page.get_by_role("button", name="Audit the candidates")
         expect(button).to_be_disabled()
