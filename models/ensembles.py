@@ -44,9 +44,9 @@ def check_names(names: Sequence[str], referee: str) -> None:
             f"FRONTRUNNER_REFEREE: {referee!r} also ranks, so it would confirm itself; name another scorer"
         )
     base = referee.removeprefix(LAYOUT)
-    if base in names:
+    if referee and (alike := [name for name in names if name.removeprefix(LAYOUT) == base]):
         raise ValueError(
-            f"FRONTRUNNER_REFEREE: {referee!r} has the weights of {base!r}, which ranks; name another scorer"
+            f"FRONTRUNNER_REFEREE: {referee!r} has the weights of {alike[0]!r}, which ranks; name another scorer"
         )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

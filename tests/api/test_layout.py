@@ -27,6 +27,7 @@ def test_a_layout_scorer_ranks_prompts_with_positions_and_is_left_out_of_others(
         made = house.post(json=asked | {"prompt": "a red cube above a blue ball"}).json()
         plain = house.post(json=asked | {"prompt": "a red cube"}).json()
         pruned = house.post(json=asked | {"prompt": "a red cube above a blue ball", "pruning": [{"at": 1, "keep": 6}]})
+        seen = house.post(json=asked | {"prompt": "a red cube above a blue ball", "previews": 2})
         kept = house.post(f"/v1/generations/{made['id']}/rerank", json={}).json()
         again = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a red cube"}})
         is_problem(again, 422, "invalid_request")
@@ -37,4 +38,5 @@ def test_a_layout_scorer_ranks_prompts_with_positions_and_is_left_out_of_others(
     assert (left["scorer"], left["reason"]) == ("layout:fake", "no_positions")
     assert "A to the left of B" in left["detail"]
     assert [*codes(made), *codes(kept)] == []
+    assert codes(seen.json()) == [], "previews prune nothing"
     assert "position_in_prompt" in codes(pruned.json()), "the main scorer prunes without seeing positions"

@@ -45,6 +45,11 @@ def test_members_and_referee_load_by_name() -> None:
         ("fake", LoadOptions(referee="fake"), "'fake' also ranks"),
         ("fake", LoadOptions(scorers=("fake-2",), referee="fake-2"), "'fake-2' also ranks"),
         ("fake", LoadOptions(referee="layout:fake"), "'layout:fake' has the weights of 'fake', which ranks"),
+        (
+            "fake",
+            LoadOptions(scorers=("layout:fake-2",), referee="fake-2"),
+            "'fake-2' has the weights of 'layout:fake-2', which ranks",
+        ),
         ("fake-judge", LoadOptions(), "only scores, and the main scorer must embed"),
     ],
 )

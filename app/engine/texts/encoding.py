@@ -94,7 +94,8 @@ def encode_ranking(
     )
     notices += prompt_notices(generator.info, spec, steered)
     notices += (*unrecognised(texts, vectors), *contradiction_notices(texts, stacked))
-    judged = spec.ranking.judges_positions and not spec.checkpoints  # else the main scorer prunes without seeing them
+    pruned = not spec.shadow and any(checkpoint.keep is not None for checkpoint in spec.checkpoints)
+    judged = spec.ranking.judges_positions and not pruned  # else the main scorer prunes without seeing them
     notices += clip_limit_notices(texts[0], texts[1:], judges_positions=judged)
     return EncodedTexts(prompts, negative, query, tuple(notices))
 
