@@ -118,7 +118,7 @@ class TextFront:
         found = {word: self._english_corrections(word) for word in odd}
         latin = self._transliterated(english, odd, found)
         if latin:
-            return self._translated(english, "ru-Latn", latin)
+            return self._translated(text, "ru-Latn", latin)
         for word, others in found.items():
             if len(others) == 1:
                 report.corrections[word] = others[0]
@@ -201,7 +201,7 @@ class TextFront:
         """The reading of a text with Russian words; `latin` ones are in Latin letters."""
         report = _Report()
         tokens = [self._token(match, latin, report) for match in _TOKEN.finditer(_JOINERS.sub("", text))]
-        report.unknown += [t.text for t in tokens if t.kind == "mark" and not t.text.isascii() and t.text.isprintable()]
+        report.unknown += [t.text for t in tokens if t.kind == "mark" and _is_told(t.text)]
         parts = self._parts([t for t in tokens if t.kind not in {"ambiguous", "mark"}], report)
         understood = captions.write(parts, self._lexicon.mass)
         return report.reading(language, understood or text)
@@ -327,6 +327,11 @@ def _forms(tokens: Sequence[_Token], place: int) -> Iterator[tuple[str, ...]]:
     while place < len(tokens) and tokens[place].kind == "word":
         yield tokens[place].forms
         place += 1
+
+
+def _is_told(mark: str) -> bool:
+    """Whether a mark that is left out is reported: all but punctuation."""
+    return not mark.isascii() and mark.isprintable() and not unicodedata.category(mark).startswith("P")
 
 
 def _first(words: Iterable[str]) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-_LATIN, _CYRILLIC = "aceopxyiABCEHKMOPTXI", "асеорхуіАВСЕНКМОРТХІ"
-_TO_LATIN = str.maketrans(_CYRILLIC, _LATIN)
+_LATIN, _CYRILLIC = "aceopxyiABCEHKMOPTXYI", "асеорхуіАВСЕНКМОРТХУІ"
+_TO_LATIN = str.maketrans(f"{_CYRILLIC}јѕЈЅ", f"{_LATIN}jsJS")
 _TO_CYRILLIC = str.maketrans(_LATIN, _CYRILLIC)
 _WORD = re.compile(r"[^\W\d_]+")
 _LATIN_LETTER = re.compile(r"[a-zA-Z]")
-_CYRILLIC_LETTER = re.compile(r"[а-яёА-ЯЁіїєґІЇЄҐ]")
+_CYRILLIC_LETTER = re.compile(r"[а-яёА-ЯЁіїєґІЇЄҐјѕЈЅ]")
 
 
 def unmixed(text: str) -> tuple[str, dict[str, str]]:

@@ -126,6 +126,11 @@ def test_misspellings_by_one_letter(front: TextFront, text: str, corrections: di
         ("a r\u0435d apple", Reading("en", "a red apple", corrections=(("r\u0435d", "red"),))),
         ("красное яблo\u043aо", Reading("ru", "a red apple", corrections=(("яблo\u043aо", "яблоко"),))),
         ("a r\u0435d aple", Reading("en", "a red apple", corrections=(("r\u0435d", "red"), ("aple", "apple")))),
+        ("a \u0458eep", Reading("en", "a jeep", corrections=(("\u0458eep", "jeep"),))),
+        (
+            "\u0423ellow flower\u0455",
+            Reading("en", "Yellow flowers", corrections=(("\u0423ellow", "Yellow"), ("flower\u0455", "flowers"))),
+        ),
         ("a cat-яблоко", Reading("ru", "a cat, an apple")),
     ],
 )
@@ -136,7 +141,15 @@ def test_letters_of_the_other_alphabet_that_look_alike(front: TextFront, text: s
 def test_symbols_beside_emoji_are_left_out_and_told(front: TextFront) -> None:
     assert front.read("🏳️‍🌈") == Reading("emoji", "a rainbow", unknown=("🏳",))
     assert front.read("🍎 ✓") == Reading("emoji", "a red apple", unknown=("✓",))
+    assert front.read("krasnoe yabloko 🍎 ✓") == Reading("ru-Latn", "a red apple", unknown=("✓",))
     assert front.read("a cat ✓") is None
+
+
+@pytest.mark.parametrize("text", ["«красное яблоко»", "„красное яблоко“", "красное — яблоко…", "“krasnoe yabloko”"])
+def test_punctuation_is_left_out_without_a_word(front: TextFront, text: str) -> None:
+    reading = front.read(text)
+    assert reading is not None
+    assert (reading.understood, reading.unknown) == ("a red apple", ())
 
 
 @pytest.mark.parametrize(("text", "word", "others"), [("an asket", "asket", ("basket", "casket"))])
