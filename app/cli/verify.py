@@ -36,6 +36,9 @@ MADE_BY = ("prompt", "seed", "model")
 MAX_PIXELS = 2**31
 """Above the pixels of any image: only its metadata is read."""
 
+MAX_CHARS = 2**20
+"""Maximum characters of a text of metadata: JSON that is cut cannot be read."""
+
 Files = Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or receipts.")]
 Trust = Annotated[
     Path | None, typer.Option(help="PEM certificates to trust; for receipts, those of signers, or a key.")
@@ -161,14 +164,16 @@ def _rows(report: Report) -> dict[str, Any]:
 def _metadata(data: bytes) -> dict[str, str]:
     """What the unsigned texts of an image file say of its making."""
     try:
-        texts = decoding.texts(data, MAX_PIXELS)
+        texts = decoding.texts(data, MAX_PIXELS, most=MAX_CHARS)
     except FrontrunnerError:
         return {}
+    comment = texts.get("UserComment", "")
     try:
-        said = json.loads(texts.get(encoding.PNG_METADATA_KEYWORD) or texts.get("UserComment") or "")
+        said = json.loads(texts.get(encoding.PNG_METADATA_KEYWORD) or comment)
     except (ValueError, RecursionError):
-        found = parse_infotext(texts.get(encoding.PNG_INFOTEXT_KEYWORD, ""))
-        said = {name.lower(): value for name, value in found.items()}
+        found = parse_infotext((texts.get(encoding.PNG_INFOTEXT_KEYWORD) or comment)[: decoding.MAX_TEXT_CHARS])
+        told = encoding.PNG_INFOTEXT_KEYWORD in texts or "Seed" in found  # a comment may be about anything
+        said = {name.lower(): value for name, value in found.items()} if told else {}
     known = said if isinstance(said, dict) else {}
     return {name: str(known[name]) for name in MADE_BY if known.get(name) not in (None, "")}
 

@@ -33,7 +33,7 @@ MAX_ESCAPES = 2**20
 """Maximum percent-encoded bytes of a data URI; each becomes a separate string."""
 
 MAX_TEXT_CHARS = 12_000
-"""Maximum characters of one text in a file's metadata; longer ones are cut."""
+"""Maximum characters of one text in an upload's metadata; longer ones are cut."""
 
 MAX_TEXTS = 3
 """Maximum texts that are read from a file's metadata: the known ones first."""
@@ -92,8 +92,8 @@ def measure(data: bytes, max_pixels: int, declared: str | None = None) -> tuple[
         return image.size
 
 
-def texts(data: bytes, max_pixels: int, declared: str | None = None) -> dict[str, str]:
-    """Return texts of the metadata by name.
+def texts(data: bytes, max_pixels: int, declared: str | None = None, *, most: int = MAX_TEXT_CHARS) -> dict[str, str]:
+    """Return texts of the metadata by name, each cut to `most` characters.
 
     They are text chunks of a PNG, and the Exif user comment, which has the name `UserComment`.
     Raises as `decode_upload`.
@@ -102,7 +102,7 @@ def texts(data: bytes, max_pixels: int, declared: str | None = None) -> dict[str
         found = {name: value for name, value in image.info.items() if isinstance(name, str) and isinstance(value, str)}
         found |= _user_comment(image)
         first = sorted(found, key=lambda name: name not in {"parameters", "frontrunner", "UserComment"})
-        return {name[:64]: found[name][:MAX_TEXT_CHARS] for name in first[:MAX_TEXTS]}
+        return {name[:64]: found[name][:most] for name in first[:MAX_TEXTS]}
 
 
 def _user_comment(image: Image.Image) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
@@ -103,6 +103,32 @@ def test_settings_of_other_tools_are_shown_too(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=notes)
     body = json.loads(CliRunner().invoke(cli, ["verify", "--json", str(tmp_path / "a.png")]).output)
     assert body["metadata"] == {"prompt": "a pear", "seed": "9", "model": "other"}
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_long_unsigned_metadata_is_read_whole(tmp_path: Path, kind: str) -> None:
+    said = {"prompt": "\u044f" * 4000, "seed": "7", "model": "fake"}
+    (tmp_path / "a").write_bytes(encode(np.zeros((8, 8, 3), np.uint8), kind, said))
+    body = json.loads(CliRunner().invoke(cli, ["verify", "--json", str(tmp_path / "a")]).output)
+    assert body["metadata"] == said
+
+
+@pytest.mark.parametrize(
+    ("comment", "metadata"),
+    [
+        (
+            "a pear\nSteps: 4, Sampler: Euler, Seed: 9, Model: other",
+            {"prompt": "a pear", "seed": "9", "model": "other"},
+        ),
+        ("the harbour at night", None),
+    ],
+)
+def test_a_comment_is_metadata_if_it_has_settings(tmp_path: Path, comment: str, metadata: object) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + comment.encode("utf-16-be")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpeg", exif=exif)
+    body = json.loads(CliRunner().invoke(cli, ["verify", "--json", str(tmp_path / "a.jpeg")]).output)
+    assert body.get("metadata") == metadata
 
 
 @pytest.mark.parametrize("data", [b"nothing", encode(np.zeros((8, 8, 3), np.uint8), "png")], ids=["none", "plain"])
