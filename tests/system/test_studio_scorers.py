@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Route
 
 from models.protocols import Models
 from models.synthetic.members import RandomFeatureScorer
@@ -64,11 +65,21 @@ def test_sliders_of_scorers_rank_at_once(browser: Browser, tmp_path: Path) -> No
         expect(page.locator(".scorers")).to_have_count(0)
 
 
+def as_of_another_model(route: Route) -> None:
+    """The main scorer that the list names is the default model's, not always that of the generation."""
+    answer = route.fetch()
+    body = answer.json()
+    body["scorers"] = [{**one, "role": "member" if one["role"] == "main" else one["role"]} for one in body["scorers"]]
+    route.fulfill(response=answer, json=body)
+
+
 @needs_browser
 def test_parts_add_up_to_the_score_beside_them(browser: Browser, tmp_path: Path) -> None:
     """They are the main scorer's, under its name; the score of all scorers stands apart."""
     with running(tmp_path, load=ensemble) as house, opened(browser, house) as page:
         raced(page)
+        page.route("**/v1/models", as_of_another_model)
+        page.reload()
         page.get_by_role("button", name="♥ Like").click()
         page.get_by_role("slider", name="fake-2").fill("3")
         page.get_by_role("slider", name="Your taste").fill("1")

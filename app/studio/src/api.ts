@@ -83,6 +83,8 @@ export interface Generation {
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   created: number;
   started: number | null;
+  /** The main scorer: the parts of a score are its own. */
+  scorer: string;
   prompt: string;
   negative_prompt: string;
   seed: number;

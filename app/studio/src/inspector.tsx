@@ -9,7 +9,7 @@ import { mask, painted, RedrawCanvas, RedrawTools, stop } from "./redraw";
 import { known } from "./reference";
 import { flagged, isCombined, likelihood, ordinal, ownScore, parts, signed, unsafe, written } from "./score";
 import { ScorerBars } from "./scorers";
-import { board, focus, limits, mainScorer, mark, pair, pick, refine, weigh, weights } from "./state";
+import { board, focus, limits, mark, pair, pick, refine, shown, weigh, weights } from "./state";
 import { sought, Why } from "./why";
 
 interface Props {
@@ -114,7 +114,7 @@ function Itemised({ one, most }: { one: Ranked; most: number }) {
   const combined = isCombined(one);
   return (
     <>
-      {combined && <h3>{mainScorer.value}</h3>}
+      {combined && <h3>{shown.value?.scorer}</h3>}
       <Bar scored={one} most={most} negativeWeight={weight} />
       <dl class="itemised">
         {parts(one, weight).map((part, place) => (

@@ -65,9 +65,6 @@ export const scorers = computed(() => {
   return known.length > 1 ? known.map((one) => ({ name: one.id, weight: one.role === "main" ? 1 : 0 })) : [];
 });
 
-/** The name of the scorer whose score the parts of a candidate add up to. */
-export const mainScorer = computed(() => service.value?.scorers.find((one) => one.role === "main")?.id ?? "main scorer");
-
 export const generator = computed(() => {
   const found = service.value?.data.find((one) => (model.value ? one.id === model.value : one.generator));
   return found?.generator ?? null;
