@@ -26,7 +26,9 @@ def test_a_layout_scorer_ranks_prompts_with_positions_and_is_left_out_of_others(
     with running(tmp_path, load=lambda: Models(InstrumentedGenerator(), FakeScorer(), members=(member,))) as house:
         made = house.post(json=asked | {"prompt": "a red cube above a blue ball"}).json()
         plain = house.post(json=asked | {"prompt": "a red cube"}).json()
-        pruned = house.post(json=asked | {"prompt": "a red cube above a blue ball", "pruning": [{"at": 1, "keep": 6}]})
+        pruned = house.post(
+            json=asked | {"prompt": "a red cube above a blue ball", "n": 5, "pruning": [{"at": 1, "keep": 5}]}
+        )
         seen = house.post(json=asked | {"prompt": "a red cube above a blue ball", "previews": 2})
         kept = house.post(f"/v1/generations/{made['id']}/rerank", json={}).json()
         again = house.post(f"/v1/generations/{made['id']}/rerank", json={"ranking": {"prompt": "a red cube"}})
