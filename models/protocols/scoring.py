@@ -81,7 +81,8 @@ class ScoringInfo:
     """Name and traits of a model that only scores.
 
     `remote` is whether `score` waits for a network: it then never runs on the device thread. `reads_text` is False if
-    the score depends on the image alone; a stored score is then valid for every text.
+    the score depends on the image alone; a stored score is then valid for every text. `light` is whether an image costs
+    about as much as its embedding: no default limits how many are scored.
     """
 
     id: str
@@ -89,6 +90,7 @@ class ScoringInfo:
     device: str
     remote: bool = False
     reads_text: bool = True
+    light: bool = False
 
 
 class Embedder(Protocol):

@@ -69,7 +69,7 @@ class AestheticScorer:
         digest = hashlib.sha256(embedder.info.revision.encode())
         for part in (part for layer in layers for part in layer):
             digest.update(part.tobytes())
-        self._info = ScoringInfo(id, digest.hexdigest()[:12], embedder.info.device, reads_text=False)
+        self._info = ScoringInfo(id, digest.hexdigest()[:12], embedder.info.device, reads_text=False, light=True)
 
     @property
     def info(self) -> ScoringInfo:

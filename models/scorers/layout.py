@@ -26,7 +26,7 @@ class LayoutScorer:
     def __init__(self, embedder: Embedder, *, id: str) -> None:
         self._embedder = embedder
         digest = hashlib.sha256(f"{_METHOD} {embedder.info.revision}".encode()).hexdigest()
-        self._info = ScoringInfo(id, digest[:12], embedder.info.device)
+        self._info = ScoringInfo(id, digest[:12], embedder.info.device, light=True)
 
     @property
     def info(self) -> ScoringInfo:

@@ -42,3 +42,13 @@ def test_a_layout_scorer_ranks_prompts_with_positions_and_is_left_out_of_others(
     assert [*codes(made), *codes(kept)] == []
     assert codes(seen.json()) == [], "previews prune nothing"
     assert "position_in_prompt" in codes(pruned.json()), "the main scorer prunes without seeing positions"
+
+
+def test_the_first_ranking_of_a_light_scorer_sees_every_candidate(tmp_path: Path) -> None:
+    """A dear scorer would see at most eight."""
+    member = LayoutScorer(FakeScorer(), id="layout:fake")
+    asked = {"prompt": "a red cube above a blue ball", "n_candidates": 12, "pruning": "off"}
+    with running(tmp_path, load=lambda: Models(InstrumentedGenerator(), FakeScorer(), members=(member,))) as house:
+        made = house.post(json=asked | {"ranking": {"scorers": [{"name": "layout:fake"}]}}).json()
+    assert all("layout:fake" in one["scores"] for one in made["candidates"])
+    assert None not in [one["score"] for one in made["candidates"]]

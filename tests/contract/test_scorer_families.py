@@ -294,6 +294,7 @@ def test_an_aesthetic_head_scores_embeddings_and_ignores_the_prompt(
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_array_equal(scorer.score(images, ""), found)
     assert (scorer.info.id, scorer.info.reads_text, scorer.info.remote) == (f"aesthetic:{file.name}", False, False)
+    assert scorer.info.light
     assert str(found.dtype) == "float32"
 
 

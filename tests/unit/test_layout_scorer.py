@@ -105,6 +105,10 @@ def test_a_translated_text_is_read_as_its_caption() -> None:
     assert right > 0.9 > wrong
 
 
+def test_it_is_light_so_it_sees_every_candidate() -> None:
+    assert LayoutScorer(ColourScorer(), id="layout").info.light
+
+
 def test_a_name_without_a_scorer_is_refused() -> None:
     with pytest.raises(ModelNotFound, match="'layout:' not found; name a scorer that embeds after it"):
         registry.load_models("fake", "fake", options=LoadOptions(scorers=("layout:",)))

@@ -184,9 +184,9 @@ class Ensembles:
         """How many candidates the scorers without embeddings may see, by what they cost.
 
         Together they may take `JUDGING_SHARE` of the `seconds` that the generation took, but they see at least
-        `MIN_JUDGED`. None without such scorers.
+        `MIN_JUDGED`. None without such scorers, or if all are light.
         """
-        judges = self._judges(ranking)
+        judges = [info for info in self._judges(ranking) if not info.light]
         costs = [self.panel.seconds(info.id) for info in judges]
         if not judges:
             return None
