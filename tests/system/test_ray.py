@@ -121,7 +121,7 @@ async def _same_results_also_when_one_is_killed(folder: Path) -> None:
         long = replace(one, id="gen_b", steps=200, checkpoints=())
         inbox = Inbox()
         engine.submit(long, inbox)
-        await until(lambda: engine.stats().running == 64 and bool(inbox.updates))
+        await until(lambda: bool(inbox.updates))  # not for all at once: quick ones may have ended
         os.kill(replica_pids()[0], signal.SIGKILL)
         killed = await inbox.outcome()
         again, _ = await race(engine, replace(one, id="gen_c"))
