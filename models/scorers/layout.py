@@ -46,9 +46,8 @@ class LayoutScorer:
             )
         first, second = (each.vector for each in self._embedder.embed_texts([stated.first, stated.second]))
         whole = to_host(images)
-        halves = {
-            region: self._embedder.embed_images(_half(whole, region)) for region in sorted(set(sum(stated.places, ())))
-        }
+        regions = {region for pair in stated.places for region in pair}
+        halves = {region: self._embedder.embed_images(_half(whole, region)) for region in regions}
         each = [np.minimum(_cosines(halves[a], first), _cosines(halves[b], second)) for a, b in stated.places]
         return np.asarray(np.max(each, axis=0), np.float32)
 
